@@ -1,0 +1,1 @@
+"""Everything that needs no GPU, in the order a page meets it."""

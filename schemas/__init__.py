@@ -1,0 +1,1 @@
+"""What everyone shares: tables, views, messages, prompts. Imports nothing else of pagepack."""

@@ -1,0 +1,54 @@
+"""The prompt catalogue: what a page can be asked.
+
+A prompt's version is the hash of all that shapes the answer (text and sampling parameters), so that a changed
+prompt is a new version beside the old answers, never a silent mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question to a page, with the sampling parameters that it is asked with.
+
+    `text` follows the page's image in the message. `temperature` 0 is greedy. `stop` holds strings that end an
+    answer (they are not part of it).
+    """
+
+    name: str
+    text: str
+    max_tokens: int = 4096
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """First 16 hex digits of the SHA-256 of the text and parameters; the name is only a label."""
+        fields = asdict(self)
+        del fields["name"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+OCR = Prompt(
+    "ocr",
+    "Transcribe this page as Markdown, exactly and completely, in reading order. Keep headings, lists, headers, "
+    "footers and page numbers. Write tables as Markdown tables and formulas as LaTeX between dollar signs. Read "
+    "columns one after the other. Add nothing, correct nothing, translate nothing. Write [illegible] where text "
+    "cannot be read. For an empty page, answer with nothing. Answer with the transcription only.",
+)
+
+DESCRIBE = Prompt(
+    "describe",
+    "Describe this page. Say what kind of document it is and what it is about, how it is laid out, and what each "
+    "picture, chart or diagram shows, with the values, axes and trends that can be read from it. State only what "
+    "is visible on the page.",
+    max_tokens=1024,
+)
+
+CATALOGUE = {prompt.name: prompt for prompt in (OCR, DESCRIBE)}

@@ -1,0 +1,71 @@
+"""One small interface to whatever reads a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an engine says about one page and one prompt.
+
+    `finish_reason` is stop, length, repetition, deadline, cancelled or error. `seconds` is the engine's own time
+    for this answer. `confidence` (0 to 1) is None where the engine has none. `details` is small JSON for people
+    who look closer (line boxes, timings); it is stored as it is.
+    """
+
+    text: str
+    finish_reason: str
+    seconds: float
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    temperature: float = 0.0
+    confidence: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Reads pages. Safe to call from many threads; `submit` never blocks on the reading itself."""
+
+    name: str
+    """`rapidocr`, `pixtral`…: the `engine` column of the views."""
+    model: str
+    """A fingerprint of what reads (weights and parameters): the `model` column."""
+    capacity: int
+    """Pages worth having in flight at once; sizes the worker's thread pool."""
+
+    def supports(self, prompt: Prompt) -> bool:
+        """Whether this engine can answer this prompt at all."""
+        ...
+
+    def submit(
+        self,
+        image_hash: str,
+        pixels: NDArray[np.uint8],
+        prompts: Sequence[Prompt],
+        deadline: float | None = None,
+    ) -> list[Future[Answer]]:
+        """Read one page with several prompts; one future a prompt, in their order.
+
+        `pixels` is (H, W, 3) RGB, both sides multiples of 16; `image_hash` names them (same hash, same pixels).
+        `deadline` is a `time.monotonic()` moment after which an unfinished answer ends with what it has and
+        finish_reason "deadline". A future raises `PageFailed` where the page cannot be read. Cancelling a
+        future that has not finished releases what it holds in the engine.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]:
+        """Figures since the start for people who watch: pages, seconds, tokens, what the engine has of them."""
+        ...
+
+    def close(self) -> None:
+        """Stop; unfinished futures raise `Unavailable`."""
+        ...
