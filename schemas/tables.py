@@ -1,0 +1,298 @@
+"""The tables. They are ours to change through migrations; people query the views (`views.py`).
+
+    batches ──< batch_sources >── sources ──> documents ──< pages ──< page_tasks ──> answers
+       └──< batch_prompts >── prompts                          └── current_answers ──────┘
+
+A *source* is a path; a *document* is content, so one document may lie at many paths. A *page task* is the hot, narrow
+row that workers lease: one page, one prompt, one model. An *answer* is keyed by page image, prompt version (its hash
+covers the sampling parameters) and model, so the same page in ten folders is read once. `current_answers` says which
+answer a page shows for a prompt's name.
+
+Times that people read are UTC datetimes; those that leases are computed with are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class BatchState(StrEnum):
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class DocumentState(StrEnum):
+    PENDING = "pending"
+    LEASED = "leased"
+    READY = "ready"  # every page has a row; the pages' own states say the rest
+    FAILED = "failed"
+    REJECTED = "rejected"
+
+
+class TaskState(StrEnum):
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+
+
+def uuid7() -> str:
+    """A time-ordered UUID (RFC 9562, section 5.7): 48 bits of milliseconds, then random bits."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER column
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(str(state)) for state in states)})", name=column)
+
+
+def _index_of_leased(table: str) -> Index:
+    leased = text("state = 'leased'")
+    return Index(f"ix_{table}_leased", "owner", sqlite_where=leased, postgresql_where=leased)
+
+
+class Batch(Base):
+    """One job of one user: paths, prompts and a wished engine. `key` finds it again when the command is repeated."""
+
+    __tablename__ = "batches"
+    __table_args__ = (_one_of("state", BatchState),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(36), unique=True, default=uuid7)
+    key: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16), default=BatchState.RUNNING)
+    engine: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)  # fingerprint of what shall read; "" where any may
+    text_layer: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]
+
+
+class PromptVersion(Base):
+    """A prompt as it was asked; `version` is the hash of text and parameters."""
+
+    __tablename__ = "prompts"
+
+    version: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    parameters: Mapped[dict[str, Any]]
+
+
+class BatchPrompt(Base):
+    """The name is the batch's own: two batches may call one version differently."""
+
+    __tablename__ = "batch_prompts"
+
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"), primary_key=True)
+
+
+class Document(Base):
+    """Content, by hash. Leased while an ingest worker turns it into pages."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        _one_of("state", DocumentState),
+        Index("ix_documents_batch_state", "batch_id", "state"),
+        _index_of_leased("documents"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(36), unique=True, default=uuid7)
+    content_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    page_count: Mapped[int | None]
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))  # for whom it waits
+    state: Mapped[str] = mapped_column(String(16), default=DocumentState.PENDING)
+    owner: Mapped[str | None] = mapped_column(Text)
+    token: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[float | None] = mapped_column(Float)
+    attempts: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
+    rung_at: Mapped[float | None] = mapped_column(Float)
+    cause: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[datetime | None]
+
+
+class Source(Base):
+    """A path that was seen. `cause` and `reason` where the file itself could not be taken in."""
+
+    __tablename__ = "sources"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    path: Mapped[str] = mapped_column(Text, unique=True)  # as people read it: valid UTF-8, odd bytes escaped
+    location: Mapped[str] = mapped_column(Text)  # as the system opens it: a file URL, its bytes percent-encoded
+    document_id: Mapped[int | None] = mapped_column(ForeignKey("documents.id"), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    modified_ns: Mapped[int] = mapped_column(BigInteger)
+    cause: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class BatchSource(Base):
+    __tablename__ = "batch_sources"
+
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"), primary_key=True, index=True)
+
+
+class Page(Base):
+    """One page of a document: its image, or why there is none."""
+
+    __tablename__ = "pages"
+    __table_args__ = (
+        UniqueConstraint("document_id", "page_index"),
+        CheckConstraint("(image_hash IS NULL) <> (cause IS NULL)", name="image_or_cause"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
+    page_index: Mapped[int]
+    image_hash: Mapped[str | None] = mapped_column(String(64))
+    width_px: Mapped[int | None]
+    height_px: Mapped[int | None]
+    cause: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class TextLayer(Base):
+    """The text that a PDF carries itself, beside what was read."""
+
+    __tablename__ = "text_layers"
+
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+
+
+class PageTask(Base):
+    """The row that workers lease. No wide column here, so that a heartbeat rewrites little."""
+
+    __tablename__ = "page_tasks"
+    __table_args__ = (
+        UniqueConstraint("page_id", "prompt_version", "model"),
+        _one_of("state", TaskState),
+        CheckConstraint("(state = 'leased') = (owner IS NOT NULL)", name="leased_has_owner"),
+        CheckConstraint("state <> 'done' OR answer_id IS NOT NULL", name="done_has_answer"),
+        Index("ix_page_tasks_batch_state", "batch_id", "state"),
+        _index_of_leased("page_tasks"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"))
+    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"))
+    model: Mapped[str] = mapped_column(Text)  # fingerprint of what shall read; "" where any may
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))  # for whom it waits
+    state: Mapped[str] = mapped_column(String(16), default=TaskState.PENDING)
+    owner: Mapped[str | None] = mapped_column(Text)
+    token: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[float | None] = mapped_column(Float)
+    attempts: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
+    rung_at: Mapped[float | None] = mapped_column(Float)
+    answer_id: Mapped[int | None] = mapped_column(ForeignKey("answers.id"))
+    cause: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[datetime | None]
+
+
+class Answer(Base):
+    """What was read, once for each page image, prompt version and model."""
+
+    __tablename__ = "answers"
+    __table_args__ = (UniqueConstraint("image_hash", "prompt_version", "model"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    image_hash: Mapped[str] = mapped_column(String(64))
+    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"))
+    engine: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    finish_reason: Mapped[str] = mapped_column(String(16))
+    prompt_tokens: Mapped[int]
+    output_tokens: Mapped[int]
+    seconds: Mapped[float] = mapped_column(Float)
+    temperature: Mapped[float] = mapped_column(Float)
+    confidence: Mapped[float | None] = mapped_column(Float)
+    details: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class CurrentAnswer(Base):
+    """Which answer a page shows for a prompt's name: the latest that was asked for."""
+
+    __tablename__ = "current_answers"
+
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
+    prompt: Mapped[str] = mapped_column(Text, primary_key=True)
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answers.id"), index=True)
+
+
+class TaskAttempt(Base):
+    """One try at one page task, kept for ever: the history that the invariants are checked against."""
+
+    __tablename__ = "task_attempts"
+    __table_args__ = (UniqueConstraint("task_id", "token"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("page_tasks.id"))
+    token: Mapped[int]
+    worker: Mapped[str] = mapped_column(Text)
+    engine: Mapped[str | None] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(String(16))
+    temperature: Mapped[float | None] = mapped_column(Float)
+    prompt_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    seconds: Mapped[float | None] = mapped_column(Float)
+    error: Mapped[str | None] = mapped_column(Text)
+    ended_at: Mapped[datetime] = mapped_column(default=utc_now)
