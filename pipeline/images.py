@@ -1,0 +1,165 @@
+"""The page image store: every distinct page image once, under the hash of its pixels.
+
+The hash is over mode, size and pixels, not over the encoded bytes, for answers are keyed by it: the same page keeps its
+answers when the encoder changes. Each page has one canonical form, `L` when it has no colour and `RGB` otherwise.
+
+Files are written beside their place and renamed into it, without fsync: a power cut may leave a file empty, the
+hash shows that at the next read, and the page is rendered again from its source. An fsync for each page cost more
+than the rendering (benchmarks/RESULTS.md, "Rasterizing").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageChops
+
+from pipeline.errors import PageFailed, PagepackError, Unavailable, UsageError
+
+if TYPE_CHECKING:  # the process that opens files has little memory and does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def canonical(image: Image.Image) -> Image.Image:
+    """The form that is hashed and stored: `L` if all three channels are equal everywhere, else `RGB`."""
+    if image.mode == "L":
+        return image
+    red, green, blue = image.split()
+    has_colour = ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox()
+    return image if has_colour else red
+
+
+def hash_pixels(image: Image.Image) -> str:
+    """SHA-256 in hex over mode, size and pixels of a canonical image."""
+    digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height}\n".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def encode(image: Image.Image) -> bytes:
+    """A canonical image as it is stored."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def load(data: bytes) -> Image.Image:
+    """The canonical image that `encode` wrote.
+
+    Raises:
+        PageFailed: `image-damaged`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PageFailed(
+            f"the stored page image cannot be decoded: {error}", cause="image-damaged"
+        ) from error
+    if image.mode not in ("L", "RGB"):
+        raise PageFailed(f"the stored page image has mode {image.mode}", cause="image-damaged")
+    return image
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """The pixels of a stored image: (H, W, 3) uint8, RGB.
+
+    Raises:
+        PageFailed: `image-damaged`.
+    """
+    return _array(load(data))
+
+
+class ImageStore:
+    """Images on a local disk at `root/ab/abcdef….png`; any number of processes may write and read at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, data: bytes, image_hash: str | None = None) -> str:
+        """Store what `encode` gave and return its hash; storing it again does nothing.
+
+        `image_hash` spares the decoding where the caller has it (`RasterizedPage.image_hash`). A wrong one is
+        noticed by `pixels`.
+
+        Raises:
+            Unavailable: the disk is full or fails.
+            UsageError: the folder cannot be written.
+        """
+        image_hash = image_hash or hash_pixels(load(data))
+        path = self._path(image_hash)
+        if path.exists():
+            return image_hash
+        temporary: str | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except OSError as error:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+            raise _unwritable(self.root, error) from error
+        return image_hash
+
+    def get(self, image_hash: str) -> bytes:
+        """The stored bytes, not verified.
+
+        Raises:
+            PageFailed: `image-missing`.
+            Unavailable: the disk fails.
+        """
+        try:
+            return self._path(image_hash).read_bytes()
+        except FileNotFoundError as error:
+            message = f"page image {image_hash} is not in {self.root}; retry the page to render it again"
+            raise PageFailed(message, cause="image-missing") from error
+        except OSError as error:
+            raise Unavailable(f"cannot read page images from {self.root}: {error.strerror}") from error
+
+    def pixels(self, image_hash: str) -> NDArray[np.uint8]:
+        """The image as (H, W, 3) uint8, RGB, verified against its hash.
+
+        Raises:
+            PageFailed: `image-missing` or `image-damaged`: after `delete` and `put` of a new rendering it is well.
+            Unavailable: the disk fails.
+        """
+        image = load(self.get(image_hash))
+        if hash_pixels(image) != image_hash:
+            message = f"page image {image_hash} in {self.root} holds other pixels; retry the page to render it again"
+            raise PageFailed(message, cause="image-damaged")
+        return _array(image)
+
+    def delete(self, image_hash: str) -> None:
+        """Remove an image; one that is not there is no error."""
+        self._path(image_hash).unlink(missing_ok=True)
+
+    def _path(self, image_hash: str) -> Path:
+        if len(image_hash) != 64 or not set(image_hash) <= set("0123456789abcdef"):
+            raise ValueError(f"not an image hash: {image_hash!r}")
+        return self.root / image_hash[:2] / f"{image_hash}.png"
+
+
+def _array(image: Image.Image) -> NDArray[np.uint8]:
+    import numpy as np
+
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _unwritable(root: Path, error: OSError) -> PagepackError:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return UsageError(f"cannot write page images to {root}: {error.strerror}; choose another --home")
+    hint = (
+        "; free space, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    )
+    return Unavailable(f"cannot write page images to {root}: {error.strerror}{hint}")
