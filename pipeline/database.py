@@ -17,7 +17,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import migrations
@@ -63,6 +65,11 @@ class Database:
         self.engine.dispose()
 
 
+def insert_for(connection: Connection) -> Any:
+    """The INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy keeps a class for each."""
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
 @contextmanager
 def _translated(name: str) -> Iterator[None]:
     """The driver's errors, translated where they enter."""
@@ -72,7 +79,7 @@ def _translated(name: str) -> Iterator[None]:
         text = str(error.orig)
         if "disk is full" in text or "No space left" in text:
             raise DiskFull(
-                f"no room left on the disk of {name}; what was stored stays, free some space and run the same command again"
+                f"no room left on the disk of {name}; what was stored stays: free some and run the same command again"
             ) from error
         if "readonly database" in text:
             raise UsageError(
@@ -169,7 +176,7 @@ def _migrate(database: Database, revision: str, step: Any) -> None:
         config.attributes["connection"] = connection
         try:
             step(config, revision)
-        except command.util.CommandError as error:
+        except CommandError as error:
             raise PagepackError(f"{database.name}: cannot migrate to {revision}: {error}") from error
         if MigrationContext.configure(connection).get_current_revision() == head_revision():
             for statement in create_statements(database.dialect):

@@ -1,6 +1,6 @@
 """The prompt catalogue: what a page can be asked.
 
-A prompt's version is the hash of all that shapes the answer (text and sampling parameters), so that a changed
+A prompt's version is the hash of its name and of all that shapes the answer (text and sampling parameters), so that a changed
 prompt is a new version beside the old answers, never a silent mix.
 """
 
@@ -29,10 +29,8 @@ class Prompt:
 
     @property
     def version(self) -> str:
-        """First 16 hex digits of the SHA-256 of the text and parameters; the name is only a label."""
-        fields = asdict(self)
-        del fields["name"]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+        """First 16 hex digits of the SHA-256 of name, text and parameters."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 OCR = Prompt(

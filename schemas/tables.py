@@ -124,8 +124,6 @@ class PromptVersion(Base):
 
 
 class BatchPrompt(Base):
-    """The name is the batch's own: two batches may call one version differently."""
-
     __tablename__ = "batch_prompts"
 
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)

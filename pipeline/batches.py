@@ -1,0 +1,265 @@
+"""Batches: what a user asked for, the files that were seen for it, and the page tasks that follow.
+
+Everything here may run twice: rows are found again by their natural keys (a batch by its key, a source by its path, a
+document by its content, a task by page, prompt and model), so repeating a command resumes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select, update
+
+from pipeline.answers import ReadAnswer, put_answer, settle
+from pipeline.database import Database, insert_for
+from pipeline.errors import DocumentRejected
+from schemas.prompts import Prompt
+from schemas.tables import (
+    Batch,
+    BatchPrompt,
+    BatchSource,
+    BatchState,
+    CurrentAnswer,
+    Document,
+    DocumentState,
+    Page,
+    PageTask,
+    PromptVersion,
+    Source,
+    TaskState,
+    TextLayer,
+    utc_now,
+    uuid7,
+)
+
+TEXT_LAYER = "+text-layer"
+"""Ends the wished model of batches that take a PDF's own text where it has some; what is read is read by the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFile:
+    """A file at the submitted paths: either what it is, or why it is not taken in."""
+
+    path: str  # for people: valid UTF-8
+    location: str  # for opening: a URL
+    size_bytes: int
+    modified_ns: int
+    kind: str | None = None
+    content_hash: str | None = None
+    rejection: DocumentRejected | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatch:
+    id: int
+    public_id: str
+    name: str
+
+
+def open_batch(
+    db: Database, *, key: str, name: str, prompts: Sequence[Prompt], engine: str, model: str, text_layer: str
+) -> OpenBatch:
+    """Find the batch of this key again and set it running, or make it."""
+    with db.write() as connection:
+        insert = insert_for(connection)
+        for prompt in prompts:
+            parameters = {field: value for field, value in asdict(prompt).items() if field not in ("name", "text")}
+            connection.execute(
+                insert(PromptVersion)
+                .values(version=prompt.version, name=prompt.name, text=prompt.text, parameters=parameters)
+                .on_conflict_do_nothing()
+            )
+        row = connection.execute(
+            insert(Batch)
+            .values(
+                public_id=uuid7(),
+                key=key,
+                name=name,
+                engine=engine,
+                model=model + (TEXT_LAYER if text_layer == "prefer" else ""),
+                text_layer=text_layer,
+                started_at=utc_now(),
+                state=BatchState.RUNNING,
+            )
+            .on_conflict_do_update(index_elements=["key"], set_={"state": BatchState.RUNNING, "finished_at": None})
+            .returning(Batch.id, Batch.public_id, Batch.name)
+        ).one()
+        for prompt in prompts:
+            connection.execute(
+                insert(BatchPrompt).values(batch_id=row.id, prompt_version=prompt.version).on_conflict_do_nothing()
+            )
+        return OpenBatch(row.id, row.public_id, row.name)
+
+
+def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str]]:
+    """Path → (size, modified_ns, kind, content hash) of files taken in before: unchanged ones need no second hash."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(Source.path, Source.size_bytes, Source.modified_ns, Document.kind, Document.content_hash)
+            .join(Document, Document.id == Source.document_id)
+            .where(Source.path.in_(paths))
+        )
+        return {row.path: (row.size_bytes, row.modified_ns, row.kind, row.content_hash) for row in rows}
+
+
+def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> None:
+    """Store what was seen, in one transaction, with the tasks of pages that are known already."""
+    with db.write() as connection:
+        insert = insert_for(connection)
+        taken = {file.content_hash: file for file in files if file.content_hash is not None}
+        if taken:
+            connection.execute(
+                insert(Document).on_conflict_do_nothing(),
+                [
+                    {
+                        "public_id": uuid7(),
+                        "content_hash": content_hash,
+                        "kind": file.kind,
+                        "size_bytes": file.size_bytes,
+                        "batch_id": batch.id,
+                    }
+                    for content_hash, file in taken.items()
+                ],
+            )
+        ids = dict(
+            connection.execute(
+                select(Document.content_hash, Document.id).where(Document.content_hash.in_(taken))
+            ).tuples()
+        )
+        source = insert(Source)
+        fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at")
+        connection.execute(
+            source.on_conflict_do_update(
+                index_elements=["path"], set_={field: source.excluded[field] for field in fields}
+            ),
+            [
+                {
+                    "path": file.path,
+                    "location": file.location,
+                    "document_id": ids.get(file.content_hash) if file.content_hash else None,
+                    "size_bytes": file.size_bytes,
+                    "modified_ns": file.modified_ns,
+                    "cause": file.rejection.cause if file.rejection else None,
+                    "reason": str(file.rejection) if file.rejection else None,
+                    "seen_at": utc_now(),
+                }
+                for file in files
+            ],
+        )
+        connection.execute(
+            insert(BatchSource)
+            .from_select(
+                ["batch_id", "source_id"],
+                select(sa.literal(batch.id), Source.id).where(Source.path.in_([file.path for file in files])),
+            )
+            .on_conflict_do_nothing()
+        )
+        documents = list(ids.values())
+        connection.execute(
+            update(Document)
+            .where(Document.id.in_(documents), Document.state == DocumentState.PENDING)
+            .values(batch_id=batch.id)
+        )
+        ensure_tasks(connection, batch.id, documents)
+
+
+def ensure_tasks(connection: Connection, batch_id: int, documents: Sequence[int], first_page: int = 0) -> None:
+    """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown."""
+    insert = insert_for(connection)
+    batch = connection.execute(select(Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
+    versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
+    pages = select(Page.id).where(Page.document_id.in_(documents), Page.page_index >= first_page)
+    own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
+    wanted = (
+        select(
+            Page.id,
+            BatchPrompt.prompt_version,
+            sa.literal(batch.model),
+            sa.literal(batch_id),
+            sa.literal(str(TaskState.PENDING)),
+            *(sa.literal(0) for _ in range(4)),
+        )
+        .join(BatchPrompt, BatchPrompt.batch_id == batch_id)
+        .where(Page.document_id.in_(documents), Page.page_index >= first_page, Page.image_hash.is_not(None))
+        .order_by(Page.document_id, Page.page_index)
+    )
+    columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
+    connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
+    connection.execute(
+        update(PageTask)
+        .where(own, PageTask.state == TaskState.PENDING, PageTask.batch_id != batch_id)
+        .values(batch_id=batch_id, rung_at=None)
+    )
+    if batch.text_layer == "prefer":
+        _settle_from_text_layer(connection, own)
+    shown = insert(CurrentAnswer).from_select(
+        ["page_id", "prompt", "answer_id"],
+        select(PageTask.page_id, PromptVersion.name, PageTask.answer_id)
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .where(own, PageTask.state == TaskState.DONE),
+    )
+    connection.execute(
+        shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id})
+    )
+
+
+def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool]) -> None:
+    """Where a PDF page carries text and the user prefers it, that text is the answer to `ocr`."""
+    rows = connection.execute(
+        select(
+            PageTask.id, PageTask.page_id, PageTask.prompt_version, PromptVersion.name, Page.image_hash, TextLayer.text
+        )
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .join(Page, Page.id == PageTask.page_id)
+        .join(TextLayer, TextLayer.page_id == Page.id)
+        .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
+    ).all()
+    for row in rows:
+        if row.text.strip():
+            # Equal pixels may carry unequal text, so the text is part of what answers.
+            model = f"text-layer/{hashlib.sha256(row.text.encode()).hexdigest()[:16]}"
+            answer = ReadAnswer(engine="text-layer", model=model, text=row.text, finish_reason="stop")
+            answer_id = put_answer(connection, row.image_hash, row.prompt_version, answer)
+            settle(connection, row.id, row.page_id, row.name, answer_id)
+
+
+def finish_batch(db: Database, batch: OpenBatch) -> bool:
+    """Close the batch where nothing of it waits any more; False where something does.
+
+    First makes sure of its tasks: a page stored while the batch was being registered may have missed it.
+    """
+    with db.write() as connection:
+        documents = (
+            select(Source.document_id)
+            .join(BatchSource, BatchSource.source_id == Source.id)
+            .where(BatchSource.batch_id == batch.id, Source.document_id.is_not(None))
+        )
+        ids = [document_id for document_id in connection.scalars(documents.distinct()) if document_id is not None]
+        open_documents = select(Document.id).where(
+            Document.id.in_(documents), Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
+        )
+        if connection.scalar(open_documents.limit(1)) is not None:
+            return False
+        for start in range(0, len(ids), 500):
+            ensure_tasks(connection, batch.id, ids[start : start + 500])
+        open_tasks = (
+            select(PageTask.id)
+            .join(Page, Page.id == PageTask.page_id)
+            .join(Batch, (Batch.id == batch.id) & (Batch.model == PageTask.model))
+            .join(
+                BatchPrompt,
+                (BatchPrompt.batch_id == batch.id) & (BatchPrompt.prompt_version == PageTask.prompt_version),
+            )
+            .where(Page.document_id.in_(documents), PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        )
+        if connection.scalar(open_tasks.limit(1)) is not None:
+            return False
+        connection.execute(
+            update(Batch)
+            .where(Batch.id == batch.id, Batch.state == BatchState.RUNNING)
+            .values(state=BatchState.FINISHED, finished_at=utc_now())
+        )
+        return True

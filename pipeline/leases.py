@@ -1,0 +1,252 @@
+"""Leases: who works on which row, and what becomes of a row whose worker died.
+
+Documents (ingest) and page tasks (read) share the columns and so the rules:
+
+    pending ──claim──► leased ──(store.py)──► done, failed, ready, rejected
+       ▲                  │
+       └──given back──────┘   by the worker itself, by whoever watched it die, or by the sweep after `lease_until`
+
+A claim raises the row's `token`; every later write names it and changes nothing where the token or the state has moved
+on, so a worker that was frozen past its lease cannot write over its successor. `owner` is one incarnation of a worker,
+not its name: a restarted worker is a stranger to the leases of the dead one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select, update
+
+from pipeline.database import Database
+from schemas.prompts import Prompt
+from schemas.tables import (
+    Answer,
+    Document,
+    DocumentState,
+    Page,
+    PageTask,
+    PromptVersion,
+    Source,
+    TaskAttempt,
+    TaskState,
+    utc_now,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the sweep and the workers need to know: seconds and counts, from Settings."""
+
+    lease_seconds: float
+    max_attempts: int
+    max_crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentClaim:
+    """A document to rasterize: `first_page` is the first page index that is not stored yet."""
+
+    document_id: int
+    token: int
+    kind: str
+    content_hash: str
+    locations: list[str]
+    first_page: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaim:
+    """One prompt of a claimed page."""
+
+    task_id: int
+    token: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PageClaim:
+    """A page and those of its prompts that this worker now holds."""
+
+    page_id: int
+    document_id: int
+    page_index: int
+    image_hash: str
+    tasks: list[TaskClaim]
+
+
+def claim_document(db: Database, document_id: int, owner: str, lease_seconds: float) -> DocumentClaim | None:
+    """Lease a waiting document; None where it does not wait (any more)."""
+    with db.write() as connection:
+        now = db.now(connection)
+        row = connection.execute(
+            update(Document)
+            .where(Document.id == document_id, Document.state == DocumentState.PENDING, Document.next_attempt_at <= now)
+            .values(_leased(Document, owner, now + lease_seconds))
+            .returning(Document.token, Document.kind, Document.content_hash, Document.page_count)
+        ).one_or_none()
+        if row is None:
+            return None
+        locations = connection.scalars(select(Source.location).where(Source.document_id == document_id)).all()
+        stored = select(Page.page_index).where(Page.document_id == document_id).order_by(Page.page_index)
+        first_page = 0
+        if row.page_count is not None:  # else it is new, or its images were lost: all of it
+            for first_page, index in enumerate([*connection.scalars(stored), -1]):
+                if index != first_page:
+                    break
+        return DocumentClaim(document_id, row.token, row.kind, row.content_hash, list(locations), first_page)
+
+
+def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], lease_seconds: float) -> PageClaim | None:
+    """Lease all waiting prompts of a page that one of `models` shall read; None where nothing waits."""
+    with db.write() as connection:
+        now = db.now(connection)
+        rows = connection.execute(
+            update(PageTask)
+            .where(
+                PageTask.page_id == page_id,
+                PageTask.state == TaskState.PENDING,
+                PageTask.model.in_(models),
+                PageTask.next_attempt_at <= now,
+            )
+            .values(_leased(PageTask, owner, now + lease_seconds))
+            .returning(PageTask.id, PageTask.token, PageTask.prompt_version)
+        ).all()
+        if not rows:
+            return None
+        page = connection.execute(
+            select(Page.document_id, Page.page_index, Page.image_hash).where(Page.id == page_id)
+        ).one()
+        prompts = _prompts(connection, [row.prompt_version for row in rows])
+        tasks = [TaskClaim(row.id, row.token, prompts[row.prompt_version]) for row in sorted(rows)]
+        return PageClaim(page_id, page.document_id, page.page_index, page.image_hash, tasks)
+
+
+def answered_before(db: Database, claim: PageClaim, model: str) -> dict[int, int]:
+    """Task id → id of an answer that this model gave to the same image and prompt, on whatever page."""
+    versions = {task.prompt.version: task.task_id for task in claim.tasks}
+    with db.read() as connection:
+        rows = connection.execute(
+            select(Answer.id, Answer.prompt_version).where(
+                Answer.image_hash == claim.image_hash, Answer.model == model, Answer.prompt_version.in_(versions)
+            )
+        )
+        return {versions[row.prompt_version]: row.id for row in rows}
+
+
+def renew(db: Database, owner: str, lease_seconds: float) -> dict[int, int]:
+    """The heartbeat: one statement for all page tasks of a worker, one for its documents.
+
+    Returns task id → token of the page tasks still held; what is missing was taken away and shall be dropped.
+    """
+    with db.write() as connection:
+        until = db.now(connection) + lease_seconds
+        connection.execute(
+            update(Document)
+            .where(Document.owner == owner, Document.state == DocumentState.LEASED)
+            .values(lease_until=until)
+        )
+        rows = connection.execute(
+            update(PageTask)
+            .where(PageTask.owner == owner, PageTask.state == TaskState.LEASED)
+            .values(lease_until=until)
+            .returning(PageTask.id, PageTask.token)
+        )
+        return {row.id: row.token for row in rows}
+
+
+def give_back(db: Database, owner: str, *, reason: str, crashed: bool, limits: Limits) -> int:
+    """All leases of a worker (or, with `owner` ending in `/`, of its processes) back to waiting.
+
+    With `crashed` each row's crash count rises, and a row past `max_crashes` fails: it may be what kills workers.
+    """
+
+    def is_owners(table: type[Document] | type[PageTask]) -> sa.ColumnElement[bool]:
+        return table.owner.startswith(owner, autoescape=True) if owner.endswith("/") else table.owner == owner
+
+    with db.write() as connection:
+        return _return_leases(connection, is_owners, reason, crashed, limits)
+
+
+def expire(db: Database, limits: Limits) -> int:
+    """The sweep: leases past their time back to waiting, as after a crash."""
+    with db.read() as connection:  # most sweeps find nothing: ask before taking the one write lock
+        now = db.now(connection)
+        if not any(
+            connection.scalar(select(table.id).where(table.state == "leased", table.lease_until < now).limit(1))
+            for table in (Document, PageTask)
+        ):
+            return 0
+    with db.write() as connection:
+        now = db.now(connection)
+        return _return_leases(connection, lambda table: table.lease_until < now, "lease expired", True, limits)
+
+
+def return_tasks(db: Database, claim: PageClaim, reason: str) -> None:
+    """The worker gives a page back itself (it stops, or its store is away): no attempt and no crash is counted."""
+    ids = {task.task_id: task.token for task in claim.tasks}
+    with db.write() as connection:
+        _return_leases(
+            connection,
+            lambda table: table.id.in_(ids) if table is PageTask else sa.false(),
+            reason,
+            False,
+            None,
+            tokens=ids,
+        )
+
+
+def _return_leases(
+    connection: Connection,
+    which: Any,
+    reason: str,
+    crashed: bool,
+    limits: Limits | None,
+    tokens: dict[int, int] | None = None,
+) -> int:
+    returned = 0
+    for table in (Document, PageTask):
+        rows = connection.execute(
+            select(table.id, table.token, table.owner, table.crashes)
+            .where(table.state == "leased", which(table))
+            .with_for_update()
+        ).all()
+        for row in rows:
+            if tokens is not None and tokens[row.id] != row.token:
+                continue
+            values: dict[str, Any] = {
+                "state": "pending",
+                "owner": None,
+                "lease_until": None,
+                "rung_at": None,
+                "crashes": row.crashes + crashed,
+            }
+            if crashed and limits is not None and row.crashes + 1 >= limits.max_crashes:
+                values |= {
+                    "state": "failed",
+                    "cause": "crash",
+                    "reason": f"its worker died {row.crashes + 1} times while it was in flight; "
+                    "look into the worker's log, then `pagepack retry`",
+                    "finished_at": utc_now(),
+                }
+            connection.execute(update(table).where(table.id == row.id).values(values))
+            if table is PageTask:
+                connection.execute(
+                    sa.insert(TaskAttempt).values(task_id=row.id, token=row.token, worker=row.owner, error=reason)
+                )
+            returned += 1
+    return returned
+
+
+def _leased(table: type[Document] | type[PageTask], owner: str, until: float) -> dict[str, Any]:
+    return {"state": "leased", "owner": owner, "token": table.token + 1, "lease_until": until}
+
+
+def _prompts(connection: Connection, versions: list[str]) -> dict[str, Prompt]:
+    rows = connection.execute(select(PromptVersion.__table__).where(PromptVersion.version.in_(versions)))
+    return {
+        row.version: Prompt(row.name, row.text, **{**row.parameters, "stop": tuple(row.parameters["stop"])})
+        for row in rows
+    }

@@ -1,0 +1,272 @@
+"""Results into the database: pages from ingest, answers and failures from reading.
+
+Each function is one transaction, guarded by the claim's token: where the lease was lost meanwhile, it changes nothing
+and says so. Only after it returns may the message be acknowledged; a crash in between repeats a message whose rows are
+done, which changes nothing either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, delete, insert, select, update
+
+from pipeline.answers import ReadAnswer, put_answer, settle, storable
+from pipeline.batches import ensure_tasks
+from pipeline.database import Database, insert_for
+from pipeline.errors import PagepackError
+from pipeline.leases import DocumentClaim, Limits, PageClaim
+from schemas.tables import (
+    Batch,
+    BatchSource,
+    BatchState,
+    Document,
+    DocumentState,
+    Page,
+    PageTask,
+    Source,
+    TaskAttempt,
+    TaskState,
+    TextLayer,
+    utc_now,
+)
+
+_BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with each attempt
+
+
+@dataclass(frozen=True, slots=True)
+class NewPage:
+    """A page as ingest found it: an image in the store, or an error."""
+
+    page_index: int
+    image_hash: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    text_layer: str | None = None
+    error: PagepackError | None = None
+
+
+def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> list[int] | None:
+    """Store some pages of a claimed document with their tasks; the ids of pages that now wait, None if fenced off.
+
+    Pages come in order and in several calls: reading begins before a long document is through, and an ingest worker
+    that dies costs only the pages since the last call.
+    """
+    if not pages:
+        return []
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return None
+        for page in pages:
+            found = {
+                "image_hash": page.image_hash,
+                "width_px": page.width_px,
+                "height_px": page.height_px,
+                "cause": page.error.cause if page.error else None,
+                "reason": storable(str(page.error)) if page.error else None,
+            }
+            page_id = connection.execute(
+                insert_for(connection)(Page)
+                .values(document_id=claim.document_id, page_index=page.page_index, created_at=utc_now(), **found)
+                .on_conflict_do_update(index_elements=["document_id", "page_index"], set_=found)
+                .returning(Page.id)
+            ).scalar_one()
+            if page.text_layer:
+                layer = insert_for(connection)(TextLayer).values(page_id=page_id, text=storable(page.text_layer))
+                connection.execute(layer.on_conflict_do_nothing())
+        first_page = pages[0].page_index
+        batches = (
+            select(Batch.id)
+            .join(BatchSource, BatchSource.batch_id == Batch.id)
+            .join(Source, Source.id == BatchSource.source_id)
+            .where(Source.document_id == claim.document_id, Batch.state == BatchState.RUNNING)
+        )
+        for batch_id in connection.scalars(batches.distinct()).all():
+            ensure_tasks(connection, batch_id, [claim.document_id], first_page)
+        new = select(Page.id).where(
+            Page.document_id == claim.document_id, Page.page_index.between(first_page, pages[-1].page_index)
+        )
+        waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
+        ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
+        connection.execute(update(PageTask).where(*waiting).values(rung_at=db.now(connection)))
+        return list(ids)
+
+
+def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool:
+    """Every page has its row. False where the lease was lost."""
+    return _end_document(db, claim, {"state": DocumentState.READY, "page_count": page_count})
+
+
+def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
+    """As soon as it is known, so that progress has a total."""
+    with db.write() as connection:
+        connection.execute(update(Document).where(_is_held(claim)).values(page_count=page_count))
+
+
+def reject_document(db: Database, claim: DocumentClaim, error: PagepackError) -> bool:
+    """The content cannot be taken in; `failures` says why."""
+    return _end_document(
+        db, claim, {"state": DocumentState.REJECTED, "cause": error.cause, "reason": storable(str(error))}
+    )
+
+
+def retry_document(db: Database, claim: DocumentClaim, error: Exception, limits: Limits) -> bool:
+    """Something that may pass: wait and try again, or fail after `max_attempts`."""
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return False
+        attempts = connection.execute(select(Document.attempts).where(Document.id == claim.document_id)).scalar_one()
+        values = _after_failure(db, connection, attempts + 1, error, limits) | {"attempts": attempts + 1}
+        connection.execute(update(Document).where(Document.id == claim.document_id).values(values))
+        return True
+
+
+def complete_page(
+    db: Database,
+    claim: PageClaim,
+    worker: str,
+    outcomes: Mapping[int, ReadAnswer | Exception],
+    limits: Limits,
+) -> int:
+    """Store what became of a claimed page's tasks, keyed by task id; how many were still ours.
+
+    An answer settles its task. A `PagepackError` that is not retryable fails it; any other error makes it wait and
+    try again until `max_attempts`.
+    """
+    with db.write() as connection:
+        held = _held_tasks(connection, claim)
+        for task in claim.tasks:
+            if task.task_id not in held or task.task_id not in outcomes:
+                continue
+            outcome = outcomes[task.task_id]
+            attempt: dict[str, Any] = {"task_id": task.task_id, "token": task.token, "worker": worker}
+            if isinstance(outcome, ReadAnswer):
+                answer_id = put_answer(connection, claim.image_hash, task.prompt.version, outcome)
+                settle(connection, task.task_id, claim.page_id, task.prompt.name, answer_id)
+                attempt |= {
+                    "engine": outcome.engine,
+                    "finish_reason": outcome.finish_reason,
+                    "temperature": outcome.temperature,
+                    "prompt_tokens": outcome.prompt_tokens,
+                    "output_tokens": outcome.output_tokens,
+                    "seconds": outcome.seconds,
+                }
+            else:
+                values = _after_failure(db, connection, held[task.task_id] + 1, outcome, limits)
+                connection.execute(update(PageTask).where(PageTask.id == task.task_id).values(values))
+                attempt["error"] = storable(str(outcome))
+            connection.execute(insert(TaskAttempt).values(attempt))
+        connection.execute(
+            update(PageTask).where(PageTask.id.in_(set(held) & set(outcomes))).values(attempts=PageTask.attempts + 1)
+        )
+        return len(set(held) & set(outcomes))
+
+
+def reuse_answers(db: Database, claim: PageClaim, answers: Mapping[int, int]) -> None:
+    """Settle claimed tasks with answers that exist already (task id → answer id); nothing is read."""
+    with db.write() as connection:
+        held = _held_tasks(connection, claim)
+        for task in claim.tasks:
+            if task.task_id in held and task.task_id in answers:
+                settle(connection, task.task_id, claim.page_id, task.prompt.name, answers[task.task_id])
+
+
+def render_again(db: Database, claim: PageClaim) -> None:
+    """The page's image is gone from the store: its document goes back to ingest, which renders it again."""
+    with db.write() as connection:
+        connection.execute(
+            update(Document)
+            .where(Document.id == claim.document_id, Document.state == DocumentState.READY)
+            .values(state=DocumentState.PENDING, page_count=None, rung_at=None, next_attempt_at=0.0, finished_at=None)
+        )
+
+
+def retry_failed(db: Database, batch_id: int | None, cause: str | None) -> tuple[int, int]:
+    """Failed pages and documents back to waiting with fresh counts; (documents, page tasks) that were.
+
+    A document that was rejected, or that has pages which could not be rendered, is rasterized anew.
+    """
+    with db.write() as connection:
+        documents = select(Source.document_id).join(BatchSource, BatchSource.source_id == Source.id)
+        if batch_id is not None:
+            documents = documents.where(BatchSource.batch_id == batch_id)
+        fresh = {"rung_at": None, "attempts": 0, "crashes": 0, "next_attempt_at": 0.0, "finished_at": None}
+        is_unrendered = Page.cause == cause if cause is not None else Page.cause.is_not(None)
+        unrendered = connection.execute(
+            select(Page.id, Page.document_id).where(is_unrendered, Page.document_id.in_(documents))
+        ).all()
+        for row in unrendered:
+            connection.execute(delete(TextLayer).where(TextLayer.page_id == row.id))
+            connection.execute(delete(Page).where(Page.id == row.id))
+        ended: sa.ColumnElement[bool] = Document.state.in_([DocumentState.REJECTED, DocumentState.FAILED])
+        if cause is not None:
+            ended = sa.and_(ended, Document.cause == cause)
+        incomplete = Document.id.in_({row.document_id for row in unrendered})
+        again = connection.scalars(
+            update(Document)
+            .where(
+                Document.id.in_(documents),
+                sa.or_(ended, sa.and_(Document.state == DocumentState.READY, incomplete)),
+            )
+            .values(state=DocumentState.PENDING, cause=None, reason=None, **fresh)
+            .returning(Document.id)
+        ).all()
+        tasks = update(PageTask).where(
+            PageTask.state == TaskState.FAILED,
+            PageTask.page_id.in_(select(Page.id).where(Page.document_id.in_(documents))),
+        )
+        if cause is not None:
+            tasks = tasks.where(PageTask.cause == cause)
+        waiting = connection.scalars(
+            tasks.values(state=TaskState.PENDING, cause=None, reason=None, **fresh).returning(PageTask.id)
+        ).all()
+        reopened = update(Batch).where(Batch.state == BatchState.FINISHED)
+        if batch_id is not None:
+            reopened = reopened.where(Batch.id == batch_id)
+        if again or waiting:
+            connection.execute(reopened.values(state=BatchState.RUNNING, finished_at=None))
+        return len(again), len(waiting)
+
+
+def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED
+    )
+
+
+def _holds_document(connection: Connection, claim: DocumentClaim) -> bool:
+    return connection.scalar(select(Document.id).where(_is_held(claim)).with_for_update()) is not None
+
+
+def _held_tasks(connection: Connection, claim: PageClaim) -> dict[int, int]:
+    """Task id → attempts so far, of the claim's tasks that are still this claim's."""
+    tokens = {task.task_id: task.token for task in claim.tasks}
+    rows = connection.execute(
+        select(PageTask.id, PageTask.token, PageTask.attempts)
+        .where(PageTask.id.in_(tokens), PageTask.state == TaskState.LEASED)
+        .with_for_update()
+    )
+    return {row.id: row.attempts for row in rows if tokens[row.id] == row.token}
+
+
+def _end_document(db: Database, claim: DocumentClaim, values: dict[str, Any]) -> bool:
+    ended = {"owner": None, "lease_until": None, "finished_at": utc_now()}
+    with db.write() as connection:
+        done = connection.execute(update(Document).where(_is_held(claim)).values(**values, **ended))
+        return done.rowcount == 1
+
+
+def _after_failure(
+    db: Database, connection: Connection, attempts: int, error: Exception, limits: Limits
+) -> dict[str, Any]:
+    values: dict[str, Any] = {"owner": None, "lease_until": None, "rung_at": None}
+    final = isinstance(error, PagepackError) and not error.retryable
+    if final or attempts >= limits.max_attempts:
+        cause = error.cause if isinstance(error, PagepackError) else "engine"
+        reason = storable(str(error) or type(error).__name__)
+        return values | {"state": "failed", "cause": cause, "reason": reason, "finished_at": utc_now()}
+    wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
+    return values | {"state": "pending", "next_attempt_at": db.now(connection) + wait}

@@ -1,0 +1,35 @@
+"""Text as words to search for, the same when it is stored and when it is asked for.
+
+Chinese, Japanese and Korean write no spaces, so a word breaker would need a dictionary, and a wrong break hides a word
+for ever. Each such character is a term of its own here, and a word of several is asked for as a phrase: 年度报告 finds
+every place where these four stand in this order, and nothing else. Latin and other scripts go by words; SQLite's
+tokenizer folds their case and accents.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_CJK = re.compile(
+    "([\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
+)
+_WORD = re.compile(r"\w+")
+
+
+def search_terms(text: str) -> str:
+    """The text that goes into the index: compatibility forms folded (ﬁ → fi, １ → 1), CJK characters set apart."""
+    return _CJK.sub(r" \1 ", unicodedata.normalize("NFKC", text))
+
+
+def query_phrases(words: str) -> list[list[str]]:
+    """A user's query as phrases, all of which must occur: words between blanks, or as one phrase in quotes.
+
+    `net "annual report" 利润` → [["net"], ["annual", "report"], ["利", "润"]]
+    """
+    phrases = []
+    for quoted, bare in re.findall(r'"([^"]*)"|([^\s"]+)', words):
+        terms = _WORD.findall(search_terms(quoted or bare))
+        if terms:
+            phrases.append(terms)
+    return phrases
