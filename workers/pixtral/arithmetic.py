@@ -1,0 +1,105 @@
+"""The row-wise arithmetic of both towers: projections, norms, gates, rotations.
+
+A row of a matrix product is the same mathematical sum whatever stands in the other rows, but not the same float: BLAS
+picks its kernel by the number of rows, and kernels add up in different orders. A page's text must not depend on its
+neighbours, so while reading pages every product has one of two fixed shapes:
+
+    prefill rows, padded to a multiple of `prefill_tile`, one product per tile
+    decode rows, padded to the number of rows a decode step always has
+
+and a row's value then depends on that row alone, bit for bit (held by `test_pixtral_isolation.py`). `PLAIN` takes
+the rows as they come; training uses it, since there is no neighbour to hide from.
+
+Everything here is differentiable; `cuda_kernels.py` has fused twins of the element-wise parts for a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workers.pixtral.upstream import RMSNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How the rows of a pack are cut: the last `num_decode_rows` are one tile, those before are prefill tiles."""
+
+    prefill_tile: int
+    num_decode_rows: int = 0
+
+
+class Arithmetic:
+    """PyTorch's own operations, on any device, with gradients."""
+
+    def __init__(self, tiles: Tiles | None = None) -> None:
+        self.tiles = tiles
+
+    def padded(self, num_rows: int) -> int:
+        """Rows to compute for `num_rows` prefill rows: 3,008 rows in tiles of 256 become 3,072."""
+        return (
+            num_rows
+            if self.tiles is None
+            else -(-num_rows // self.tiles.prefill_tile) * self.tiles.prefill_tile
+        )
+
+    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """rows (T, in) @ weight (out, in).T → (T, out), tile by tile if there are tiles."""
+        if self.tiles is None or rows.shape[0] == 0:
+            return F.linear(rows, weight, bias)
+        tile, split = self.tiles.prefill_tile, rows.shape[0] - self.tiles.num_decode_rows
+        if split == 0 or rows.shape[0] == tile:
+            return F.linear(rows, weight, bias)
+        assert split % tile == 0, (rows.shape, self.tiles)
+        out = rows.new_empty(rows.shape[0], weight.shape[0])
+        transposed = weight.t()
+        bounds = [*range(0, split, tile), split]
+        if rows.shape[0] > split:
+            bounds.append(rows.shape[0])
+        for first, last in pairwise(bounds):
+            if bias is None:
+                torch.mm(rows[first:last], transposed, out=out[first:last])
+            else:
+                torch.addmm(bias, rows[first:last], transposed, out=out[first:last])
+        return out
+
+    def rms_norm(self, rows: Tensor, norm: RMSNorm) -> Tensor:
+        """Mean of squares in float32 (float64 stays), cast back before the weight, as the checkpoint was trained."""
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
+        weight: Tensor = norm.weight
+        return (wide * scale).to(rows.dtype) * weight
+
+    def add_rms_norm(self, rows: Tensor, update: Tensor, norm: RMSNorm) -> tuple[Tensor, Tensor]:
+        """(rows + update, its norm): the residual stream and what the next block reads."""
+        rows = rows + update
+        return rows, self.rms_norm(rows, norm)
+
+    def gate(self, both: Tensor) -> Tensor:
+        """both (T, 2 × hidden), w1's half then w3's → silu(first) × second (T, hidden)."""
+        first, second = both.chunk(2, dim=-1)
+        return F.silu(first) * second
+
+    def rotate(self, heads: Tensor, rotation: Tensor) -> Tensor:
+        """RoPE over interleaved pairs (2i, 2i + 1), in float32: heads (T, H, D), rotation (T, D/2, 2) = cos, sin."""
+        pairs = heads.to(rotation.dtype).view(*heads.shape[:-1], -1, 2)  # (T, H, D/2, 2)
+        cos, sin = rotation[:, None, :, 0], rotation[:, None, :, 1]
+        even, odd = pairs[..., 0], pairs[..., 1]
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+        return turned.flatten(-2).to(heads.dtype)
+
+    def module(self, rows: Tensor, linear: nn.Linear) -> Tensor:
+        """A whole nn.Linear, with its bias."""
+        return self.linear(rows, linear.weight, linear.bias)
+
+
+PLAIN = Arithmetic()
+
+
+def pad_rows(rows: Tensor, num_rows: int) -> Tensor:
+    """Zero rows below, up to `num_rows`; they cost their share of a tile and nobody reads them."""
+    return F.pad(rows, (0, 0, 0, num_rows - rows.shape[0])) if num_rows > rows.shape[0] else rows

@@ -1,0 +1,139 @@
+"""Who may look at whom, and which kernel computes it: the one file that chooses.
+
+| device and dtype        | packed (vision, prefill)                            | decode over the paged cache         |
+|-------------------------|-----------------------------------------------------|-------------------------------------|
+| CUDA, bfloat16, float16 | torch's varlen FlashAttention, boundaries on device | Triton, grouped-query, fixed splits |
+| CUDA float32; CPU       | scaled_dot_product_attention, sequence by sequence  | the same, one grouped query a row   |
+
+Both rows give each sequence what it would get alone: no mask over the pack exists, and a fixed order of summation is
+kept where the kernel lets us (FlashAttention cuts keys into the same tiles whatever the batch; the Triton kernel's
+splits are of a fixed length). On the SDPA path a batch of equal lengths runs as one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.pixtral import packing
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch before 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+
+def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the first row of the table above applies."""
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and varlen_attn is not None
+
+
+def describe_path(device: torch.device, dtype: torch.dtype) -> str:
+    """One line for people: which path this machine gets, and why."""
+    name = str(dtype).removeprefix("torch.")
+    if uses_flash(device, dtype):
+        return (
+            f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
+        )
+    if device.type != "cuda":
+        return f"scaled_dot_product_attention per sequence ({device.type}, {name}): FlashAttention needs CUDA"
+    reason = "this torch has no varlen_attn" if varlen_attn is None else f"FlashAttention has no {name}"
+    return f"scaled_dot_product_attention per sequence ({device}, {name}): {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Where packed sequences begin and end; built once for all layers."""
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor | None  # (B + 1,) int32 on the device; None where SDPA walks the lengths
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> Boundaries:
+        on_device = None
+        if uses_flash(device, dtype):
+            cumulative = torch.tensor(packing.cumulative(lengths), dtype=torch.int32)
+            on_device = cumulative.pin_memory().to(device, non_blocking=True)
+        return cls(tuple(lengths), on_device)
+
+
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, boundaries: Boundaries, *, causal: bool = False
+) -> Tensor:
+    """query (T, H, D), key and value (T, H_kv, D) → (T, H, D); each sequence attends inside itself only."""
+    if boundaries.cu_seqlens is not None:
+        longest = max(boundaries.lengths)
+        return attend_varlen(
+            query, key, value, boundaries.cu_seqlens, boundaries.cu_seqlens, longest, longest, causal=causal
+        )
+    parts = []
+    for first, count, length in _runs(boundaries.lengths):
+        rows = slice(first, first + count * length)
+        q, k, v = (x[rows].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+        parts.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+
+def attend_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    causal: bool,
+) -> Tensor:
+    """FlashAttention over packs; causal from the bottom right where keys outnumber queries."""
+    out = varlen_attn(
+        query,
+        key,
+        value,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_q,
+        max_k,
+        window_size=(-1, 0) if causal else (-1, -1),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+def attend_past(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """A chunk after its past, on the SDPA path: query (T_q, H, D), key (T_k, H_kv, D), T_k > T_q → (T_q, H, D).
+
+    SDPA's own `is_causal` aligns to the top left, so the chunk brings its mask: T_q × T_k booleans of one sequence.
+    """
+    num_q, num_k = query.shape[0], key.shape[0]
+    mask = torch.ones(num_q, num_k, dtype=torch.bool, device=query.device).tril(num_k - num_q)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # (1, H, T, D)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return out.squeeze(0).transpose(0, 1)
+
+
+def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """One new token over its whole past, on the SDPA path: query (H, D), key and value (T, H_kv, D) → (H, D).
+
+    The queries that share a key head stand as rows of one small product, so keys are read once and never repeated.
+    """
+    kv_heads = key.shape[1]
+    grouped = query.view(1, kv_heads, -1, query.shape[-1])  # (1, H_kv, group, D)
+    k, v = (x.transpose(0, 1).unsqueeze(0) for x in (key, value))  # (1, H_kv, T, D)
+    return F.scaled_dot_product_attention(grouped, k, v).squeeze(0).flatten(0, 1)
+
+
+def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours of equal length: [3, 3, 5] → (0, 2, 3), (6, 1, 5) as (first row, count, length)."""
+    first = 0
+    for length, group in groupby(lengths):
+        count = sum(1 for _ in group)
+        yield first, count, length
+        first += count * length

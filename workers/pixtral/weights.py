@@ -1,0 +1,263 @@
+"""A checkpoint folder in Mistral's format → mistral-inference's module tree on the device, checked before any page.
+
+Every tensor is compared with what params.json asks for by the files' headers alone; only then weights are read,
+memory-mapped, each once, into the place where it stays: no second copy in RAM. The projections that read the same
+rows (wq, wk, wv; w1, w3) are laid side by side in one tensor, and the modules' own weights are views of it, so that
+one product serves them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.errors import UsageError
+from workers.pixtral.fingerprint import read_header, read_params, weight_files
+from workers.pixtral.packing import cumulative
+from workers.pixtral.upstream import (
+    PATCH_MERGE,
+    Attention,
+    FeedForward,
+    Transformer,
+    TransformerArgs,
+    VisionEncoderArgs,
+)
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+# Keys that change the arithmetic in ways this engine does not know.
+UNKNOWN_ARITHMETIC = ("quantization", "yarn", "llama_4_scaling", "q_lora_rank", "ragged_attention")
+LORA_SCALING = 2.0  # mistral-inference's default in `load_lora`
+
+
+def read_args(folder: Path) -> TransformerArgs:
+    """params.json as mistral-inference's `TransformerArgs`.
+
+    Raises:
+        UsageError: not a vision checkpoint that this engine can run; the message says why.
+    """
+    return read_args_from(read_params(folder), folder / "params.json")
+
+
+def read_args_from(params: dict[str, Any], path: Path = Path("params.json")) -> TransformerArgs:
+    """The same from the content of a params.json; `path` is for messages."""
+    if not isinstance(params.get("vision_encoder"), dict):
+        raise UsageError(
+            f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint"
+        )
+    if params.get("rope_theta") is None:
+        raise UsageError(
+            f"{path} has no rope_theta; mistral-inference would take 1e6, and Pixtral 12B needs 1e9: add it"
+        )
+    for key in UNKNOWN_ARITHMETIC:
+        if params.get(key):
+            raise UsageError(
+                f"{path} asks for {key}, which this engine does not compute; give a plain bf16 checkpoint"
+            )
+    if params.get("sliding_window") or params.get("_sliding_window"):
+        raise UsageError(f"{path} asks for sliding window attention, which this engine does not compute")
+    try:
+        args = TransformerArgs.from_dict(_known(params, TransformerArgs) | _nested(params))
+    except Exception as error:
+        raise UsageError(f"{path} does not describe a Mistral transformer: {error}") from error
+    _check_args(args, path)
+    return args
+
+
+def _known(params: dict[str, Any], args_class: type[Any]) -> dict[str, Any]:
+    return {
+        field.name: params[field.name] for field in dataclasses.fields(args_class) if field.name in params
+    }
+
+
+def _nested(params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vision_encoder": _known(params["vision_encoder"], VisionEncoderArgs),
+        "max_batch_size": 0,
+        "lora": None,
+    }
+
+
+def _check_args(args: TransformerArgs, path: Path) -> None:
+    vision = args.vision_encoder
+    if args.n_heads % args.n_kv_heads or vision.hidden_size % vision.num_attention_heads:
+        raise UsageError(
+            f"{path}: attention heads do not divide ({args.n_heads} by {args.n_kv_heads} key-value heads)"
+        )
+    if vision.mm_projector_id not in ("", PATCH_MERGE):
+        raise UsageError(
+            f"{path} asks for the projector {vision.mm_projector_id!r}; known are none and {PATCH_MERGE}"
+        )
+    if (vision.hidden_size // vision.num_attention_heads) % 4 or args.head_dim % 2:
+        raise UsageError(f"{path}: a head size does not allow rotary positions (vision by 4, decoder by 2)")
+
+
+def empty_model(args: TransformerArgs) -> Transformer:
+    """mistral-inference's module tree with shapes and no memory (`meta` device)."""
+    with torch.device("meta"):
+        return Transformer(args)
+
+
+def load_model(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    lora: Path | None = None,
+) -> Transformer:
+    """The checkpoint in `folder` on `device`, ready for inference.
+
+    `dtype` None keeps what the files have. `lora`, or `lora.safetensors` in the folder, is merged into the weights.
+
+    Raises:
+        UsageError: a file is damaged, or a tensor missing, spare or misshapen; the message names both.
+    """
+    args = read_args(folder)
+    files = weight_files(folder)
+    model = empty_model(args)
+    homes = _locate(model, files)
+    first = read_header(files[0])
+    stored = next(iter(first.values()))["dtype"] if first else "BF16"
+    target = dtype or STORED[stored]
+    lay_out(model, torch.device(device), target)
+    parameters = dict(model.named_parameters())
+    with ExitStack() as stack:
+        opened = {path: stack.enter_context(_open(path)) for path in files}
+        for name, path in homes.items():
+            with torch.no_grad():
+                parameters[name].copy_(_read(opened[path], name, path))
+    adapter = lora or (folder / "lora.safetensors" if (folder / "lora.safetensors").is_file() else None)
+    if adapter is not None:
+        merge_lora(model, adapter, _lora_scaling(folder))
+    return model.eval().requires_grad_(False)
+
+
+def _locate(model: Transformer, files: list[Path]) -> dict[str, Path]:
+    """Tensor name → its file, after comparing names, shapes and types with what the module tree asks for."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    homes: dict[str, Path] = {}
+    for path in files:
+        for name, entry in read_header(path).items():
+            if name not in expected:
+                raise UsageError(
+                    f"{path} holds a tensor {name} that params.json does not ask for; are they of one model?"
+                )
+            if name in homes:
+                raise UsageError(
+                    f"{path} holds {name} again, which {homes[name].name} has; remove one of the files"
+                )
+            if tuple(entry["shape"]) != expected[name]:
+                raise UsageError(
+                    f"{path}: {name} has shape {tuple(entry['shape'])}, params.json asks for {expected[name]}; "
+                    "are they of one model?"
+                )
+            if entry["dtype"] not in STORED:
+                raise UsageError(f"{path}: {name} is stored as {entry['dtype']}; give a checkpoint in bf16")
+            homes[name] = path
+    missing = [name for name in expected if name not in homes]
+    if missing:
+        names = ", ".join(path.name for path in files)
+        raise UsageError(
+            f"{files[0].parent}: {missing[0]} and {len(missing) - 1} more tensors are missing from {names}"
+        )
+    return homes
+
+
+def lay_out(model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
+    """Give every parameter its memory; weights that read the same rows share one tensor."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused_qkv = _side_by_side([module.wq, module.wk, module.wv], device, dtype)
+        elif isinstance(module, FeedForward):
+            module.fused_w1_w3 = _side_by_side([module.w1, module.w3], device, dtype)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.device.type == "meta":
+                memory = torch.empty(parameter.shape, device=device, dtype=dtype)
+                setattr(module, name, nn.Parameter(memory, requires_grad=False))
+
+
+def _side_by_side(linears: list[nn.Linear], device: torch.device, dtype: torch.dtype) -> Tensor:
+    outs = [linear.weight.shape[0] for linear in linears]
+    fused = torch.empty(sum(outs), linears[0].weight.shape[1], device=device, dtype=dtype)
+    for linear, first, out in zip(linears, cumulative(outs), outs, strict=False):
+        linear.weight = nn.Parameter(fused[first : first + out], requires_grad=False)
+    return fused
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is damaged: {error}; download it again") from error
+
+
+def _read(opened: Any, name: str, path: Path) -> Tensor:
+    try:
+        return opened.get_tensor(name)  # type: ignore[no-any-return]
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is damaged at {name}: {error}; download it again") from error
+
+
+def _lora_scaling(folder: Path) -> float:
+    lora = read_params(folder).get("lora")
+    return float(lora["scaling"]) if isinstance(lora, dict) and "scaling" in lora else LORA_SCALING
+
+
+@torch.no_grad()
+def merge_lora(model: Transformer, path: Path, scaling: float) -> None:
+    """weight += scaling × B @ A for every pair in `path`, the sum that mistral-inference's `load_lora` makes.
+
+    Raises:
+        UsageError: damaged, half a pair, or for a weight that the model lacks or has in another shape.
+    """
+    shapes = {name: tuple(entry["shape"]) for name, entry in read_header(path).items()}
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for name in shapes:
+        base, _, part = name.rpartition(".lora_")
+        if part not in ("A.weight", "B.weight") or base not in linears:
+            raise UsageError(f"{path} holds {name}, which is no LoRA weight of this model")
+        if f"{base}.lora_A.weight" not in shapes or f"{base}.lora_B.weight" not in shapes:
+            raise UsageError(f"{path} holds {name} without its partner; the file is incomplete")
+    with _open(path) as opened:
+        for base in sorted({name.rpartition(".lora_")[0] for name in shapes}):
+            weight = linears[base].weight
+            down, up = (_read(opened, f"{base}.lora_{part}.weight", path).to(weight) for part in "AB")
+            if (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
+                raise UsageError(
+                    f"{path}: {base} has LoRA shapes {tuple(up.shape)} × {tuple(down.shape)} for {tuple(weight.shape)}"
+                )
+            weight += (up @ down) * scaling
+    logger.info("merged %d LoRA pairs of %s, scaling %g", len(shapes) // 2, path.name, scaling)
+
+
+def weight_bytes(model: Transformer) -> int:
+    """Device memory of the weights; fused ones are views and count once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def initialise(model: Transformer, draw: Callable[[str, tuple[int, ...]], Tensor]) -> Transformer:
+    """Fill a `meta` tree with `draw(name, shape)`, trainable: the start of training and of random checkpoints."""
+    for name, parameter in _parameters(model):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        setattr(owner, name.rpartition(".")[2], nn.Parameter(draw(name, tuple(parameter.shape))))
+    return model
+
+
+def _parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter]]:
+    yield from list(model.named_parameters())
