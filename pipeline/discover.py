@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 
 from pipeline.errors import DocumentRejected, UsageError
@@ -100,7 +101,7 @@ def identify(path: str | Path) -> Identity:
     return Identity(kind, content_hash, after.st_size, after.st_mtime_ns)
 
 
-def open_regular(path: str | Path):  # type: ignore[no-untyped-def]  # an unbuffered FileIO; typeshed's name differs
+def open_regular(path: str | Path) -> FileIO:
     """Open a regular, non-empty file for reading, never waiting on a fifo and never following a link.
 
     Raises:
@@ -160,9 +161,7 @@ def judge(name: str, status: os.stat_result, max_file_bytes: int | None) -> Docu
     """Why a file with this status is not taken, or None."""
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-        return _rejected(
-            "special", name, f"is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file"
-        )
+        return _rejected("special", name, f"is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
     if status.st_size == 0:
         return _rejected("empty", name, "has zero bytes")
     if max_file_bytes is not None and status.st_size > max_file_bytes:
@@ -251,9 +250,7 @@ def _walk(start: str, root: str, home: str, settings: Settings) -> Iterator[Foun
 def _found(shown: str, path: str, settings: Settings) -> Found:
     name = display(shown)
     try:
-        status = os.lstat(
-            path
-        )  # the path is resolved already: a link here is one that goes round in a circle
+        status = os.lstat(path)  # the path is resolved already: a link here is one that goes round in a circle
     except OSError as error:
         cause = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         return Found(path, name, 0, 0, _rejected(cause, name, f"cannot be found: {error.strerror}"))

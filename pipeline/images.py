@@ -61,9 +61,7 @@ def load(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PageFailed(
-            f"the stored page image cannot be decoded: {error}", cause="image-damaged"
-        ) from error
+        raise PageFailed(f"the stored page image cannot be decoded: {error}", cause="image-damaged") from error
     if image.mode not in ("L", "RGB"):
         raise PageFailed(f"the stored page image has mode {image.mode}", cause="image-damaged")
     return image
@@ -159,7 +157,5 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
 def _unwritable(root: Path, error: OSError) -> PagepackError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return UsageError(f"cannot write page images to {root}: {error.strerror}; choose another --home")
-    hint = (
-        "; free space, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    )
+    hint = "; free space, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return Unavailable(f"cannot write page images to {root}: {error.strerror}{hint}")

@@ -1,0 +1,328 @@
+"""Documents into page images, drawn by a child process that may hang, bomb or crash without harm.
+
+One `Rasterizer` holds one child and hands it document after document; starting a child costs about 0.3 s, most of it
+MuPDF's import. When the child dies or outlives its time, that page has failed, and a fresh child goes on at the next:
+
+    child:   page 0 · page 1 · page 2 hangs, killed        fresh child: page 3 · page 4 …
+    caller:  RasterizedPage · RasterizedPage · PageFailure(timeout) · RasterizedPage …
+
+The caller gets every page from the first one asked for to the last, once and in order. A crash is tried a second time,
+for the child may have been killed for another's sake (out of memory, a stray signal); a timeout is not. Few pages are
+in flight: the child waits when the socket's buffer is full.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.discover import display, open_regular
+from pipeline.errors import DocumentRejected, PageFailed, Unavailable
+from pipeline.rasterize_child import lengths, pack
+from pipeline.settings import Settings
+
+START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need long, and no page is to blame
+MAX_CHILD_PAGES = 5_000  # then a fresh child: MuPDF's caches and the heap's holes do not grow for ever
+MAX_DEATHS_IN_A_ROW = 5  # then the rest of the document fails: 20,000 pages of 30 s would hold a worker for a week
+PREFIX_BYTES = 8
+_KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no credentials
+
+
+@dataclass(frozen=True, slots=True)
+class RasterizedPage:
+    """One page as it is stored."""
+
+    page_index: int
+    width_px: int  # of the image, padding included: multiples of 16
+    height_px: int
+    image: bytes  # encoded, for ImageStore.put
+    image_hash: str  # images.hash_pixels
+    text_layer: str | None  # the PDF's own text in MuPDF's reading order; None where it has none
+    dpi: float | None  # image pixels per inch of page; None for image files
+    rotation_degrees: int  # the page's /Rotate, already applied
+    warnings: str  # what MuPDF mended or left out, one line each
+
+
+@dataclass(frozen=True, slots=True)
+class PageFailure:
+    """A page that gave no image: `damaged`, `too-large`, `timeout`, `memory` or `crash`."""
+
+    page_index: int
+    error: PageFailed
+
+
+class Rasterizer:
+    """One sandboxed process, used by one thread at a time; that thread must outlive it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._child: _Child | None = _Child(settings)  # imports while the caller looks for files
+
+    def open(self, path: str | Path, kind: str) -> OpenDocument:
+        """Open a document; use it in a `with`, one at a time.
+
+        Raises:
+            DocumentRejected: `encrypted`, `damaged`, `empty`, `too-large`, `timeout`, `memory`, `crash`, or what
+                `discover.open_regular` raises.
+            Unavailable: no child process can be started.
+        """
+        return OpenDocument(self, path, kind)
+
+    def child(self) -> _Child:
+        """The child, ready to work: the one held, or a fresh one where that has died or is worn."""
+        if self._child is not None and self._child.is_worn():
+            self.close()
+        if self._child is None:
+            self._child = _Child(self._settings)
+        self._child.wait_ready()
+        return self._child
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class OpenDocument:
+    """A document open in the child. `size_bytes` and `modified_ns` are those of the file as opened."""
+
+    def __init__(self, rasterizer: Rasterizer, path: str | Path, kind: str) -> None:
+        self._rasterizer, self._kind, self._name = rasterizer, str(kind), display(os.fspath(path))
+        self._seconds = rasterizer._settings.rasterize_seconds
+        self._file = open_regular(path)
+        try:
+            status = os.fstat(self._file.fileno())
+            self.size_bytes, self.modified_ns = status.st_size, status.st_mtime_ns
+            self._holder, self.page_count = self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def pages(self, first_page: int = 0) -> Iterator[RasterizedPage | PageFailure]:
+        """Every page from `first_page` (counted from 0) on, once and in order."""
+        page_index, deaths_in_a_row, tried_again = first_page, 0, -1
+        try:
+            while page_index < self.page_count:
+                try:
+                    for result in self._stream(page_index):
+                        page_index, deaths_in_a_row = page_index + 1, 0
+                        yield result
+                except DocumentRejected as error:  # it opened once, and does not any more
+                    yield from self._give_up(page_index, error.cause, str(error))
+                    page_index = self.page_count
+                except _ChildGone as gone:
+                    self._rasterizer.close()
+                    if gone.cause == "crash" and tried_again != page_index:
+                        tried_again = page_index
+                        continue
+                    yield self._failure(page_index, gone.cause, str(gone))
+                    page_index, deaths_in_a_row = page_index + 1, deaths_in_a_row + 1
+                    if deaths_in_a_row == MAX_DEATHS_IN_A_ROW:
+                        reason = f"not tried, for the {deaths_in_a_row} pages before it ended in {gone.cause}"
+                        yield from self._give_up(page_index, gone.cause, reason)
+                        page_index = self.page_count
+        finally:
+            if page_index < self.page_count:  # the caller turned away: what the child still sends is for nobody
+                self._rasterizer.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> tuple[_Child, int]:
+        """Open the file in a child; a child that crashes over it is tried a second time."""
+        for is_last_try in (False, True):
+            child = self._rasterizer.child()
+            try:
+                child.send({"op": "open", "kind": self._kind}, self._file.fileno())
+                answer, _ = child.receive(self._seconds)
+                if answer["is"] == "rejected":
+                    raise DocumentRejected(f"{self._name}: {answer['text']}", cause=str(answer["cause"]))
+                return child, int(answer["page_count"])
+            except DocumentRejected:
+                raise
+            except BaseException as error:
+                self._rasterizer.close()
+                if not isinstance(error, _ChildGone):
+                    raise
+                if is_last_try or error.cause != "crash":
+                    raise DocumentRejected(f"{self._name} cannot be opened: {error}", cause=error.cause) from error
+        raise AssertionError("the last try returns or raises")
+
+    def _stream(self, first_page: int) -> Iterator[RasterizedPage | PageFailure]:
+        """Pages as one child sends them: all, or until it is worn."""
+        if self._rasterizer.child() is not self._holder:
+            self._holder, _ = self._open()
+        self._holder.send({"op": "pages", "first": first_page})
+        for page_index in range(first_page, self.page_count):
+            message, body = self._holder.receive(self._seconds)
+            if message["is"] == "failed":
+                yield self._failure(page_index, str(message["cause"]), str(message["text"]))
+            else:
+                yield _page(page_index, message, body)
+            if self._holder.is_worn():
+                self._rasterizer.close()
+                return
+
+    def _failure(self, page_index: int, cause: str, text: str) -> PageFailure:
+        return PageFailure(page_index, PageFailed(f"page {page_index + 1} of {self._name}: {text}", cause=cause))
+
+    def _give_up(self, first_page: int, cause: str, text: str) -> Iterator[PageFailure]:
+        for page_index in range(first_page, self.page_count):
+            yield self._failure(page_index, cause, text)
+
+
+class _ChildGone(Exception):
+    """The child died or was killed. `cause` is that of the page that it was drawing."""
+
+    def __init__(self, cause: str, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+class _Child:
+    """The process of `rasterize_child` and our end of its socket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_rss_bytes = settings.rasterize_memory_bytes // 2
+        self._pages, self._rss_bytes, self._is_ready = 0, 0, False
+        setup = {
+            "memory_bytes": settings.rasterize_memory_bytes,
+            "seconds": settings.rasterize_seconds,
+            "parent_pid": os.getpid(),
+            # Linux ties the signal to the thread that starts the child, so only the main thread may ask for it.
+            "dies_with_parent": threading.current_thread() is threading.main_thread(),
+            "limits": {
+                "max_side_px": settings.max_side_px,
+                "max_pages": settings.max_pages,
+                "max_page_pt": settings.max_page_pt,
+                "max_image_pixels": settings.max_image_pixels,
+            },
+        }
+        variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        command = [sys.executable, "-P", "-m", "pipeline.rasterize_child", json.dumps(setup)]
+        self._socket, theirs = socket.socketpair()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        try:
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=variables)
+        except OSError as error:
+            self._socket.close()
+            raise Unavailable(f"the rasterizing process cannot be started: {error}") from error
+        finally:
+            theirs.close()
+
+    def wait_ready(self) -> None:
+        """Wait until the child has imported what it needs."""
+        if self._is_ready:
+            return
+        try:
+            self.receive(START_SECONDS)
+        except _ChildGone as error:
+            raise Unavailable(f"the rasterizing process does not start: {error}") from error
+        self._is_ready = True
+
+    def is_worn(self) -> bool:
+        """Has it died, or used so much that a fresh one is better?"""
+        if self._process.poll() is not None:
+            return True
+        return self._pages >= MAX_CHILD_PAGES or self._rss_bytes > self._max_rss_bytes
+
+    def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
+        """Send a request, with an open file if one is given."""
+        try:
+            socket.send_fds(self._socket, [pack(message)], [] if descriptor is None else [descriptor])
+        except OSError as error:
+            raise self._gone() from error
+
+    def receive(self, seconds: float) -> tuple[dict[str, Any], bytes]:
+        """The next answer, within so many seconds from now; a child that takes longer is killed.
+
+        The answer comes from a process that strangers' files may have turned, so its form is checked.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            header_bytes, body_bytes = lengths(self._read(PREFIX_BYTES, deadline))
+            message = json.loads(self._read(header_bytes, deadline))
+            body = self._read(body_bytes, deadline)
+            self._rss_bytes = int(message.get("rss_bytes", 0))
+            self._pages += message["is"] == "page"
+            return message, body
+        except TimeoutError as error:
+            self.kill()
+            text = f"took longer than {seconds:g} s; raise PAGEPACK_RASTERIZE_SECONDS if it is no hostile file"
+            raise _ChildGone("timeout", text) from error
+        except (OSError, EOFError) as error:
+            raise self._gone() from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self.kill()
+            raise _ChildGone("crash", f"the rasterizing process sent nonsense: {error}") from error
+
+    def kill(self) -> None:
+        """End it now, and leave no zombie."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        data = bytearray(size)
+        view, done = memoryview(data), 0
+        while done < size:
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
+            received = self._socket.recv_into(view[done:])
+            if not received:
+                raise EOFError
+            done += received
+        return bytes(data)
+
+    def _gone(self) -> _ChildGone:
+        """Why the socket has ended, from how the process did."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return _ChildGone("crash", "the rasterizing process closed its socket")
+        if code == -signal.SIGXCPU:
+            return _ChildGone("timeout", "used up its time on the processor; raise PAGEPACK_RASTERIZE_SECONDS")
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return _ChildGone("crash", f"the rasterizing process {how}")
+
+
+def _page(page_index: int, message: dict[str, Any], body: bytes) -> RasterizedPage:
+    text, dpi = message["text_layer"], message["dpi"]
+    return RasterizedPage(
+        page_index=page_index,
+        width_px=int(message["width_px"]),
+        height_px=int(message["height_px"]),
+        image=body,
+        image_hash=str(message["image_hash"]),
+        text_layer=None if text is None else str(text),
+        dpi=None if dpi is None else float(dpi),
+        rotation_degrees=int(message["rotation_degrees"]),
+        warnings=str(message["warnings"]),
+    )

@@ -1,0 +1,157 @@
+"""The process that opens strangers' files: no credentials, little memory, no way to write, and it may die at any time.
+
+    parent → child   {"op": "open", "kind": …} with the file's descriptor   {"op": "pages", "first": i}
+    child → parent   {"is": "ready"}   {"is": "opened", "page_count": n} or {"is": "rejected", "cause", "text"}
+                     {"is": "page", …} + image, or {"is": "failed", "cause", "text"}, for each page in order
+
+A message is two lengths (4 bytes each, network order), then JSON, then raw bytes. The child sends pages as fast as the
+socket takes them, so it draws the next ones while the parent stores this one. It ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+from pipeline.errors import DocumentRejected, PageFailed
+
+_LENGTHS = struct.Struct("!II")
+MAX_HEADER_BYTES = 8 * 2**20  # a text layer of a million characters, escaped
+MAX_BODY_BYTES = 16 * 2**20  # 1024 × 1024 px in RGB are 3 MiB before they are encoded
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+
+
+def pack(header: dict[str, Any], body: bytes = b"") -> bytes:
+    """A message as it crosses the socket."""
+    text = json.dumps(header).encode()
+    return _LENGTHS.pack(len(text), len(body)) + text + body
+
+
+def lengths(prefix: bytes) -> tuple[int, int]:
+    """Bytes of JSON and of body that follow the 8 of the prefix; ValueError where they are out of all bounds."""
+    header, body = _LENGTHS.unpack(prefix)
+    if header > MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
+        raise ValueError(f"a message of {header:,} + {body:,} bytes")
+    return header, body
+
+
+def confine(memory_bytes: int, parent_pid: int, dies_with_parent: bool) -> None:
+    """Limit memory, forbid writing files and core dumps, and die with the parent where the system can see to it.
+
+    Elsewhere the end of the socket ends the process, or the limit of CPU time if it is deep in a page.
+    """
+    for what, limit in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        try:
+            resource.setrlimit(what, (limit, limit))
+        except (ValueError, OSError):  # macOS refuses RLIMIT_AS; a lower limit may be set already
+            continue
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if dies_with_parent:
+            prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            if os.getppid() != parent_pid:  # it was gone before we asked
+                os._exit(0)
+
+
+def allow_cpu(seconds: float) -> None:
+    """Let this process compute so much longer; past that the kernel ends it (SIGXCPU)."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds) + 1, hard))
+
+
+def main() -> None:
+    """Serve requests on descriptor 0 until the other end closes it."""
+    setup = json.loads(sys.argv[1])
+    connection = socket.socket(fileno=0)
+    for sent_to_all in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # Ctrl-C and shutdowns reach the whole group: the parent decides
+        signal.signal(sent_to_all, signal.SIG_IGN)
+    from pipeline import draw, images
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # libtiff and others print what they dislike
+    for show in (draw.pymupdf.TOOLS.mupdf_display_errors, draw.pymupdf.TOOLS.mupdf_display_warnings):
+        show(False)
+    confine(setup["memory_bytes"], setup["parent_pid"], setup["dies_with_parent"])
+    limits = draw.Limits(**setup["limits"])
+    seconds: float = setup["seconds"]
+    document: draw.Opened | None = None
+    held = -1
+    connection.sendall(pack({"is": "ready"}))
+
+    while (request := _receive(connection)) is not None:
+        message, descriptors = request
+        allow_cpu(seconds)
+        if message["op"] == "open":
+            document = None
+            if held >= 0:
+                os.close(held)
+            held = descriptors[0]
+            try:
+                document = draw.open_document(f"/dev/fd/{held}", message["kind"], limits)
+                connection.sendall(pack({"is": "opened", "page_count": document.page_count}))
+            except DocumentRejected as error:
+                connection.sendall(pack({"is": "rejected", "cause": error.cause, "text": str(error)}))
+            continue
+        assert document is not None, "pages asked for before a document was opened"
+        for page_index in range(message["first"], document.page_count):
+            allow_cpu(seconds)
+            try:
+                drawn = document.draw(page_index)
+                image = images.canonical(drawn.image)
+                encoded = images.encode(image)
+            except PageFailed as error:
+                failed = {"is": "failed", "page_index": page_index, "cause": error.cause, "text": str(error)}
+                connection.sendall(pack(failed | {"rss_bytes": _rss_bytes()}))
+                continue
+            facts = {
+                "is": "page",
+                "page_index": page_index,
+                "width_px": image.width,
+                "height_px": image.height,
+                "image_hash": images.hash_pixels(image),
+                "text_layer": drawn.text_layer,
+                "dpi": drawn.dpi,
+                "rotation_degrees": drawn.rotation_degrees,
+                "warnings": drawn.warnings,
+                "rss_bytes": _rss_bytes(),
+            }
+            connection.sendall(pack(facts, encoded))
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next request with the descriptors that came along, or None at the end."""
+    prefix, descriptors, _, _ = socket.recv_fds(connection, _LENGTHS.size, 1)
+    if len(prefix) < _LENGTHS.size:
+        return None
+    header, _ = lengths(prefix)
+    text = b""
+    while len(text) < header:
+        more = connection.recv(header - len(text))
+        if not more:
+            return None
+        text += more
+    message: dict[str, Any] = json.loads(text)
+    return message, descriptors
+
+
+def _rss_bytes() -> int:
+    """The most memory this process ever held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+if __name__ == "__main__":
+    main()
