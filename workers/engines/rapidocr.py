@@ -1,0 +1,290 @@
+"""The CPU engine: PP-OCRv6 (small) through RapidOCR and ONNX Runtime, with the models of RapidOCR's own wheel.
+
+One detector and one recognizer, each with a single ONNX thread, are shared by as many Python threads as there are
+cores: a thread reads a page from end to end. ONNX Runtime and OpenCV release the GIL, so every core is busy;
+benchmarks/RESULTS.md has the figures of the alternatives (threads inside one call, batches of lines) and of the
+settings below. Choices that lost: the orientation classifier (it turns good lines of small print upside down: up to
+24 % of the characters of a 9 pt page), enlarging the page, batches of six lines (padding costs a third of the speed).
+
+PP-OCR: Cui et al. 2025, arXiv:2507.05595; detection: Liao et al. 2020 (DB), arXiv:1911.08947.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PageFailed, Unavailable, UsageError
+from schemas.prompts import Prompt
+from workers.engines import Answer
+from workers.engines.reading_order import Line, text_in_reading_order
+
+_MODEL_FILES = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}
+_PARAMETERS: dict[str, Any] = {
+    "Global.use_cls": False,
+    # Pages come at 1024 px or less: never resampled, but for rounding to the network's multiples of 32. RapidOCR's
+    # default (short side at least 736 px) would enlarge a narrow strip many times over.
+    "Det.limit_type": "max",
+    "Det.limit_side_len": 1024,
+    # One line at a time: no padding to the longest of six, and a line's text depends on that line alone.
+    "Rec.rec_batch_num": 1,
+    "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+    "Global.log_level": "critical",
+}
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    pixels: NDArray[np.uint8]
+    deadline: float | None
+    future: Future[Answer]
+
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+class _Stopped(Exception):
+    """Ends a page between two calls of the model: its deadline passed, or the engine closes."""
+
+
+class RapidOcrEngine:
+    """Reads pages on the CPU, as many at once as there are cores; answers the prompt named `ocr` only.
+
+    A running ONNX call cannot be interrupted. Deadlines and `close` are looked at between calls: at most one
+    detection (under a second) or one line (0.1 s) later. A page past its deadline, waiting or running, ends with
+    finish_reason "deadline" and empty text. A future that waits can be cancelled; one that runs cannot.
+
+    Raises:
+        UsageError: RapidOCR's wheel lacks its models, or they cannot be loaded. Nothing is ever downloaded.
+    """
+
+    name = "rapidocr"
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        """`num_threads`: pages read at once; by default the cores that this process may use."""
+        self.model = fingerprint()
+        num_threads = num_threads or num_cores()
+        self.capacity = 2 * num_threads  # one page read and one waiting for each thread
+        self._current = threading.local()  # .job: what this thread reads, for `_check`
+        self._waiting: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._stats = {"pages": 0.0, "lines": 0.0, "failed": 0.0, "seconds": 0.0}
+        self._reader = _load(self._check)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"rapidocr-{i}", daemon=True) for i in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def supports(self, prompt: Prompt) -> bool:
+        return prompt.name == "ocr"
+
+    def submit(
+        self,
+        image_hash: str,
+        pixels: NDArray[np.uint8],
+        prompts: Sequence[Prompt],
+        deadline: float | None = None,
+    ) -> list[Future[Answer]]:
+        """Queue one page; `pixels` must not change until its futures are done."""
+        futures: list[Future[Answer]] = []
+        for prompt in prompts:
+            future: Future[Answer] = Future()
+            futures.append(future)
+            if not self.supports(prompt):
+                message = (
+                    f"rapidocr transcribes only (prompt `ocr`), it cannot answer `{prompt.name}`; use --engine pixtral"
+                )
+                future.set_exception(PageFailed(message, cause="unsupported-prompt"))
+                continue
+            with self._changed:
+                if self._closed:
+                    future.set_exception(Unavailable("the rapidocr engine is closed"))
+                else:
+                    self._waiting.append(_Job(pixels, deadline, future))
+                    self._changed.notify()
+        return futures
+
+    def stats(self) -> dict[str, float]:
+        """pages, lines and failed since the start; seconds: reading time summed over threads; waiting: pages now."""
+        with self._changed:
+            return {**self._stats, "waiting": float(len(self._waiting)), "threads": float(len(self._threads))}
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            jobs, self._waiting = self._waiting, deque()
+            self._changed.notify_all()
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(Unavailable("the rapidocr engine was closed before this page was read"))
+        # Native threads that outlive the interpreter crash it.
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _work(self) -> None:
+        while (job := self._next_job()) is not None:
+            started = time.monotonic()
+            self._current.job = job
+            num_lines, failed = 0, 0
+            try:
+                answer = self._read(job.pixels, started)
+                num_lines = len(answer.details["lines"])
+                job.future.set_result(answer)
+            except _Stopped:
+                if self._closed:
+                    job.future.set_exception(Unavailable("the rapidocr engine was closed while it read this page"))
+                else:
+                    job.future.set_result(Answer("", "deadline", time.monotonic() - started))
+            except Exception as exc:
+                failed = 1
+                job.future.set_exception(_page_failed(job.pixels, exc))
+            with self._changed:
+                self._stats["pages"] += 1 - failed
+                self._stats["failed"] += failed
+                self._stats["lines"] += num_lines
+                self._stats["seconds"] += time.monotonic() - started
+            self._current.job = None
+            del job  # hold no page's pixels while waiting for the next
+
+    def _next_job(self) -> _Job | None:
+        """Waits for a page; on the way, answers every waiting page whose deadline has passed. None: closed."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return None
+                late = [job for job in self._waiting if job.is_late]
+                if late:
+                    self._waiting = deque(job for job in self._waiting if job not in late)
+                job = self._waiting.popleft() if self._waiting else None
+            for one in late:  # outside the lock: a future's callbacks may submit
+                if one.future.set_running_or_notify_cancel():
+                    one.future.set_result(Answer("", "deadline", 0.0))
+            if job is not None and job.future.set_running_or_notify_cancel():
+                return job
+
+    def _check(self) -> None:
+        job = getattr(self._current, "job", None)
+        if self._closed or (job is not None and job.is_late):
+            raise _Stopped
+
+    def _read(self, pixels: NDArray[np.uint8], started: float) -> Answer:
+        # RapidOCR takes arrays as BGR.
+        found = self._reader(np.ascontiguousarray(pixels[:, :, ::-1]))
+        lines = [] if found.txts is None else list(map(_line, found.boxes, found.txts, found.scores))
+        weight = sum(len(line.text) for line in lines)
+        return Answer(
+            text_in_reading_order(lines),
+            "stop",
+            time.monotonic() - started,
+            confidence=sum(line.confidence * len(line.text) for line in lines) / weight if weight else None,
+            details={"lines": [_compact(line) for line in lines]},
+        )
+
+
+@cache
+def fingerprint() -> str:
+    """What reads: the model's name, a hash of its weights and our parameters, RapidOCR's version.
+
+    Costs a hash of 31 MB, once a process; loads neither RapidOCR nor ONNX Runtime.
+    """
+    digest = hashlib.sha256(json.dumps(_PARAMETERS, sort_keys=True).encode())
+    for path in _model_paths().values():
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"PP-OCRv6-small/{digest.hexdigest()[:12]}/rapidocr-{importlib.metadata.version('rapidocr')}"
+
+
+def num_cores() -> int:
+    """Cores this process may use: its affinity, or less where its control group has a smaller quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        v2 = Path("/sys/fs/cgroup/cpu.max")
+        v1 = [Path("/sys/fs/cgroup/cpu") / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        quota, period = v2.read_text().split() if v2.exists() else [path.read_text() for path in v1]
+        if quota != "max" and int(quota) > 0:
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # no control groups, or none that we can read
+    return cores
+
+
+def _model_paths() -> dict[str, Path]:
+    spec = importlib.util.find_spec("rapidocr")
+    if spec is None or spec.origin is None:
+        raise UsageError("the rapidocr package is not installed; pip install rapidocr")
+    paths = {part: Path(spec.origin).parent / "models" / name for part, name in _MODEL_FILES.items()}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing:
+        raise UsageError(
+            f"rapidocr's models are missing in its wheel: {', '.join(missing)}; pip install 'rapidocr>=3.10,<4'"
+        )
+    return paths
+
+
+def _load(check: Callable[[], None]) -> Any:
+    """A RapidOCR with both models loaded, which calls `check` before each use of a model."""
+    paths = {f"{part}.model_path": str(path) for part, path in _model_paths().items()}  # a given path is never fetched
+    try:
+        import cv2
+        import onnxruntime
+        from rapidocr import RapidOCR
+
+        onnxruntime.set_default_logger_severity(4)  # fatal only
+        cv2.setNumThreads(1)  # the cores are taken: one page each
+        reader: Any = RapidOCR(params={**_PARAMETERS, **paths})
+        logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
+        blank = np.full((64, 64, 3), 255, np.uint8)
+        reader(blank, use_det=False)  # models load on first use: load both now, where an error says so
+        reader(blank, use_det=True)
+    except Exception as exc:
+        raise UsageError(f"rapidocr cannot load its models ({exc}); reinstall rapidocr and onnxruntime") from exc
+    for part in (reader.text_det, reader.text_rec):
+        part.session = _checked(part.session, check)
+    return reader
+
+
+def _checked(session: Callable[[Any], Any], check: Callable[[], None]) -> Callable[[Any], Any]:
+    def run(inputs: Any) -> Any:
+        check()
+        return session(inputs)
+
+    return run
+
+
+def _line(box: Any, text: str, score: float) -> Line:
+    corners = [(float(x), float(y)) for x, y in box]
+    return Line((corners[0], corners[1], corners[2], corners[3]), text, float(score))
+
+
+def _compact(line: Line) -> list[float | int | str]:
+    """[x0, y0, x1, y1, confidence, text]: the upright rectangle around the line, whole pixels."""
+    xs, ys = zip(*line.quad, strict=True)
+    return [round(min(xs)), round(min(ys)), round(max(xs)), round(max(ys)), round(line.confidence, 3), line.text]
+
+
+def _page_failed(pixels: Any, exc: Exception) -> PageFailed:
+    fact = str(exc).strip().splitlines()[-1:] or [type(exc).__name__]
+    return PageFailed(f"rapidocr cannot read an image of shape {getattr(pixels, 'shape', None)}: {fact[0]}")
