@@ -35,7 +35,8 @@ from PIL import (
 from pipeline.errors import DocumentRejected, PageFailed
 
 pymupdf: Any = _pymupdf  # half annotated
-_PDF_ERRORS = (pymupdf.mupdf.FzErrorBase, RuntimeError, ValueError, IndexError, MemoryError)
+mupdf: Any = _pymupdf.mupdf
+_PDF_ERRORS = (mupdf.FzErrorBase, RuntimeError, ValueError, IndexError, MemoryError)
 PATCH_PX = 16  # side of the vision encoder's patch
 MAX_TEXT_CHARACTERS = 1_000_000  # of one page's text layer; a thick book has as many
 MAX_WARNING_CHARACTERS = 2_000  # MuPDF can complain about every object of a page
@@ -75,7 +76,10 @@ class Limits:
 class Drawn:
     """One page: its picture and what is known about it."""
 
-    image: Image.Image  # RGB or L, both sides multiples of 16
+    mode: str  # RGB or L
+    width_px: int  # both sides multiples of 16
+    height_px: int
+    pixels: bytes | memoryview  # rows from the top, without gaps
     text_layer: str | None  # None: the page carries none, as an image never does
     dpi: float | None  # pixels of `image` per inch of the page; None where the source has no physical size
     rotation_degrees: int  # the page's own /Rotate, already applied
@@ -123,12 +127,12 @@ def padded_px(side_px: int) -> int:
     return -(-side_px // PATCH_PX) * PATCH_PX
 
 
-def pad(image: Image.Image, max_side_px: int) -> Image.Image:
-    """White on the right and at the bottom up to multiples of 16. A pixel over `max_side_px` is cut."""
-    size = tuple(min(padded_px(side), max_side_px) for side in image.size)
+def pad(image: Image.Image) -> Image.Image:
+    """White on the right and at the bottom, up to multiples of 16."""
+    size = (padded_px(image.width), padded_px(image.height))
     if size == image.size:
         return image
-    canvas = Image.new(image.mode, size, "white")  # type: ignore[arg-type]
+    canvas = Image.new(image.mode, size, "white")
     canvas.paste(image, (0, 0))
     return canvas
 
@@ -158,32 +162,41 @@ class PdfPages:
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             page = self._document[page_index]
-            scale = self._scale(page.rect)
+            scale, width_px, height_px = self._fit(page.rect)
             # One interpretation of the page serves both the picture and the text.
             display_list = page.get_displaylist(annots=True)
-            pixmap = display_list.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=0)
+            pixmap = pymupdf.Pixmap(pymupdf.csRGB, (0, 0, padded_px(width_px), padded_px(height_px)), False)
+            pixmap.clear_with(255)
+            # The device keeps to the content, so that nothing outside the page shows in the padding.
+            device = mupdf.fz_new_draw_device_with_bbox(
+                mupdf.FzMatrix(), pixmap.this, mupdf.FzIrect(0, 0, width_px, height_px)
+            )
+            area = mupdf.FzRect(0, 0, width_px, height_px)
+            to_pixels = mupdf.FzMatrix(scale, 0, 0, scale, 0, 0)
+            mupdf.fz_run_display_list(display_list.this, device, to_pixels, area, mupdf.FzCookie())
+            mupdf.fz_close_device(device)
             flags = pymupdf.TEXTFLAGS_TEXT & ~pymupdf.TEXT_PRESERVE_LIGATURES
             text = clean(pymupdf.TextPage(display_list.get_textpage(flags)).extractText())
-            image = Image.frombuffer(
-                "RGB", (pixmap.width, pixmap.height), pixmap.samples, "raw", "RGB", pixmap.stride, 1
-            )
             rotation = int(page.rotation) % 360
         except PageFailed:
             raise
         except _PDF_ERRORS as error:
             raise translated(error, PageFailed, "the page cannot be rendered") from error
         warnings = clean(pymupdf.TOOLS.mupdf_warnings())[:MAX_WARNING_CHARACTERS]
-        padded = pad(image, self._limits.max_side_px)
-        return Drawn(padded, text if text.strip() else None, 72 * scale, rotation, warnings)
+        pixels = pixmap.samples_mv
+        assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
+        return Drawn(
+            "RGB", pixmap.width, pixmap.height, pixels, text if text.strip() else None, 72 * scale, rotation, warnings
+        )
 
-    def _scale(self, rect: Any) -> float:
+    def _fit(self, rect: Any) -> tuple[float, int, int]:
         width_pt, height_pt = float(rect.width), float(rect.height)
         if not (0 < width_pt < math.inf and 0 < height_pt < math.inf) or rect.is_infinite:
             raise PageFailed(f"the page measures {width_pt:g} × {height_pt:g} pt: it has no area", cause="damaged")
         if max(width_pt, height_pt) > self._limits.max_page_pt:
             over = f"over the limit of {self._limits.max_page_pt:,} pt; raise PAGEPACK_MAX_PAGE_PT or remove the page"
             raise PageFailed(f"the page measures {width_pt:,.0f} × {height_pt:,.0f} pt, {over}", cause="too-large")
-        return fit(width_pt, height_pt, self._limits.max_side_px, enlarge=True)[0]
+        return fit(width_pt, height_pt, self._limits.max_side_px, enlarge=True)
 
 
 class ImageFrames:
@@ -210,7 +223,8 @@ class ImageFrames:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
-        return Drawn(pad(image, self._limits.max_side_px), None, None, 0, "")
+        image = pad(image)
+        return Drawn(image.mode, image.width, image.height, image.tobytes(), None, None, 0, "")
 
     def _check_size(self, error: type[DocumentRejected] | type[PageFailed]) -> None:
         width, height = self._image.size

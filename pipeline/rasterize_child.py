@@ -2,10 +2,10 @@
 
     parent → child   {"op": "open", "kind": …} with the file's descriptor   {"op": "pages", "first": i}
     child → parent   {"is": "ready"}   {"is": "opened", "page_count": n} or {"is": "rejected", "cause", "text"}
-                     {"is": "page", …} + image, or {"is": "failed", "cause", "text"}, for each page in order
+                     {"is": "page", …} + pixels, or {"is": "failed", "cause", "text"}, for each page in order
 
 A message is two lengths (4 bytes each, network order), then JSON, then raw bytes. The child sends pages as fast as the
-socket takes them, so it draws the next ones while the parent stores this one. It ends when the socket does.
+socket takes them, so it draws the next one while the parent encodes and stores this one. It ends when the socket does.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 _LENGTHS = struct.Struct("!II")
 MAX_HEADER_BYTES = 8 * 2**20  # a text layer of a million characters, escaped
-MAX_BODY_BYTES = 16 * 2**20  # 1024 × 1024 px in RGB are 3 MiB before they are encoded
+MAX_BODY_BYTES = 3 * 2**20  # 1024 × 1024 px in RGB
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 
-def pack(header: dict[str, Any], body: bytes = b"") -> bytes:
-    """A message as it crosses the socket."""
+def pack(header: dict[str, Any], body_bytes: int = 0) -> bytes:
+    """A message as it crosses the socket, up to its body."""
     text = json.dumps(header).encode()
-    return _LENGTHS.pack(len(text), len(body)) + text + body
+    return _LENGTHS.pack(len(text), body_bytes) + text
 
 
-def lengths(prefix: bytes) -> tuple[int, int]:
+def lengths(prefix: bytes | bytearray) -> tuple[int, int]:
     """Bytes of JSON and of body that follow the 8 of the prefix; ValueError where they are out of all bounds."""
     header, body = _LENGTHS.unpack(prefix)
     if header > MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
@@ -78,10 +78,10 @@ def main() -> None:
         signal.SIGTERM,
     ):  # Ctrl-C and shutdowns reach the whole group: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
-    from pipeline import draw, images
+    from pipeline import draw
 
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)  # libtiff and others print what they dislike
+    sys.stderr = os.fdopen(os.dup(2), "w")  # for our own faults
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print what they dislike
     for show in (draw.pymupdf.TOOLS.mupdf_display_errors, draw.pymupdf.TOOLS.mupdf_display_warnings):
         show(False)
     confine(setup["memory_bytes"], setup["parent_pid"], setup["dies_with_parent"])
@@ -110,8 +110,6 @@ def main() -> None:
             allow_cpu(seconds)
             try:
                 drawn = document.draw(page_index)
-                image = images.canonical(drawn.image)
-                encoded = images.encode(image)
             except PageFailed as error:
                 failed = {"is": "failed", "page_index": page_index, "cause": error.cause, "text": str(error)}
                 connection.sendall(pack(failed | {"rss_bytes": _rss_bytes()}))
@@ -119,16 +117,17 @@ def main() -> None:
             facts = {
                 "is": "page",
                 "page_index": page_index,
-                "width_px": image.width,
-                "height_px": image.height,
-                "image_hash": images.hash_pixels(image),
+                "mode": drawn.mode,
+                "width_px": drawn.width_px,
+                "height_px": drawn.height_px,
                 "text_layer": drawn.text_layer,
                 "dpi": drawn.dpi,
                 "rotation_degrees": drawn.rotation_degrees,
                 "warnings": drawn.warnings,
                 "rss_bytes": _rss_bytes(),
             }
-            connection.sendall(pack(facts, encoded))
+            connection.sendall(pack(facts, len(drawn.pixels)))
+            connection.sendall(drawn.pixels)
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
