@@ -143,8 +143,11 @@ def _cut_at(boxes: list[_Box], x: float, height: float) -> list[_Band]:
             bands.append((sorted(left), sorted(right)))
         current.clear()
 
+    crossing = sorted(box.centre for box in boxes if box.x0 < x + 0.75 * height and box.x1 > x)
     for box in sorted(boxes, key=lambda box: (box.centre, box)):
-        if box.x0 < x + 0.75 * height and box.x1 > x:
+        # A short cell beside one that crosses belongs to the same row of a table.
+        reach = 0.35 * height if box.x1 - box.x0 < _PROSE_WIDTH * height else 0.0
+        if (box.x0 < x + 0.75 * height and box.x1 > x) or _is_near(box.centre, crossing, reach):
             end_band()
             whole.append(box)
         else:
@@ -195,11 +198,13 @@ def _is_table(left: list[_Box], right: list[_Box], height: float) -> bool:
         return False
     few, many = sorted((left, right), key=len)
     centres = sorted(box.centre for box in many)
-    num_level = 0
-    for box in few:
-        at = bisect_left(centres, box.centre)
-        num_level += any(abs(box.centre - centre) < 0.35 * height for centre in centres[max(at - 1, 0) : at + 1])
-    return num_level >= 0.5 * len(few)
+    return sum(_is_near(box.centre, centres, 0.35 * height) for box in few) >= 0.5 * len(few)
+
+
+def _is_near(value: float, ordered: list[float], reach: float) -> bool:
+    """Whether one of `ordered` (ascending) lies less than `reach` away."""
+    at = bisect_left(ordered, value)
+    return any(abs(value - other) < reach for other in ordered[max(at - 1, 0) : at + 1])
 
 
 def _rows(boxes: list[_Box]) -> list[list[_Box]]:
@@ -212,26 +217,31 @@ def _rows(boxes: list[_Box]) -> list[list[_Box]]:
             row.append(box)
         else:
             rows.append([box])
-    return [sorted(row, key=lambda cell: (cell.x0, cell)) for row in rows]
+    return [_cells(sorted(row, key=lambda cell: (cell.x0, cell))) for row in rows]
+
+
+def _cells(row: list[_Box]) -> list[_Box]:
+    """A gap under 1.5 letter heights is a line that the detector broke: its pieces become one cell."""
+    cells = row[:1]
+    for piece in row[1:]:
+        cell = cells[-1]
+        if piece.x0 - cell.x1 > 1.5 * cell.size:
+            cells.append(piece)
+            continue
+        text = _join(cell.text, piece.text, "")
+        y0, y1, x1 = min(cell.y0, piece.y0), max(cell.y1, piece.y1), max(cell.x1, piece.x1)
+        cells[-1] = _Box(y0, cell.x0, y1, x1, text)
+    return cells
 
 
 def _paragraphs(region: list[_Box]) -> str:
     rows = _rows(region)
     left = min(box.x0 for box in region)
     right = max(box.x1 for box in region)
-    text, before = _row_text(rows[0]), rows[0]
-    for row in rows[1:]:
-        text = _join(text, _row_text(row), _break(before, row, left, right))
-        before = row
-    return text
-
-
-def _row_text(row: list[_Box]) -> str:
-    """Cells joined; a gap under 1.5 letter heights is a line that the detector broke, not a cell."""
-    text = row[0].text
-    for before, cell in pairwise(row):
-        gap = cell.x0 - before.x1
-        text = text + CELL_SEPARATOR + cell.text if gap > 1.5 * before.size else _join(text, cell.text, "")
+    texts = [CELL_SEPARATOR.join(cell.text for cell in row) for row in rows]
+    text = texts[0]
+    for (before, row), following in zip(pairwise(rows), texts[1:], strict=True):
+        text = _join(text, following, _break(before, row, left, right))
     return text
 
 

@@ -1,0 +1,179 @@
+"""The real engine, with the models of its wheel, on pages drawn here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+
+import numpy as np
+import pymupdf
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.errors import PageFailed, Unavailable, UsageError
+from schemas.prompts import DESCRIBE, OCR
+from workers.engines import Answer, rapidocr
+from workers.engines.rapidocr import RapidOcrEngine, fingerprint
+
+Pixels = NDArray[np.uint8]
+LEFT = ["The harbour office holds", "forty-one boxes of letters,", "ledgers and old drawings,", "unread since 1913."]
+RIGHT = ["Damp had reached the lowest", "shelf, and many of the sheets", "could not be separated from", "one another."]
+CELLS = [["Item", "Count", "Price"], ["Paper", "12", "48.00"], ["Black ink", "3", "91.50"]]
+
+
+def draw(*texts: tuple[float, float, str], size_pt: float = 12, font: str = "helv", degrees: float = 0) -> Pixels:
+    """A page of 448 × 224 px with a text at each (x, y) in points, at 1.2 px a point."""
+    page = pymupdf.open().new_page(width=448 / 1.2, height=224 / 1.2)
+    for x, y, text in texts:
+        page.insert_text((x, y), text, fontsize=size_pt, fontname=font)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.2, 1.2).prerotate(degrees), alpha=False)
+    drawn = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)[:224, :448]
+    pixels = np.full((224, 448, 3), 255, np.uint8)
+    pixels[: drawn.shape[0], : drawn.shape[1]] = drawn
+    return pixels
+
+
+def two_columns(degrees: float = 0) -> Pixels:
+    texts = [(20.0, 30.0, "A heading that runs over both of the columns here")]
+    for x, lines in ((20.0, LEFT), (200.0, RIGHT)):
+        texts += [(x, 60.0 + 16 * i, text) for i, text in enumerate(lines)]
+    return draw(*texts, degrees=degrees)
+
+
+def noisy(pixels: Pixels) -> Pixels:
+    return np.clip(pixels + np.random.default_rng(0).normal(0, 14, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[RapidOcrEngine]:
+    engine = RapidOcrEngine()
+    yield engine
+    engine.close()
+
+
+def read(engine: RapidOcrEngine, pixels: Pixels) -> Answer:
+    return engine.submit("hash", pixels, [OCR])[0].result(timeout=120)
+
+
+COLUMNS_TEXT = f"A heading that runs over both of the columns here\n\n{' '.join(LEFT)}\n\n{' '.join(RIGHT)}"
+
+
+@pytest.mark.parametrize(
+    "pixels", [two_columns(), noisy(two_columns()), two_columns(1.0)], ids=["clean", "noisy", "skewed"]
+)
+def test_two_columns_are_read_one_after_the_other(engine: RapidOcrEngine, pixels: Pixels) -> None:
+    answer = read(engine, pixels)
+    assert answer.text == COLUMNS_TEXT
+    assert answer.finish_reason == "stop"
+    assert answer.confidence is not None and 0.9 < answer.confidence <= 1
+    assert (answer.prompt_tokens, answer.output_tokens) == (0, 0)
+
+
+def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(engine: RapidOcrEngine) -> None:
+    lines = read(engine, two_columns()).details["lines"]
+    assert len(lines) == 1 + len(LEFT) + len(RIGHT)
+    x0, y0, x1, y1, confidence, text = lines[0]
+    assert text.startswith("A heading")
+    assert 15 <= x0 < 30 and 15 <= y0 < 36 <= y1 < 48 and x1 < 448
+    assert 0.9 < confidence <= 1
+
+
+def test_table_row_is_read_as_a_row(engine: RapidOcrEngine) -> None:
+    page = draw(*[(20 + 120 * j, 30 + 20 * i, cell) for i, row in enumerate(CELLS) for j, cell in enumerate(row)])
+    assert read(engine, page).text == "\n".join(" | ".join(row) for row in CELLS)
+
+
+def test_chinese_is_read_and_joined_without_spaces(engine: RapidOcrEngine) -> None:
+    lines = ["港务局档案共四十一箱，内有信件、账簿与图纸，", "自一九一三年以来大多无人查阅。"]
+    page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")
+    assert read(engine, page).text.replace(",", "，") == "".join(lines)
+
+
+@pytest.mark.parametrize("shape", [(1024, 736), (16, 16), (16, 1024)])
+def test_page_without_text_is_empty(engine: RapidOcrEngine, shape: tuple[int, int]) -> None:
+    answer = read(engine, np.full((*shape, 3), 255, np.uint8))
+    assert (answer.text, answer.finish_reason, answer.confidence) == ("", "stop", None)
+    assert answer.details == {"lines": []}
+
+
+def test_pages_read_together_equal_pages_read_alone(engine: RapidOcrEngine) -> None:
+    pages = [draw((20, 40, f"Sheet number {i} of the harbour ledger")) for i in range(6)]
+    together = [engine.submit(str(i), page, [OCR])[0] for i, page in enumerate(pages)]
+    texts = [future.result(timeout=120).text for future in together]
+    assert texts == [f"Sheet number {i} of the harbour ledger" for i in range(6)]
+    alone = [read(engine, page) for page in pages[:2]]
+    assert [(a.text, a.details) for a in alone] == [(f.result().text, f.result().details) for f in together[:2]]
+
+
+def test_other_prompts_fail_on_their_own_future_only(engine: RapidOcrEngine) -> None:
+    assert engine.supports(OCR) and not engine.supports(DESCRIBE)
+    transcript, description = engine.submit("hash", draw((20, 40, "Receipt 204")), [OCR, DESCRIBE])
+    with pytest.raises(PageFailed, match="describe"):
+        description.result(timeout=120)
+    assert transcript.result(timeout=120).text == "Receipt 204"
+
+
+def test_bad_page_fails_alone(engine: RapidOcrEngine) -> None:
+    bad = engine.submit("bad", np.zeros((0, 0, 3), np.uint8), [OCR])[0]
+    good = engine.submit("good", draw((20, 40, "Receipt 205")), [OCR])[0]
+    with pytest.raises(PageFailed, match=r"\(0, 0, 3\)"):
+        bad.result(timeout=120)
+    assert good.result(timeout=120).text == "Receipt 205"
+    assert engine.stats()["failed"] >= 1
+
+
+def test_page_past_its_deadline_ends_with_empty_text(engine: RapidOcrEngine) -> None:
+    late = engine.submit("hash", two_columns(), [OCR], deadline=time.monotonic() - 1)[0].result(timeout=120)
+    assert (late.text, late.finish_reason) == ("", "deadline")
+
+
+def test_deadline_of_a_running_page_is_seen_between_model_calls(engine: RapidOcrEngine) -> None:
+    page = np.concatenate([two_columns()] * 4)
+    answer = engine.submit("hash", page, [OCR], deadline=time.monotonic() + 0.15)[0].result(timeout=120)
+    assert (answer.text, answer.finish_reason) == ("", "deadline")
+
+
+def test_waiting_page_can_be_cancelled_and_closing_ends_the_rest() -> None:
+    engine = RapidOcrEngine(num_threads=1)
+    page = np.concatenate([two_columns()] * 4)
+    futures: list[Future[Answer]] = [engine.submit(str(i), page, [OCR])[0] for i in range(4)]
+    assert futures[3].cancel()
+    engine.close()
+    for future in futures[:3]:
+        with pytest.raises(Unavailable):
+            future.result(timeout=0)
+    with pytest.raises(CancelledError):
+        futures[3].result(timeout=0)
+    with pytest.raises(Unavailable):
+        engine.submit("hash", page, [OCR])[0].result(timeout=0)
+
+
+def test_missing_models_are_a_usage_error_and_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rapidocr").mkdir()
+    (tmp_path / "rapidocr" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "rapidocr", raising=False)
+    with pytest.raises(UsageError, match="missing in its wheel"):
+        rapidocr._model_paths()
+
+
+def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothing() -> None:
+    program = (
+        "import sys, numpy\n"
+        "from workers.engines.rapidocr import RapidOcrEngine, fingerprint\n"
+        "name = fingerprint()\n"
+        "assert not {'rapidocr', 'onnxruntime', 'cv2'} & set(sys.modules)\n"
+        "from schemas.prompts import OCR\n"
+        "engine = RapidOcrEngine(num_threads=1)\n"
+        "engine.submit('', numpy.full((64, 64, 3), 255, numpy.uint8), [OCR])[0].result()\n"
+        "engine.close()\n"
+        "sys.exit(0 if engine.model == name else name)\n"
+    )
+    root = Path(__file__).parent.parent
+    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert fingerprint().startswith("PP-OCRv6-small/")
