@@ -79,7 +79,7 @@ class Drawn:
     mode: str  # RGB or L
     width_px: int  # both sides multiples of 16
     height_px: int
-    pixels: bytes | memoryview  # rows from the top, without gaps
+    pixels: bytes  # rows from the top, without gaps
     text_layer: str | None  # None: the page carries none, as an image never does
     dpi: float | None  # pixels of `image` per inch of the page; None where the source has no physical size
     rotation_degrees: int  # the page's own /Rotate, already applied
@@ -165,16 +165,15 @@ class PdfPages:
             scale, width_px, height_px = self._fit(page.rect)
             # One interpretation of the page serves both the picture and the text.
             display_list = page.get_displaylist(annots=True)
-            pixmap = pymupdf.Pixmap(pymupdf.csRGB, (0, 0, padded_px(width_px), padded_px(height_px)), False)
-            pixmap.clear_with(255)
-            # The device keeps to the content, so that nothing outside the page shows in the padding.
-            device = mupdf.fz_new_draw_device_with_bbox(
-                mupdf.FzMatrix(), pixmap.this, mupdf.FzIrect(0, 0, width_px, height_px)
-            )
-            area = mupdf.FzRect(0, 0, width_px, height_px)
-            to_pixels = mupdf.FzMatrix(scale, 0, 0, scale, 0, 0)
-            mupdf.fz_run_display_list(display_list.this, device, to_pixels, area, mupdf.FzCookie())
+            pixmap = _white_pixmap(padded_px(width_px), padded_px(height_px))
+            device = mupdf.fz_new_draw_device(mupdf.FzMatrix(scale, 0, 0, scale, 0, 0), pixmap.this)
+            everything = mupdf.FzRect(mupdf.FzRect.Fixed_INFINITE)
+            mupdf.fz_run_display_list(display_list.this, device, mupdf.FzMatrix(), everything, mupdf.FzCookie())
             mupdf.fz_close_device(device)
+            # What lies outside the page was drawn into the padding: a device with a smaller box than its pixmap's
+            # (fz_new_draw_device_with_bbox) corrupts the heap in MuPDF 1.28.
+            pixmap.clear_with(255, (width_px, 0, pixmap.width, pixmap.height))
+            pixmap.clear_with(255, (0, height_px, pixmap.width, pixmap.height))
             flags = pymupdf.TEXTFLAGS_TEXT & ~pymupdf.TEXT_PRESERVE_LIGATURES
             text = clean(pymupdf.TextPage(display_list.get_textpage(flags)).extractText())
             rotation = int(page.rotation) % 360
@@ -183,7 +182,7 @@ class PdfPages:
         except _PDF_ERRORS as error:
             raise translated(error, PageFailed, "the page cannot be rendered") from error
         warnings = clean(pymupdf.TOOLS.mupdf_warnings())[:MAX_WARNING_CHARACTERS]
-        pixels = pixmap.samples_mv
+        pixels: bytes = pixmap.samples
         assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
         return Drawn(
             "RGB", pixmap.width, pixmap.height, pixels, text if text.strip() else None, 72 * scale, rotation, warnings
@@ -197,6 +196,12 @@ class PdfPages:
             over = f"over the limit of {self._limits.max_page_pt:,} pt; raise PAGEPACK_MAX_PAGE_PT or remove the page"
             raise PageFailed(f"the page measures {width_pt:,.0f} × {height_pt:,.0f} pt, {over}", cause="too-large")
         return fit(width_pt, height_pt, self._limits.max_side_px, enlarge=True)
+
+
+def _white_pixmap(width_px: int, height_px: int) -> Any:
+    pixmap = pymupdf.Pixmap(pymupdf.csRGB, (0, 0, width_px, height_px), False)
+    pixmap.clear_with(255)
+    return pixmap
 
 
 class ImageFrames:
