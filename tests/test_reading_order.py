@@ -85,6 +85,11 @@ def test_header_of_two_words_stays_one_row_above_columns() -> None:
     assert text_in_reading_order(header + ARTICLE[1:-1]).startswith("Review | 1913\n\na0 a1")
 
 
+def test_short_last_line_of_a_paragraph_across_stays_with_it() -> None:
+    abstract = [line("an abstract that runs across", 50, 20, 630), line("and ends", 50, 40, 90)]
+    assert text_in_reading_order(abstract + ARTICLE[1:-1]).startswith("an abstract that runs across and ends\n\na0 a1")
+
+
 def test_hyphen_at_a_line_end_is_closed_for_latin_words_only() -> None:
     texts = ["an impor-", "tant step to the Anglo-", "Saxon world of 1913-", "14"]
     lines = [line(text, 50, PITCH * i, 300) for i, text in enumerate(texts)]

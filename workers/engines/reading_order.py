@@ -176,8 +176,9 @@ def _columns_and_tables(boxes: list[_Box], x: float, height: float) -> list[_Ban
     was_table = None
     for i, (left, right) in enumerate(pieces):
         is_table = tables[i]
-        if not left or not right:  # goes with what is above
-            is_table = bool(was_table)
+        if not left or not right:
+            # Goes with what is above; at the top, the left may be the short last line of a paragraph across.
+            is_table = bool(left) if was_table is None else was_table
         elif len(left) == len(right) == 1 and 0 < i < len(pieces) - 1 and not tables[i - 1] and not tables[i + 1]:
             is_table = False  # two short lines level by chance
         if is_table:
