@@ -172,8 +172,11 @@ class PdfPages:
             mupdf.fz_close_device(device)
             # What lies outside the page was drawn into the padding: a device with a smaller box than its pixmap's
             # (fz_new_draw_device_with_bbox) corrupts the heap in MuPDF 1.28.
-            pixmap.clear_with(255, (width_px, 0, pixmap.width, pixmap.height))
-            pixmap.clear_with(255, (0, height_px, pixmap.width, pixmap.height))
+            for margin in (
+                mupdf.FzIrect(width_px, 0, pixmap.width, pixmap.height),
+                mupdf.FzIrect(0, height_px, pixmap.width, pixmap.height),
+            ):
+                mupdf.fz_clear_pixmap_rect_with_value(pixmap.this, 255, margin)
             flags = pymupdf.TEXTFLAGS_TEXT & ~pymupdf.TEXT_PRESERVE_LIGATURES
             text = clean(pymupdf.TextPage(display_list.get_textpage(flags)).extractText())
             rotation = int(page.rotation) % 360
