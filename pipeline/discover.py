@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -244,7 +245,7 @@ def _walk(start: str, root: str, home: str, settings: Settings) -> Iterator[Foun
                 reason = _rejected("unreadable", display(path), f"cannot be listed: {error.strerror}")
                 yield Found(path, display(path), 0, 0, reason)
                 continue
-            stack.append(iter([]) if not names else (os.path.join(path, name) for name in names))
+            stack.append(map(partial(os.path.join, path), names))
 
 
 def _found(shown: str, path: str, settings: Settings) -> Found:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+import sqlalchemy.orm
 from sqlalchemy import Connection, select, update
 
 from pipeline.database import Database
@@ -158,13 +159,15 @@ def renew(db: Database, owner: str, lease_seconds: float) -> dict[int, int]:
 
 
 def give_back(db: Database, owner: str, *, reason: str, crashed: bool, limits: Limits) -> int:
-    """All leases of a worker (or, with `owner` ending in `/`, of its processes) back to waiting.
+    """All leases of a worker (with `owner` ending in `/`, of its processes; with "", of all) back to waiting.
 
     With `crashed` each row's crash count rises, and a row past `max_crashes` fails: it may be what kills workers.
     """
 
     def is_owners(table: type[Document] | type[PageTask]) -> sa.ColumnElement[bool]:
-        return table.owner.startswith(owner, autoescape=True) if owner.endswith("/") else table.owner == owner
+        if owner and not owner.endswith("/"):
+            return table.owner == owner
+        return table.owner.startswith(owner, autoescape=True)
 
     with db.write() as connection:
         return _return_leases(connection, is_owners, reason, crashed, limits)
@@ -184,18 +187,81 @@ def expire(db: Database, limits: Limits) -> int:
         return _return_leases(connection, lambda table: table.lease_until < now, "lease expired", True, limits)
 
 
-def return_tasks(db: Database, claim: PageClaim, reason: str) -> None:
-    """The worker gives a page back itself (it stops, or its store is away): no attempt and no crash is counted."""
-    ids = {task.task_id: task.token for task in claim.tasks}
-    with db.write() as connection:
-        _return_leases(
-            connection,
-            lambda table: table.id.in_(ids) if table is PageTask else sa.false(),
-            reason,
-            False,
-            None,
-            tokens=ids,
+def take_due_documents(db: Database, batch_id: int, *, limit: int) -> list[int]:
+    """Ids of documents to ring for, marked as rung; never more than `limit` rung or leased at a time."""
+    with db.read() as connection:
+        busy = connection.scalar(
+            select(sa.func.count())
+            .select_from(Document)
+            .where(
+                Document.batch_id == batch_id,
+                sa.or_(
+                    Document.state == DocumentState.LEASED,
+                    sa.and_(Document.state == DocumentState.PENDING, Document.rung_at > db.now(connection) - 30),
+                ),
+            )
         )
+    return _take_due(db, Document, Document.id, batch_id, limit - (busy or 0), lost_after=30.0)
+
+
+def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
+    """Ids of pages to ring for, marked as rung: never rung for, or `lost_after` seconds ago."""
+    return sorted(set(_take_due(db, PageTask, PageTask.page_id, batch_id, limit, lost_after)))
+
+
+def _take_due(
+    db: Database,
+    table: type[Document] | type[PageTask],
+    column: sa.orm.InstrumentedAttribute[int],
+    batch_id: int,
+    limit: int,
+    lost_after: float | None,
+) -> list[int]:
+    if limit <= 0:
+        return []
+
+    def due(now: float) -> sa.Select[int]:
+        silent: sa.ColumnElement[bool] = table.rung_at.is_(None)
+        if lost_after is not None:
+            silent = sa.or_(silent, table.rung_at < now - lost_after)
+        return (
+            select(table.id)
+            .where(table.batch_id == batch_id, table.state == "pending", table.next_attempt_at <= now, silent)
+            .order_by(table.id)
+            .limit(limit)
+        )
+
+    with db.read() as connection:  # mostly there is nothing: ask before taking the one write lock
+        if connection.scalar(due(db.now(connection)).limit(1)) is None:
+            return []
+    with db.write() as connection:
+        now = db.now(connection)
+        rows = connection.scalars(update(table).where(table.id.in_(due(now))).values(rung_at=now).returning(column))
+        return list(rows)
+
+
+def forget_bells(db: Database) -> None:
+    """The broker is new and empty: whatever waits shall be rung for again."""
+    with db.write() as connection:
+        for table in (Document, PageTask):
+            connection.execute(
+                update(table).where(table.state == "pending", table.rung_at.is_not(None)).values(rung_at=None)
+            )
+
+
+def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) -> None:
+    """The worker gives a document or page back itself (it stops): no attempt and no crash is counted."""
+    table: type[Document] | type[PageTask]
+    if isinstance(claim, DocumentClaim):
+        table, tokens = Document, {claim.document_id: claim.token}
+    else:
+        table, tokens = PageTask, {task.task_id: task.token for task in claim.tasks}
+
+    def is_claimed(other: type[Document] | type[PageTask]) -> sa.ColumnElement[bool]:
+        return other.id.in_(tokens) if other is table else sa.false()
+
+    with db.write() as connection:
+        _return_leases(connection, is_claimed, reason, False, None, tokens=tokens)
 
 
 def _return_leases(

@@ -62,4 +62,6 @@ def load_settings(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}, got {first.get('input')!r}") from error
+        raise UsageError(
+            f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}, got {first.get('input')!r}"
+        ) from error

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_CJK = re.compile(
-    "([\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
-)
-_WORD = re.compile(r"\w+")
+CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+"""Inside the brackets of a regular expression: the characters that are terms of their own."""
+
+_CJK = re.compile(f"([{CJK}])")
+_WORD = re.compile("[^\\W_](?:[^\\W_]|[\u0300-\u036f])*")  # an accent that stands alone breaks no word
 
 
 def search_terms(text: str) -> str:

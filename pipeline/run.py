@@ -1,0 +1,329 @@
+"""`pagepack run`: the whole job on this machine. Starts what a large installation keeps running, and watches it.
+
+    this process   the home's lock · sees files · rings · sweeps · shows progress
+    broker         an embedded Valkey server, unless PAGEPACK_BROKER_URL names one
+    ingest worker  Celery, prefork: documents → pages
+    read worker    Celery, threads around one engine: pages → answers
+
+All state is in the database, so this may die at any moment: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from celery import Celery
+
+from pipeline.batches import OpenBatch, finish_batch, open_batch
+from pipeline.broker import heard_alarm, make_app, queue_depth, ring_documents, ring_pages
+from pipeline.database import Database, DiskFull, open_database
+from pipeline.discover import discover
+from pipeline.embedded import EmbeddedBroker, HomeLock
+from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.ingest import register
+from pipeline.leases import Limits, expire, forget_bells, give_back, take_due_documents, take_due_pages
+from pipeline.progress import Progress, progress
+from pipeline.settings import Settings
+from schemas.messages import READ_QUEUE
+from schemas.prompts import Prompt
+
+_TICK_SECONDS = 0.2
+_STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
+_LOG_TAIL = 2_000
+
+
+class Stopped(Exception):
+    """The user asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What the settings' engine turned out to be: the line that `run` logs, and the key of its answers."""
+
+    engine: str
+    model: str
+    reason: str
+    only_prompts: list[str] | None
+
+
+def describe_engine(settings: Settings) -> EngineChoice:
+    """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
+
+    Raises:
+        UsageError: the engine cannot run here; the message says why.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "workers", "describe"],
+        env=_environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
+        raise UsageError(lines[-1].removeprefix("pagepack: "))
+    return EngineChoice(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+@dataclass
+class Worker:
+    """A child process, its log, and the incarnation whose leases it takes."""
+
+    role: str
+    process: subprocess.Popen[bytes]
+    owner: str
+    log: Path
+    started_at: float = field(default_factory=time.monotonic)
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-_LOG_TAIL:]
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+
+
+class Run:
+    """One batch, from its paths to its last page. `on_progress` is called a few times a second."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        paths: Sequence[str | Path],
+        prompts: Sequence[Prompt],
+        batch_name: str | None,
+        say: Callable[[str], None],
+        on_progress: Callable[[Progress, int, bool], None],
+    ) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._prompts = prompts
+        self._batch_name = batch_name
+        self._say = say
+        self._on_progress = on_progress
+        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._workers: dict[str, Worker] = {}
+        self._starts: dict[str, int] = {}
+        self._broker: EmbeddedBroker | None = None
+        self._app: Celery | None = None
+        self._stop_signals = 0
+        self._seen = 0
+        self._done_seeing = threading.Event()
+        self._seeing_failed: BaseException | None = None
+
+    def stop(self) -> None:
+        """Ctrl-C: once, stop cleanly; twice, at once. Safe in a signal handler."""
+        self._stop_signals += 1
+        if self._stop_signals > 1:
+            for worker in self._workers.values():
+                worker.signal(signal.SIGKILL)
+
+    def execute(self) -> OpenBatch:
+        """Do the job; returns its batch when every page is done or failed.
+
+        Raises:
+            Stopped: the user stopped it. UsageError: it cannot start. Unavailable: a part of it cannot go on.
+        """
+        discover(self._paths, self._settings)  # a path that is not there: say so before anything is made
+        with ExitStack() as stack:
+            stack.enter_context(HomeLock(self._settings.home))
+            choice = describe_engine(self._settings)
+            self._check_prompts(choice)
+            self._say(f"engine {choice.engine} ({choice.model}): {choice.reason}")
+            db = open_database(self._settings, create=True)
+            stack.callback(db.dispose)
+            # The lock is ours, so whoever held a lease in this home is dead; no page is to blame.
+            give_back(db, "", reason="the run before ended early", crashed=False, limits=self._limits)
+            forget_bells(db)
+            batch = self._open_batch(db, choice)
+            seeing = threading.Thread(target=self._see, args=(db, batch), name="discover")
+            seeing.start()
+            stack.callback(seeing.join)
+            stack.callback(self._stop_workers, db)
+            try:
+                self._loop(db, batch)
+            except BaseException:
+                self._stop_signals = self._stop_signals or 1  # lets the discover thread end
+                raise
+            return batch
+
+    def _open_batch(self, db: Database, choice: EngineChoice) -> OpenBatch:
+        absolute = sorted({os.path.abspath(path) for path in self._paths})
+        versions = sorted(prompt.version for prompt in self._prompts)
+        identity = json.dumps([absolute, versions, choice.model, self._settings.text_layer])
+        key = (
+            f"name:{self._batch_name}" if self._batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
+        )
+        name = self._batch_name or " ".join(Path(path).name or path for path in absolute)[:200]
+        return open_batch(
+            db,
+            key=key,
+            name=name.encode("utf-8", "backslashreplace").decode(),
+            prompts=self._prompts,
+            engine=choice.engine,
+            model=choice.model,
+            text_layer=self._settings.text_layer,
+        )
+
+    def _check_prompts(self, choice: EngineChoice) -> None:
+        if choice.only_prompts is None:
+            return
+        for prompt in self._prompts:
+            if prompt.name not in choice.only_prompts:
+                raise UsageError(
+                    f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
+                    "use --engine pixtral --model DIR"
+                )
+
+    def _see(self, db: Database, batch: OpenBatch) -> None:
+        try:
+            for seen in register(db, batch, self._paths, self._settings, lambda: self._stop_signals > 0):
+                self._seen = seen
+        except BaseException as error:
+            self._seeing_failed = error
+        finally:
+            self._done_seeing.set()
+
+    def _loop(self, db: Database, batch: OpenBatch) -> None:
+        next_sweep = next_progress = 0.0
+        while True:
+            if self._stop_signals:
+                raise Stopped
+            if self._seeing_failed is not None:
+                raise self._seeing_failed
+            all_seen = self._done_seeing.is_set()
+            now = progress(db, batch.id)
+            if time.monotonic() >= next_progress:
+                self._on_progress(now, self._seen, all_seen)
+                next_progress = time.monotonic() + 0.5
+            if all_seen and not now.is_open and finish_batch(db, batch):
+                self._on_progress(now, self._seen, all_seen)
+                return
+            if now.is_open:
+                self._watch(db)
+                self._ring(db, batch, now)
+            if time.monotonic() >= next_sweep:
+                expire(db, self._limits)
+                next_sweep = time.monotonic() + self._settings.sweep_seconds
+            self._done_seeing.wait(_TICK_SECONDS) if not all_seen else time.sleep(_TICK_SECONDS)
+
+    def _watch(self, db: Database) -> None:
+        """Broker and workers run, or run again."""
+        if self._app is None:
+            self._start_broker(db)
+        assert self._app is not None
+        if self._broker is not None and not self._broker.is_running():
+            self._say("the embedded broker died; starting it again")
+            self._broker.stop()
+            self._broker.start()
+            forget_bells(db)
+        alarm = heard_alarm(self._app)
+        if alarm is not None:
+            raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
+        for role in ("read", "ingest"):
+            worker = self._workers.get(role)
+            if worker is not None and worker.process.poll() is None:
+                continue
+            if worker is not None:
+                self._bury(db, worker)
+            self._workers[role] = self._start_worker(role)
+
+    def _start_broker(self, db: Database) -> None:
+        url = self._settings.broker_url
+        if url is None:
+            self._broker = EmbeddedBroker(self._settings.home)
+            self._broker.start()
+            url = self._broker.url
+        self._app = make_app(url)
+        forget_bells(db)
+
+    def _start_worker(self, role: str) -> Worker:
+        assert self._app is not None
+        owner = f"{role}-{uuid.uuid4().hex}/"
+        logs = self._settings.home / "logs"
+        logs.mkdir(exist_ok=True)
+        log = logs / f"{role}.log"
+        environment = _environment(self._settings) | {
+            "PAGEPACK_BROKER_URL": self._broker.url if self._broker else str(self._settings.broker_url),
+            "PAGEPACK_INTERNAL_OWNER": owner,
+            "PAGEPACK_INTERNAL_GUARD": "1",
+        }
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "workers", role],
+                env=environment,
+                stdin=subprocess.PIPE,  # held open while this process lives; its end ends the worker
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,  # Ctrl-C is this process's to handle
+            )
+        return Worker(role, process, owner, log)
+
+    def _bury(self, db: Database, worker: Worker) -> None:
+        """A worker died: its leases go back at once, and it is started again unless it cannot come up."""
+        worker.signal(signal.SIGKILL)  # what it left of its process group
+        returned = give_back(db, worker.owner, reason="its worker died", crashed=True, limits=self._limits)
+        quick = time.monotonic() - worker.started_at < 20 and returned == 0
+        self._starts[worker.role] = self._starts.get(worker.role, 0) + 1 if quick else 0
+        if worker.process.returncode == 2 or self._starts[worker.role] >= _STARTS_IN_A_ROW:
+            raise UsageError(
+                f"the {worker.role} worker does not come up (exit code {worker.process.returncode}); "
+                f"its log {worker.log} ends:\n{worker.tail()}"
+            )
+        self._say(f"the {worker.role} worker died (exit code {worker.process.returncode}); starting it again")
+
+    def _ring(self, db: Database, batch: OpenBatch, now: Progress) -> None:
+        assert self._app is not None
+        try:
+            processes = self._settings.ingest_processes or 2
+            if now.tasks_pending < self._settings.max_waiting_pages:
+                ring_documents(self._app, take_due_documents(db, batch.id, limit=2 * processes))
+            if now.tasks_pending:
+                depth = queue_depth(self._app, READ_QUEUE)
+                # With bells left in the queue a silent row has most likely one of them; without, its bell was lost.
+                lost_after = 5.0 if depth == 0 else None
+                ring_pages(self._app, take_due_pages(db, batch.id, limit=max(0, 500 - depth), lost_after=lost_after))
+        except Unavailable as error:
+            self._say(str(error))
+
+    def _stop_workers(self, db: Database) -> None:
+        """Workers finish what they can within the grace period, then they end; their leases go back."""
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.grace_seconds + 5
+        for worker in workers:
+            while worker.process.poll() is None and time.monotonic() < deadline and self._stop_signals < 2:
+                time.sleep(0.05)
+            worker.signal(signal.SIGKILL)
+            worker.process.wait()
+            if worker.process.stdin is not None:
+                worker.process.stdin.close()
+        if self._broker is not None:
+            self._broker.stop()
+        with suppress(PagepackError):
+            give_back(db, "", reason="the run ended", crashed=False, limits=self._limits)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, so that a child process reads the same ones."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
+    for name, value in settings.model_dump(exclude_none=True).items():
+        environment[f"PAGEPACK_{name}".upper()] = str(value)
+    environment["PAGEPACK_HOME"] = str(settings.home.absolute())
+    return environment

@@ -1,0 +1,122 @@
+"""Start-up of a worker process: `python -m workers ROLE`.
+
+    describe   print which engine the settings choose, as one line of JSON, and end
+    ingest     rasterize documents, in processes
+    read       read pages, in threads around one engine
+
+`pagepack run` and `pagepack worker` start these; settings come from PAGEPACK_* variables. A worker whose standard input
+is a pipe ends when the pipe closes, so that none outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from typing import Any
+
+from celery import signals
+
+from pipeline.broker import make_app
+from pipeline.database import open_database
+from pipeline.errors import PagepackError, UsageError
+from pipeline.ingest import Ingester
+from pipeline.settings import Settings, load_settings
+from schemas.messages import INGEST_QUEUE, READ_QUEUE
+from workers.choose import choose_engine, make_engine
+from workers.tasks import Reader, add_ingest_task, add_read_task
+
+
+def main(role: str) -> int:
+    """Run a role until it is told to stop; the exit code, 2 for settings that do not fit."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        settings = load_settings()
+        if role == "describe":
+            print(json.dumps(choose_engine(settings).as_json()))
+            return 0
+        if settings.broker_url is None:
+            raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")
+        owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        _die_with_parent()
+        if role == "ingest":
+            return _ingest(settings, settings.broker_url, owner)
+        return _read(settings, settings.broker_url, owner)
+    except PagepackError as error:
+        print(f"pagepack: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _read(settings: Settings, broker_url: str, owner: str) -> int:
+    """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
+    app = make_app(broker_url)
+    engine = make_engine(settings)
+    reader = Reader(open_database(settings), engine, settings, owner)
+    add_read_task(app, reader)
+    signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
+    print(json.dumps({"ready": True}), flush=True)
+    _consume(app, "threads", engine.capacity + 1, READ_QUEUE)
+    engine.close()
+    return 0
+
+
+def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
+    from billiard import Event
+
+    app = make_app(broker_url)
+    stopping = Event()
+    own: dict[int, Ingester] = {}  # by process id: a forked child makes its own
+
+    def ingester() -> Ingester:
+        pid = os.getpid()
+        if pid not in own:
+            own.clear()
+            own[pid] = Ingester(open_database(settings), settings, f"{owner}{pid}", stopping.is_set)
+        return own[pid]
+
+    add_ingest_task(app, ingester)
+    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    processes = settings.ingest_processes or max(1, len(os.sched_getaffinity(0)) // 2)
+    _consume(app, "prefork", processes, INGEST_QUEUE)
+    return 0
+
+
+def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
+    worker = app.Worker(
+        pool=pool,
+        concurrency=concurrency,
+        queues=[queue],
+        hostname=f"{queue}@{uuid.uuid4().hex[:8]}",
+        loglevel="INFO",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        send_events=False,
+        quiet=True,
+    )
+    worker.start()
+
+
+def _die_with_parent() -> None:
+    """Where standard input is a pipe, its end means that the parent is gone: end at once, children too."""
+    if not os.environ.get("PAGEPACK_INTERNAL_GUARD"):
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):  # not through sys.stdin: its lock would be held in every forked child
+            pass
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,56 @@
+"""Which engine reads here, and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+from workers.engines import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine by name, the fingerprint of its model, and the reason in a sentence."""
+
+    engine: str
+    model: str
+    reason: str
+    only_prompts: list[str] | None  # None: any prompt
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_engine(settings: Settings) -> Choice:
+    """By the settings alone; loads no model. Raises UsageError where the choice cannot run here."""
+    engine = settings.engine
+    reason = f"--engine {engine}"
+    if engine == "auto":
+        engine = "pixtral" if settings.model else "rapidocr"
+        reason = (
+            f"a model folder is set ({settings.model})" if settings.model else "no model folder is set (--model DIR)"
+        )
+    if engine == "rapidocr":
+        from workers.engines import rapidocr
+
+        return Choice("rapidocr", rapidocr.fingerprint(), reason, ["ocr"])
+    if settings.model is None:
+        raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
+    from workers.engines import pixtral
+
+    return Choice("pixtral", pixtral.fingerprint(settings.model), reason, None)
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Load the chosen engine; returns when it can read. Raises UsageError with the way out."""
+    choice = choose_engine(settings)
+    if choice.engine == "rapidocr":
+        from workers.engines.rapidocr import RapidOcrEngine
+
+        return RapidOcrEngine()
+    from workers.engines.pixtral import PixtralEngine
+
+    assert settings.model is not None
+    return PixtralEngine(settings.model)

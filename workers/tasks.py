@@ -1,0 +1,211 @@
+"""The Celery tasks. A message is a doorbell: each task looks in the database for what really waits.
+
+Read tasks run on threads, one for each page in flight. The engine packs what all of them submit; each task waits for
+its own page and acknowledges its own message after the answer is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, wait
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from pydantic import ValidationError
+
+from pipeline.answers import ReadAnswer
+from pipeline.batches import TEXT_LAYER
+from pipeline.broker import raise_alarm, ring_pages
+from pipeline.database import Database, DiskFull
+from pipeline.errors import PageFailed, PagepackError, Unavailable
+from pipeline.images import ImageStore
+from pipeline.ingest import Ingester
+from pipeline.leases import Limits, PageClaim, TaskClaim, answered_before, claim_page, renew, return_claim
+from pipeline.settings import Settings
+from pipeline.store import complete_page, render_again, reuse_answers
+from schemas.messages import INGEST_TASK, READ_TASK, IngestDocument, ReadPage
+from workers.engines import Answer, Engine
+
+log = logging.getLogger("pagepack.worker")
+
+_POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
+
+
+class Reader:
+    """What a read worker process holds: one engine, and the leases of the pages in it."""
+
+    def __init__(self, db: Database, engine: Engine, settings: Settings, owner: str) -> None:
+        self.engine = engine
+        self._db = db
+        self._settings = settings
+        self._owner = owner
+        self._images = ImageStore(settings.home / "images")
+        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._models = ("", engine.model, engine.model + TEXT_LAYER)
+        self._stop_at: float | None = None
+        self._held: dict[int, int] = {}  # task id → token, of pages in the engine
+        self._lost: set[tuple[int, int]] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Claim nothing more; what is in the engine may finish within the grace period, then it is given back."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self._settings.grace_seconds
+
+    def read(self, page_id: int) -> None:
+        """Read what waits for an answer on this page; nothing where nothing does.
+
+        Raises:
+            Reject: the worker stops; the message goes back to the queue.
+            DiskFull: there is no room for the answer; the supervisor must stop the run.
+        """
+        if self._stop_at is not None:
+            raise Reject("the worker stops", requeue=True)
+        claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
+        if claim is None:
+            return
+        with self._lock:
+            self._held |= {task.task_id: task.token for task in claim.tasks}
+        try:
+            outcomes = self._outcomes(claim)
+            if outcomes is None:
+                return_claim(self._db, claim, "the worker stopped")
+            else:
+                complete_page(self._db, claim, self._owner, outcomes, self._limits)
+        finally:
+            with self._lock:
+                for task in claim.tasks:
+                    self._held.pop(task.task_id, None)
+                    self._lost.discard((task.task_id, task.token))
+
+    def _outcomes(self, claim: PageClaim) -> dict[int, ReadAnswer | Exception] | None:
+        """What became of each task that is not settled yet; None where the worker stopped first."""
+        answered = answered_before(self._db, claim, self.engine.model)
+        if answered:
+            reuse_answers(self._db, claim, answered)
+        outcomes: dict[int, ReadAnswer | Exception] = {}
+        asked: list[TaskClaim] = []
+        for task in claim.tasks:
+            if task.task_id in answered:
+                continue
+            if self.engine.supports(task.prompt):
+                asked.append(task)
+            else:
+                outcomes[task.task_id] = PageFailed(
+                    f"the engine {self.engine.name} does not answer the prompt {task.prompt.name!r}; "
+                    "use --engine pixtral --model DIR",
+                    cause="unsupported-prompt",
+                )
+        if not asked:
+            return outcomes
+        try:
+            pixels = self._images.pixels(claim.image_hash)
+        except PageFailed as error:
+            render_again(self._db, claim)
+            again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
+            return outcomes | {task.task_id: again for task in asked}
+        try:
+            deadline = time.monotonic() + self._settings.page_seconds
+            futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
+        except Exception as error:
+            log.exception("page %s could not be submitted", claim.page_id)
+            return outcomes | {task.task_id: error for task in asked}
+        if not self._wait(claim, futures):
+            return None
+        return outcomes | {task.task_id: self._outcome(future) for task, future in zip(asked, futures, strict=True)}
+
+    def _wait(self, claim: PageClaim, futures: list[Future[Answer]]) -> bool:
+        """Until all are done; False where they were cancelled because the worker stops or the lease was lost."""
+        while wait(futures, timeout=_POLL_SECONDS).not_done:
+            with self._lock:
+                is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
+            if is_lost or (self._stop_at is not None and time.monotonic() > self._stop_at):
+                for future in futures:
+                    future.cancel()
+                return False
+        return True
+
+    def _outcome(self, future: Future[Answer]) -> ReadAnswer | Exception:
+        try:
+            answer = future.result()
+        except CancelledError:
+            return Unavailable("the engine dropped the page", cause="cancelled")
+        except PagepackError as error:
+            return error
+        except Exception as error:
+            log.error("the engine failed", exc_info=error)
+            return error
+        return ReadAnswer(
+            engine=self.engine.name,
+            model=self.engine.model,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=answer.prompt_tokens,
+            output_tokens=answer.output_tokens,
+            seconds=answer.seconds,
+            temperature=answer.temperature,
+            confidence=answer.confidence,
+            details=answer.details,
+        )
+
+    def _beat(self) -> None:
+        """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""
+        while True:
+            time.sleep(self._settings.heartbeat_seconds)
+            with self._lock:
+                before = dict(self._held)
+            try:
+                held = renew(self._db, self._owner, self._settings.lease_seconds) if before else {}
+            except PagepackError as error:
+                log.warning("leases were not renewed: %s", error)
+                continue
+            with self._lock:
+                self._lost |= {
+                    (task_id, token)
+                    for task_id, token in before.items()
+                    if held.get(task_id) != token and self._held.get(task_id) == token
+                }
+
+
+def add_read_task(app: Celery, reader: Reader) -> None:
+    """Serve `pagepack.read_page` from this process."""
+
+    @app.task(name=READ_TASK)  # type: ignore[untyped-decorator]
+    def read_page(**message: Any) -> None:
+        _run(app, READ_TASK, message, lambda: reader.read(ReadPage(**message).page_id))
+
+
+def add_ingest_task(app: Celery, ingester: Callable[[], Ingester]) -> None:
+    """Serve `pagepack.ingest_document`; `ingester` makes or finds this process's own."""
+
+    def ring(page_ids: list[int]) -> None:
+        try:
+            ring_pages(app, page_ids)
+        except Unavailable as error:
+            log.warning("pages wait without a bell until the sweep: %s", error)
+
+    @app.task(name=INGEST_TASK)  # type: ignore[untyped-decorator]
+    def ingest_document(**message: Any) -> None:
+        _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id, ring))
+
+
+def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], None]) -> None:
+    """One message: whatever happens it is acknowledged, for the row in the database says what is to be done."""
+    try:
+        work()
+    except ValidationError as error:
+        log.error("%s: a message that this version does not know, left to the sweep: %s (%s)", task, message, error)
+    except Reject:
+        raise
+    except DiskFull as error:
+        log.error("%s", error)
+        raise_alarm(app, error.cause, str(error))
+    except PagepackError as error:
+        log.warning("%s %s: %s", task, message, error)
+    except Exception:
+        log.exception("%s %s failed", task, message)
