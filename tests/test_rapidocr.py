@@ -73,6 +73,19 @@ def test_two_columns_are_read_one_after_the_other(engine: RapidOcrEngine, pixels
     assert (answer.prompt_tokens, answer.output_tokens) == (0, 0)
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_page_that_lies_turned_is_read_all_the_same(engine: RapidOcrEngine, turns: int) -> None:
+    upright = read(engine, two_columns())
+    answer = read(engine, np.rot90(two_columns(), turns))
+    assert answer.text == COLUMNS_TEXT
+    assert answer.details["turned_degrees"] == 360 - 90 * turns
+    x0, y0, x1, y1 = np.array([box[:4] for box in upright.details["lines"]]).T
+    expected = {1: (y0, 448 - x1, y1, 448 - x0), 2: (448 - x1, 224 - y1, 448 - x0, 224 - y0)}
+    expected[3] = (224 - y1, x0, 224 - y0, x1)
+    boxes = np.array([box[:4] for box in answer.details["lines"]])
+    assert np.abs(np.sort(boxes, 0) - np.sort(np.array(expected[turns]).T, 0)).max() <= 6
+
+
 def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(engine: RapidOcrEngine) -> None:
     lines = read(engine, two_columns()).details["lines"]
     assert len(lines) == 1 + len(LEFT) + len(RIGHT)
