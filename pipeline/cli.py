@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from pipeline import __version__
 from pipeline.errors import NothingToDo, PagepackError, UsageError
+from pipeline.live import Live, duration
 from pipeline.settings import Settings, load_settings
+from schemas.prompts import CATALOGUE, choose_prompts
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main() -> None:
     """Entry point of `pagepack`: errors in one line, documented exit codes."""
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = EXIT_USAGE
-    except NothingToDo as error:
-        click.echo(f"pagepack: {error}", err=True)
-        code = EXIT_NOTHING
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # `pagepack sql … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_DONE
     except PagepackError as error:
         click.echo(f"pagepack: {error}", err=True)
-        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_STOPPED
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = EXIT_DONE
-    sys.exit(code or 0)
+        code = exit_code(error)
+    sys.exit(code or EXIT_DONE)
+
+
+def exit_code(error: PagepackError) -> int:
+    """What a program that calls pagepack should see."""
+    if isinstance(error, NothingToDo):
+        return EXIT_NOTHING
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_STOPPED
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,11 +60,330 @@ def cli() -> None:
     """Turn folders of PDFs and images into text that you query with SQL.
 
     \b
-    pagepack run docs/                      read a folder on this machine
-    pagepack search annual report           where do these words stand?
-    pagepack sql "SELECT * FROM failures"   what was not read, and why
-    pagepack export --out text/             one Markdown file a document
+      pagepack run docs/                      read a folder on this machine
+      pagepack search annual report           on which pages do these words stand?
+      pagepack sql "SELECT * FROM failures"   what was not read, and why
+      pagepack export --out text/             one Markdown file a document
 
-    Everything lies in one folder (--home, default ./pagepack-data). Repeat a command that was interrupted: it goes
-    on where it was. Each option is also a variable (PAGEPACK_HOME, …).
+    Everything lies in one folder (--home, default ./pagepack-data). A command that was interrupted goes on where it
+    was when you repeat it. Every option is also a variable: --home is PAGEPACK_HOME.
+
+    \b
+    Exit codes: 0 all pages done · 1 some failed or were rejected, the rest is stored · 2 wrong usage or settings
+    3 nothing to do at the paths · 4 stopped by the machine (disk full, a server gone) · 130 interrupted
     """
+
+
+def home_option(command: F) -> F:
+    return click.option(
+        "--home", type=click.Path(path_type=Path, file_okay=False), help="Folder of the database.  [./pagepack-data]"
+    )(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="For programs: JSON on stdout.")(command)
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@home_option
+@click.option("--engine", type=click.Choice(["auto", "pixtral", "rapidocr"]), help="What reads.  [auto]")
+@click.option("--model", type=click.Path(path_type=Path), help="A checkpoint folder in Mistral's format, for pixtral.")
+@click.option(
+    "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
+)
+@click.option(
+    "--prompt-file",
+    "prompt_files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A prompt of your own; the file's name is the prompt's.",
+)
+@click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]")
+@click.option("--text-layer", type=click.Choice(["keep", "prefer"]), help="prefer: take a PDF's own text.  [keep]")
+@json_option
+def run(
+    paths: tuple[Path, ...],
+    home: Path | None,
+    prompts: tuple[str, ...],
+    prompt_files: tuple[Path, ...],
+    batch: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Read files and folders here, from first to last page, into the database.
+
+    Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names. What cannot be taken in or read
+    is in the view `failures` with its reason; the rest goes on. Run the same command again to go on after an
+    interruption, or after files were added; no page is read twice.
+    """
+    from pipeline.run import Run, Stopped
+
+    settings = load_settings(home=home, **flags)
+    for path in prompt_files:
+        if path.stem in CATALOGUE:
+            raise UsageError(f"--prompt-file {path}: {path.stem!r} is a prompt of the catalogue; rename the file")
+    chosen = choose_prompts(prompts, [(path.stem, _read_prompt(path)) for path in prompt_files])
+    started = time.monotonic()
+    with Live(Console(stderr=True)) as live:
+        job = Run(settings, paths, chosen, batch, live.say, live.show)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: job.stop())
+        try:
+            done = job.execute()
+        except Stopped:
+            stored = job.stored_pages()
+            live.say(
+                f"stopped; {stored:,} pages are stored in {settings.home / 'pagepack.db'}. "
+                "Run the same command again to go on."
+            )
+            return EXIT_INTERRUPTED
+    return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
+
+
+def _read_prompt(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompt-file {path}: {error}") from error
+    if not text:
+        raise UsageError(f"--prompt-file {path} is empty")
+    return text
+
+
+def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
+    from pipeline.database import open_database
+    from pipeline.query import find_batch
+    from pipeline.query import status as query_status
+
+    db = open_database(settings)
+    summary = query_status(db, find_batch(db, batch_id))
+    failed = summary.files_failed + summary.files_rejected
+    if as_json:
+        click.echo(json.dumps(_status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
+    else:
+        click.echo(
+            f"{summary.files_seen:,} files seen: {summary.files_done:,} done, {summary.files_failed:,} failed, "
+            f"{summary.files_rejected:,} rejected\n"
+            f"{summary.pages_total:,} pages: {summary.pages_done:,} done, {summary.pages_failed:,} failed, "
+            f"in {duration(seconds)}"
+        )
+        for cause, count in summary.failures.items():
+            click.echo(f"  {count:,} × {cause}")
+        where = "" if settings.home == Path("pagepack-data") else f" --home {settings.home}"
+        if failed:
+            click.echo(f'why:   pagepack sql{where} "SELECT source_path, page_number, reason FROM failures"')
+        click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+@click.option("--watch", is_flag=True, help="Again every two seconds until the batch is finished.")
+@json_option
+def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> int:
+    """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
+    from pipeline.database import open_database
+    from pipeline.query import find_batch
+    from pipeline.query import status as query_status
+
+    db = open_database(load_settings(home=home))
+    console = Console()
+    while True:
+        now = query_status(db, find_batch(db, batch))
+        if as_json:
+            click.echo(json.dumps(_status_json(now), ensure_ascii=False))
+        else:
+            console.print(_status_table(now))
+        if not watch or now.batch.state == "finished":
+            return EXIT_DONE
+        time.sleep(2)
+
+
+def _status_json(status: Any) -> dict[str, Any]:
+    fields = asdict(status)
+    batch = fields.pop("batch")
+    del batch["id"]
+    for name in ("started_at", "finished_at"):
+        batch[name] = batch[name].isoformat() if batch[name] else None
+    return {**batch, **fields}
+
+
+def _status_table(status: Any) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rate = status.progress.pages_per_second
+    left = status.progress.seconds_left
+    rows = {
+        "batch": f"{status.batch.name}  ({status.batch.batch_id}, {status.batch.state})",
+        "files": f"{status.files_seen:,} seen = {status.files_done:,} done + {status.files_failed:,} failed + "
+        f"{status.files_rejected:,} rejected + {_waiting(status):,} waiting",
+        "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
+        "rate": f"{rate:.2f} pages/s in the last minute" + (f", {duration(left)} left" if left else ""),
+        "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _waiting(status: Any) -> int:
+    return int(status.files_seen - status.files_done - status.files_failed - status.files_rejected)
+
+
+@cli.command()
+@click.argument("words", nargs=-1, required=True)
+@home_option
+@click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
+@click.option("--batch", metavar="BATCH", help="Only files of this batch.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@json_option
+def search(
+    words: tuple[str, ...], home: Path | None, prompt: str | None, batch: str | None, limit: int, as_json: bool
+) -> int:
+    """Pages that hold all the WORDS, best first. "Quote a phrase"; end a word with * for its beginning.
+
+    Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
+    """
+    from pipeline.database import open_database
+    from pipeline.query import find_batch
+    from pipeline.query import search as query_search
+
+    db = open_database(load_settings(home=home))
+    hits = query_search(
+        db,
+        " ".join(f'"{word}"' if " " in word else word for word in words),
+        prompt=prompt,
+        limit=limit,
+        batch=find_batch(db, batch) if batch else None,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    for hit in hits:
+        if as_json:
+            click.echo(json.dumps(asdict(hit), ensure_ascii=False))
+            continue
+        console.print(Text(f"{_visible(hit.source_path)}:{hit.page_number}", style="bold"))
+        snippet = Text("    " + _visible(hit.snippet.text))
+        for start, end in hit.snippet.matches:
+            snippet.stylize("bold red", start + 4, end + 4)
+        console.print(snippet)
+    return EXIT_DONE if hits else EXIT_FAILED
+
+
+def _visible(text: str) -> str:
+    """One line, with nothing in it that drives a terminal; as long as the text, so that offsets stay."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+@cli.command()
+@click.argument("statement")
+@home_option
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="[table on a terminal, else csv]")
+@click.option("--seconds", default=60.0, show_default=True, help="Stop the statement after this long.")
+def sql(statement: str, home: Path | None, form: str | None, seconds: float) -> int:
+    """Run one read-only SQL STATEMENT.
+
+    \b
+    page_text        a row a page and prompt     failures       what was not read, and why
+    document_text    a row a document            batch_summary  a row a batch
+    attempts         a row a try                 files          a row a file and batch
+    page_images      a row a page image          schema_doc     what each column means
+    """
+    from pipeline.readonly_sql import run_sql, write_csv, write_json, write_table
+
+    result = run_sql(load_settings(home=home), statement, limit_seconds=seconds)
+    writers = {"table": write_table, "csv": write_csv, "json": write_json}
+    writers[form or ("table" if sys.stdout.isatty() else "csv")](sys.stdout, result.columns, result.rows)
+    return EXIT_DONE
+
+
+@cli.command()
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A folder; for jsonl a file, or - for stdout."
+)
+@click.option(
+    "--format", "form", default="markdown", show_default=True, type=click.Choice(["markdown", "jsonl", "parquet"])
+)
+@click.option("--batch", metavar="BATCH", help="Only files of this batch.")
+@click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
+@home_option
+def export(out: Path, form: str, batch: str | None, prompt: str | None, home: Path | None) -> int:
+    """Write the text out: Markdown a document, JSON Lines or Parquet a page.
+
+    Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
+    """
+    from pipeline.database import open_database
+    from pipeline.export import export as write_export
+    from pipeline.query import find_batch
+
+    db = open_database(load_settings(home=home))
+    summary = write_export(db, out, form, batch=find_batch(db, batch) if batch else None, prompt=prompt)
+    click.echo(f"{summary.files:,} files, {summary.pages:,} pages written to {out}", err=True)
+    return EXIT_DONE
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+@click.option("--cause", help="Only failures of this cause; see `pagepack status`.")
+@click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
+def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None) -> int:
+    """Put failed pages and rejected files back to the queue; then run the batch's `pagepack run` again."""
+    from pipeline.database import open_database
+    from pipeline.query import find_batch
+    from pipeline.readonly_sql import run_sql
+    from pipeline.store import retry_failures
+
+    settings = load_settings(home=home)
+    db = open_database(settings)
+    chosen = find_batch(db, batch)
+    select = f"SELECT DISTINCT source_path, page_number FROM failures WHERE batch_id = '{chosen.batch_id}'"
+    if cause is not None:
+        select += " AND cause = '" + cause.replace("'", "''") + "'"
+    if where is not None:
+        select += f" AND ({where}\n)"
+    failures = [
+        (str(path), int(str(page)) if page is not None else None) for path, page in run_sql(settings, select).rows
+    ]
+    documents, tasks = retry_failures(db, chosen.id, failures)
+    click.echo(f"{documents:,} files and {tasks:,} pages wait again; repeat the batch's `pagepack run` to read them")
+    return EXIT_DONE if documents + tasks else EXIT_NOTHING
+
+
+@cli.group()
+def db() -> None:
+    """The database itself."""
+
+
+@db.command()
+@home_option
+def upgrade(home: Path | None) -> int:
+    """Bring the database to this program's schema; safe to repeat."""
+    from pipeline.database import head_revision, open_database
+    from pipeline.embedded import HomeLock
+
+    settings = load_settings(home=home)
+    with HomeLock(settings.home):
+        database = open_database(settings, create=True)
+    click.echo(f"{database.name} is at revision {head_revision()}")
+    return EXIT_DONE
+
+
+@cli.command()
+@home_option
+@click.option("--model", type=click.Path(path_type=Path), help="Also look at this checkpoint folder.")
+@json_option
+def doctor(home: Path | None, model: Path | None, as_json: bool) -> int:
+    """What this machine can run, what is missing, and the way out."""
+    from pipeline.doctor import check_machine
+
+    checks = check_machine(load_settings(home=home, model=model))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False))
+    else:
+        signs = {"ok": ("ok", "green"), "absent": ("--", "yellow"), "broken": ("!!", "bold red")}
+        console = Console(highlight=False, soft_wrap=True)
+        for check in checks:
+            sign, style = signs[check.state]
+            console.print(Text(sign, style=style), Text(f"{check.name}: {check.fact}"))
+    return EXIT_USAGE if any(check.state == "broken" for check in checks) else EXIT_DONE

@@ -25,7 +25,20 @@ import redis
 from pipeline.errors import Unavailable, UsageError
 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux, the final NUL included
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "9p")
 _GUARDED = '(read -r _ <&3; kill -TERM $$) & exec "$@"'  # $$ stays the shell's pid, which exec hands to the server
+
+
+def file_system(path: Path) -> str:
+    """Type of the file system that a path lies on, as Linux names it; "" where that cannot be told."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    kinds = [line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == wanted]
+    return kinds[-1] if kinds else ""
 
 
 class HomeLock:
@@ -40,6 +53,12 @@ class HomeLock:
                 f"{home} cannot be written: {error.strerror}; give it write permission or choose another --home"
             ) from error
         self._home = home
+        kind = file_system(home)
+        if kind in _NETWORK_FILE_SYSTEMS:
+            raise UsageError(
+                f"{home} lies on a network file system ({kind}), where SQLite's locks do not hold; choose a --home on a "
+                "local disk, or set PAGEPACK_DATABASE_URL to a PostgreSQL server"
+            )
 
     def __enter__(self) -> HomeLock:
         try:

@@ -31,7 +31,7 @@ from pipeline.broker import heard_alarm, make_app, queue_depth, ring_documents, 
 from pipeline.database import Database, DiskFull, open_database
 from pipeline.discover import discover
 from pipeline.embedded import EmbeddedBroker, HomeLock
-from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.errors import NothingToDo, PagepackError, Unavailable, UsageError
 from pipeline.ingest import register
 from pipeline.leases import Limits, expire, forget_bells, give_back, take_due_documents, take_due_pages
 from pipeline.progress import Progress, progress
@@ -66,7 +66,7 @@ def describe_engine(settings: Settings) -> EngineChoice:
     """
     done = subprocess.run(
         [sys.executable, "-m", "workers", "describe"],
-        env=_environment(settings),
+        env=child_environment(settings),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -123,6 +123,7 @@ class Run:
         self._app: Celery | None = None
         self._stop_signals = 0
         self._seen = 0
+        self._ended = 0
         self._done_seeing = threading.Event()
         self._seeing_failed: BaseException | None = None
 
@@ -133,13 +134,19 @@ class Run:
             for worker in self._workers.values():
                 worker.signal(signal.SIGKILL)
 
+    def stored_pages(self) -> int:
+        """Page tasks that this run answered or failed, as far as it last looked."""
+        return self._ended
+
     def execute(self) -> OpenBatch:
         """Do the job; returns its batch when every page is done or failed.
 
         Raises:
             Stopped: the user stopped it. UsageError: it cannot start. Unavailable: a part of it cannot go on.
         """
-        discover(self._paths, self._settings)  # a path that is not there: say so before anything is made
+        # Before anything is made: a path that is not there, a folder without files.
+        if next(discover(self._paths, self._settings), None) is None:
+            raise NothingToDo(f"no file found at {', '.join(map(str, self._paths))}")
         with ExitStack() as stack:
             stack.enter_context(HomeLock(self._settings.home))
             choice = describe_engine(self._settings)
@@ -208,6 +215,7 @@ class Run:
                 raise self._seeing_failed
             all_seen = self._done_seeing.is_set()
             now = progress(db, batch.id)
+            self._ended = now.tasks_done + now.tasks_failed
             if time.monotonic() >= next_progress:
                 self._on_progress(now, self._seen, all_seen)
                 next_progress = time.monotonic() + 0.5
@@ -258,7 +266,7 @@ class Run:
         logs = self._settings.home / "logs"
         logs.mkdir(exist_ok=True)
         log = logs / f"{role}.log"
-        environment = _environment(self._settings) | {
+        environment = child_environment(self._settings) | {
             "PAGEPACK_BROKER_URL": self._broker.url if self._broker else str(self._settings.broker_url),
             "PAGEPACK_INTERNAL_OWNER": owner,
             "PAGEPACK_INTERNAL_GUARD": "1",
@@ -320,7 +328,7 @@ class Run:
             give_back(db, "", reason="the run ended", crashed=False, limits=self._limits)
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def child_environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, so that a child process reads the same ones."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
     for name, value in settings.model_dump(exclude_none=True).items():

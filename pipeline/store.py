@@ -231,6 +231,49 @@ def retry_failed(db: Database, batch_id: int | None, cause: str | None) -> tuple
         return len(again), len(waiting)
 
 
+def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, int | None]]) -> tuple[int, int]:
+    """Failures, as (source path, page number or None for the file), back to waiting with fresh counts.
+
+    Returns how many documents are rendered again (rejected ones, and those with pages that could not be rendered) and
+    how many page tasks are read again.
+    """
+    fresh = {
+        "state": "pending",
+        "batch_id": batch_id,
+        "cause": None,
+        "reason": None,
+        "rung_at": None,
+        "attempts": 0,
+        "crashes": 0,
+        "next_attempt_at": 0.0,
+        "finished_at": None,
+    }
+    documents, tasks = 0, 0
+    with db.write() as connection:
+        for path, page_number in failures:
+            document_id = connection.scalar(select(Source.document_id).where(Source.path == path))
+            if document_id is None:
+                continue  # not taken in: the next run looks at the file again anyway
+            again = update(Document).where(Document.id == document_id).values(fresh)
+            if page_number is None:
+                ended = Document.state.in_([DocumentState.REJECTED, DocumentState.FAILED])
+                documents += connection.execute(again.where(ended)).rowcount
+                continue
+            at = (Page.document_id == document_id, Page.page_index == page_number - 1)
+            page = connection.execute(select(Page.id, Page.cause).where(*at)).one()
+            if page.cause is not None:
+                connection.execute(delete(TextLayer).where(TextLayer.page_id == page.id))
+                connection.execute(delete(Page).where(Page.id == page.id))
+                documents += connection.execute(again.where(Document.state == DocumentState.READY)).rowcount
+            else:
+                failed = (PageTask.page_id == page.id, PageTask.state == TaskState.FAILED)
+                tasks += connection.execute(update(PageTask).where(*failed).values(fresh)).rowcount
+        if documents or tasks:
+            reopened = update(Batch).where(Batch.id == batch_id)
+            connection.execute(reopened.values(state=BatchState.RUNNING, finished_at=None))
+    return documents, tasks
+
+
 def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
     return sa.and_(
         Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED

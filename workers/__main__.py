@@ -1,6 +1,7 @@
 """Start-up of a worker process: `python -m workers ROLE`.
 
     describe   print which engine the settings choose, as one line of JSON, and end
+    doctor     print what each engine finds on this machine, as one line of JSON, and end
     ingest     rasterize documents, in processes
     read       read pages, in threads around one engine
 
@@ -42,6 +43,11 @@ def main(role: str) -> int:
         settings = load_settings()
         if role == "describe":
             print(json.dumps(choose_engine(settings).as_json()))
+            return 0
+        if role == "doctor":
+            from workers.doctor import check_engines
+
+            print(json.dumps(check_engines(settings)))
             return 0
         if settings.broker_url is None:
             raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")

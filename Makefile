@@ -1,0 +1,38 @@
+# Two commands: `make demo` reads the samples, `make test` runs every test. Both start from a bare clone.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint clean
+
+demo: .venv/core
+	@rm -rf pagepack-data/demo
+	$(BIN)/pagepack run samples/ --home pagepack-data/demo || test $$? -eq 1  # 1: two samples are broken on purpose
+	@echo
+	$(BIN)/pagepack sql --home pagepack-data/demo --format table \
+	  "SELECT replace(source_path, rtrim(source_path, replace(source_path, '/', '')), '') AS file, page_number AS page, \
+	   substr(replace(text, char(10), ' '), 1, 60) AS begins FROM page_text ORDER BY source_path, page_number"
+	@echo
+	$(BIN)/pagepack sql --home pagepack-data/demo --format table "SELECT cause, reason FROM failures ORDER BY cause"
+
+test: .venv/all
+	$(BIN)/python -m pytest -q
+
+lint: .venv/all
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.venv/core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+.venv/all: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[pixtral,dev]'
+	@touch $@ .venv/core
+
+clean:
+	rm -rf .venv build *.egg-info pagepack-data

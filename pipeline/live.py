@@ -1,0 +1,85 @@
+"""What a person sees while a batch is worked on: a bar on a terminal, plain lines elsewhere. Writes to stderr only."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+from pipeline.progress import Progress
+
+_LINE_SECONDS = 10.0
+
+
+class Live:
+    """Shows `Progress` values; the rate is of this run alone, so a resumed batch does not look fast."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._first: tuple[float, int] | None = None
+        self._next_line = time.monotonic() + _LINE_SECONDS
+        if console.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                console=console,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, rate="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """A line of its own, above the bar."""
+        (self._bar.console if self._bar else self._console).print(
+            message, markup=False, highlight=False, soft_wrap=True
+        )
+
+    def show(self, progress: Progress, files_seen: int, all_seen: bool) -> None:
+        """The latest counts; on a terminal at each call, elsewhere every ten seconds."""
+        ended = progress.tasks_done + progress.tasks_failed
+        rate, left = self._rate(progress, ended)
+        files = f"{files_seen:,} files" + ("" if all_seen else "…")
+        if self._bar is not None and self._task is not None:
+            total = progress.tasks_total or None
+            self._bar.update(
+                self._task, description=files, completed=ended, total=total, rate=f"pages  {rate:.2f}/s  {left}"
+            )
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            self.say(f"{files}, {ended:,} of {progress.tasks_total:,} pages, {rate:.2f} pages/s {left}")
+
+    def _rate(self, progress: Progress, ended: int) -> tuple[float, str]:
+        """Pages per second, and the time left in words; time counts from the first page on."""
+        now = time.monotonic()
+        if self._first is None or ended <= self._first[1]:
+            self._first = (now, ended)
+            return 0.0, ""
+        rate = (ended - self._first[1]) / max(now - self._first[0], 0.1)
+        left = (progress.tasks_pending + progress.tasks_leased) / rate
+        more = "more than " if progress.documents_open else ""
+        return rate, f"{more}{duration(left)} left" if left >= 1 else ""
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    whole = round(seconds)
+    for name, size, smaller, step in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // step} {smaller}"
+    return f"{whole} s"
