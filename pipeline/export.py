@@ -1,0 +1,222 @@
+"""Text out of the database into files: Markdown for people, JSONL and Parquet for programs.
+
+Pages stream from the database (`exported.py`) into the file; a file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, TextIO
+
+from pipeline.database import Database
+from pipeline.errors import UsageError
+from pipeline.export_paths import Targets, shared_folder
+from pipeline.exported import ExportedPage, ExportedSource, exported_pages, exported_sources, first_and_last_path
+from pipeline.query import BatchRow
+
+Format = Literal["markdown", "jsonl", "parquet"]
+OnExists = Literal["replace", "skip", "fail"]
+
+_PARQUET_ROWS = 2_000  # a row group: some megabytes of text
+
+
+@dataclass
+class ExportSummary:
+    """What was written; `pages` are pages under one prompt each, of which some failed and some still wait."""
+
+    files: int = 0
+    pages: int = 0
+    pages_failed: int = 0
+    pages_waiting: int = 0
+    files_rejected: int = 0  # sources without pages; all but unsupported kinds get a Markdown file that says so
+    files_skipped: int = 0  # because they existed
+
+
+def export(
+    db: Database,
+    out: Path,
+    format: Format,
+    batch: BatchRow | None = None,
+    prompt: str | None = None,
+    on_exists: OnExists = "replace",
+) -> ExportSummary:
+    """Write the current answers of a batch, or of all sources.
+
+    `out` is a folder for Markdown and a file for the others; `-` writes JSONL to the standard output.
+
+    Raises:
+        UsageError: `out` cannot be written or exists (`fail`), or Parquet without pyarrow.
+        NothingToDo: no source to export.
+    """
+    first, last = first_and_last_path(db, batch)
+    summary = ExportSummary()
+    try:
+        if format == "markdown":
+            _export_markdown(db, Targets(out, shared_folder(first, last)), batch, prompt, on_exists, summary)
+        elif format == "jsonl":
+            _export_jsonl(out, _counted(db, batch, prompt, summary), on_exists, summary)
+        else:
+            _export_parquet(out, _counted(db, batch, prompt, summary), on_exists, summary)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {error.filename or out}: {error.strerror or error}; choose another --out"
+        ) from error
+    return summary
+
+
+def _counted(
+    db: Database, batch: BatchRow | None, prompt: str | None, summary: ExportSummary
+) -> Iterator[ExportedPage]:
+    for source in exported_sources(db, batch):
+        summary.files_rejected += source.cause is not None
+        for page in exported_pages(db, source, batch, prompt):
+            _count(summary, page)
+            yield page
+
+
+def _count(summary: ExportSummary, page: ExportedPage) -> None:
+    summary.pages += 1
+    summary.pages_waiting += page.cause == "waiting"
+    summary.pages_failed += page.cause is not None and page.cause != "waiting"
+
+
+def _export_markdown(
+    db: Database,
+    targets: Targets,
+    batch: BatchRow | None,
+    prompt: str | None,
+    on_exists: OnExists,
+    summary: ExportSummary,
+) -> None:
+    for source in exported_sources(db, batch):
+        summary.files_rejected += source.cause is not None
+        if source.cause == "unsupported":
+            continue
+        target = targets.of(source.source_path)
+        if not _may_write(target, on_exists, summary):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _complete_file(target) as file:
+            for piece in markdown(
+                source, exported_pages(db, source, batch, prompt), lambda page: _count(summary, page)
+            ):
+                file.write(piece)
+        summary.files += 1
+
+
+def markdown(
+    source: ExportedSource, pages: Iterable[ExportedPage], seen: Callable[[ExportedPage], None] = lambda page: None
+) -> Iterator[str]:
+    """Front matter, then for each page a marker and its text, prompt after prompt.
+
+    A text that itself holds such a marker at the start of a line gets a backslash before it.
+    """
+    groups = itertools.groupby(pages, key=lambda page: page.prompt)
+    ahead = next(groups, None)
+    first = next(ahead[1], None) if ahead else None
+    head = {"source_path": source.source_path, "document_id": source.document_id, "pages": source.page_count}
+    if first is not None:
+        head |= {"prompt": first.prompt, "engine": first.engine, "model": first.model}
+    yield "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n"
+    if source.cause is not None:
+        yield f"\n> **Not read** ({source.cause}): {_one_line(source.reason)}\n"
+    if ahead is None or first is None:
+        return
+    rest: Iterator[tuple[str, Iterable[ExportedPage]]] = itertools.chain(
+        [(ahead[0], itertools.chain([first], ahead[1]))], groups
+    )
+    for number, (prompt, group) in enumerate(rest):
+        if number or prompt != "ocr":
+            yield f"\n<!-- prompt {_one_line(prompt)} -->\n"
+        for page in group:
+            seen(page)
+            yield f"\n<!-- page {page.page_number} -->\n\n"
+            if page.text is None:
+                yield f"> **Page {page.page_number} not read** ({page.cause}): {_one_line(page.reason)}\n"
+            else:
+                yield re.sub(r"(?m)^(\\*<!-- (?:page|prompt) )", r"\\\1", page.text) + "\n"
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("-->", "--&gt;")
+
+
+def _yaml(value: str | int | None) -> str:
+    """A double-quoted YAML scalar where it is text: what cannot be printed is escaped."""
+    if not isinstance(value, str):
+        return "null" if value is None else str(value)
+    return '"' + "".join(_yaml_character(character) for character in value) + '"'
+
+
+def _yaml_character(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+def _export_jsonl(out: Path, pages: Iterator[ExportedPage], on_exists: OnExists, summary: ExportSummary) -> None:
+    if str(out) == "-":
+        _write_jsonl(sys.stdout, pages)
+        return
+    if _may_write(out, on_exists, summary):
+        with _complete_file(out) as file:
+            _write_jsonl(file, pages)
+        summary.files = 1
+
+
+def _write_jsonl(stream: TextIO, pages: Iterable[ExportedPage]) -> None:
+    for page in pages:
+        values = asdict(page) | {"created_at": page.created_at.isoformat() if page.created_at else None}
+        stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _export_parquet(out: Path, pages: Iterator[ExportedPage], on_exists: OnExists, summary: ExportSummary) -> None:
+    try:
+        import pyarrow  # an extra: 45 MB
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError("Parquet needs pyarrow; pip install 'pagepack[parquet]'") from error
+    if not _may_write(out, on_exists, summary):
+        return
+    kinds = {"int": pyarrow.int64(), "float": pyarrow.float64(), "datetime": pyarrow.timestamp("us", tz="UTC")}
+    kind_of = {field.name: str(field.type).partition(" ")[0] for field in fields(ExportedPage)}
+    schema = pyarrow.schema([(name, kinds.get(kind, pyarrow.string())) for name, kind in kind_of.items()])
+    with _part_of(out) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
+        while rows := list(itertools.islice(pages, _PARQUET_ROWS)):
+            writer.write_table(pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema))
+    summary.files = 1
+
+
+def _may_write(target: Path, on_exists: OnExists, summary: ExportSummary) -> bool:
+    if not target.exists() and not target.is_symlink():
+        return True
+    if on_exists == "fail":
+        raise UsageError(f"{target} exists; choose another --out, or --on-exists replace or skip")
+    summary.files_skipped += on_exists == "skip"
+    return on_exists == "replace"
+
+
+@contextmanager
+def _complete_file(target: Path) -> Iterator[TextIO]:
+    with _part_of(target) as part, part.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def _part_of(target: Path) -> Iterator[Path]:
+    """A name beside the target that becomes the target at the end: a cut-short export leaves no half file."""
+    part = target.parent / f".pagepack-{os.getpid()}.part"
+    try:
+        yield part
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,165 @@
+"""What an export holds: every source, and every page under every prompt, with its answer or why it has none.
+
+One document is read at a time, in a transaction of its own: memory stays flat, and a run that writes is not held up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import func, select
+
+from pipeline.database import Database
+from pipeline.errors import NothingToDo
+from pipeline.query import BatchRow
+from schemas.tables import (
+    Answer,
+    Batch,
+    BatchPrompt,
+    BatchSource,
+    CurrentAnswer,
+    Document,
+    Page,
+    PageTask,
+    PromptVersion,
+    Source,
+)
+
+_SOURCES_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedSource:
+    """A path, its document where it has one, and why there are no pages where it has none."""
+
+    source_path: str
+    document_id: str | None
+    page_count: int | None
+    cause: str | None
+    reason: str | None
+    key: int | None  # documents.id
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedPage:
+    """One page and prompt: a row of `page_text`, or a page without an answer, whose text is null and cause is not."""
+
+    source_path: str
+    document_id: str
+    page_number: int
+    prompt: str
+    text: str | None
+    engine: str | None
+    model: str | None
+    finish_reason: str | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    seconds: float | None
+    created_at: datetime | None
+    cause: str | None  # `waiting` where it is not read yet
+    reason: str | None
+
+
+def first_and_last_path(db: Database, batch: BatchRow | None) -> tuple[str, str]:
+    query = select(func.min(Source.path), func.max(Source.path))
+    if batch is not None:
+        query = query.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
+    with db.read() as connection:
+        first, last = connection.execute(query).one()
+    if first is None:
+        raise NothingToDo("there is no file to export; `pagepack run PATH` reads some")
+    return first, last
+
+
+def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedSource]:
+    """All sources, by path."""
+    cause = func.coalesce(Source.cause, Document.cause)
+    reason = func.coalesce(Source.reason, Document.reason)
+    query = (
+        select(Source.path, Document.public_id, Document.page_count, cause, reason, Document.id)
+        .outerjoin(Document, Document.id == Source.document_id)
+        .order_by(Source.path)
+        .limit(_SOURCES_AT_ONCE)
+    )
+    if batch is not None:
+        query = query.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
+    after: str | None = None
+    while True:
+        with db.read() as connection:
+            rows = connection.execute(query if after is None else query.where(Source.path > after)).all()
+        yield from (ExportedSource(*row) for row in rows)
+        if len(rows) < _SOURCES_AT_ONCE:
+            return
+        after = rows[-1][0]
+
+
+def exported_pages(
+    db: Database, source: ExportedSource, batch: BatchRow | None, prompt: str | None
+) -> Iterator[ExportedPage]:
+    """The pages of a source, prompt by prompt and in page order."""
+    if source.key is None or source.document_id is None:
+        return
+    with db.read() as connection:
+        for name in connection.scalars(_prompts(source.key, batch, prompt)).all():
+            rows = connection.execution_options(yield_per=200).execute(_pages(source.key, name, batch))
+            for row in rows:
+                values = dict(row._mapping)
+                if values["text"] is None and values["cause"] is None:
+                    values |= {"cause": "waiting", "reason": "not read yet"}
+                if values["created_at"] and not values["created_at"].tzinfo:  # SQLite gives UTC without saying so
+                    values["created_at"] = values["created_at"].replace(tzinfo=UTC)
+                yield ExportedPage(source.source_path, source.document_id, prompt=name, **values)
+
+
+def _prompts(document_id: int, batch: BatchRow | None, prompt: str | None) -> sa.Select[Any]:
+    """Names of the prompts that a document was asked with, by the batch or by any."""
+    asked = (
+        select(PromptVersion.name)
+        .join(BatchPrompt, BatchPrompt.prompt_version == PromptVersion.version)
+        .join(BatchSource, BatchSource.batch_id == BatchPrompt.batch_id)
+        .join(Source, Source.id == BatchSource.source_id)
+        .where(Source.document_id == document_id)
+    )
+    if batch is not None:
+        asked = asked.where(BatchSource.batch_id == batch.id)
+    if prompt is not None:
+        asked = asked.where(PromptVersion.name == prompt)
+    return asked.distinct().order_by(PromptVersion.name)
+
+
+def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[Any]:
+    """Each page with its current answer, or why it has none: its own failure, or that of the latest task."""
+    task = (
+        select(func.max(PageTask.id))
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .where(PageTask.page_id == Page.id, PromptVersion.name == prompt)
+        .correlate(Page)
+    )
+    if batch is not None:
+        task = task.join(Batch, Batch.model == PageTask.model).where(Batch.id == batch.id)
+    is_absent = Answer.id.is_(None)
+    return (
+        select(
+            (Page.page_index + 1).label("page_number"),
+            Answer.text,
+            Answer.engine,
+            Answer.model,
+            Answer.finish_reason,
+            Answer.prompt_tokens,
+            Answer.output_tokens,
+            Answer.seconds,
+            Answer.created_at,
+            sa.case((is_absent, func.coalesce(Page.cause, PageTask.cause))).label("cause"),
+            sa.case((is_absent, func.coalesce(Page.reason, PageTask.reason))).label("reason"),
+        )
+        .select_from(Page)
+        .outerjoin(CurrentAnswer, (CurrentAnswer.page_id == Page.id) & (CurrentAnswer.prompt == prompt))
+        .outerjoin(Answer, Answer.id == CurrentAnswer.answer_id)
+        .outerjoin(PageTask, PageTask.id == task.scalar_subquery())
+        .where(Page.document_id == document_id)
+        .order_by(Page.page_index)
+    )
