@@ -153,6 +153,8 @@ class PdfPages:
             if self._document.needs_pass:
                 raise DocumentRejected("the PDF is encrypted; remove its password", cause="encrypted")
             self.page_count: int = self._document.page_count
+            if self.page_count == 0 and self._document.is_repaired:
+                raise DocumentRejected("the PDF is broken and no page of it could be recovered", cause="damaged")
         except DocumentRejected:
             raise
         except _PDF_ERRORS as error:
@@ -186,6 +188,8 @@ class PdfPages:
             raise translated(error, PageFailed, "the page cannot be rendered") from error
         warnings = clean(pymupdf.TOOLS.mupdf_warnings())[:MAX_WARNING_CHARACTERS]
         pixels: bytes = pixmap.samples
+        if warnings and not text.strip() and pixels.count(255) == len(pixels):
+            raise PageFailed(f"nothing of the page could be drawn: {warnings[:300]}", cause="damaged")
         assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
         return Drawn(
             "RGB", pixmap.width, pixmap.height, pixels, text if text.strip() else None, 72 * scale, rotation, warnings
