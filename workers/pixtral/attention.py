@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -128,6 +129,72 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     grouped = query.view(1, kv_heads, -1, query.shape[-1])  # (1, H_kv, group, D)
     k, v = (x.transpose(0, 1).unsqueeze(0) for x in (key, value))  # (1, H_kv, T, D)
     return F.scaled_dot_product_attention(grouped, k, v).squeeze(0).flatten(0, 1)
+
+
+class PagedCache:
+    """Keys and values of every layer in slots; a token's slot follows from its sequence's block table."""
+
+    def __init__(
+        self,
+        layers: int,
+        num_blocks: int,
+        block_size: int,
+        heads: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (num_blocks * block_size, heads, head_dim)
+        self.block_size = block_size
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Block to block in every layer, before anything of the step is written."""
+        size = self.block_size
+        for source, target in pairs:
+            for store in (*self.keys, *self.values):
+                store[target * size : (target + 1) * size] = store[source * size : (source + 1) * size]
+
+
+class SdpaPagedAttention:
+    """An `Attend` for one step on the SDPA path: writes the step's keys and values, then attends segment by segment."""
+
+    def __init__(self, cache: PagedCache, layout: packing.Layout, device: torch.device) -> None:
+        self.cache, self.layout = cache, layout
+        size = cache.block_size
+        rows = np.flatnonzero(layout.slots >= 0)
+        self.rows = torch.from_numpy(rows).to(device)
+        self.slots = torch.from_numpy(layout.slots[rows]).to(device)
+        self.segment_keys = [_places(s.block_table, s.num_keys, size, device) for s in layout.segments]
+        self.decode_keys = [
+            _places(table, length, size, device)
+            for table, length in zip(layout.decode_tables, layout.decode_lengths, strict=True)
+        ]
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys.index_copy_(0, self.slots, key[self.rows])
+        values.index_copy_(0, self.slots, value[self.rows])
+        out = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        for segment, places in zip(self.layout.segments, self.segment_keys, strict=True):
+            rows = slice(segment.first_row, segment.first_row + segment.num_rows)
+            if segment.num_keys == segment.num_rows:
+                alone = Boundaries((segment.num_rows,), None)
+                out[rows] = attend_packed(query[rows], key[rows], value[rows], alone, causal=True)
+            else:
+                out[rows] = attend_past(query[rows], keys[places], values[places])
+        for row, places in enumerate(self.decode_keys, start=self.layout.first_decode):
+            out[row] = attend_one(query[row], keys[places], values[places])
+        return out.flatten(1)
+
+
+def _places(table: list[int], length: int, size: int, device: torch.device) -> slice | Tensor:
+    """The slots of a sequence's first `length` tokens: a view where its blocks lie in a row, else an index."""
+    used = table[: -(-length // size)]
+    if used == list(range(used[0], used[0] + len(used))):
+        return slice(used[0] * size, used[0] * size + length)
+    return torch.from_numpy(packing.slots_of(table, 0, length, size)).to(device)
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:

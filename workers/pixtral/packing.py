@@ -13,35 +13,123 @@ al. 2023, "Patch n' Pack: NaViT", arXiv:2307.06304.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as AbstractSequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.pixtral.scheduler import Step
+from workers.pixtral.sequence import Sequence
 
-def cumulative(lengths: Sequence[int]) -> list[int]:
+Padding = Callable[[int], int]
+
+
+def cumulative(lengths: AbstractSequence[int]) -> list[int]:
     """[3, 5] → [0, 3, 8]."""
     return [0, *accumulate(lengths)]
 
 
-def patch_positions(grids: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+def patch_positions(grids: AbstractSequence[tuple[int, int]]) -> NDArray[np.int64]:
     """Row and column of every patch in its own image: grids of (rows, columns) → (P, 2), row by row as tokens run."""
     parts = [np.indices(grid).reshape(2, -1).T for grid in grids]
     return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
 
 
-def feature_rows(token_ids: Sequence[int], image_token_id: int, first: int, last: int) -> tuple[int, int]:
-    """Which image features the tokens first … last - 1 take: the range of features by their order in the prompt.
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A prefill chunk in the pack: its rows, and the sequence's blocks, whose first `num_keys` slots it may see."""
 
-    Only the image token takes a feature; break and end tokens keep their own embedding. A chunk may begin and end
-    inside an image: of 4 rows of 3 patches (16 tokens), tokens 5 … 9 take features 4 … 7.
+    first_row: int
+    num_rows: int
+    num_keys: int
+    block_table: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A step as numbers for the device, T rows: prefill rows, padding, decode rows, padding.
+
+    Fixed totals keep every matrix product in one of two shapes (see `arithmetic.py`): prefill rows are padded to
+    whole tiles, decode rows to the number that a decode step always has.
     """
-    before = sum(token == image_token_id for token in token_ids[:first])
-    inside = sum(token == image_token_id for token in token_ids[first:last])
-    return before, before + inside
+
+    token_ids: NDArray[
+        np.int64
+    ]  # (T,), 0 on padding, -1 where the device holds the token (see `last_token_slots`)
+    positions: NDArray[np.int64]  # (T,), from 0 in each sequence
+    slots: NDArray[np.int64]  # (T,) where the row's key and value go, -1 on padding: written nowhere
+    segments: list[Segment]
+    first_decode: int  # prefill rows with their padding
+    decode_tables: list[list[int]]
+    decode_lengths: list[int]  # keys that each decode row sees, its own included
+    feature_rows: NDArray[np.int64]  # rows that take an image feature, in order
+    feature_ranges: list[tuple[Sequence, int, int]]  # whose features they are, first and last
+    sample_rows: list[int]
+    sample_sequences: list[Sequence]
+    sample_positions: list[int]  # position of the row whose next token is drawn
+    useful_rows: int
 
 
-def packing_efficiency(useful: int, computed: int) -> float:
-    """Useful over computed tokens; 1.0 where nothing was computed."""
-    return useful / computed if computed else 1.0
+def slots_of(block_table: list[int], first: int, last: int, block_size: int) -> NDArray[np.int64]:
+    """Cache slots of tokens first … last - 1: table [7, 2], blocks of 4, tokens 3 … 5 → [31, 8, 9]."""
+    places = np.arange(first, last)
+    slots: NDArray[np.int64] = (
+        np.asarray(block_table, np.int64)[places // block_size] * block_size + places % block_size
+    )
+    return slots
+
+
+def lay_out(
+    step: Step, block_size: int, image_token_id: int, pad_prefill: Padding, decode_rows: int
+) -> Layout:
+    """Lay a step's chunks and decodes end to end; `pad_prefill` says how many rows a number of rows becomes."""
+    num_prefill = sum(chunk.last - chunk.first for chunk in step.chunks)
+    first_decode = pad_prefill(num_prefill)
+    total = first_decode + (decode_rows if step.decodes else 0)
+    token_ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
+    slots = np.full(total, -1, np.int64)
+    segments: list[Segment] = []
+    feature_parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    feature_ranges: list[tuple[Sequence, int, int]] = []
+    samples: list[tuple[int, Sequence, int]] = []
+    row = 0
+    for chunk in step.chunks:
+        sequence, rows = chunk.sequence, slice(row, row + chunk.last - chunk.first)
+        tokens = np.asarray(sequence.request.tokens, np.int64)
+        token_ids[rows] = tokens[chunk.first : chunk.last]
+        positions[rows] = np.arange(chunk.first, chunk.last)
+        slots[rows] = slots_of(sequence.block_table, chunk.first, chunk.last, block_size)
+        segments.append(Segment(row, rows.stop - row, chunk.last, sequence.block_table))
+        is_image = tokens == image_token_id
+        before, upto = int(is_image[: chunk.first].sum()), int(is_image[: chunk.last].sum())
+        if upto > before and sequence.request.images:
+            feature_parts.append(row + np.flatnonzero(is_image[chunk.first : chunk.last]))
+            feature_ranges.append((sequence, before, upto))
+        row = rows.stop
+        if chunk.samples:
+            samples.append((row - 1, sequence, chunk.last - 1))
+    for row, decode in enumerate(step.decodes, start=first_decode):
+        sequence, position = decode.sequence, decode.position
+        token_ids[row] = sequence.tokens[position] if position < len(sequence.tokens) else -1
+        positions[row] = position
+        slots[row] = sequence.block_table[position // block_size] * block_size + position % block_size
+        if decode.samples:
+            samples.append((row, sequence, position))
+    return Layout(
+        token_ids,
+        positions,
+        slots,
+        segments,
+        first_decode,
+        [decode.sequence.block_table for decode in step.decodes],
+        [decode.position + 1 for decode in step.decodes],
+        np.concatenate(feature_parts),
+        feature_ranges,
+        [row for row, _, _ in samples],
+        [sequence for _, sequence, _ in samples],
+        [position for _, _, position in samples],
+        num_prefill + len(step.decodes),
+    )

@@ -53,6 +53,12 @@ def rotation_2d(positions: Tensor, args: VisionEncoderArgs, dtype: torch.dtype) 
     return torch.stack((angles.cos(), angles.sin()), dim=-1).to(torch.promote_types(dtype, torch.float32))
 
 
+def num_patches(shape: Sequence[int], model: Transformer) -> int:
+    """Patches of an image of `shape` (H, W, 3)."""
+    size: int = model.args.vision_encoder.patch_size
+    return (shape[0] // size) * (shape[1] // size)
+
+
 @lru_cache(maxsize=64)
 def _cached_positions(grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     return torch.from_numpy(packing.patch_positions(grids)).to(device)
@@ -69,13 +75,13 @@ def encode_images(model: Transformer, images: Sequence[Tensor], arithmetic: Arit
     dtype = encoder.patch_conv.weight.dtype
     grids = tuple((image.shape[0] // args.patch_size, image.shape[1] // args.patch_size) for image in images)
     lengths = [rows * columns for rows, columns in grids]
-    num_patches = sum(lengths)
+    total = sum(lengths)
     boundaries = Boundaries.of(lengths, encoder.patch_conv.weight.device, dtype)
     patches = [
         patchify(normalise(image) if image.dtype == torch.uint8 else image, args.patch_size).to(dtype)
         for image in images
     ]
-    hidden = pad_rows(torch.cat(patches), arithmetic.padded(num_patches))  # (P, C × patch²)
+    hidden = pad_rows(torch.cat(patches), arithmetic.padded(total))  # (P, C × patch²)
     hidden = arithmetic.linear(hidden, encoder.patch_conv.weight.flatten(1))  # (P, width)
     hidden = arithmetic.rms_norm(hidden, encoder.ln_pre)
     rotation = rotation_2d(_cached_positions(grids, hidden.device), args, dtype)
@@ -89,14 +95,14 @@ def encode_images(model: Transformer, images: Sequence[Tensor], arithmetic: Arit
             hidden, normed = arithmetic.add_rms_norm(hidden, update, layer.attention_norm)
         query, key, value = project_qkv(layer.attention, normed, arithmetic)  # (P, H, D) each
         query, key = arithmetic.rotate(query, rotation), arithmetic.rotate(key, rotation)
-        attended = attend_packed(query[:num_patches], key[:num_patches], value[:num_patches], boundaries)
+        attended = attend_packed(query[:total], key[:total], value[:total], boundaries)
         attended = pad_rows(attended.flatten(1), hidden.shape[0])
         hidden, normed = arithmetic.add_rms_norm(
             hidden, arithmetic.module(attended, layer.attention.wo), layer.ffn_norm
         )
         update = feed_forward(layer.feed_forward, normed, arithmetic)
     hidden = hidden if update is None else hidden + update
-    return _adapt(model, hidden, grids, num_patches, arithmetic)
+    return _adapt(model, hidden, grids, total, arithmetic)
 
 
 def _adapt(

@@ -1,0 +1,242 @@
+"""A page's text depends on that page alone: the first invariant, held token for token and, on a CPU, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pixtral_reference as reference
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
+from workers.pixtral import vision
+from workers.pixtral.attention import PagedCache
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.executor import Executor
+from workers.pixtral.kv_cache import BlockPool
+from workers.pixtral.processor import Processor
+from workers.pixtral.scheduler import Limits, Scheduler
+from workers.pixtral.sequence import Sampling
+from workers.pixtral.weights import load_model
+
+SEED = 7
+GRIDS = [(4, 6), (2, 2), (6, 4), (8, 3), (1, 1), (3, 8), (5, 5), (4, 6), (2, 7), (9, 9)]
+QUESTIONS = ["read", "what is on this page?"]
+
+
+class RecordingExecutor(Executor):
+    """Keeps the logits that each token was drawn from, by sequence number."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.logits = {}
+
+    def _sample(self, layout, hidden):
+        rows = hidden[torch.tensor(layout.sample_rows, dtype=torch.int64)]
+        for sequence, row in zip(layout.sample_sequences, rows, strict=True):
+            self.logits.setdefault(sequence.number, []).append(row.clone())
+        return super()._sample(layout, hidden)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("tiny"), "tiny", seed=SEED)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def processor(folder, model):
+    return Processor(folder, model.args)
+
+
+def page(number):
+    rows, columns = GRIDS[number]
+    return np.random.default_rng(number).integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
+
+
+def read(
+    model,
+    processor,
+    work,
+    *,
+    max_sequences=16,
+    chunk=64,
+    budget=64,
+    blocks=4096,
+    block_size=8,
+    tile=32,
+    sampling=None,
+):
+    """Run (page number, question number) pairs through a fresh engine, all at once; results in their order."""
+    limits = Limits(max_sequences, chunk, budget)
+    executor = RecordingExecutor(model, limits, blocks, block_size, tile)
+    scheduler = Scheduler(
+        limits, BlockPool(blocks, block_size), expected_output_tokens=0
+    )  # no caution: preempt
+    engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=False)
+    wanted = sampling or Sampling(max_tokens=12)
+    try:
+        requests = [processor.encode_page(f"p{p}", page(p), QUESTIONS[q], wanted) for p, q in work]
+        with engine._wake:  # so that all wait before the first step
+            futures = [engine.submit(request) for request in requests]
+        results = [future.result(60) for future in futures]
+    finally:
+        engine.close()
+    scheduler.pool.check([])
+    scheduler.pool.drop_prefixes()
+    assert scheduler.pool.num_free == blocks, "a block was not handed back"
+    assert not executor.features, "features outlive their sequence"
+    return results, executor, scheduler
+
+
+@pytest.fixture(scope="module")
+def alone(model, processor):
+    """Every page and question in an engine of its own, with the hidden states that its tokens were drawn from."""
+    texts = {}
+    for p in range(len(GRIDS)):
+        for q in range(len(QUESTIONS)):
+            (result,), executor, _ = read(model, processor, [(p, q)])
+            texts[p, q] = result, next(iter(executor.logits.values()))
+    return texts
+
+
+def test_engine_equals_the_plain_float64_reference(alone, processor):
+    weights = reference.as_float64(random_tensors(PRESETS["tiny"], SEED))
+    for p, q in [(0, 0), (3, 1), (4, 0)]:
+        request = processor.encode_page("x", page(p), QUESTIONS[q], Sampling())
+        result = alone[p, q][0]
+        expected = reference.greedy(
+            weights, PRESETS["tiny"], list(request.tokens), [page(p)], len(result.tokens)
+        )
+        assert list(result.tokens) == expected
+
+
+def test_pages_differ_so_that_a_leak_would_show(alone):
+    assert len({result.tokens for result, _ in alone.values()}) > 0.8 * len(alone)
+
+
+work_lists = st.lists(
+    st.tuples(st.integers(0, len(GRIDS) - 1), st.integers(0, len(QUESTIONS) - 1)), min_size=1, max_size=14
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    work=work_lists,
+    max_sequences=st.just(16),
+    budget=st.sampled_from([64, 128, 1024]),
+    blocks=st.sampled_from([26, 40, 4096]),
+)
+def test_text_is_bitwise_the_same_in_any_pack_and_order(
+    model, processor, alone, work, max_sequences, budget, blocks
+):
+    """Same chunks, any neighbours, prefix sharing, preemption (few blocks): the same bits before the head."""
+    results, executor, _ = read(
+        model, processor, work, max_sequences=max_sequences, budget=budget, blocks=blocks
+    )
+    states = list(executor.logits.values())
+    by_number = dict(sorted(executor.logits.items()))
+    for (p, q), result, rows in zip(work, results, by_number.values(), strict=True):
+        expected, expected_rows = alone[p, q]
+        assert result.tokens == expected.tokens
+        assert result.finish_reason == expected.finish_reason
+        assert all(torch.equal(a, b) for a, b in zip(rows, expected_rows, strict=True))
+    assert len(states) == len(work)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    work=work_lists,
+    chunk=st.sampled_from([5, 16, 33]),
+    block_size=st.sampled_from([1, 4, 16]),
+    max_sequences=st.sampled_from([1, 3, 16]),
+)
+def test_text_is_the_same_in_other_chunks_and_blocks(
+    model, processor, alone, work, chunk, block_size, max_sequences
+):
+    """Other chunk lengths change the order of sums, so tokens are compared, not bits: float32."""
+    results, _, _ = read(
+        model, processor, work, chunk=chunk, budget=chunk, block_size=block_size, max_sequences=max_sequences
+    )
+    for (p, q), result in zip(work, results, strict=True):
+        assert result.tokens == alone[p, q][0].tokens
+
+
+def test_preemption_happens_and_changes_nothing(model, processor, alone):
+    work = [(9, 0), (3, 1), (5, 0), (6, 0), (0, 0), (7, 1)]
+    results, _, scheduler = read(model, processor, work, blocks=26, budget=1024)
+    assert scheduler.preemptions > 0
+    for (p, q), result in zip(work, results, strict=True):
+        assert result.tokens == alone[p, q][0].tokens
+
+
+def test_two_prompts_of_a_page_compute_its_prefix_and_image_once(model, processor, alone):
+    work = [(9, 0), (9, 1)]
+    results, executor, scheduler = read(model, processor, work)
+    assert executor.images_encoded == 1
+    assert scheduler.prefix_hit_tokens == 2 + 9 * 10
+    for (p, q), result in zip(work, results, strict=True):
+        assert result.tokens == alone[p, q][0].tokens
+
+
+def test_pages_of_one_size_do_not_share_a_prefix(model, processor, alone):
+    """All image tokens have one id, so only the image's hash tells two pages of 4 × 6 patches apart."""
+    results, executor, scheduler = read(model, processor, [(0, 0), (7, 0)])
+    assert executor.images_encoded == 2 and scheduler.prefix_hit_tokens == 0
+    assert [r.tokens for r in results] == [alone[0, 0][0].tokens, alone[7, 0][0].tokens]
+
+
+def test_chunks_that_end_inside_an_image_encode_it_once(model, processor):
+    _, executor, _ = read(model, processor, [(9, 0)], chunk=7, budget=7)
+    assert executor.images_encoded == 1
+
+
+def test_features_alone_equal_features_in_a_pack(model):
+    images = [torch.from_numpy(page(number)) for number in range(len(GRIDS))]
+    arithmetic = Executor.arithmetic(_executor(model))
+    with torch.inference_mode():
+        packed = vision.encode_images(model, images, arithmetic)
+        single = torch.cat([vision.encode_images(model, [image], arithmetic) for image in images])
+    assert torch.equal(packed, single)
+
+
+def _executor(model):
+    return Executor(model, Limits(4, 64, 64), 8, 8, 32)
+
+
+def test_stock_mistral_inference_leaks_between_packed_pages(model, monkeypatch):
+    """The reason for all this: its encoder drops the mask, so a page's features change with the neighbour."""
+    import mistral_inference.transformer_layers as theirs
+
+    def attend_by_mask(query, key, value, bias):
+        mask = None if bias is None else bias.materialize((query.shape[1], key.shape[1]), dtype=query.dtype)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            *(x.transpose(1, 2) for x in (query, key, value)), attn_mask=mask
+        )
+        return out.transpose(1, 2).contiguous()
+
+    monkeypatch.setattr(theirs, "memory_efficient_attention", attend_by_mask)
+    images = [vision.normalise(torch.from_numpy(page(number))).permute(2, 0, 1) for number in (0, 7, 3)]
+    with torch.inference_mode():
+        alone = model.vision_encoder(images[:1])
+        beside = model.vision_encoder(images)[: alone.shape[0]]
+    assert (alone - beside).abs().max() > 0.1 * alone.std(), "upstream is fixed: the README's claim must go"
+
+
+def test_width_and_height_are_not_confused(processor):
+    wide = processor.encode_page("a", np.zeros((768, 1024, 3), np.uint8), "x", Sampling())
+    tall = processor.encode_page("b", np.zeros((1024, 768, 3), np.uint8), "x", Sampling())
+    assert wide.image_end - 2 == 64 * 48 + 48 and tall.image_end - 2 == 48 * 64 + 64  # 16 tokens apart
+
+
+def test_cache_copies_a_block_in_every_layer():
+    cache = PagedCache(2, 3, 4, 1, 2, torch.device("cpu"), torch.float32)
+    for store in (*cache.keys, *cache.values):
+        store.normal_()
+    cache.copy_blocks([(0, 2)])
+    assert all(torch.equal(store[0:4], store[8:12]) for store in (*cache.keys, *cache.values))

@@ -1,0 +1,105 @@
+"""The Pixtral engine behind the interface that every engine has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PageFailed, UsageError
+from schemas.prompts import Prompt
+from workers.engines import Answer
+from workers.pixtral.fingerprint import fingerprint
+
+__all__ = ["PixtralEngine", "fingerprint"]
+
+logger = logging.getLogger(__name__)
+
+
+class PixtralEngine:
+    """A checkpoint in Mistral's format, packed: see `workers/pixtral/`. Importing this file needs no torch."""
+
+    name = "pixtral"
+
+    def __init__(
+        self,
+        model_dir: Path,
+        device: str = "auto",
+        dtype: str | None = None,
+        memory_bytes: int | None = None,
+        lora: Path | None = None,
+    ) -> None:
+        """Load the checkpoint and start the engine's thread.
+
+        `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own. `memory_bytes` is what weights,
+        cache and steps together may take of the device's memory.
+
+        Raises:
+            UsageError: the folder, the device or the memory does not serve; the message says why and what would.
+        """
+        import torch
+
+        from workers.pixtral import build
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError(
+                f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device"
+            )
+        self._built = build.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora)
+        self.model = fingerprint(model_dir)
+        self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
+
+    def supports(self, prompt: Prompt) -> bool:
+        return True
+
+    def submit(
+        self,
+        image_hash: str,
+        pixels: NDArray[np.uint8],
+        prompts: Sequence[Prompt],
+        deadline: float | None = None,
+    ) -> list[Future[Answer]]:
+        return [self._ask(image_hash, pixels, prompt, deadline) for prompt in prompts]
+
+    def stats(self) -> dict[str, float]:
+        return self._built.engine.stats()
+
+    def close(self) -> None:
+        self._built.engine.close()
+
+    def _ask(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompt: Prompt, deadline: float | None
+    ) -> Future[Answer]:
+        from workers.pixtral.engine import Generation
+        from workers.pixtral.sequence import Sampling
+
+        sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
+
+        def answer(generation: Generation) -> Answer:
+            return Answer(
+                text=generation.text,
+                finish_reason=generation.finish_reason,
+                seconds=generation.seconds - generation.queue_seconds,
+                prompt_tokens=generation.prompt_tokens,
+                output_tokens=len(generation.tokens),
+                temperature=prompt.temperature,
+                details={
+                    "queue_seconds": round(generation.queue_seconds, 4),
+                    "time_to_first_token_seconds": generation.time_to_first_token_seconds,
+                    "preemptions": generation.preemptions,
+                },
+            )
+
+        try:
+            request = self._built.processor.encode_page(image_hash, pixels, prompt.text, sampling, deadline)
+        except Exception as error:  # mistral-common has no one root of its errors
+            failed: Future[Answer] = Future()
+            failed.set_exception(PageFailed(f"the page does not fit the model's input: {error}"))
+            return failed
+        return self._built.engine.submit(request, answer)

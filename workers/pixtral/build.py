@@ -1,0 +1,62 @@
+"""A checkpoint folder and a device → a running engine."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import UsageError
+from workers.pixtral import memory
+from workers.pixtral.attention import describe_path
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.executor import Executor
+from workers.pixtral.kv_cache import BlockPool
+from workers.pixtral.processor import Processor
+from workers.pixtral.scheduler import Scheduler
+from workers.pixtral.upstream import Transformer
+from workers.pixtral.weights import DTYPES, load_model, read_args, weight_bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The parts that the adapter needs."""
+
+    engine: PackedEngine
+    processor: Processor
+
+
+def build_engine(
+    folder: Path,
+    device: torch.device,
+    dtype: str | None = None,
+    memory_bytes: int | None = None,
+    lora: Path | None = None,
+) -> Built:
+    """Check the folder, load it, size the cache by the memory that is left, start the thread.
+
+    Raises:
+        UsageError: the folder, the type or the memory does not serve.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"the type {dtype} is not one of {', '.join(DTYPES)}")
+    processor = Processor(folder, read_args(folder))
+    granted = memory_bytes or memory.available_bytes(device)
+    model = load_model(folder, device, DTYPES[dtype] if dtype else None, lora)
+    return Built(start_engine(model, processor, granted), processor)
+
+
+def start_engine(model: Transformer, processor: Processor, granted: int) -> PackedEngine:
+    """An engine for a model that is on its device already."""
+    device, dtype = model.device, model.dtype
+    sizes = memory.size_engine(model.args, weight_bytes(model), granted, dtype.itemsize, device)
+    logger.info("%s; %s", describe_path(device, dtype), sizes.arithmetic)
+    executor = Executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
+    scheduler = Scheduler(sizes.limits, BlockPool(sizes.num_blocks, memory.BLOCK_SIZE))
+    return PackedEngine(
+        executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda"
+    )

@@ -1,0 +1,172 @@
+"""One step on the device: lay out, encode new images, run the layers, sample.
+
+`launch` only enqueues work (on a GPU nothing in it waits); `Launched.tokens` is the one place where the host waits
+for the device. Features of an image live from its first chunk to its last, so chunks that end inside an image do not
+encode it twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.pixtral import language, packing, sampling, vision
+from workers.pixtral.arithmetic import Arithmetic, Tiles
+from workers.pixtral.attention import PagedCache, SdpaPagedAttention
+from workers.pixtral.scheduler import Limits, Step
+from workers.pixtral.sequence import Sequence
+from workers.pixtral.upstream import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step under way: who was sampled, and their tokens on the device."""
+
+    sequences: list[Sequence]
+    sampled: Tensor  # (R,), sampling.NOT_FINITE where the logits were not
+    useful_rows: int
+    computed_rows: int
+    images: int
+
+    def tokens(self) -> list[int]:
+        """Wait for the device."""
+        return self.sampled.tolist()
+
+
+class Executor:
+    """Owns the model and the cache on one device. Not thread-safe: the engine's thread alone calls it."""
+
+    def __init__(
+        self, model: Transformer, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None
+    ) -> None:
+        args = model.args
+        self.model, self.limits, self.block_size = model, limits, block_size
+        self.device: torch.device = model.device
+        self.prefill_tile = prefill_tile
+        self.cache = PagedCache(
+            args.n_layers, num_blocks, block_size, args.n_kv_heads, args.head_dim, self.device, model.dtype
+        )
+        self.last_tokens = torch.zeros(limits.max_sequences, dtype=torch.int64, device=self.device)
+        self.features: dict[int, Tensor] = {}  # by sequence number
+        self.images_encoded = 0
+
+    def arithmetic(self, num_decode_rows: int = 0, tile: int | None = None) -> Arithmetic:
+        tile = tile or self.prefill_tile
+        return Arithmetic(Tiles(tile, num_decode_rows) if tile else None)
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> Launched:
+        """Enqueue the step.
+
+        Raises:
+            torch.OutOfMemoryError and whatever else the device raises; the step may then be launched again.
+        """
+        if step.copies:
+            self.cache.copy_blocks(step.copies)
+        images = self._encode_images(step)
+        layout = packing.lay_out(
+            step,
+            self.block_size,
+            self.model.args.vision_encoder.image_token_id,
+            self.arithmetic().padded,
+            self.limits.max_sequences,
+        )
+        hidden = self._run(step, layout)
+        sampled = self._sample(layout, hidden)
+        self._forget_features(step)
+        return Launched(layout.sample_sequences, sampled, layout.useful_rows, len(layout.positions), images)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop what is held for a sequence that ended or begins again."""
+        self.features.pop(sequence.number, None)
+
+    def _encode_images(self, step: Step) -> int:
+        """Features for chunks that reach into an image for the first time, packed while the budget holds."""
+        due = [
+            chunk.sequence
+            for chunk in step.chunks
+            if chunk.first < chunk.sequence.request.image_end and chunk.sequence.number not in self.features
+        ]
+        group: list[Sequence] = []
+        size = count = 0
+        for sequence in dict.fromkeys(due):
+            patches = sum(
+                vision.num_patches(image.pixels.shape, self.model) for image in sequence.request.images
+            )
+            if group and size + patches > self.limits.token_budget:
+                self._encode_group(group)
+                group, size = [], 0
+            group.append(sequence)
+            size += patches
+            count += len(sequence.request.images)
+        if group:
+            self._encode_group(group)
+        return count
+
+    def _encode_group(self, group: list[Sequence]) -> None:
+        images = [image for sequence in group for image in sequence.request.images]
+        pixels = [torch.from_numpy(image.pixels).to(self.device, non_blocking=True) for image in images]
+        features = vision.encode_images(self.model, pixels, self.arithmetic())
+        merge = self.model.args.vision_encoder.spatial_merge_size
+        first = 0
+        for sequence in group:
+            shapes = [image.pixels.shape for image in sequence.request.images]
+            last = first + sum(vision.num_patches(shape, self.model) // merge**2 for shape in shapes)
+            self.features[sequence.number] = features[first:last]
+            first = last
+        self.images_encoded += len(images)
+
+    def _forget_features(self, step: Step) -> None:
+        for chunk in step.chunks:
+            if chunk.last >= chunk.sequence.request.image_end:
+                self.forget(chunk.sequence)
+
+    def _run(self, step: Step, layout: packing.Layout) -> Tensor:
+        """Hidden states of all rows, (T, dim), after the final norm."""
+        token_ids = torch.from_numpy(layout.token_ids).to(self.device, non_blocking=True)
+        positions = torch.from_numpy(layout.positions).to(self.device, non_blocking=True)
+        if step.decodes and (layout.token_ids < 0).any():
+            slots = torch.zeros(len(layout.token_ids), dtype=torch.int64)
+            slots[layout.first_decode : layout.first_decode + len(step.decodes)] = torch.tensor(
+                [decode.sequence.slot for decode in step.decodes]
+            )
+            on_device = self.last_tokens[slots.to(self.device)]
+            token_ids = torch.where(token_ids < 0, on_device, token_ids)
+        hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
+        if layout.feature_ranges:
+            features = torch.cat(
+                [self.features[s.number][first:last] for s, first, last in layout.feature_ranges]
+            )
+            hidden = hidden.index_copy(0, torch.from_numpy(layout.feature_rows).to(self.device), features)
+        attend = SdpaPagedAttention(self.cache, layout, self.device)
+        arithmetic = self.arithmetic(len(layout.positions) - layout.first_decode)
+        return language.run_layers(self.model, hidden, positions, attend, arithmetic)
+
+    def _sample(self, layout: packing.Layout, hidden: Tensor) -> Tensor:
+        """Next tokens of the rows that want one; also kept on the device for the next step."""
+        count = len(layout.sample_rows)
+        if not count:
+            return torch.zeros(0, dtype=torch.int64)
+        size = self.limits.max_sequences
+        rows = torch.zeros(size, dtype=torch.int64)  # one shape for the head, whoever else is sampled
+        rows[:count] = torch.tensor(layout.sample_rows)
+        logits = language.logits(self.model, hidden[rows.to(self.device)], self.arithmetic(tile=size))[:count]
+        wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
+        uniforms = [
+            sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0
+            for want, position in zip(wanted, layout.sample_positions, strict=True)
+        ]
+        tokens = sampling.choose(
+            logits, [want.temperature for want in wanted], [want.top_p for want in wanted], uniforms
+        )
+        slots = torch.tensor([sequence.slot for sequence in layout.sample_sequences]).to(self.device)
+        self.last_tokens.index_copy_(0, slots, tokens.clamp_min(0))
+        return tokens
+
+    def make_room(self) -> None:
+        """After out of memory: give cached device memory back, so that a smaller step may fit."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

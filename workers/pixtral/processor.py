@@ -1,0 +1,133 @@
+"""Messages to tokens and pixels, by mistral-common, without its float copies.
+
+mistral-common turns each page into 27 MB of normalised float32 on the host. A page rasterized at multiples of 16 needs
+no resize, so here it stays uint8 and is normalised on the device by the same three roundings; the tokens and, bit for
+bit, the pixels are mistral-common's (held by `test_pixtral_processor.py`). An image that does need its resize takes
+mistral-common's own path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mistral_common.protocol.instruct.chunk import ImageChunk, ImageURLChunk, TextChunk
+from mistral_common.protocol.instruct.messages import UserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding, image_from_chunk
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from pipeline.errors import UsageError
+from workers.pixtral.sequence import Image, Request, Sampling
+from workers.pixtral.upstream import TransformerArgs
+
+logging.getLogger("mistral_common").setLevel(logging.WARNING)
+
+
+class PixelKeeper(ImageEncoder):
+    """mistral-common's image encoder, giving uint8 (H, W, 3) where no resize is due."""
+
+    def __call__(self, content: ImageChunk | ImageURLChunk) -> ImageEncoding:
+        image = image_from_chunk(content)
+        columns, rows = self._image_to_num_tokens(image)
+        cell = self.image_config.image_patch_size * self.image_config.spatial_merge_size
+        if image.mode != "RGB" or image.size != (columns * cell, rows * cell):
+            encoding = super().__call__(content)
+            return ImageEncoding(encoding.tokens, np.ascontiguousarray(encoding.image.transpose(1, 2, 0)))
+        tokens = ([self.special_ids.img] * columns + [self.special_ids.img_break]) * rows
+        tokens[-1] = self.special_ids.img_end
+        return ImageEncoding(tokens, np.array(image))  # a copy: torch wants it writable
+
+
+class Processor:
+    """The tokenizer of one checkpoint folder."""
+
+    def __init__(self, folder: Path, args: TransformerArgs) -> None:
+        """Load and check tekken.json.
+
+        Raises:
+            UsageError: it is absent, damaged, knows no images, or does not belong to the model.
+        """
+        path = folder / "tekken.json"
+        if not path.is_file():
+            raise UsageError(f"{folder} holds no tekken.json; is it a checkpoint in Mistral's own format?")
+        try:
+            self.tokenizer = MistralTokenizer.from_file(str(path))
+        except Exception as error:
+            raise UsageError(f"{path} is damaged or no tokenizer of mistral-common: {error}") from error
+        instruct = self.tokenizer.instruct_tokenizer
+        self.text = instruct.tokenizer
+        encoder = instruct.image_encoder
+        vision = args.vision_encoder
+        if not isinstance(encoder, ImageEncoder):
+            raise UsageError(
+                f"{path} is a tokenizer without images; take the tekken.json of the same checkpoint"
+            )
+        if self.text.n_words > args.vocab_size or encoder.special_ids.img != vision.image_token_id:
+            raise UsageError(
+                f"{path} does not belong to this model: {self.text.n_words} tokens and image token "
+                f"{encoder.special_ids.img}, params.json says {args.vocab_size} and {vision.image_token_id}"
+            )
+        if encoder.image_config.image_patch_size != vision.patch_size:
+            raise UsageError(
+                f"{path} cuts patches of {encoder.image_config.image_patch_size} px, not {vision.patch_size}"
+            )
+        if encoder.image_config.spatial_merge_size != vision.spatial_merge_size:
+            raise UsageError(
+                f"{path} merges {encoder.image_config.spatial_merge_size} patches, not {vision.spatial_merge_size}"
+            )
+        instruct.image_encoder = PixelKeeper(encoder.image_config, encoder.special_ids)
+        self.image_end_id = encoder.special_ids.img_end
+        self.eos_id = self.text.eos_id
+        self.max_side_px = min(encoder.image_config.max_image_size, vision.image_size)
+
+    def encode(
+        self,
+        messages: Sequence[Any],
+        sampling: Sampling,
+        digests: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Request:
+        """Chat messages of mistral-common → a request; `digests` name the images in order, else their pixels do.
+
+        Raises:
+            ValueError, mistral_common exceptions: roles out of order, an image out of range.
+        """
+        encoded = self.tokenizer.encode_chat_completion(ChatCompletionRequest(messages=list(messages)))
+        tokens = tuple(encoded.tokens)
+        images = []
+        for index, pixels in enumerate(encoded.images):
+            if max(pixels.shape[:2]) > self.max_side_px:
+                raise ValueError(
+                    f"an image of {pixels.shape[1]} × {pixels.shape[0]} px, over {self.max_side_px}"
+                )
+            digest = digests[index] if index < len(digests) else hashlib.sha256(pixels.tobytes()).hexdigest()
+            images.append(Image(digest, pixels))
+        ends = [place for place, token in enumerate(tokens) if token == self.image_end_id] if images else []
+        image_end = ends[-1] + 1 if ends else 0
+        prefix = image_end if image_end < len(tokens) else 0  # a prefix leaves at least one token to compute
+        return Request(tokens, tuple(images), prefix, image_end, sampling, deadline)
+
+    def encode_page(
+        self,
+        digest: str,
+        pixels: NDArray[np.uint8],
+        question: str,
+        sampling: Sampling,
+        deadline: float | None = None,
+    ) -> Request:
+        """One page and what to do with it: the image first, then the text."""
+        image = ImageChunk(image=PillowImage.fromarray(pixels))
+        return self.encode(
+            [UserMessage(content=[image, TextChunk(text=question)])], sampling, [digest], deadline
+        )
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens to text, control tokens left out."""
+        return self.text.decode(list(tokens))

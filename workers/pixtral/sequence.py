@@ -1,0 +1,131 @@
+"""One request on its way through the engine.
+
+`tokens` grows from the prompt by what is sampled; `computed` counts the tokens whose keys and values lie in the cache
+(or are on their way: a step is counted when it is launched). With a prompt of 5 tokens, after the prefill and two
+decode steps:
+
+    tokens    p p p p p a b c        the last one, c, is sampled but not yet fed
+    computed  7                      p … b lie in the cache, c is fed next, at position 7
+
+After preemption `computed` is 0 again. The prompt is computed again in the same chunks, and the known answer is fed
+token by token as decode rows, in the same shapes as the first time: the text cannot change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence as AbstractSequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ids = count()
+
+
+class State(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a prompt: uint8 (H, W, 3), or float32 where it is normalised already."""
+
+    digest: str  # names the pixels: same digest, same pixels
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen and when to end. `temperature` 0 is greedy."""
+
+    max_tokens: int = 4096
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt as the processor laid it out. `prefix_length` tokens, through the last image, may be shared."""
+
+    tokens: tuple[int, ...]
+    images: tuple[Image, ...] = ()
+    prefix_length: int = 0
+    image_end: int = 0  # tokens through the last image's end, 0 without images
+    sampling: Sampling = Sampling()
+    deadline: float | None = None  # a time.monotonic() moment
+
+    @property
+    def prefix_key(self) -> str | None:
+        """Names the shared prefix. All image tokens have one id, so the images' digests must be part of it."""
+        if not self.prefix_length:
+            return None
+        digest = hashlib.sha256(np.asarray(self.tokens[: self.prefix_length], np.int64).tobytes())
+        for image in self.images:
+            digest.update(f"|{image.digest} {image.pixels.shape}".encode())
+        return digest.hexdigest()
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The state of a request; the scheduler moves `computed`, the blocks and the state, the engine the tokens."""
+
+    request: Request
+    tokens: list[int]
+    prefix_key: str | None
+    number: int = field(default_factory=lambda: next(_ids))
+    state: State = State.WAITING
+    computed: int = 0
+    pending: int = 0  # sampled on the device, not yet read by the host
+    block_table: list[int] = field(default_factory=list)
+    slot: int = -1  # row of the device's table of last tokens, while running
+    max_tokens: int = 0  # the request's, or less where the cache ends earlier
+    finish_reason: str = ""
+    error: str = ""
+    preemptions: int = 0
+
+    @classmethod
+    def of(cls, request: Request) -> Sequence:
+        return cls(request, list(request.tokens), request.prefix_key)
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.tokens)
+
+    @property
+    def generated(self) -> AbstractSequence[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def num_generated(self) -> int:
+        """Sampled so far, those in flight included."""
+        return len(self.tokens) + self.pending - self.prompt_length
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.computed < self.prompt_length
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether a next token is known or on its way, and more are wanted."""
+        if self.is_prefilling or self.state is not State.RUNNING:
+            return False
+        if self.computed < len(self.tokens) - 1:
+            return True  # feeding a known answer again after preemption
+        return self.num_generated < self.max_tokens and self.computed < len(self.tokens) + self.pending
+
+    def chunk_end(self, chunk_tokens: int) -> int:
+        """Where the next prefill chunk ends: a multiple of `chunk_tokens`, the end of the shared prefix or the prompt.
+
+        The ends depend on the prompt alone, never on the load, so that a page is always computed in the same pieces.
+        """
+        ends = [(self.computed // chunk_tokens + 1) * chunk_tokens, self.prompt_length]
+        if self.computed < self.request.prefix_length:
+            ends.append(self.request.prefix_length)
+        return min(ends)
