@@ -102,7 +102,7 @@ def bare_loop(params: dict[str, Any]) -> Callable[[list[NDArray[np.uint8]]], lis
         for pixels in pages:
             found = reader(np.ascontiguousarray(pixels[:, :, ::-1]))
             quads: Any = [] if found.txts is None else zip(found.boxes.tolist(), found.txts, strict=True)
-            texts.append(text_in_reading_order([Line(tuple(map(tuple, box)), text) for box, text in quads]))
+            texts.append(text_in_reading_order([Line(box, text) for box, text in quads]))
         return texts
 
     return read
