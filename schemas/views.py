@@ -166,10 +166,9 @@ _FILES = f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, d.public_id AS document_id, d.kind AS kind,
        CASE WHEN s.cause IS NOT NULL OR d.state = 'rejected' THEN 'rejected'
             WHEN d.state = 'failed' THEN 'failed'
-            WHEN d.state <> 'ready' OR n.pages_done + n.pages_failed < d.page_count THEN 'pending'
+            WHEN d.state <> 'ready' OR coalesce(n.pages_done + n.pages_failed, 0) < d.page_count THEN 'pending'
             WHEN n.pages_failed > 0 THEN 'failed'
-            WHEN n.pages_done = d.page_count THEN 'done'
-            ELSE 'pending' END AS state,
+            ELSE 'done' END AS state,
        d.page_count AS page_count, coalesce(n.pages_done, 0) AS pages_done, coalesce(n.pages_failed, 0) AS pages_failed
 FROM batches b
 JOIN batch_sources bs ON bs.batch_id = b.id
