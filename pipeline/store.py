@@ -21,6 +21,7 @@ from pipeline.errors import PagepackError
 from pipeline.leases import DocumentClaim, Limits, PageClaim
 from schemas.tables import (
     Batch,
+    BatchPrompt,
     BatchSource,
     BatchState,
     Document,
@@ -218,16 +219,29 @@ def retry_failed(db: Database, batch_id: int | None, cause: str | None) -> tuple
             PageTask.state == TaskState.FAILED,
             PageTask.page_id.in_(select(Page.id).where(Page.document_id.in_(documents))),
         )
+        if batch_id is not None:
+            asked = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
+            model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
+            tasks = tasks.where(PageTask.prompt_version.in_(asked), PageTask.model == model)
         if cause is not None:
             tasks = tasks.where(PageTask.cause == cause)
         waiting = connection.scalars(
             tasks.values(state=TaskState.PENDING, cause=None, reason=None, **fresh).returning(PageTask.id)
         ).all()
-        reopened = update(Batch).where(Batch.state == BatchState.FINISHED)
-        if batch_id is not None:
-            reopened = reopened.where(Batch.id == batch_id)
         if again or waiting:
-            connection.execute(reopened.values(state=BatchState.RUNNING, finished_at=None))
+            # Batches share documents: none of them may say that it is finished while a file of it waits.
+            unfinished = select(Document.id).outerjoin(Page, Page.document_id == Document.id)
+            unfinished = unfinished.outerjoin(PageTask, PageTask.page_id == Page.id)
+            unfinished = unfinished.where(
+                sa.or_(Document.state == DocumentState.PENDING, PageTask.state == TaskState.PENDING)
+            )
+            holding = select(BatchSource.batch_id).join(Source, Source.id == BatchSource.source_id)
+            holding = holding.where(Source.document_id.in_(documents), Source.document_id.in_(unfinished))
+            connection.execute(
+                update(Batch)
+                .where(Batch.state == BatchState.FINISHED, Batch.id.in_(holding))
+                .values(state=BatchState.RUNNING, finished_at=None)
+            )
         return len(again), len(waiting)
 
 
