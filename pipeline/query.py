@@ -157,8 +157,8 @@ def status(db: Database, batch: BatchRow) -> Status:
             pages_failed=row.pages_failed,
             progress=_progress(db, connection, batch.id),
             pages_per_second_overall=row.pages_done / seconds,
-            failures=dict(failures.tuples().all()),
-            engines=dict(engines.tuples().all()),
+            failures=dict(failures.all()),
+            engines=dict(engines.all()),
         )
 
 
@@ -183,9 +183,9 @@ def search(
     with db.read() as connection:
         found = connection.execute(_ranked(db.dialect, phrases, is_prefix, prompt, batch).limit(limit)).all()
         texts = dict(
-            connection.execute(select(Answer.id, Answer.text).where(Answer.id.in_({row.answer_id for row in found})))
-            .tuples()
-            .all()
+            connection.execute(
+                select(Answer.id, Answer.text).where(Answer.id.in_({row.answer_id for row in found}))
+            ).all()
         )
     return [
         Hit(
@@ -213,16 +213,12 @@ def _progress(db: Database, connection: Connection, batch_id: int) -> Progress:
     tasks = dict(
         connection.execute(
             select(PageTask.state, func.count()).where(PageTask.batch_id == batch_id).group_by(PageTask.state)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     documents = dict(
         connection.execute(
             select(Document.state, func.count()).where(Document.batch_id == batch_id).group_by(Document.state)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     waiting = documents.get(DocumentState.PENDING, 0) + documents.get(DocumentState.LEASED, 0)
     open_tasks = tasks.get(TaskState.PENDING, 0) + tasks.get(TaskState.LEASED, 0)

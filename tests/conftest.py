@@ -1,0 +1,147 @@
+"""A migrated SQLite database in a folder of its own, and a small archive that is built by the store's own calls."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline.answers import ReadAnswer
+from pipeline.batches import OpenBatch, SeenFile, finish_batch, open_batch, record_files
+from pipeline.database import Database, open_database
+from pipeline.errors import DocumentRejected
+from pipeline.leases import Limits, PageClaim, claim_document, claim_page
+from pipeline.settings import Settings
+from pipeline.store import NewPage, add_pages, complete_page, finish_document, set_page_count
+from schemas.prompts import OCR, Prompt
+
+LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def answer(text: str, model: str = "m1", **given: Any) -> ReadAnswer:
+    return ReadAnswer(**{"engine": "rapidocr", "model": model, "text": text, "finish_reason": "stop"} | given)
+
+
+@dataclass
+class Archive:
+    """Drives the store as ingest and read workers do, without their processes."""
+
+    db: Database
+    model: str = "m1"
+    batches: dict[str, OpenBatch] = field(default_factory=dict)
+
+    def batch(
+        self, name: str = "b", prompts: Sequence[Prompt] = (OCR,), model: str | None = None, text_layer: str = "keep"
+    ) -> OpenBatch:
+        self.batches[name] = open_batch(
+            self.db,
+            key=name,
+            name=name,
+            prompts=prompts,
+            engine="rapidocr",
+            model=model or self.model,
+            text_layer=text_layer,
+        )
+        return self.batches[name]
+
+    def see(self, path: str, content: str | None = None, batch: str = "b", rejection: str | None = None) -> int | None:
+        """Record a file; its document's id."""
+        if batch not in self.batches:
+            self.batch(batch)
+        content_hash = sha(content if content is not None else path)
+        seen = SeenFile(path, f"file://{sha(path)}", 10, 1)
+        if rejection is None:
+            seen = SeenFile(path, f"file://{sha(path)}", 10, 1, kind="pdf", content_hash=content_hash)
+        else:
+            error = DocumentRejected(f"{path} is {rejection}", cause=rejection)
+            seen = SeenFile(path, f"file://{sha(path)}", 10, 1, rejection=error)
+        record_files(self.db, self.batches[batch], [seen])
+        return None if rejection else self.scalar("SELECT id FROM documents WHERE content_hash = :h", h=content_hash)
+
+    def ingest(self, document_id: int, pages: Sequence[NewPage | str]) -> list[int]:
+        """Claim a document and store its pages; a text stands for a page with an image of that content."""
+        claim = claim_document(self.db, document_id, "ingest/1", LIMITS.lease_seconds)
+        assert claim is not None
+        set_page_count(self.db, claim, len(pages))
+        new = [
+            page if isinstance(page, NewPage) else NewPage(index, sha(page), 16, 32) for index, page in enumerate(pages)
+        ]
+        waiting = add_pages(self.db, claim, new)
+        assert waiting is not None and finish_document(self.db, claim, len(pages))
+        return waiting
+
+    def claim(self, page_id: int, owner: str = "read/1", models: Sequence[str] = ("m1", "m2")) -> PageClaim | None:
+        return claim_page(self.db, page_id, owner, models, LIMITS.lease_seconds)
+
+    def read(self, page_id: int, outcome: str | Exception | Callable[[Prompt], Any], model: str = "m1") -> int:
+        """Claim a page and answer each of its prompts."""
+        claim = self.claim(page_id, models=[model])
+        assert claim is not None
+        said = outcome if callable(outcome) else lambda _: outcome
+        values = {task.task_id: said(task.prompt) for task in claim.tasks}
+        values = {key: answer(value, model) if isinstance(value, str) else value for key, value in values.items()}
+        return complete_page(self.db, claim, "read/1", values, LIMITS)
+
+    def file(self, path: str, texts: Sequence[str], batch: str = "b") -> None:
+        """A whole document, seen, ingested and read."""
+        document_id = self.see(path, batch=batch)
+        assert document_id is not None
+        waiting = self.ingest(document_id, [f"{path}#{index}" for index in range(len(texts))])
+        for page_id, text in zip(waiting, texts, strict=True):
+            self.read(page_id, text)
+
+    def finish(self, batch: str = "b") -> bool:
+        return finish_batch(self.db, self.batches[batch])
+
+    def rows(self, statement: str, **values: Any) -> list[Any]:
+        with self.db.read() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(statement), values)]
+
+    def scalar(self, statement: str, **values: Any) -> Any:
+        return self.rows(statement, **values)[0][0]
+
+    def execute(self, statement: str, **values: Any) -> None:
+        with self.db.write() as connection:
+            connection.execute(sa.text(statement), values)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database at head, made once and copied for each test."""
+    home = tmp_path_factory.mktemp("migrated")
+    database = open_database(Settings(home=home), create=True)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+    return home / "pagepack.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(migrated, home / "pagepack.db")
+    return Settings(home=home)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    database = open_database(settings)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def archive(db: Database) -> Archive:
+    return Archive(db)

@@ -1,0 +1,184 @@
+"""The public views: their columns, and what they show for archives built by the store's own calls."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import LIMITS, Archive, answer, sha
+
+from pipeline.errors import PageFailed, Unavailable
+from pipeline.leases import claim_document
+from pipeline.store import NewPage, complete_page, reject_document, retry_failed
+from schemas.prompts import DESCRIBE, OCR
+from schemas.views import COLUMNS
+
+CONTRACT = {
+    "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
+    "output_tokens seconds created_at",
+    "document_text": "source_path document_id prompt page_count text",
+    "failures": "batch_id source_path page_number kind cause reason attempts failed_at",
+    "batch_summary": "batch_id name state files_seen files_done files_failed files_rejected pages_total pages_done "
+    "pages_failed started_at finished_at",
+    "attempts": "document_id page_number prompt attempt worker engine finish_reason temperature prompt_tokens "
+    "output_tokens seconds error",
+}
+
+
+def columns_of(archive: Archive, view: str) -> list[str]:
+    return [row[1] for row in archive.rows(f"PRAGMA table_info({view})")]
+
+
+@pytest.mark.parametrize("view", CONTRACT)
+def test_public_views_have_exactly_the_promised_columns(archive: Archive, view: str) -> None:
+    assert columns_of(archive, view) == CONTRACT[view].split()
+
+
+@pytest.mark.parametrize("view", COLUMNS)
+def test_every_column_of_every_view_is_documented(archive: Archive, view: str) -> None:
+    assert columns_of(archive, view) == list(COLUMNS[view])
+    documented = archive.rows("SELECT column_name, meaning FROM schema_doc WHERE view_name = :view", view=view)
+    assert dict(documented) == COLUMNS[view]
+
+
+def summary(archive: Archive, name: str = "b") -> dict[str, int]:
+    row = archive.rows("SELECT * FROM batch_summary WHERE name = :name", name=name)[0]
+    return dict(zip(CONTRACT["batch_summary"].split(), row, strict=True))
+
+
+def test_files_seen_are_done_failed_or_rejected_in_every_mix(archive: Archive) -> None:
+    archive.file("/in/done.pdf", ["one", "two"])
+    archive.see("/in/notes.txt", rejection="unsupported")
+    encrypted = archive.see("/in/encrypted.pdf")
+    half = archive.see("/in/half.pdf")
+    unrendered = archive.see("/in/unrendered.pdf")
+    refused = archive.see("/in/refused.pdf")
+    assert encrypted and half and unrendered and refused
+    claim = claim_document(archive.db, encrypted, "ingest/1", 60)
+    assert claim and reject_document(archive.db, claim, PageFailed("encrypted.pdf asks a password", cause="encrypted"))
+    archive.ingest(unrendered, [NewPage(0, error=PageFailed("page 1 hangs", cause="timeout")), "image"])
+    good, bad = archive.ingest(half, ["good", "bad"])
+    archive.read(good, "text")
+    archive.read(bad, PageFailed("the engine gave up"))
+    assert summary(archive)["files_done"] == 1 and not archive.finish()  # unrendered's second page and refused wait
+    archive.read(archive.scalar("SELECT id FROM pages WHERE image_hash = :h", h=sha("image")), "seen")
+    claim = claim_document(archive.db, refused, "ingest/1", 60)
+    assert claim and reject_document(archive.db, claim, PageFailed("no page", cause="empty"))
+    assert archive.finish()
+    counts = summary(archive)
+    assert counts["files_seen"] == 6
+    assert (counts["files_done"], counts["files_failed"], counts["files_rejected"]) == (1, 2, 3)
+    assert (counts["pages_total"], counts["pages_done"], counts["pages_failed"]) == (6, 4, 2)
+    assert counts["state"] == "finished" and counts["finished_at"] is not None
+    failures = archive.rows("SELECT source_path, page_number, kind, cause FROM failures ORDER BY 1, 2")
+    assert failures == [
+        ("/in/encrypted.pdf", None, "rejected", "encrypted"),
+        ("/in/half.pdf", 2, "failed", "engine"),
+        ("/in/notes.txt", None, "rejected", "unsupported"),
+        ("/in/refused.pdf", None, "rejected", "empty"),
+        ("/in/unrendered.pdf", 1, "failed", "timeout"),
+    ]
+
+
+def test_a_document_without_pages_counts_as_done(archive: Archive) -> None:
+    document_id = archive.see("/in/nothing.pdf")
+    assert document_id and archive.ingest(document_id, []) == [] and archive.finish()
+    assert summary(archive)["files_done"] == 1
+
+
+def test_one_content_under_two_paths_is_read_once_and_shown_twice(archive: Archive) -> None:
+    first = archive.see("/in/a.pdf", "same")
+    assert first == archive.see("/in/copy of a.pdf", "same")
+    (page,) = archive.ingest(first or 0, ["only"])
+    archive.read(page, "text")
+    rows = archive.rows("SELECT source_path, document_id, text FROM page_text ORDER BY 1")
+    assert [row[0] for row in rows] == ["/in/a.pdf", "/in/copy of a.pdf"]
+    assert rows[0][1:] == rows[1][1:]
+    assert archive.scalar("SELECT count(*) FROM attempts") == 1
+    assert (summary(archive)["files_seen"], summary(archive)["files_done"], summary(archive)["pages_total"]) == (
+        2,
+        2,
+        1,
+    )
+
+
+def test_document_text_is_in_page_order_whatever_order_pages_were_read_in(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf")
+    pages = archive.ingest(document_id or 0, [f"page {index}" for index in range(12)])
+    for page in reversed(pages):
+        archive.read(page, f"text of {pages.index(page)}")
+    text = archive.scalar("SELECT text FROM document_text")
+    assert text == "\n\n".join(f"text of {index}" for index in range(12))
+    assert archive.scalar("SELECT page_count FROM document_text") == 12
+
+
+def test_a_second_model_stands_beside_the_first_and_the_latest_asked_is_current(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["by m1"])
+    assert archive.finish()
+    archive.batch("second", model="m2")
+    archive.see("/in/a.pdf", batch="second")
+    (page,) = {row[0] for row in archive.rows("SELECT id FROM pages")}
+    assert archive.scalar("SELECT text FROM page_text") == "by m1"
+    archive.read(page, "by m2", model="m2")
+    assert archive.rows("SELECT text, model FROM page_text") == [("by m2", "m2")]
+    assert archive.scalar("SELECT count(*) FROM answers") == 2
+    archive.batch("third", model="m1")  # asked for again: the old answer is shown, nothing is read
+    archive.see("/in/a.pdf", batch="third")
+    assert archive.rows("SELECT text, model FROM page_text") == [("by m1", "m1")]
+    assert all(archive.finish(name) for name in ("second", "third"))
+    assert [row[0] for row in archive.rows("SELECT files_done FROM batch_summary")] == [1, 1, 1]
+
+
+def test_two_prompts_make_two_rows_and_a_page_is_done_when_both_are(archive: Archive) -> None:
+    archive.batch(prompts=[OCR, DESCRIBE])
+    document_id = archive.see("/in/a.pdf")
+    (page,) = archive.ingest(document_id or 0, ["x"])
+    claim = archive.claim(page)
+    assert claim and len(claim.tasks) == 2
+    ocr, describe = sorted(claim.tasks, key=lambda task: task.prompt.name, reverse=True)
+    complete_page(archive.db, claim, "w", {ocr.task_id: answer("words"), describe.task_id: Unavailable("away")}, LIMITS)
+    assert summary(archive)["pages_done"] == 0 and not archive.finish()
+    archive.execute("UPDATE page_tasks SET next_attempt_at = 0")
+    archive.read(page, "a picture")
+    assert archive.rows("SELECT prompt, text FROM page_text ORDER BY 1") == [
+        ("describe", "a picture"),
+        ("ocr", "words"),
+    ]
+    assert archive.finish() and summary(archive)["files_done"] == 1
+
+
+def test_preferred_text_layer_answers_ocr_and_an_empty_one_is_read(archive: Archive) -> None:
+    archive.batch(text_layer="prefer")
+    document_id = archive.see("/in/a.pdf")
+    pages = [NewPage(0, sha("0"), 16, 16, text_layer="typed text"), NewPage(1, sha("1"), 16, 16, text_layer=" \n")]
+    (waiting,) = archive.ingest(document_id or 0, pages)
+    claim = archive.claim(waiting, models=["m1+text-layer"])
+    assert claim and claim.page_index == 1
+    complete_page(archive.db, claim, "w", {claim.tasks[0].task_id: answer("read text")}, LIMITS)
+    rows = archive.rows("SELECT page_number, engine, text FROM page_text ORDER BY 1")
+    assert rows == [(1, "text-layer", "typed text"), (2, "rapidocr", "read text")]
+    assert archive.finish() and summary(archive)["pages_done"] == 2
+    assert archive.scalar("SELECT text_layer FROM page_images WHERE page_number = 1") == "typed text"
+
+
+def test_retry_takes_failed_files_out_of_the_count_until_they_end_again(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf")
+    (page,) = archive.ingest(document_id or 0, ["x"])
+    archive.read(page, PageFailed("bad"))
+    assert archive.finish() and summary(archive)["files_failed"] == 1
+    assert retry_failed(archive.db, archive.batches["b"].id, None) == (0, 1)
+    assert (summary(archive)["state"], summary(archive)["files_failed"]) == ("running", 0)
+    archive.read(page, "text")
+    assert archive.finish() and summary(archive)["files_done"] == 1
+    assert archive.rows("SELECT attempt, error FROM attempts ORDER BY 1") == [(1, "bad"), (2, None)]
+
+
+def test_one_batch_retried_leaves_no_finished_batch_with_open_files(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf")
+    archive.see("/in/a.pdf", batch="other")
+    (page,) = archive.ingest(document_id or 0, ["x"])
+    archive.read(page, PageFailed("bad"))
+    assert archive.finish() and archive.finish("other")
+    retry_failed(archive.db, archive.batches["b"].id, None)
+    for name in ("b", "other"):
+        counts = summary(archive, name)
+        ended = counts["files_done"] + counts["files_failed"] + counts["files_rejected"]
+        assert counts["state"] == "running" or counts["files_seen"] == ended
