@@ -1,7 +1,7 @@
 # Two commands: `make demo` reads the samples, `make test` runs every test. Both start from a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 .PHONY: demo test lint clean
 

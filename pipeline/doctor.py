@@ -8,7 +8,6 @@ import platform
 import shutil
 import sqlite3
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +71,10 @@ def _broker(settings: Settings) -> Check:
 
 
 def _engines(settings: Settings) -> list[Check]:
-    from pipeline.run import child_environment
+    from pipeline.run import WORKERS, child_environment
 
     done = subprocess.run(
-        [sys.executable, "-m", "workers", "doctor"],
+        [*WORKERS, "doctor"],
         env=child_environment(settings),
         stdin=subprocess.DEVNULL,
         capture_output=True,

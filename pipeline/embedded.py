@@ -56,8 +56,8 @@ class HomeLock:
         kind = file_system(home)
         if kind in _NETWORK_FILE_SYSTEMS:
             raise UsageError(
-                f"{home} lies on a network file system ({kind}), where SQLite's locks do not hold; choose a --home on a "
-                "local disk, or set PAGEPACK_DATABASE_URL to a PostgreSQL server"
+                f"{home} lies on a network file system ({kind}), where SQLite's locks do not hold; choose a --home on "
+                "a local disk, or set PAGEPACK_DATABASE_URL to a PostgreSQL server"
             )
 
     def __enter__(self) -> HomeLock:

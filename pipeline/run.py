@@ -35,10 +35,12 @@ from pipeline.errors import NothingToDo, PagepackError, Unavailable, UsageError
 from pipeline.ingest import register
 from pipeline.leases import Limits, expire, forget_bells, give_back, take_due_documents, take_due_pages
 from pipeline.progress import Progress, progress
-from pipeline.settings import Settings
+from pipeline.settings import Settings, is_setting
 from schemas.messages import READ_QUEUE
 from schemas.prompts import Prompt
 
+WORKERS = (sys.executable, "-P", "-m", "workers")
+"""How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""
 _TICK_SECONDS = 0.2
 _STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
 _LOG_TAIL = 2_000
@@ -65,7 +67,7 @@ def describe_engine(settings: Settings) -> EngineChoice:
         UsageError: the engine cannot run here; the message says why.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "workers", "describe"],
+        [*WORKERS, "describe"],
         env=child_environment(settings),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -273,7 +275,7 @@ class Run:
         }
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workers", role],
+                [*WORKERS, role],
                 env=environment,
                 stdin=subprocess.PIPE,  # held open while this process lives; its end ends the worker
                 stdout=stream,
@@ -330,7 +332,7 @@ class Run:
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, so that a child process reads the same ones."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
+    environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
     for name, value in settings.model_dump(exclude_none=True).items():
         environment[f"PAGEPACK_{name}".upper()] = str(value)
     environment["PAGEPACK_HOME"] = str(settings.home.absolute())

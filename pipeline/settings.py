@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     max_crashes: int = Field(3, ge=1)  # times a page may be in flight when its worker dies
 
 
+def is_setting(variable: str) -> bool:
+    """Whether a variable is meant for `Settings`; PAGEPACK_INTERNAL_* pass between pagepack's own processes."""
+    return variable.startswith("PAGEPACK_") and not variable.startswith("PAGEPACK_INTERNAL_")
+
+
 def load_settings(**flags: object) -> Settings:
     """Settings from flags (None means: not given), then the environment, then defaults.
 
@@ -55,7 +60,7 @@ def load_settings(**flags: object) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     known = {f"PAGEPACK_{name}".upper() for name in Settings.model_fields}
     for variable in sorted(os.environ):
-        if variable.startswith("PAGEPACK_") and variable not in known and not variable.startswith("PAGEPACK_INTERNAL_"):
+        if is_setting(variable) and variable not in known:
             raise UsageError(f"{variable} is not a setting of pagepack; known are {', '.join(sorted(known))}")
     try:
         return Settings(**given)  # type: ignore[arg-type]

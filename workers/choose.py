@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +28,8 @@ class Choice:
 
 def choose_engine(settings: Settings) -> Choice:
     """By the settings alone; loads no model. Raises UsageError where the choice cannot run here."""
+    if stand_in := _stand_in():
+        return Choice(stand_in.name, stand_in.model, "a stand-in for tests and benchmarks", None)
     engine = settings.engine
     reason = f"--engine {engine}"
     if engine == "auto":
@@ -45,6 +50,8 @@ def choose_engine(settings: Settings) -> Choice:
 
 def make_engine(settings: Settings) -> Engine:
     """Load the chosen engine; returns when it can read. Raises UsageError with the way out."""
+    if stand_in := _stand_in():
+        return stand_in()
     choice = choose_engine(settings)
     if choice.engine == "rapidocr":
         from workers.engines.rapidocr import RapidOcrEngine
@@ -54,3 +61,12 @@ def make_engine(settings: Settings) -> Engine:
 
     assert settings.model is not None
     return PixtralEngine(settings.model)
+
+
+def _stand_in() -> Callable[[], Engine] | Any:
+    """An engine class named as `module:Class` by PAGEPACK_INTERNAL_ENGINE: tests and benchmarks of the rest use one."""
+    name = os.environ.get("PAGEPACK_INTERNAL_ENGINE")
+    if not name:
+        return None
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `pagepack`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,98 @@
+"""Engines with the true interface and one named behaviour each; PAGEPACK_INTERNAL_ENGINE names one to the workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PageFailed
+from schemas.prompts import Prompt
+from workers.engines import Answer
+
+
+class InstantEngine:
+    """Answers at once with the image's hash, so that a test can say which page an answer belongs to."""
+
+    name = "instant"
+    model = "instant/1"
+    capacity = 8
+
+    def supports(self, prompt: Prompt) -> bool:
+        return True
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        futures: list[Future[Answer]] = []
+        for prompt in prompts:
+            future: Future[Answer] = Future()
+            future.set_result(Answer(f"{prompt.name} of {image_hash}", "stop", 0.0))
+            futures.append(future)
+        return futures
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class SlowEngine(InstantEngine):
+    """Takes a tenth of a second a page, four at a time; notes each page that it begins in a file."""
+
+    capacity = 4
+    seconds = 0.1
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(4)
+        self._lock = threading.Lock()
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        return [self._pool.submit(self._read, image_hash, prompt) for prompt in prompts]
+
+    def _read(self, image_hash: str, prompt: Prompt) -> Answer:
+        if log := os.environ.get("PAGEPACK_INTERNAL_LOG"):
+            with self._lock, Path(log).open("a") as file:
+                file.write(f"{image_hash}\n")
+        time.sleep(self.seconds)
+        return Answer(f"{prompt.name} of {image_hash}", "stop", self.seconds)
+
+
+class CrashingEngine(InstantEngine):
+    """Kills its process at the page whose hash is in PAGEPACK_INTERNAL_POISON; others are answered."""
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        if float(pixels.mean()) < 100:  # the dark page
+            os._exit(139)
+        return super().submit(image_hash, pixels, prompts, deadline)
+
+
+class FailingEngine(InstantEngine):
+    """Says of every dark page that it cannot be read."""
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        if float(pixels.mean()) < 100:
+            raise PageFailed("this page is dark", cause="engine")
+        return super().submit(image_hash, pixels, prompts, deadline)
+
+
+class HangingEngine(InstantEngine):
+    """Never answers; a future of it can be cancelled."""
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        return [Future() for _ in prompts]

@@ -1,0 +1,302 @@
+"""`pagepack run` as a user meets it: real processes, a real broker, a real database, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pymupdf
+import pytest
+
+PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
+ROOT = Path(__file__).parent.parent
+
+
+def environment(engine: str, **variables: str) -> dict[str, str]:
+    """The tests' engines are found by name; leases are short, so that a test need not wait a minute."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
+    return (
+        kept
+        | {
+            "PAGEPACK_INTERNAL_ENGINE": f"tests.stand_ins:{engine}",
+            "PYTHONPATH": str(ROOT),
+            "PAGEPACK_GRACE_SECONDS": "5",
+        }
+        | variables
+    )
+
+
+def pagepack(
+    *arguments: str | Path, engine: str = "InstantEngine", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PAGEPACK, *map(str, arguments)],
+        env=environment(engine, **variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def start(*arguments: str | Path, engine: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*PAGEPACK, *map(str, arguments)],
+        env=environment(engine, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def write_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
+    """A PDF whose pages all differ; page index `dark` is black."""
+    with pymupdf.open() as document:
+        for index in range(pages):
+            page = document.new_page(width=200, height=200)
+            if index == dark:
+                page.draw_rect(page.rect, fill=(0, 0, 0))
+            page.insert_text((20, 60), f"{path.stem} {index}")
+        document.save(path)
+    return path
+
+
+def rows(home: Path, statement: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(home / "pagepack.db", timeout=30) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def done_pages(home: Path) -> int:
+    try:
+        return int(rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'done'")[0][0])
+    except sqlite3.OperationalError:  # not migrated yet
+        return 0
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Every process that has this home in its command line or environment: workers, their children, the broker."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if process.pid != os.getpid() and any(str(home) in word for word in words):
+            found.append(process)
+    return found
+
+
+def reconciles(home: Path) -> None:
+    """After whatever happened: nothing is left open, nothing is counted twice, the history is sound."""
+    seen, done, failed, rejected = rows(
+        home, "SELECT files_seen, files_done, files_failed, files_rejected FROM batch_summary"
+    )[0]
+    assert seen == done + failed + rejected
+    assert rows(home, "SELECT count(*) FROM page_tasks WHERE state NOT IN ('done', 'failed')") == [(0,)]
+    assert rows(home, "SELECT count(*) FROM page_tasks WHERE owner IS NOT NULL") == [(0,)]
+    answered = "SELECT task_id, count(*) FROM task_attempts WHERE error IS NULL GROUP BY task_id HAVING count(*) > 1"
+    assert rows(home, answered) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def test_a_folder_becomes_rows(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 3)
+    (folder / "sub dir").mkdir()
+    write_pdf(folder / "sub dir" / "b 'quoted' \"name\".pdf", 2)
+    (folder / "notes.txt").write_text("no page")
+    (folder / ".hidden.pdf").write_bytes(b"%PDF-")
+    result = pagepack("run", folder, "--home", home)
+    assert result.returncode == 1, result.stderr  # notes.txt is rejected
+    assert "3 files seen: 2 done, 0 failed, 1 rejected" in result.stdout
+    pages = rows(home, "SELECT source_path, page_number, text FROM page_text ORDER BY 1, 2")
+    assert [Path(path).name for path, *_ in pages] == ["a.pdf"] * 3 + ["b 'quoted' \"name\".pdf"] * 2
+    assert len({text for *_, text in pages}) == 5
+    assert rows(home, "SELECT cause FROM failures") == [("unsupported",)]
+    reconciles(home)
+    assert processes_of(home) == []
+
+
+def test_the_same_command_again_reads_nothing_and_takes_new_files_in(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 2)
+    assert pagepack("run", folder, "--home", home).returncode == 0
+    again = pagepack("run", folder, "--home", home, "--json")
+    assert json.loads(again.stdout)["pages_done"] == 2
+    assert rows(home, "SELECT count(*) FROM attempts") == [(2,)]
+    write_pdf(folder / "b.pdf", 1)
+    assert pagepack("run", folder, "--home", home).returncode == 0
+    assert rows(home, "SELECT count(*) FROM attempts") == [(3,)]
+    assert rows(home, "SELECT count(*), sum(files_done) FROM batch_summary") == [(1, 2)]
+
+
+def test_one_content_at_three_hundred_paths_is_read_once(folder: Path, home: Path) -> None:
+    content = write_pdf(folder / "0.pdf", 1).read_bytes()
+    for index in range(1, 300):
+        (folder / f"{index}.pdf").write_bytes(content)
+    assert pagepack("run", folder, "--home", home).returncode == 0
+    assert rows(home, "SELECT count(*) FROM attempts") == [(1,)]
+    assert rows(home, "SELECT count(*), count(DISTINCT document_id) FROM page_text") == [(300, 1)]
+    assert rows(home, "SELECT files_seen, files_done, pages_total FROM batch_summary") == [(300, 300, 1)]
+
+
+@pytest.mark.parametrize("pages_before_the_kill", [0, 1, 9])
+def test_killed_in_the_middle_it_goes_on_and_reads_no_finished_page_again(
+    folder: Path, home: Path, tmp_path: Path, pages_before_the_kill: int
+) -> None:
+    write_pdf(folder / "a.pdf", 30)
+    log = tmp_path / "began"
+    variables = {"PAGEPACK_INTERNAL_LOG": str(log)}
+    first = start("run", folder, "--home", home, engine="SlowEngine", **variables)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= pages_before_the_kill)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    wait_until(lambda: processes_of(home) == [], 15)  # workers and broker die with it
+    finished = {text.split()[-1] for (text,) in rows(home, "SELECT text FROM page_text")} if home.exists() else set()
+    log.write_text("")
+    second = pagepack("run", folder, "--home", home, engine="SlowEngine", **variables)
+    assert second.returncode == 0, second.stderr
+    assert len(rows(home, "SELECT * FROM page_text")) == 30
+    assert finished.isdisjoint(log.read_text().split())
+    assert rows(home, "SELECT count(*) FROM page_tasks WHERE crashes > 0") == [(0,)]  # no page is to blame
+    reconciles(home)
+
+
+@pytest.mark.parametrize("victim", ["workers read", "workers ingest", "valkey-server"])
+def test_a_killed_part_is_started_again(folder: Path, home: Path, victim: str) -> None:
+    write_pdf(folder / "a.pdf", 40)
+    run = start("run", folder, "--home", home, engine="SlowEngine")
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
+    for process in processes_of(home):
+        if victim in " ".join(process.cmdline()):
+            process.kill()
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors
+    assert "40 pages: 40 done" in output
+    reconciles(home)
+
+
+def test_a_page_that_kills_its_worker_fails_and_its_neighbours_are_read(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 6, dark=2)
+    result = pagepack("run", folder, "--home", home, engine="CrashingEngine", PAGEPACK_MAX_CRASHES="2")
+    assert result.returncode == 1, result.stderr
+    failures = rows(home, "SELECT page_number, cause FROM failures")
+    assert (3, "crash") in failures
+    read = {number for (number,) in rows(home, "SELECT page_number FROM page_text")}
+    assert read | {number for number, _ in failures} == {1, 2, 3, 4, 5, 6}
+    reconciles(home)
+
+
+def test_a_failed_page_is_retried_on_request_only(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 3, dark=1)
+    assert pagepack("run", folder, "--home", home, engine="FailingEngine").returncode == 1
+    assert rows(home, "SELECT page_number, cause, reason, attempts FROM failures") == [
+        (2, "engine", "this page is dark", 1)
+    ]
+    assert pagepack("run", folder, "--home", home).returncode == 1  # not by itself
+    assert "0 files and 0 pages" in pagepack("retry", "--home", home, "--where", "page_number = 7").stdout
+    assert "0 files and 1 pages" in pagepack("retry", "--home", home, "--cause", "engine").stdout
+    assert pagepack("run", folder, "--home", home).returncode == 0
+    assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
+    reconciles(home)
+
+
+def test_ctrl_c_gives_pages_back_and_says_how_to_go_on(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 40)
+    run = start("run", folder, "--home", home, engine="SlowEngine")
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Run the same command again to go on" in errors
+    assert processes_of(home) == []
+    assert rows(home, "SELECT count(*) FROM page_tasks WHERE owner IS NOT NULL") == [(0,)]
+    assert pagepack("run", folder, "--home", home).returncode == 0
+    reconciles(home)
+
+
+def test_a_second_ctrl_c_stops_at_once(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 4)
+    run = start("run", folder, "--home", home, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="600")
+    leased = "SELECT count(*) FROM page_tasks WHERE state = 'leased'"
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) == 0 and rows_or_none(home, leased) > 0)
+    run.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert run.poll() is None  # it waits for its pages
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert processes_of(home) == []
+
+
+def rows_or_none(home: Path, statement: str) -> int:
+    try:
+        return int(rows(home, statement)[0][0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_a_second_run_on_one_home_is_refused_with_the_reason(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 20)
+    run = start("run", folder, "--home", home, engine="SlowEngine")
+    wait_until(lambda: (home / "pagepack.db").exists())
+    second = pagepack("run", folder, "--home", home)
+    assert second.returncode == 2
+    assert "is in use by `pagepack run` with process id" in second.stderr
+    run.communicate(timeout=60)
+    assert run.returncode == 0
+
+
+def test_paths_and_homes_that_do_not_fit_are_named(folder: Path, home: Path) -> None:
+    missing = pagepack("run", folder / "nothing here", "--home", home)
+    assert missing.returncode == 2 and "no such file or folder" in missing.stderr
+    empty = pagepack("run", folder, "--home", home)
+    assert empty.returncode == 3 and "no file found" in empty.stderr
+    assert not home.exists()  # a typing error leaves nothing behind
+    absent = pagepack("status", "--home", home)
+    assert absent.returncode == 2 and "no database" in absent.stderr
+    assert pagepack("run").returncode == 2
+    odd = pagepack("run", folder, PAGEPACK_LEASE_SECONDS="soon")
+    assert odd.returncode == 2 and "PAGEPACK_LEASE_SECONDS" in odd.stderr
+    unknown = pagepack("run", folder, PAGEPACK_LEASE="60")
+    assert unknown.returncode == 2 and "PAGEPACK_LEASE is not a setting" in unknown.stderr
+    write_pdf(folder / "a.pdf", 1)
+    blocked = folder.parent / "file"
+    blocked.write_text("")
+    not_a_folder = pagepack("run", folder, "--home", blocked / "home")
+    assert not_a_folder.returncode == 2 and "cannot be written" in not_a_folder.stderr
+
+
+def test_a_database_of_a_newer_version_is_left_alone(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 1)
+    assert pagepack("run", folder, "--home", home).returncode == 0
+    with sqlite3.connect(home / "pagepack.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    result = pagepack("run", folder, "--home", home)
+    assert result.returncode == 2
+    assert "newer pagepack (revision 9999)" in result.stderr
