@@ -62,6 +62,8 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         if not _holds_document(connection, claim):
             return None
         for page in pages:
+            if page.error is not None and _fail_known_page(connection, claim.document_id, page.page_index, page.error):
+                continue
             found = {
                 "image_hash": page.image_hash,
                 "width_px": page.width_px,
@@ -94,6 +96,20 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
         connection.execute(update(PageTask).where(*waiting).values(rung_at=db.now(connection)))
         return list(ids)
+
+
+def _fail_known_page(connection: Connection, document_id: int, page_index: int, error: PagepackError) -> bool:
+    """A page that had an image, lost it and cannot be rendered any more: what waits for it fails, answers stay."""
+    at = (Page.document_id == document_id, Page.page_index == page_index, Page.image_hash.is_not(None))
+    page_id = connection.scalar(select(Page.id).where(*at))
+    if page_id is None:
+        return False
+    connection.execute(
+        update(PageTask)
+        .where(PageTask.page_id == page_id, PageTask.state == TaskState.PENDING)
+        .values(state=TaskState.FAILED, cause=error.cause, reason=storable(str(error)), finished_at=utc_now())
+    )
+    return True
 
 
 def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool:
@@ -185,66 +201,6 @@ def render_again(db: Database, claim: PageClaim) -> None:
         )
 
 
-def retry_failed(db: Database, batch_id: int | None, cause: str | None) -> tuple[int, int]:
-    """Failed pages and documents back to waiting with fresh counts; (documents, page tasks) that were.
-
-    A document that was rejected, or that has pages which could not be rendered, is rasterized anew.
-    """
-    with db.write() as connection:
-        documents = select(Source.document_id).join(BatchSource, BatchSource.source_id == Source.id)
-        if batch_id is not None:
-            documents = documents.where(BatchSource.batch_id == batch_id)
-        fresh = {"rung_at": None, "attempts": 0, "crashes": 0, "next_attempt_at": 0.0, "finished_at": None}
-        is_unrendered = Page.cause == cause if cause is not None else Page.cause.is_not(None)
-        unrendered = connection.execute(
-            select(Page.id, Page.document_id).where(is_unrendered, Page.document_id.in_(documents))
-        ).all()
-        for row in unrendered:
-            connection.execute(delete(TextLayer).where(TextLayer.page_id == row.id))
-            connection.execute(delete(Page).where(Page.id == row.id))
-        ended: sa.ColumnElement[bool] = Document.state.in_([DocumentState.REJECTED, DocumentState.FAILED])
-        if cause is not None:
-            ended = sa.and_(ended, Document.cause == cause)
-        incomplete = Document.id.in_({row.document_id for row in unrendered})
-        again = connection.scalars(
-            update(Document)
-            .where(
-                Document.id.in_(documents),
-                sa.or_(ended, sa.and_(Document.state == DocumentState.READY, incomplete)),
-            )
-            .values(state=DocumentState.PENDING, cause=None, reason=None, **fresh)
-            .returning(Document.id)
-        ).all()
-        tasks = update(PageTask).where(
-            PageTask.state == TaskState.FAILED,
-            PageTask.page_id.in_(select(Page.id).where(Page.document_id.in_(documents))),
-        )
-        if batch_id is not None:
-            asked = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
-            model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
-            tasks = tasks.where(PageTask.prompt_version.in_(asked), PageTask.model == model)
-        if cause is not None:
-            tasks = tasks.where(PageTask.cause == cause)
-        waiting = connection.scalars(
-            tasks.values(state=TaskState.PENDING, cause=None, reason=None, **fresh).returning(PageTask.id)
-        ).all()
-        if again or waiting:
-            # Batches share documents: none of them may say that it is finished while a file of it waits.
-            unfinished = select(Document.id).outerjoin(Page, Page.document_id == Document.id)
-            unfinished = unfinished.outerjoin(PageTask, PageTask.page_id == Page.id)
-            unfinished = unfinished.where(
-                sa.or_(Document.state == DocumentState.PENDING, PageTask.state == TaskState.PENDING)
-            )
-            holding = select(BatchSource.batch_id).join(Source, Source.id == BatchSource.source_id)
-            holding = holding.where(Source.document_id.in_(documents), Source.document_id.in_(unfinished))
-            connection.execute(
-                update(Batch)
-                .where(Batch.state == BatchState.FINISHED, Batch.id.in_(holding))
-                .values(state=BatchState.RUNNING, finished_at=None)
-            )
-        return len(again), len(waiting)
-
-
 def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, int | None]]) -> tuple[int, int]:
     """Failures, as (source path, page number or None for the file), back to waiting with fresh counts.
 
@@ -262,8 +218,11 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
         "next_attempt_at": 0.0,
         "finished_at": None,
     }
-    documents, tasks = 0, 0
+    documents, tasks, touched = 0, 0, set[int]()
     with db.write() as connection:
+        model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
+        versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
+        asked = (PageTask.model == model, PageTask.prompt_version.in_(versions))
         for path, page_number in failures:
             document_id = connection.scalar(select(Source.document_id).where(Source.path == path))
             if document_id is None:
@@ -272,20 +231,35 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
             if page_number is None:
                 ended = Document.state.in_([DocumentState.REJECTED, DocumentState.FAILED])
                 documents += connection.execute(again.where(ended)).rowcount
+                touched.add(document_id)
                 continue
             at = (Page.document_id == document_id, Page.page_index == page_number - 1)
-            page = connection.execute(select(Page.id, Page.cause).where(*at)).one()
+            page = connection.execute(select(Page.id, Page.cause).where(*at)).one_or_none()
+            if page is None:
+                continue  # the same document failed under another path, and this page went already
             if page.cause is not None:
                 connection.execute(delete(TextLayer).where(TextLayer.page_id == page.id))
                 connection.execute(delete(Page).where(Page.id == page.id))
                 documents += connection.execute(again.where(Document.state == DocumentState.READY)).rowcount
             else:
-                failed = (PageTask.page_id == page.id, PageTask.state == TaskState.FAILED)
+                failed = (PageTask.page_id == page.id, PageTask.state == TaskState.FAILED, *asked)
                 tasks += connection.execute(update(PageTask).where(*failed).values(fresh)).rowcount
-        if documents or tasks:
-            reopened = update(Batch).where(Batch.id == batch_id)
-            connection.execute(reopened.values(state=BatchState.RUNNING, finished_at=None))
+            touched.add(document_id)
+        _reopen(connection, batch_id, touched)
     return documents, tasks
+
+
+def _reopen(connection: Connection, batch_id: int, documents: set[int]) -> None:
+    """Batches share documents: none of them may say that it is finished while a file of it waits."""
+    batches = {batch_id} if documents else set()
+    for document_id in documents:
+        holding = select(BatchSource.batch_id).join(Source, Source.id == BatchSource.source_id)
+        batches.update(connection.scalars(holding.where(Source.document_id == document_id)))
+    connection.execute(
+        update(Batch)
+        .where(Batch.id.in_(batches), Batch.state == BatchState.FINISHED)
+        .values(state=BatchState.RUNNING, finished_at=None)
+    )
 
 
 def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:

@@ -18,7 +18,7 @@ from pipeline.database import Database, open_database
 from pipeline.errors import DocumentRejected
 from pipeline.leases import Limits, PageClaim, claim_document, claim_page
 from pipeline.settings import Settings
-from pipeline.store import NewPage, add_pages, complete_page, finish_document, set_page_count
+from pipeline.store import NewPage, add_pages, complete_page, finish_document, retry_failures, set_page_count
 from schemas.prompts import OCR, Prompt
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
@@ -99,6 +99,12 @@ class Archive:
         waiting = self.ingest(document_id, [f"{path}#{index}" for index in range(len(texts))])
         for page_id, text in zip(waiting, texts, strict=True):
             self.read(page_id, text)
+
+    def retry(self, where: str = "1", batch: str = "b") -> tuple[int, int]:
+        """What `pagepack retry --where` does."""
+        failures = f"SELECT DISTINCT source_path, page_number FROM failures WHERE batch_id = :id AND {where}"
+        rows = self.rows(failures, id=self.batches[batch].public_id)
+        return retry_failures(self.db, self.batches[batch].id, rows)
 
     def finish(self, batch: str = "b") -> bool:
         return finish_batch(self.db, self.batches[batch])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from conftest import LIMITS, Archive, answer, sha
 
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import claim_document
-from pipeline.store import NewPage, complete_page, reject_document, retry_failed
+from pipeline.store import NewPage, complete_page, reject_document
 from schemas.prompts import DESCRIBE, OCR
 from schemas.views import COLUMNS
+from tests.conftest import LIMITS, Archive, answer, sha
 
 CONTRACT = {
     "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
@@ -164,7 +164,7 @@ def test_retry_takes_failed_files_out_of_the_count_until_they_end_again(archive:
     (page,) = archive.ingest(document_id or 0, ["x"])
     archive.read(page, PageFailed("bad"))
     assert archive.finish() and summary(archive)["files_failed"] == 1
-    assert retry_failed(archive.db, archive.batches["b"].id, None) == (0, 1)
+    assert archive.retry() == (0, 1)
     assert (summary(archive)["state"], summary(archive)["files_failed"]) == ("running", 0)
     archive.read(page, "text")
     assert archive.finish() and summary(archive)["files_done"] == 1
@@ -177,7 +177,7 @@ def test_one_batch_retried_leaves_no_finished_batch_with_open_files(archive: Arc
     (page,) = archive.ingest(document_id or 0, ["x"])
     archive.read(page, PageFailed("bad"))
     assert archive.finish() and archive.finish("other")
-    retry_failed(archive.db, archive.batches["b"].id, None)
+    archive.retry()
     for name in ("b", "other"):
         counts = summary(archive, name)
         ended = counts["files_done"] + counts["files_failed"] + counts["files_rejected"]

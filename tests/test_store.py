@@ -1,0 +1,301 @@
+"""What the store keeps, and a state machine that drives its calls against a model of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from pipeline.database import Database, open_database
+from pipeline.errors import PageFailed, Unavailable
+from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim
+from pipeline.settings import Settings
+from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers
+from schemas.prompts import DESCRIBE, OCR
+from tests.conftest import LIMITS, Archive, answer, sha
+
+
+def test_nul_and_lone_surrogates_are_stored_as_replacement_characters(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["a\0b\ud83dc \ud83d\ude00"])
+    assert archive.rows("SELECT text FROM page_text") == [("a\ufffdb\ufffdc \U0001f600",)]
+    document_id = archive.see("/in/b.pdf") or 0
+    error = PageFailed("bad \0 \udcff name")
+    (page,) = archive.ingest(
+        document_id, [NewPage(0, sha("b"), 16, 16, text_layer="l\0\udc00"), NewPage(1, error=error)]
+    )
+    archive.read(page, error)
+    reasons = archive.rows("SELECT reason FROM failures ORDER BY page_number")
+    assert reasons == [("bad \ufffd \ufffd name",)] * 2
+    layer = archive.scalar("SELECT text_layer FROM page_images WHERE source_path = '/in/b.pdf' AND page_number = 1")
+    assert layer == "l\ufffd\ufffd"
+
+
+def test_the_same_page_image_in_two_documents_has_one_answer(archive: Archive) -> None:
+    pages = []
+    for path in ("/in/a.pdf", "/in/b.pdf"):
+        pages += archive.ingest(archive.see(path) or 0, ["shared image"])
+    archive.read(pages[0], "text")
+    claim = archive.claim(pages[1])
+    assert claim
+    answer_id = archive.scalar("SELECT id FROM answers")
+    reuse_answers(archive.db, claim, {claim.tasks[0].task_id: answer_id})
+    assert archive.rows("SELECT source_path, text FROM page_text ORDER BY 1") == [
+        ("/in/a.pdf", "text"),
+        ("/in/b.pdf", "text"),
+    ]
+    assert archive.scalar("SELECT count(*) FROM answers") == 1 and archive.finish()
+
+
+def test_the_same_page_read_twice_at_once_keeps_the_first_answer(archive: Archive) -> None:
+    pages = []
+    for path in ("/in/a.pdf", "/in/b.pdf"):
+        pages += archive.ingest(archive.see(path) or 0, ["shared image"])
+    claims = [archive.claim(page) for page in pages]
+    for claim, text in zip(claims, ("first", "second"), strict=True):
+        assert claim and complete_page(archive.db, claim, "w", {claim.tasks[0].task_id: answer(text)}, LIMITS) == 1
+    assert archive.rows("SELECT DISTINCT text FROM page_text") == [("first",)]
+    assert archive.scalar("SELECT count(*) FROM page_search") == 1
+
+
+def test_failures_that_may_pass_wait_longer_each_time_then_fail(archive: Archive) -> None:
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["x"])
+    waits = []
+    for _ in range(LIMITS.max_attempts - 1):
+        archive.read(page, Unavailable("server away"))
+        assert archive.claim(page) is None  # it waits for its time
+        waits.append(archive.scalar("SELECT next_attempt_at FROM page_tasks"))
+        archive.execute("UPDATE page_tasks SET next_attempt_at = 0")
+    archive.read(page, Unavailable("server away"))
+    assert archive.rows("SELECT cause, reason, attempts FROM failures") == [("unavailable", "server away", 3)]
+    assert waits == sorted(waits)
+
+
+def test_pages_come_in_several_calls_and_ingest_resumes_after_them(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf") or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim and claim.first_page == 0
+    archive.execute("UPDATE documents SET page_count = 3")
+    first = add_pages(archive.db, claim, [NewPage(0, sha("0"), 16, 16)])
+    assert first and give_back(archive.db, "ingest/1", reason="killed", crashed=True, limits=LIMITS) == 1
+    again = claim_document(archive.db, document_id, "ingest/2", 60)
+    assert again and again.first_page == 1
+    more = add_pages(archive.db, again, [NewPage(1, sha("1"), 16, 16), NewPage(2, sha("2"), 16, 16)])
+    assert more and len({*first, *more}) == 3
+
+
+def test_a_lost_image_is_rendered_again_under_the_same_page(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf") or 0
+    (page,) = archive.ingest(document_id, ["x"])
+    claim = archive.claim(page)
+    assert claim
+    render_again(archive.db, claim)
+    return_claim(archive.db, claim, "image lost")
+    assert not archive.finish()
+    assert archive.ingest(document_id, ["x"]) == [page]
+    archive.read(page, "text")
+    assert archive.finish() and archive.rows("SELECT text FROM page_text") == [("text",)]
+
+
+def test_a_lost_image_that_cannot_be_rendered_any_more_fails_its_page(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf") or 0
+    page, read = archive.ingest(document_id, ["x", "y"])
+    archive.read(read, "kept")
+    claim = archive.claim(page)
+    assert claim
+    render_again(archive.db, claim)
+    return_claim(archive.db, claim, "image lost")
+    broken = PageFailed("the file changed", cause="damaged")
+    archive.ingest(document_id, [NewPage(0, error=broken), NewPage(1, error=broken)])
+    assert archive.finish()
+    assert archive.rows("SELECT page_number, cause FROM failures") == [(1, "damaged")]
+    assert archive.rows("SELECT page_number, text FROM page_text") == [(2, "kept")]
+    counts = archive.rows("SELECT pages_done, pages_failed, files_failed FROM batch_summary")
+    assert counts == [(1, 1, 1)]
+    assert archive.retry() == (0, 1)  # its image is looked for, and rendered again when it lacks
+
+
+def test_a_document_that_failed_under_two_paths_is_retried_once(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf", "same") or 0
+    archive.see("/in/b.pdf", "same")
+    archive.ingest(document_id, [NewPage(0, error=PageFailed("hangs", cause="timeout"))])
+    assert archive.retry() == (1, 0)
+    assert archive.rows("SELECT * FROM failures") == []
+
+
+def test_retry_by_cause_takes_only_that_cause(archive: Archive) -> None:
+    bad, worse = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
+    archive.read(bad, PageFailed("slow", cause="timeout"))
+    archive.read(worse, PageFailed("big", cause="memory"))
+    unrendered = archive.see("/in/b.pdf") or 0
+    archive.ingest(unrendered, [NewPage(0, error=PageFailed("hangs", cause="timeout"))])
+    assert archive.retry("cause = 'timeout'") == (1, 1)
+    assert archive.rows("SELECT cause FROM failures") == [("memory",)]
+    again = claim_document(archive.db, unrendered, "ingest/1", 60)
+    assert again and again.first_page == 0
+
+
+class Store(RuleBasedStateMachine):
+    """Workers claim, die, come late and answer in any order; the model knows who holds what.
+
+    `held` is task id → token of the valid lease, `ended` the terminal state, `token` the highest one handed out.
+    """
+
+    template: Path
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp(prefix="pagepack-"))
+        shutil.copy(self.template, self.home / "pagepack.db")
+        self.db: Database = open_database(Settings(home=self.home))
+        self.archive = Archive(self.db)
+        self.held: dict[int, tuple[str, int]] = {}
+        self.ended: dict[int, str] = {}
+        self.token: dict[int, int] = {}
+        self.crashes: dict[int, int] = {}
+        self.attempts: dict[int, int] = {}
+        self.pages: list[int] = []
+
+    def teardown(self) -> None:
+        self.db.dispose()
+        shutil.rmtree(self.home)
+
+    @initialize(shared=st.booleans(), two_prompts=st.booleans())
+    def fill(self, shared: bool, two_prompts: bool) -> None:
+        self.archive.batch(prompts=[OCR, DESCRIBE] if two_prompts else [OCR])
+        for path in ("/in/a", "/in/b"):
+            texts = ["shared" if shared else path, f"{path} 2"]
+            self.pages += self.archive.ingest(self.archive.see(path) or 0, texts)
+        self.token = dict.fromkeys([row[0] for row in self.archive.rows("SELECT id FROM page_tasks")], 0)
+        self.crashes, self.attempts = dict.fromkeys(self.token, 0), dict.fromkeys(self.token, 0)
+
+    @rule(target=claims, page=st.integers(0, 3), owner=st.sampled_from(["a/1", "a/2", "b/1"]))
+    def claim(self, page: int, owner: str) -> PageClaim | None:
+        self.archive.execute("UPDATE page_tasks SET next_attempt_at = 0")
+        claim = claim_page(self.db, self.pages[page], owner, ["m1"], 60)
+        tasks = {
+            row[0] for row in self.archive.rows("SELECT id FROM page_tasks WHERE page_id = :p", p=self.pages[page])
+        }
+        assert {task.task_id for task in (claim.tasks if claim else [])} == tasks - set(self.held) - set(self.ended)
+        for task in claim.tasks if claim else []:
+            assert task.token == self.token[task.task_id] + 1
+            self.token[task.task_id] = task.token
+            self.held[task.task_id] = (owner, task.token)
+        return claim
+
+    def still_held(self, claim: PageClaim) -> list[int]:
+        return [task.task_id for task in claim.tasks if self.held.get(task.task_id, ("", 0))[1] == task.token]
+
+    @rule(claim=claims, kind=st.sampled_from(["answer", "fail", "later"]))
+    def complete(self, claim: PageClaim | None, kind: str) -> None:
+        """Also with claims that were completed or lost before: messages and workers come late."""
+        assume(claim is not None)
+        assert claim is not None
+        outcome: Any = {"answer": answer("x"), "fail": PageFailed("no"), "later": Unavailable("away")}[kind]
+        mine = self.still_held(claim)
+        outcomes = {task.task_id: outcome for task in claim.tasks}
+        assert complete_page(self.db, claim, "w", outcomes, LIMITS) == len(mine)
+        for task in mine:
+            del self.held[task]
+            self.attempts[task] += 1
+            if kind == "answer":
+                self.ended[task] = "done"
+            elif kind == "fail" or self.attempts[task] >= LIMITS.max_attempts:
+                self.ended[task] = "failed"
+
+    @rule(claim=consumes(claims))
+    def hand_back(self, claim: PageClaim | None) -> None:
+        assume(claim is not None)
+        assert claim is not None
+        mine = self.still_held(claim)
+        return_claim(self.db, claim, "stopping")
+        for task in mine:
+            del self.held[task]
+
+    def crash(self, lost: list[int]) -> None:
+        for task in lost:
+            del self.held[task]
+            self.crashes[task] += 1
+            if self.crashes[task] >= LIMITS.max_crashes:
+                self.ended[task] = "failed"
+
+    @rule(owner=st.sampled_from(["a/", "a/1", "b/1"]))
+    def die(self, owner: str) -> None:
+        lost = [task for task, (who, _) in self.held.items() if who == owner or (owner == "a/" and who[0] == "a")]
+        assert give_back(self.db, owner, reason="killed", crashed=True, limits=LIMITS) == len(lost)
+        self.crash(lost)
+
+    @rule(which=st.integers(0, 3))
+    def run_out(self, which: int) -> None:
+        lost = sorted(self.held)[which : which + 2]
+        for task in lost:
+            self.archive.execute("UPDATE page_tasks SET lease_until = 1 WHERE id = :id", id=task)
+        assert expire(self.db, LIMITS) == len(lost)
+        self.crash(lost)
+
+    @rule()
+    def retry(self) -> None:
+        failed = [task for task, state in self.ended.items() if state == "failed"]
+        assert self.archive.retry() == (0, len(failed))
+        for task in failed:
+            del self.ended[task]
+            self.crashes[task] = self.attempts[task] = 0
+
+    @rule()
+    def finish(self) -> None:
+        assert self.archive.finish() == (len(self.ended) == len(self.token))
+
+    @invariant()
+    def rows_are_as_the_model_says(self) -> None:
+        rows = self.archive.rows("SELECT id, state, token, owner FROM page_tasks")
+        for task, state, token, owner in rows:
+            expected = self.ended.get(task) or ("leased" if task in self.held else "pending")
+            assert (state, token) == (expected, self.token[task])
+            assert owner == (self.held[task][0] if task in self.held else None)
+
+    @invariant()
+    def history_is_sound(self) -> None:
+        """Each token ends at most once, and after it only higher ones; a done task has one attempt without an error."""
+        last: dict[int, int] = {}
+        attempts = self.archive.rows("SELECT task_id, token, error FROM task_attempts ORDER BY id")
+        for task, token, error in attempts:
+            assert token > last.get(task, 0)
+            last[task] = token
+            assert error is not None or self.ended[task] == "done"
+        good = {task for task, _, error in attempts if error is None}
+        assert good == {task for task, state in self.ended.items() if state == "done"}
+        shown = self.archive.rows("SELECT page_id, prompt, count(*) FROM current_answers GROUP BY 1, 2")
+        assert len(shown) == len(good) and all(count == 1 for _, _, count in shown)
+        files = self.archive.rows("SELECT * FROM batch_summary")
+        if files and len(self.ended) == len(self.token):
+            seen, done, failed, rejected = files[0][3:7]
+            assert seen == done + failed + rejected
+
+
+@pytest.mark.timeout(120)
+def test_the_store_keeps_its_promises_under_any_order_of_calls(migrated: Path) -> None:
+    Store.template = migrated
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Store,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=20,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        ),
+    )
