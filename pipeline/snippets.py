@@ -6,6 +6,7 @@ that what is shown is what is stored: ﬁ is found by "fi" and shown as ﬁ.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -66,16 +67,20 @@ def _plain(character: str) -> str:
 
 
 def _window(text: str, spans: list[tuple[int, int, int]], width: int) -> tuple[int, int]:
-    """Where `width` characters hold the most different phrases, then the most matches; the first such place."""
+    """Where `width` characters hold the most different phrases, closest together; the first such place."""
     best, start, end = (0, 0), 0, 0
-    last = 0
-    for first, (a, b, _) in enumerate(spans):
-        while last < len(spans) and spans[last][1] <= max(a + width, b):
-            last += 1
-        inside = spans[first:last]
-        value = (len({number for _, _, number in inside}), len(inside))
-        if value > best:
-            best, start, end = value, a, max((span[1] for span in inside), default=b)
+    for first, (a, _, _) in enumerate(spans):
+        seen: set[int] = set()
+        reach = a
+        for _, b, number in itertools.islice(spans, first, None):
+            if b > a + width:
+                break
+            if number not in seen:
+                seen.add(number)
+                reach = b
+        value = (len(seen), a - reach)
+        if seen and value > best:
+            best, start, end = value, a, reach
     margin = max(width - (end - start), 0)
     start = max(start - margin // 3, 0)
     end = min(max(start + width, end), len(text))
