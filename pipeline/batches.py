@@ -125,11 +125,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
                 ],
             )
         ids = dict(
-            connection.execute(
-                select(Document.content_hash, Document.id).where(Document.content_hash.in_(taken))
-            )
-            .tuples()
-            .all()
+            connection.execute(select(Document.content_hash, Document.id).where(Document.content_hash.in_(taken))).all()
         )
         source = insert(Source)
         fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at")
