@@ -289,7 +289,8 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float) -> 
     attempts         a row a try                 files          a row a file and batch
     page_images      a row a page image          schema_doc     what each column means
     """
-    from pipeline.readonly_sql import run_sql, write_csv, write_json, write_table
+    from pipeline.formats import write_csv, write_json, write_table
+    from pipeline.readonly_sql import run_sql
 
     result = run_sql(load_settings(home=home), statement, limit_seconds=seconds)
     writers = {"table": write_table, "csv": write_csv, "json": write_json}

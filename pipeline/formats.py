@@ -78,9 +78,6 @@ def write_json(stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[V
     return count
 
 
-WRITERS = {"table": write_table, "csv": write_csv, "json": write_json}
-
-
 def visible(text: str) -> str:
     """Untrusted text for a terminal: control characters and those that turn writing around are spelled out."""
     return "".join(c if c in "\n\t" or _is_safe(c) else f"\\x{ord(c):02x}" if c < "\u0100" else _u(c) for c in text)
