@@ -1,0 +1,343 @@
+"""Batches, progress, search and a user's own SQL, on a real database."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from pipeline.errors import PageFailed, UsageError
+from pipeline.formats import write_csv, write_json, write_table
+from pipeline.query import batch_rows, find_batch, search, status
+from pipeline.readonly_sql import run_sql
+from pipeline.settings import Settings
+from schemas.prompts import DESCRIBE, OCR
+from schemas.views import COLUMNS
+from tests.conftest import Archive, sha
+
+
+def test_a_batch_is_found_by_id_prefix_name_or_as_the_latest(archive: Archive) -> None:
+    with pytest.raises(UsageError, match="no batch yet"):
+        find_batch(archive.db)
+    old, new = archive.batch("old"), archive.batch("new")
+    assert [row.name for row in batch_rows(archive.db)] == ["new", "old"]
+    assert find_batch(archive.db).batch_id == new.public_id
+    assert find_batch(archive.db, "old").id == old.id
+    assert find_batch(archive.db, old.public_id.upper()).id == old.id
+    unique = next(old.public_id[:n] for n in range(1, 37) if not new.public_id.startswith(old.public_id[:n]))
+    assert find_batch(archive.db, unique).id == old.id
+    with pytest.raises(UsageError, match=r"2 batches.*old"):
+        find_batch(archive.db, old.public_id[:2])
+    for absent in ("third", "", "%"):
+        with pytest.raises(UsageError, match="no batch has the id or name"):
+            find_batch(archive.db, absent)
+
+
+def test_status_counts_what_waits_and_what_failed(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["x", "y"])
+    archive.see("/in/notes.txt", rejection="unsupported")
+    archive.see("/in/later.pdf")
+    read, bad, waiting = archive.ingest(archive.see("/in/b.pdf") or 0, ["0", "1", "2"])
+    archive.read(bad, PageFailed("no", cause="timeout"))
+    assert archive.claim(read)
+    now = status(archive.db, find_batch(archive.db))
+    assert (now.files_seen, now.files_done, now.files_rejected, now.pages_total, now.pages_done) == (4, 1, 1, 5, 2)
+    progress = now.progress
+    assert (progress.tasks_waiting, progress.tasks_reading, progress.tasks_done, progress.tasks_failed) == (1, 1, 2, 1)
+    assert progress.documents_waiting == 1 and progress.pages_per_second > 0 and progress.seconds_left
+    assert now.failures == {"timeout": 1, "unsupported": 1} and now.engines == {"rapidocr": 2}
+    archive.read(waiting, "z")
+    assert status(archive.db, find_batch(archive.db)).progress.tasks_waiting == 0
+
+
+def test_status_of_an_empty_batch(archive: Archive) -> None:
+    archive.batch()
+    now = status(archive.db, find_batch(archive.db))
+    assert now.files_seen == 0 and now.progress.seconds_left == 0.0 and now.failures == {}
+
+
+def found(archive: Archive, words: str, **where: Any) -> list[tuple[str, int]]:
+    return [(hit.source_path, hit.page_number) for hit in search(archive.db, words, **where)]
+
+
+def test_search_ranks_and_filters(archive: Archive) -> None:
+    archive.batch(prompts=[OCR, DESCRIBE])
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["a"])
+    archive.read(page, lambda prompt: "the annual report" if prompt is OCR or prompt.name == "ocr" else "a picture")
+    archive.file("/in/b.pdf", ["nothing", "report " * 10 + "annual figures and a report"], batch="second")
+    assert sorted(found(archive, "annual report")) == [("/in/a.pdf", 1), ("/in/b.pdf", 2)]
+    assert found(archive, '"annual report"') == [("/in/a.pdf", 1)]
+    assert found(archive, "picture", prompt="ocr") == []
+    assert found(archive, "picture", prompt="describe") == [("/in/a.pdf", 1)]
+    assert found(archive, "report", batch=find_batch(archive.db, "b")) == [("/in/a.pdf", 1)]
+    assert len(found(archive, "ANNU*")) == 2 and found(archive, "annu") == []
+    assert len(found(archive, "report", limit=1)) == 1
+    hit = search(archive.db, '"annual report"')[0]
+    assert [hit.snippet.text[start:end] for start, end in hit.snippet.matches] == ["annual report"]
+    scores = [hit.score for hit in search(archive.db, "report")]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_search_finds_chinese_by_any_run_of_characters(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["本公司２０１９年度报告", "报告年度", "Über-Größe crème"])
+    assert found(archive, "年度报告") == [("/in/a.pdf", 1)]
+    assert found(archive, "2019年度") == [("/in/a.pdf", 1)]
+    assert found(archive, "UBER größe CREME") == [("/in/a.pdf", 3)]
+
+
+def test_search_shows_current_answers_only(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["old words"])
+    archive.batch("second", model="m2")
+    archive.see("/in/a.pdf", batch="second")
+    archive.read(archive.scalar("SELECT id FROM pages"), "new words", model="m2")
+    assert found(archive, "old") == [] and found(archive, "new") == [("/in/a.pdf", 1)]
+
+
+LATIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F), min_size=1, max_size=60)
+CHINESE = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1, max_size=20)
+
+
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.one_of(LATIN, CHINESE, st.tuples(LATIN, CHINESE).map(" ".join)), min_size=1, max_size=4))
+def test_any_word_of_a_stored_text_finds_its_page(archive: Archive, texts: list[str]) -> None:
+    path = f"/in/{sha(repr(texts))}.pdf"
+    if not archive.rows("SELECT 1 FROM sources WHERE path = :path", path=path):
+        archive.file(path, texts)
+    for number, text in enumerate(texts, 1):
+        for word in text.split():
+            if any(character.isalnum() for character in word):
+                assert (path, number) in found(archive, word.replace('"', " "), limit=100_000), word
+
+
+HOSTILE = [
+    '"',
+    '""',
+    "*",
+    "AND",
+    "a AND",
+    "NEAR(a b)",
+    "terms:a",
+    "-a",
+    "^a",
+    "a OR b",
+    "(",
+    "a*b*",
+    "\0",
+    "\ud800",
+    "'",
+    "_",
+]
+
+
+@pytest.mark.parametrize(
+    "words", [*HOSTILE, "", "  ", "a " * 64, "a " * 65, "x" * 100_000, "{a b}:c + d", "a\nb ; DROP"]
+)
+def test_any_query_is_safe(archive: Archive, words: str) -> None:
+    archive.file("/in/a.pdf", ["a b and x"])
+    try:
+        search(archive.db, words)
+    except UsageError as error:
+        assert "search for" in str(error)
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.text(st.one_of(st.sampled_from('"*^:(){}-+ ANDOR_,;'), st.characters()), max_size=30))
+def test_random_queries_are_safe(archive: Archive, words: str) -> None:
+    try:
+        search(archive.db, words)
+    except UsageError as error:
+        assert "search for" in str(error)
+
+
+# A user's own SQL
+
+
+def rows(settings: Settings | Path, statement: str, **given: Any) -> list[tuple[Any, ...]]:
+    return list(run_sql(settings, statement, **given).rows)
+
+
+FORBIDDEN = [
+    "INSERT INTO batches SELECT * FROM batches",
+    "UPDATE answers SET text = 'x'",
+    "DELETE FROM answers",
+    "DROP VIEW page_text",
+    "DROP TABLE answers",
+    "CREATE TABLE t (a)",
+    "CREATE TEMP TABLE t (a)",
+    "ATTACH '{tmp}/new.db' AS n",
+    "ATTACH 'file:{tmp}/new.db?mode=rwc' AS n",
+    "DETACH main",
+    "PRAGMA user_version = 7",
+    "PRAGMA journal_mode = DELETE",
+    "PRAGMA writable_schema = 1",
+    "SELECT * FROM pragma_journal_mode('delete')",
+    "VACUUM",
+    "VACUUM INTO '{tmp}/new.db'",
+    "SELECT load_extension('{tmp}/x.so')",
+    "SELECT writefile('{tmp}/new.db', 'x')",
+    "SELECT readfile('/etc/hostname')",
+    "SELECT 1; DELETE FROM answers",
+    "WITH x AS (SELECT 1) DELETE FROM answers",
+    "INSERT INTO page_search (page_search) VALUES ('optimize')",
+    "BEGIN IMMEDIATE",
+    "REINDEX",
+    "ANALYZE",
+    "EXPLAIN DELETE FROM answers",
+    "",
+    "-- nothing",
+    "SELEC 1",
+    "SELECT * FROM nowhere",
+    "SELECT 1 \0",
+    "SELECT '\ud800'",
+    "SELECT " + "1," * 60_000 + "1",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN, ids=lambda statement: repr(statement[:40]))
+def test_statements_that_do_not_read_are_refused_and_change_nothing(
+    archive: Archive, settings: Settings, tmp_path: Path, statement: str
+) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    before = archive.rows("SELECT name, sql FROM sqlite_master"), archive.rows("SELECT * FROM answers")
+    files = set(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"page_text|no statement"):
+        rows(settings, statement.replace("{tmp}", str(tmp_path)))
+    assert (archive.rows("SELECT name, sql FROM sqlite_master"), archive.rows("SELECT * FROM answers")) == before
+    assert set(tmp_path.iterdir()) == files
+    assert archive.rows("PRAGMA user_version") == [(0,)] and archive.rows("PRAGMA journal_mode") == [("wal",)]
+
+
+def test_views_search_json_and_columns_can_be_read(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["some text"])
+    for view in COLUMNS:
+        assert run_sql(settings, f"SELECT * FROM {view};").columns == list(COLUMNS[view])
+    assert rows(settings, "SELECT text FROM page_text -- all") == [("some text",)]
+    assert rows(settings, "SELECT rowid FROM page_search WHERE page_search MATCH 'some'") == [(1,)]
+    assert rows(settings, "SELECT value FROM json_each('[1, 2]')") == [(1,), (2,)]
+    assert ("page_count",) in rows(settings, "SELECT name FROM pragma_table_info('documents')")
+    assert rows(settings, "EXPLAIN QUERY PLAN SELECT * FROM batches")
+    assert rows(settings, "SELECT CAST(x'ff41' AS TEXT)") == [("\ufffdA",)]
+
+
+def test_queries_see_committed_rows_while_a_write_is_open(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    with archive.db.write() as connection:
+        connection.exec_driver_sql("DELETE FROM current_answers")
+        assert rows(settings, "SELECT count(*) FROM page_text") == [(1,)]
+
+
+def test_an_endless_query_is_stopped(settings: Settings) -> None:
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT "
+    for columns in ("count(*) FROM n", "i FROM n WHERE i < 0"):
+        with pytest.raises(UsageError, match=r"stopped after 0\.2 seconds"):
+            rows(settings, endless + columns, limit_seconds=0.2)
+
+
+def test_rows_stream_and_stop_at_the_most_wanted(settings: Settings) -> None:
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+    result = run_sql(settings, endless, max_rows=450)
+    assert len(list(result.rows)) == 450 and result.is_truncated
+    result = run_sql(settings, "SELECT 1 UNION SELECT 2", max_rows=2)
+    assert len(list(result.rows)) == 2 and not result.is_truncated
+
+
+def test_no_database_and_no_sqlite_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no database at"):
+        rows(tmp_path / "absent.db", "SELECT 1")
+    assert not (tmp_path / "absent.db").exists()
+    (tmp_path / "text.db").write_text("no database " * 200)
+    with pytest.raises(UsageError, match="not a database"):
+        rows(tmp_path / "text.db", "SELECT * FROM sqlite_master")
+
+
+def test_odd_characters_in_the_folder_name(migrated: Path, tmp_path: Path) -> None:
+    home = tmp_path / "a?b#c %41 ü"
+    home.mkdir()
+    shutil.copy(migrated, home / "pagepack.db")
+    assert rows(Settings(home=home), "SELECT count(*) FROM batches") == [(0,)]
+
+
+@pytest.fixture
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for another user: the tests may run as root, to whom every folder is writable."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_a_database_in_a_read_only_folder_is_read(migrated: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(migrated, tmp_path / "pagepack.db"))
+    assert rows(path, "SELECT count(*) FROM batches") == [(0,)]
+    assert [file.name for file in tmp_path.iterdir()] == ["pagepack.db"]  # no lock files were made
+    result = run_sql(path, "SELECT count(*) FROM batches")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(UsageError, match="was written while it was read"):
+        list(result.rows)
+    (tmp_path / "pagepack.db-wal").write_bytes(b"pages that were not moved over yet")
+    with pytest.raises(UsageError, match=r"holds pages in pagepack\.db-wal"):
+        rows(path, "SELECT 1")
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_a_run_in_a_read_only_folder_can_be_watched(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["text"])  # the writer's own lock files are there
+    assert rows(settings, "SELECT text FROM page_text") == [("text",)]
+
+
+# Output formats
+
+VALUES: list[tuple[Any, ...]] = [
+    (1, "a,b", None),
+    (2.5, 'say "x"\r\n', ""),
+    (float("inf"), "\x1b[31m\u202e表", b"\x00\xff"),
+]
+
+
+def test_csv_reads_back_and_tells_null_from_empty() -> None:
+    stream = io.StringIO()
+    assert write_csv(stream, ["n", "t", "n"], VALUES) == 3
+    assert stream.getvalue().startswith('n,t,n\r\n1,"a,b",\r\n2.5,"say ""x""\r\n",""\r\n')
+    back = list(csv.reader(io.StringIO(stream.getvalue(), newline="")))
+    assert back[2] == ["2.5", 'say "x"\r\n', ""] and back[3] == ["inf", "\x1b[31m\u202e表", "x'00ff'"]
+
+
+def test_json_is_a_list_of_objects_that_any_parser_reads() -> None:
+    stream = io.StringIO()
+    assert write_json(stream, ["n", "t", "n"], VALUES) == 3
+    back = json.loads(stream.getvalue(), parse_constant=lambda name: pytest.fail(name))
+    assert back[0] == {"n": 1, "t": "a,b", "n_2": None}
+    assert back[2] == {"n": "inf", "t": "\x1b[31m\u202e表", "n_2": "x'00ff'"}
+    assert "表" in stream.getvalue() and "\x1b" not in stream.getvalue()
+    empty = io.StringIO()
+    write_json(empty, ["n"], [])
+    assert json.loads(empty.getvalue()) == []
+
+
+def test_a_table_shows_null_and_cannot_drive_the_terminal() -> None:
+    stream = io.StringIO()
+    assert write_table(stream, ["n", "[bold]t", "\x1b]0;x\x07"], [*VALUES, ("[red]markup[/red]", "\x9b1m", 0)]) == 4
+    shown = stream.getvalue()
+    assert "NULL" in shown and "[red]markup[/red]" in shown and "[bold]t" in shown
+    assert r"\x1b[31m\u202e表" in shown and r"\x9b1m" in shown
+    assert not any(character in shown for character in "\x1b\x07\x9b\u202e\r")
+    long = io.StringIO()
+    assert write_table(long, ["n"], ((number,) for number in range(5_000))) == 1_000
+    assert "the first 1,000 rows" in long.getvalue()
+
+
+def test_readers_do_not_need_more_than_sqlite_itself(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    with sqlite3.connect(settings.home / "pagepack.db") as connection:
+        assert connection.execute("SELECT source_path, page_number, text FROM page_text").fetchall() == [
+            ("/in/a.pdf", 1, "text")
+        ]
