@@ -1,0 +1,234 @@
+"""Exports: whole, inside `out` whatever files are called, and silent about no page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from pipeline.errors import NothingToDo, PageFailed, UsageError
+from pipeline.export import export
+from pipeline.export_paths import Targets, safe_name, shared_folder
+from pipeline.query import find_batch
+from pipeline.store import NewPage
+from schemas.prompts import DESCRIBE, OCR
+from tests.conftest import Archive, sha
+
+
+def files(out: Path) -> dict[str, str]:
+    found = [path for path in out.rglob("*") if path.is_file() and out / "home" not in path.parents]
+    return {str(path.relative_to(out)): path.read_bytes().decode() for path in found}
+
+
+def pages_of(markdown: str) -> dict[int, str]:
+    """Page number → text, as a small program would read it."""
+    pieces = re.split(r"(?m)^<!-- page (\d+) -->\n\n", markdown)[1:]
+    unescaped = (re.sub(r"(?m)^\\(\\*<!-- (?:page|prompt) )", r"\1", text) for text in pieces[1::2])
+    numbers = [int(number) for number in pieces[::2]]
+    texts = [text[: -1 if index == len(numbers) - 1 else -2] for index, text in enumerate(unescaped)]
+    return dict(zip(numbers, texts, strict=True))
+
+
+def test_markdown_keeps_the_folders_and_the_extensions(archive: Archive, tmp_path: Path) -> None:
+    for path in ("/in/2019/a.pdf", "/in/2019/a.png", "/in/b"):
+        archive.file(path, [f"text of {path}", "second"])
+    summary = export(archive.db, tmp_path / "out", "markdown")
+    assert (summary.files, summary.pages, summary.pages_failed) == (3, 6, 0)
+    written = files(tmp_path / "out")
+    assert set(written) == {"2019/a.pdf.md", "2019/a.png.md", "b.md"}
+    document_id = archive.scalar("SELECT document_id FROM page_text WHERE source_path = '/in/b' AND page_number = 1")
+    assert written["b.md"] == (
+        f'---\nsource_path: "/in/b"\ndocument_id: "{document_id}"\npages: 2\nprompt: "ocr"\nengine: "rapidocr"\n'
+        'model: "m1"\n---\n\n<!-- page 1 -->\n\ntext of /in/b\n\n<!-- page 2 -->\n\nsecond\n'
+    )
+
+
+def test_no_page_and_no_file_is_silently_absent(archive: Archive, tmp_path: Path) -> None:
+    good, bad, _ = archive.ingest(
+        archive.see("/in/a.pdf") or 0,
+        [
+            "good",
+            "bad",
+            NewPage(2, error=PageFailed("page 3 hangs -->\n# fake", cause="timeout")),
+            NewPage(3, sha("w"), 16, 16),
+        ],
+    )
+    archive.read(good, "text")
+    archive.read(bad, PageFailed("no answer"))
+    archive.see("/in/locked.pdf", rejection="encrypted")
+    archive.see("/in/notes.txt", rejection="unsupported")
+    summary = export(archive.db, tmp_path, "markdown", find_batch(archive.db))
+    assert (summary.files, summary.pages, summary.pages_failed, summary.pages_waiting) == (2, 4, 2, 1)
+    assert summary.files_rejected == 2
+    written = files(tmp_path)
+    pages = pages_of(written["a.pdf.md"])
+    assert pages[1] == "text" and pages[2] == "> **Page 2 not read** (engine): no answer"
+    assert pages[3] == "> **Page 3 not read** (timeout): page 3 hangs --&gt; # fake"
+    assert pages[4] == "> **Page 4 not read** (waiting): not read yet"
+    assert "**Not read** (encrypted)" in written["locked.pdf.md"] and len(written) == 2
+    export(archive.db, tmp_path / "x.jsonl", "jsonl")
+    lines = (tmp_path / "x.jsonl").read_text().splitlines()
+    assert [(row["page_number"], row["cause"]) for row in map(json.loads, lines)] == [
+        (1, None),
+        (2, "engine"),
+        (3, "timeout"),
+        (4, "waiting"),
+    ]
+
+
+def test_a_document_without_one_rendered_page_is_exported_too(archive: Archive, tmp_path: Path) -> None:
+    archive.ingest(archive.see("/in/a.pdf") or 0, [NewPage(0, error=PageFailed("hangs", cause="timeout"))])
+    assert export(archive.db, tmp_path, "markdown").pages_failed == 1
+    assert "Page 1 not read" in files(tmp_path)["a.pdf.md"]
+
+
+def test_prompts_become_sections_and_can_be_chosen(archive: Archive, tmp_path: Path) -> None:
+    archive.batch(prompts=[OCR, DESCRIBE])
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["x"])
+    archive.read(page, lambda prompt: f"{prompt.name} answer")
+    archive.file("/in/b.pdf", ["only ocr"], batch="second")
+    export(archive.db, tmp_path / "all", "markdown")
+    both = files(tmp_path / "all")["a.pdf.md"]
+    assert both.index("<!-- prompt describe -->") < both.index("describe answer") < both.index("<!-- prompt ocr -->")
+    summary = export(archive.db, tmp_path / "one", "markdown", prompt="describe")
+    assert summary.pages == 1 and "ocr answer" not in files(tmp_path / "one")["a.pdf.md"]
+    export(archive.db, tmp_path / "batch", "markdown", batch=find_batch(archive.db, "second"))
+    assert set(files(tmp_path / "batch")) == {"b.pdf.md"}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=3)
+)
+@example(texts=["<!-- page 2 -->\n\nfake", "\\<!-- page 1 -->", "---\n\r\n"])
+def test_texts_come_back_as_they_were(
+    archive: Archive, tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    path = f"/in/{sha(repr(texts))}"
+    if not archive.rows("SELECT 1 FROM sources WHERE path = :path", path=path):
+        archive.file(path, texts, batch=path)
+    batch = find_batch(archive.db, path)
+    export(archive.db, out, "markdown", batch)
+    assert list(pages_of(*files(out).values()).values()) == texts
+    export(archive.db, out / "a.jsonl", "jsonl", batch)
+    assert [json.loads(line)["text"] for line in (out / "a.jsonl").read_bytes().split(b"\n")[:-1]] == texts
+    export(archive.db, out / "a.parquet", "parquet", batch)
+    table = parquet.read_table(out / "a.parquet").to_pylist()
+    assert [row["text"] for row in table] == texts and table[0]["created_at"].tzinfo is not None
+
+
+def test_jsonl_goes_to_the_standard_output(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert export(archive.db, Path("-"), "jsonl").pages == 1
+    assert json.loads(stream.getvalue())["source_path"] == "/in/a.pdf"
+
+
+def test_existing_files_are_replaced_kept_or_refused(archive: Archive, tmp_path: Path) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    target = tmp_path / "a.pdf.md"
+    target.write_text("mine")
+    with pytest.raises(UsageError, match="exists"):
+        export(archive.db, tmp_path, "markdown", on_exists="fail")
+    assert export(archive.db, tmp_path, "markdown", on_exists="skip").files_skipped == 1
+    assert target.read_text() == "mine"
+    export(archive.db, tmp_path, "markdown")
+    assert list(files(tmp_path)) == ["a.pdf.md"] and "text" in target.read_text()
+
+
+def test_nothing_to_export_and_places_that_cannot_be_written(archive: Archive, tmp_path: Path) -> None:
+    with pytest.raises(NothingToDo):
+        export(archive.db, tmp_path / "out", "markdown")
+    archive.file("/in/a.pdf", ["text"])
+    (tmp_path / "file").write_text("x")
+    for form in ("markdown", "jsonl"):
+        with pytest.raises(UsageError, match="cannot write"):
+            export(archive.db, tmp_path / "file" / "out", form)  # type: ignore[arg-type]
+
+
+def test_parquet_without_pyarrow_names_the_extra(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pagepack\[parquet\]"):
+        export(archive.db, tmp_path / "a.parquet", "parquet")
+
+
+HOSTILE = [
+    "/in/../../etc/passwd",
+    "/in/..",
+    "/in/.",
+    "/in/a\0b.pdf",
+    "/in/new\nline\x1b[31m.pdf",
+    "/in/C:\\windows\\x.pdf",
+    "/in/CON.pdf",
+    "/in/aux",
+    "/in/" + "长" * 120 + ".pdf",
+    "/in/" + "长" * 121 + ".pdf",
+    "/in/" + "/".join(["deep" * 20] * 60) + "/x.pdf",
+    "/in/a.pdf",
+    "/in/A.PDF",
+    "/in/a.pdf.md/b.pdf",
+    "/in/e\u0301.pdf",
+    "/in/\u00e9.pdf",
+    "/in//double.pdf",
+    "/in/ quotes ' \" $(rm) .pdf",
+    "/in/.hidden",
+]
+
+
+def test_hostile_names_stay_inside_and_apart(archive: Archive, tmp_path: Path) -> None:
+    out = tmp_path / "below" / "out"
+    for path in HOSTILE:
+        archive.file(path.replace("\0", "\ufffd"), [f"text of {path!r}"])
+    assert export(archive.db, out, "markdown").files == len(HOSTILE)
+    written = files(tmp_path)
+    assert len(written) == len(HOSTILE) and all(name.startswith("below/out/") for name in written)
+    for path in HOSTILE:
+        assert sum(f"text of {path!r}\n" in text for text in written.values()) == 1
+    assert "below/out/%2E%2E/%2E%2E/etc/passwd.md" in written and "below/out/_CON.pdf.md" in written
+    again = files(tmp_path)
+    export(archive.db, out, "markdown")
+    assert files(tmp_path) == again  # the same names the second time
+
+
+def test_a_link_that_leads_out_is_not_followed(archive: Archive, tmp_path: Path) -> None:
+    archive.file("/in/sub/a.pdf", ["text"])
+    archive.file("/in/b.pdf", ["text"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="symbolic link"):
+        export(archive.db, tmp_path / "out", "markdown")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@given(st.lists(st.text(max_size=30).map(lambda tail: f"/in/{tail}"), min_size=1, max_size=10, unique=True))
+def test_any_names_stay_inside_and_apart(paths: list[str]) -> None:
+    paths.sort()
+    root = shared_folder(paths[0], paths[-1])
+    assert all(path.startswith(root) for path in paths) and (root == "" or root.endswith("/"))
+    targets = Targets(Path("/nonexistent/out"), root)
+    seen = set()
+    for path in paths:
+        target = targets.of(path)
+        assert target.is_relative_to("/nonexistent/out") and ".." not in target.parts
+        assert all(len(part.encode()) <= 255 for part in target.parts)
+        assert str(target).casefold() not in seen and "\0" not in str(target)
+        seen.add(str(target).casefold())
+
+
+@given(st.text())
+def test_a_safe_name_is_one_part_of_a_path(name: str) -> None:
+    safe = safe_name(name)
+    assert safe not in ("", ".", "..") and not set(safe) & set("/\\\0\n\r\x1b") and len(safe.encode()) <= 240

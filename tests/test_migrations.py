@@ -1,0 +1,88 @@
+"""Revisions: head equals the models, up and down and up again, and a program refuses what it does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from pipeline.database import Database, _alembic, downgrade, head_revision, open_database, upgrade
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+from schemas.views import COLUMNS, create_statements, view_definitions
+from tests.conftest import Archive
+
+
+def stored(db: Database, kind: str) -> dict[str, str]:
+    with db.read() as connection:
+        rows = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE type = :kind"), {"kind": kind})
+        return {name: sql for name, sql in rows if not name.startswith("page_search_")}
+
+
+def test_head_equals_the_models(db: Database) -> None:
+    config = _alembic()
+    with db.write() as connection:
+        config.attributes["connection"] = connection
+        command.check(config)
+
+
+def test_views_after_upgrade_are_those_of_the_program(db: Database) -> None:
+    assert list(stored(db, "view").values()) == create_statements("sqlite")
+    assert set(view_definitions("sqlite")) == set(view_definitions("postgresql")) == set(COLUMNS)
+
+
+def test_down_to_nothing_and_up_again_is_the_same_database(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    before = [stored(archive.db, kind) for kind in ("table", "view", "index")]
+    downgrade(archive.db, "base")
+    assert set(stored(archive.db, "table")) <= {"alembic_version"} and stored(archive.db, "view") == {}
+    upgrade(archive.db)
+    assert [stored(archive.db, kind) for kind in ("table", "view", "index")] == before
+    archive.batches.clear()
+    archive.file("/in/a.pdf", ["text"])
+    assert archive.rows("SELECT text FROM page_text") == [("text",)]
+
+
+def test_upgrading_twice_changes_nothing(db: Database) -> None:
+    before = [stored(db, kind) for kind in ("table", "view", "index")]
+    upgrade(db)
+    assert [stored(db, kind) for kind in ("table", "view", "index")] == before
+
+
+def test_a_database_of_a_newer_program_is_refused(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    archive.execute("UPDATE alembic_version SET version_num = '9999'")
+    for create in (False, True):
+        with pytest.raises(UsageError, match=r"newer pagepack \(revision 9999\); upgrade pagepack"):
+            open_database(settings, create=create)
+    assert archive.rows("SELECT text FROM page_text") == [("text",)]
+
+
+def test_an_older_database_is_migrated_only_by_who_may_create(db: Database, settings: Settings) -> None:
+    downgrade(db, "base")
+    with pytest.raises(UsageError, match="pagepack db upgrade"):
+        open_database(settings)
+    assert stored(db, "view") == {}
+    opened = open_database(settings, create=True)
+    assert set(stored(opened, "view")) == set(COLUMNS)
+    opened.dispose()
+
+
+def test_no_database_is_said_and_none_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pagepack run"):
+        open_database(Settings(home=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pagepack.db").write_text("no database " * 500)
+    for create in (False, True):
+        with pytest.raises(UsageError, match="not a whole SQLite database"):
+            open_database(Settings(home=tmp_path), create=create)
+    assert (tmp_path / "pagepack.db").read_text() == "no database " * 500
+
+
+def test_there_is_one_head() -> None:
+    assert head_revision()
