@@ -7,13 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 demo: .venv/core
 	@rm -rf pagepack-data/demo
-	$(BIN)/pagepack run samples/ --home pagepack-data/demo || test $$? -eq 1  # 1: two samples are broken on purpose
+	@$(BIN)/pagepack run samples/ --home pagepack-data/demo || test $$? -eq 1  # 1: two samples are broken on purpose
 	@echo
-	$(BIN)/pagepack sql --home pagepack-data/demo --format table \
+	@$(BIN)/pagepack sql --home pagepack-data/demo --format table \
 	  "SELECT replace(source_path, rtrim(source_path, replace(source_path, '/', '')), '') AS file, page_number AS page, \
 	   substr(replace(text, char(10), ' '), 1, 60) AS begins FROM page_text ORDER BY source_path, page_number"
 	@echo
-	$(BIN)/pagepack sql --home pagepack-data/demo --format table "SELECT cause, reason FROM failures ORDER BY cause"
+	@$(BIN)/pagepack sql --home pagepack-data/demo --format table "SELECT cause, reason FROM failures ORDER BY cause"
 
 test: .venv/all
 	$(BIN)/python -m pytest -q
@@ -24,14 +24,14 @@ lint: .venv/all
 	$(BIN)/mypy
 
 .venv/core: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) --editable .
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv…"; $(PIP) --editable .
 	@touch $@
 
 .venv/all: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[pixtral,dev]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv…"; $(PIP) torch==2.13.0
+	@$(PIP) --editable '.[pixtral,dev]'
 	@touch $@ .venv/core
 
 clean:

@@ -50,6 +50,8 @@ LOOK = [("english", 9.0, "helv"), ("chinese", 10.5, "china-s"), ("english", 10.5
         ("english", 12.0, "tiro"), ("chinese", 12.0, "china-s")]  # fmt: skip
 ORT = "EngineConfig.onnxruntime."
 
+BEST = {"Global.use_cls": False, "Rec.rec_batch_num": 1, ORT + "intra_op_num_threads": num_cores()}
+
 
 def draw_page(index: int) -> tuple[NDArray[np.uint8], str]:
     """A full A4 page and its text; seeded, every second one with scanner noise and turned by 0.6°."""
@@ -126,7 +128,7 @@ def main() -> None:
     parser.add_argument("--quality", action="store_true", help="compare settings, one bare loop each")
     arguments = parser.parse_args()
     pages = [draw_page(index) for index in range(arguments.pages)]
-    best = {"Global.use_cls": False, "Rec.rec_batch_num": 1, ORT + "intra_op_num_threads": num_cores()}
+    best = BEST
     print(
         f"{num_cores()} cores, {platform.machine()}, {len(pages)} pages\n{'':34}{'pages/s':>9}{'cores':>8}{'CER':>10}"
     )

@@ -42,6 +42,7 @@ from schemas.prompts import Prompt
 WORKERS = (sys.executable, "-P", "-m", "workers")
 """How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""
 _TICK_SECONDS = 0.2
+_DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
 _STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
 _LOG_TAIL = 2_000
 
@@ -300,9 +301,8 @@ class Run:
     def _ring(self, db: Database, batch: OpenBatch, now: Progress) -> None:
         assert self._app is not None
         try:
-            processes = self._settings.ingest_processes or 2
             if now.tasks_pending < self._settings.max_waiting_pages:
-                ring_documents(self._app, take_due_documents(db, batch.id, limit=2 * processes))
+                ring_documents(self._app, take_due_documents(db, batch.id, limit=_DOCUMENTS_RUNG))
             if now.tasks_pending:
                 depth = queue_depth(self._app, READ_QUEUE)
                 # With bells left in the queue a silent row has most likely one of them; without, its bell was lost.

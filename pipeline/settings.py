@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import UsageError
+
+
+def _(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, **limits)
+
 
 EngineName = Literal["auto", "pixtral", "rapidocr"]
 
@@ -19,31 +24,33 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PAGEPACK_", frozen=True, extra="forbid")
 
-    home: Path = Path("pagepack-data")
-    database_url: str | None = None
-    broker_url: str | None = None
+    home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
+    database_url: str | None = _(None, "not supported yet")
+    broker_url: str | None = _(None, "a Redis or Valkey server instead of the embedded one")
 
-    engine: EngineName = "auto"
-    model: Path | None = None
-    text_layer: Literal["keep", "prefer"] = "keep"
+    engine: EngineName = _("auto", "auto takes pixtral where a model folder is set, else rapidocr")
+    model: Path | None = _(None, "a checkpoint folder in Mistral's format")
+    text_layer: Literal["keep", "prefer"] = _("keep", "prefer takes a PDF page's own text where it has some")
 
-    max_side_px: int = Field(1024, ge=64, le=1024, multiple_of=16)  # the vision encoder's table of positions ends here
-    max_file_bytes: int = Field(2 * 2**30, gt=0)
-    max_pages: int = Field(20_000, gt=0)  # pages of one document
-    max_page_pt: int = Field(7_200, gt=0)  # 100 inches; PDF's own limit is 14,400
-    max_image_pixels: int = Field(250_000_000, gt=0)  # a decoded image above this is a bomb: 750 MB in RGB
-    rasterize_seconds: float = Field(30.0, gt=0)  # wall clock of one page
-    rasterize_memory_bytes: int = Field(2 * 2**30, gt=0)  # address space of the process that opens files
-    ingest_processes: int | None = Field(None, ge=1)  # default: half the cores
-    max_waiting_pages: int = Field(2_000, ge=1)  # ingest holds back above this; bounds page images in flight
+    max_side_px: int = _(
+        1024, "long side of a page image; the vision encoder's positions end at 1024", ge=64, le=1024, multiple_of=16
+    )
+    max_file_bytes: int = _(2 * 2**30, "a larger file is rejected", gt=0)
+    max_pages: int = _(20_000, "a longer document is rejected", gt=0)
+    max_page_pt: int = _(7_200, "a wider or higher page fails: 100 inches, PDF's own limit is 14,400", gt=0)
+    max_image_pixels: int = _(250_000_000, "a larger image fails: 750 MB decoded", gt=0)
+    rasterize_seconds: float = _(30.0, "wall clock to draw one page", gt=0)
+    rasterize_memory_bytes: int = _(2 * 2**30, "address space of the process that opens files", gt=0)
+    ingest_processes: int | None = _(None, "documents drawn side by side; default half the cores", ge=1)
+    max_waiting_pages: int = _(2_000, "ingest holds back above this; bounds page images in flight", ge=1)
 
-    lease_seconds: float = Field(60.0, gt=0)
-    heartbeat_seconds: float = Field(15.0, gt=0)
-    sweep_seconds: float = Field(10.0, gt=0)
-    page_seconds: float = Field(600.0, gt=0)  # deadline for reading one page
-    grace_seconds: float = Field(20.0, ge=0)  # after SIGTERM, pages in the engine may finish this long
-    max_attempts: int = Field(3, ge=1)
-    max_crashes: int = Field(3, ge=1)  # times a page may be in flight when its worker dies
+    lease_seconds: float = _(60.0, "a worker that is silent so long loses its pages", gt=0)
+    heartbeat_seconds: float = _(15.0, "how often a worker renews its leases", gt=0)
+    sweep_seconds: float = _(10.0, "how often expired leases are looked for", gt=0)
+    page_seconds: float = _(600.0, "deadline to read one page", gt=0)
+    grace_seconds: float = _(20.0, "after a stop, pages in the engine may finish so long", ge=0)
+    max_attempts: int = _(3, "tries at a page that fails for a reason that may pass", ge=1)
+    max_crashes: int = _(3, "times a page may be in flight when its worker dies", ge=1)
 
 
 def is_setting(variable: str) -> bool:

@@ -1,0 +1,144 @@
+"""`pagepack run` as a whole: what the pipeline costs over the bare engine, a repeated run, and memory.
+
+    python -m benchmarks.bench_run overhead [--pages 16]     real OCR through the pipeline, and a bare RapidOCR loop, in one run
+    python -m benchmarks.bench_run again [--files 1000]      the same command over a finished folder
+    python -m benchmarks.bench_run memory [--pages 100 1000 10000]   peak resident memory of each process; answers at once
+
+Each prints a table and ends in one line of JSON. `overhead` counts from the first claim to the last stored answer, so
+start-up (printed beside) is out of both sides of the ratio. `again` and `memory` put an engine that answers at once in
+the place of OCR: 10,000 pages of real OCR would take most of a day here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pymupdf
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(folder: Path, home: Path, engine: str | None) -> tuple[float, dict[str, int]]:
+    """Seconds of the whole command, and the peak resident bytes of each kind of process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if engine is not None:
+        environment["PAGEPACK_INTERNAL_ENGINE"] = engine
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "pipeline", "run", str(folder), "--home", str(home), "--json"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    peaks: dict[str, int] = {}
+    while process.poll() is None:
+        for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            try:
+                name, resident = _kind(member.cmdline()), member.memory_info().rss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            peaks[name] = max(peaks.get(name, 0), resident)
+        time.sleep(0.5)
+    assert process.returncode == 0, f"pagepack run ended with {process.returncode}"
+    return time.monotonic() - started, peaks
+
+
+def _kind(command: list[str]) -> str:
+    words = " ".join(command)
+    for mark, name in (
+        ("workers read", "read worker"),
+        ("workers ingest", "ingest worker"),
+        ("rasterize_child", "rasterizer"),
+        ("valkey", "broker"),
+        ("pipeline run", "supervisor"),
+    ):
+        if mark in words:
+            return name
+    return "other"
+
+
+def overhead(num_pages: int, work: Path) -> dict[str, float]:
+    from PIL import Image
+
+    from benchmarks.bench_rapidocr import BEST, bare_loop, draw_page, measure  # tuned there
+
+    folder = work / "pages"
+    folder.mkdir()
+    pages = [draw_page(index)[0] for index in range(num_pages)]
+    for index, pixels in enumerate(pages):
+        Image.fromarray(pixels).save(folder / f"{index:03}.png", compress_level=1)
+    whole, _ = run(folder, work / "home", None)
+    with sqlite3.connect(work / "home" / "pagepack.db") as database:
+        query = "SELECT (julianday(max(ended_at)) - julianday(min(ended_at))) * 86400, count(*) FROM task_attempts"
+        span, count = database.execute(query).fetchone()
+        first_seconds = database.execute("SELECT seconds FROM answers ORDER BY id LIMIT 1").fetchone()[0]
+    in_pipeline = count / (span + first_seconds)
+    texts = [draw_page(index) for index in range(num_pages)]
+    bare = measure("bare best", bare_loop(BEST), texts)["pages_per_second"]
+    print(f"pipeline {in_pipeline:.3f} pages/s (whole command {whole:.1f} s), bare loop {bare:.3f} pages/s")
+    return {"pages_per_second": in_pipeline, "bare_pages_per_second": bare, "ratio": in_pipeline / bare}
+
+
+def again(num_files: int, work: Path) -> dict[str, float]:
+    folder = work / "files"
+    folder.mkdir()
+    for index in range(num_files):
+        _pdf(folder / f"{index:05}.pdf", 1, index)
+    first, _ = run(folder, work / "home", "tests.stand_ins:InstantEngine")
+    second, _ = run(folder, work / "home", "tests.stand_ins:InstantEngine")
+    print(f"{num_files} files: first run {first:.1f} s, the same command again {second:.2f} s")
+    return {"files": num_files, "first_seconds": first, "again_seconds": second}
+
+
+def memory(page_counts: list[int], work: Path) -> dict[str, object]:
+    table: dict[str, dict[str, float]] = {}
+    for count in page_counts:
+        folder = work / f"m{count}"
+        folder.mkdir()
+        for start in range(0, count, 100):
+            _pdf(folder / f"{start:06}.pdf", min(100, count - start), start)
+        seconds, peaks = run(folder, work / f"home{count}", "tests.stand_ins:InstantEngine")
+        table[str(count)] = {name: round(size / 2**20) for name, size in sorted(peaks.items())}
+        print(f"{count:>7} pages in {seconds:6.1f} s, {count / seconds:5.1f} pages/s, peak MiB {table[str(count)]}")
+        shutil.rmtree(folder)
+    return {"peak_mib": table}
+
+
+def _pdf(path: Path, pages: int, start: int) -> None:
+    with pymupdf.open() as document:
+        for index in range(pages):
+            document.new_page().insert_text((72, 72), f"page {start} {index}", fontsize=11)
+        document.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["overhead", "again", "memory"])
+    parser.add_argument("--files", type=int, default=1_000)
+    parser.add_argument("--pages", type=int, nargs="+", default=None)
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="pagepack-bench-"))
+    try:
+        if arguments.what == "overhead":
+            result: dict[str, object] = dict(overhead((arguments.pages or [16])[0], work))
+        elif arguments.what == "again":
+            result = dict(again(arguments.files, work))
+        else:
+            result = memory(arguments.pages or [100, 1_000, 10_000], work)
+    finally:
+        shutil.rmtree(work)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The README tells the truth where a program can check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.settings import Settings
+from schemas.views import COLUMNS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def view_tables() -> str:
+    """The README's part about the views, as it must read."""
+    parts = []
+    for view, columns in COLUMNS.items():
+        rows = "\n".join(f"| `{column}` | {meaning} |" for column, meaning in columns.items())
+        parts.append(f"**`{view}`**\n\n| column | meaning |\n|---|---|\n{rows}\n")
+    return "\n".join(parts)
+
+
+def settings_table() -> str:
+    """The README's table of settings, as it must read."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"{field.default:,}" if type(field.default) is int else field.default
+        rows.append(f"| `PAGEPACK_{name.upper()}` | {default} | {field.description} |")
+    return "| variable | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def test_the_readme_documents_every_column_of_every_view() -> None:
+    assert view_tables() in README
+
+
+def test_the_readme_documents_every_setting() -> None:
+    assert settings_table() in README
+
+
+def test_the_readme_names_no_placeholder() -> None:
+    assert "@@" not in README
