@@ -79,11 +79,12 @@ class Drawn:
     mode: str  # RGB or L
     width_px: int  # both sides multiples of 16
     height_px: int
-    pixels: bytes  # rows from the top, without gaps
+    pixels: bytes | memoryview  # rows from the top, without gaps
     text_layer: str | None  # None: the page carries none, as an image never does
     dpi: float | None  # pixels of `image` per inch of the page; None where the source has no physical size
     rotation_degrees: int  # the page's own /Rotate, already applied
     warnings: str  # what MuPDF mended or left out, one line each
+    owner: object = None  # of the memory under `pixels`
 
 
 class Opened(Protocol):
@@ -187,13 +188,12 @@ class PdfPages:
         except _PDF_ERRORS as error:
             raise translated(error, PageFailed, "the page cannot be rendered") from error
         warnings = clean(pymupdf.TOOLS.mupdf_warnings())[:MAX_WARNING_CHARACTERS]
-        pixels: bytes = pixmap.samples
-        if warnings and not text.strip() and pixels.count(255) == len(pixels):
+        pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
+        if warnings and not text.strip() and bytes(pixels).count(255) == len(pixels):
             raise PageFailed(f"nothing of the page could be drawn: {warnings[:300]}", cause="damaged")
         assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
-        return Drawn(
-            "RGB", pixmap.width, pixmap.height, pixels, text if text.strip() else None, 72 * scale, rotation, warnings
-        )
+        layer = text if text.strip() else None
+        return Drawn("RGB", pixmap.width, pixmap.height, pixels, layer, 72 * scale, rotation, warnings, pixmap)
 
     def _fit(self, rect: Any) -> tuple[float, int, int]:
         width_pt, height_pt = float(rect.width), float(rect.height)

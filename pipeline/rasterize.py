@@ -14,31 +14,33 @@ pages are in flight: the child sends pixels and draws ahead, the caller's proces
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from PIL import Image
 
 from pipeline import images
 from pipeline.discover import display, open_regular
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
-from pipeline.rasterize_child import lengths, pack
+from pipeline.rasterize_child import SLOT_BYTES, SLOTS, length, pack
 from pipeline.settings import Settings
 
 START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need long, and no page is to blame
 MAX_CHILD_PAGES = 5_000  # then a fresh child: MuPDF's caches and the heap's holes do not grow for ever
 MAX_DEATHS_IN_A_ROW = 5  # then the rest of the document fails: 20,000 pages of 30 s would hold a worker for a week
-PREFIX_BYTES = 8
+PREFIX_BYTES = 4
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no credentials
 
 _HEAP = {  # glibc gives back every block above 128 KiB and asks for it anew: 2.3 of 4.9 ms a page went to page faults
@@ -167,7 +169,7 @@ class OpenDocument:
             child = self._rasterizer.child()
             try:
                 child.send({"op": "open", "kind": self._kind}, self._file.fileno())
-                answer, _ = child.receive(self._seconds)
+                answer = child.receive(self._seconds)
                 if answer["is"] == "rejected":
                     raise DocumentRejected(f"{self._name}: {answer['text']}", cause=str(answer["cause"]))
                 return child, int(answer["page_count"])
@@ -187,11 +189,11 @@ class OpenDocument:
             self._holder, _ = self._open()
         self._holder.send({"op": "pages", "first": first_page})
         for page_index in range(first_page, self.page_count):
-            message, body = self._holder.receive(self._seconds)
+            message = self._holder.receive(self._seconds)
             if message["is"] == "failed":
                 yield self._failure(page_index, str(message["cause"]), str(message["text"]))
             else:
-                yield _page(page_index, message, body)
+                yield self._holder.take(page_index, message)
             if self._holder.is_worn():
                 self._rasterizer.close()
                 return
@@ -231,20 +233,36 @@ class _Child:
                 "max_image_pixels": settings.max_image_pixels,
             },
         }
+        # Anonymous memory that both see. Only the parent may size it: the child can write no file.
+        with _anonymous_file() as shared:
+            shared.truncate(SLOTS * SLOT_BYTES)
+            self._shared = mmap.mmap(shared.fileno(), SLOTS * SLOT_BYTES)
+            setup["shared_descriptor"] = shared.fileno()
+            self._start(setup, shared.fileno())
+
+    def _start(self, setup: dict[str, Any], shared_descriptor: int) -> None:
         variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         variables |= _HEAP
         variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         command = [sys.executable, "-P", "-m", "pipeline.rasterize_child", json.dumps(setup)]
         self._socket, theirs = socket.socketpair()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
         try:
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=variables)
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=variables,
+                pass_fds=[shared_descriptor],
+            )
         except OSError as error:
             self._socket.close()
             raise Unavailable(f"the rasterizing process cannot be started: {error}") from error
         finally:
             theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait_ready(self) -> None:
         """Wait until the child has imported what it needs."""
@@ -269,19 +287,18 @@ class _Child:
         except OSError as error:
             raise self._gone() from error
 
-    def receive(self, seconds: float) -> tuple[dict[str, Any], bytearray]:
+    def receive(self, seconds: float) -> dict[str, Any]:
         """The next answer, within so many seconds from now; a child that takes longer is killed.
 
         The answer comes from a process that strangers' files may have turned, so its form is checked.
         """
         deadline = time.monotonic() + seconds
         try:
-            header_bytes, body_bytes = lengths(self._read(PREFIX_BYTES, deadline))
-            message = json.loads(self._read(header_bytes, deadline))
-            body = self._read(body_bytes, deadline)
+            size = length(self._read(PREFIX_BYTES, deadline))
+            message: dict[str, Any] = json.loads(self._read(size, deadline))
             self._rss_bytes = int(message.get("rss_bytes", 0))
             self._pages += message["is"] == "page"
-            return message, body
+            return message
         except TimeoutError as error:
             self.kill()
             text = f"took longer than {seconds:g} s; raise PAGEPACK_RASTERIZE_SECONDS if it is no hostile file"
@@ -289,8 +306,28 @@ class _Child:
         except (OSError, EOFError) as error:
             raise self._gone() from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            self.kill()
-            raise _ChildGone("crash", f"the rasterizing process sent nonsense: {error}") from error
+            raise self._nonsense(error) from error
+
+    def take(self, page_index: int, message: dict[str, Any]) -> RasterizedPage:
+        """The page that a message announces; its slot is free again afterwards."""
+        try:
+            mode, width, height = str(message["mode"]), int(message["width_px"]), int(message["height_px"])
+            start = (0, SLOT_BYTES)[message["slot"]]
+            size = width * height * {"L": 1, "RGB": 3}[mode]
+            if not 0 < size <= SLOT_BYTES:
+                raise ValueError(f"an image of {width} × {height} px")
+            pixels = memoryview(self._shared)[start : start + size]
+            page = _page(page_index, message, Image.frombytes(mode, (width, height), pixels))
+            self._socket.sendall(b".")
+            return page
+        except OSError as error:
+            raise self._gone() from error
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise self._nonsense(error) from error
+
+    def _nonsense(self, error: Exception) -> _ChildGone:
+        self.kill()
+        return _ChildGone("crash", f"the rasterizing process sent nonsense: {error}")
 
     def kill(self) -> None:
         """End it now, and leave no zombie."""
@@ -322,15 +359,14 @@ class _Child:
         return _ChildGone("crash", f"the rasterizing process {how}")
 
 
-def _page(page_index: int, message: dict[str, Any], body: bytearray) -> RasterizedPage:
+def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
     text, dpi = message["text_layer"], message["dpi"]
-    width, height, mode = int(message["width_px"]), int(message["height_px"]), str(message["mode"])
-    image = images.canonical(Image.frombuffer(mode, (width, height), body, "raw", mode, 0, 1))
+    image = images.canonical(drawn)
     return RasterizedPage(
         page_index=page_index,
-        width_px=width,
-        height_px=height,
+        width_px=image.width,
+        height_px=image.height,
         image=images.encode(image),
         image_hash=images.hash_pixels(image),
         text_layer=None if text is None else str(text),
@@ -338,3 +374,9 @@ def _page(page_index: int, message: dict[str, Any], body: bytearray) -> Rasteriz
         rotation_degrees=int(message["rotation_degrees"]),
         warnings=str(message["warnings"]),
     )
+
+
+def _anonymous_file() -> BinaryIO:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("pagepack-pages"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
