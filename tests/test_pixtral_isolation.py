@@ -71,9 +71,10 @@ def read(
     block_size=8,
     tile=32,
     sampling=None,
+    max_context=4096,
 ):
     """Run (page number, question number) pairs through a fresh engine, all at once; results in their order."""
-    limits = Limits(max_sequences, chunk, budget)
+    limits = Limits(max_sequences, chunk, budget, max_context)
     executor = RecordingExecutor(model, limits, blocks, block_size, tile)
     scheduler = Scheduler(
         limits, BlockPool(blocks, block_size), expected_output_tokens=0

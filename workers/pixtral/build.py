@@ -10,12 +10,12 @@ import torch
 
 from pipeline.errors import UsageError
 from workers.pixtral import memory
-from workers.pixtral.attention import describe_path
+from workers.pixtral.attention import describe_path, uses_flash
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
 from workers.pixtral.kv_cache import BlockPool
 from workers.pixtral.processor import Processor
-from workers.pixtral.scheduler import Scheduler
+from workers.pixtral.scheduler import Limits, Scheduler
 from workers.pixtral.upstream import Transformer
 from workers.pixtral.weights import DTYPES, load_model, read_args, weight_bytes
 
@@ -50,12 +50,23 @@ def build_engine(
     return Built(start_engine(model, processor, granted), processor)
 
 
+def make_executor(
+    model: Transformer, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None
+) -> Executor:
+    """The executor for the model's device and type."""
+    if uses_flash(model.device, model.dtype):
+        from workers.pixtral.cuda_executor import CudaExecutor  # needs Triton, which comes with CUDA's torch
+
+        return CudaExecutor(model, limits, num_blocks, block_size, prefill_tile)
+    return Executor(model, limits, num_blocks, block_size, prefill_tile)
+
+
 def start_engine(model: Transformer, processor: Processor, granted: int) -> PackedEngine:
     """An engine for a model that is on its device already."""
     device, dtype = model.device, model.dtype
     sizes = memory.size_engine(model.args, weight_bytes(model), granted, dtype.itemsize, device)
     logger.info("%s; %s", describe_path(device, dtype), sizes.arithmetic)
-    executor = Executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
+    executor = make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
     scheduler = Scheduler(sizes.limits, BlockPool(sizes.num_blocks, memory.BLOCK_SIZE))
     return PackedEngine(
         executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda"

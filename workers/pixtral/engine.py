@@ -196,12 +196,15 @@ class PackedEngine:
         """Launch, cutting the step in halves where it fails, until only the guilty request is left out."""
         if step.is_empty:
             return []
+        failure: Exception | None = None
         try:
             launched = self.executor.launch(step)
         except Exception as error:
             if _is_fatal(error):
                 raise
-            return self._launch_smaller(step, error)
+            failure = error
+        if failure is not None:
+            return self._launch_smaller(step, failure)
         counts = self._counts
         counts["steps"] += 1
         counts["images"] += launched.images
@@ -229,7 +232,7 @@ class PackedEngine:
         cause = "memory" if out_of_memory else "engine"
         ticket = self._tickets.get(sequences[0])
         if ticket is not None:
-            logger.error("a request failed: %s", error, exc_info=not out_of_memory)
+            logger.error("a request failed: %s", error, exc_info=None if out_of_memory else error)
             self._fail(
                 ticket,
                 PageFailed(f"the engine failed on this page: {type(error).__name__}: {error}", cause=cause),

@@ -8,8 +8,11 @@ encode it twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,14 +29,23 @@ class Launched:
     """A step under way: who was sampled, and their tokens on the device."""
 
     sequences: list[Sequence]
-    sampled: Tensor  # (R,), sampling.NOT_FINITE where the logits were not
+    sampled: Tensor  # (R,) on the host, sampling.NOT_FINITE where the logits were not
+    ready: torch.cuda.Event | None  # when `sampled` has arrived; None where it is there
     useful_rows: int
     computed_rows: int
     images: int
 
     def tokens(self) -> list[int]:
-        """Wait for the device."""
+        """Wait for this step, not for those launched after it."""
+        if self.ready is not None:
+            self.ready.synchronize()
         return self.sampled.tolist()
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy without waiting: a copy from ordinary host memory would make the host wait for the device's queue."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Executor:
@@ -77,7 +89,16 @@ class Executor:
         hidden = self._run(step, layout)
         sampled = self._sample(layout, hidden)
         self._forget_features(step)
-        return Launched(layout.sample_sequences, sampled, layout.useful_rows, len(layout.positions), images)
+        ready = None
+        if self.device.type == "cuda":
+            sampled = torch.empty(sampled.shape, dtype=sampled.dtype, pin_memory=True).copy_(
+                sampled, non_blocking=True
+            )
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+        return Launched(
+            layout.sample_sequences, sampled, ready, layout.useful_rows, len(layout.positions), images
+        )
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is held for a sequence that ended or begins again."""
@@ -108,7 +129,7 @@ class Executor:
 
     def _encode_group(self, group: list[Sequence]) -> None:
         images = [image for sequence in group for image in sequence.request.images]
-        pixels = [torch.from_numpy(image.pixels).to(self.device, non_blocking=True) for image in images]
+        pixels = [to_device(image.pixels, self.device) for image in images]
         features = vision.encode_images(self.model, pixels, self.arithmetic())
         merge = self.model.args.vision_encoder.spatial_merge_size
         first = 0
@@ -126,21 +147,20 @@ class Executor:
 
     def _run(self, step: Step, layout: packing.Layout) -> Tensor:
         """Hidden states of all rows, (T, dim), after the final norm."""
-        token_ids = torch.from_numpy(layout.token_ids).to(self.device, non_blocking=True)
-        positions = torch.from_numpy(layout.positions).to(self.device, non_blocking=True)
-        if step.decodes and (layout.token_ids < 0).any():
-            slots = torch.zeros(len(layout.token_ids), dtype=torch.int64)
-            slots[layout.first_decode : layout.first_decode + len(step.decodes)] = torch.tensor(
-                [decode.sequence.slot for decode in step.decodes]
-            )
-            on_device = self.last_tokens[slots.to(self.device)]
-            token_ids = torch.where(token_ids < 0, on_device, token_ids)
+        token_ids = to_device(layout.token_ids, self.device)
+        positions = to_device(layout.positions, self.device)
+        if (layout.token_ids < 0).any():
+            slots = np.zeros(len(layout.token_ids), np.int64)
+            slots[layout.first_decode :][: len(step.decodes)] = [
+                decode.sequence.slot for decode in step.decodes
+            ]
+            token_ids = torch.where(token_ids < 0, self.last_tokens[to_device(slots, self.device)], token_ids)
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         if layout.feature_ranges:
             features = torch.cat(
                 [self.features[s.number][first:last] for s, first, last in layout.feature_ranges]
             )
-            hidden = hidden.index_copy(0, torch.from_numpy(layout.feature_rows).to(self.device), features)
+            hidden = hidden.index_copy(0, to_device(layout.feature_rows, self.device), features)
         attend = SdpaPagedAttention(self.cache, layout, self.device)
         arithmetic = self.arithmetic(len(layout.positions) - layout.first_decode)
         return language.run_layers(self.model, hidden, positions, attend, arithmetic)
@@ -151,9 +171,10 @@ class Executor:
         if not count:
             return torch.zeros(0, dtype=torch.int64)
         size = self.limits.max_sequences
-        rows = torch.zeros(size, dtype=torch.int64)  # one shape for the head, whoever else is sampled
-        rows[:count] = torch.tensor(layout.sample_rows)
-        logits = language.logits(self.model, hidden[rows.to(self.device)], self.arithmetic(tile=size))[:count]
+        rows = np.zeros(size, np.int64)  # one shape for the head, whoever else is sampled
+        rows[:count] = layout.sample_rows
+        rows_on_device = to_device(rows, self.device)
+        logits = language.logits(self.model, hidden[rows_on_device], self.arithmetic(tile=size))[:count]
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
             sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0
@@ -162,8 +183,8 @@ class Executor:
         tokens = sampling.choose(
             logits, [want.temperature for want in wanted], [want.top_p for want in wanted], uniforms
         )
-        slots = torch.tensor([sequence.slot for sequence in layout.sample_sequences]).to(self.device)
-        self.last_tokens.index_copy_(0, slots, tokens.clamp_min(0))
+        slots = np.asarray([sequence.slot for sequence in layout.sample_sequences], np.int64)
+        self.last_tokens.index_copy_(0, to_device(slots, self.device), tokens.clamp_min(0))
         return tokens
 
     def make_room(self) -> None:

@@ -81,7 +81,9 @@ def size_engine(
     )
     if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
         raise UsageError(f"too little memory for one page ({text}); grant more, or take a smaller checkpoint")
-    return Sizes(Limits(num_sequences, chunk, budget), num_blocks, None if on_gpu else 256, text)
+    return Sizes(
+        Limits(num_sequences, chunk, budget, LONGEST_TOKENS), num_blocks, None if on_gpu else 256, text
+    )
 
 
 def available_bytes(device: torch.device) -> int:

@@ -30,6 +30,7 @@ class Limits:
     max_sequences: int
     chunk_tokens: int
     token_budget: int  # prefill tokens a step
+    max_context: int = 2**31 - 1  # tokens of one sequence, prompt and answer
 
     def __post_init__(self) -> None:
         if self.token_budget < self.chunk_tokens or self.max_sequences < 1:
@@ -111,13 +112,16 @@ class Scheduler:
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the prompt and one token more could ever be held."""
-        return self.pool.blocks_for(sequence.prompt_length + 1) <= self.pool.num_blocks
+        return sequence.prompt_length + 1 <= self._room
+
+    @property
+    def _room(self) -> int:
+        return min(self.limits.max_context, self.pool.num_blocks * self.pool.block_size)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that `fits`; its answer ends at the latest where the whole cache would be full."""
         assert self.fits(sequence), (sequence.prompt_length, self.pool.num_blocks)
-        room = self.pool.num_blocks * self.pool.block_size - sequence.prompt_length
-        sequence.max_tokens = min(sequence.request.sampling.max_tokens, room)
+        sequence.max_tokens = min(sequence.request.sampling.max_tokens, self._room - sequence.prompt_length)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:

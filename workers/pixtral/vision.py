@@ -27,9 +27,13 @@ DATASET_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 (H, W, 3) → float32 (H, W, 3); the same three roundings as mistral-common, so the same bits."""
-    mean = torch.tensor(DATASET_MEAN, dtype=torch.float32, device=pixels.device)
-    std = torch.tensor(DATASET_STD, dtype=torch.float32, device=pixels.device)
+    mean, std = _statistics(pixels.device)
     return (pixels.to(torch.float32) / 255.0 - mean) / std
+
+
+@lru_cache(maxsize=8)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(DATASET_MEAN, device=device), torch.tensor(DATASET_STD, device=device)
 
 
 def patchify(pixels: Tensor, patch_size: int) -> Tensor:

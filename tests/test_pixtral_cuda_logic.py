@@ -1,0 +1,116 @@
+"""The CUDA executor's layout, metadata and Triton kernels, run by Triton's interpreter on a CPU.
+
+FlashAttention is stood in for by SDPA, and there is no graph; what is held here is that the numbers handed to the
+kernels, and the kernels' arithmetic, give the tokens that the CPU path gives. Runs in a process of its own, since
+Triton reads TRITON_INTERPRET when it is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+
+@needs_triton
+@pytest.mark.parametrize("part", ["kernels", "engine"])
+def test_interpreted_kernels_agree_with_the_cpu_path(part, tmp_path):
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    run = subprocess.run(
+        [sys.executable, str(Path(__file__)), part, str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+
+
+def check_kernels() -> None:
+    import torch
+
+    from workers.pixtral import cuda_kernels, packing
+    from workers.pixtral.arithmetic import PLAIN
+    from workers.pixtral.attention import attend_one
+    from workers.pixtral.upstream import RMSNorm
+
+    torch.manual_seed(0)
+    fused = cuda_kernels.FusedArithmetic()
+    norm = RMSNorm(80, 1e-5)
+    norm.weight.data.normal_()
+    rows, update = torch.randn(5, 80), torch.randn(5, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(fused.rms_norm(rows, norm), PLAIN.rms_norm(rows, norm))
+        expected = PLAIN.add_rms_norm(rows, update, norm)
+        torch.testing.assert_close(fused.add_rms_norm(rows.clone(), update, norm), expected)
+    both = torch.randn(3, 60)
+    torch.testing.assert_close(fused.gate(both), PLAIN.gate(both))
+    heads, rotation = torch.randn(6, 8, 16)[:, :3], torch.randn(6, 8, 2)
+    expected = PLAIN.rotate(heads, rotation)
+    torch.testing.assert_close(fused.rotate(heads, rotation), expected)
+
+    keys, values = torch.randn(60 * 64, 2, 16), torch.randn(60 * 64, 2, 16)
+    blocks = torch.randperm(60)
+    lengths = [1, 1500, 0, 1024]  # one key, across splits, a padding row, exactly one split
+    tables = torch.zeros(4, 40, dtype=torch.int32)
+    tables[0, :1], tables[1, :24], tables[3, :16] = blocks[:1], blocks[1:25], blocks[25:41]
+    query, out = torch.randn(4, 8, 16), torch.full((4, 8, 16), torch.nan)
+    decode = cuda_kernels.DecodeAttention(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
+    decode(query, keys, values, tables, torch.tensor(lengths, dtype=torch.int32), out)
+    for row, length in enumerate(lengths):
+        places = torch.from_numpy(packing.slots_of(tables[row].tolist(), 0, length, 64))
+        expected = attend_one(query[row], keys[places], values[places]) if length else torch.zeros(8, 16)
+        torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
+
+    both = torch.randn(3, 8, 16)
+    store_keys, store_values = torch.zeros(10, 2, 16), torch.zeros(10, 2, 16)
+    cuda_kernels.store(both[:, 4:6], both[:, 6:], store_keys, store_values, torch.tensor([3, -1, 9]))
+    assert torch.equal(store_keys[3], both[0, 4:6]) and torch.equal(store_values[9], both[2, 6:])
+    assert (store_keys != 0).any(-1).any(-1).sum() == 2, "a padding row wrote"
+
+
+def check_engine(folder: Path) -> None:
+    import test_pixtral_isolation as isolation
+    import torch
+
+    from benchmarks.checkpoint import make_checkpoint
+    from workers.pixtral import cuda_executor
+    from workers.pixtral.attention import attend_past
+    from workers.pixtral.processor import Processor
+    from workers.pixtral.sequence import Sampling
+    from workers.pixtral.weights import load_model
+
+    def attend_varlen(query, key, value, cu_q, cu_k, _max_q, _max_k, *, causal):
+        assert causal
+        q, k = cu_q.tolist(), cu_k.tolist()
+        spans = [(slice(q[i], q[i + 1]), slice(k[i], k[i + 1])) for i in range(len(q) - 1)]
+        return torch.cat([attend_past(query[rows], key[keys], value[keys]) for rows, keys in spans])
+
+    class Interpreted(cuda_executor.CudaExecutor):
+        def __init__(self, *args):
+            super().__init__(*args, use_graph=False)
+
+    cuda_executor.attend_varlen = attend_varlen
+    model = load_model(make_checkpoint(folder / "tiny", "tiny", seed=isolation.SEED))
+    processor = Processor(folder / "tiny", model.args)
+    work = [(4, 0), (1, 1), (4, 1)]
+    settings = {"max_sequences": 3, "sampling": Sampling(max_tokens=5), "max_context": 80}
+    expected, _, _ = isolation.read(model, processor, work, **settings)
+    isolation.RecordingExecutor = Interpreted
+    for more in ({"chunk": 7, "budget": 14}, {"blocks": 10}):
+        results, _, _ = isolation.read(model, processor, work, **settings, **more)
+        assert [r.tokens for r in results] == [r.tokens for r in expected], more
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    check_kernels() if sys.argv[1] == "kernels" else check_engine(Path(sys.argv[2]))
