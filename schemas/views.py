@@ -105,14 +105,16 @@ SELECT s.path AS source_path, d.public_id AS document_id, r.prompt AS prompt, d.
        {document_text} AS text
 FROM sources s
 JOIN documents d ON d.id = s.document_id
-JOIN (SELECT DISTINCT p.document_id AS document_id, c.prompt AS prompt
-      FROM current_answers c JOIN pages p ON p.id = c.page_id) r ON r.document_id = d.id
+CROSS JOIN (SELECT DISTINCT name AS prompt FROM prompts) r
+WHERE EXISTS (SELECT 1 FROM pages p JOIN current_answers c ON c.page_id = p.id
+              WHERE p.document_id = d.id AND c.prompt = r.prompt)
 """
 
 _DOCUMENT_TEXT_OF = {
     # Rows of an ordered subquery reach group_concat in that order while nothing groups them again.
     "sqlite": """(SELECT group_concat(o.text, char(10) || char(10)) FROM (
-         SELECT a.text AS text FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answers a ON a.id = c.answer_id
+         SELECT a.text AS text
+         FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answers a ON a.id = c.answer_id
          WHERE p.document_id = d.id AND c.prompt = r.prompt ORDER BY p.page_index) o)""",
     "postgresql": """(SELECT string_agg(a.text, chr(10) || chr(10) ORDER BY p.page_index)
          FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answers a ON a.id = c.answer_id
