@@ -87,10 +87,10 @@ class Archive:
         """Claim a page and answer each of its prompts."""
         claim = self.claim(page_id, models=[model])
         assert claim is not None
-        said = outcome if callable(outcome) else lambda _: outcome
-        values = {task.task_id: said(task.prompt) for task in claim.tasks}
-        values = {key: answer(value, model) if isinstance(value, str) else value for key, value in values.items()}
-        return complete_page(self.db, claim, "read/1", values, LIMITS)
+        said: Callable[[Prompt], Any] = outcome if callable(outcome) else lambda _: outcome
+        said_of = {task.task_id: said(task.prompt) for task in claim.tasks}
+        outcomes = {key: answer(value, model) if isinstance(value, str) else value for key, value in said_of.items()}
+        return complete_page(self.db, claim, "read/1", outcomes, LIMITS)
 
     def file(self, path: str, texts: Sequence[str], batch: str = "b") -> None:
         """A whole document, seen, ingested and read."""

@@ -152,7 +152,7 @@ def test_nothing_to_export_and_places_that_cannot_be_written(archive: Archive, t
     (tmp_path / "file").write_text("x")
     for form in ("markdown", "jsonl"):
         with pytest.raises(UsageError, match="cannot write"):
-            export(archive.db, tmp_path / "file" / "out", form)  # type: ignore[arg-type]
+            export(archive.db, tmp_path / "file" / "out", form)
 
 
 def test_parquet_without_pyarrow_names_the_extra(

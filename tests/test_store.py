@@ -289,7 +289,7 @@ class Store(RuleBasedStateMachine):
 @pytest.mark.timeout(120)
 def test_the_store_keeps_its_promises_under_any_order_of_calls(migrated: Path) -> None:
     Store.template = migrated
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Store,
         settings=settings(
             max_examples=40,

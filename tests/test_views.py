@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pipeline.errors import PageFailed, Unavailable
@@ -39,7 +41,7 @@ def test_every_column_of_every_view_is_documented(archive: Archive, view: str) -
     assert dict(documented) == COLUMNS[view]
 
 
-def summary(archive: Archive, name: str = "b") -> dict[str, int]:
+def summary(archive: Archive, name: str = "b") -> dict[str, Any]:
     row = archive.rows("SELECT * FROM batch_summary WHERE name = :name", name=name)[0]
     return dict(zip(CONTRACT["batch_summary"].split(), row, strict=True))
 
