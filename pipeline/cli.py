@@ -319,7 +319,11 @@ def export(out: Path, form: str, batch: str | None, prompt: str | None, home: Pa
 
     db = open_database(load_settings(home=home))
     summary = write_export(db, out, form, batch=find_batch(db, batch) if batch else None, prompt=prompt)
-    click.echo(f"{summary.files:,} files, {summary.pages:,} pages written to {out}", err=True)
+    click.echo(
+        f"{summary.files:,} files, {summary.pages:,} pages written to {out}: {summary.pages_failed:,} failed and "
+        f"{summary.pages_waiting:,} waiting pages are marked; {summary.files_rejected:,} files were rejected",
+        err=True,
+    )
     return EXIT_DONE
 
 

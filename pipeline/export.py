@@ -65,6 +65,8 @@ def export(
             _export_jsonl(out, _counted(db, batch, prompt, summary), on_exists, summary)
         else:
             _export_parquet(out, _counted(db, batch, prompt, summary), on_exists, summary)
+    except BrokenPipeError:  # whoever read the standard output has seen enough
+        raise
     except OSError as error:
         raise UsageError(
             f"cannot write {error.filename or out}: {error.strerror or error}; choose another --out"

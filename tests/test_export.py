@@ -133,6 +133,17 @@ def test_jsonl_goes_to_the_standard_output(archive: Archive, monkeypatch: pytest
     assert json.loads(stream.getvalue())["source_path"] == "/in/a.pdf"
 
 
+def test_a_reader_that_leaves_is_no_usage_error(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ClosedPipe(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    archive.file("/in/a.pdf", ["text"])
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    with pytest.raises(BrokenPipeError):
+        export(archive.db, Path("-"), "jsonl")
+
+
 def test_existing_files_are_replaced_kept_or_refused(archive: Archive, tmp_path: Path) -> None:
     archive.file("/in/a.pdf", ["text"])
     target = tmp_path / "a.pdf.md"
