@@ -308,7 +308,9 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float) -> 
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
 @home_option
-def export(out: Path, form: str, batch: str | None, prompt: str | None, home: Path | None) -> int:
+def export(
+    out: Path, form: Literal["markdown", "jsonl", "parquet"], batch: str | None, prompt: str | None, home: Path | None
+) -> int:
     """Write the text out: Markdown a document, JSON Lines or Parquet a page.
 
     Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
