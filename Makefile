@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-pixtral test lint clean
 
 demo: .venv/core
 	@rm -rf pagepack-data/demo
@@ -14,6 +14,13 @@ demo: .venv/core
 	   substr(replace(text, char(10), ' '), 1, 60) AS begins FROM page_text ORDER BY source_path, page_number"
 	@echo
 	@$(BIN)/pagepack sql --home pagepack-data/demo --format table "SELECT cause, reason FROM failures ORDER BY cause"
+
+demo-pixtral: .venv/all
+	@rm -rf pagepack-data/demo-pixtral
+	$(BIN)/python -m benchmarks.reader.demo draw pagepack-data/demo-pixtral
+	PAGEPACK_MAX_SIDE_PX=192 $(BIN)/pagepack run pagepack-data/demo-pixtral/pages --home pagepack-data/demo-pixtral/home \
+	  --engine pixtral --model benchmarks/reader/checkpoint --prompt ocr --prompt describe
+	$(BIN)/python -m benchmarks.reader.demo compare pagepack-data/demo-pixtral
 
 test: .venv/all
 	$(BIN)/python -m pytest -q

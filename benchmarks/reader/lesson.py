@@ -111,8 +111,6 @@ class Stage:
 
 STAGES = (
     Stage((192, 64), 3, 22, 0.20, only_encoder=True),
-    Stage((64, 32), 1, 5, 0.15),
-    Stage((128, 48), 2, 13, 0.10),
     Stage((192, 64), 3, 22, 0.006),
     Stage((256, 128), 6, 30, 0.0),
 )

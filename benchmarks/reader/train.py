@@ -48,7 +48,7 @@ PARAMS: dict[str, Any] = {
 BATCH, GROUP = 64, 8  # pages a step; steps whose pages are drawn together and sorted by length
 WARM_UP = 100
 RATE_MATRICES, RATE_REST = 3e-3, 2e-3
-WEIGHT_SLOTS, WEIGHT_POINTER = 0.5, 0.15
+WEIGHT_SLOTS, WEIGHT_POINTER = 2.0, 0.3
 GUIDED_LAYERS = (2, 3)  # their first head is shown where to look
 
 
