@@ -1,9 +1,10 @@
 """Pages a second of the reader: packed, one at a time, and by transformers: `python -m benchmarks.reader.bench`.
 
-The same unseen pages, the same weights, `ocr` only, greedy, bfloat16 on the CPU. Each way reads all pages in turn, `--rounds`
-times, and its best round counts; the order of ways turns from round to round. transformers' Llava/Pixtral gets
-the weights converted (queries and keys permuted to its half-split rotation) and our pixels, in batches: all prompts
-have one length here, so it pads nothing, and its batch size is the best of those tried. Ends in one line of JSON.
+The same unseen pages, the same weights, `ocr` only, greedy, bfloat16 on the CPU. Each way reads all pages in turn,
+`--rounds` times, and its best round counts; the order of ways turns from round to round. transformers' Llava/Pixtral
+gets the weights converted (queries and keys permuted to its half-split rotation) and our pixels, in batches: all
+prompts have one length here, so it pads nothing, and its batch size is the best of those tried. Ends in one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -106,11 +107,9 @@ def _renamed(tensors: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Te
         elif name.startswith("vision_encoder.transformer"):
             new = name.replace("vision_encoder.transformer", "model.vision_tower.transformer")
             for ours, theirs in parts:
-                theirs = theirs.replace("self_attn", "attention").replace("mlp", "feed_forward")
-                theirs = theirs.replace("post_attention_layernorm", "ffn_norm").replace(
-                    "input_layernorm", "attention_norm"
-                )
-                new = new.replace(f".{ours}.", f".{theirs}.")
+                if "norm" not in ours:
+                    theirs = theirs.replace("self_attn", "attention").replace("mlp", "feed_forward")
+                    new = new.replace(f".{ours}.", f".{theirs}.")
             state[new] = tensor
         else:
             new = f"model.language_model.{name}"

@@ -1,7 +1,8 @@
 """Truth beside answer: `python -m benchmarks.reader.demo draw FOLDER`, then `pagepack run`, then `… compare FOLDER`.
 
 `draw` writes FOLDER/pages (PNG files and PDFs of several pages) and FOLDER/truth.json; `compare` reads what
-`pagepack run FOLDER/pages --home FOLDER/home` stored, by the public view `page_text`. `make demo-pixtral` does all three.
+`pagepack run FOLDER/pages --home FOLDER/home` stored, by the public view `page_text`. `make demo-pixtral` does all
+three.
 """
 
 from __future__ import annotations

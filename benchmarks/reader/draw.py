@@ -1,8 +1,8 @@
 """Pages with known text, for training the reader and for measuring it.
 
-A page is first a `Layout` (what stands where, all numbers drawn from one generator), then pixels, a PNG or a PDF. Pixels come
-from glyph bitmaps cut four times too large and averaged down, so a letter may start at any quarter of a pixel: this is
-what MuPDF does to unhinted text, and a PDF of the same layout rasterizes to nearly the same page.
+A page is first a `Layout` (what stands where, all numbers drawn from one generator), then pixels, a PNG or a PDF.
+Pixels come from glyph bitmaps cut four times too large and averaged down, so a letter may start at any quarter of a
+pixel: this is what MuPDF does to unhinted text, and a PDF of the same layout rasterizes to nearly the same page.
 
     lay_out(rng, canvas) → Layout → render → uint8 (H, W, 3)
                                   → pdf_bytes → any rasterizer

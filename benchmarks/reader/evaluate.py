@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,7 @@ def draw_samples(count: int, canvas: tuple[int, int], seed: int = 0, kinds: Sequ
     for index in range(count):
         kind = kinds[index % len(kinds)]
         rng = generator(UNSEEN, seed, index)
-        drawn = (
-            kind if kind in ("words", "random", "numbers", "table", "blank") else str(rng.choice(["words", "random"]))
-        )
+        drawn = str(rng.choice(["words", "random"])) if kind in ("inverse", "pdf") else kind
         layout = lay_out(rng, canvas, kind=drawn, inverse=kind == "inverse")
         layouts.append((kind, plain(layout) if kind == "pdf" else layout))
     vector = rasterized([layout for kind, layout in layouts if kind == "pdf"], max(canvas))
@@ -125,7 +123,7 @@ def report(samples: Sequence[Sample], answers: Sequence[Sequence[Answer]]) -> di
 
 
 def _part(description: str, index: int) -> str:
-    return (description.split(", ") + ["", "", ""])[index]
+    return [*description.split(", "), "", "", ""][index]
 
 
 def main() -> None:
@@ -143,7 +141,7 @@ def main() -> None:
     samples = draw_samples(args.pages, (width, height), args.seed)
     engine = PixtralEngine(args.model, "cpu", args.dtype)
     began = time.monotonic()
-    answers = ask(engine, samples, [OCR, DESCRIBE])
+    answers = ask(engine, samples, [replace(prompt, max_tokens=400) for prompt in (OCR, DESCRIBE)])
     seconds = time.monotonic() - began
     engine.close()
     wrong = [

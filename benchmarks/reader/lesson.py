@@ -111,7 +111,7 @@ class Stage:
 
 STAGES = (
     Stage((192, 64), 3, 22, 0.20, only_encoder=True),
-    Stage((192, 64), 3, 22, 0.006),
+    Stage((192, 64), 3, 22, 0.02),
     Stage((256, 128), 6, 30, 0.0),
 )
 SHARE_LARGEST = 0.65

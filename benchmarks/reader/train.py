@@ -1,13 +1,13 @@
 """Train the reader from nothing: `python -m benchmarks.reader.train --state FILE --out FOLDER --minutes 50`.
 
-Everything the reader computes runs through the product's own packed forward (`workers.pixtral.vision`, `language`), with
-gradients. What is given from outside is what those functions take as arguments: who attends to whom (here sequences of
-equal length, as one product a layer) and the row-wise arithmetic (here compiled, the same formulas).
+Everything the reader computes runs through the product's own packed forward (`workers.pixtral.vision`, `language`),
+with gradients. What is given from outside is what those functions take as arguments: who attends to whom (here
+sequences of equal length, as one product a layer) and the row-wise arithmetic (here compiled, the same formulas).
 
-Weights are bfloat16 copies of float32 masters. Muon turns the matrices inside the layers, AdamW the rest. The curriculum
-(`lesson.STAGES`) begins with the alphabet (the encoder alone, which characters stand in which patch) and moves on when
-the error on the newest pages falls below the stage's bound; pages are never repeated,
-so the error printed is that of unseen pages, with the true text before each token.
+Weights are bfloat16 copies of float32 masters. Muon turns the matrices inside the layers, AdamW the rest. The
+curriculum (`lesson.STAGES`) begins with the alphabet (the encoder alone, which characters stand in which patch) and
+moves on when the error on the newest pages falls below the stage's bound; pages are never repeated, so the error
+printed is that of unseen pages, with the true text before each token.
 
 Stopping is by `--minutes` or `--until-step`, whichever comes first; the state file then continues bit for bit. The
 learning rate falls to zero over the last `--cooldown` steps before `--until-step`.
@@ -47,7 +47,7 @@ PARAMS: dict[str, Any] = {
 }  # fmt: skip
 BATCH, GROUP = 64, 8  # pages a step; steps whose pages are drawn together and sorted by length
 WARM_UP = 100
-RATE_MATRICES, RATE_REST = 3e-3, 2e-3
+RATE_MATRICES, RATE_REST = 2e-3, 1.5e-3
 WEIGHT_SLOTS, WEIGHT_POINTER = 2.0, 0.3
 GUIDED_LAYERS = (2, 3)  # their first head is shown where to look
 
