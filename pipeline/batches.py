@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from pipeline.answers import ReadAnswer, put_answer, settle
 from pipeline.database import Database, insert_for
@@ -19,6 +19,7 @@ from pipeline.errors import DocumentRejected
 from schemas.prompts import Prompt
 from schemas.tables import (
     Batch,
+    BatchPages,
     BatchPrompt,
     BatchSource,
     BatchState,
@@ -60,9 +61,20 @@ class OpenBatch:
 
 
 def open_batch(
-    db: Database, *, key: str, name: str, prompts: Sequence[Prompt], engine: str, model: str, text_layer: str
+    db: Database,
+    *,
+    key: str,
+    name: str,
+    prompts: Sequence[Prompt],
+    engine: str,
+    model: str,
+    text_layer: str,
+    pages: Sequence[tuple[int, int]] = (),
 ) -> OpenBatch:
-    """Find the batch of this key again and set it running, or make it."""
+    """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
+
+    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all.
+    """
     with db.write() as connection:
         insert = insert_for(connection)
         for prompt in prompts:
@@ -72,25 +84,26 @@ def open_batch(
                 .values(version=prompt.version, name=prompt.name, text=prompt.text, parameters=parameters)
                 .on_conflict_do_nothing()
             )
+        asked = {
+            "engine": engine,
+            "model": model + (TEXT_LAYER if text_layer == "prefer" else ""),
+            "text_layer": text_layer,
+            "all_pages": not pages,
+            "state": BatchState.RUNNING,
+            "finished_at": None,
+        }
         row = connection.execute(
             insert(Batch)
-            .values(
-                public_id=uuid7(),
-                key=key,
-                name=name,
-                engine=engine,
-                model=model + (TEXT_LAYER if text_layer == "prefer" else ""),
-                text_layer=text_layer,
-                started_at=utc_now(),
-                state=BatchState.RUNNING,
-            )
-            .on_conflict_do_update(index_elements=["key"], set_={"state": BatchState.RUNNING, "finished_at": None})
+            .values(public_id=uuid7(), key=key, name=name, started_at=utc_now(), **asked)
+            .on_conflict_do_update(index_elements=["key"], set_=asked)
             .returning(Batch.id, Batch.public_id, Batch.name)
         ).one()
-        for prompt in prompts:
-            connection.execute(
-                insert(BatchPrompt).values(batch_id=row.id, prompt_version=prompt.version).on_conflict_do_nothing()
-            )
+        for table in (BatchPrompt, BatchPages):
+            connection.execute(delete(table).where(table.batch_id == row.id))
+        for version in {prompt.version for prompt in prompts}:
+            connection.execute(insert(BatchPrompt).values(batch_id=row.id, prompt_version=version))
+        for first, last in pages:
+            connection.execute(insert(BatchPages).values(batch_id=row.id, first_index=first, last_index=last))
         return OpenBatch(row.id, row.public_id, row.name)
 
 
@@ -147,13 +160,17 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
                 for file in files
             ],
         )
+        as_seen = ("document_id", "cause", "reason", "seen_at")
+        seen = insert(BatchSource).from_select(
+            ["batch_id", "source_id", *as_seen],
+            select(sa.literal(batch.id), Source.id, *(getattr(Source, field) for field in as_seen)).where(
+                Source.path.in_([file.path for file in files])
+            ),
+        )
         connection.execute(
-            insert(BatchSource)
-            .from_select(
-                ["batch_id", "source_id"],
-                select(sa.literal(batch.id), Source.id).where(Source.path.in_([file.path for file in files])),
+            seen.on_conflict_do_update(
+                index_elements=["batch_id", "source_id"], set_={field: seen.excluded[field] for field in as_seen}
             )
-            .on_conflict_do_nothing()
         )
         documents = list(ids.values())
         connection.execute(
@@ -167,9 +184,18 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
 def ensure_tasks(connection: Connection, batch_id: int, documents: Sequence[int], first_page: int = 0) -> None:
     """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown."""
     insert = insert_for(connection)
-    batch = connection.execute(select(Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
+    batch = connection.execute(select(Batch.model, Batch.text_layer, Batch.all_pages).where(Batch.id == batch_id)).one()
     versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
-    pages = select(Page.id).where(Page.document_id.in_(documents), Page.page_index >= first_page)
+    is_asked_about: tuple[sa.ColumnElement[bool], ...] = (
+        Page.document_id.in_(documents),
+        Page.page_index >= first_page,
+    )
+    if not batch.all_pages:
+        ranges = select(sa.literal(1)).where(
+            BatchPages.batch_id == batch_id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
+        )
+        is_asked_about = (*is_asked_about, ranges.exists())
+    pages = select(Page.id).where(*is_asked_about)
     own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
     wanted = (
         select(
@@ -181,7 +207,7 @@ def ensure_tasks(connection: Connection, batch_id: int, documents: Sequence[int]
             *(sa.literal(0) for _ in range(4)),
         )
         .join(BatchPrompt, BatchPrompt.batch_id == batch_id)
-        .where(Page.document_id.in_(documents), Page.page_index >= first_page, Page.image_hash.is_not(None))
+        .where(*is_asked_about, Page.image_hash.is_not(None))
         .order_by(Page.document_id, Page.page_index)
     )
     columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
@@ -224,16 +250,24 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
             settle(connection, row.id, row.page_id, row.name, answer_id)
 
 
+def finish_batches(db: Database) -> None:
+    """Close every running batch of which nothing waits: a retried document may have reopened several."""
+    with db.read() as connection:
+        running = connection.execute(
+            select(Batch.id, Batch.public_id, Batch.name).where(Batch.state == "running")
+        ).all()
+    for row in running:
+        finish_batch(db, OpenBatch(row.id, row.public_id, row.name))
+
+
 def finish_batch(db: Database, batch: OpenBatch) -> bool:
     """Close the batch where nothing of it waits any more; False where something does.
 
     First makes sure of its tasks: a page stored while the batch was being registered may have missed it.
     """
     with db.write() as connection:
-        documents = (
-            select(Source.document_id)
-            .join(BatchSource, BatchSource.source_id == Source.id)
-            .where(BatchSource.batch_id == batch.id, Source.document_id.is_not(None))
+        documents = select(BatchSource.document_id).where(
+            BatchSource.batch_id == batch.id, BatchSource.document_id.is_not(None)
         )
         ids = [document_id for document_id in connection.scalars(documents.distinct()) if document_id is not None]
         open_documents = select(Document.id).where(

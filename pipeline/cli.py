@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,7 +22,7 @@ from pipeline import __version__
 from pipeline.errors import NothingToDo, PagepackError, UsageError
 from pipeline.live import Live, duration
 from pipeline.settings import Settings, load_settings
-from schemas.prompts import CATALOGUE, choose_prompts
+from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -84,11 +85,21 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="For programs: JSON on stdout.")(command)
 
 
+def pages_option(command: F) -> F:
+    return click.option("--pages", metavar="RANGES", help="Only these pages of each document: 3-5,8,20-")(command)
+
+
+def engine_options(command: F) -> F:
+    engines = click.Choice(["auto", "pixtral", "rapidocr"])
+    command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
+    model = click.Path(path_type=Path)
+    return click.option("--model", type=model, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
+
+
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @home_option
-@click.option("--engine", type=click.Choice(["auto", "pixtral", "rapidocr"]), help="What reads.  [auto]")
-@click.option("--model", type=click.Path(path_type=Path), help="A checkpoint folder in Mistral's format, for pixtral.")
+@engine_options
 @click.option(
     "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
 )
@@ -101,6 +112,7 @@ def json_option(command: F) -> F:
 )
 @click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]")
 @click.option("--text-layer", type=click.Choice(["keep", "prefer"]), help="prefer: take a PDF's own text.  [keep]")
+@pages_option
 @json_option
 def run(
     paths: tuple[Path, ...],
@@ -108,6 +120,7 @@ def run(
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
     batch: str | None,
+    pages: str | None,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -117,28 +130,57 @@ def run(
     is in the view `failures` with its reason; the rest goes on. Run the same command again to go on after an
     interruption, or after files were added; no page is read twice.
     """
-    from pipeline.run import Run, Stopped
-
     settings = load_settings(home=home, **flags)
     for path in prompt_files:
         if path.stem in CATALOGUE:
             raise UsageError(f"--prompt-file {path}: {path.stem!r} is a prompt of the catalogue; rename the file")
     chosen = choose_prompts(prompts, [(path.stem, _read_prompt(path)) for path in prompt_files])
     started = time.monotonic()
+    done = _execute(settings, paths, chosen, batch, parse_pages(pages))
+    if done is None:
+        return EXIT_INTERRUPTED
+    return _summarize(settings, done, time.monotonic() - started, as_json)
+
+
+def _execute(
+    settings: Settings,
+    paths: Sequence[Path],
+    prompts: Sequence[Prompt],
+    batch: str | None,
+    pages: Sequence[tuple[int, int]],
+) -> str | None:
+    """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
+    from pipeline.run import Run, Stopped
+
     with Live(Console(stderr=True)) as live:
-        job = Run(settings, paths, chosen, batch, live.say, live.show)
+        job = Run(settings, paths, prompts, batch, live.say, live.show, pages)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:
-            done = job.execute()
+            return job.execute().public_id
         except Stopped:
-            stored = job.stored_pages()
-            live.say(
-                f"stopped; {stored:,} pages are stored in {settings.home / 'pagepack.db'}. "
-                "Run the same command again to go on."
-            )
-            return EXIT_INTERRUPTED
-    return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
+            stored, where = job.stored_pages(), settings.home / "pagepack.db"
+            live.say(f"stopped; {stored:,} pages are stored in {where}. Run the same command again to go on.")
+            return None
+
+
+def parse_pages(text: str | None) -> list[tuple[int, int]]:
+    """`3-5,8,20-` → [(2, 4), (7, 7), (19, 2147483646)]: page numbers from 1 to page indexes from 0; None → [].
+
+    Raises:
+        UsageError: not of that form, a number under 1, or a range that runs backwards.
+    """
+    ranges: dict[int, int] = {}
+    for part in (text or "").split(",") if text else []:
+        match = re.fullmatch(r"\s*(\d+)\s*(-\s*(\d*))?\s*", part)
+        if match is None:
+            raise UsageError(f"--pages {text}: write page numbers and ranges, like 3-5,8,20-")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[3] or 2**31 - 1)
+        if not 1 <= first <= last < 2**31:
+            raise UsageError(f"--pages {text}: {part.strip()!r} is no range of page numbers; they count from 1")
+        ranges[first - 1] = max(last - 1, ranges.get(first - 1, 0))
+    return sorted(ranges.items())
 
 
 def _read_prompt(path: Path) -> str:
@@ -175,6 +217,55 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
             click.echo(f'why:   pagepack sql{where} "SELECT source_path, page_number, reason FROM failures"')
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
     return EXIT_FAILED if failed else EXIT_DONE
+
+
+@cli.command()
+@click.argument("question")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@pages_option
+@home_option
+@engine_options
+@json_option
+def ask(
+    question: str, paths: tuple[Path, ...], pages: str | None, home: Path | None, as_json: bool, **flags: Any
+) -> int:
+    """Ask each page a QUESTION of your own, and print the answers.
+
+    \b
+      pagepack ask "Which theorem is proved here?" thesis.pdf --pages 3-5 --model /models/pixtral-12b
+
+    Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
+    """
+    from pipeline.readonly_sql import run_sql
+
+    settings = load_settings(home=home, **flags)
+    prompt = question_prompt(question)
+    done = _execute(settings, paths, [prompt], None, parse_pages(pages))
+    if done is None:
+        return EXIT_INTERRUPTED
+    statement = (
+        "SELECT t.source_path, t.page_number, t.text FROM page_text t JOIN files f ON f.source_path = t.source_path "
+        f"WHERE f.batch_id = {_quoted(done)} AND t.prompt = {_quoted(prompt.name)} ORDER BY 1, 2"
+    )
+    asked = parse_pages(pages)
+    for path, number, text in run_sql(settings, statement).rows:
+        if asked and not any(first < int(str(number)) <= last + 1 for first, last in asked):
+            continue
+        if as_json:
+            row = {"source_path": path, "page_number": number, "answer": text}
+            click.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            click.echo(f"{_visible(str(path))}:{number}\n{text!s}\n")
+    failures = run_sql(settings, f"SELECT reason FROM failures WHERE batch_id = {_quoted(done)}")
+    reasons = [_visible(str(reason)) for (reason,) in failures.rows]
+    for reason in reasons:
+        click.echo(f"pagepack: {reason}", err=True)
+    return EXIT_FAILED if reasons else EXIT_DONE
+
+
+def _quoted(text: str) -> str:
+    """A string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 @cli.command()
@@ -344,9 +435,9 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     settings = load_settings(home=home)
     db = open_database(settings)
     chosen = find_batch(db, batch)
-    select = f"SELECT DISTINCT source_path, page_number FROM failures WHERE batch_id = '{chosen.batch_id}'"
+    select = f"SELECT DISTINCT source_path, page_number FROM failures WHERE batch_id = {_quoted(chosen.batch_id)}"
     if cause is not None:
-        select += " AND cause = '" + cause.replace("'", "''") + "'"
+        select += f" AND cause = {_quoted(cause)}"
     if where is not None:
         select += f" AND ({where}\n)"
     failures = [

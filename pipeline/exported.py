@@ -19,6 +19,7 @@ from pipeline.query import BatchRow
 from schemas.tables import (
     Answer,
     Batch,
+    BatchPages,
     BatchPrompt,
     BatchSource,
     CurrentAnswer,
@@ -121,8 +122,7 @@ def _prompts(document_id: int, batch: BatchRow | None, prompt: str | None) -> sa
         select(PromptVersion.name)
         .join(BatchPrompt, BatchPrompt.prompt_version == PromptVersion.version)
         .join(BatchSource, BatchSource.batch_id == BatchPrompt.batch_id)
-        .join(Source, Source.id == BatchSource.source_id)
-        .where(Source.document_id == document_id)
+        .where(BatchSource.document_id == document_id)
     )
     if batch is not None:
         asked = asked.where(BatchSource.batch_id == batch.id)
@@ -139,8 +139,12 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
         .where(PageTask.page_id == Page.id, PromptVersion.name == prompt)
         .correlate(Page)
     )
+    is_asked_about: sa.ColumnElement[bool] = sa.true()
     if batch is not None:
         task = task.join(Batch, Batch.model == PageTask.model).where(Batch.id == batch.id)
+        ranges = select(BatchPages).where(BatchPages.batch_id == batch.id)
+        own = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
+        is_asked_about = sa.or_(~ranges.exists(), own.exists())
     is_absent = Answer.id.is_(None)
     return (
         select(
@@ -160,6 +164,6 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
         .outerjoin(CurrentAnswer, (CurrentAnswer.page_id == Page.id) & (CurrentAnswer.prompt == prompt))
         .outerjoin(Answer, Answer.id == CurrentAnswer.answer_id)
         .outerjoin(PageTask, PageTask.id == task.scalar_subquery())
-        .where(Page.document_id == document_id)
+        .where(Page.document_id == document_id, is_asked_about)
         .order_by(Page.page_index)
     )

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from pipeline.batches import OpenBatch, finish_batch, open_batch
+from pipeline.batches import OpenBatch, finish_batch, finish_batches, open_batch
 from pipeline.broker import heard_alarm, make_app, queue_depth, ring_documents, ring_pages
 from pipeline.database import Database, DiskFull, open_database
 from pipeline.discover import discover
@@ -112,6 +112,7 @@ class Run:
         batch_name: str | None,
         say: Callable[[str], None],
         on_progress: Callable[[Progress, int, bool], None],
+        pages: Sequence[tuple[int, int]] = (),
     ) -> None:
         self._settings = settings
         self._paths = paths
@@ -119,6 +120,7 @@ class Run:
         self._batch_name = batch_name
         self._say = say
         self._on_progress = on_progress
+        self._pages = pages
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         self._workers: dict[str, Worker] = {}
         self._starts: dict[str, int] = {}
@@ -175,7 +177,7 @@ class Run:
     def _open_batch(self, db: Database, choice: EngineChoice) -> OpenBatch:
         absolute = sorted({os.path.abspath(path) for path in self._paths})
         versions = sorted(prompt.version for prompt in self._prompts)
-        identity = json.dumps([absolute, versions, choice.model, self._settings.text_layer])
+        identity = json.dumps([absolute, versions, choice.model, self._settings.text_layer, *self._pages])
         key = (
             f"name:{self._batch_name}" if self._batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
         )
@@ -188,6 +190,7 @@ class Run:
             engine=choice.engine,
             model=choice.model,
             text_layer=self._settings.text_layer,
+            pages=self._pages,
         )
 
     def _check_prompts(self, choice: EngineChoice) -> None:
@@ -223,6 +226,7 @@ class Run:
                 self._on_progress(now, self._seen, all_seen)
                 next_progress = time.monotonic() + 0.5
             if all_seen and not now.is_open and finish_batch(db, batch):
+                finish_batches(db)
                 self._on_progress(now, self._seen, all_seen)
                 return
             if now.is_open:

@@ -84,8 +84,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         batches = (
             select(Batch.id)
             .join(BatchSource, BatchSource.batch_id == Batch.id)
-            .join(Source, Source.id == BatchSource.source_id)
-            .where(Source.document_id == claim.document_id, Batch.state == BatchState.RUNNING)
+            .where(BatchSource.document_id == claim.document_id, Batch.state == BatchState.RUNNING)
         )
         for batch_id in connection.scalars(batches.distinct()).all():
             ensure_tasks(connection, batch_id, [claim.document_id], first_page)
@@ -224,7 +223,8 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
         versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
         asked = (PageTask.model == model, PageTask.prompt_version.in_(versions))
         for path, page_number in failures:
-            document_id = connection.scalar(select(Source.document_id).where(Source.path == path))
+            seen = select(BatchSource.document_id).join(Source, Source.id == BatchSource.source_id)
+            document_id = connection.scalar(seen.where(Source.path == path, BatchSource.batch_id == batch_id))
             if document_id is None:
                 continue  # not taken in: the next run looks at the file again anyway
             again = update(Document).where(Document.id == document_id).values(fresh)
@@ -253,8 +253,7 @@ def _reopen(connection: Connection, batch_id: int, documents: set[int]) -> None:
     """Batches share documents: none of them may say that it is finished while a file of it waits."""
     batches = {batch_id} if documents else set()
     for document_id in documents:
-        holding = select(BatchSource.batch_id).join(Source, Source.id == BatchSource.source_id)
-        batches.update(connection.scalars(holding.where(Source.document_id == document_id)))
+        batches.update(connection.scalars(select(BatchSource.batch_id).where(BatchSource.document_id == document_id)))
     connection.execute(
         update(Batch)
         .where(Batch.id.in_(batches), Batch.state == BatchState.FINISHED)

@@ -61,3 +61,10 @@ def choose_prompts(names: Sequence[str], own: Sequence[tuple[str, str]]) -> list
     """
     chosen = [CATALOGUE[name] for name in dict.fromkeys(names)] + [Prompt(name, text) for name, text in own]
     return chosen or [OCR]
+
+
+def question_prompt(question: str) -> Prompt:
+    """A user's question to a page; its name begins with `ask: ` and carries the question, so that SQL can tell them."""
+    text = " ".join(question.split())
+    name = text if len(text) <= 100 else f"{text[:90]}… {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return Prompt(f"ask: {name}", question, max_tokens=1024)

@@ -108,6 +108,7 @@ class Batch(Base):
     engine: Mapped[str] = mapped_column(Text)
     model: Mapped[str] = mapped_column(Text)  # fingerprint of what shall read; "" where any may
     text_layer: Mapped[str] = mapped_column(String(16))
+    all_pages: Mapped[bool] = mapped_column(default=True)  # else those in `batch_pages`
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
 
@@ -128,6 +129,16 @@ class BatchPrompt(Base):
 
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
     prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"), primary_key=True)
+
+
+class BatchPages(Base):
+    """The pages that a batch asks about, where not all: page indexes from first to last, in each of its documents."""
+
+    __tablename__ = "batch_pages"
+
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    first_index: Mapped[int] = mapped_column(primary_key=True)
+    last_index: Mapped[int]
 
 
 class Document(Base):
@@ -177,10 +188,16 @@ class Source(Base):
 
 
 class BatchSource(Base):
+    """A source as a batch saw it: a file that changes later is another document, and the batch's counts stay."""
+
     __tablename__ = "batch_sources"
 
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"), primary_key=True, index=True)
+    document_id: Mapped[int | None] = mapped_column(ForeignKey("documents.id"), index=True)
+    cause: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Page(Base):

@@ -124,41 +124,44 @@ _DOCUMENT_TEXT_OF = {
 _TASKS_OF_BATCH = """page_tasks t JOIN batches b ON b.model = t.model
 JOIN batch_prompts bp ON bp.batch_id = b.id AND bp.prompt_version = t.prompt_version"""
 
+_IS_ASKED_ABOUT = """(b.all_pages OR EXISTS (SELECT 1 FROM batch_pages r WHERE r.batch_id = b.id
+   AND p.page_index BETWEEN r.first_index AND r.last_index))"""
+
 _FAILURES = f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, CAST(NULL AS INTEGER) AS page_number, 'rejected' AS kind,
-       s.cause AS cause, s.reason AS reason, 1 AS attempts, s.seen_at AS failed_at
+       bs.cause AS cause, bs.reason AS reason, 1 AS attempts, bs.seen_at AS failed_at
 FROM sources s JOIN batch_sources bs ON bs.source_id = s.id JOIN batches b ON b.id = bs.batch_id
-WHERE s.cause IS NOT NULL
+WHERE bs.cause IS NOT NULL
 UNION ALL
 SELECT b.public_id, s.path, CAST(NULL AS INTEGER), d.state, d.cause, d.reason, d.attempts + d.crashes, d.finished_at
-FROM documents d JOIN sources s ON s.document_id = d.id JOIN batch_sources bs ON bs.source_id = s.id
+FROM documents d JOIN batch_sources bs ON bs.document_id = d.id JOIN sources s ON s.id = bs.source_id
 JOIN batches b ON b.id = bs.batch_id
 WHERE d.state IN ('rejected', 'failed')
 UNION ALL
 SELECT b.public_id, s.path, p.page_index + 1, 'failed', p.cause, p.reason, 1, p.created_at
-FROM pages p JOIN sources s ON s.document_id = p.document_id JOIN batch_sources bs ON bs.source_id = s.id
+FROM pages p JOIN batch_sources bs ON bs.document_id = p.document_id JOIN sources s ON s.id = bs.source_id
 JOIN batches b ON b.id = bs.batch_id
-WHERE p.cause IS NOT NULL
+WHERE p.cause IS NOT NULL AND {_IS_ASKED_ABOUT}
 UNION ALL
 SELECT b.public_id, s.path, p.page_index + 1, 'failed', t.cause, t.reason, t.attempts + t.crashes, t.finished_at
 FROM {_TASKS_OF_BATCH}
-JOIN pages p ON p.id = t.page_id JOIN sources s ON s.document_id = p.document_id
-JOIN batch_sources bs ON bs.source_id = s.id AND bs.batch_id = b.id
+JOIN pages p ON p.id = t.page_id JOIN batch_sources bs ON bs.document_id = p.document_id AND bs.batch_id = b.id
+JOIN sources s ON s.id = bs.source_id
 WHERE t.state = 'failed'
 """
 
 # One row a batch and page of its documents: 1 done, 0 waiting, -1 failed.
-_BATCH_PAGES = """
+_BATCH_PAGES = f"""
 SELECT o.batch_id AS batch_id, p.document_id AS document_id, p.id AS page_id,
        CASE WHEN p.cause IS NOT NULL THEN -1
             WHEN sum(CASE WHEN t.state = 'failed' THEN 1 ELSE 0 END) > 0
              AND sum(CASE WHEN t.state IN ('pending', 'leased') THEN 1 ELSE 0 END) = 0 THEN -1
             WHEN sum(CASE WHEN t.state = 'done' THEN 1 ELSE 0 END) = count(*) AND count(t.id) > 0 THEN 1
             ELSE 0 END AS outcome
-FROM (SELECT DISTINCT bs.batch_id AS batch_id, s.document_id AS document_id
-      FROM batch_sources bs JOIN sources s ON s.id = bs.source_id) o
+FROM (SELECT DISTINCT bs.batch_id AS batch_id, bs.document_id AS document_id FROM batch_sources bs) o
 JOIN batches b ON b.id = o.batch_id
 JOIN pages p ON p.document_id = o.document_id
+  AND {_IS_ASKED_ABOUT}
 JOIN batch_prompts bp ON bp.batch_id = b.id
 LEFT JOIN page_tasks t ON t.page_id = p.id AND t.prompt_version = bp.prompt_version AND t.model = b.model
 GROUP BY o.batch_id, p.document_id, p.id, p.cause
@@ -166,17 +169,18 @@ GROUP BY o.batch_id, p.document_id, p.id, p.cause
 
 _FILES = f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, d.public_id AS document_id, d.kind AS kind,
-       CASE WHEN s.cause IS NOT NULL OR d.state = 'rejected' THEN 'rejected'
+       CASE WHEN bs.cause IS NOT NULL OR d.state = 'rejected' THEN 'rejected'
             WHEN d.state = 'failed' THEN 'failed'
-            WHEN d.state <> 'ready' OR coalesce(n.pages_done + n.pages_failed, 0) < d.page_count THEN 'pending'
+            WHEN d.state <> 'ready' OR n.pages_done + n.pages_failed < n.pages_asked THEN 'pending'
             WHEN n.pages_failed > 0 THEN 'failed'
             ELSE 'done' END AS state,
        d.page_count AS page_count, coalesce(n.pages_done, 0) AS pages_done, coalesce(n.pages_failed, 0) AS pages_failed
 FROM batches b
 JOIN batch_sources bs ON bs.batch_id = b.id
 JOIN sources s ON s.id = bs.source_id
-LEFT JOIN documents d ON d.id = s.document_id
+LEFT JOIN documents d ON d.id = bs.document_id
 LEFT JOIN (SELECT o.batch_id AS batch_id, o.document_id AS document_id,
+                  count(*) AS pages_asked,
                   sum(CASE WHEN o.outcome = 1 THEN 1 ELSE 0 END) AS pages_done,
                   sum(CASE WHEN o.outcome = -1 THEN 1 ELSE 0 END) AS pages_failed
            FROM ({_BATCH_PAGES}) o GROUP BY o.batch_id, o.document_id) n

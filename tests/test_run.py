@@ -155,6 +155,35 @@ def test_the_same_command_again_reads_nothing_and_takes_new_files_in(folder: Pat
     assert rows(home, "SELECT count(*), sum(files_done) FROM batch_summary") == [(1, 2)]
 
 
+def test_a_changed_file_is_a_new_document_and_the_old_batch_keeps_its_counts(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 2)
+    assert pagepack("run", folder, "--home", home, "--batch", "old").returncode == 0
+    write_pdf(folder / "b.pdf", 3).rename(folder / "a.pdf")
+    assert pagepack("run", folder, "--home", home, "--batch", "new").returncode == 0
+    assert rows(home, "SELECT name, files_done, pages_done FROM batch_summary ORDER BY name") == [
+        ("new", 1, 3),
+        ("old", 1, 2),
+    ]
+    assert rows(home, "SELECT count(*) FROM page_text") == [(3,)]  # the path shows what lies there now
+
+
+def test_a_question_is_asked_of_the_chosen_pages_only(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 5)
+    question = ["ask", 'What\'s "here"?', folder / "a.pdf", "--pages", "2-3,5"]
+    result = pagepack(*question, "--home", home, "--json")
+    assert result.returncode == 0, result.stderr
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["page_number"] for answer in answers] == [2, 3, 5]
+    assert all(answer["answer"].startswith("ask: What's") for answer in answers)
+    assert rows(home, "SELECT state, pages_done FROM files") == [("done", 3)]
+    again = pagepack(*question, "--home", home, "--json")
+    assert again.stdout == result.stdout
+    assert rows(home, "SELECT count(*) FROM attempts") == [(3,)]
+    assert pagepack("ask", "why?", folder, "--pages", "3-1", "--home", home).returncode == 2
+    refused = pagepack("ask", "why?", folder, "--home", home, PAGEPACK_INTERNAL_ENGINE="")
+    assert refused.returncode == 2 and "answers ocr only" in refused.stderr
+
+
 def test_one_content_at_three_hundred_paths_is_read_once(folder: Path, home: Path) -> None:
     content = write_pdf(folder / "0.pdf", 1).read_bytes()
     for index in range(1, 300):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,7 +50,8 @@ def choose_engine(settings: Settings) -> Choice:
 def make_engine(settings: Settings) -> Engine:
     """Load the chosen engine; returns when it can read. Raises UsageError with the way out."""
     if stand_in := _stand_in():
-        return stand_in()
+        made: Engine = stand_in()
+        return made
     choice = choose_engine(settings)
     if choice.engine == "rapidocr":
         from workers.engines.rapidocr import RapidOcrEngine
@@ -63,7 +63,7 @@ def make_engine(settings: Settings) -> Engine:
     return PixtralEngine(settings.model)
 
 
-def _stand_in() -> Callable[[], Engine] | Any:
+def _stand_in() -> Any:
     """An engine class named as `module:Class` by PAGEPACK_INTERNAL_ENGINE: tests and benchmarks of the rest use one."""
     name = os.environ.get("PAGEPACK_INTERNAL_ENGINE")
     if not name:

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("engine", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("text_layer", sa.String(length=16), nullable=False),
+        sa.Column("all_pages", sa.Boolean(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('running', 'finished')", name=op.f("ck_batches_state")),
@@ -62,6 +63,14 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "image_hash", "prompt_version", "model", name=op.f("uq_answers_image_hash_prompt_version_model")
         ),
+    )
+    op.create_table(
+        "batch_pages",
+        sa.Column("batch_id", Key, nullable=False),
+        sa.Column("first_index", sa.Integer(), nullable=False),
+        sa.Column("last_index", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_batch_pages_batch_id")),
+        sa.PrimaryKeyConstraint("batch_id", "first_index", name=op.f("pk_batch_pages")),
     )
     op.create_table(
         "batch_prompts",
@@ -144,11 +153,17 @@ def upgrade() -> None:
         "batch_sources",
         sa.Column("batch_id", Key, nullable=False),
         sa.Column("source_id", Key, nullable=False),
+        sa.Column("document_id", Key, nullable=True),
+        sa.Column("cause", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["document_id"], ["documents.id"], name=op.f("fk_batch_sources_document_id")),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_batch_sources_batch_id")),
         sa.ForeignKeyConstraint(["source_id"], ["sources.id"], name=op.f("fk_batch_sources_source_id")),
         sa.PrimaryKeyConstraint("batch_id", "source_id", name=op.f("pk_batch_sources")),
     )
     op.create_index(op.f("ix_batch_sources_source_id"), "batch_sources", ["source_id"], unique=False)
+    op.create_index(op.f("ix_batch_sources_document_id"), "batch_sources", ["document_id"], unique=False)
     op.create_table(
         "current_answers",
         sa.Column("page_id", Key, nullable=False),
@@ -248,6 +263,7 @@ def downgrade() -> None:
     op.drop_table("page_tasks")
     op.drop_index(op.f("ix_current_answers_answer_id"), table_name="current_answers")
     op.drop_table("current_answers")
+    op.drop_index(op.f("ix_batch_sources_document_id"), table_name="batch_sources")
     op.drop_index(op.f("ix_batch_sources_source_id"), table_name="batch_sources")
     op.drop_table("batch_sources")
     op.drop_index(op.f("ix_sources_document_id"), table_name="sources")
@@ -257,6 +273,7 @@ def downgrade() -> None:
     op.drop_index("ix_documents_batch_state", table_name="documents")
     op.drop_table("documents")
     op.drop_table("batch_prompts")
+    op.drop_table("batch_pages")
     op.drop_table("answers")
     op.drop_table("prompts")
     op.drop_table("batches")
