@@ -9,7 +9,7 @@ curriculum (`lesson.STAGES`) begins with the alphabet (the encoder alone, which 
 moves on when the error on the newest pages falls below the stage's bound; pages are never repeated, so the error
 printed is that of unseen pages, with the true text before each token.
 
-Stopping is by `--minutes` or `--until-step`, whichever comes first; the state file then continues bit for bit. The
+Stopping is by `--minutes`, `--until-step` or a signal, whichever comes first; the state file then continues. The
 learning rate falls to zero over the last `--cooldown` steps before `--until-step`.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 import zlib
 from pathlib import Path
@@ -271,7 +272,10 @@ def train(trainer: Trainer, args: argparse.Namespace) -> None:
     began = reported = saved = time.monotonic()
     earlier, figures, count = trainer.seconds, {}, 0
     pages = trainer.pages
-    while trainer.step < args.until_step and time.monotonic() - began < args.minutes * 60:
+    stops: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, _frame: stops.append(signum))
+    while not stops and trainer.step < args.until_step and time.monotonic() - began < args.minutes * 60:
         for name, figure in trainer.train_step(args.until_step, args.cooldown).items():
             if figure == figure:
                 figures.setdefault(name, []).append(figure)
