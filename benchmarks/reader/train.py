@@ -131,8 +131,8 @@ class Fused(Arithmetic):
 class Trainer:
     """The model, its masters, their optimizers, and how far it has come."""
 
-    def __init__(self, seed: int, device: torch.device, compiled: bool) -> None:
-        self.seed, self.device = seed, device
+    def __init__(self, seed: int, device: torch.device, compiled: bool, last_stage: int) -> None:
+        self.seed, self.device, self.last_stage = seed, device, last_stage
         model = initialise(empty_model(read_args_from(PARAMS)), lambda name, shape: start(name, shape, seed).bfloat16())
         self.model: Transformer = model.to(device)
         self.helper = nn.Parameter(torch.zeros(NUM_SLOTS * (len(ALPHABET) + 1), PARAMS["dim"], device=device))
@@ -229,7 +229,7 @@ class Trainer:
         width, height = STAGES[self.stage].canvas
         if lesson.images.shape[1:3] == (height, width) and figures["error"] == figures["error"]:
             self.error += 0.05 * (figures["error"] - self.error)
-        if self.step % GROUP == 0 and self.error < STAGES[self.stage].done_below and self.stage + 1 < len(STAGES):
+        if self.step % GROUP == 0 and self.error < STAGES[self.stage].done_below and self.stage < self.last_stage:
             self.stage, self.error = self.stage + 1, 1.0
         return figures
 
@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--until-step", type=int, default=1_000_000)
     parser.add_argument("--cooldown", type=int, default=0)
+    parser.add_argument("--last-stage", type=int, default=len(STAGES) - 1, help="where the curriculum ends")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves it to torch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -313,7 +314,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    trainer = Trainer(args.seed, torch.device(args.device), not args.no_compile)
+    trainer = Trainer(args.seed, torch.device(args.device), not args.no_compile, args.last_stage)
     if args.state.is_file():
         trainer.resume(torch.load(args.state, map_location=args.device, weights_only=True))
         print(f"continues at step {trainer.step}, stage {trainer.stage}", flush=True)
