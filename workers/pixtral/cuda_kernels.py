@@ -1,6 +1,6 @@
 """Triton kernels: the element-wise arithmetic fused, and grouped-query decode over the paged cache.
 
-Decode reads each sequence's whole cache once a step, so memory bounds it: for 85 pages of Pixtral 12B, 50 GB a step.
+Decode reads each sequence's whole cache once a step, so memory bounds it: 50 GB a step for 85 pages of Pixtral 12B.
 One program takes one sequence, one key-value head and one split of SPLIT_TOKENS keys; the query heads that share the
 key head stand as rows of one small matrix product, so keys are read once and never repeated. A second kernel joins the
 splits by their log-sum-exp (Dao et al. 2023, "Flash-Decoding"). Splits have a fixed length, whatever the batch and
@@ -11,8 +11,8 @@ the device, so a row's sum has one order: it does not depend on its neighbours.
 Rounding follows the plain operations of `arithmetic.py` step by step, so both give the same bits up to the order of a
 norm's sum and fused multiply-adds.
 
-Checked by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`). `benchmarks/bench_engine_gpu.py` checks and times
-them on a GPU, which has not been run yet.
+Checked by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`). On a GPU they have not been run yet;
+`benchmarks/bench_engine_gpu.py` checks and times them there.
 """
 
 # Triton's decorator and language have no types; its compile-time arguments are upper case by custom.
