@@ -18,12 +18,17 @@ from pathlib import Path
 import numpy as np
 import pymupdf
 import pytest
+import torch
 
+from benchmarks.reader import train
 from benchmarks.reader.draw import UNSEEN, generator, lay_out, pdf_bytes, plain
 from benchmarks.reader.evaluate import CHECKPOINT, draw_samples, error_rate
+from benchmarks.reader.lesson import prompt_ids
 from pipeline.errors import UsageError
 from schemas.prompts import DESCRIBE, OCR
 from workers.engines.pixtral import PixtralEngine
+from workers.pixtral.arithmetic import PLAIN
+from workers.pixtral.attention import Boundaries, attend_packed
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
 from workers.pixtral.kv_cache import BlockPool
@@ -134,7 +139,7 @@ def test_text_is_the_same_again(model, processor, pages, packed):
 
 
 def test_float32_reads_the_same_text(processor, pages, packed):
-    wide = load_model(CHECKPOINT, "cpu", __import__("torch").float32)
+    wide = load_model(CHECKPOINT, "cpu", torch.float32)
     found = texts(read(wide, processor, pages)[0])
     assert abs(rate(pages, found) - rate(pages, texts(packed))) < 0.01
 
@@ -192,6 +197,7 @@ def test_killed_and_resumed_every_page_has_its_text_once(tmp_path):
         time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
+    assert 4 <= num_answers(home) < 2 * len(layouts), "not in the middle"
     second = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr
     with sqlite3.connect(home / "pagepack.db") as connection:
@@ -210,6 +216,40 @@ def num_answers(home: Path) -> int:
             return int(connection.execute("SELECT count(*) FROM page_text").fetchone()[0])
     except sqlite3.OperationalError:  # not migrated yet
         return 0
+
+
+def test_the_products_processor_gives_the_tokens_that_were_trained(processor, pages):
+    for page in (pages[0], pages[20]):
+        for prompt in (OCR, DESCRIBE):
+            request = processor.encode_page("x", page.pixels, prompt.text, Sampling())
+            height, width = page.pixels.shape[:2]
+            assert list(request.tokens) == prompt_ids(width, height, prompt.name)
+
+
+def test_training_takes_the_products_arithmetic():
+    """What `train.py` compiles in its place gives the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    heads, rotation = (torch.randn(shape, generator=generator) for shape in ((10, 4, 8), (10, 4, 2)))
+    swap = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]])] * 4)
+    torch.testing.assert_close(train._rotate(heads, rotation, swap), PLAIN.rotate(heads, rotation))
+    query, key, value = (torch.randn(3, 7, count, 8, generator=generator) for count in (4, 2, 2))
+    boundaries = Boundaries.of([7] * 3, torch.device("cpu"), torch.float32)
+    expected = attend_packed(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), boundaries, causal=True)
+    torch.testing.assert_close(train._attend(query, key, value)[0].flatten(0, 1), expected)
+
+
+def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "BATCH", 4)
+    monkeypatch.setattr(train, "GROUP", 2)
+    straight, first, second = (train.Trainer(3, torch.device("cpu"), False, 1) for _ in range(3))
+    straight.stage = first.stage = 1
+    losses = [straight.train_step(100, 0)["text"] for _ in range(4)]
+    begun = [first.train_step(100, 0)["text"] for _ in range(2)]
+    train.save(first, tmp_path / "state.pt", tmp_path / "out")
+    second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert begun + [second.train_step(100, 0)["text"] for _ in range(2)] == losses
+    saved = load_model(tmp_path / "out").state_dict()
+    assert all(torch.equal(saved[name], weight) for name, weight in first.model.state_dict().items())
 
 
 def test_drawing_is_repeatable_and_training_never_draws_an_unseen_page():
