@@ -24,8 +24,9 @@ from workers.pixtral import language, packing
 from workers.pixtral.arithmetic import Arithmetic, Tiles
 from workers.pixtral.attention import PagedCache, attend_varlen
 from workers.pixtral.cuda_kernels import DecodeAttention, FusedArithmetic, store
-from workers.pixtral.executor import Executor, to_device
+from workers.pixtral.executor import Executor
 from workers.pixtral.scheduler import Limits, Step
+from workers.pixtral.transfer import to_device
 from workers.pixtral.upstream import Transformer
 
 

@@ -8,11 +8,9 @@ encode it twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +19,7 @@ from workers.pixtral.arithmetic import Arithmetic, Tiles
 from workers.pixtral.attention import PagedCache, SdpaPagedAttention
 from workers.pixtral.scheduler import Limits, Step
 from workers.pixtral.sequence import Sequence
+from workers.pixtral.transfer import to_device
 from workers.pixtral.upstream import Transformer
 
 
@@ -40,12 +39,6 @@ class Launched:
         if self.ready is not None:
             self.ready.synchronize()
         return self.sampled.tolist()
-
-
-def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Copy without waiting: a copy from ordinary host memory would make the host wait for the device's queue."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Executor:

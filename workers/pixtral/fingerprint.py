@@ -28,10 +28,8 @@ def weight_files(folder: Path) -> list[Path]:
     """`consolidated.safetensors`, or its shards in order.
 
     Raises:
-        UsageError: the folder is absent or holds none.
+        UsageError: the folder holds none.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; --model takes a folder in Mistral's format")
     files = sorted(folder.glob("consolidated*.safetensors"))
     if not files:
         raise UsageError(
@@ -44,9 +42,11 @@ def read_params(folder: Path) -> dict[str, Any]:
     """params.json as it is.
 
     Raises:
-        UsageError: it is absent or not a JSON object.
+        UsageError: the folder or the file is absent, or it is not a JSON object.
     """
     path = folder / "params.json"
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; --model takes a folder in Mistral's format")
     try:
         params = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

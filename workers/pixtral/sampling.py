@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from workers.pixtral.transfer import to_device
 
 _MASK = 2**64 - 1
 NOT_FINITE = -1  # the token of a row whose logits hold NaN or infinity
@@ -47,16 +50,15 @@ def choose(
     drawn = [row for row, temperature in enumerate(temperatures) if temperature > 0]
     if not drawn:
         return tokens
-    rows = torch.tensor(drawn, device=logits.device)
-    scale = torch.tensor([temperatures[row] for row in drawn], device=logits.device, dtype=torch.float32)
-    mass = torch.tensor([top_ps[row] for row in drawn], device=logits.device, dtype=torch.float32)
-    point = torch.tensor([uniforms[row] for row in drawn], device=logits.device, dtype=torch.float64)
-    probabilities = torch.softmax(logits[rows].float() / scale[:, None], dim=-1)
+    rows = to_device(np.asarray(drawn), logits.device)
+    numbers = [(temperatures[row], top_ps[row], uniforms[row]) for row in drawn]
+    scale, mass, point = to_device(np.asarray(numbers, np.float64).T.copy(), logits.device)
+    probabilities = torch.softmax(logits[rows].float() / scale[:, None].float(), dim=-1)
     likely, order = probabilities.sort(dim=-1, descending=True, stable=True)
     cumulative = likely.double().cumsum(dim=-1)  # double: 131,072 float32 additions would bend the tail
     inside = (cumulative - likely) < mass[:, None]  # the first is always inside
     total = (likely.double() * inside).sum(dim=-1)
     place = torch.searchsorted(cumulative, (point * total)[:, None], right=True).squeeze(1)
-    place = torch.minimum(place, inside.sum(dim=-1) - 1)
+    place = torch.minimum(place, inside.sum(dim=-1) - 1).clamp_min(0)  # below 0 where nothing is a number
     picked = order.gather(1, place[:, None]).squeeze(1)
     return tokens.index_copy(0, rows, torch.where(tokens[rows] == NOT_FINITE, NOT_FINITE, picked))

@@ -220,6 +220,7 @@ class Scheduler:
     def _admit(self, budget: int, chunks: list[Chunk], copies: list[tuple[int, int]], *, busy: bool) -> None:
         """Start waiting sequences in order while slots, blocks and budget last."""
         computing = {sequence.prefix_key for sequence in self.running if self._is_computing_prefix(sequence)}
+        computing.update(sequence.prefix_key for sequence in self._computed_prefixes)
         for sequence in list(self.waiting):
             if not self._slots or budget < self.limits.chunk_tokens:
                 return
@@ -232,8 +233,7 @@ class Scheduler:
             sequence.state, sequence.slot = State.RUNNING, self._slots.pop()
             self.running.append(sequence)
             budget = self._take_chunks(sequence, budget, chunks)
-            if self._is_computing_prefix(sequence):
-                computing.add(key)
+            computing.add(key)  # published with the next step at the earliest
 
     def _is_computing_prefix(self, sequence: Sequence) -> bool:
         return sequence.prefix_key is not None and sequence.computed < sequence.request.prefix_length

@@ -1,0 +1,421 @@
+"""The engine thread: how answers end, who fails, what is given back; seeds; the adapter; memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
+from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+from PIL import Image
+
+from benchmarks.checkpoint import PRESETS, make_checkpoint
+from pipeline.errors import PageFailed, Unavailable, UsageError
+from schemas.prompts import Prompt
+from workers.engines.pixtral import PixtralEngine, fingerprint
+from workers.pixtral import memory, sampling
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.executor import Executor
+from workers.pixtral.kv_cache import BlockPool
+from workers.pixtral.processor import Processor
+from workers.pixtral.scheduler import Limits, Scheduler
+from workers.pixtral.sequence import Sampling
+from workers.pixtral.weights import load_model, read_args_from
+
+LIMITS = Limits(max_sequences=8, chunk_tokens=64, token_budget=256)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("tiny"), "tiny", seed=7)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def processor(folder, model):
+    return Processor(folder, model.args)
+
+
+class Rig:
+    """An engine over an executor of the test's choice."""
+
+    def __init__(self, model, processor, executor_class=Executor, blocks=200, limits=LIMITS, eos_id=None):
+        self.executor = executor_class(model, limits, blocks, 8, 32)
+        self.scheduler = Scheduler(limits, BlockPool(blocks, 8))
+        eos = processor.eos_id if eos_id is None else eos_id
+        self.engine = PackedEngine(self.executor, self.scheduler, processor.decode, eos, lookahead=False)
+        self.processor = processor
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.engine.close()
+        self.scheduler.pool.check([])
+
+    def request(self, number=0, text="read", **sampling_fields):
+        fields = {"max_tokens": 10} | sampling_fields
+        return self.processor.encode_page(f"p{number}", page(number), text, Sampling(**fields))
+
+    def ask(self, number=0, text="read", **sampling_fields):
+        return self.engine.submit(self.request(number, text, **sampling_fields))
+
+
+def page(number, rows=4, columns=5):
+    return np.random.default_rng(number).integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
+
+
+class FailingExecutor(Executor):
+    """Raises what it is told to for pages with a given digest, as often as they come."""
+
+    guilty = "p1"
+    error: Exception = ValueError("a wrong shape")
+
+    def launch(self, step):
+        for work in (*step.chunks, *step.decodes):
+            if any(image.digest == self.guilty for image in work.sequence.request.images):
+                raise self.error
+        return super().launch(step)
+
+
+class SmallExecutor(Executor):
+    """Runs out of memory above a number of tokens a step."""
+
+    most = 60
+
+    def launch(self, step):
+        if step.num_tokens > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().launch(step)
+
+
+class NanExecutor(Executor):
+    """One page's hidden states are not numbers, as an overflow would make them."""
+
+    def _sample(self, layout, hidden):
+        for row, sequence in zip(layout.sample_rows, layout.sample_sequences, strict=True):
+            if sequence.request.images[0].digest == "p1":
+                hidden[row] = torch.nan
+        return super()._sample(layout, hidden)
+
+
+class SlowExecutor(Executor):
+    """Each step takes a while."""
+
+    def launch(self, step):
+        time.sleep(0.02)
+        return super().launch(step)
+
+
+class GoneExecutor(Executor):
+    """The device fails for good at the third step."""
+
+    steps = 0
+
+    def launch(self, step):
+        self.steps += 1
+        if self.steps == 3:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().launch(step)
+
+
+@pytest.mark.parametrize("executor_class", [FailingExecutor, NanExecutor])
+def test_a_request_that_fails_takes_only_itself(model, processor, executor_class):
+    with Rig(model, processor) as rig:
+        expected = [rig.ask(number).result(30).tokens for number in range(4)]
+    with Rig(model, processor, executor_class) as rig:
+        futures = [rig.ask(number) for number in range(4)]
+        with pytest.raises(PageFailed):
+            futures[1].result(30)
+        assert [futures[i].result(30).tokens for i in (0, 2, 3)] == [expected[i] for i in (0, 2, 3)]
+        assert rig.engine.stats()["failed"] == 1
+        assert rig.ask(2).result(30).tokens == expected[2], "the engine goes on"
+
+
+def test_out_of_memory_splits_the_step_and_goes_on_smaller(model, processor):
+    with Rig(model, processor) as rig:
+        expected = [rig.ask(number).result(30).tokens for number in range(6)]
+    with Rig(model, processor, SmallExecutor) as rig:
+        futures = [rig.ask(number) for number in range(6)]
+        assert [future.result(30).tokens for future in futures] == expected
+        assert rig.scheduler.limits.token_budget < LIMITS.token_budget
+        large = rig.processor.encode_page("large", page(9, 9, 9), "read", Sampling(max_tokens=4))
+        with pytest.raises(PageFailed) as caught:
+            rig.engine.submit(large).result(30)
+        assert caught.value.cause == "memory"
+
+
+def test_a_device_that_is_gone_ends_the_engine_and_frees_the_callers(model, processor):
+    rig = Rig(model, processor, GoneExecutor)
+    future = rig.ask()
+    with pytest.raises(Unavailable):
+        future.result(30)
+    with pytest.raises(Unavailable):
+        rig.ask()
+    rig.engine.close()
+
+
+def test_close_fails_what_is_unfinished(model, processor):
+    rig = Rig(model, processor, SlowExecutor)
+    future = rig.ask(max_tokens=500)
+    time.sleep(0.1)
+    rig.engine.close()
+    with pytest.raises(Unavailable):
+        future.result(1)
+    with pytest.raises(Unavailable):
+        rig.ask()
+
+
+def test_each_row_stops_at_its_own_eos(model, processor):
+    """The token that some page emits third is declared the end of sequence."""
+    with Rig(model, processor, eos_id=-1) as rig:
+        free = [rig.ask(number, max_tokens=12).result(30).tokens for number in range(5)]
+    eos = free[2][2]
+    with Rig(model, processor, eos_id=eos) as rig:
+        results = [future.result(30) for future in [rig.ask(number, max_tokens=12) for number in range(5)]]
+    for tokens, result in zip(free, results, strict=True):
+        expected = tokens[: tokens.index(eos)] if eos in tokens else tokens
+        assert result.tokens == expected
+        assert result.finish_reason == ("stop" if eos in tokens else "length")
+
+
+def test_stop_strings_end_the_text_before_them(model, processor):
+    with Rig(model, processor, eos_id=-1) as rig:
+        whole = rig.ask(3, max_tokens=30).result(30)
+        place = next(i for i in range(2, len(whole.text) - 2) if whole.text[i : i + 2].isascii())
+        stop = whole.text[place : place + 2]
+        cut = rig.ask(3, max_tokens=30, stop=("never there", stop)).result(30)
+    assert cut.finish_reason == "stop" and len(cut.tokens) < 30
+    assert cut.text == whole.text[: whole.text.index(stop)]
+
+
+def test_max_tokens_of_one_gives_one(model, processor):
+    with Rig(model, processor, eos_id=-1) as rig:
+        result = rig.ask(max_tokens=1).result(30)
+        assert len(result.tokens) == 1 and result.finish_reason == "length"
+        with pytest.raises(ValueError, match="max_tokens"):
+            rig.ask(max_tokens=0)
+
+
+def test_deadline_ends_with_what_is_there(model, processor):
+    with Rig(model, processor, SlowExecutor, eos_id=-1) as rig:
+        started = time.monotonic()
+        late = replace(rig.request(max_tokens=400), deadline=started + 0.5)
+        result = rig.engine.submit(late).result(30)
+        assert result.finish_reason == "deadline" and 0 < len(result.tokens) < 400
+        past = replace(rig.request(max_tokens=400), deadline=started)
+        assert rig.engine.submit(past).result(30).tokens == ()
+
+
+def test_cancel_gives_everything_back(model, processor):
+    with Rig(model, processor, SlowExecutor, eos_id=-1) as rig:
+        futures = [rig.ask(number, max_tokens=500) for number in range(12)]  # some run, some wait
+        time.sleep(0.2)
+        assert all(future.cancel() for future in futures)
+        rig.ask(20, max_tokens=2).result(30)
+        rig.scheduler.pool.drop_prefixes()
+        assert rig.scheduler.pool.num_free == 200 and not rig.executor.features
+
+
+def test_an_answer_ends_where_the_cache_is_full(model, processor):
+    with Rig(model, processor, eos_id=-1, blocks=8) as rig:
+        request = rig.request(max_tokens=4000)
+        result = rig.engine.submit(request).result(30)
+        assert result.finish_reason == "length" and len(result.tokens) == 64 - len(request.tokens)
+        large = rig.processor.encode_page("large", page(9, 9, 9), "read", Sampling(max_tokens=4))
+        with pytest.raises(PageFailed) as caught:
+            rig.engine.submit(large).result(1)
+        assert caught.value.cause == "too-large"
+
+
+def test_sampling_follows_the_requests_seed_not_its_neighbours(model, processor):
+    drawn = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 15}
+    with Rig(model, processor, eos_id=-1) as rig:
+        alone = {seed: rig.ask(0, seed=seed, **drawn).result(30).tokens for seed in range(4)}
+        assert len(set(alone.values())) == 4
+        futures = [rig.ask(number, seed=99, **drawn) for number in range(1, 4)]
+        beside = {seed: rig.ask(0, seed=seed, **drawn) for seed in range(4)}
+        assert {seed: future.result(30).tokens for seed, future in beside.items()} == alone
+        assert [future.result(30) for future in futures]
+        greedy = rig.ask(0, max_tokens=15).result(30).tokens
+        assert rig.ask(0, temperature=1.0, top_p=1e-9, max_tokens=15).result(30).tokens == greedy
+
+
+def test_the_same_run_twice_gives_the_same_text(model, processor):
+    runs = []
+    for _ in range(2):
+        with Rig(model, processor) as rig:
+            futures = [rig.ask(number, temperature=0.7, seed=number, max_tokens=20) for number in range(10)]
+            runs.append([future.result(30).text for future in futures])
+    assert runs[0] == runs[1]
+
+
+def test_draws_follow_the_distribution():
+    """10,000 draws from four logits, by seed: each share within 4 standard deviations."""
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    for top_p, kept in ((1.0, [0, 1, 2, 3]), (0.85, [1, 2])):
+        probabilities = torch.zeros(4)
+        probabilities[kept] = logits.softmax(-1)[0][kept]
+        probabilities /= probabilities.sum()
+        count = 10_000
+        uniforms = [sampling.uniform(seed, 17) for seed in range(count)]
+        tokens = sampling.choose(logits.expand(count, -1), [1.0] * count, [top_p] * count, uniforms)
+        shares = torch.bincount(tokens, minlength=4) / count
+        assert (
+            (shares - probabilities).abs() < 4 * (probabilities * (1 - probabilities) / count).sqrt() + 1e-9
+        ).all()
+
+
+def test_uniform_numbers_look_uniform_and_differ_by_position():
+    numbers = np.array([sampling.uniform(seed, position) for seed in range(100) for position in range(100)])
+    assert numbers.min() >= 0 and numbers.max() < 1 and len(set(numbers)) == 10_000
+    assert abs(numbers.mean() - 0.5) < 0.015 and abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.05
+
+
+def test_logits_that_are_no_numbers_are_told_apart():
+    logits = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.inf, 0.0]])
+    assert sampling.choose(logits, [0.0, 0.0, 1.0], [1.0] * 3, [0.5] * 3).tolist() == [1, -1, -1]
+
+
+def test_conversations_with_images_turns_and_a_system_prompt(model, processor):
+    image = [ImageChunk(image=Image.fromarray(page(number))) for number in range(3)]
+    messages = [
+        SystemMessage(content="You read pages."),
+        UserMessage(content=[image[0], TextChunk(text="and"), image[1], TextChunk(text="differ?")]),
+        AssistantMessage(content="Yes."),
+        UserMessage(content=[image[2], TextChunk(text="And this?")]),
+    ]
+    request = processor.encode(messages, Sampling(max_tokens=3))
+    import pixtral_reference as reference
+
+    from benchmarks.checkpoint import random_tensors
+
+    with Rig(model, processor, eos_id=-1) as rig:
+        futures = [rig.ask(number) for number in range(3)]
+        result = rig.engine.submit(request).result(30)
+        assert [future.result(30) for future in futures]
+    weights = reference.as_float64(random_tensors(PRESETS["tiny"], 7))
+    expected = reference.greedy(
+        weights, PRESETS["tiny"], list(request.tokens), [page(n) for n in range(3)], 8
+    )
+    assert list(result.tokens) == expected
+
+
+def test_many_threads_may_submit(model, processor):
+    with Rig(model, processor) as rig:
+        expected = [rig.ask(number).result(30).tokens for number in range(6)]
+        results = {}
+
+        def submit(number):
+            results[number] = rig.ask(number).result(60).tokens
+
+        threads = [threading.Thread(target=submit, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert [results[number] for number in range(6)] == expected
+        assert 0 < rig.engine.stats()["packing_efficiency"] <= 1
+
+
+# The adapter
+
+
+@pytest.fixture(scope="module")
+def adapter(folder):
+    engine = PixtralEngine(folder, device="cpu", memory_bytes=400_000_000)
+    yield engine
+    engine.close()
+
+
+def test_adapter_answers_every_prompt_of_a_page_and_shares_its_prefix(adapter, folder):
+    prompts = [Prompt("ocr", "read", max_tokens=6), Prompt("describe", "describe it", max_tokens=4)]
+    before = adapter.stats()
+    answers = [future.result(30) for future in adapter.submit("h", page(1), prompts)]
+    assert [
+        answer.output_tokens <= prompt.max_tokens for answer, prompt in zip(answers, prompts, strict=True)
+    ]
+    assert answers[0].prompt_tokens > 20 and answers[0].seconds > 0
+    assert adapter.stats()["images"] == before["images"] + 1
+    assert adapter.model == fingerprint(folder) and adapter.capacity >= 16 and adapter.supports(prompts[0])
+
+
+def test_adapter_passes_sampling_stop_and_deadline(adapter):
+    prompt = Prompt("p", "read", max_tokens=30, temperature=0.8, top_p=0.9, seed=3)
+    first, second = (adapter.submit("h", page(2), [prompt])[0].result(30) for _ in range(2))
+    assert first.text == second.text and first.temperature == 0.8
+    late = adapter.submit("h", page(2), [prompt], deadline=time.monotonic() - 1)[0].result(30)
+    assert late.finish_reason == "deadline" and late.text == ""
+
+
+def test_adapter_shrinks_a_page_beyond_the_table_of_positions_as_mistral_common_does(adapter):
+    answer = adapter.submit("h", np.zeros((32, 2048, 3), np.uint8), [Prompt("p", "x", max_tokens=1)])[0].result(30)
+    assert answer.prompt_tokens == 2 + 65 + len("x") + 1  # 1024 × 16 px
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_named(folder):
+    with pytest.raises(UsageError, match="cuda"):
+        PixtralEngine(folder, device="cuda")
+
+
+def test_too_little_memory_is_told_with_the_sum(folder):
+    with pytest.raises(UsageError, match="blocks of 64 tokens"):
+        PixtralEngine(folder, device="cpu", memory_bytes=1_000_000)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("granted", [60e9, 76e9, 130e9])
+def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
+    args = read_args_from(PRESETS["12b"])
+    weights = 25_400_000_000
+    sizes = memory.size_engine(args, weights, int(granted), 2, torch.device("cuda"))
+    cache = sizes.num_blocks * memory.BLOCK_SIZE * memory.token_bytes(args, 2)
+    assert memory.token_bytes(args, 2) == 163_840
+    assert weights + cache + memory.step_bytes(args, sizes.limits, 2) <= granted
+    assert sizes.limits.max_sequences % 8 == 0
+    with pytest.raises(UsageError, match="too little memory"):
+        memory.size_engine(args, weights, 26_000_000_000, 2, torch.device("cuda"))
+
+
+def test_memory_of_a_run_stays_within_what_was_granted(tmp_path):
+    """A process of its own: peak resident memory above what torch and the imports take."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    code = """
+import resource, sys, threading
+import numpy as np
+from pathlib import Path
+from benchmarks.checkpoint import make_checkpoint
+from schemas.prompts import Prompt
+from workers.engines.pixtral import PixtralEngine
+import workers.pixtral.build
+folder = make_checkpoint(Path(sys.argv[1]), "tiny")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before, granted = peak(), 300_000_000
+engine = PixtralEngine(folder, device="cpu", memory_bytes=granted)
+pages = [np.full((16 * (8 + i % 20), 16 * (30 - i % 20), 3), i, np.uint8) for i in range(60)]
+futures = [f for i, p in enumerate(pages) for f in engine.submit(str(i), p, [Prompt("a", "x", max_tokens=20)])]
+assert all(f.result(100) for f in futures)
+used = peak() - before
+engine.close()
+assert used < granted, used
+print(used)
+"""
+    root = Path(__file__).parent.parent
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root
+    )
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,42 @@
+"""The same weights in transformers' Llava and Pixtral classes: an implementation that shares no code with ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.checkpoint import make_checkpoint
+from workers.pixtral import language, vision
+from workers.pixtral.weights import load_model
+
+pytest.importorskip("transformers", reason="transformers is not installed (dev extra)")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    from benchmarks.transformers_twin import transformers_twin
+
+    folder = make_checkpoint(tmp_path_factory.mktemp("tiny"), "tiny", seed=11)
+    return load_model(folder), transformers_twin(folder, torch.float32)
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (6, 4), (1, 9), (12, 12)])
+def test_logits_equal_transformers(both, grid):
+    """float32, 1e-3 of the logits' spread: theirs turns halves, sums in another order."""
+    ours, theirs = both
+    rows, columns = grid
+    pixels = torch.from_numpy(
+        np.random.default_rng(5).integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
+    )
+    tokens = torch.tensor([1, 3, *([*[10] * columns, 12] * rows)[:-1], 13, 60, 61, 62, 4])
+    with torch.inference_mode():
+        hidden = language.embed(ours, tokens, vision.encode_images(ours, [pixels]))
+        attend = language.causal(ours, [len(tokens)])
+        logits = language.logits(ours, language.run_layers(ours, hidden, torch.arange(len(tokens)), attend))
+        expected = theirs(
+            input_ids=tokens[None],
+            pixel_values=vision.normalise(pixels).permute(2, 0, 1)[None],
+            image_sizes=torch.tensor([pixels.shape[:2]]),
+        ).logits[0]
+    assert (logits - expected).abs().max() < 1e-3 * expected.std()
