@@ -303,9 +303,8 @@ def test_conversations_with_images_turns_and_a_system_prompt(model, processor):
         result = rig.engine.submit(request).result(30)
         assert [future.result(30) for future in futures]
     weights = reference.as_float64(random_tensors(PRESETS["tiny"], 7))
-    expected = reference.greedy(
-        weights, PRESETS["tiny"], list(request.tokens), [page(n) for n in range(3)], 8
-    )
+    images = [page(number) for number in range(3)]
+    expected = reference.greedy(weights, PRESETS["tiny"], list(request.tokens), images, len(result.tokens))
     assert list(result.tokens) == expected
 
 
@@ -357,7 +356,9 @@ def test_adapter_passes_sampling_stop_and_deadline(adapter):
 
 
 def test_adapter_shrinks_a_page_beyond_the_table_of_positions_as_mistral_common_does(adapter):
-    answer = adapter.submit("h", np.zeros((32, 2048, 3), np.uint8), [Prompt("p", "x", max_tokens=1)])[0].result(30)
+    answer = adapter.submit("h", np.zeros((32, 2048, 3), np.uint8), [Prompt("p", "x", max_tokens=1)])[
+        0
+    ].result(30)
     assert answer.prompt_tokens == 2 + 65 + len("x") + 1  # 1024 × 16 px
 
 

@@ -1,0 +1,318 @@
+"""The engine on a GPU: first whether it is right, then how fast, against what the chip allows.
+
+    python -m benchmarks.bench_engine_gpu [--preset 12b] [--pages 170] [--out FOLDER]
+
+Checks (tiny and mini checkpoints): fused kernels and paged decode against plain operations in float64; the engine's
+tokens alone, in a pack, chunked, preempted and without the graph. Then random weights of the preset are drawn on the
+device, pages of 768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end of
+sequence ignored. The bound (`bound` below) is products at the chip's measured rate, then bytes at its measured
+bandwidth. Needs no tokenizer and no network. The last line is JSON. Not yet run: no GPU was at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.checkpoint import PRESETS, random_model
+from workers.pixtral import build, memory
+from workers.pixtral.attention import attend_one, describe_path, uses_flash
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.executor import Executor, Launched
+from workers.pixtral.kv_cache import BlockPool
+from workers.pixtral.packing import slots_of
+from workers.pixtral.scheduler import Limits, Scheduler, Step
+from workers.pixtral.sequence import Image, Request, Sampling
+from workers.pixtral.upstream import Transformer
+from workers.pixtral.weights import weight_bytes
+
+
+def page_request(number: int, rows: int, columns: int, max_tokens: int, num_text: int = 48) -> Request:
+    """A page of noise laid out as mistral-common lays it; the text is any tokens, other ones for each page."""
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
+    image = [*([*[10] * columns, 12] * rows)[:-1], 13]
+    text = (20 + rng.integers(0, 200, num_text)).tolist()
+    end = 2 + len(image)
+    sampling = Sampling(max_tokens=max_tokens)
+    return Request((1, 3, *image, *text, 4), (Image(f"page {number}", pixels),), end, end, sampling)
+
+
+def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+    return [future.result().tokens for future in [engine.submit(request) for request in requests]]
+
+
+def make_engine(
+    model: Transformer, limits: Limits, blocks: int, executor: Executor | None = None
+) -> PackedEngine:
+    executor = executor or build.make_executor(model, limits, blocks, memory.BLOCK_SIZE, None)
+    scheduler = Scheduler(limits, BlockPool(blocks, memory.BLOCK_SIZE), 64)
+    return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
+
+
+def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    """‖ours − reference‖ / ‖reference‖; NaN fails every comparison."""
+    return float((ours.double() - reference.double()).norm() / reference.double().norm())
+
+
+def check_kernels(device: torch.device) -> dict[str, float]:
+    """bf16 kernels against float64 on the host; each must lie under 1e-2, the size of bf16's own rounding."""
+    from workers.pixtral.arithmetic import PLAIN
+    from workers.pixtral.cuda_kernels import DecodeAttention, FusedArithmetic
+    from workers.pixtral.upstream import RMSNorm
+
+    fused, errors = FusedArithmetic(), {}
+    torch.manual_seed(0)
+    rows, update = (torch.randn(777, 5120, device=device, dtype=torch.bfloat16) for _ in range(2))
+    norm = RMSNorm(5120, 1e-5).to(device, torch.bfloat16)
+    reference = RMSNorm(5120, 1e-5).double()
+    with torch.no_grad():
+        expected = PLAIN.rms_norm(rows.cpu().double() + update.cpu().double(), reference)
+        errors["add_rms_norm"] = relative(fused.add_rms_norm(rows.clone(), update, norm)[1].cpu(), expected)
+    both = torch.randn(777, 2 * 14336, device=device, dtype=torch.bfloat16)
+    errors["gate"] = relative(fused.gate(both).cpu(), PLAIN.gate(both.cpu().double()))
+    qkv = torch.randn(777, 48, 128, device=device, dtype=torch.bfloat16)
+    angles = torch.rand(777, 64, device=device) * 1000
+    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    with torch.inference_mode():
+        expected = PLAIN.rotate(qkv[:, :32].cpu().double(), rotation.cpu().double())
+        errors["rotate"] = relative(fused.rotate(qkv[:, :32], rotation).cpu(), expected)
+    keys, values = (torch.randn(400 * 64, 8, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
+    lengths = [1, 64, 65, 1023, 1024, 1025, 3500, 0]
+    tables = torch.zeros(len(lengths), 136, dtype=torch.int32)
+    blocks = iter(torch.randperm(400).tolist())
+    for row, length in enumerate(lengths):
+        for place in range(-(-length // 64)):
+            tables[row, place] = next(blocks)
+    query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
+    out = torch.full_like(query, torch.nan)
+    decode = DecodeAttention(len(lengths), 32, 8, 128, 136 * 64, 64, device)
+    decode(
+        query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out
+    )
+    worst = 0.0
+    for row, length in enumerate(lengths):
+        if length:
+            places = torch.from_numpy(slots_of(tables[row].tolist(), 0, length, 64))
+            expected = attend_one(
+                *(x.double() for x in (query[row].cpu(), keys.cpu()[places], values.cpu()[places]))
+            )
+            worst = max(worst, relative(out[row].cpu(), expected))
+    errors["paged decode"] = worst
+    assert not out[-1].any(), "a row of length 0 must be zeros"
+    assert all(error < 1e-2 for error in errors.values()), errors
+    return errors
+
+
+def check_engine(device: torch.device, preset: str) -> dict[str, float]:
+    """Share of tokens before the first that differs from the page alone, bf16: 1.0 is the same text."""
+    model = random_model(preset, str(device), torch.bfloat16)
+    grids = [(4, 6), (20, 13), (2, 2), (33, 30), (4, 6), (48, 40)]
+    requests = [page_request(i, *grid, max_tokens=40) for i, grid in enumerate(grids)]
+    limits = Limits(8, 512, 2048, 4096)
+    alone = []
+    for request in requests:
+        engine = make_engine(model, limits, 400)
+        alone += run(engine, [request])
+        engine.close()
+
+    def share(limits: Limits, blocks: int, **more: Any) -> float:
+        executor = build.make_executor(model, limits, blocks, memory.BLOCK_SIZE, None)
+        for name, value in more.items():
+            setattr(executor, name, value)
+        engine = make_engine(model, limits, blocks, executor)
+        tokens = run(engine, requests)
+        engine.close()
+        engine.scheduler.pool.check([])
+        shares = []
+        for expected, got in zip(alone, tokens, strict=True):
+            differ = (i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
+            shares.append(next(differ, len(expected)) / len(expected))
+        return float(np.mean(shares))
+
+    return {
+        "packed": share(limits, 400),
+        "packed, no graph": share(limits, 400, use_graph=False),
+        "preempted": share(limits, 60),
+        "other chunks": share(Limits(8, 256, 256, 4096), 400),
+    }
+
+
+class Ceilings:
+    """What this chip does: a large copy, a large product."""
+
+    def __init__(self, device: torch.device) -> None:
+        a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+        self.flops = 2 * 8192**3 / self._seconds(lambda: a @ b)
+        source = torch.randn(2**31, device=device, dtype=torch.bfloat16)
+        target = torch.empty_like(source)
+        self.bytes = 2 * source.nbytes / self._seconds(lambda: target.copy_(source))
+
+    @staticmethod
+    def _seconds(work: Any) -> float:
+        for _ in range(3):
+            work()
+        times = []
+        for _ in range(10):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3)
+        return float(np.median(times))
+
+
+def bound(preset: str, requests: Sequence[Request], running: int, ceilings: Ceilings) -> dict[str, float]:
+    """Least seconds a page: products of vision and prefill at the chip's rate, then decode's bytes at its bandwidth.
+
+    Each decode step reads the layers and the head once for `running` sequences, and each one's own cache.
+    """
+    args, vision = PRESETS[preset], PRESETS[preset]["vision_encoder"]
+    layer = (
+        args["dim"] * args["head_dim"] * 2 * (args["n_heads"] + args["n_kv_heads"])
+        + 3 * args["dim"] * args["hidden_dim"]
+    )
+    encoder = vision["num_hidden_layers"] * (
+        4 * vision["hidden_size"] ** 2 + 3 * vision["hidden_size"] * vision["intermediate_size"]
+    )
+    adapter = args["dim"] * (vision["hidden_size"] + args["dim"])
+    patches = requests[0].images[0].pixels.shape[0] * requests[0].images[0].pixels.shape[1] // 256
+    tokens = len(requests[0].tokens)
+    attention = 4 * patches**2 * vision["hidden_size"] * vision["num_hidden_layers"]
+    attention += 2 * tokens**2 * args["n_heads"] * args["head_dim"] * args["n_layers"]
+    flops = 2 * (patches * (encoder + adapter) + tokens * layer * args["n_layers"]) + attention
+    output = float(np.mean([request.sampling.max_tokens for request in requests]))
+    weights = 2 * (layer * args["n_layers"] + args["dim"] * args["vocab_size"])
+    token = 4 * args["n_layers"] * args["n_kv_heads"] * args["head_dim"]
+    step = weights / running + token * (tokens + output / 2)
+    prefill, decode = flops / ceilings.flops, output * step / ceilings.bytes
+    return {"prefill_seconds": prefill, "decode_seconds": decode, "pages_per_second": 1 / (prefill + decode)}
+
+
+class TimedExecutor:
+    """Wraps an executor's `launch`: device time of every step by events, host time, and what it held."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.steps: list[tuple[Step, Any, Any, float]] = []
+        self.launch_inside = executor.launch
+
+    def launch(self, step: Step) -> Launched:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began = time.perf_counter()
+        start.record()
+        launched = self.launch_inside(step)
+        end.record()
+        self.steps.append((step, start, end, time.perf_counter() - began))
+        return launched
+
+    def phases(self) -> dict[str, float]:
+        torch.cuda.synchronize()
+        rows: dict[str, list[tuple[float, float, int, int]]] = {"decode": [], "mixed": []}
+        for step, start, end, host in self.steps:
+            prefill = sum(chunk.last - chunk.first for chunk in step.chunks)
+            kind = "mixed" if step.chunks else "decode"
+            rows[kind].append((start.elapsed_time(end), host * 1e3, prefill, len(step.decodes)))
+        out: dict[str, float] = {}
+        for kind, values in rows.items():
+            if values:
+                device, host, prefill_rows, decodes = np.asarray(values, float).T
+                out |= {
+                    f"{kind}_steps": len(values),
+                    f"{kind}_device_seconds": device.sum() / 1e3,
+                    f"{kind}_device_ms_median": float(np.median(device)),
+                    f"{kind}_host_ms_median": float(np.median(host)),
+                    f"{kind}_prefill_tokens": prefill_rows.sum(),
+                    f"{kind}_decodes_mean": decodes.mean(),
+                }
+        return out
+
+
+def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]:
+    """All pages at once; steady pages/s are those finished while others still wait."""
+    ceilings = Ceilings(device)
+    torch.cuda.empty_cache()
+    granted = memory.available_bytes(device)
+    model = random_model(preset, str(device), torch.bfloat16)
+    sizes = memory.size_engine(model.args, weight_bytes(model), granted, 2, device)
+    executor = build.make_executor(
+        model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile
+    )
+    engine = make_engine(model, sizes.limits, sizes.num_blocks, executor)
+    lengths = np.random.default_rng(0).integers(200, 1201, pages)
+    requests = [page_request(i, 64, 48, int(length)) for i, length in enumerate(lengths)]
+    run(
+        engine, [page_request(10_000 + i, 64, 48, 8) for i in range(4)]
+    )  # kernels compile, the graph is recorded
+    engine.scheduler.pool.drop_prefixes()
+    timed = TimedExecutor(executor)
+    executor.launch = timed.launch  # type: ignore[method-assign]
+    torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    futures = [engine.submit(request) for request in requests]
+    finished, steady = [], 0.0
+    for future in futures:
+        future.add_done_callback(lambda _: finished.append(time.perf_counter()))
+    while not all(future.done() for future in futures):
+        time.sleep(0.05)
+        if engine.stats()["waiting"]:
+            steady = time.perf_counter()
+    assert all(len(future.result().tokens) == length for future, length in zip(futures, lengths, strict=True))
+    wall = time.perf_counter() - started
+    in_steady = [moment for moment in finished if moment <= steady]
+    phases = timed.phases()
+    busy = sum(value for name, value in phases.items() if name.endswith("device_seconds"))
+    limit = bound(preset, requests, sizes.limits.max_sequences, ceilings)
+    steady_rate = (len(in_steady) - 1) / (in_steady[-1] - in_steady[0]) if len(in_steady) > 10 else 0.0
+    stats = engine.stats()
+    engine.close()
+    return {
+        "pages": pages, "sizes": sizes.arithmetic, "granted_bytes": granted,
+        "peak_bytes": torch.cuda.max_memory_reserved(), "seconds": wall,
+        "pages_per_second": pages / wall, "steady_pages_per_second": steady_rate,
+        "output_tokens_per_second": float(lengths.sum()) / wall, "device_busy": busy / wall,
+        "teraflops_measured": ceilings.flops / 1e12, "terabytes_per_second_measured": ceilings.bytes / 1e12,
+        "bound": limit, "of_bound": pages / wall / limit["pages_per_second"],
+        "steady_of_bound": steady_rate / limit["pages_per_second"], "phases": phases,
+        "preemptions": stats["preemptions"], "packing_efficiency": stats["packing_efficiency"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--preset", choices=PRESETS, default="12b")
+    parser.add_argument("--pages", type=int, default=170)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("this benchmark needs a CUDA device; benchmarks.bench_engine runs on a CPU")
+    device = torch.device("cuda")
+    assert uses_flash(device, torch.bfloat16), describe_path(device, torch.bfloat16)
+    result: dict[str, Any] = {"benchmark": "engine_gpu", "preset": args.preset, "torch": torch.__version__,
+                              "device": torch.cuda.get_device_name(), "path": describe_path(device, torch.bfloat16)}  # fmt: skip
+    for name, check in (
+        ("kernel_errors", lambda: check_kernels(device)),
+        ("same_text_tiny", lambda: check_engine(device, "tiny")),
+        ("same_text_mini", lambda: check_engine(device, "mini")),
+        ("timing", lambda: time_engine(device, args.preset, args.pages)),
+    ):
+        started = time.perf_counter()
+        result[name] = check()
+        print(
+            f"{name} ({time.perf_counter() - started:.0f} s): {json.dumps(result[name], default=float)}",
+            flush=True,
+        )
+        if args.out:
+            (args.out / "bench_engine_gpu.json").write_text(json.dumps(result, default=float, indent=1))
+    print(json.dumps(result, default=float))
+
+
+if __name__ == "__main__":
+    main()
