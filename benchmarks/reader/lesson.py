@@ -115,6 +115,7 @@ STAGES = (
     Stage((256, 128), 6, 30, 0.0),
 )
 SHARE_LARGEST = 0.65
+HALF_BATCH_ABOVE_PX = 192 * 64  # more text a page, so fewer pages a step
 
 
 def draw_lessons(space: int, seed: int, index: int, stage: Stage, batch: int, count: int) -> list[Lesson]:
@@ -123,6 +124,8 @@ def draw_lessons(space: int, seed: int, index: int, stage: Stage, batch: int, co
     canvas, limit = stage.canvas, stage
     if rng.random() > SHARE_LARGEST:  # easy pages stay in the mix
         canvas = tuple(int(rng.integers(2, side // PATCH_PX + 1)) * PATCH_PX for side in stage.canvas)
+    if canvas[0] * canvas[1] > HALF_BATCH_ABOVE_PX:
+        batch //= 2
     pages = [
         (
             lay_out(rng, canvas, limit.max_characters, limit.max_lines),
