@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any
 
@@ -41,6 +41,10 @@ def make_app(broker_url: str) -> Celery:
             "visibility_timeout": 3600,
             "socket_connect_timeout": 10,
             "socket_keepalive": True,
+            # kombu would wait for ever where the supervisor must go on and start its broker again.
+            "max_retries": 2,
+            "interval_start": 0.1,
+            "interval_step": 0.1,
         },
     )
     return app
@@ -61,21 +65,16 @@ def ring_pages(app: Celery, page_ids: Iterable[int]) -> None:
 
 
 def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage]) -> None:
-    try:
-        with app.producer_pool.acquire(block=True, timeout=30) as producer:
-            for message in messages:
-                app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False)
-    except (OperationalError, OSError) as error:
-        raise Unavailable(f"the broker does not take messages: {error}") from error
+    with _broker_errors_translated(app), app.producer_pool.acquire(block=True, timeout=30) as producer:
+        for message in messages:
+            app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False)
 
 
 def queue_depth(app: Celery, queue: str) -> int:
     """Messages that wait in a queue. Raises Unavailable."""
     try:
-        with app.connection_for_read() as connection, connection.channel() as channel:
-            return int(channel.queue_declare(queue, passive=True).message_count)
-    except (OperationalError, OSError) as error:
-        raise Unavailable(f"the broker does not answer: {error}") from error
+        with _broker_errors_translated(app), app.connection_for_read() as connection:
+            return int(connection.channel().queue_declare(queue, passive=True).message_count)
     except Exception as error:  # a queue that nobody has declared yet: each transport has its own exception
         if "NOT_FOUND" in str(error) or getattr(error, "code", None) == 404:
             return 0
@@ -84,17 +83,29 @@ def queue_depth(app: Celery, queue: str) -> int:
 
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:
     """Tell the supervisor; best effort, for where even the database cannot be written."""
-    with contextlib.suppress(OperationalError, OSError), app.connection_for_write() as connection:
+    with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
         connection.SimpleQueue(ALARM_QUEUE).put({"cause": cause, "reason": reason}, serializer="json")
 
 
 def heard_alarm(app: Celery) -> dict[str, Any] | None:
     """The oldest alarm, taken off its queue; None where all is well or the broker is away."""
+    with (
+        contextlib.suppress(Empty, Unavailable),
+        _broker_errors_translated(app),
+        app.connection_for_read() as connection,
+    ):
+        message = connection.SimpleQueue(ALARM_QUEUE).get(block=False)
+        message.ack()
+        return dict(message.payload)
+    return None
+
+
+@contextlib.contextmanager
+def _broker_errors_translated(app: Celery) -> Iterator[None]:
+    """Each transport has its own errors, and kombu knows them."""
+    any_connection = app.connection_for_read()
+    away = (OperationalError, OSError, *any_connection.connection_errors, *any_connection.channel_errors)
     try:
-        with app.connection_for_read() as connection:
-            queue = connection.SimpleQueue(ALARM_QUEUE)
-            message = queue.get(block=False)
-            message.ack()
-            return dict(message.payload)
-    except (Empty, OperationalError, OSError):
-        return None
+        yield
+    except away as error:
+        raise Unavailable(f"the broker does not answer: {error}") from error

@@ -255,7 +255,7 @@ def ask(
             row = {"source_path": path, "page_number": number, "answer": text}
             click.echo(json.dumps(row, ensure_ascii=False))
         else:
-            click.echo(f"{_visible(str(path))}:{number}\n{text!s}\n")
+            click.echo(f"{_visible(str(path))}:{number!s}\n" + str(text) + "\n")
     failures = run_sql(settings, f"SELECT reason FROM failures WHERE batch_id = {_quoted(done)}")
     reasons = [_visible(str(reason)) for (reason,) in failures.rows]
     for reason in reasons:

@@ -125,7 +125,9 @@ class Ingester:
             image_hash = self._images.put(page.image, page.image_hash)
         except PageFailed as error:
             return NewPage(page.page_index, error=error)
-        return NewPage(page.page_index, image_hash, page.width_px, page.height_px, page.text_layer)
+        return NewPage(
+            page.page_index, image_hash, page.width_px, page.height_px, page.text_layer, page.warnings or None
+        )
 
     def _flush(self, claim: DocumentClaim, chunk: list[NewPage], ring: Callable[[list[int]], None]) -> bool:
         waiting = add_pages(self._db, claim, chunk)

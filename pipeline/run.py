@@ -43,6 +43,8 @@ WORKERS = (sys.executable, "-P", "-m", "workers")
 """How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""
 _TICK_SECONDS = 0.2
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
+_STALL_SECONDS = 20.0
+_LOOK_SECONDS = 1.0  # asking the broker opens a connection; new pages are rung for by ingest, this is for the rest
 _STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
 _LOG_TAIL = 2_000
 
@@ -88,7 +90,12 @@ class Worker:
     process: subprocess.Popen[bytes]
     owner: str
     log: Path
+    log_start: int  # where this process began to write
     started_at: float = field(default_factory=time.monotonic)
+
+    def is_ready(self) -> bool:
+        """Whether its engine is loaded; a large model takes minutes."""
+        return b'{"ready": true}' in self.log.read_bytes()[self.log_start :]
 
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-_LOG_TAIL:]
@@ -127,6 +134,8 @@ class Run:
         self._broker: EmbeddedBroker | None = None
         self._app: Celery | None = None
         self._stop_signals = 0
+        self._next_look = 0.0
+        self._idle_since = time.monotonic()
         self._seen = 0
         self._ended = 0
         self._done_seeing = threading.Event()
@@ -223,6 +232,7 @@ class Run:
             now = progress(db, batch.id)
             self._ended = now.tasks_done + now.tasks_failed
             if time.monotonic() >= next_progress:
+                self._hear_alarm()
                 self._on_progress(now, self._seen, all_seen)
                 next_progress = time.monotonic() + 0.5
             if all_seen and not now.is_open and finish_batch(db, batch):
@@ -246,10 +256,12 @@ class Run:
             self._say("the embedded broker died; starting it again")
             self._broker.stop()
             self._broker.start()
+            self._app = make_app(self._broker.url)  # the old one's pools hold broken connections
+            # A Celery worker that lost its broker with pages in hand may never consume again: the failed
+            # acknowledgements stay counted against its prefetch limit. New ones lose a few pages' reading.
+            for role in list(self._workers):
+                self._replace(db, role, "the broker died")
             forget_bells(db)
-        alarm = heard_alarm(self._app)
-        if alarm is not None:
-            raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
         for role in ("read", "ingest"):
             worker = self._workers.get(role)
             if worker is not None and worker.process.poll() is None:
@@ -257,6 +269,11 @@ class Run:
             if worker is not None:
                 self._bury(db, worker)
             self._workers[role] = self._start_worker(role)
+
+    def _hear_alarm(self) -> None:
+        alarm = heard_alarm(self._app) if self._app is not None else None
+        if alarm is not None:
+            raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
 
     def _start_broker(self, db: Database) -> None:
         url = self._settings.broker_url
@@ -278,6 +295,7 @@ class Run:
             "PAGEPACK_INTERNAL_OWNER": owner,
             "PAGEPACK_INTERNAL_GUARD": "1",
         }
+        log_start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stream:
             process = subprocess.Popen(
                 [*WORKERS, role],
@@ -287,7 +305,24 @@ class Run:
                 stderr=stream,
                 start_new_session=True,  # Ctrl-C is this process's to handle
             )
-        return Worker(role, process, owner, log)
+        return Worker(role, process, owner, log, log_start)
+
+    def _replace(self, db: Database, role: str, reason: str) -> None:
+        """Kill a worker that is not to blame; the next look starts another."""
+        worker = self._workers.pop(role)
+        worker.signal(signal.SIGKILL)
+        worker.process.wait()
+        give_back(db, worker.owner, reason=reason, crashed=False, limits=self._limits)
+
+    def _check_stall(self, db: Database, now: Progress, depth: int) -> None:
+        """Bells wait, nothing is being read, for long: the worker has lost its way."""
+        worker = self._workers.get("read")
+        if depth == 0 or now.tasks_leased or worker is None or not worker.is_ready():
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > _STALL_SECONDS:
+            self._say("the read worker takes no pages though some wait; starting it again")
+            self._replace(db, "read", "the worker stalled")
+            self._idle_since = time.monotonic()
 
     def _bury(self, db: Database, worker: Worker) -> None:
         """A worker died: its leases go back at once, and it is started again unless it cannot come up."""
@@ -307,8 +342,10 @@ class Run:
         try:
             if now.tasks_pending < self._settings.max_waiting_pages:
                 ring_documents(self._app, take_due_documents(db, batch.id, limit=_DOCUMENTS_RUNG))
-            if now.tasks_pending:
+            if now.tasks_pending and time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + _LOOK_SECONDS
                 depth = queue_depth(self._app, READ_QUEUE)
+                self._check_stall(db, now, depth)
                 # With bells left in the queue a silent row has most likely one of them; without, its bell was lost.
                 lost_after = 5.0 if depth == 0 else None
                 ring_pages(self._app, take_due_pages(db, batch.id, limit=max(0, 500 - depth), lost_after=lost_after))

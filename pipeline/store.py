@@ -47,6 +47,7 @@ class NewPage:
     width_px: int | None = None
     height_px: int | None = None
     text_layer: str | None = None
+    warnings: str | None = None
     error: PagepackError | None = None
 
 
@@ -68,6 +69,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
                 "image_hash": page.image_hash,
                 "width_px": page.width_px,
                 "height_px": page.height_px,
+                "warnings": storable(page.warnings) if page.warnings else None,
                 "cause": page.error.cause if page.error else None,
                 "reason": storable(str(page.error)) if page.error else None,
             }

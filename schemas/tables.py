@@ -215,6 +215,7 @@ class Page(Base):
     image_hash: Mapped[str | None] = mapped_column(String(64))
     width_px: Mapped[int | None]
     height_px: Mapped[int | None]
+    warnings: Mapped[str | None] = mapped_column(Text)  # what the renderer mended or left out
     cause: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

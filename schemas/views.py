@@ -85,6 +85,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "width_px": "a multiple of 16",
         "height_px": "a multiple of 16",
         "text_layer": "the text that the PDF carries itself, or null",
+        "warnings": "what the renderer mended or left out, or null",
     },
 }
 
@@ -218,7 +219,7 @@ JOIN documents d ON d.id = p.document_id
 
 _PAGE_IMAGES = """
 SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS page_number, p.image_hash AS image_hash,
-       p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer
+       p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer, p.warnings AS warnings
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
