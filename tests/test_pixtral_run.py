@@ -1,0 +1,58 @@
+"""Pixtral through the whole program on a CPU: Celery, leases, SQL, a kill in the middle; a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from benchmarks.checkpoint import make_checkpoint
+from tests.test_run import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+
+VARIABLES = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64"}
+TEXTS = "SELECT page_number, prompt, text, finish_reason FROM page_text ORDER BY 1, 2"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny", "tiny")
+
+
+def test_a_killed_run_reads_every_page_once_and_gives_the_text_of_an_undisturbed_one(
+    model: Path, tmp_path: Path
+) -> None:
+    document = write_pdf(tmp_path / "a.pdf", 12)
+    arguments = ["run", document, "--model", model, "--prompt", "ocr", "--prompt", "describe", "--home"]
+    undisturbed = pagepack(*arguments, tmp_path / "whole", **VARIABLES)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert "engine pixtral" in undisturbed.stderr
+    home = tmp_path / "killed"
+    first = start(*map(str, arguments), str(home), engine="", **VARIABLES)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    wait_until(lambda: processes_of(home) == [], 15)
+    second = pagepack(*arguments, home, **VARIABLES)
+    assert second.returncode == 0, second.stderr
+    assert len(rows(home, TEXTS)) == 24
+    assert rows(home, TEXTS) == rows(tmp_path / "whole", TEXTS)
+    assert all(tokens > 0 for (tokens,) in rows(home, "SELECT prompt_tokens FROM page_text"))
+    reconciles(home)
+
+
+def test_a_model_folder_that_does_not_fit_is_refused_before_any_page_is_taken(model: Path, tmp_path: Path) -> None:
+    document = write_pdf(tmp_path / "a.pdf", 1)
+    missing = pagepack("run", document, "--model", tmp_path / "none", "--home", tmp_path / "h", **VARIABLES)
+    assert missing.returncode == 2 and "none" in missing.stderr
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("params.json", "tekken.json"):
+        (damaged / name).write_bytes((model / name).read_bytes())
+    (damaged / "consolidated.safetensors").write_bytes((model / "consolidated.safetensors").read_bytes()[:5_000])
+    refused = pagepack("run", document, "--model", damaged, "--home", tmp_path / "h", **VARIABLES)
+    assert refused.returncode == 2 and "consolidated.safetensors" in refused.stderr
+    assert not (tmp_path / "h" / "pagepack.db").exists() or rows(tmp_path / "h", "SELECT count(*) FROM attempts") == [
+        (0,)
+    ]
