@@ -101,7 +101,7 @@ class NanExecutor(Executor):
     """One page's hidden states are not numbers, as an overflow would make them."""
 
     def _sample(self, layout, hidden):
-        for row, sequence in zip(layout.sample_rows, layout.sample_sequences, strict=True):
+        for row, sequence in enumerate(layout.sample_sequences):
             if sequence.request.images[0].digest == "p1":
                 hidden[row] = torch.nan
         return super()._sample(layout, hidden)

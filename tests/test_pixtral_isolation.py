@@ -33,8 +33,7 @@ class RecordingExecutor(Executor):
         self.logits = {}
 
     def _sample(self, layout, hidden):
-        rows = hidden[torch.tensor(layout.sample_rows, dtype=torch.int64)]
-        for sequence, row in zip(layout.sample_sequences, rows, strict=True):
+        for sequence, row in zip(layout.sample_sequences, hidden, strict=False):
             self.logits.setdefault(sequence.number, []).append(row.clone())
         return super()._sample(layout, hidden)
 

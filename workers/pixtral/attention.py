@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.pixtral import packing
+from workers.pixtral.arithmetic import Arithmetic
+from workers.pixtral.transfer import to_device
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -158,24 +160,30 @@ class PagedCache:
 
 
 class SdpaPagedAttention:
-    """An `Attend` for one step on the SDPA path: writes the step's keys and values, then attends segment by segment."""
+    """One step on the SDPA path, as `language.Attend` and `language.Wanted`: writes, then attends one by one."""
 
-    def __init__(self, cache: PagedCache, layout: packing.Layout, device: torch.device) -> None:
-        self.cache, self.layout = cache, layout
+    def __init__(
+        self,
+        cache: PagedCache,
+        layout: packing.Layout,
+        rows: Tensor,
+        arithmetic: Arithmetic,
+        device: torch.device,
+    ) -> None:
+        self.cache, self.layout, self.rows, self.arithmetic = cache, layout, rows, arithmetic
         size = cache.block_size
-        rows = np.flatnonzero(layout.slots >= 0)
-        self.rows = torch.from_numpy(rows).to(device)
-        self.slots = torch.from_numpy(layout.slots[rows]).to(device)
+        written = np.flatnonzero(layout.slots >= 0)
+        self.written = to_device(written, device)
+        self.slots = to_device(layout.slots[written], device)
         self.segment_keys = [_places(s.block_table, s.num_keys, size, device) for s in layout.segments]
-        self.decode_keys = [
-            _places(table, length, size, device)
-            for table, length in zip(layout.decode_tables, layout.decode_lengths, strict=True)
-        ]
+        decodes = zip(layout.decode_tables, layout.decode_lengths, strict=True)
+        self.decode_keys = [_places(table, length, size, device) for table, length in decodes]
+        samples = zip(layout.sample_sequences, layout.sample_positions, strict=True)
+        self.wanted_keys = [_places(seq.block_table, position + 1, size, device) for seq, position in samples]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        self.store(layer, key, value)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys.index_copy_(0, self.slots, key[self.rows])
-        values.index_copy_(0, self.slots, value[self.rows])
         out = torch.zeros_like(query, memory_format=torch.contiguous_format)
         for segment, places in zip(self.layout.segments, self.segment_keys, strict=True):
             rows = slice(segment.first_row, segment.first_row + segment.num_rows)
@@ -188,13 +196,24 @@ class SdpaPagedAttention:
             out[row] = attend_one(query[row], keys[places], values[places])
         return out.flatten(1)
 
+    def store(self, layer: int, key: Tensor, value: Tensor) -> None:
+        self.cache.keys[layer].index_copy_(0, self.slots, key[self.written])
+        self.cache.values[layer].index_copy_(0, self.slots, value[self.written])
+
+    def attend(self, layer: int, query: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        out = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        for row, places in enumerate(self.wanted_keys):
+            out[row] = attend_one(query[row], keys[places], values[places])
+        return out.flatten(1)
+
 
 def _places(table: list[int], length: int, size: int, device: torch.device) -> slice | Tensor:
     """The slots of a sequence's first `length` tokens: a view where its blocks lie in a row, else an index."""
     used = table[: -(-length // size)]
     if used == list(range(used[0], used[0] + len(used))):
         return slice(used[0] * size, used[0] * size + length)
-    return torch.from_numpy(packing.slots_of(table, 0, length, size)).to(device)
+    return to_device(packing.slots_of(table, 0, length, size), device)
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:

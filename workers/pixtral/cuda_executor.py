@@ -31,7 +31,11 @@ from workers.pixtral.upstream import Transformer
 
 
 class FlashPagedAttention:
-    """An `Attend`: rows are written to their slots, prefill segments attend as a pack, decode rows over blocks."""
+    """`language.Attend`: rows go to their slots, prefill segments attend as a pack, decode rows over blocks.
+
+    Also `language.Wanted` where `wanted` is given: (rows, arithmetic, lengths, tables) of the rows to sample, which are
+    decode rows as far as attention goes.
+    """
 
     def __init__(
         self,
@@ -42,9 +46,12 @@ class FlashPagedAttention:
         lengths: Tensor,
         first_decode: int,
         segments: list[packing.Segment],
+        wanted: tuple[Tensor, Arithmetic, Tensor, Tensor] | None = None,
     ) -> None:
         self.cache, self.decode, self.slots, self.tables, self.lengths = cache, decode, slots, tables, lengths
         self.first_decode = first_decode
+        if wanted is not None:
+            self.rows, self.arithmetic, self.wanted_lengths, self.wanted_tables = wanted
         self.num_prefill = sum(segment.num_rows for segment in segments)
         self.past: Tensor | None = None
         if segments:
@@ -63,8 +70,8 @@ class FlashPagedAttention:
         return to_device(np.asarray(packing.cumulative(lengths), np.int32), device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        self.store(layer, key, value)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        store(key, value, keys, values, self.slots)
         out = query.new_empty(query.shape)
         rows = self.num_prefill
         if rows:
@@ -76,6 +83,15 @@ class FlashPagedAttention:
         if query.shape[0] > self.first_decode:
             decode_rows = slice(self.first_decode, None)
             self.decode(query[decode_rows], keys, values, self.tables, self.lengths, out[decode_rows])
+        return out.flatten(1)
+
+    def store(self, layer: int, key: Tensor, value: Tensor) -> None:
+        store(key, value, self.cache.keys[layer], self.cache.values[layer], self.slots)
+
+    def attend(self, layer: int, query: Tensor) -> Tensor:
+        out = query.new_empty(query.shape)
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        self.decode(query, keys, values, self.wanted_tables, self.wanted_lengths, out)
         return out.flatten(1)
 
 
@@ -117,7 +133,7 @@ class CudaExecutor(Executor):
     def _run(self, step: Step, layout: packing.Layout) -> Tensor:
         meta = self._decode_numbers(step, layout)
         if not step.chunks:
-            return self._run_decode(meta)
+            return self._run_decode(meta)[self._sample_rows(layout)]
         device, split = self.device, layout.first_decode
         numbers = to_device(np.stack((layout.token_ids, layout.positions, layout.slots)), device)
         token_ids, positions, slots = numbers[0], numbers[1], numbers[2]
@@ -130,9 +146,23 @@ class CudaExecutor(Executor):
                 [self.features[s.number][first:last] for s, first, last in layout.feature_ranges]
             )
             hidden.index_copy_(0, to_device(layout.feature_rows, device), features)
-        attend = FlashPagedAttention(self.cache, self.decode, slots, tables, lengths, split, layout.segments)
+        few = self.arithmetic(tile=self.limits.max_sequences)
+        wanted = self._sample_rows(layout), few, *self._wanted_numbers(layout)
+        attend = FlashPagedAttention(
+            self.cache, self.decode, slots, tables, lengths, split, layout.segments, wanted
+        )
         arithmetic = self.arithmetic(len(layout.positions) - split)
-        return language.run_layers(self.model, hidden, positions, attend, arithmetic)
+        return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
+
+    def _wanted_numbers(self, layout: packing.Layout) -> tuple[Tensor, Tensor]:
+        """Lengths and tables of the rows to sample, as if each were a decode row."""
+        rows, count = self.limits.max_sequences, len(layout.sample_rows)
+        numbers = np.zeros((rows, 1 + self.max_blocks), np.int32)
+        numbers[:count, 0] = np.asarray(layout.sample_positions, np.int32) + 1
+        for row, sequence in enumerate(layout.sample_sequences):
+            numbers[row, 1 : 1 + len(sequence.block_table)] = sequence.block_table
+        on_device = to_device(numbers, self.device)
+        return on_device[:, 0].contiguous(), on_device[:, 1:].contiguous()
 
     def _decode_numbers(self, step: Step, layout: packing.Layout) -> NDArray[np.int32]:
         """Token, position, slot, length, row of last tokens, and table of each decode row, in one array."""

@@ -139,7 +139,7 @@ class Executor:
                 self.forget(chunk.sequence)
 
     def _run(self, step: Step, layout: packing.Layout) -> Tensor:
-        """Hidden states of all rows, (T, dim), after the final norm."""
+        """Hidden states after the final norm of the rows to sample, padded to a fixed number: (max_sequences, dim)."""
         token_ids = to_device(layout.token_ids, self.device)
         positions = to_device(layout.positions, self.device)
         if (layout.token_ids < 0).any():
@@ -154,20 +154,24 @@ class Executor:
                 [self.features[s.number][first:last] for s, first, last in layout.feature_ranges]
             )
             hidden = hidden.index_copy(0, to_device(layout.feature_rows, self.device), features)
-        attend = SdpaPagedAttention(self.cache, layout, self.device)
+        few = self.arithmetic(tile=self.limits.max_sequences)
+        attend = SdpaPagedAttention(self.cache, layout, self._sample_rows(layout), few, self.device)
         arithmetic = self.arithmetic(len(layout.positions) - layout.first_decode)
-        return language.run_layers(self.model, hidden, positions, attend, arithmetic)
+        return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
+
+    def _sample_rows(self, layout: packing.Layout) -> Tensor:
+        """Rows of the pack to sample; padded, so that the head has one shape whoever else is sampled."""
+        rows = np.zeros(self.limits.max_sequences, np.int64)
+        rows[: len(layout.sample_rows)] = layout.sample_rows
+        return to_device(rows, self.device)
 
     def _sample(self, layout: packing.Layout, hidden: Tensor) -> Tensor:
-        """Next tokens of the rows that want one; also kept on the device for the next step."""
+        """Next tokens of the first rows of `hidden`; also kept on the device for the next step."""
         count = len(layout.sample_rows)
         if not count:
             return torch.zeros(0, dtype=torch.int64)
-        size = self.limits.max_sequences
-        rows = np.zeros(size, np.int64)  # one shape for the head, whoever else is sampled
-        rows[:count] = layout.sample_rows
-        rows_on_device = to_device(rows, self.device)
-        logits = language.logits(self.model, hidden[rows_on_device], self.arithmetic(tile=size))[:count]
+        few = self.arithmetic(tile=self.limits.max_sequences)
+        logits = language.logits(self.model, hidden, few)[:count]
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
             sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0

@@ -8,13 +8,21 @@ writes to and reads from the paged cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from workers.pixtral.arithmetic import PLAIN, Arithmetic
+from workers.pixtral.arithmetic import PLAIN, Arithmetic, product
 from workers.pixtral.attention import Boundaries, attend_packed
-from workers.pixtral.upstream import Attention, FeedForward, MoeLayer, Transformer, TransformerArgs
+from workers.pixtral.upstream import (
+    Attention,
+    FeedForward,
+    MoeLayer,
+    Transformer,
+    TransformerArgs,
+    TransformerBlock,
+)
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer index, query (T, H, D), key (T, H_kv, D), value (T, H_kv, D)) → (T, H × D)."""
@@ -45,17 +53,41 @@ def embed(model: Transformer, token_ids: Tensor, features: Tensor | None = None)
     return rows.masked_scatter(is_image[:, None], features.to(rows.dtype))
 
 
+class Wanted(Protocol):
+    """The rows whose next token is wanted: of the last layer, the others need only leave their keys and values."""
+
+    rows: Tensor  # (R,) their places in the pack
+    arithmetic: Arithmetic  # for R rows
+
+    def store(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Write all rows' keys and values (T, H_kv, D) to the cache."""
+        ...
+
+    def attend(self, layer: int, query: Tensor) -> Tensor:
+        """The wanted rows over their sequences' caches: query (R, H, D) → (R, H × D)."""
+        ...
+
+
 def run_layers(
-    model: Transformer, hidden: Tensor, positions: Tensor, attend: Attend, arithmetic: Arithmetic = PLAIN
+    model: Transformer,
+    hidden: Tensor,
+    positions: Tensor,
+    attend: Attend,
+    arithmetic: Arithmetic = PLAIN,
+    wanted: Wanted | None = None,
 ) -> Tensor:
-    """hidden (T, dim), positions (T,) → (T, dim) after the final norm."""
+    """hidden (T, dim), positions (T,) → after the final norm (T, dim), or (R, dim) if only R rows are `wanted`."""
     rotation = rotation_1d(positions, model.args, hidden.dtype)
+    layers = list(model.layers.values())
     update: Tensor | None = None
-    for index, layer in enumerate(model.layers.values()):
+    for index, layer in enumerate(layers):
         if update is None:
             normed = arithmetic.rms_norm(hidden, layer.attention_norm)
         else:
             hidden, normed = arithmetic.add_rms_norm(hidden, update, layer.attention_norm)
+        if wanted is not None and index == len(layers) - 1:
+            hidden, update = _last_layer(layer, index, hidden, normed, rotation, arithmetic, wanted)
+            return wanted.arithmetic.add_rms_norm(hidden, update, model.norm)[1]
         query, key, value = project_qkv(layer.attention, normed, arithmetic)
         query, key = arithmetic.rotate(query, rotation), arithmetic.rotate(key, rotation)
         attended = attend(index, query, key, value)  # (T, H × D)
@@ -65,6 +97,27 @@ def run_layers(
         update = feed_forward(layer.feed_forward, normed, arithmetic)
     assert update is not None, "a decoder has layers"
     return arithmetic.add_rms_norm(hidden, update, model.norm)[1]
+
+
+def _last_layer(
+    layer: TransformerBlock,
+    index: int,
+    hidden: Tensor,
+    normed: Tensor,
+    rotation: Tensor,
+    arithmetic: Arithmetic,
+    wanted: Wanted,
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of all rows, the rest for the wanted ones: residual stream and its update, (R, dim) each."""
+    attention = layer.attention
+    heads, kv_heads, head_dim = attention.n_heads, attention.n_kv_heads, attention.head_dim
+    both = arithmetic.linear(normed, attention.fused_qkv[heads * head_dim :]).view(-1, 2 * kv_heads, head_dim)
+    wanted.store(index, arithmetic.rotate(both[:, :kv_heads], rotation), both[:, kv_heads:])
+    few, rows = wanted.arithmetic, wanted.rows
+    query = few.module(normed[rows], attention.wq).view(-1, heads, head_dim)
+    attended = wanted.attend(index, few.rotate(query, rotation[rows]))
+    hidden, normed = few.add_rms_norm(hidden[rows], few.module(attended, attention.wo), layer.ffn_norm)
+    return hidden, feed_forward(layer.feed_forward, normed, few)
 
 
 def logits(model: Transformer, hidden: Tensor, arithmetic: Arithmetic = PLAIN) -> Tensor:
@@ -91,11 +144,15 @@ def feed_forward(block: nn.Module, rows: Tensor, arithmetic: Arithmetic) -> Tens
         return _mixture(block, rows, arithmetic)
     assert isinstance(block, FeedForward), type(block)
     fused = getattr(block, "fused_w1_w3", None)
-    if fused is None:
-        both = torch.cat((arithmetic.module(rows, block.w1), arithmetic.module(rows, block.w3)), dim=-1)
-    else:
-        both = arithmetic.linear(rows, fused)
-    return arithmetic.module(arithmetic.gate(both), block.w2)
+
+    def compute(tile: Tensor) -> Tensor:  # a tile stays in the processor's cache from one product to the next
+        if fused is None:
+            both = torch.cat((product(tile, block.w1.weight), product(tile, block.w3.weight)), dim=-1)
+        else:
+            both = product(tile, fused)
+        return product(arithmetic.gate(both), block.w2.weight)
+
+    return arithmetic.by_tile(rows, compute)
 
 
 def _mixture(block: MoeLayer, rows: Tensor, arithmetic: Arithmetic) -> Tensor:
