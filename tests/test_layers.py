@@ -1,0 +1,56 @@
+"""Imports point one way: schemas ← pipeline ← workers; the engine knows no queue and no database."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def imported(folder: str) -> set[tuple[str, str]]:
+    """(file, imported module) of every import in a folder, also those inside functions."""
+    found = set()
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            found |= {(str(file.relative_to(ROOT)), name) for name in names}
+    assert found, folder
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("schemas", ("pipeline", "workers", "migrations", "celery")),
+        ("pipeline", ("workers", "torch", "onnxruntime", "rapidocr", "mistral_inference", "mistral_common")),
+        ("migrations/versions", ("schemas", "pipeline", "workers")),
+        (
+            "workers/pixtral",
+            ("celery", "kombu", "sqlalchemy", "pipeline.database", "pipeline.store", "pipeline.leases"),
+        ),
+        (
+            "workers/engines",
+            ("celery", "kombu", "sqlalchemy", "pipeline.database", "pipeline.store", "pipeline.leases"),
+        ),
+    ],
+)
+def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[str, ...]) -> None:
+    wrong = {
+        (file, name)
+        for file, name in imported(folder)
+        if any(name == other or name.startswith(f"{other}.") for other in forbidden)
+    }
+    assert not wrong
+
+
+def test_the_commands_load_no_model_library() -> None:
+    code = "import sys, pipeline.cli, pipeline.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert {"torch", "onnxruntime", "cv2", "rapidocr", "pymupdf"}.isdisjoint(done.stdout.split())
