@@ -206,7 +206,7 @@ def test_killed_in_the_middle_it_goes_on_and_reads_no_finished_page_again(
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     wait_until(lambda: processes_of(home) == [], 15)  # workers and broker die with it
-    finished = {text.split()[-1] for (text,) in rows(home, "SELECT text FROM page_text")} if home.exists() else set()
+    finished = {text.split()[-1] for (text,) in rows(home, "SELECT text FROM page_text")} if done_pages(home) else set()
     log.write_text("")
     second = pagepack("run", folder, "--home", home, engine="SlowEngine", **variables)
     assert second.returncode == 0, second.stderr
