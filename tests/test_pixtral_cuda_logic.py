@@ -7,7 +7,6 @@ Triton reads TRITON_INTERPRET when it is imported.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+    not sys.platform.startswith("linux"), reason="Triton's interpreter is tested on Linux only"
 )
 
 
@@ -79,7 +78,7 @@ def check_kernels() -> None:
 
 
 def check_engine(folder: Path) -> None:
-    import test_pixtral_isolation as isolation
+    from tests import test_pixtral_isolation as isolation
     import torch
 
     from benchmarks.checkpoint import make_checkpoint
