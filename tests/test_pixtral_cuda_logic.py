@@ -78,10 +78,10 @@ def check_kernels() -> None:
 
 
 def check_engine(folder: Path) -> None:
-    from tests import test_pixtral_isolation as isolation
     import torch
 
     from benchmarks.checkpoint import make_checkpoint
+    from tests import test_pixtral_isolation as isolation
     from workers.pixtral import cuda_executor
     from workers.pixtral.attention import attend_past
     from workers.pixtral.processor import Processor

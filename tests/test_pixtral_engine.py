@@ -294,9 +294,8 @@ def test_conversations_with_images_turns_and_a_system_prompt(model, processor):
         UserMessage(content=[image[2], TextChunk(text="And this?")]),
     ]
     request = processor.encode(messages, Sampling(max_tokens=3))
-    import pixtral_reference as reference
-
     from benchmarks.checkpoint import random_tensors
+    from tests import pixtral_reference as reference
 
     with Rig(model, processor, eos_id=-1) as rig:
         futures = [rig.ask(number) for number in range(3)]

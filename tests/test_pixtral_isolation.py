@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pixtral_reference as reference
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
+from tests import pixtral_reference as reference
 from workers.pixtral import vision
 from workers.pixtral.attention import PagedCache
 from workers.pixtral.engine import PackedEngine

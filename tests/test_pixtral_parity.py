@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import pixtral_reference as reference
 import pytest
 import torch
 
 from benchmarks.checkpoint import PRESETS, random_tensors, tiny_tokenizer, trainable_model, write_checkpoint
+from tests import pixtral_reference as reference
 from workers.pixtral import language, vision
 from workers.pixtral.weights import load_model
 

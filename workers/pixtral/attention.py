@@ -159,8 +159,15 @@ class PagedCache:
                 store[target * size : (target + 1) * size] = store[source * size : (source + 1) * size]
 
 
+FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
+
+
 class SdpaPagedAttention:
-    """One step on the SDPA path, as `language.Attend` and `language.Wanted`: writes, then attends one by one."""
+    """One step on the SDPA path, as `language.Attend` and `language.Wanted`.
+
+    Long sequences attend one by one over views of the cache. Short ones are gathered into batches of one shape, a
+    hundred times fewer calls for small pages. What shape a sequence gets depends on its own length alone.
+    """
 
     def __init__(
         self,
@@ -171,41 +178,111 @@ class SdpaPagedAttention:
         device: torch.device,
     ) -> None:
         self.cache, self.layout, self.rows, self.arithmetic = cache, layout, rows, arithmetic
-        size = cache.block_size
         written = np.flatnonzero(layout.slots >= 0)
         self.written = to_device(written, device)
         self.slots = to_device(layout.slots[written], device)
-        self.segment_keys = [_places(s.block_table, s.num_keys, size, device) for s in layout.segments]
+        first = layout.first_decode
         decodes = zip(layout.decode_tables, layout.decode_lengths, strict=True)
-        self.decode_keys = [_places(table, length, size, device) for table, length in decodes]
         samples = zip(layout.sample_sequences, layout.sample_positions, strict=True)
-        self.wanted_keys = [_places(seq.block_table, position + 1, size, device) for seq, position in samples]
+        segments = [(s.first_row, s.num_rows, s.block_table, s.num_keys) for s in layout.segments]
+        segments += [(first + row, 1, table, length) for row, (table, length) in enumerate(decodes)]
+        wanted = [(row, 1, seq.block_table, position + 1) for row, (seq, position) in enumerate(samples)]
+        self.work = _group(segments, cache.block_size, device)
+        self.wanted_work = _group(wanted, cache.block_size, device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.store(layer, key, value)
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        out = torch.zeros_like(query, memory_format=torch.contiguous_format)
-        for segment, places in zip(self.layout.segments, self.segment_keys, strict=True):
-            rows = slice(segment.first_row, segment.first_row + segment.num_rows)
-            if segment.num_keys == segment.num_rows:
-                alone = Boundaries((segment.num_rows,), None)
-                out[rows] = attend_packed(query[rows], key[rows], value[rows], alone, causal=True)
-            else:
-                out[rows] = attend_past(query[rows], keys[places], values[places])
-        for row, places in enumerate(self.decode_keys, start=self.layout.first_decode):
-            out[row] = attend_one(query[row], keys[places], values[places])
-        return out.flatten(1)
+        return self._attend(layer, query, self.work)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
         self.cache.keys[layer].index_copy_(0, self.slots, key[self.written])
         self.cache.values[layer].index_copy_(0, self.slots, value[self.written])
 
     def attend(self, layer: int, query: Tensor) -> Tensor:
+        return self._attend(layer, query, self.wanted_work)
+
+    def _attend(self, layer: int, query: Tensor, work: tuple[list[_Long], list[_Batch]]) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         out = torch.zeros_like(query, memory_format=torch.contiguous_format)
-        for row, places in enumerate(self.wanted_keys):
-            out[row] = attend_one(query[row], keys[places], values[places])
+        for long in work[0]:
+            k, v = keys[long.places], values[long.places]
+            if long.num_rows == 1:
+                out[long.first_row] = attend_one(query[long.first_row], k, v)
+                continue
+            rows = slice(long.first_row, long.first_row + long.num_rows)
+            if k.shape[0] == long.num_rows:
+                out[rows] = attend_packed(query[rows], k, v, Boundaries((long.num_rows,), None), causal=True)
+            else:
+                out[rows] = attend_past(query[rows], k, v)
+        for batch in work[1]:
+            out[batch.rows] = _attend_batch(query[batch.rows], keys[batch.slots], values[batch.slots], batch)
         return out.flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Long:
+    first_row: int
+    num_rows: int
+    places: slice | Tensor  # slots of all the keys it sees
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """G pieces of R rows and K keys each."""
+
+    rows: Tensor  # (G, R)
+    slots: Tensor  # (G, K)
+    mask: Tensor | None  # (G or 1, 1, R, K), true where a row may look; None is causal, R = K
+    unused: Tensor | None  # (G, K, 1, 1), true for keys past a sequence's end
+
+
+def _group(
+    pieces: list[tuple[int, int, list[int], int]], size: int, device: torch.device
+) -> tuple[list[_Long], list[_Batch]]:
+    """Pieces of (first row, rows, block table, keys) → long ones alone, short ones by shape."""
+    long: list[_Long] = []
+    shapes: dict[tuple[int, int], list[tuple[int, list[int], int]]] = {}
+    for first_row, num_rows, table, num_keys in pieces:
+        if num_keys > FEW_KEYS:
+            long.append(_Long(first_row, num_rows, _places(table, num_keys, size, device)))
+        else:  # a single row takes whole blocks, so that few shapes exist; keys past its end are masked
+            width = num_keys if num_rows > 1 else -(-num_keys // size) * size
+            shapes.setdefault((num_rows, width), []).append((first_row, table, num_keys))
+    return long, [
+        _batch(num_rows, width, members, size, device) for (num_rows, width), members in shapes.items()
+    ]
+
+
+def _batch(
+    num_rows: int, width: int, members: list[tuple[int, list[int], int]], size: int, device: torch.device
+) -> _Batch:
+    rows = np.asarray([first for first, _, _ in members])[:, None] + np.arange(num_rows)
+    slots = np.stack([packing.slots_of(table, 0, width, size) for _, table, _ in members])
+    mask = unused = None
+    if num_rows == 1:
+        used = np.arange(width) < np.asarray([length for _, _, length in members])[:, None]  # (G, K)
+        mask = to_device(used[:, None, None, :], device)
+        unused = to_device(~used[:, :, None, None], device)
+    elif width > num_rows:
+        mask = torch.ones(num_rows, width, dtype=torch.bool, device=device).tril(width - num_rows)[None, None]
+    return _Batch(to_device(rows, device), to_device(slots, device), mask, unused)
+
+
+def _attend_batch(query: Tensor, key: Tensor, value: Tensor, batch: _Batch) -> Tensor:
+    """query (G, R, H, D), key and value (G, K, H_kv, D), copies → (G, R, H, D)."""
+    if batch.unused is not None:  # what lies there may be anything, even no number
+        key.masked_fill_(batch.unused, 0)
+        value.masked_fill_(batch.unused, 0)
+    k, v = key.transpose(1, 2), value.transpose(1, 2)
+    if query.shape[1] == 1:
+        grouped = query.view(query.shape[0], k.shape[1], -1, query.shape[-1])  # (G, H_kv, group, D)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=batch.mask).view_as(query)
+    q = query.transpose(1, 2)
+    causal = batch.mask is None
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=batch.mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2)
 
 
 def _places(table: list[int], length: int, size: int, device: torch.device) -> slice | Tensor:

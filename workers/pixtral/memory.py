@@ -21,6 +21,7 @@ from workers.pixtral.upstream import TransformerArgs
 BLOCK_SIZE = 64
 # A full page of 64 × 64 patches with its breaks, a prompt of 300 tokens and an answer of 4,096.
 LONGEST_TOKENS = 64 * 65 + 300 + 4096
+ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
 
 
@@ -65,7 +66,7 @@ def size_engine(
     on_gpu = device.type == "cuda"
     chunk, budget = (2048, 8192) if on_gpu else (4096, 4096)
     per_token = token_bytes(args, itemsize)
-    most = 128 if on_gpu else 16
+    most = 128 if on_gpu else 16 if args.dim >= 512 else 64  # small models: the cost of a step is its calls
     draft = Limits(most, chunk, budget)
     room = step_bytes(args, draft, itemsize)
     cache = granted - weights - room
@@ -82,7 +83,7 @@ def size_engine(
     if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
         raise UsageError(f"too little memory for one page ({text}); grant more, or take a smaller checkpoint")
     return Sizes(
-        Limits(num_sequences, chunk, budget, LONGEST_TOKENS),
+        Limits(num_sequences, chunk, budget, LONGEST_TOKENS, ADMIT_TOKENS),
         num_blocks,
         None if on_gpu else _tile(args),
         text,
@@ -91,7 +92,7 @@ def size_engine(
 
 def _tile(args: TransformerArgs) -> int:
     """Rows of a product on a CPU: large models run a quarter faster in 1,024 rows; small ones would pad too much."""
-    return 1024 if args.dim >= 512 else 256
+    return 1024 if args.dim >= 512 else 128
 
 
 def available_bytes(device: torch.device) -> int:

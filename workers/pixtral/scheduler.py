@@ -18,9 +18,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from workers.pixtral.kv_cache import BlockPool
 from workers.pixtral.sequence import Sequence, State
+
+MAX_HELD_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Limits:
     chunk_tokens: int
     token_budget: int  # prefill tokens a step
     max_context: int = 2**31 - 1  # tokens of one sequence, prompt and answer
+    admit_tokens: int = 0  # small prompts are admitted together, once they have so many tokens
 
     def __post_init__(self) -> None:
         if self.token_budget < self.chunk_tokens or self.max_sequences < 1:
@@ -107,6 +111,7 @@ class Scheduler:
         self.expected_output_tokens = (
             expected_output_tokens  # moving mean over finished sequences; blocks kept for growth
         )
+        self._held_steps = 0
         self._computed_prefixes: list[Sequence] = []
         self._slots = list(range(limits.max_sequences))[::-1]
 
@@ -219,12 +224,16 @@ class Scheduler:
 
     def _admit(self, budget: int, chunks: list[Chunk], copies: list[tuple[int, int]], *, busy: bool) -> None:
         """Start waiting sequences in order while slots, blocks and budget last."""
+        if busy and not self._is_worth_admitting():
+            return
+        self._held_steps = 0
         computing = {sequence.prefix_key for sequence in self.running if self._is_computing_prefix(sequence)}
         computing.update(sequence.prefix_key for sequence in self._computed_prefixes)
         for sequence in list(self.waiting):
-            if not self._slots or budget < self.limits.chunk_tokens:
-                return
             key = sequence.prefix_key
+            start = sequence.request.prefix_length if self.pool.has_prefix(key) else 0
+            if not self._slots or sequence.chunk_end(self.limits.chunk_tokens, start) - start > budget:
+                return
             if key is not None and key in computing and not self.pool.has_prefix(key):
                 continue  # its page is on its way in another sequence
             if not self._allocate_prompt(sequence, copies, busy=busy or bool(chunks)):
@@ -234,6 +243,16 @@ class Scheduler:
             self.running.append(sequence)
             budget = self._take_chunks(sequence, budget, chunks)
             computing.add(key)  # published with the next step at the earliest
+
+    def _is_worth_admitting(self) -> bool:
+        """Whether the prompts that could start fill a step; small ones wait a few steps for company.
+
+        A page of 50 tokens alone would cost as much as ten of them.
+        """
+        candidates = islice(self.waiting, len(self._slots))
+        tokens = sum(sequence.prompt_length for sequence in candidates)
+        self._held_steps = self._held_steps + 1 if 0 < tokens < self.limits.admit_tokens else 0
+        return self._held_steps == 0 or self._held_steps > MAX_HELD_STEPS
 
     def _is_computing_prefix(self, sequence: Sequence) -> bool:
         return sequence.prefix_key is not None and sequence.computed < sequence.request.prefix_length

@@ -120,12 +120,14 @@ class Sequence:
             return True  # feeding a known answer again after preemption
         return self.num_generated < self.max_tokens and self.computed < len(self.tokens) + self.pending
 
-    def chunk_end(self, chunk_tokens: int) -> int:
-        """Where the next prefill chunk ends: a multiple of `chunk_tokens`, the end of the shared prefix or the prompt.
+    def chunk_end(self, chunk_tokens: int, start: int | None = None) -> int:
+        """Where the chunk at `start` (default: the next) ends: at a multiple of `chunk_tokens`,
+        at the end of the shared prefix or of the prompt.
 
         The ends depend on the prompt alone, never on the load, so that a page is always computed in the same pieces.
         """
-        ends = [(self.computed // chunk_tokens + 1) * chunk_tokens, self.prompt_length]
-        if self.computed < self.request.prefix_length:
+        start = self.computed if start is None else start
+        ends = [(start // chunk_tokens + 1) * chunk_tokens, self.prompt_length]
+        if start < self.request.prefix_length:
             ends.append(self.request.prefix_length)
         return min(ends)
