@@ -18,7 +18,7 @@ demo: .venv/core
 demo-pixtral: .venv/all
 	@rm -rf pagepack-data/demo-pixtral
 	$(BIN)/python -m benchmarks.reader.demo draw pagepack-data/demo-pixtral
-	PAGEPACK_MAX_SIDE_PX=192 $(BIN)/pagepack run pagepack-data/demo-pixtral/pages --home pagepack-data/demo-pixtral/home \
+	PAGEPACK_MAX_SIDE_PX=256 $(BIN)/pagepack run pagepack-data/demo-pixtral/pages --home pagepack-data/demo-pixtral/home \
 	  --engine pixtral --model benchmarks/reader/checkpoint --prompt ocr --prompt describe
 	$(BIN)/python -m benchmarks.reader.demo compare pagepack-data/demo-pixtral
 

@@ -191,12 +191,13 @@ def test_killed_and_resumed_every_page_has_its_text_once(tmp_path):
     command += ["--model", str(CHECKPOINT), "--prompt", "ocr", "--prompt", "describe"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
     variables = kept | {"PYTHONPATH": str(ROOT), "PAGEPACK_MAX_SIDE_PX": "192"}
-    first = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL, start_new_session=True)
+    first = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 100
     while first.poll() is None and time.monotonic() < deadline and num_answers(home) < 4:
         time.sleep(0.02)
+    assert first.poll() is None, first.communicate()[1]
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first.communicate()
     assert 4 <= num_answers(home) < 2 * len(layouts), "not in the middle"
     second = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr

@@ -18,8 +18,9 @@ from PIL import Image
 
 from benchmarks.reader.draw import UNSEEN, generator, lay_out, pdf_bytes, plain, render
 from benchmarks.reader.evaluate import error_rate
+from benchmarks.reader.lesson import STAGES
 
-CANVAS = (192, 64)
+CANVASES = ((192, 64), (256, 128))  # of images in turn; PDFs take the last, since all PDFs are drawn equally wide
 KINDS = ("words", "random", "numbers", "table", "words", "random", "blank", "words")
 SEED = 2  # a seed of its own: neither training's nor the evaluation's
 PAGES_A_PDF = 4
@@ -30,7 +31,12 @@ def draw(folder: Path, num_images: int, num_pdfs: int) -> None:
     pages = folder / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     layouts = [
-        lay_out(generator(UNSEEN, SEED, index), CANVAS, kind=KINDS[index % len(KINDS)])
+        lay_out(
+            generator(UNSEEN, SEED, index),
+            CANVASES[index % len(CANVASES)] if index < num_images else CANVASES[-1],
+            max_lines=STAGES[-1].max_lines,
+            kind=KINDS[index // 2 % len(KINDS)],
+        )
         for index in range(num_images + num_pdfs * PAGES_A_PDF)
     ]
     truth: dict[str, list[dict[str, str]]] = {}
@@ -65,7 +71,7 @@ def compare(folder: Path) -> int:
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     answers = stored(folder / "home")
     pairs, described, missing = [], [], 0
-    print(f"{'file':16} {'page':>4}  {'truth':<24} {'read':<24}")
+    print(f"{'file':16} {'page':>4}  {'truth':<31} {'read':<31}")
     for name, pages in truth.items():
         for number, page in enumerate(pages, 1):
             ocr, describe = (answers.get((name, number, prompt)) for prompt in ("ocr", "describe"))
@@ -76,7 +82,7 @@ def compare(folder: Path) -> int:
             for index in range(max(map(len, lines))):
                 one, other = (part[index] if index < len(part) else "" for part in lines)
                 head = f"{name:16} {number:>4}" if index == 0 else " " * 21
-                print(f"{head}  {one:<24} {other:<24} {'' if one == other else '≠'}".rstrip())
+                print(f"{head}  {one:<31} {other:<31} {'' if one == other else '≠'}".rstrip())
             print(f"{'':21}  ({page['describe']})\n{'':21}  ({describe})")
     figures = {
         "pages": len(pairs),

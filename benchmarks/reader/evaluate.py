@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.reader.draw import UNSEEN, Layout, generator, lay_out, pdf_bytes, plain, render
+from benchmarks.reader.lesson import STAGES
 from pipeline.images import hash_pixels
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from workers.engines import Answer, Engine
@@ -41,14 +42,20 @@ class Sample:
         return hash_pixels(Image.fromarray(self.pixels))
 
 
-def draw_samples(count: int, canvas: tuple[int, int], seed: int = 0, kinds: Sequence[str] = KINDS) -> list[Sample]:
+def draw_samples(
+    count: int,
+    canvas: tuple[int, int],
+    seed: int = 0,
+    kinds: Sequence[str] = KINDS,
+    max_lines: int = STAGES[-1].max_lines,
+) -> list[Sample]:
     """`count` pages, the kinds in turn; PDF pages are rasterized at 1 px a point."""
     layouts = []
     for index in range(count):
         kind = kinds[index % len(kinds)]
         rng = generator(UNSEEN, seed, index)
         drawn = str(rng.choice(["words", "random"])) if kind in ("inverse", "pdf") else kind
-        layout = lay_out(rng, canvas, kind=drawn, inverse=kind == "inverse")
+        layout = lay_out(rng, canvas, max_lines=max_lines, kind=drawn, inverse=kind == "inverse")
         layouts.append((kind, plain(layout) if kind == "pdf" else layout))
     vector = rasterized([layout for kind, layout in layouts if kind == "pdf"], max(canvas))
     pages = iter(vector)
@@ -129,16 +136,21 @@ def _part(description: str, index: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    parser.add_argument("--pages", type=int, default=700)
-    parser.add_argument("--canvas", default="192x64", help="width x height in px, multiples of 16")
+    parser.add_argument("--pages", type=int, default=420, help="of each canvas")
+    parser.add_argument("--canvas", default="192x64,256x128", help="width x height in px, multiples of 16; several")
+    parser.add_argument("--max-lines", type=int, default=STAGES[-1].max_lines, help="training ended at this many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", help="default: the checkpoint's own, bfloat16")
     parser.add_argument("--show", type=int, default=0, help="print this many wrong pages")
     args = parser.parse_args()
     from workers.engines.pixtral import PixtralEngine
 
-    width, height = map(int, args.canvas.split("x"))
-    samples = draw_samples(args.pages, (width, height), args.seed)
+    canvases = {name: tuple(map(int, name.split("x"))) for name in args.canvas.split(",")}
+    samples = [
+        page
+        for width, height in canvases.values()
+        for page in draw_samples(args.pages, (width, height), args.seed, max_lines=args.max_lines)
+    ]
     engine = PixtralEngine(args.model, "cpu", args.dtype)
     began = time.monotonic()
     answers = ask(engine, samples, [replace(prompt, max_tokens=400) for prompt in (OCR, DESCRIBE)])
@@ -149,7 +161,12 @@ def main() -> None:
     ]
     for sample, (ocr, describe) in wrong[: args.show]:
         print(f"{sample.kind}: {sample.layout.text!r}\n   read {ocr.text!r} ({ocr.finish_reason}); {describe.text!r}")
-    figures = {"model": args.model.name, "canvas": args.canvas, "seconds": round(seconds, 1)}
+    by_canvas = {}
+    for number, name in enumerate(canvases):
+        part = slice(number * args.pages, (number + 1) * args.pages)
+        by_canvas[name] = report(samples[part], answers[part])["character_error_rate"]
+        print(f"{name}: {json.dumps(report(samples[part], answers[part]))}")
+    figures = {"model": args.model.name, "seconds": round(seconds, 1), "by_canvas": by_canvas}
     print(json.dumps(figures | report(samples, answers)))
 
 
