@@ -34,6 +34,16 @@ def test_interpreted_kernels_agree_with_the_cpu_path(part, tmp_path):
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
 
 
+def test_varlen_keywords_follow_the_installed_signature():
+    from workers.pixtral.attention import varlen_options
+
+    new = varlen_options(frozenset({"window_size", "enable_gqa", "num_splits"}), causal=True, grouped=True)
+    assert new == {"window_size": (-1, 0), "enable_gqa": True, "num_splits": 1}
+    middle = varlen_options(frozenset({"window_size", "enable_gqa"}), causal=False, grouped=False)
+    assert middle == {"window_size": (-1, -1)}
+    assert varlen_options(frozenset({"is_causal"}), causal=True, grouped=True) == {"is_causal": True}
+
+
 def check_kernels() -> None:
     import torch
 

@@ -32,11 +32,14 @@ class PixtralEngine:
         dtype: str | None = None,
         memory_bytes: int | None = None,
         lora: Path | None = None,
+        *,
+        exact: bool = False,
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
         `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own. `memory_bytes` is what weights,
-        cache and steps together may take of the device's memory.
+        cache and steps together may take of the device's memory. `exact` makes a GPU's text independent of its
+        neighbours to the last bit, as a CPU's always is.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -51,7 +54,9 @@ class PixtralEngine:
             raise UsageError(
                 f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device"
             )
-        self._built = build.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora)
+        self._built = build.build_engine(
+            model_dir, torch.device(device), dtype, memory_bytes, lora, exact=exact
+        )
         self.model = fingerprint(model_dir)
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 

@@ -7,8 +7,10 @@ neighbours, so while reading pages every product has one of two fixed shapes:
     prefill rows, padded to a multiple of `prefill_tile`, one product per tile
     decode rows, padded to the number of rows a decode step always has
 
-and a row's value then depends on that row alone, bit for bit (held by `test_pixtral_isolation.py`). `PLAIN` takes
-the rows as they come; training uses it, since there is no neighbour to hide from.
+and a row's value then depends on that row alone, bit for bit on a CPU (held by `test_pixtral_isolation.py`). `PLAIN`
+takes the rows as they come; training uses it, since there is no neighbour to hide from. So does a GPU's prefill by
+default: there the shape may pick another kernel, and in bf16 two near-equal tokens may swap. `exact=True` of the
+engine fixes the shapes on a GPU too; what that costs has not been measured.
 
 Everything here is differentiable; `cuda_kernels.py` has fused twins of the element-wise parts for a GPU.
 """

@@ -36,6 +36,8 @@ def build_engine(
     dtype: str | None = None,
     memory_bytes: int | None = None,
     lora: Path | None = None,
+    *,
+    exact: bool = False,
 ) -> Built:
     """Check the folder, load it, size the cache by the memory that is left, start the thread.
 
@@ -47,7 +49,7 @@ def build_engine(
     processor = Processor(folder, read_args(folder))
     granted = memory_bytes or memory.available_bytes(device)
     model = load_model(folder, device, DTYPES[dtype] if dtype else None, lora)
-    return Built(start_engine(model, processor, granted), processor)
+    return Built(start_engine(model, processor, granted, exact=exact), processor)
 
 
 def make_executor(
@@ -61,10 +63,12 @@ def make_executor(
     return Executor(model, limits, num_blocks, block_size, prefill_tile)
 
 
-def start_engine(model: Transformer, processor: Processor, granted: int) -> PackedEngine:
+def start_engine(
+    model: Transformer, processor: Processor, granted: int, *, exact: bool = False
+) -> PackedEngine:
     """An engine for a model that is on its device already."""
     device, dtype = model.device, model.dtype
-    sizes = memory.size_engine(model.args, weight_bytes(model), granted, dtype.itemsize, device)
+    sizes = memory.size_engine(model.args, weight_bytes(model), granted, dtype.itemsize, device, exact=exact)
     logger.info("%s; %s", describe_path(device, dtype), sizes.arithmetic)
     executor = make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
     scheduler = Scheduler(sizes.limits, BlockPool(sizes.num_blocks, memory.BLOCK_SIZE))

@@ -56,9 +56,15 @@ def step_bytes(args: TransformerArgs, limits: Limits, itemsize: int) -> int:
 
 
 def size_engine(
-    args: TransformerArgs, weights: int, granted: int, itemsize: int, device: torch.device
+    args: TransformerArgs,
+    weights: int,
+    granted: int,
+    itemsize: int,
+    device: torch.device,
+    *,
+    exact: bool = False,
 ) -> Sizes:
-    """Limits and blocks within `granted` bytes of device memory.
+    """Limits and blocks within `granted` bytes of device memory; `exact` fixes a GPU's shapes (see arithmetic.py).
 
     Raises:
         UsageError: not even one full page would fit; the message has the sum.
@@ -85,7 +91,7 @@ def size_engine(
     return Sizes(
         Limits(num_sequences, chunk, budget, LONGEST_TOKENS, ADMIT_TOKENS),
         num_blocks,
-        None if on_gpu else _tile(args),
+        (1024 if exact else None) if on_gpu else _tile(args),
         text,
     )
 
