@@ -1,5 +1,24 @@
-"""`python -m pipeline` is `pagepack`."""
+"""The command `pagepack`, also as `python -m pipeline`; Ctrl-C is quiet from the first moment on."""
 
-from pipeline.cli import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+from typing import Any
+
+
+def _leave(*_: Any) -> None:
+    os._exit(130)
+
+
+def main() -> None:
+    """Load the commands, which takes a moment, then run one."""
+    signal.signal(signal.SIGINT, _leave)
+    from pipeline import cli
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
@@ -38,6 +39,12 @@ from schemas.tables import (
 
 TEXT_LAYER = "+text-layer"
 """Ends the wished model of batches that take a PDF's own text where it has some; what is read is read by the model."""
+
+OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink")
+"""Causes that are a path's own; the others are the content's, and the same content fails the same way again."""
+
+SUPERSEDED = "superseded"
+"""Cause of a task that waited when its batch was asked for again with another model or prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,11 @@ def open_batch(
             .on_conflict_do_update(index_elements=["key"], set_=asked)
             .returning(Batch.id, Batch.public_id, Batch.name)
         ).one()
+        versions = [prompt.version for prompt in prompts]
+        is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
+        old = (PageTask.batch_id == row.id, PageTask.state == TaskState.PENDING, is_old)
+        superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
+        connection.execute(update(PageTask).where(*old).values(superseded))
         for table in (BatchPrompt, BatchPages):
             connection.execute(delete(table).where(table.batch_id == row.id))
         for version in {prompt.version for prompt in prompts}:
@@ -178,24 +190,41 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
             .where(Document.id.in_(documents), Document.state == DocumentState.PENDING)
             .values(batch_id=batch.id)
         )
+        # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
+        connection.execute(
+            update(Document)
+            .where(Document.id.in_(documents), Document.state == DocumentState.REJECTED)
+            .where(Document.cause.in_(OF_THE_PATH))
+            .values(state=DocumentState.PENDING, batch_id=batch.id, cause=None, reason=None, rung_at=None)
+        )
         ensure_tasks(connection, batch.id, documents)
 
 
-def ensure_tasks(connection: Connection, batch_id: int, documents: Sequence[int], first_page: int = 0) -> None:
-    """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown."""
+def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
+    """Whether a batch asks about the `Page` of the enclosing statement: about all, or within its ranges."""
+    ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
+    inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
+    return sa.or_(~ranges.exists(), inside.correlate(Page).exists())
+
+
+def forget_unseen(db: Database, batch: OpenBatch, since: datetime) -> None:
+    """Take files out of the batch that the walk which began at `since` did not meet: they are gone from its paths."""
+    with db.write() as connection:
+        connection.execute(delete(BatchSource).where(BatchSource.batch_id == batch.id, BatchSource.seen_at < since))
+
+
+def ensure_tasks(
+    connection: Connection, batch_id: int, documents: Sequence[int], first_page: int = 0, show: bool = True
+) -> None:
+    """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown.
+
+    Without `show` the pages keep the answers that they show: the batch was asked for before others.
+    """
     insert = insert_for(connection)
-    batch = connection.execute(select(Batch.model, Batch.text_layer, Batch.all_pages).where(Batch.id == batch_id)).one()
+    batch = connection.execute(select(Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
     versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
-    is_asked_about: tuple[sa.ColumnElement[bool], ...] = (
-        Page.document_id.in_(documents),
-        Page.page_index >= first_page,
-    )
-    if not batch.all_pages:
-        ranges = select(sa.literal(1)).where(
-            BatchPages.batch_id == batch_id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
-        )
-        is_asked_about = (*is_asked_about, ranges.exists())
-    pages = select(Page.id).where(*is_asked_about)
+    asked = (Page.document_id.in_(documents), Page.page_index >= first_page, is_asked_about(batch_id))
+    pages = select(Page.id).where(*asked)
     own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
     wanted = (
         select(
@@ -207,7 +236,7 @@ def ensure_tasks(connection: Connection, batch_id: int, documents: Sequence[int]
             *(sa.literal(0) for _ in range(4)),
         )
         .join(BatchPrompt, BatchPrompt.batch_id == batch_id)
-        .where(*is_asked_about, Page.image_hash.is_not(None))
+        .where(*asked, Page.image_hash.is_not(None))
         .order_by(Page.document_id, Page.page_index)
     )
     columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
@@ -217,8 +246,14 @@ def ensure_tasks(connection: Connection, batch_id: int, documents: Sequence[int]
         .where(own, PageTask.state == TaskState.PENDING, PageTask.batch_id != batch_id)
         .values(batch_id=batch_id, rung_at=None)
     )
+    revived = {"state": TaskState.PENDING, "cause": None, "reason": None, "batch_id": batch_id}
+    connection.execute(
+        update(PageTask).where(own, PageTask.state == TaskState.FAILED, PageTask.cause == SUPERSEDED).values(revived)
+    )
     if batch.text_layer == "prefer":
         _settle_from_text_layer(connection, own)
+    if not show:
+        return
     shown = insert(CurrentAnswer).from_select(
         ["page_id", "prompt", "answer_id"],
         select(PageTask.page_id, PromptVersion.name, PageTask.answer_id)
@@ -274,9 +309,16 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
             Document.id.in_(documents), Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
         )
         if connection.scalar(open_documents.limit(1)) is not None:
+            # One that went back to ingest waits for the batch that saw it first; now it waits for this one.
+            connection.execute(
+                update(Document)
+                .where(Document.id.in_(documents), Document.state == DocumentState.PENDING)
+                .where(Document.batch_id != batch.id)
+                .values(batch_id=batch.id, rung_at=None)
+            )
             return False
         for start in range(0, len(ids), 500):
-            ensure_tasks(connection, batch.id, ids[start : start + 500])
+            ensure_tasks(connection, batch.id, ids[start : start + 500], show=False)
         open_tasks = (
             select(PageTask.id)
             .join(Page, Page.id == PageTask.page_id)
@@ -286,6 +328,7 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
                 (BatchPrompt.batch_id == batch.id) & (BatchPrompt.prompt_version == PageTask.prompt_version),
             )
             .where(Page.document_id.in_(documents), PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+            .where(is_asked_about(batch.id))
         )
         if connection.scalar(open_tasks.limit(1)) is not None:
             return False

@@ -134,6 +134,9 @@ def run(
     for path in prompt_files:
         if path.stem in CATALOGUE:
             raise UsageError(f"--prompt-file {path}: {path.stem!r} is a prompt of the catalogue; rename the file")
+    names = [path.stem for path in prompt_files]
+    if len(set(names)) < len(names):
+        raise UsageError("two --prompt-file of one name; a prompt is known by its file's name, so rename one")
     chosen = choose_prompts(prompts, [(path.stem, _read_prompt(path)) for path in prompt_files])
     started = time.monotonic()
     done = _execute(settings, paths, chosen, batch, parse_pages(pages))
@@ -158,9 +161,9 @@ def _execute(
             signal.signal(number, lambda *_: job.stop())
         try:
             return job.execute().public_id
-        except Stopped:
-            stored, where = job.stored_pages(), settings.home / "pagepack.db"
-            live.say(f"stopped; {stored:,} pages are stored in {where}. Run the same command again to go on.")
+        except Stopped as stopped:
+            stored = f"{stopped.num_stored:,} answers are stored in {settings.home / 'pagepack.db'}"
+            live.say(f"stopped; {stored}. Run the same command again to go on.")
             return None
 
 

@@ -6,6 +6,8 @@ other up to `busy_timeout`; a deferred transaction that turns writer half-way wo
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,25 +25,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import migrations
-from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+from pipeline.readonly_file import Unchanged, connect_readonly, is_immutable
 from pipeline.settings import Settings
 from schemas.views import COLUMNS, create_statements, drop_statements
 
 BUSY_TIMEOUT_MS = 60_000  # a backup or another process may hold SQLite's one write lock for half a minute
 
 
-class DiskFull(Unavailable):
-    """No room for another row or image; pages stay queued until there is."""
-
-    cause = "disk-full"
-
-
 class Database:
     """One engine for a process. `read()` and `write()` open a transaction each."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, unchanged: Unchanged | None = None) -> None:
         self.engine = engine
         self.name = name
+        self._unchanged = unchanged
         self.dialect = engine.dialect.name
         self._writer = engine.execution_options(pagepack_write=True)
 
@@ -49,6 +47,8 @@ class Database:
     def read(self) -> Iterator[Connection]:
         with _translated(self.name), self.engine.begin() as connection:
             yield connection
+        if self._unchanged is not None:
+            self._unchanged.check()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -94,10 +94,11 @@ def _translated(name: str) -> Iterator[None]:
         raise
 
 
-def open_database(settings: Settings, *, create: bool = False) -> Database:
+def open_database(settings: Settings, *, create: bool = False, readonly: bool = False) -> Database:
     """Open the settings' database; it must be at this program's revision.
 
     With `create`, a missing SQLite database is made and an older one is migrated: its home is locked by this process.
+    With `readonly`, nothing is written, not even by SQLite itself where the folder cannot be written.
 
     Raises:
         UsageError: no database yet, unreadable folder, a revision that does not fit.
@@ -106,24 +107,52 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
     if settings.database_url is not None:
         raise UsageError("PAGEPACK_DATABASE_URL: servers are not supported yet; unset it to use SQLite in --home")
     path = settings.home / "pagepack.db"
-    if not create and not path.exists():
-        raise UsageError(f"no database at {path}; `pagepack run PATH --home {settings.home}` makes one")
-    database = Database(_sqlite(path), str(path))
+    home = shlex.quote(str(settings.home))
+    if not create:
+        _look_for(path, home)
+    if readonly:
+        unchanged = Unchanged(path) if is_immutable(path) else None
+        database = Database(_sqlite_readonly(path, unchanged is not None), str(path), unchanged)
+    else:
+        database = Database(_sqlite(path), str(path))
     have, want = _revision(database), head_revision()
     if have != want:
         known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
         if have is not None and have not in known:
             raise UsageError(f"{path} was written by a newer pagepack (revision {have}); upgrade pagepack to use it")
-        if not create:
+        if not create and have is None:
             raise UsageError(
-                f"{path} is of an older pagepack (revision {have}); run `pagepack db upgrade --home {settings.home}`"
+                f"{path} holds no pagepack database; choose another --home, or make one there: "
+                f"`pagepack db upgrade --home {home}`"
             )
+        if not create:
+            raise UsageError(f"{path} is of an older pagepack (revision {have}); run `pagepack db upgrade --home {home}`")
         upgrade(database)
     return database
 
 
+def _look_for(path: Path, home: str) -> None:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"no database at {path}; `pagepack run PATH --home {home}` makes one") from error
+    except OSError as error:
+        raise UsageError(f"cannot open {path}: {error.strerror}; choose another --home") from error
+
+
+def _sqlite_readonly(path: Path, immutable: bool) -> Engine:
+    def connect() -> Any:
+        return connect_readonly(path, BUSY_TIMEOUT_MS / 1000, immutable)
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
 def _sqlite(path: Path) -> Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    url = sa.URL.create("sqlite", database=str(path))
+    # Without a limit: every thread of a worker may wait for the one write lock at once, each on its own connection.
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, max_overflow=-1)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _: Any) -> None:

@@ -202,6 +202,11 @@ def _ancestors(path: str) -> Iterator[str]:
         path = parent
 
 
+def _is_home(path: str) -> bool:
+    """A home folder of pagepack's: its page images are no documents."""
+    return os.path.isfile(os.path.join(path, "pagepack.db")) and os.path.isdir(os.path.join(path, "images"))
+
+
 def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
@@ -238,7 +243,7 @@ def _walk(start: str, root: str, home: str, settings: Settings) -> Iterator[Foun
                 yield _found(path, target, settings)
         elif not os.path.isdir(path):
             yield _found(path, path, settings)
-        elif os.path.realpath(path) != home:
+        elif os.path.realpath(path) != home and not _is_home(path):
             try:
                 names = sorted(name for name in os.listdir(path) if not is_skipped(name))
             except OSError as error:

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.cores import num_cores
 from pipeline.embedded import file_system, server_binary
 from pipeline.settings import Settings
 
@@ -33,7 +34,7 @@ def check_machine(settings: Settings) -> list[Check]:
 
 
 def _python() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = num_cores()
     return Check(
         "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {cores} cores"
     )

@@ -57,7 +57,7 @@ class HomeLock:
         if kind in _NETWORK_FILE_SYSTEMS:
             raise UsageError(
                 f"{home} lies on a network file system ({kind}), where SQLite's locks do not hold; choose a --home on "
-                "a local disk, or set PAGEPACK_DATABASE_URL to a PostgreSQL server"
+                "a local disk"
             )
 
     def __enter__(self) -> HomeLock:

@@ -6,6 +6,7 @@
     ├── DocumentRejected        this file is not taken in; the rest goes on
     ├── PageFailed              this page fails now and would fail again; the rest goes on
     └── Unavailable             try again later: a server, a worker or a child process is gone
+        └── DiskFull            stop: no retry helps before someone frees some space
 
 Each error has a `cause`, one stable word that `failures.cause` stores and `pagepack retry --cause` selects;
 its text names the thing, the fact and the way out.
@@ -55,3 +56,9 @@ class Unavailable(PagepackError):
 
     cause = "unavailable"
     retryable = True
+
+
+class DiskFull(Unavailable):
+    """No room for another row or image; pages stay queued until there is."""
+
+    cause = "disk-full"

@@ -13,13 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import func, select
 
+from pipeline.batches import is_asked_about
 from pipeline.database import Database
 from pipeline.errors import NothingToDo
 from pipeline.query import BatchRow
 from schemas.tables import (
     Answer,
     Batch,
-    BatchPages,
     BatchPrompt,
     BatchSource,
     CurrentAnswer,
@@ -139,12 +139,10 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
         .where(PageTask.page_id == Page.id, PromptVersion.name == prompt)
         .correlate(Page)
     )
-    is_asked_about: sa.ColumnElement[bool] = sa.true()
+    asked: sa.ColumnElement[bool] = sa.true()
     if batch is not None:
         task = task.join(Batch, Batch.model == PageTask.model).where(Batch.id == batch.id)
-        ranges = select(BatchPages).where(BatchPages.batch_id == batch.id)
-        own = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
-        is_asked_about = sa.or_(~ranges.exists(), own.exists())
+        asked = is_asked_about(batch.id)
     is_absent = Answer.id.is_(None)
     return (
         select(
@@ -164,6 +162,6 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
         .outerjoin(CurrentAnswer, (CurrentAnswer.page_id == Page.id) & (CurrentAnswer.prompt == prompt))
         .outerjoin(Answer, Answer.id == CurrentAnswer.answer_id)
         .outerjoin(PageTask, PageTask.id == task.scalar_subquery())
-        .where(Page.document_id == document_id, is_asked_about)
+        .where(Page.document_id == document_id, asked)
         .order_by(Page.page_index)
     )

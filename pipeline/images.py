@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
 
-from pipeline.errors import PageFailed, PagepackError, Unavailable, UsageError
+from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable, UsageError
 
 if TYPE_CHECKING:  # the process that opens files has little memory and does without numpy
     import numpy as np
@@ -168,5 +168,6 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
 def _unwritable(root: Path, error: OSError) -> PagepackError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return UsageError(f"cannot write page images to {root}: {error.strerror}; choose another --home")
-    hint = "; free space, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return Unavailable(f"cannot write page images to {root}: {error.strerror}{hint}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no room left for page images in {root}: free some and run the same command again")
+    return Unavailable(f"cannot write page images to {root}: {error.strerror}")

@@ -13,16 +13,17 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from pipeline.batches import OpenBatch, SeenFile, known_files, record_files
+from pipeline.batches import OpenBatch, SeenFile, forget_unseen, known_files, record_files
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
-from pipeline.errors import DocumentRejected, PageFailed, PagepackError
+from pipeline.errors import DocumentRejected, PagepackError
 from pipeline.images import ImageStore
-from pipeline.leases import DocumentClaim, Limits, claim_document, renew, return_claim
+from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
+from schemas.tables import utc_now
 
 _FILES_A_TRANSACTION = 200
 _PAGES_A_TRANSACTION = 16
@@ -30,21 +31,34 @@ _SECONDS_A_TRANSACTION = 1.0  # whichever comes first: readers shall not starve 
 
 
 def register(
-    db: Database, batch: OpenBatch, paths: Sequence[str | Path], settings: Settings, is_stopping: Callable[[], bool]
+    db: Database,
+    batch: OpenBatch,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    *,
+    forget_gone: bool,
+    is_stopping: Callable[[], bool],
 ) -> Iterator[int]:
     """See every file at the paths and store it in the batch; yields the count so far after each transaction.
 
-    A file whose size and time are as recorded is not read again. Raises as `discover`.
+    A file whose size and time are as recorded is not read again. A batch that is known by its paths, not by a name,
+    forgets files that are gone from them. Raises as `discover`.
     """
+    began = utc_now()
     found = discover(paths, settings)
     count = 0
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
-        record_files(db, batch, [_seen(file, known.get(file.display_path)) for file in chunk])
+        seen = []
+        for file in chunk:
+            if is_stopping():
+                return
+            seen.append(_seen(file, known.get(file.display_path)))
+        record_files(db, batch, seen)
         count += len(chunk)
         yield count
-        if is_stopping():
-            return
+    if forget_gone:
+        forget_unseen(db, batch, began)
 
 
 def _seen(file: Found, known: tuple[int, int, str, str] | None) -> SeenFile:
@@ -77,6 +91,7 @@ class Ingester:
         self._is_stopping = is_stopping
         self._images = ImageStore(settings.home / "images")
         self._rasterizer = Rasterizer(settings)
+        self._claim: DocumentClaim | None = None  # in hand: the heartbeat renews it
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
@@ -89,6 +104,7 @@ class Ingester:
         claim = claim_document(self._db, document_id, self._owner, self._settings.lease_seconds)
         if claim is None:
             return
+        self._claim = claim
         try:
             self._rasterize(claim, ring)
         except DocumentRejected as error:
@@ -100,6 +116,8 @@ class Ingester:
             retry_document(self._db, claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise
+        finally:
+            self._claim = None
 
     def _rasterize(self, claim: DocumentClaim, ring: Callable[[list[int]], None]) -> None:
         path = _unchanged(claim)
@@ -121,10 +139,7 @@ class Ingester:
     def _stored(self, page: RasterizedPage | PageFailure) -> NewPage:
         if isinstance(page, PageFailure):
             return NewPage(page.page_index, error=page.error)
-        try:
-            image_hash = self._images.put(page.image, page.image_hash)
-        except PageFailed as error:
-            return NewPage(page.page_index, error=error)
+        image_hash = self._images.put(page.image, page.image_hash)
         return NewPage(
             page.page_index, image_hash, page.width_px, page.height_px, page.text_layer, page.warnings or None
         )
@@ -142,15 +157,19 @@ class Ingester:
             if self._is_stopping():
                 return_claim(self._db, claim, "the worker stopped")
                 return False
-            if pages_waiting(self._db) < self._settings.max_waiting_pages:
+            limit = self._settings.max_waiting_pages
+            if pages_waiting(self._db, claim.batch_id, limit) < limit:
                 return True
             time.sleep(0.5)
 
     def _beat(self) -> None:
         while True:
             time.sleep(self._settings.heartbeat_seconds)
+            claim = self._claim
+            if claim is None:
+                continue
             try:
-                renew(self._db, self._owner, self._settings.lease_seconds)
+                renew_document(self._db, claim, self._settings.lease_seconds)
             except PagepackError:
                 continue  # the next beat may get through; a lease that ran out is fenced off
 

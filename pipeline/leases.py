@@ -13,7 +13,7 @@ not its name: a restarted worker is a stranger to the leases of the dead one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ class DocumentClaim:
     token: int
     kind: str
     content_hash: str
+    batch_id: int  # for whom it waited
     locations: list[str]
     first_page: int
 
@@ -86,7 +87,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             update(Document)
             .where(Document.id == document_id, Document.state == DocumentState.PENDING, Document.next_attempt_at <= now)
             .values(_leased(Document, owner, now + lease_seconds))
-            .returning(Document.token, Document.kind, Document.content_hash, Document.page_count)
+            .returning(Document.token, Document.kind, Document.content_hash, Document.page_count, Document.batch_id)
         ).one_or_none()
         if row is None:
             return None
@@ -97,7 +98,9 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             for first_page, index in enumerate([*connection.scalars(stored), -1]):
                 if index != first_page:
                     break
-        return DocumentClaim(document_id, row.token, row.kind, row.content_hash, list(locations), first_page)
+        return DocumentClaim(
+            document_id, row.token, row.kind, row.content_hash, row.batch_id, list(locations), first_page
+        )
 
 
 def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], lease_seconds: float) -> PageClaim | None:
@@ -137,25 +140,34 @@ def answered_before(db: Database, claim: PageClaim, model: str) -> dict[int, int
         return {versions[row.prompt_version]: row.id for row in rows}
 
 
-def renew(db: Database, owner: str, lease_seconds: float) -> dict[int, int]:
-    """The heartbeat: one statement for all page tasks of a worker, one for its documents.
+def renew_document(db: Database, claim: DocumentClaim, lease_seconds: float) -> None:
+    """The heartbeat of an ingest worker, for the document that it has in hand."""
+    held = (Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED)
+    with db.write() as connection:
+        connection.execute(update(Document).where(*held).values(lease_until=db.now(connection) + lease_seconds))
 
-    Returns task id → token of the page tasks still held; what is missing was taken away and shall be dropped.
+
+def renew_tasks(db: Database, owner: str, held: Collection[int], lease_seconds: float) -> dict[int, int]:
+    """The heartbeat of a read worker: one statement for the page tasks that it has in hand, and for no others.
+
+    A lease that is in the database but in nobody's hand must run out. Returns task id → token of those still held;
+    what is missing was taken away and shall be dropped.
     """
     with db.write() as connection:
-        until = db.now(connection) + lease_seconds
-        connection.execute(
-            update(Document)
-            .where(Document.owner == owner, Document.state == DocumentState.LEASED)
-            .values(lease_until=until)
-        )
         rows = connection.execute(
             update(PageTask)
-            .where(PageTask.owner == owner, PageTask.state == TaskState.LEASED)
-            .values(lease_until=until)
+            .where(PageTask.owner == owner, PageTask.state == TaskState.LEASED, PageTask.id.in_(held))
+            .values(lease_until=db.now(connection) + lease_seconds)
             .returning(PageTask.id, PageTask.token)
         )
         return {row.id: row.token for row in rows}
+
+
+def is_suspect(db: Database, page_id: int) -> bool:
+    """Whether a waiting page was in flight when a worker died: it shall be read alone."""
+    with db.read() as connection:
+        waiting = (PageTask.page_id == page_id, PageTask.state == TaskState.PENDING, PageTask.crashes > 0)
+        return connection.scalar(select(PageTask.id).where(*waiting).limit(1)) is not None
 
 
 def give_back(db: Database, owner: str, *, reason: str, crashed: bool, limits: Limits) -> int:

@@ -7,7 +7,6 @@ PRAGMA, extensions. A deadline counts the time that SQLite works, not the time t
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.formats import Value
+from pipeline.readonly_file import Unchanged, connect_readonly, is_immutable
 from pipeline.settings import Settings
 from schemas.views import COLUMNS
 
@@ -55,10 +55,9 @@ def run_sql(
     path = where if isinstance(where, Path) else _path(where)
     if not path.is_file():
         raise UsageError(f"no database at {path}; `pagepack run PATH` makes one, --home says where")
-    unchanged = _Unchanged(path) if _needs_immutable(path) else None
+    unchanged = Unchanged(path) if is_immutable(path) else None
     try:
-        uri = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if unchanged else ''}"
-        connection = sqlite3.connect(uri, uri=True, timeout=15.0, isolation_level=None, check_same_thread=False)
+        connection = connect_readonly(path, 15.0, unchanged is not None)
     except sqlite3.Error as error:
         raise UsageError(f"cannot open {path}: {error}") from error
     clock = _Clock(limit_seconds)
@@ -70,10 +69,10 @@ def run_sql(
             raise UsageError(f"this is no statement that reads; {_HINT}")
     except BaseException as error:
         connection.close()
-        raise _translated(error, clock) from error
+        raise _translated(error, clock, path) from error
     columns = [str(column[0]) for column in cursor.description]
     result = SqlResult(columns, iter(()))
-    result.rows = _rows(result, connection, cursor, clock, max_rows, unchanged)
+    result.rows = _rows(result, connection, cursor, clock, max_rows, unchanged, path)
     return result
 
 
@@ -103,42 +102,10 @@ class _Clock:
         return int(self.is_over)
 
 
-class _Unchanged:
-    """Remembers a database file, to see later that nobody wrote into it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._before = self._look()
-
-    def check(self) -> None:
-        if self._look() != self._before:
-            raise UsageError(f"{self._path} was written while it was read; run the query again")
-
-    def _look(self) -> tuple[int, int, bool]:
-        found = self._path.stat()
-        wal = self._path.with_name(self._path.name + "-wal")
-        return found.st_mtime_ns, found.st_size, wal.exists() and wal.stat().st_size > 0
-
-
 def _path(settings: Settings) -> Path:
     if settings.database_url is not None:
         raise UsageError("PAGEPACK_DATABASE_URL: servers are not supported yet; unset it to use SQLite in --home")
     return settings.home / "pagepack.db"
-
-
-def _needs_immutable(path: Path) -> bool:
-    """SQLite reads a WAL database through two files beside it: they must be there, or the folder writable."""
-    if os.access(path.parent, os.W_OK):
-        return False
-    beside = [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
-    if all(os.access(file, os.R_OK) for file in beside):
-        return False
-    if beside[0].exists() and beside[0].stat().st_size > 0:
-        raise UsageError(
-            f"{path} holds pages in {beside[0].name} that only someone who may write to {path.parent} can read; "
-            "run any pagepack command as its owner first, or copy the folder"
-        )
-    return True
 
 
 def _fence(connection: sqlite3.Connection, clock: _Clock) -> None:
@@ -173,7 +140,8 @@ def _rows(
     cursor: sqlite3.Cursor,
     clock: _Clock,
     max_rows: int | None,
-    unchanged: _Unchanged | None,
+    unchanged: Unchanged | None,
+    path: Path,
 ) -> Iterator[tuple[Value, ...]]:
     count = 0
     try:
@@ -191,17 +159,19 @@ def _rows(
         if unchanged is not None:
             unchanged.check()
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise _translated(error, clock) from error
+        raise _translated(error, clock, path) from error
     finally:
         connection.close()
 
 
-def _translated(error: BaseException, clock: _Clock) -> BaseException:
+def _translated(error: BaseException, clock: _Clock, path: Path) -> BaseException:
     if clock.is_over:
         return UsageError(
             f"the query was stopped after {clock.limit_seconds:g} seconds; "
             "narrow it with WHERE or LIMIT, or raise the limit"
         )
+    if isinstance(error, sqlite3.DatabaseError) and ("not a database" in str(error) or "malformed" in str(error)):
+        return UsageError(f"{path} is not a whole SQLite database ({error}); restore it or choose another --home")
     if isinstance(error, sqlite3.Error | sqlite3.Warning | ValueError | UnicodeError | OverflowError | MemoryError):
         return UsageError(f"SQLite says: {error}; {_HINT}")
     return error

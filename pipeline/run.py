@@ -28,13 +28,13 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches, open_batch
 from pipeline.broker import heard_alarm, make_app, queue_depth, ring_documents, ring_pages
-from pipeline.database import Database, DiskFull, open_database
+from pipeline.database import Database, open_database
 from pipeline.discover import discover
 from pipeline.embedded import EmbeddedBroker, HomeLock
-from pipeline.errors import NothingToDo, PagepackError, Unavailable, UsageError
+from pipeline.errors import DiskFull, NothingToDo, PagepackError, Unavailable, UsageError
 from pipeline.ingest import register
 from pipeline.leases import Limits, expire, forget_bells, give_back, take_due_documents, take_due_pages
-from pipeline.progress import Progress, progress
+from pipeline.progress import Open, Progress, pages_waiting, progress, what_is_open
 from pipeline.settings import Settings, is_setting
 from schemas.messages import READ_QUEUE
 from schemas.prompts import Prompt
@@ -44,13 +44,16 @@ WORKERS = (sys.executable, "-P", "-m", "workers")
 _TICK_SECONDS = 0.2
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
 _STALL_SECONDS = 20.0
+_BROKER_SECONDS = 60.0  # a broker that is silent so long stops the run; rows wait, nothing is lost
 _LOOK_SECONDS = 1.0  # asking the broker opens a connection; new pages are rung for by ingest, this is for the rest
 _STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
 _LOG_TAIL = 2_000
 
 
 class Stopped(Exception):
-    """The user asked to stop."""
+    """The user asked to stop; `num_stored` answers of the batch are in the database."""
+
+    num_stored = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def describe_engine(settings: Settings) -> EngineChoice:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        start_new_session=True,  # Ctrl-C is this process's to handle
     )
     if done.returncode != 0:
         lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
@@ -137,7 +141,7 @@ class Run:
         self._next_look = 0.0
         self._idle_since = time.monotonic()
         self._seen = 0
-        self._ended = 0
+        self._answered_at = time.monotonic()
         self._done_seeing = threading.Event()
         self._seeing_failed: BaseException | None = None
 
@@ -147,10 +151,6 @@ class Run:
         if self._stop_signals > 1:
             for worker in self._workers.values():
                 worker.signal(signal.SIGKILL)
-
-    def stored_pages(self) -> int:
-        """Page tasks that this run answered or failed, as far as it last looked."""
-        return self._ended
 
     def execute(self) -> OpenBatch:
         """Do the job; returns its batch when every page is done or failed.
@@ -164,6 +164,8 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(HomeLock(self._settings.home))
             choice = describe_engine(self._settings)
+            if self._stop_signals:
+                raise Stopped
             self._check_prompts(choice)
             self._say(f"engine {choice.engine} ({choice.model}): {choice.reason}")
             db = open_database(self._settings, create=True)
@@ -172,16 +174,25 @@ class Run:
             give_back(db, "", reason="the run before ended early", crashed=False, limits=self._limits)
             forget_bells(db)
             batch = self._open_batch(db, choice)
-            seeing = threading.Thread(target=self._see, args=(db, batch), name="discover")
+            seeing = threading.Thread(target=self._see, args=(db, batch), name="discover", daemon=True)
             seeing.start()
-            stack.callback(seeing.join)
-            stack.callback(self._stop_workers, db)
+            stack.callback(self._join, seeing)
             try:
                 self._loop(db, batch)
-            except BaseException:
-                self._stop_signals = self._stop_signals or 1  # lets the discover thread end
+            except Stopped as stopped:
+                self._stop_workers(db)
+                stopped.num_stored = progress(db, batch.id).tasks_done
                 raise
+            finally:
+                self._stop_signals = self._stop_signals or 1  # lets the discover thread end
+                self._stop_workers(db)
             return batch
+
+    def _join(self, seeing: threading.Thread) -> None:
+        """It looks at the stop between files; a second Ctrl-C does not wait for the hash of a large one."""
+        deadline = time.monotonic() + 30
+        while seeing.is_alive() and self._stop_signals < 2 and time.monotonic() < deadline:
+            seeing.join(timeout=0.1)
 
     def _open_batch(self, db: Database, choice: EngineChoice) -> OpenBatch:
         absolute = sorted({os.path.abspath(path) for path in self._paths})
@@ -214,7 +225,14 @@ class Run:
 
     def _see(self, db: Database, batch: OpenBatch) -> None:
         try:
-            for seen in register(db, batch, self._paths, self._settings, lambda: self._stop_signals > 0):
+            for seen in register(
+                db,
+                batch,
+                self._paths,
+                self._settings,
+                forget_gone=self._batch_name is None,
+                is_stopping=lambda: self._stop_signals > 0,
+            ):
                 self._seen = seen
         except BaseException as error:
             self._seeing_failed = error
@@ -222,24 +240,24 @@ class Run:
             self._done_seeing.set()
 
     def _loop(self, db: Database, batch: OpenBatch) -> None:
-        next_sweep = next_progress = 0.0
+        next_sweep = next_count = 0.0
         while True:
             if self._stop_signals:
                 raise Stopped
             if self._seeing_failed is not None:
                 raise self._seeing_failed
             all_seen = self._done_seeing.is_set()
-            now = progress(db, batch.id)
-            self._ended = now.tasks_done + now.tasks_failed
-            if time.monotonic() >= next_progress:
+            now = what_is_open(db, batch.id)
+            started = time.monotonic()
+            if started >= next_count:
                 self._hear_alarm()
-                self._on_progress(now, self._seen, all_seen)
-                next_progress = time.monotonic() + 0.5
-            if all_seen and not now.is_open and finish_batch(db, batch):
+                self._on_progress(progress(db, batch.id), self._seen, all_seen)
+                took = time.monotonic() - started
+                next_count = started + max(0.5, 20 * took)  # counting a large batch must not become the work
+            if all_seen and not now and finish_batch(db, batch):
                 finish_batches(db)
-                self._on_progress(now, self._seen, all_seen)
                 return
-            if now.is_open:
+            if now:
                 self._watch(db)
                 self._ring(db, batch, now)
             if time.monotonic() >= next_sweep:
@@ -282,6 +300,8 @@ class Run:
             self._broker.start()
             url = self._broker.url
         self._app = make_app(url)
+        while heard_alarm(self._app):
+            pass  # of a run before this one
         forget_bells(db)
 
     def _start_worker(self, role: str) -> Worker:
@@ -314,7 +334,7 @@ class Run:
         worker.process.wait()
         give_back(db, worker.owner, reason=reason, crashed=False, limits=self._limits)
 
-    def _check_stall(self, db: Database, now: Progress, depth: int) -> None:
+    def _check_stall(self, db: Database, now: Open, depth: int) -> None:
         """Bells wait, nothing is being read, for long: the worker has lost its way."""
         worker = self._workers.get("read")
         if depth == 0 or now.tasks_leased or worker is None or not worker.is_ready():
@@ -337,10 +357,11 @@ class Run:
             )
         self._say(f"the {worker.role} worker died (exit code {worker.process.returncode}); starting it again")
 
-    def _ring(self, db: Database, batch: OpenBatch, now: Progress) -> None:
+    def _ring(self, db: Database, batch: OpenBatch, now: Open) -> None:
         assert self._app is not None
         try:
-            if now.tasks_pending < self._settings.max_waiting_pages:
+            limit = self._settings.max_waiting_pages
+            if now.documents and pages_waiting(db, batch.id, limit) < limit:
                 ring_documents(self._app, take_due_documents(db, batch.id, limit=_DOCUMENTS_RUNG))
             if now.tasks_pending and time.monotonic() >= self._next_look:
                 self._next_look = time.monotonic() + _LOOK_SECONDS
@@ -349,12 +370,17 @@ class Run:
                 # With bells left in the queue a silent row has most likely one of them; without, its bell was lost.
                 lost_after = 5.0 if depth == 0 else None
                 ring_pages(self._app, take_due_pages(db, batch.id, limit=max(0, 500 - depth), lost_after=lost_after))
+            self._answered_at = time.monotonic()
         except Unavailable as error:
+            if time.monotonic() - self._answered_at > _BROKER_SECONDS:
+                raise
             self._say(str(error))
+            time.sleep(1)
 
     def _stop_workers(self, db: Database) -> None:
         """Workers finish what they can within the grace period, then they end; their leases go back."""
         workers = list(self._workers.values())
+        self._workers.clear()
         for worker in workers:
             worker.signal(signal.SIGTERM)
         deadline = time.monotonic() + self._settings.grace_seconds + 5

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import UsageError
@@ -45,12 +45,23 @@ class Settings(BaseSettings):
     max_waiting_pages: int = _(2_000, "ingest holds back above this; bounds page images in flight", ge=1)
 
     lease_seconds: float = _(60.0, "a worker that is silent so long loses its pages", gt=0)
-    heartbeat_seconds: float = _(15.0, "how often a worker renews its leases", gt=0)
     sweep_seconds: float = _(10.0, "how often expired leases are looked for", gt=0)
     page_seconds: float = _(600.0, "deadline to read one page", gt=0)
     grace_seconds: float = _(20.0, "after a stop, pages in the engine may finish so long", ge=0)
     max_attempts: int = _(3, "tries at a page that fails for a reason that may pass", ge=1)
     max_crashes: int = _(3, "times a page may be in flight when its worker dies", ge=1)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value:
+            raise ValueError("not a URL like redis://host:6379/0")
+        return value
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """How often a worker renews its leases: three beats may fail before one runs out."""
+        return self.lease_seconds / 4
 
 
 def is_setting(variable: str) -> bool:

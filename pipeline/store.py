@@ -198,7 +198,14 @@ def render_again(db: Database, claim: PageClaim) -> None:
         connection.execute(
             update(Document)
             .where(Document.id == claim.document_id, Document.state == DocumentState.READY)
-            .values(state=DocumentState.PENDING, page_count=None, rung_at=None, next_attempt_at=0.0, finished_at=None)
+            .values(
+                state=DocumentState.PENDING,
+                batch_id=select(PageTask.batch_id).where(PageTask.id == claim.tasks[0].task_id).scalar_subquery(),
+                page_count=None,
+                rung_at=None,
+                next_attempt_at=0.0,
+                finished_at=None,
+            )
         )
 
 

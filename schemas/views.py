@@ -148,7 +148,7 @@ SELECT b.public_id, s.path, p.page_index + 1, 'failed', t.cause, t.reason, t.att
 FROM {_TASKS_OF_BATCH}
 JOIN pages p ON p.id = t.page_id JOIN batch_sources bs ON bs.document_id = p.document_id AND bs.batch_id = b.id
 JOIN sources s ON s.id = bs.source_id
-WHERE t.state = 'failed'
+WHERE t.state = 'failed' AND {_IS_ASKED_ABOUT}
 """
 
 # One row a batch and page of its documents: 1 done, 0 waiting, -1 failed.

@@ -16,7 +16,7 @@ from pipeline.leases import (
     claim_page,
     expire,
     give_back,
-    renew,
+    renew_tasks,
     return_claim,
 )
 from pipeline.settings import Settings
@@ -128,7 +128,8 @@ def test_heartbeat_keeps_leases_and_tells_which_are_lost(archive: Archive) -> No
     first, second = (claimed(archive, page) for page in archive.ingest(document_id, ["0", "1"]))
     archive.execute("UPDATE page_tasks SET lease_until = 1 WHERE id = :id", id=second.tasks[0].task_id)
     assert expire(archive.db, LIMITS) == 1
-    assert renew(archive.db, "read/1", 60) == {first.tasks[0].task_id: first.tasks[0].token}
+    held = [task.task_id for claim in (first, second) if claim for task in claim.tasks]
+    assert renew_tasks(archive.db, "read/1", held, 60) == {first.tasks[0].task_id: first.tasks[0].token}
     assert expire(archive.db, LIMITS) == 0
 
 

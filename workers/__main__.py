@@ -24,6 +24,7 @@ from typing import Any
 from celery import signals
 
 from pipeline.broker import make_app
+from pipeline.cores import num_cores
 from pipeline.database import open_database
 from pipeline.errors import PagepackError, UsageError
 from pipeline.ingest import Ingester
@@ -90,7 +91,7 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
 
     add_ingest_task(app, ingester)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
-    processes = settings.ingest_processes or max(1, len(os.sched_getaffinity(0)) // 2)
+    processes = settings.ingest_processes or max(1, num_cores() // 2)
     _consume(app, "prefork", processes, INGEST_QUEUE)
     return 0
 
@@ -101,7 +102,7 @@ def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
         concurrency=concurrency,
         queues=[queue],
         hostname=f"{queue}@{uuid.uuid4().hex[:8]}",
-        loglevel="INFO",
+        loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

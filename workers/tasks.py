@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 from celery import Celery
@@ -20,11 +22,20 @@ from pydantic import ValidationError
 from pipeline.answers import ReadAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm, ring_pages
-from pipeline.database import Database, DiskFull
-from pipeline.errors import PageFailed, PagepackError, Unavailable
+from pipeline.database import Database
+from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
 from pipeline.images import ImageStore
 from pipeline.ingest import Ingester
-from pipeline.leases import Limits, PageClaim, TaskClaim, answered_before, claim_page, renew, return_claim
+from pipeline.leases import (
+    Limits,
+    PageClaim,
+    TaskClaim,
+    answered_before,
+    claim_page,
+    is_suspect,
+    renew_tasks,
+    return_claim,
+)
 from pipeline.settings import Settings
 from pipeline.store import complete_page, render_again, reuse_answers
 from schemas.messages import INGEST_TASK, READ_TASK, IngestDocument, ReadPage
@@ -50,6 +61,10 @@ class Reader:
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
         self._lost: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._reading = 0
+        self._is_alone = False
+        self._alone_waiting = 0
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
@@ -64,11 +79,37 @@ class Reader:
             Reject: the worker stops; the message goes back to the queue.
             DiskFull: there is no room for the answer; the supervisor must stop the run.
         """
-        if self._stop_at is not None:
-            raise Reject("the worker stops", requeue=True)
-        claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
-        if claim is None:
-            return
+        with self._company(is_alone=is_suspect(self._db, page_id)):
+            if self._stop_at is not None:
+                raise Reject("the worker stops", requeue=True)
+            claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
+            if claim is not None:
+                self._read(claim)
+
+    @contextmanager
+    def _company(self, is_alone: bool) -> Iterator[None]:
+        """A page that was in flight when a worker died is read alone, so that it takes no neighbour with it.
+
+        Entered before the claim: who waits here holds no lease, and is not in flight if the suspect kills the worker.
+        """
+        with self._turn:
+            self._alone_waiting += is_alone
+            while (self._is_alone or (self._reading > 0 if is_alone else self._alone_waiting > 0)) and (
+                self._stop_at is None
+            ):
+                self._turn.wait(_POLL_SECONDS)
+            self._alone_waiting -= is_alone
+            self._reading += 1
+            self._is_alone = self._is_alone or is_alone
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._reading -= 1
+                self._is_alone = self._is_alone and not is_alone
+                self._turn.notify_all()
+
+    def _read(self, claim: PageClaim) -> None:
         with self._lock:
             self._held |= {task.task_id: task.token for task in claim.tasks}
         try:
@@ -77,6 +118,10 @@ class Reader:
                 return_claim(self._db, claim, "the worker stopped")
             else:
                 complete_page(self._db, claim, self._owner, outcomes, self._limits)
+        except BaseException:
+            with suppress(PagepackError):  # else it runs out: nobody renews it any more
+                return_claim(self._db, claim, "the worker could not store it")
+            raise
         finally:
             with self._lock:
                 for task in claim.tasks:
@@ -106,6 +151,8 @@ class Reader:
         try:
             pixels = self._images.pixels(claim.image_hash)
         except PageFailed as error:
+            if error.cause == "image-damaged":
+                self._images.delete(claim.image_hash)
             render_again(self._db, claim)
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
@@ -140,18 +187,12 @@ class Reader:
         except Exception as error:
             log.error("the engine failed", exc_info=error)
             return error
-        return ReadAnswer(
-            engine=self.engine.name,
-            model=self.engine.model,
-            text=answer.text,
-            finish_reason=answer.finish_reason,
-            prompt_tokens=answer.prompt_tokens,
-            output_tokens=answer.output_tokens,
-            seconds=answer.seconds,
-            temperature=answer.temperature,
-            confidence=answer.confidence,
-            details=answer.details,
-        )
+        if answer.finish_reason in ("cancelled", "error"):
+            return Unavailable(f"the engine ended the page: {answer.finish_reason}", cause="engine")
+        if answer.finish_reason == "deadline" and not answer.text:
+            limit = f"{self._settings.page_seconds:g} s"
+            return PageFailed(f"nothing was read within {limit}; raise PAGEPACK_PAGE_SECONDS", cause="deadline")
+        return ReadAnswer(engine=self.engine.name, model=self.engine.model, **asdict(answer))
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""
@@ -160,7 +201,7 @@ class Reader:
             with self._lock:
                 before = dict(self._held)
             try:
-                held = renew(self._db, self._owner, self._settings.lease_seconds) if before else {}
+                held = renew_tasks(self._db, self._owner, before, self._settings.lease_seconds) if before else {}
             except PagepackError as error:
                 log.warning("leases were not renewed: %s", error)
                 continue

@@ -18,7 +18,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cores import num_cores
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
@@ -228,20 +228,6 @@ def fingerprint() -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"PP-OCRv6-small/{digest.hexdigest()[:12]}/rapidocr-{importlib.metadata.version('rapidocr')}"
-
-
-def num_cores() -> int:
-    """Cores this process may use: its affinity, or less where its control group has a smaller quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        v2 = Path("/sys/fs/cgroup/cpu.max")
-        v1 = [Path("/sys/fs/cgroup/cpu") / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-        quota, period = v2.read_text().split() if v2.exists() else [path.read_text() for path in v1]
-        if quota != "max" and int(quota) > 0:
-            cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no control groups, or none that we can read
-    return cores
 
 
 def _model_paths() -> dict[str, Path]:
