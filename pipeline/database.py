@@ -126,7 +126,8 @@ def open_database(settings: Settings, *, create: bool = False, readonly: bool = 
                 f"`pagepack db upgrade --home {home}`"
             )
         if not create:
-            raise UsageError(f"{path} is of an older pagepack (revision {have}); run `pagepack db upgrade --home {home}`")
+            way_out = f"run `pagepack db upgrade --home {home}`"
+            raise UsageError(f"{path} is of an older pagepack (revision {have}); {way_out}")
         upgrade(database)
     return database
 
