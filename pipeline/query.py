@@ -1,7 +1,7 @@
 """Every read that is not a user's own SQL: batches and their progress, and full-text search.
 
-What `progress` reads are counts over one covering index and the latest attempts, so that it may be asked every second
-while millions of pages wait. `status` adds the exact summary, which looks at each page of the batch once.
+`status` looks at each page of the batch once, and at the latest attempts; a run that wants to know how far it is asks
+`progress.py`, which is cheaper.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from sqlalchemy import Connection, func, select
 from pipeline.answers import storable
 from pipeline.database import Database
 from pipeline.errors import UsageError
+from pipeline.progress import Progress
+from pipeline.progress import progress as count_progress
 from pipeline.snippets import Snippet, make_snippet
-from pipeline.words import query_phrases
+from pipeline.words import Phrase, query_phrases
 from schemas.tables import (
     Answer,
     Batch,
@@ -26,6 +28,7 @@ from schemas.tables import (
     DocumentState,
     Page,
     PageTask,
+    PromptVersion,
     Source,
     TaskAttempt,
     TaskState,
@@ -46,21 +49,8 @@ class BatchRow:
     state: str
     engine: str
     model: str
-    started_at: datetime
+    started_at: datetime  # UTC, and says so
     finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Counts of page tasks (a page under two prompts counts twice) and of documents that wait for their pages."""
-
-    tasks_waiting: int
-    tasks_reading: int
-    tasks_done: int
-    tasks_failed: int
-    documents_waiting: int
-    pages_per_second: float  # page tasks answered over the last minute
-    seconds_left: float | None  # None where nothing was read lately; documents not opened yet count as average ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +66,8 @@ class Status:
     pages_done: int
     pages_failed: int
     progress: Progress
+    pages_per_second: float  # page tasks answered over the last minute
+    seconds_left: float | None  # None where nothing was read lately
     pages_per_second_overall: float  # pages done since the batch was first started, pauses included
     failures: dict[str, int]  # cause → rows in `failures`, most frequent first
     engines: dict[str, int]  # engine → pages and prompts that it answered
@@ -96,7 +88,12 @@ class Hit:
 def batch_rows(db: Database) -> list[BatchRow]:
     """All batches, the latest first."""
     with db.read() as connection:
-        return [BatchRow(*row) for row in connection.execute(_BATCHES)]
+        rows = [row._asdict() for row in connection.execute(_BATCHES)]
+    for row in rows:
+        row["batch_id"] = row.pop("public_id")
+        row["started_at"] = _utc(row["started_at"])
+        row["finished_at"] = _utc(row["finished_at"]) if row["finished_at"] else None
+    return [BatchRow(**row) for row in rows]
 
 
 def find_batch(db: Database, ref: str | None = None) -> BatchRow:
@@ -122,14 +119,24 @@ def find_batch(db: Database, ref: str | None = None) -> BatchRow:
     raise UsageError(f"no batch has the id or name {ref!r}; the latest are {candidates}")
 
 
-def progress(db: Database, batch: BatchRow) -> Progress:
-    """What waits and how fast it goes; cheap enough for a progress bar."""
+def check_prompt(db: Database, name: str) -> None:
+    """Raises UsageError where no page was ever asked this; the message names the prompts that there are."""
     with db.read() as connection:
-        return _progress(db, connection, batch.id)
+        known = connection.scalars(select(PromptVersion.name).distinct().order_by(PromptVersion.name)).all()
+    if name not in known:
+        raise UsageError(f"no page was asked the prompt {name!r}; known are {', '.join(known) or 'none yet'}")
+
+
+def paths_not_taken_in(db: Database, batch: BatchRow) -> set[str]:
+    """Files without a document, which a repeated run looks at again: of a kind that is not read, gone, links…"""
+    with db.read() as connection:
+        seen = select(Source.path).join(BatchSource, BatchSource.source_id == Source.id)
+        return set(connection.scalars(seen.where(BatchSource.batch_id == batch.id, BatchSource.document_id.is_(None))))
 
 
 def status(db: Database, batch: BatchRow) -> Status:
     """The batch's exact counts; costs a look at each of its pages."""
+    now = count_progress(db, batch.id)
     with db.read() as connection:
         where = {"batch_id": batch.batch_id}
         row = connection.execute(sa.text("SELECT * FROM batch_summary WHERE batch_id = :batch_id"), where).one()
@@ -144,8 +151,9 @@ def status(db: Database, batch: BatchRow) -> Status:
             .group_by(Answer.engine)
             .order_by(Answer.engine)
         )
-        end = _utc(batch.finished_at) if batch.finished_at else datetime.fromtimestamp(db.now(connection), UTC)
-        seconds = max((end - _utc(batch.started_at)).total_seconds(), 1.0)
+        end = batch.finished_at or datetime.fromtimestamp(db.now(connection), UTC)
+        seconds = max((end - batch.started_at).total_seconds(), 1.0)
+        rate = _recent_rate(db, connection, batch.id)
         return Status(
             batch=batch,
             files_seen=row.files_seen,
@@ -155,7 +163,9 @@ def status(db: Database, batch: BatchRow) -> Status:
             pages_total=row.pages_total,
             pages_done=row.pages_done,
             pages_failed=row.pages_failed,
-            progress=_progress(db, connection, batch.id),
+            progress=now,
+            pages_per_second=rate,
+            seconds_left=_seconds_left(connection, batch.id, now, rate),
             pages_per_second_overall=row.pages_done / seconds,
             failures=dict(failures.all()),
             engines=dict(engines.all()),
@@ -167,21 +177,22 @@ def search(
 ) -> list[Hit]:
     """Pages whose current answer holds all the words, best first.
 
-    Words in double quotes must stand together; a `*` at the end stands for any ending of the last word. All other
-    signs are ignored, so any text is a safe query.
+    Words in double quotes must stand together; a `*` after a word, or after the quotes, stands for any ending. All
+    other signs are ignored, so any text is a safe query.
 
     Raises:
-        UsageError: no word in the query, or more than 64.
+        UsageError: no word in the query, or more than 64; a prompt that no page was asked.
     """
     words = storable(words)
     phrases = query_phrases(words)
-    is_prefix = words.rstrip().endswith("*")
     if not phrases:
         raise UsageError(f"no word to search for in {words!r}; try `pagepack search invoice` or `pagepack search 年度`")
     if len(phrases) > _MAX_PHRASES:
         raise UsageError(f"{len(phrases)} words to search for, over the limit of {_MAX_PHRASES}; use fewer")
+    if prompt is not None:
+        check_prompt(db, prompt)
     with db.read() as connection:
-        found = connection.execute(_ranked(db.dialect, phrases, is_prefix, prompt, batch).limit(limit)).all()
+        found = connection.execute(_ranked(db.dialect, phrases, prompt, batch).limit(limit)).all()
         texts = dict(
             connection.execute(
                 select(Answer.id, Answer.text).where(Answer.id.in_({row.answer_id for row in found}))
@@ -194,7 +205,7 @@ def search(
             page_number=row.page_index + 1,
             prompt=row.prompt,
             score=row.score,
-            snippet=make_snippet(texts[row.answer_id], phrases, is_prefix),
+            snippet=make_snippet(texts[row.answer_id], phrases),
         )
         for row in found
     ]
@@ -209,31 +220,17 @@ def _utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # SQLite gives UTC without saying so
 
 
-def _progress(db: Database, connection: Connection, batch_id: int) -> Progress:
-    tasks = dict(
-        connection.execute(
-            select(PageTask.state, func.count()).where(PageTask.batch_id == batch_id).group_by(PageTask.state)
-        ).all()
-    )
+def _seconds_left(connection: Connection, batch_id: int, now: Progress, rate: float) -> float | None:
+    """Documents not opened yet count as average ones."""
     documents = dict(
         connection.execute(
             select(Document.state, func.count()).where(Document.batch_id == batch_id).group_by(Document.state)
         ).all()
     )
     waiting = documents.get(DocumentState.PENDING, 0) + documents.get(DocumentState.LEASED, 0)
-    open_tasks = tasks.get(TaskState.PENDING, 0) + tasks.get(TaskState.LEASED, 0)
-    rate = _recent_rate(db, connection, batch_id)
     opened = max(documents.get(DocumentState.READY, 0), 1)
-    expected = open_tasks + waiting * max(sum(tasks.values()) / opened, 1.0)
-    return Progress(
-        tasks_waiting=tasks.get(TaskState.PENDING, 0),
-        tasks_reading=tasks.get(TaskState.LEASED, 0),
-        tasks_done=tasks.get(TaskState.DONE, 0),
-        tasks_failed=tasks.get(TaskState.FAILED, 0),
-        documents_waiting=waiting,
-        pages_per_second=rate,
-        seconds_left=0.0 if expected == 0 else expected / rate if rate > 0 else None,
-    )
+    expected = now.tasks_pending + now.tasks_leased + waiting * max(now.tasks_total / opened, 1.0)
+    return 0.0 if expected == 0 else expected / rate if rate > 0 else None
 
 
 def _recent_rate(db: Database, connection: Connection, batch_id: int) -> float:
@@ -255,10 +252,10 @@ def _recent_rate(db: Database, connection: Connection, batch_id: int) -> float:
 
 
 def _ranked(
-    dialect: str, phrases: list[list[str]], is_prefix: bool, prompt: str | None, batch: BatchRow | None
+    dialect: str, phrases: list[Phrase], prompt: str | None, batch: BatchRow | None
 ) -> sa.Select[tuple[str, str, int, str, int, float]]:
     """Ranked hits without their texts, which a sort of many hits would drag along."""
-    matches = (_matches_postgresql if dialect == "postgresql" else _matches_sqlite)(phrases, is_prefix)
+    matches = (_matches_postgresql if dialect == "postgresql" else _matches_sqlite)(phrases)
     answer_id, score = sa.column("answer_id", sa.BigInteger), sa.column("score", sa.Float)
     found = matches.columns(answer_id, score).subquery("found")
     query = (
@@ -277,19 +274,20 @@ def _ranked(
     return query
 
 
-def _matches_sqlite(phrases: list[list[str]], is_prefix: bool) -> sa.TextClause:
+def _matches_sqlite(phrases: list[Phrase]) -> sa.TextClause:
     """Terms hold letters and digits only, so none can close the quotes around its phrase."""
-    match = " AND ".join(f'"{" ".join(terms)}"' for terms in phrases) + (" *" if is_prefix else "")
+    match = " AND ".join(f'"{" ".join(terms)}"' + (" *" if is_prefix else "") for terms, is_prefix in phrases)
     statement = "SELECT rowid AS answer_id, -bm25(page_search) AS score FROM page_search WHERE page_search MATCH :match"
     return sa.text(statement).bindparams(match=match)
 
 
-def _matches_postgresql(phrases: list[list[str]], is_prefix: bool) -> sa.TextClause:
-    queries = [f"phraseto_tsquery('simple', :phrase_{index})" for index in range(len(phrases))]
-    values = {f"phrase_{index}": " ".join(terms) for index, terms in enumerate(phrases)}
-    if is_prefix:
-        queries[-1] = f"to_tsquery('simple', :phrase_{len(phrases) - 1})"
-        values[f"phrase_{len(phrases) - 1}"] = " <-> ".join(f"'{term}'" for term in phrases[-1]) + ":*"
+def _matches_postgresql(phrases: list[Phrase]) -> sa.TextClause:
+    queries, values = [], {}
+    for index, (terms, is_prefix) in enumerate(phrases):
+        function = "to_tsquery" if is_prefix else "phraseto_tsquery"
+        queries.append(f"{function}('simple', :phrase_{index})")
+        quoted = " <-> ".join(f"'{term}'" for term in terms) + ":*"
+        values[f"phrase_{index}"] = quoted if is_prefix else " ".join(terms)
     return sa.text(
         "SELECT page_search.rowid AS answer_id, ts_rank(terms, asked.query) AS score "
         f"FROM page_search, (SELECT {' && '.join(queries)} AS query) asked WHERE terms @@ asked.query"

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from pipeline.words import CJK
+from pipeline.words import CJK, Phrase
 
 _TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
 _WIDTH = 160  # characters: two lines of a terminal
@@ -25,25 +25,24 @@ class Snippet:
     matches: tuple[tuple[int, int], ...]
 
 
-def make_snippet(text: str, phrases: list[list[str]], is_prefix: bool, width: int = _WIDTH) -> Snippet:
+def make_snippet(text: str, phrases: list[Phrase], width: int = _WIDTH) -> Snippet:
     """Cut out the place where most of the phrases stand close together."""
-    spans = _find(text, phrases, is_prefix)
+    spans = _find(text, phrases)
     start, end = _window(text, spans, width)
     return _cut(text, start, end, [(a, b) for a, b, _ in spans if a >= start and b <= end])
 
 
-def _find(text: str, phrases: list[list[str]], is_prefix: bool) -> list[tuple[int, int, int]]:
+def _find(text: str, phrases: list[Phrase]) -> list[tuple[int, int, int]]:
     """(start, end, number of the phrase) of every match in the text, in order."""
     folded, places = _fold(text)
     terms = [(match.group(), match.start(), match.end()) for match in _TERM.finditer(folded)]
-    wanted = [_TERM.findall(_fold(" ".join(phrase))[0]) for phrase in phrases]
+    wanted = [(_TERM.findall(_fold(" ".join(phrase.terms))[0]), phrase.is_prefix) for phrase in phrases]
     found = []
     for index in range(len(terms)):
-        for number, phrase in enumerate(wanted):
+        for number, (phrase, may_go_on) in enumerate(wanted):
             here = [term for term, _, _ in terms[index : index + len(phrase)]]
             if not phrase or len(here) < len(phrase) or here[:-1] != phrase[:-1]:
                 continue
-            may_go_on = is_prefix and number == len(wanted) - 1
             if here[-1] == phrase[-1] or (may_go_on and here[-1].startswith(phrase[-1])):
                 last = terms[index + len(phrase) - 1][2] - 1
                 found.append((places[terms[index][1]], places[last] + 1, number))

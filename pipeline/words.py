@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 """Inside the brackets of a regular expression: the characters that are terms of their own."""
@@ -23,14 +24,24 @@ def search_terms(text: str) -> str:
     return _CJK.sub(r" \1 ", unicodedata.normalize("NFKC", text))
 
 
-def query_phrases(words: str) -> list[list[str]]:
+class Phrase(NamedTuple):
+    """Terms that stand together; with `is_prefix` the last one may go on."""
+
+    terms: list[str]
+    is_prefix: bool = False
+
+
+def query_phrases(words: str) -> list[Phrase]:
     """A user's query as phrases, all of which must occur: words between blanks, or as one phrase in quotes.
 
-    `net "annual report" 利润` → [["net"], ["annual", "report"], ["利", "润"]]
+    A `*` at the end of a word, or after the quotes, makes its phrase a prefix.
+
+    `net "annual report" 利* tid*` → net · annual report · 利… · tid…
     """
     phrases = []
-    for quoted, bare in re.findall(r'"([^"]*)"|([^\s"]+)', words):
-        terms = _WORD.findall(search_terms(quoted or bare))
+    for quoted, star, bare in re.findall(r'"([^"]*)"(\*?)|([^\s"]+)', words):
+        text = quoted or bare
+        terms = _WORD.findall(search_terms(text))
         if terms:
-            phrases.append(terms)
+            phrases.append(Phrase(terms, bool(star) or text.rstrip().endswith("*")))
     return phrases

@@ -53,17 +53,17 @@ def test_status_counts_what_waits_and_what_failed(archive: Archive) -> None:
     now = status(archive.db, find_batch(archive.db))
     assert (now.files_seen, now.files_done, now.files_rejected, now.pages_total, now.pages_done) == (4, 1, 1, 5, 2)
     progress = now.progress
-    assert (progress.tasks_waiting, progress.tasks_reading, progress.tasks_done, progress.tasks_failed) == (1, 1, 2, 1)
-    assert progress.documents_waiting == 1 and progress.pages_per_second > 0 and progress.seconds_left
+    assert (progress.tasks_pending, progress.tasks_leased, progress.tasks_done, progress.tasks_failed) == (1, 1, 2, 1)
+    assert progress.documents_open and now.pages_per_second > 0 and now.seconds_left
     assert now.failures == {"timeout": 1, "unsupported": 1} and now.engines == {"rapidocr": 2}
     archive.read(waiting, "z")
-    assert status(archive.db, find_batch(archive.db)).progress.tasks_waiting == 0
+    assert status(archive.db, find_batch(archive.db)).progress.tasks_pending == 0
 
 
 def test_status_of_an_empty_batch(archive: Archive) -> None:
     archive.batch()
     now = status(archive.db, find_batch(archive.db))
-    assert now.files_seen == 0 and now.progress.seconds_left == 0.0 and now.failures == {}
+    assert now.files_seen == 0 and now.seconds_left == 0.0 and now.failures == {}
 
 
 def found(archive: Archive, words: str, **where: Any) -> list[tuple[str, int]]:
@@ -81,7 +81,11 @@ def test_search_ranks_and_filters(archive: Archive) -> None:
     assert found(archive, "picture", prompt="describe") == [("/in/a.pdf", 1)]
     assert found(archive, "report", batch=find_batch(archive.db, "b")) == [("/in/a.pdf", 1)]
     assert len(found(archive, "ANNU*")) == 2 and found(archive, "annu") == []
+    assert sorted(found(archive, "ann* report")) == [("/in/a.pdf", 1), ("/in/b.pdf", 2)]
+    assert found(archive, '"annual rep"* the') == [("/in/a.pdf", 1)] and found(archive, "annu report*") == []
     assert len(found(archive, "report", limit=1)) == 1
+    with pytest.raises(UsageError, match="'nope'; known are describe, ocr"):
+        search(archive.db, "report", prompt="nope")
     hit = search(archive.db, '"annual report"')[0]
     assert [hit.snippet.text[start:end] for start, end in hit.snippet.matches] == ["annual report"]
     scores = [hit.score for hit in search(archive.db, "report")]

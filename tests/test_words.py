@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.snippets import make_snippet
-from pipeline.words import query_phrases, search_terms
+from pipeline.words import Phrase, query_phrases, search_terms
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,23 @@ from pipeline.words import query_phrases, search_terms
     ],
 )
 def test_a_query_is_split_into_phrases(words: str, phrases: list[list[str]]) -> None:
-    assert query_phrases(words) == phrases
+    assert [phrase.terms for phrase in query_phrases(words)] == phrases
+
+
+def test_a_star_makes_its_own_phrase_a_prefix() -> None:
+    assert query_phrases('tid* garden "annual rep"* 利* "net inc*" *') == [
+        Phrase(["tid"], True),
+        Phrase(["garden"], False),
+        Phrase(["annual", "rep"], True),
+        Phrase(["利"], True),
+        Phrase(["net", "inc"], True),
+    ]
 
 
 @given(st.text())
 def test_terms_are_never_able_to_leave_their_quotes(words: str) -> None:
     for phrase in query_phrases(words):
-        for term in phrase:
+        for term in phrase.terms:
             assert term and not any(character in term for character in "\"'*():^-+{}\\ \n\0")
 
 
@@ -42,34 +52,34 @@ def test_splitting_text_twice_adds_nothing(text: str) -> None:
 
 def test_a_snippet_shows_the_original_text_and_where_the_words_are() -> None:
     text = "A word.\n\nThe ﬁnal Überschuss\tof the year was high."
-    snippet = make_snippet(text, [["final"], ["uberschuss"]], is_prefix=False)
+    snippet = make_snippet(text, [Phrase(["final"]), Phrase(["uberschuss"])])
     assert [snippet.text[start:end] for start, end in snippet.matches] == ["ﬁnal", "Überschuss"]
     assert "\n" not in snippet.text and "\t" not in snippet.text
 
 
 def test_a_snippet_is_cut_around_the_best_place() -> None:
     text = "apple " * 100 + "pear and apple pie " + "filler " * 200
-    snippet = make_snippet(text, [["apple"], ["pear"]], is_prefix=False)
+    snippet = make_snippet(text, [Phrase(["apple"]), Phrase(["pear"])])
     assert "pear and apple pie" in snippet.text and len(snippet.text) < 220
     assert snippet.text.startswith("…") and snippet.text.endswith("…")
 
 
 def test_a_snippet_of_chinese_highlights_the_phrase() -> None:
     snippet = make_snippet(
-        "前言。" * 100 + "本公司年度报告显示利润增长。" + "后记。" * 100, query_phrases("年度报告 利润"), False
+        "前言。" * 100 + "本公司年度报告显示利润增长。" + "后记。" * 100, query_phrases("年度报告 利润")
     )
     assert [snippet.text[start:end] for start, end in snippet.matches] == ["年度报告", "利润"]
 
 
 def test_a_prefix_highlights_the_whole_word() -> None:
-    snippet = make_snippet("reports were reported", [["report"]], is_prefix=True)
+    snippet = make_snippet("reports were reported", [Phrase(["report"], True)])
     assert [snippet.text[start:end] for start, end in snippet.matches] == ["reports", "reported"]
-    assert make_snippet("reports", [["report"]], is_prefix=False).matches == ()
+    assert make_snippet("reports", [Phrase(["report"])]).matches == ()
 
 
 @given(st.text(max_size=400), st.text(min_size=1, max_size=5))
 def test_snippets_of_any_text_are_one_safe_line_with_matches_inside(text: str, words: str) -> None:
     phrases = query_phrases(words)
-    snippet = make_snippet(f"{text} {words} {text}", phrases, is_prefix=False)
+    snippet = make_snippet(f"{text} {words} {text}", phrases)
     assert not any(character < " " or "\x7f" <= character < "\xa0" for character in snippet.text)
     assert all(0 <= start < end <= len(snippet.text) for start, end in snippet.matches)
