@@ -1,8 +1,8 @@
 """`pagepack run` as a whole: what the pipeline costs over the bare engine, a repeated run, and memory.
 
-    python -m benchmarks.bench_run overhead [--pages 16]     real OCR through the pipeline, and a bare RapidOCR loop, in one run
-    python -m benchmarks.bench_run again [--files 1000]      the same command over a finished folder
-    python -m benchmarks.bench_run memory [--pages 100 1000 10000]   peak resident memory of each process; answers at once
+    python -m benchmarks.bench_run overhead [--pages 16]    real OCR through the pipeline, then a bare RapidOCR loop
+    python -m benchmarks.bench_run again [--files 1000]     the same command over a finished folder
+    python -m benchmarks.bench_run memory [--pages 100 1000 10000]    peak resident memory of each process
 
 Each prints a table and ends in one line of JSON. `overhead` counts from the first claim to the last stored answer, so
 start-up (printed beside) is out of both sides of the ratio. `again` and `memory` put an engine that answers at once in

@@ -1,7 +1,7 @@
 """The prompt catalogue: what a page can be asked.
 
-A prompt's version is the hash of its name and of all that shapes the answer (text and sampling parameters), so that a changed
-prompt is a new version beside the old answers, never a silent mix.
+A prompt's version is the hash of its name and of all that shapes the answer (text and sampling parameters), so that a
+changed prompt is a new version beside the old answers, never a silent mix.
 """
 
 from __future__ import annotations
