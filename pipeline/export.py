@@ -5,26 +5,27 @@ Pages stream from the database (`exported.py`) into the file; a file appears und
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TextIO
 
 from pipeline.database import Database
-from pipeline.errors import UsageError
+from pipeline.errors import DiskFull, Unavailable, UsageError
 from pipeline.export_paths import Targets, shared_folder
 from pipeline.exported import ExportedPage, ExportedSource, exported_pages, exported_sources, first_and_last_path
-from pipeline.query import BatchRow
+from pipeline.query import BatchRow, check_prompt
 
 Format = Literal["markdown", "jsonl", "parquet"]
-OnExists = Literal["replace", "skip", "fail"]
 
+STDOUT = ("-", "/dev/stdout")
 _PARQUET_ROWS = 2_000  # a row group: some megabytes of text
 
 
@@ -37,7 +38,6 @@ class ExportSummary:
     pages_failed: int = 0
     pages_waiting: int = 0
     files_rejected: int = 0  # sources without pages; all but unsupported kinds get a Markdown file that says so
-    files_skipped: int = 0  # because they existed
 
 
 def export(
@@ -46,31 +46,40 @@ def export(
     format: Format,
     batch: BatchRow | None = None,
     prompt: str | None = None,
-    on_exists: OnExists = "replace",
 ) -> ExportSummary:
     """Write the current answers of a batch, or of all sources.
 
-    `out` is a folder for Markdown and a file for the others; `-` writes JSONL to the standard output.
+    `out` is a folder for Markdown and a file for the others; `-` writes JSONL to the standard output. Files that
+    exist are replaced.
 
     Raises:
-        UsageError: `out` cannot be written or exists (`fail`), or Parquet without pyarrow.
+        UsageError: `out` cannot be written or does not fit the format, Parquet without pyarrow, an unknown prompt.
         NothingToDo: no source to export.
+        DiskFull: no room for it.
     """
+    if str(out) in STDOUT and format != "jsonl":
+        raise UsageError(f"--out {out}: only --format jsonl goes to the standard output; name a folder or a file")
+    if prompt is not None:
+        check_prompt(db, prompt)
     first, last = first_and_last_path(db, batch)
     summary = ExportSummary()
     try:
         if format == "markdown":
-            _export_markdown(db, Targets(out, shared_folder(first, last)), batch, prompt, on_exists, summary)
+            _export_markdown(db, Targets(out, shared_folder(first, last)), batch, prompt, summary)
         elif format == "jsonl":
-            _export_jsonl(out, _counted(db, batch, prompt, summary), on_exists, summary)
+            _export_jsonl(out, _counted(db, batch, prompt, summary), summary)
         else:
-            _export_parquet(out, _counted(db, batch, prompt, summary), on_exists, summary)
-    except BrokenPipeError:  # whoever read the standard output has seen enough
-        raise
+            _export_parquet(out, _counted(db, batch, prompt, summary), summary)
+    except BrokenPipeError as error:
+        if str(out) in STDOUT:  # whoever read it has seen enough
+            raise
+        raise Unavailable(f"whoever read --out {out} left before the end") from error
     except OSError as error:
-        raise UsageError(
-            f"cannot write {error.filename or out}: {error.strerror or error}; choose another --out"
-        ) from error
+        target = (error.filename if format == "markdown" else None) or out
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room left for {target}; free some or choose another --out") from error
+        reason = os.strerror(error.errno) if error.errno else error  # Parquet's own words name the part
+        raise UsageError(f"cannot write {target}: {reason}; choose another --out") from error
     return summary
 
 
@@ -95,16 +104,17 @@ def _export_markdown(
     targets: Targets,
     batch: BatchRow | None,
     prompt: str | None,
-    on_exists: OnExists,
     summary: ExportSummary,
 ) -> None:
+    if targets.out.exists() and not targets.out.is_dir():
+        raise UsageError(f"cannot write into --out {targets.out}: markdown goes into a folder, and this is none")
     for source in exported_sources(db, batch):
         summary.files_rejected += source.cause is not None
         if source.cause == "unsupported":
             continue
         target = targets.of(source.source_path)
-        if not _may_write(target, on_exists, summary):
-            continue
+        if _is_special(target) and not target.is_symlink():
+            raise UsageError(f"cannot write {target}: it is no regular file; choose another --out")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _complete_file(target) as file:
             for piece in markdown(
@@ -164,14 +174,14 @@ def _yaml_character(character: str) -> str:
     return character if character.isprintable() else f"\\U{ord(character):08x}"
 
 
-def _export_jsonl(out: Path, pages: Iterator[ExportedPage], on_exists: OnExists, summary: ExportSummary) -> None:
-    if str(out) == "-":
+def _export_jsonl(out: Path, pages: Iterator[ExportedPage], summary: ExportSummary) -> None:
+    if str(out) in STDOUT:
         _write_jsonl(sys.stdout, pages)
         return
-    if _may_write(out, on_exists, summary):
-        with _complete_file(out) as file:
-            _write_jsonl(file, pages)
-        summary.files = 1
+    target = _place(out, "jsonl")
+    with target.open("w", encoding="utf-8", newline="") if _is_special(target) else _complete_file(target) as file:
+        _write_jsonl(file, pages)
+    summary.files = 1
 
 
 def _write_jsonl(stream: TextIO, pages: Iterable[ExportedPage]) -> None:
@@ -180,30 +190,40 @@ def _write_jsonl(stream: TextIO, pages: Iterable[ExportedPage]) -> None:
         stream.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
-def _export_parquet(out: Path, pages: Iterator[ExportedPage], on_exists: OnExists, summary: ExportSummary) -> None:
+def _export_parquet(out: Path, pages: Iterator[ExportedPage], summary: ExportSummary) -> None:
     try:
         import pyarrow  # an extra: 45 MB
         from pyarrow import parquet
     except ImportError as error:
         raise UsageError("Parquet needs pyarrow; pip install 'pagepack[parquet]'") from error
-    if not _may_write(out, on_exists, summary):
-        return
+    target = _place(out, "parquet")
     kinds = {"int": pyarrow.int64(), "float": pyarrow.float64(), "datetime": pyarrow.timestamp("us", tz="UTC")}
     kind_of = {field.name: str(field.type).partition(" ")[0] for field in fields(ExportedPage)}
     schema = pyarrow.schema([(name, kinds.get(kind, pyarrow.string())) for name, kind in kind_of.items()])
-    with _part_of(out) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
+    with _part_of(target) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
         while rows := list(itertools.islice(pages, _PARQUET_ROWS)):
             writer.write_table(pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema))
     summary.files = 1
 
 
-def _may_write(target: Path, on_exists: OnExists, summary: ExportSummary) -> bool:
-    if not target.exists() and not target.is_symlink():
-        return True
-    if on_exists == "fail":
-        raise UsageError(f"{target} exists; choose another --out, or --on-exists replace or skip")
-    summary.files_skipped += on_exists == "skip"
-    return on_exists == "replace"
+def _place(out: Path, format: Format) -> Path:
+    """The file to replace or to write into: that behind a symbolic link, for the link is the user's own.
+
+    Raises:
+        UsageError: it is a folder, or a pipe or device, which take JSON Lines only.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; {format} goes into one file, so name a file in it")
+    if _is_special(out):
+        if format != "jsonl":
+            raise UsageError(f"--out {out} is a pipe or a device, which takes --format jsonl only; name a file")
+        return out
+    return out.resolve()
+
+
+def _is_special(path: Path) -> bool:
+    """Pipes, devices and sockets are written into; a file renamed to their name would replace them."""
+    return path.exists() and not path.is_file()
 
 
 @contextmanager
@@ -219,6 +239,9 @@ def _part_of(target: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(target), None  # the name that people know
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from pipeline.errors import NothingToDo, PageFailed, UsageError
-from pipeline.export import export
+from pipeline.errors import DiskFull, NothingToDo, PageFailed, UsageError
+from pipeline.export import Format, export
 from pipeline.export_paths import Targets, safe_name, shared_folder
 from pipeline.query import find_batch
 from pipeline.store import NewPage
@@ -144,16 +145,65 @@ def test_a_reader_that_leaves_is_no_usage_error(archive: Archive, monkeypatch: p
         export(archive.db, Path("-"), "jsonl")
 
 
-def test_existing_files_are_replaced_kept_or_refused(archive: Archive, tmp_path: Path) -> None:
+def test_existing_files_are_replaced(archive: Archive, tmp_path: Path) -> None:
     archive.file("/in/a.pdf", ["text"])
     target = tmp_path / "a.pdf.md"
     target.write_text("mine")
-    with pytest.raises(UsageError, match="exists"):
-        export(archive.db, tmp_path, "markdown", on_exists="fail")
-    assert export(archive.db, tmp_path, "markdown", on_exists="skip").files_skipped == 1
-    assert target.read_text() == "mine"
     export(archive.db, tmp_path, "markdown")
     assert list(files(tmp_path)) == ["a.pdf.md"] and "text" in target.read_text()
+
+
+def test_pipes_and_devices_are_written_into_or_refused(archive: Archive, tmp_path: Path) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for out in (fifo, link):
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        assert export(archive.db, out, "jsonl").pages == 1
+        assert json.loads(os.read(reader, 10_000))["text"] == "text"
+        os.close(reader)
+        with pytest.raises(UsageError, match=rf"{out.name} is a pipe or a device"):
+            export(archive.db, out, "parquet")
+        with pytest.raises(UsageError, match="goes into a folder"):
+            export(archive.db, out, "markdown")
+        assert fifo.is_fifo() and link.is_symlink()
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "a.pdf.md")
+    with pytest.raises(UsageError, match=r"a\.pdf\.md: it is no regular file"):
+        export(archive.db, tmp_path / "out", "markdown")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_symbolic_link_stays_and_its_file_is_replaced(archive: Archive, tmp_path: Path, form: Format) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "file")
+    for _ in ("dangling", "there"):
+        export(archive.db, link, form)
+        assert link.is_symlink() and (tmp_path / "disk" / "file").stat().st_size > 0
+    assert len(list((tmp_path / "disk").iterdir())) == 1
+
+
+def test_what_does_not_fit_is_named_as_the_user_named_it(archive: Archive, tmp_path: Path) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    for form in ("markdown", "parquet"):
+        with pytest.raises(UsageError, match="--out -: only --format jsonl"):
+            export(archive.db, Path("-"), form)
+    with pytest.raises(UsageError, match="is a folder"):
+        export(archive.db, tmp_path, "jsonl")
+    with pytest.raises(UsageError, match="'nope'; known are ocr"):
+        export(archive.db, tmp_path / "out", "markdown", prompt="nope")
+    for form in ("jsonl", "parquet"):
+        with pytest.raises(UsageError, match=re.escape(f"cannot write {tmp_path / 'no' / 'out'}: No such file")):
+            export(archive.db, tmp_path / "no" / "out", form)
+    (tmp_path / "a.pdf.md").mkdir()
+    with pytest.raises(UsageError, match=r"a\.pdf\.md: it is no regular file"):
+        export(archive.db, tmp_path, "markdown")
+    with pytest.raises(DiskFull, match="no room left for /dev/full"):
+        export(archive.db, Path("/dev/full"), "jsonl")
+    assert Path("/dev/full").is_char_device()
 
 
 def test_nothing_to_export_and_places_that_cannot_be_written(archive: Archive, tmp_path: Path) -> None:
