@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
+import shlex
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from rich.text import Text
 from pipeline import __version__
 from pipeline.errors import NothingToDo, PagepackError, UsageError
 from pipeline.live import Live, duration
+from pipeline.output import OutputEnded, guard_output, silence_output
 from pipeline.settings import Settings, load_settings
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
 
@@ -31,6 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """Entry point of `pagepack`: errors in one line, documented exit codes."""
+    guard_output()
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -39,9 +42,11 @@ def main() -> None:
         code = EXIT_USAGE
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # `pagepack sql … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_DONE
+    except OutputEnded as error:
+        silence_output()
+        code = EXIT_DONE if error.was_read_enough else EXIT_STOPPED
+        if code:
+            click.echo(f"pagepack: cannot write to the standard output: {error}", err=True)
     except PagepackError as error:
         click.echo(f"pagepack: {error}", err=True)
         code = exit_code(error)
@@ -67,7 +72,8 @@ def cli() -> None:
       pagepack export --out text/             one Markdown file a document
 
     Everything lies in one folder (--home, default ./pagepack-data). A command that was interrupted goes on where it
-    was when you repeat it. Every option is also a variable: --home is PAGEPACK_HOME.
+    was when you repeat it. Settings are variables too: --home is PAGEPACK_HOME, and so are --engine, --model and
+    --text-layer; the README lists those without an option.
 
     \b
     Exit codes: 0 all pages done · 1 some failed or were rejected, the rest is stored · 2 wrong usage or settings
@@ -75,10 +81,15 @@ def cli() -> None:
     """
 
 
+def path(text: str) -> Path:
+    """A path on the command line. `Path("")` is the current folder, which nobody means who writes "$UNSET"."""
+    if not text:
+        raise click.BadParameter("it is empty; is a shell variable unset?")
+    return Path(text)
+
+
 def home_option(command: F) -> F:
-    return click.option(
-        "--home", type=click.Path(path_type=Path, file_okay=False), help="Folder of the database.  [./pagepack-data]"
-    )(command)
+    return click.option("--home", type=path, help="Folder of the database.  [./pagepack-data]")(command)
 
 
 def json_option(command: F) -> F:
@@ -92,12 +103,11 @@ def pages_option(command: F) -> F:
 def engine_options(command: F) -> F:
     engines = click.Choice(["auto", "pixtral", "rapidocr"])
     command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
-    model = click.Path(path_type=Path)
-    return click.option("--model", type=model, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
+    return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=path)
 @home_option
 @engine_options
 @click.option(
@@ -107,7 +117,7 @@ def engine_options(command: F) -> F:
     "--prompt-file",
     "prompt_files",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=path,
     help="A prompt of your own; the file's name is the prompt's.",
 )
 @click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]")
@@ -215,7 +225,7 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
         )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
-        where = "" if settings.home == Path("pagepack-data") else f" --home {settings.home}"
+        where = "" if settings.home == Path("pagepack-data") else f" --home {shlex.quote(str(settings.home))}"
         if failed:
             click.echo(f'why:   pagepack sql{where} "SELECT source_path, page_number, reason FROM failures"')
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
@@ -224,7 +234,7 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
 
 @cli.command()
 @click.argument("question")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=path)
 @pages_option
 @home_option
 @engine_options
@@ -282,7 +292,7 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
 
-    db = open_database(load_settings(home=home))
+    db = open_database(load_settings(home=home), readonly=True)
     console = Console()
     while True:
         now = query_status(db, find_batch(db, batch))
@@ -306,8 +316,7 @@ def _status_json(status: Any) -> dict[str, Any]:
 
 def _status_table(status: Any) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    rate = status.progress.pages_per_second
-    left = status.progress.seconds_left
+    rate, left = status.pages_per_second, status.seconds_left
     rows = {
         "batch": f"{status.batch.name}  ({status.batch.batch_id}, {status.batch.state})",
         "files": f"{status.files_seen:,} seen = {status.files_done:,} done + {status.files_failed:,} failed + "
@@ -335,7 +344,7 @@ def _waiting(status: Any) -> int:
 def search(
     words: tuple[str, ...], home: Path | None, prompt: str | None, batch: str | None, limit: int, as_json: bool
 ) -> int:
-    """Pages that hold all the WORDS, best first. "Quote a phrase"; end a word with * for its beginning.
+    """Pages that hold all the WORDS, best first. "Quote a phrase"; any word that ends with * stands for its endings.
 
     Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
     """
@@ -343,10 +352,10 @@ def search(
     from pipeline.query import find_batch
     from pipeline.query import search as query_search
 
-    db = open_database(load_settings(home=home))
+    db = open_database(load_settings(home=home), readonly=True)
     hits = query_search(
         db,
-        " ".join(f'"{word}"' if " " in word else word for word in words),
+        " ".join(_phrase(word) for word in words),
         prompt=prompt,
         limit=limit,
         batch=find_batch(db, batch) if batch else None,
@@ -361,7 +370,14 @@ def search(
         for start, end in hit.snippet.matches:
             snippet.stylize("bold red", start + 4, end + 4)
         console.print(snippet)
+    if not hits:
+        click.echo(f"pagepack: no page holds all of: {' '.join(words)}", err=True)
     return EXIT_DONE if hits else EXIT_FAILED
+
+
+def _phrase(word: str) -> str:
+    """An argument of several words was quoted for the shell; it is one phrase, unless a word in it ends with a star."""
+    return f'"{word}"' if " " in word and '"' not in word and "* " not in word else word
 
 
 def _visible(text: str) -> str:
@@ -374,7 +390,8 @@ def _visible(text: str) -> str:
 @home_option
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="[table on a terminal, else csv]")
 @click.option("--seconds", default=60.0, show_default=True, help="Stop the statement after this long.")
-def sql(statement: str, home: Path | None, form: str | None, seconds: float) -> int:
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def sql(statement: str, home: Path | None, form: str | None, seconds: float, as_json: bool) -> int:
     """Run one read-only SQL STATEMENT.
 
     \b
@@ -386,6 +403,11 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float) -> 
     from pipeline.formats import write_csv, write_json, write_table
     from pipeline.readonly_sql import run_sql
 
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds {seconds:g}: give a number above 0")
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} contradict each other")
+    form = "json" if as_json else form
     result = run_sql(load_settings(home=home), statement, limit_seconds=seconds)
     writers = {"table": write_table, "csv": write_csv, "json": write_json}
     writers[form or ("table" if sys.stdout.isatty() else "csv")](sys.stdout, result.columns, result.rows)
@@ -393,28 +415,36 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float) -> 
 
 
 @cli.command()
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="A folder; for jsonl a file, or - for stdout."
-)
+@click.option("--out", required=True, type=path, help="A folder; for jsonl and parquet a file; for jsonl also -.")
 @click.option(
     "--format", "form", default="markdown", show_default=True, type=click.Choice(["markdown", "jsonl", "parquet"])
 )
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
 @home_option
+@click.option("--json", "as_json", is_flag=True, help="The counts as JSON, on stdout unless the pages go there.")
 def export(
-    out: Path, form: Literal["markdown", "jsonl", "parquet"], batch: str | None, prompt: str | None, home: Path | None
+    out: Path,
+    form: Literal["markdown", "jsonl", "parquet"],
+    batch: str | None,
+    prompt: str | None,
+    home: Path | None,
+    as_json: bool,
 ) -> int:
     """Write the text out: Markdown a document, JSON Lines or Parquet a page.
 
     Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
     """
     from pipeline.database import open_database
+    from pipeline.export import STDOUT
     from pipeline.export import export as write_export
     from pipeline.query import find_batch
 
-    db = open_database(load_settings(home=home))
+    db = open_database(load_settings(home=home), readonly=True)
     summary = write_export(db, out, form, batch=find_batch(db, batch) if batch else None, prompt=prompt)
+    if as_json:
+        click.echo(json.dumps(asdict(summary)), err=str(out) in STDOUT)
+        return EXIT_DONE
     click.echo(
         f"{summary.files:,} files, {summary.pages:,} pages written to {out}: {summary.pages_failed:,} failed and "
         f"{summary.pages_waiting:,} waiting pages are marked; {summary.files_rejected:,} files were rejected",
@@ -428,27 +458,56 @@ def export(
 @home_option
 @click.option("--cause", help="Only failures of this cause; see `pagepack status`.")
 @click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
-def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None) -> int:
+@json_option
+def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None, as_json: bool) -> int:
     """Put failed pages and rejected files back to the queue; then run the batch's `pagepack run` again."""
     from pipeline.database import open_database
-    from pipeline.query import find_batch
-    from pipeline.readonly_sql import run_sql
+    from pipeline.query import find_batch, paths_not_taken_in
     from pipeline.store import retry_failures
 
     settings = load_settings(home=home)
     db = open_database(settings)
     chosen = find_batch(db, batch)
-    select = f"SELECT DISTINCT source_path, page_number FROM failures WHERE batch_id = {_quoted(chosen.batch_id)}"
+    failures = _chosen_failures(settings, chosen.batch_id, cause, where)
+    documents, tasks = retry_failures(db, chosen.id, failures)
+    not_taken_in = paths_not_taken_in(db, chosen)
+    again = sum(number is None and name in not_taken_in for name, number in failures)
+    if as_json:
+        click.echo(json.dumps({"files_waiting": documents, "pages_waiting": tasks, "files_looked_at_again": again}))
+        return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
+    if again:
+        click.echo(f"{again:,} files that were not taken in are looked at again by the next `pagepack run`")
+    if documents + tasks or not again:
+        click.echo(
+            f"{documents:,} files and {tasks:,} pages wait again; repeat the batch's `pagepack run` to read them"
+        )
+    return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
+
+
+def _chosen_failures(
+    settings: Settings, batch_id: str, cause: str | None, where: str | None
+) -> list[tuple[str, int | None]]:
+    """Source paths and page numbers (None for a whole file) of a batch's failures that fit.
+
+    Raises:
+        UsageError: no failure has the cause, though there are failures; or `where` is no condition.
+    """
+    from pipeline.readonly_sql import run_sql
+
+    of_batch = f"FROM failures WHERE batch_id = {_quoted(batch_id)}"
+    select = f"SELECT DISTINCT source_path, page_number {of_batch}"
     if cause is not None:
+        causes = [str(name) for (name,) in run_sql(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1").rows]
+        if causes and cause not in causes:
+            raise UsageError(f"--cause {cause}: no failure of this batch has it; they have {', '.join(causes)}")
         select += f" AND cause = {_quoted(cause)}"
     if where is not None:
         select += f" AND ({where}\n)"
-    failures = [
-        (str(path), int(str(page)) if page is not None else None) for path, page in run_sql(settings, select).rows
-    ]
-    documents, tasks = retry_failures(db, chosen.id, failures)
-    click.echo(f"{documents:,} files and {tasks:,} pages wait again; repeat the batch's `pagepack run` to read them")
-    return EXIT_DONE if documents + tasks else EXIT_NOTHING
+    try:
+        rows = list(run_sql(settings, select).rows)
+    except UsageError as error:
+        raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
+    return [(str(name), int(str(number)) if number is not None else None) for name, number in rows]
 
 
 @cli.group()
@@ -458,7 +517,8 @@ def db() -> None:
 
 @db.command()
 @home_option
-def upgrade(home: Path | None) -> int:
+@json_option
+def upgrade(home: Path | None, as_json: bool) -> int:
     """Bring the database to this program's schema; safe to repeat."""
     from pipeline.database import head_revision, open_database
     from pipeline.embedded import HomeLock
@@ -466,13 +526,16 @@ def upgrade(home: Path | None) -> int:
     settings = load_settings(home=home)
     with HomeLock(settings.home):
         database = open_database(settings, create=True)
-    click.echo(f"{database.name} is at revision {head_revision()}")
+    if as_json:
+        click.echo(json.dumps({"database": database.name, "revision": head_revision()}, ensure_ascii=False))
+    else:
+        click.echo(f"{database.name} is at revision {head_revision()}")
     return EXIT_DONE
 
 
 @cli.command()
 @home_option
-@click.option("--model", type=click.Path(path_type=Path), help="Also look at this checkpoint folder.")
+@click.option("--model", type=path, help="Also look at this checkpoint folder.")
 @json_option
 def doctor(home: Path | None, model: Path | None, as_json: bool) -> int:
     """What this machine can run, what is missing, and the way out."""

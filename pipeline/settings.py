@@ -58,6 +58,13 @@ class Settings(BaseSettings):
             raise ValueError("not a URL like redis://host:6379/0")
         return value
 
+    @field_validator("home", "model", mode="before")
+    @classmethod
+    def _is_given(cls, path: object) -> object:
+        if path == "":  # else the current folder would be meant
+            raise ValueError("is empty; is a shell variable unset?")
+        return path
+
     @property
     def heartbeat_seconds(self) -> float:
         """How often a worker renews its leases: three beats may fail before one runs out."""
@@ -81,10 +88,13 @@ def load_settings(**flags: object) -> Settings:
         if is_setting(variable) and variable not in known:
             raise UsageError(f"{variable} is not a setting of pagepack; known are {', '.join(sorted(known))}")
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
         raise UsageError(
             f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}, got {first.get('input')!r}"
         ) from error
+    if os.path.exists(settings.home) and not os.path.isdir(settings.home):
+        raise UsageError(f"PAGEPACK_HOME (or --home): {settings.home} is a file; choose a folder")
+    return settings

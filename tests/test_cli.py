@@ -1,0 +1,243 @@
+"""The command line as shells, pipes and scripts meet it: real processes on a small archive."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings, load_settings
+from tests.conftest import Archive
+from tests.test_run import PAGEPACK, environment, pagepack, write_pdf
+
+PROGRAM = shlex.join(PAGEPACK)
+
+
+@pytest.fixture
+def home(archive: Archive, settings: Settings) -> Path:
+    """Two pages read, one file of a kind that is not taken in; a writer has the database open."""
+    archive.file("/in/a.pdf", ["crème tide tables 年度", "garden and tides " * 40])
+    archive.see("/in/notes.txt", rejection="unsupported")
+    archive.finish()
+    return settings.home
+
+
+def shell(script: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """bash, with `pagepack` as a function."""
+    defined = f'pagepack() {{ {PROGRAM} "$@"; }}\n{script}'
+    told = environment("InstantEngine", PAGEPACK_HOME=str(home), **variables)
+    return subprocess.run(["bash", "-c", defined], env=told, capture_output=True, text=True, timeout=120)
+
+
+MANY = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000) SELECT i FROM n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"pagepack sql '{MANY}' | head -1",
+        f"pagepack sql '{MANY}' --format json | head -1",
+        f"pagepack sql '{MANY}' --format table | head -1",
+        "pagepack search tides | true",
+        "pagepack search tides --json | true",
+        "pagepack status | true",
+        "pagepack status --json | true",
+        "pagepack export --format jsonl --out - | true",
+        "pagepack --help | true",
+    ],
+)
+def test_a_reader_that_leaves_early_is_no_failure(home: Path, command: str) -> None:
+    result = shell(f'{command}; echo "code ${{PIPESTATUS[0]}}" >&2', home)
+    assert result.stderr.endswith("code 0\n") and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "status --json", "search tides", "sql 'SELECT 1'", "--help"])
+def test_a_full_disk_under_the_output_is_one_line(home: Path, command: str) -> None:
+    result = shell(f"pagepack {command} > /dev/full", home)
+    assert result.returncode == 4
+    assert result.stderr == "pagepack: cannot write to the standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["status", "search tides", "sql 'SELECT 1'", "export --format jsonl --out -"])
+def test_closed_streams_are_no_accident(home: Path, command: str) -> None:
+    for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
+        result = shell(f"pagepack {command} {closed}", home)
+        assert result.returncode == 0 and "Traceback" not in result.stderr, closed
+    assert shell("pagepack sql 'SELECT count(*) FROM page_text'", home).stdout.split() == ["count(*)", "2"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_texts_are_written_whatever_the_locale(home: Path, variables: dict[str, str]) -> None:
+    for command in ("search tide", "sql 'SELECT text FROM page_text'", "export --format jsonl --out -"):
+        told = environment("InstantEngine", **variables)
+        result = subprocess.run(
+            ["bash", "-c", f"{PROGRAM} {command} --home {home}"], env=told, capture_output=True, timeout=120
+        )
+        assert result.returncode == 0, result.stderr
+        assert "crème" in result.stdout.decode() and "年度" in result.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", ""],
+        ["ask", "why?", ""],
+        ["status", "--home", ""],
+        ["export", "--out", ""],
+        ["doctor", "--model", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(home: Path, tmp_path: Path, arguments: list[str]) -> None:
+    where = [] if "--home" in arguments else ["--home", str(home)]
+    result = pagepack(*arguments, *where)
+    assert result.returncode == 2 and "is empty" in result.stderr
+
+
+def test_a_home_that_is_empty_or_a_file_is_named(tmp_path: Path) -> None:
+    empty = pagepack("status", PAGEPACK_HOME="")
+    assert empty.returncode == 2 and "PAGEPACK_HOME" in empty.stderr and "is empty" in empty.stderr
+    (tmp_path / "file").write_text("x")
+    for arguments, variables in ((["--home", str(tmp_path / "file")], {}), ([], {"PAGEPACK_HOME": f"{tmp_path}/file"})):
+        result = pagepack("status", *arguments, **variables)
+        assert result.returncode == 2 and f"{tmp_path}/file is a file" in result.stderr
+    with pytest.raises(UsageError, match="is a file"):
+        load_settings(home=tmp_path / "file")
+
+
+def test_a_home_of_any_name_works_and_its_hints_can_be_pasted(tmp_path: Path) -> None:
+    home = tmp_path / "100% sure? it's #1&x"
+    result = pagepack("run", write_pdf(tmp_path / "a.pdf", 2), "--home", home)
+    assert result.returncode == 0, result.stderr
+    assert {file.name for file in home.iterdir()} >= {"pagepack.db"}
+    (hint,) = [line for line in result.stdout.splitlines() if line.startswith("read:")]
+    pasted = shell(hint.removeprefix("read:"), tmp_path)
+    assert pasted.returncode == 0 and pasted.stdout.count("ocr of") == 2
+    assert pagepack("status", "--home", home).returncode == 0
+    missing = pagepack("status", "--home", tmp_path / "not here")
+    assert f"--home '{tmp_path}/not here'" in missing.stderr
+
+
+@pytest.fixture
+def locked(archive: Archive, home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the home that nobody may write to."""
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    archive.db.dispose()
+    shutil.copy(home / "pagepack.db", locked / "pagepack.db")
+    (locked / "pagepack.db").chmod(0o444)
+    locked.chmod(0o555)
+    yield locked
+    locked.chmod(0o755)
+
+
+def humbly(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Root writes where it likes, unless it gives up that privilege."""
+    humble = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*humble, *PAGEPACK, *map(str, arguments)]
+    return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=120)
+
+
+READING = [
+    ["status"],
+    ["search", "tides"],
+    ["sql", "SELECT text FROM page_text"],
+    ["export", "--format", "jsonl", "--out", "-"],
+]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=lambda arguments: arguments[0])
+def test_a_database_that_cannot_be_written_is_read(locked: Path, arguments: list[str]) -> None:
+    for mode in (0o555, 0o755):  # in a folder that may be written, SQLite makes its two files
+        locked.chmod(mode)
+        result = humbly(*arguments, "--home", locked)
+        assert result.returncode == 0 and result.stdout, result.stderr
+    refused = humbly("retry", "--home", locked)
+    assert refused.returncode == 2 and "is read-only" in refused.stderr
+
+
+def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
+    with archive.db.write() as connection:
+        connection.exec_driver_sql("UPDATE answers SET text = 'half'")
+        for arguments in READING:
+            result = pagepack(*arguments, "--home", home)
+            assert result.returncode == 0 and "half" not in result.stdout, result.stderr
+    archive.file("/in/b.pdf", ["tides late"], batch="later")
+    assert "/in/b.pdf" in pagepack("search", "late", "--home", home).stdout
+
+
+def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
+    result = pagepack("retry", "--cause", "unsupported", "--home", home)
+    assert result.returncode == 0
+    assert result.stdout == "1 files that were not taken in are looked at again by the next `pagepack run`\n"
+    told = pagepack("retry", "--json", "--home", home)
+    assert json.loads(told.stdout) == {"files_waiting": 0, "pages_waiting": 0, "files_looked_at_again": 1}
+    unknown = pagepack("retry", "--cause", "timeouts", "--home", home)
+    assert unknown.returncode == 2 and "they have unsupported" in unknown.stderr
+    for where in ("source_path LIKE", "nothing = 1"):
+        wrong = pagepack("retry", "--where", where, "--home", home)
+        assert wrong.returncode == 2 and f"--where {where}: " in wrong.stderr
+    none = pagepack("retry", "--where", "page_number = 7", "--home", home)
+    assert none.returncode == 3 and "0 files and 0 pages" in none.stdout
+
+
+def said(home: Path, *arguments: str | Path) -> Any:
+    result = pagepack(*arguments, "--home", home)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_programs_get_json(home: Path, tmp_path: Path) -> None:
+    counts = said(home, "export", "--out", tmp_path / "out", "--json")
+    assert counts["files"] == 1 and counts["pages"] == 2
+    rows = pagepack("export", "--format", "jsonl", "--out", "-", "--json", "--home", home)
+    assert len(rows.stdout.splitlines()) == 2 and json.loads(rows.stderr)["pages"] == 2
+    assert said(home, "db", "upgrade", "--json")["revision"]
+    assert said(home, "sql", "SELECT 1 AS n", "--json") == [{"n": 1}]
+    assert pagepack("sql", "SELECT 1", "--json", "--format", "csv", "--home", home).returncode == 2
+    status = said(home, "status", "--json")
+    for name in ("started_at", "finished_at"):
+        assert datetime.fromisoformat(status[name]).utcoffset() == timedelta(0)
+    assert status["progress"]["tasks_done"] == 2 and status["pages_per_second"] > 0
+
+
+def test_search_stars_and_silence(home: Path) -> None:
+    assert "a.pdf:2" in pagepack("search", "tid* garden", "--home", home).stdout
+    assert "a.pdf:2" in pagepack("search", "gard*", "tid*", "--home", home).stdout
+    assert "a.pdf:1" in pagepack("search", "tide tables", "--home", home).stdout
+    nothing = pagepack("search", "tables tide", "--home", home)
+    assert nothing.returncode == 1 and nothing.stdout == "" and "no page holds all of: tables tide" in nothing.stderr
+    for command in (["search", "tides"], ["export", "--out", home / "out"]):
+        wrong = pagepack(*command, "--prompt", "nope", "--home", home)
+        assert wrong.returncode == 2 and "'nope'; known are ocr" in wrong.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_limit_of_no_time_is_refused(home: Path, seconds: str) -> None:
+    result = pagepack("sql", "SELECT 1", "--seconds", seconds, "--home", home)
+    assert result.returncode == 2 and "--seconds" in result.stderr
+
+
+def test_what_is_no_database_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "pagepack.db"
+    path.touch()
+    empty = pagepack("status", "--home", tmp_path)
+    assert empty.returncode == 2 and "holds no pagepack database" in empty.stderr and "None" not in empty.stderr
+    path.write_text("no database " * 500)
+    for command in (["sql", "SELECT * FROM files"], ["status"]):
+        damaged = pagepack(*command, "--home", tmp_path)
+        assert damaged.returncode == 2 and f"{path} is not a whole SQLite database" in damaged.stderr
