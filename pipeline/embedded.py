@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,7 +99,8 @@ class EmbeddedBroker:
     def __init__(self, home: Path) -> None:
         self._directory = home / "run"
         socket = self._directory.absolute() / "broker.sock"
-        if len(os.fsencode(socket)) > _MAX_SOCKET_PATH:
+        # Nor can a URL name a socket below a folder with % or ? in its name: some readers of it unquote, some do not.
+        if len(os.fsencode(socket)) > _MAX_SOCKET_PATH or not re.fullmatch(r"[\w./+-]+", str(socket), re.ASCII):
             name = hashlib.sha256(os.fsencode(self._directory.absolute())).hexdigest()[:16]
             self._directory = Path(tempfile.gettempdir()) / f"pagepack-{os.getuid()}-{name}"
             socket = self._directory / "broker.sock"
