@@ -33,6 +33,7 @@ from schemas.tables import (
     TaskAttempt,
     TaskState,
 )
+from schemas.views import summary_of_batch
 
 _WINDOW_SECONDS = 60.0
 _WINDOW_ATTEMPTS = 60_000  # as many of the latest attempts are looked at: a minute at 1,000 pages/s
@@ -139,7 +140,7 @@ def status(db: Database, batch: BatchRow) -> Status:
     now = count_progress(db, batch.id)
     with db.read() as connection:
         where = {"batch_id": batch.batch_id}
-        row = connection.execute(sa.text("SELECT * FROM batch_summary WHERE batch_id = :batch_id"), where).one()
+        row = connection.execute(sa.text(summary_of_batch()), {"id": batch.id}).one()
         failures = connection.execute(
             sa.text("SELECT cause, count(*) FROM failures WHERE batch_id = :batch_id GROUP BY 1 ORDER BY 2 DESC, 1"),
             where,

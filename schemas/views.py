@@ -151,15 +151,17 @@ JOIN sources s ON s.id = bs.source_id
 WHERE t.state = 'failed' AND {_IS_ASKED_ABOUT}
 """
 
-# One row a batch and page of its documents: 1 done, 0 waiting, -1 failed.
-_BATCH_PAGES = f"""
+
+def _batch_pages(only: str = "") -> str:
+    """One row a batch and page of its documents: 1 done, 0 waiting, -1 failed."""
+    return f"""
 SELECT o.batch_id AS batch_id, p.document_id AS document_id, p.id AS page_id,
        CASE WHEN p.cause IS NOT NULL THEN -1
             WHEN sum(CASE WHEN t.state = 'failed' THEN 1 ELSE 0 END) > 0
              AND sum(CASE WHEN t.state IN ('pending', 'leased') THEN 1 ELSE 0 END) = 0 THEN -1
             WHEN sum(CASE WHEN t.state = 'done' THEN 1 ELSE 0 END) = count(*) AND count(t.id) > 0 THEN 1
             ELSE 0 END AS outcome
-FROM (SELECT DISTINCT bs.batch_id AS batch_id, bs.document_id AS document_id FROM batch_sources bs) o
+FROM (SELECT DISTINCT bs.batch_id AS batch_id, bs.document_id AS document_id FROM batch_sources bs{only}) o
 JOIN batches b ON b.id = o.batch_id
 JOIN pages p ON p.document_id = o.document_id
   AND {_IS_ASKED_ABOUT}
@@ -168,7 +170,9 @@ LEFT JOIN page_tasks t ON t.page_id = p.id AND t.prompt_version = bp.prompt_vers
 GROUP BY o.batch_id, p.document_id, p.id, p.cause
 """
 
-_FILES = f"""
+
+def _files(only: str = "") -> str:
+    return f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, d.public_id AS document_id, d.kind AS kind,
        CASE WHEN bs.cause IS NOT NULL OR d.state = 'rejected' THEN 'rejected'
             WHEN d.state = 'failed' THEN 'failed'
@@ -184,11 +188,13 @@ LEFT JOIN (SELECT o.batch_id AS batch_id, o.document_id AS document_id,
                   count(*) AS pages_asked,
                   sum(CASE WHEN o.outcome = 1 THEN 1 ELSE 0 END) AS pages_done,
                   sum(CASE WHEN o.outcome = -1 THEN 1 ELSE 0 END) AS pages_failed
-           FROM ({_BATCH_PAGES}) o GROUP BY o.batch_id, o.document_id) n
+           FROM ({_batch_pages(only)}) o GROUP BY o.batch_id, o.document_id) n
        ON n.batch_id = b.id AND n.document_id = d.id
 """
 
-_BATCH_SUMMARY = f"""
+
+def _batch_summary(files: str = "files", only: str = "") -> str:
+    return f"""
 SELECT b.public_id AS batch_id, b.name AS name, b.state AS state,
        coalesce(f.seen, 0) AS files_seen, coalesce(f.done, 0) AS files_done,
        coalesce(f.failed, 0) AS files_failed, coalesce(f.rejected, 0) AS files_rejected,
@@ -199,12 +205,13 @@ LEFT JOIN (SELECT o.batch_id AS batch_id, count(*) AS seen,
                   sum(CASE WHEN o.state = 'done' THEN 1 ELSE 0 END) AS done,
                   sum(CASE WHEN o.state = 'failed' THEN 1 ELSE 0 END) AS failed,
                   sum(CASE WHEN o.state = 'rejected' THEN 1 ELSE 0 END) AS rejected
-           FROM files o GROUP BY o.batch_id) f ON f.batch_id = b.public_id
+           FROM {files} o GROUP BY o.batch_id) f ON f.batch_id = b.public_id
 LEFT JOIN (SELECT o.batch_id AS batch_id, count(*) AS total,
                   sum(CASE WHEN o.outcome = 1 THEN 1 ELSE 0 END) AS done,
                   sum(CASE WHEN o.outcome = -1 THEN 1 ELSE 0 END) AS failed
-           FROM ({_BATCH_PAGES}) o GROUP BY o.batch_id) g ON g.batch_id = b.id
+           FROM ({_batch_pages(only)}) o GROUP BY o.batch_id) g ON g.batch_id = b.id
 """
+
 
 _ATTEMPTS = """
 SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS prompt, x.token AS attempt,
@@ -233,11 +240,22 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "page_text": _PAGE_TEXT,
         "document_text": _DOCUMENT_TEXT.format(document_text=_DOCUMENT_TEXT_OF[dialect]),
         "failures": _FAILURES,
-        "files": _FILES,
-        "batch_summary": _BATCH_SUMMARY,
+        "files": _files(),
+        "batch_summary": _batch_summary(),
         "attempts": _ATTEMPTS,
         "page_images": _PAGE_IMAGES,
     }
+
+
+def summary_of_batch() -> str:
+    """The row of `batch_summary` of the batch whose `batches.id` is `:id`.
+
+    Named inside the derived tables, for SQLite carries no condition on the view into them: the view itself counts the
+    pages of all batches.
+    """
+    only = " WHERE bs.batch_id = :id"
+    files = f"({_files(only)} WHERE b.id = :id)"
+    return f"{_batch_summary(files, only)} WHERE b.id = :id"
 
 
 def create_statements(dialect: str) -> list[str]:

@@ -66,6 +66,20 @@ def test_status_of_an_empty_batch(archive: Archive) -> None:
     assert now.files_seen == 0 and now.seconds_left == 0.0 and now.failures == {}
 
 
+def test_status_of_each_batch_is_its_row_of_the_view(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["x", "y"])
+    archive.see("/in/a.pdf", batch="second")
+    archive.see("/in/notes.txt", rejection="unsupported", batch="second")
+    _, bad = archive.ingest(archive.see("/in/b.pdf", batch="second") or 0, ["0", "1"])
+    archive.read(bad, PageFailed("no", cause="timeout"))
+    archive.batch("empty")
+    counts = ["files_seen", "files_done", "files_failed", "files_rejected", "pages_total", "pages_done", "pages_failed"]
+    for batch in batch_rows(archive.db):
+        row = archive.rows(f"SELECT {', '.join(counts)} FROM batch_summary WHERE batch_id = :id", id=batch.batch_id)[0]
+        now = status(archive.db, batch)
+        assert tuple(getattr(now, name) for name in counts) == row
+
+
 def found(archive: Archive, words: str, **where: Any) -> list[tuple[str, int]]:
     return [(hit.source_path, hit.page_number) for hit in search(archive.db, words, **where)]
 
