@@ -78,15 +78,6 @@ def load(data: bytes) -> Image.Image:
     return image
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of a stored image: (H, W, 3) uint8, RGB.
-
-    Raises:
-        PageFailed: `image-damaged`.
-    """
-    return _array(load(data))
-
-
 class ImageStore:
     """Images on a local disk at `root/ab/abcdef….png`; any number of processes may write and read at once."""
 

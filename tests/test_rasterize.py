@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 from pipeline.discover import identify
 from pipeline.draw import clean, fit, padded_px
 from pipeline.errors import DocumentRejected
-from pipeline.images import decode, load
+from pipeline.images import load
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 from tests import hostile
@@ -43,7 +43,7 @@ def results(rasterizer: Rasterizer, path: Path, first_page: int = 0) -> list[Res
 
 def pixels_of(result: Result) -> NDArray[np.uint8]:
     assert isinstance(result, RasterizedPage), result
-    pixels = decode(result.image)
+    pixels = np.asarray(load(result.image).convert("RGB"))
     assert pixels.shape == (result.height_px, result.width_px, 3)
     return pixels
 
