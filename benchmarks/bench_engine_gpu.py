@@ -295,8 +295,13 @@ def main() -> None:
         raise SystemExit("this benchmark needs a CUDA device; benchmarks.bench_engine runs on a CPU")
     device = torch.device("cuda")
     assert uses_flash(device, torch.bfloat16), describe_path(device, torch.bfloat16)
-    result: dict[str, Any] = {"benchmark": "engine_gpu", "preset": args.preset, "torch": torch.__version__,
-                              "device": torch.cuda.get_device_name(), "path": describe_path(device, torch.bfloat16)}  # fmt: skip
+    result: dict[str, Any] = {
+        "benchmark": "engine_gpu",
+        "preset": args.preset,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(),
+        "path": describe_path(device, torch.bfloat16),
+    }
     for name, check in (
         ("kernel_errors", lambda: check_kernels(device)),
         ("same_text_tiny", lambda: check_engine(device, "tiny")),
