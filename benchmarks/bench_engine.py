@@ -95,8 +95,7 @@ def run_mistral_inference(
     tokens: list[list[int]] = []
     for group in groups:
         images = [
-            [vision.normalise(torch.from_numpy(i.pixels)).permute(2, 0, 1).numpy() for i in r.images]
-            for r in group
+            [vision.normalise(torch.from_numpy(i.pixels)).permute(2, 0, 1).numpy() for i in r.images] for r in group
         ]
         prompts = [list(request.tokens) for request in group]
         out, _ = generate(prompts, model, images, max_tokens=group[0].sampling.max_tokens, temperature=0.0)
@@ -104,9 +103,7 @@ def run_mistral_inference(
     return {**clock.read(), "tokens": tokens}
 
 
-def attend_like_xformers(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: Any
-) -> torch.Tensor:
+def attend_like_xformers(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: Any) -> torch.Tensor:
     """xformers' memory_efficient_attention, (1, T, H, D), for the biases that mistral-inference makes."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -117,9 +114,7 @@ def attend_like_xformers(
     out = torch.empty_like(q)
     for (first, last), (begin, end) in zip(spans_q, spans_k, strict=True):
         is_causal = last - first > 1
-        out[:, :, first:last] = attend(
-            q[:, :, first:last], k[:, :, begin:end], v[:, :, begin:end], is_causal=is_causal
-        )
+        out[:, :, first:last] = attend(q[:, :, first:last], k[:, :, begin:end], v[:, :, begin:end], is_causal=is_causal)
     return out.transpose(1, 2).contiguous()
 
 
@@ -159,12 +154,8 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument(
-        "--mistral-pages", type=int, default=2, help="pages for mistral-inference, which is slow"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=1, help="on a busy machine: the least disturbed of each counts"
-    )
+    parser.add_argument("--mistral-pages", type=int, default=2, help="pages for mistral-inference, which is slow")
+    parser.add_argument("--rounds", type=int, default=1, help="on a busy machine: the least disturbed of each counts")
     parser.add_argument("--threads", type=int, help="default: torch's own choice, the number of cores")
     parser.add_argument("--only", help="comma-separated: pagepack, mistral_inference, transformers")
     args = parser.parse_args()
@@ -176,9 +167,7 @@ def main() -> None:
         folder = make_checkpoint(Path(temporary), args.preset, dtype=dtype)
         processor = Processor(folder, read_args(folder))
         sampling = Sampling(max_tokens=args.tokens)
-        requests = [
-            processor.encode_page(f"page {i}", draw_page(i), QUESTION, sampling) for i in range(args.pages)
-        ]
+        requests = [processor.encode_page(f"page {i}", draw_page(i), QUESTION, sampling) for i in range(args.pages)]
         report(compare(folder, requests, dtype, chosen, args), requests, args)
 
 
@@ -220,9 +209,7 @@ def compare(
 
 
 def report(results: dict[str, dict[str, Any]], requests: list[Request], args: argparse.Namespace) -> None:
-    print(
-        f"{args.preset}, {args.dtype}, {len(requests[0].tokens)} prompt and {args.tokens} output tokens a page"
-    )
+    print(f"{args.preset}, {args.dtype}, {len(requests[0].tokens)} prompt and {args.tokens} output tokens a page")
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, torch {torch.__version__}, "
           f"load {os.getloadavg()[0]:.1f} at the end")  # fmt: skip
     print(f"{'':38} pages  s/page CPU s/page  pages/s  tokens/s  peak GB  same")
@@ -240,9 +227,7 @@ def report(results: dict[str, dict[str, Any]], requests: list[Request], args: ar
               f"{rate * args.tokens:9.1f} {peak:8.2f} {same:5.2f}")  # fmt: skip
 
     def ratios(of: dict[str, float]) -> dict[str, float]:
-        return {
-            name: round(of["pagepack"] / rate, 2) for name, rate in of.items() if name != "pagepack" and ours
-        }
+        return {name: round(of["pagepack"] / rate, 2) for name, rate in of.items() if name != "pagepack" and ours}
 
     print(json.dumps({
         "benchmark": "engine", "preset": args.preset, "dtype": args.dtype, "pages": args.pages, "tokens": args.tokens,

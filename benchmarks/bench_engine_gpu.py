@@ -49,9 +49,7 @@ def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ..
     return [future.result().tokens for future in [engine.submit(request) for request in requests]]
 
 
-def make_engine(
-    model: Transformer, limits: Limits, blocks: int, executor: Executor | None = None
-) -> PackedEngine:
+def make_engine(model: Transformer, limits: Limits, blocks: int, executor: Executor | None = None) -> PackedEngine:
     executor = executor or build.make_executor(model, limits, blocks, memory.BLOCK_SIZE, None)
     scheduler = Scheduler(limits, BlockPool(blocks, memory.BLOCK_SIZE), 64)
     return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
@@ -94,16 +92,12 @@ def check_kernels(device: torch.device) -> dict[str, float]:
     query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
     out = torch.full_like(query, torch.nan)
     decode = DecodeAttention(len(lengths), 32, 8, 128, 136 * 64, 64, device)
-    decode(
-        query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out
-    )
+    decode(query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out)
     worst = 0.0
     for row, length in enumerate(lengths):
         if length:
             places = torch.from_numpy(slots_of(tables[row].tolist(), 0, length, 64))
-            expected = attend_one(
-                *(x.double() for x in (query[row].cpu(), keys.cpu()[places], values.cpu()[places]))
-            )
+            expected = attend_one(*(x.double() for x in (query[row].cpu(), keys.cpu()[places], values.cpu()[places])))
             worst = max(worst, relative(out[row].cpu(), expected))
     errors["paged decode"] = worst
     assert not out[-1].any(), "a row of length 0 must be zeros"
@@ -242,15 +236,11 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     granted = memory.available_bytes(device)
     model = random_model(preset, str(device), torch.bfloat16)
     sizes = memory.size_engine(model.args, weight_bytes(model), granted, 2, device)
-    executor = build.make_executor(
-        model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile
-    )
+    executor = build.make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
     engine = make_engine(model, sizes.limits, sizes.num_blocks, executor)
     lengths = np.random.default_rng(0).integers(200, 1201, pages)
     requests = [page_request(i, 64, 48, int(length)) for i, length in enumerate(lengths)]
-    run(
-        engine, [page_request(10_000 + i, 64, 48, 8) for i in range(4)]
-    )  # kernels compile, the graph is recorded
+    run(engine, [page_request(10_000 + i, 64, 48, 8) for i in range(4)])  # kernels compile, the graph is recorded
     engine.scheduler.pool.drop_prefixes()
     timed = TimedExecutor(executor)
     executor.launch = timed.launch  # type: ignore[method-assign]

@@ -62,9 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def draw_weight(
-    name: str, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def draw_weight(name: str, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight `name` of the random checkpoint `seed`; each by its own generator, so order does not matter."""
     if len(shape) == 1:
         return torch.zeros(shape, dtype=dtype) if name.endswith("bias") else torch.ones(shape, dtype=dtype)
@@ -129,15 +127,11 @@ def write_checkpoint(
         shutil.copyfile(tokenizer, folder / "tekken.json")
     else:
         (folder / "tekken.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "consolidated.safetensors"
-    )
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "consolidated.safetensors")
     return folder
 
 
-def random_tensors(
-    params: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
+def random_tensors(params: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Every tensor that `params` asks for, drawn."""
     shapes = empty_model(read_args_from(params)).state_dict()
     return {name: draw_weight(name, tuple(tensor.shape), seed, dtype) for name, tensor in shapes.items()}

@@ -33,9 +33,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return out
 
 
-def attention(
-    w: Weights, at: str, x: Tensor, angles: Tensor, heads: int, kv_heads: int, causal: bool
-) -> Tensor:
+def attention(w: Weights, at: str, x: Tensor, angles: Tensor, heads: int, kv_heads: int, causal: bool) -> Tensor:
     num = x.shape[0]
     query = rotate((x @ w[f"{at}.wq.weight"].T).view(num, heads, -1), angles)
     key = rotate((x @ w[f"{at}.wk.weight"].T).view(num, kv_heads, -1), angles)
@@ -138,16 +136,12 @@ def logits(w: Weights, params: Mapping[str, Any], tokens: list[int], images: lis
         x = x + attention(w, f"{at}.attention", h, angles, params["n_heads"], params["n_kv_heads"], True)
         h = norm(x, w[f"{at}.ffn_norm.weight"], eps)
         x = x + (
-            mixture(w, f"{at}.feed_forward", h, params["moe"])
-            if "moe" in params
-            else gated(w, f"{at}.feed_forward", h)
+            mixture(w, f"{at}.feed_forward", h, params["moe"]) if "moe" in params else gated(w, f"{at}.feed_forward", h)
         )
     return norm(x, w["norm.weight"], eps) @ w["output.weight"].T
 
 
-def greedy(
-    w: Weights, params: Mapping[str, Any], tokens: list[int], images: list[np.ndarray], count: int
-) -> list[int]:
+def greedy(w: Weights, params: Mapping[str, Any], tokens: list[int], images: list[np.ndarray], count: int) -> list[int]:
     """The next `count` tokens, each from a whole forward pass."""
     grown = list(tokens)
     for _ in range(count):

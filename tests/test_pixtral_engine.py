@@ -269,9 +269,7 @@ def test_draws_follow_the_distribution():
         uniforms = [sampling.uniform(seed, 17) for seed in range(count)]
         tokens = sampling.choose(logits.expand(count, -1), [1.0] * count, [top_p] * count, uniforms)
         shares = torch.bincount(tokens, minlength=4) / count
-        assert (
-            (shares - probabilities).abs() < 4 * (probabilities * (1 - probabilities) / count).sqrt() + 1e-9
-        ).all()
+        assert ((shares - probabilities).abs() < 4 * (probabilities * (1 - probabilities) / count).sqrt() + 1e-9).all()
 
 
 def test_uniform_numbers_look_uniform_and_differ_by_position():
@@ -338,9 +336,7 @@ def test_adapter_answers_every_prompt_of_a_page_and_shares_its_prefix(adapter, f
     prompts = [Prompt("ocr", "read", max_tokens=6), Prompt("describe", "describe it", max_tokens=4)]
     before = adapter.stats()
     answers = [future.result(30) for future in adapter.submit("h", page(1), prompts)]
-    assert [
-        answer.output_tokens <= prompt.max_tokens for answer, prompt in zip(answers, prompts, strict=True)
-    ]
+    assert [answer.output_tokens <= prompt.max_tokens for answer, prompt in zip(answers, prompts, strict=True)]
     assert answers[0].prompt_tokens > 20 and answers[0].seconds > 0
     assert adapter.stats()["images"] == before["images"] + 1
     assert adapter.model == fingerprint(folder) and adapter.capacity >= 16 and adapter.supports(prompts[0])
@@ -355,9 +351,7 @@ def test_adapter_passes_sampling_stop_and_deadline(adapter):
 
 
 def test_adapter_shrinks_a_page_beyond_the_table_of_positions_as_mistral_common_does(adapter):
-    answer = adapter.submit("h", np.zeros((32, 2048, 3), np.uint8), [Prompt("p", "x", max_tokens=1)])[
-        0
-    ].result(30)
+    answer = adapter.submit("h", np.zeros((32, 2048, 3), np.uint8), [Prompt("p", "x", max_tokens=1)])[0].result(30)
     assert answer.prompt_tokens == 2 + 65 + len("x") + 1  # 1024 × 16 px
 
 
@@ -415,7 +409,5 @@ assert used < granted, used
 print(used)
 """
     root = Path(__file__).parent.parent
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root
-    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root)
     assert run.returncode == 0, run.stderr

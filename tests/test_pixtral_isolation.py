@@ -75,9 +75,7 @@ def read(
     """Run (page number, question number) pairs through a fresh engine, all at once; results in their order."""
     limits = Limits(max_sequences, chunk, budget, max_context)
     executor = RecordingExecutor(model, limits, blocks, block_size, tile)
-    scheduler = Scheduler(
-        limits, BlockPool(blocks, block_size), expected_output_tokens=0
-    )  # no caution: preempt
+    scheduler = Scheduler(limits, BlockPool(blocks, block_size), expected_output_tokens=0)  # no caution: preempt
     engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=False)
     wanted = sampling or Sampling(max_tokens=12)
     try:
@@ -110,9 +108,7 @@ def test_engine_equals_the_plain_float64_reference(alone, processor):
     for p, q in [(0, 0), (3, 1), (4, 0)]:
         request = processor.encode_page("x", page(p), QUESTIONS[q], Sampling())
         result = alone[p, q][0]
-        expected = reference.greedy(
-            weights, PRESETS["tiny"], list(request.tokens), [page(p)], len(result.tokens)
-        )
+        expected = reference.greedy(weights, PRESETS["tiny"], list(request.tokens), [page(p)], len(result.tokens))
         assert list(result.tokens) == expected
 
 
@@ -132,13 +128,9 @@ work_lists = st.lists(
     budget=st.sampled_from([64, 128, 1024]),
     blocks=st.sampled_from([26, 40, 4096]),
 )
-def test_text_is_bitwise_the_same_in_any_pack_and_order(
-    model, processor, alone, work, max_sequences, budget, blocks
-):
+def test_text_is_bitwise_the_same_in_any_pack_and_order(model, processor, alone, work, max_sequences, budget, blocks):
     """Same chunks, any neighbours, prefix sharing, preemption (few blocks): the same bits before the head."""
-    results, executor, _ = read(
-        model, processor, work, max_sequences=max_sequences, budget=budget, blocks=blocks
-    )
+    results, executor, _ = read(model, processor, work, max_sequences=max_sequences, budget=budget, blocks=blocks)
     states = list(executor.logits.values())
     by_number = dict(sorted(executor.logits.items()))
     for (p, q), result, rows in zip(work, results, by_number.values(), strict=True):
@@ -156,9 +148,7 @@ def test_text_is_bitwise_the_same_in_any_pack_and_order(
     block_size=st.sampled_from([1, 4, 16]),
     max_sequences=st.sampled_from([1, 3, 16]),
 )
-def test_text_is_the_same_in_other_chunks_and_blocks(
-    model, processor, alone, work, chunk, block_size, max_sequences
-):
+def test_text_is_the_same_in_other_chunks_and_blocks(model, processor, alone, work, chunk, block_size, max_sequences):
     """Other chunk lengths change the order of sums, so tokens are compared, not bits: float32."""
     results, _, _ = read(
         model, processor, work, chunk=chunk, budget=chunk, block_size=block_size, max_sequences=max_sequences

@@ -72,9 +72,7 @@ def test_packed_logits_equal_the_plain_reference(checkpoint, dtype, tolerance):
     lengths = [len(prompt) for prompt in prompts]
     with torch.inference_mode():
         features = vision.encode_images(model, [torch.from_numpy(image) for image in pixels])
-        hidden = language.embed(
-            model, torch.tensor([token for prompt in prompts for token in prompt]), features
-        )
+        hidden = language.embed(model, torch.tensor([token for prompt in prompts for token in prompt]), features)
         positions = torch.cat([torch.arange(length) for length in lengths])
         hidden = language.run_layers(model, hidden, positions, language.causal(model, lengths))
         packed = language.logits(model, hidden).split(lengths)
@@ -89,9 +87,7 @@ def test_vision_equals_mistral_inference_for_one_image(checkpoint, monkeypatch):
     import mistral_inference.transformer_layers as theirs
 
     def attend_all(query, key, value, _bias):
-        out = torch.nn.functional.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in (query, key, value))
-        )
+        out = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
         return out.transpose(1, 2).contiguous()
 
     monkeypatch.setattr(theirs, "memory_efficient_attention", attend_all)

@@ -56,9 +56,7 @@ CONVERSATIONS = {
         UserMessage(content=[TextChunk(text="And this?"), ImageChunk(image=picture(16, 16, 4))]),
     ],
     "to be resized": [UserMessage(content=[ImageChunk(image=picture(100, 50, 5)), TextChunk(text="x")])],
-    "with transparency": [
-        UserMessage(content=[ImageChunk(image=picture(32, 32, 6, "RGBA")), TextChunk(text="x")])
-    ],
+    "with transparency": [UserMessage(content=[ImageChunk(image=picture(32, 32, 6, "RGBA")), TextChunk(text="x")])],
     "grey": [UserMessage(content=[ImageChunk(image=picture(32, 32, 7, "L")), TextChunk(text="x")])],
     "too large": [UserMessage(content=[ImageChunk(image=picture(1600, 800, 8)), TextChunk(text="x")])],
     "text only": [UserMessage(content="Say something.")],

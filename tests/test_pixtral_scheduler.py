@@ -47,9 +47,7 @@ def test_random_workload_returns_every_block_and_finishes_everyone(seed, blocks,
     """About 200 steps each: arrivals, shared pages, cancels, failed steps, preemption, with and without lookahead."""
     rng = random.Random(seed)
     pool = BlockPool(blocks, block_size)
-    scheduler = Scheduler(
-        Limits(rng.randint(1, 6), 8, rng.choice([8, 16, 64]), 200), pool, rng.choice([0, 4])
-    )
+    scheduler = Scheduler(Limits(rng.randint(1, 6), 8, rng.choice([8, 16, 64]), 200), pool, rng.choice([0, 4]))
     everyone, cached, launched = [], {}, []
     for step_number in range(2000):
         if step_number < 150 and rng.random() < 0.3:

@@ -26,9 +26,7 @@ def test_logits_equal_transformers(both, grid):
     """float32, 1e-3 of the logits' spread: theirs turns halves, sums in another order."""
     ours, theirs = both
     rows, columns = grid
-    pixels = torch.from_numpy(
-        np.random.default_rng(5).integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
-    )
+    pixels = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8))
     tokens = torch.tensor([1, 3, *([*[10] * columns, 12] * rows)[:-1], 13, 60, 61, 62, 4])
     with torch.inference_mode():
         hidden = language.embed(ours, tokens, vision.encode_images(ours, [pixels]))

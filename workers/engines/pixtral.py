@@ -51,12 +51,8 @@ class PixtralEngine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError(
-                f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device"
-            )
-        self._built = build.build_engine(
-            model_dir, torch.device(device), dtype, memory_bytes, lora, exact=exact
-        )
+            raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
+        self._built = build.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora, exact=exact)
         self.model = fingerprint(model_dir)
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 

@@ -44,11 +44,7 @@ class Arithmetic:
 
     def padded(self, num_rows: int) -> int:
         """Rows to compute for `num_rows` prefill rows: 3,008 rows in tiles of 256 become 3,072."""
-        return (
-            num_rows
-            if self.tiles is None
-            else -(-num_rows // self.tiles.prefill_tile) * self.tiles.prefill_tile
-        )
+        return num_rows if self.tiles is None else -(-num_rows // self.tiles.prefill_tile) * self.tiles.prefill_tile
 
     def by_tile(self, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """`compute` over each tile of rows, one after the other; over all at once if there are no tiles."""

@@ -32,9 +32,7 @@ try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
-VARLEN_PARAMETERS = (
-    frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
-)
+VARLEN_PARAMETERS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
 
 
 def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,9 +44,7 @@ def describe_path(device: torch.device, dtype: torch.dtype) -> str:
     """One line for people: which path this machine gets, and why."""
     name = str(dtype).removeprefix("torch.")
     if uses_flash(device, dtype):
-        return (
-            f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
-        )
+        return f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
     if device.type != "cuda":
         return f"scaled_dot_product_attention per sequence ({device.type}, {name}): FlashAttention needs CUDA"
     reason = "this torch has no varlen_attn" if varlen_attn is None else f"FlashAttention has no {name}"
@@ -71,9 +67,7 @@ class Boundaries:
         return cls(tuple(lengths), on_device)
 
 
-def attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, boundaries: Boundaries, *, causal: bool = False
-) -> Tensor:
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, boundaries: Boundaries, *, causal: bool = False) -> Tensor:
     """query (T, H, D), key and value (T, H_kv, D) → (T, H, D); each sequence attends inside itself only."""
     if boundaries.cu_seqlens is not None:
         longest = max(boundaries.lengths)
@@ -255,9 +249,7 @@ class _Batch:
     rows: Tensor  # (G, R)
     places: Tensor  # (G, K) slots, or for single rows (G × blocks,) blocks
     mask: Tensor | None  # (G or 1, 1, R, K), true where a row may look; None is causal, R = K
-    unused: (
-        Tensor | None
-    )  # (G, block size, 1, 1) for single rows: keys of the last block past a sequence's end
+    unused: Tensor | None  # (G, block size, 1, 1) for single rows: keys of the last block past a sequence's end
 
 
 def _group(
@@ -272,9 +264,7 @@ def _group(
         else:  # a single row takes whole blocks, so that few shapes exist; keys past its end are masked
             width = num_keys if num_rows > 1 else -(-num_keys // size) * size
             shapes.setdefault((num_rows, width), []).append((first_row, table, num_keys))
-    return long, [
-        _batch(num_rows, width, members, size, device) for (num_rows, width), members in shapes.items()
-    ]
+    return long, [_batch(num_rows, width, members, size, device) for (num_rows, width), members in shapes.items()]
 
 
 def _batch(

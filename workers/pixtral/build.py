@@ -63,15 +63,11 @@ def make_executor(
     return Executor(model, limits, num_blocks, block_size, prefill_tile)
 
 
-def start_engine(
-    model: Transformer, processor: Processor, granted: int, *, exact: bool = False
-) -> PackedEngine:
+def start_engine(model: Transformer, processor: Processor, granted: int, *, exact: bool = False) -> PackedEngine:
     """An engine for a model that is on its device already."""
     device, dtype = model.device, model.dtype
     sizes = memory.size_engine(model.args, weight_bytes(model), granted, dtype.itemsize, device, exact=exact)
     logger.info("%s; %s", describe_path(device, dtype), sizes.arithmetic)
     executor = make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
     scheduler = Scheduler(sizes.limits, BlockPool(sizes.num_blocks, memory.BLOCK_SIZE))
-    return PackedEngine(
-        executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda"
-    )
+    return PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda")

@@ -76,9 +76,7 @@ class FlashPagedAttention:
         rows = self.num_prefill
         if rows:
             k, v = (key[:rows], value[:rows]) if self.past is None else (keys[self.past], values[self.past])
-            out[:rows] = attend_varlen(
-                query[:rows], k, v, self.cu_q, self.cu_k, self.max_q, self.max_k, causal=True
-            )
+            out[:rows] = attend_varlen(query[:rows], k, v, self.cu_q, self.cu_k, self.max_q, self.max_k, causal=True)
             out[rows : self.first_decode] = 0
         if query.shape[0] > self.first_decode:
             decode_rows = slice(self.first_decode, None)
@@ -142,15 +140,11 @@ class CudaExecutor(Executor):
             token_ids = torch.cat((token_ids[:split], decode_ids))
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         if layout.feature_ranges:
-            features = torch.cat(
-                [self.features[s.number][first:last] for s, first, last in layout.feature_ranges]
-            )
+            features = torch.cat([self.features[s.number][first:last] for s, first, last in layout.feature_ranges])
             hidden.index_copy_(0, to_device(layout.feature_rows, device), features)
         few = self.arithmetic(tile=self.limits.max_sequences)
         wanted = self._sample_rows(layout), few, *self._wanted_numbers(layout)
-        attend = FlashPagedAttention(
-            self.cache, self.decode, slots, tables, lengths, split, layout.segments, wanted
-        )
+        attend = FlashPagedAttention(self.cache, self.decode, slots, tables, lengths, split, layout.segments, wanted)
         arithmetic = self.arithmetic(len(layout.positions) - split)
         return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
 
@@ -191,9 +185,7 @@ class CudaExecutor(Executor):
         token_ids, positions, slots, lengths, tables = self._views(self.meta)
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         attend = FlashPagedAttention(self.cache, self.decode, slots, tables, lengths, 0, [])
-        return language.run_layers(
-            self.model, hidden, positions, attend, self.arithmetic(self.limits.max_sequences)
-        )
+        return language.run_layers(self.model, hidden, positions, attend, self.arithmetic(self.limits.max_sequences))
 
     def _run_decode(self, meta: NDArray[np.int32]) -> Tensor:
         self.meta.copy_(to_device(meta, self.device), non_blocking=True)

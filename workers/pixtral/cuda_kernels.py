@@ -95,12 +95,8 @@ def _store(key, value, stride, keys, values, slots, WIDTH: tl.constexpr, BLOCK: 
     if slot >= 0:  # padding rows write nowhere
         columns = tl.arange(0, BLOCK)
         inside = columns < WIDTH
-        tl.store(
-            keys + slot * WIDTH + columns, tl.load(key + row * stride + columns, mask=inside), mask=inside
-        )
-        tl.store(
-            values + slot * WIDTH + columns, tl.load(value + row * stride + columns, mask=inside), mask=inside
-        )
+        tl.store(keys + slot * WIDTH + columns, tl.load(key + row * stride + columns, mask=inside), mask=inside)
+        tl.store(values + slot * WIDTH + columns, tl.load(value + row * stride + columns, mask=inside), mask=inside)
 
 
 @triton.jit
@@ -140,16 +136,12 @@ def _decode_split(
             acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v)
             best = better
         out = (row * (KV_HEADS * GROUP) + head * GROUP + group) * num_splits + split
-        tl.store(
-            partial + out[:, None] * D + dims[None, :], acc / total[:, None], mask=(group < GROUP)[:, None]
-        )
+        tl.store(partial + out[:, None] * D + dims[None, :], acc / total[:, None], mask=(group < GROUP)[:, None])
         tl.store(sums + out, best + tl.log2(total), mask=group < GROUP)
 
 
 @triton.jit
-def _decode_join(
-    partial, sums, lengths, out, num_splits, D: tl.constexpr, SPLITS: tl.constexpr, SPLIT: tl.constexpr
-):
+def _decode_join(partial, sums, lengths, out, num_splits, D: tl.constexpr, SPLITS: tl.constexpr, SPLIT: tl.constexpr):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     used = tl.cdiv(tl.load(lengths + row), SPLIT)
     split = tl.arange(0, SPLITS)

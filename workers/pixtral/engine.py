@@ -172,9 +172,7 @@ class PackedEngine:
     def _collect(self, *, idle: bool) -> bool:
         """Move the inbox to the scheduler, waiting for work if there is none; false when closed."""
         with self._wake:
-            while idle and not (
-                self._closed or self._inbox or self.scheduler.waiting or self.scheduler.running
-            ):
+            while idle and not (self._closed or self._inbox or self.scheduler.waiting or self.scheduler.running):
                 self._wake.wait()
             arrived = list(self._inbox)
             self._inbox.clear()
@@ -250,9 +248,7 @@ class PackedEngine:
                 continue  # ended while this token was under way
             ticket = self._tickets[sequence]
             if token == sampling.NOT_FINITE:
-                self._fail(
-                    ticket, PageFailed("the model's output is not a number on this page", cause="not-finite")
-                )
+                self._fail(ticket, PageFailed("the model's output is not a number on this page", cause="not-finite"))
                 continue
             if ticket.first_token is None:
                 ticket.first_token = now

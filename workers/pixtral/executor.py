@@ -84,14 +84,10 @@ class Executor:
         self._forget_features(step)
         ready = None
         if self.device.type == "cuda":
-            sampled = torch.empty(sampled.shape, dtype=sampled.dtype, pin_memory=True).copy_(
-                sampled, non_blocking=True
-            )
+            sampled = torch.empty(sampled.shape, dtype=sampled.dtype, pin_memory=True).copy_(sampled, non_blocking=True)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        return Launched(
-            layout.sample_sequences, sampled, ready, layout.useful_rows, len(layout.positions), images
-        )
+        return Launched(layout.sample_sequences, sampled, ready, layout.useful_rows, len(layout.positions), images)
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is held for a sequence that ended or begins again."""
@@ -107,9 +103,7 @@ class Executor:
         group: list[Sequence] = []
         size = count = 0
         for sequence in dict.fromkeys(due):
-            patches = sum(
-                vision.num_patches(image.pixels.shape, self.model) for image in sequence.request.images
-            )
+            patches = sum(vision.num_patches(image.pixels.shape, self.model) for image in sequence.request.images)
             if group and size + patches > self.limits.token_budget:
                 self._encode_group(group)
                 group, size = [], 0
@@ -144,15 +138,11 @@ class Executor:
         positions = to_device(layout.positions, self.device)
         if (layout.token_ids < 0).any():
             slots = np.zeros(len(layout.token_ids), np.int64)
-            slots[layout.first_decode :][: len(step.decodes)] = [
-                decode.sequence.slot for decode in step.decodes
-            ]
+            slots[layout.first_decode :][: len(step.decodes)] = [decode.sequence.slot for decode in step.decodes]
             token_ids = torch.where(token_ids < 0, self.last_tokens[to_device(slots, self.device)], token_ids)
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         if layout.feature_ranges:
-            features = torch.cat(
-                [self.features[s.number][first:last] for s, first, last in layout.feature_ranges]
-            )
+            features = torch.cat([self.features[s.number][first:last] for s, first, last in layout.feature_ranges])
             hidden = hidden.index_copy(0, to_device(layout.feature_rows, self.device), features)
         few = self.arithmetic(tile=self.limits.max_sequences)
         attend = SdpaPagedAttention(self.cache, layout, self._sample_rows(layout), few, self.device)

@@ -32,9 +32,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("consolidated*.safetensors"))
     if not files:
-        raise UsageError(
-            f"{folder} holds no consolidated*.safetensors; is it a checkpoint in Mistral's own format?"
-        )
+        raise UsageError(f"{folder} holds no consolidated*.safetensors; is it a checkpoint in Mistral's own format?")
     return files
 
 
@@ -50,9 +48,7 @@ def read_params(folder: Path) -> dict[str, Any]:
     try:
         params = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(
-            f"{folder} holds no params.json; is it a checkpoint in Mistral's own format?"
-        ) from None
+        raise UsageError(f"{folder} holds no params.json; is it a checkpoint in Mistral's own format?") from None
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {error}; download it again") from error
     if not isinstance(params, dict):
@@ -71,9 +67,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1
         if length > min(MAX_HEADER_BYTES, size - 8):
-            raise UsageError(
-                f"{path} is damaged: no safetensors header of {length:,} bytes fits; download it again"
-            )
+            raise UsageError(f"{path} is damaged: no safetensors header of {length:,} bytes fits; download it again")
         raw = file.read(length)
     try:
         header = json.loads(raw)
@@ -83,14 +77,10 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             entry["data_offsets"] = [first + 8 + length, last + 8 + length]
             _ = entry["dtype"], list(entry["shape"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is damaged: its safetensors header cannot be read; download it again"
-        ) from error
+        raise UsageError(f"{path} is damaged: its safetensors header cannot be read; download it again") from error
     for name, entry in header.items():
         if entry["data_offsets"][1] > size:
-            raise UsageError(
-                f"{path} is cut short: tensor {name} ends past its {size:,} bytes; download it again"
-            )
+            raise UsageError(f"{path} is cut short: tensor {name} ends past its {size:,} bytes; download it again")
     return header  # type: ignore[no-any-return]
 
 

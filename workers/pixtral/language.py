@@ -31,9 +31,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 def causal(model: Transformer, lengths: Sequence[int]) -> Attend:
     """Each of the packed sequences attends to itself and its past, and to nothing else; no cache."""
     boundaries = Boundaries.of(lengths, model.device, model.dtype)
-    return lambda _layer, query, key, value: attend_packed(
-        query, key, value, boundaries, causal=True
-    ).flatten(1)
+    return lambda _layer, query, key, value: attend_packed(query, key, value, boundaries, causal=True).flatten(1)
 
 
 def rotation_1d(positions: Tensor, args: TransformerArgs, dtype: torch.dtype) -> Tensor:

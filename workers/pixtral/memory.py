@@ -50,9 +50,7 @@ def step_bytes(args: TransformerArgs, limits: Limits, itemsize: int) -> int:
     features = limits.max_sequences * 2 * (vision.image_size // vision.patch_size) ** 2 * args.dim // 8
     float32_rows = 2 * 4 * rows * args.dim
     logits = limits.max_sequences * args.vocab_size * (itemsize + 8)
-    return int(
-        itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + 64 * 2**20
-    )
+    return int(itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + 64 * 2**20)
 
 
 def size_engine(

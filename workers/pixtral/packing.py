@@ -56,9 +56,7 @@ class Layout:
     whole tiles, decode rows to the number that a decode step always has.
     """
 
-    token_ids: NDArray[
-        np.int64
-    ]  # (T,), 0 on padding, -1 where the device holds the token (see `last_token_slots`)
+    token_ids: NDArray[np.int64]  # (T,), 0 on padding, -1 where the device holds the token (see `last_token_slots`)
     positions: NDArray[np.int64]  # (T,), from 0 in each sequence
     slots: NDArray[np.int64]  # (T,) where the row's key and value go, -1 on padding: written nowhere
     segments: list[Segment]
@@ -82,9 +80,7 @@ def slots_of(block_table: list[int], first: int, last: int, block_size: int) -> 
     return slots
 
 
-def lay_out(
-    step: Step, block_size: int, image_token_id: int, pad_prefill: Padding, decode_rows: int
-) -> Layout:
+def lay_out(step: Step, block_size: int, image_token_id: int, pad_prefill: Padding, decode_rows: int) -> Layout:
     """Lay a step's chunks and decodes end to end; `pad_prefill` says how many rows a number of rows becomes."""
     num_prefill = sum(chunk.last - chunk.first for chunk in step.chunks)
     first_decode = pad_prefill(num_prefill)

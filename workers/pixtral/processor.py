@@ -66,9 +66,7 @@ class Processor:
         encoder = instruct.image_encoder
         vision = args.vision_encoder
         if not isinstance(encoder, ImageEncoder):
-            raise UsageError(
-                f"{path} is a tokenizer without images; take the tekken.json of the same checkpoint"
-            )
+            raise UsageError(f"{path} is a tokenizer without images; take the tekken.json of the same checkpoint")
         if self.text.n_words > args.vocab_size or encoder.special_ids.img != vision.image_token_id:
             raise UsageError(
                 f"{path} does not belong to this model: {self.text.n_words} tokens and image token "
@@ -104,9 +102,7 @@ class Processor:
         images = []
         for index, pixels in enumerate(encoded.images):
             if max(pixels.shape[:2]) > self.max_side_px:
-                raise ValueError(
-                    f"an image of {pixels.shape[1]} × {pixels.shape[0]} px, over {self.max_side_px}"
-                )
+                raise ValueError(f"an image of {pixels.shape[1]} × {pixels.shape[0]} px, over {self.max_side_px}")
             digest = digests[index] if index < len(digests) else hashlib.sha256(pixels.tobytes()).hexdigest()
             images.append(Image(digest, pixels))
         ends = [place for place, token in enumerate(tokens) if token == self.image_end_id] if images else []
@@ -124,9 +120,7 @@ class Processor:
     ) -> Request:
         """One page and what to do with it: the image first, then the text."""
         image = ImageChunk(image=PillowImage.fromarray(pixels))
-        return self.encode(
-            [UserMessage(content=[image, TextChunk(text=question)])], sampling, [digest], deadline
-        )
+        return self.encode([UserMessage(content=[image, TextChunk(text=question)])], sampling, [digest], deadline)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens to text, control tokens left out."""

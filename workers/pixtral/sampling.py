@@ -38,9 +38,7 @@ def greedy(logits: Tensor) -> Tensor:
     return torch.where(torch.isfinite(best.values), best.indices, NOT_FINITE)
 
 
-def choose(
-    logits: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], uniforms: Sequence[float]
-) -> Tensor:
+def choose(logits: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], uniforms: Sequence[float]) -> Tensor:
     """The next token of each row: greedy at temperature 0, else drawn from the smallest set of mass `top_p`.
 
     logits (R, V) in any dtype → (R,) int64. Drawing inverts the cumulative distribution over tokens sorted from likely

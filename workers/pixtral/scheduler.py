@@ -38,9 +38,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.token_budget < self.chunk_tokens or self.max_sequences < 1:
-            raise ValueError(
-                f"a chunk of {self.chunk_tokens} tokens must fit the budget of {self.token_budget}"
-            )
+            raise ValueError(f"a chunk of {self.chunk_tokens} tokens must fit the budget of {self.token_budget}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +211,7 @@ class Scheduler:
         """Publish the prefixes of the last step, now that it is launched: whoever copies comes after it."""
         for sequence in self._computed_prefixes:
             length = sequence.request.prefix_length
-            if (
-                sequence.state is State.RUNNING
-                and sequence.prefix_key is not None
-                and sequence.computed >= length
-            ):
+            if sequence.state is State.RUNNING and sequence.prefix_key is not None and sequence.computed >= length:
                 blocks = sequence.block_table[: self.pool.blocks_for(length)]
                 self.pool.keep_prefix(sequence.prefix_key, blocks, length)
         self._computed_prefixes.clear()

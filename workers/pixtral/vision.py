@@ -127,9 +127,7 @@ def _adapt(
         merged = pad_rows(merged, arithmetic.padded(num_features))
         hidden = arithmetic.module(merged, model.patch_merger.merging_layer)
     adapter = model.vision_language_adapter
-    hidden = arithmetic.module(
-        torch.nn.functional.gelu(arithmetic.module(hidden, adapter.w_in)), adapter.w_out
-    )
+    hidden = arithmetic.module(torch.nn.functional.gelu(arithmetic.module(hidden, adapter.w_in)), adapter.w_out)
     return hidden[:num_features]
 
 

@@ -58,18 +58,14 @@ def read_args(folder: Path) -> TransformerArgs:
 def read_args_from(params: dict[str, Any], path: Path = Path("params.json")) -> TransformerArgs:
     """The same from the content of a params.json; `path` is for messages."""
     if not isinstance(params.get("vision_encoder"), dict):
-        raise UsageError(
-            f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint"
-        )
+        raise UsageError(f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint")
     if params.get("rope_theta") is None:
         raise UsageError(
             f"{path} has no rope_theta; mistral-inference would take 1e6, and Pixtral 12B needs 1e9: add it"
         )
     for key in UNKNOWN_ARITHMETIC:
         if params.get(key):
-            raise UsageError(
-                f"{path} asks for {key}, which this engine does not compute; give a plain bf16 checkpoint"
-            )
+            raise UsageError(f"{path} asks for {key}, which this engine does not compute; give a plain bf16 checkpoint")
     if params.get("sliding_window") or params.get("_sliding_window"):
         raise UsageError(f"{path} asks for sliding window attention, which this engine does not compute")
     try:
@@ -81,9 +77,7 @@ def read_args_from(params: dict[str, Any], path: Path = Path("params.json")) -> 
 
 
 def _known(params: dict[str, Any], args_class: type[Any]) -> dict[str, Any]:
-    return {
-        field.name: params[field.name] for field in dataclasses.fields(args_class) if field.name in params
-    }
+    return {field.name: params[field.name] for field in dataclasses.fields(args_class) if field.name in params}
 
 
 def _nested(params: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +91,9 @@ def _nested(params: dict[str, Any]) -> dict[str, Any]:
 def _check_args(args: TransformerArgs, path: Path) -> None:
     vision = args.vision_encoder
     if args.n_heads % args.n_kv_heads or vision.hidden_size % vision.num_attention_heads:
-        raise UsageError(
-            f"{path}: attention heads do not divide ({args.n_heads} by {args.n_kv_heads} key-value heads)"
-        )
+        raise UsageError(f"{path}: attention heads do not divide ({args.n_heads} by {args.n_kv_heads} key-value heads)")
     if vision.mm_projector_id not in ("", PATCH_MERGE):
-        raise UsageError(
-            f"{path} asks for the projector {vision.mm_projector_id!r}; known are none and {PATCH_MERGE}"
-        )
+        raise UsageError(f"{path} asks for the projector {vision.mm_projector_id!r}; known are none and {PATCH_MERGE}")
     if (vision.hidden_size // vision.num_attention_heads) % 4 or args.head_dim % 2:
         raise UsageError(f"{path}: a head size does not allow rotary positions (vision by 4, decoder by 2)")
 
@@ -158,9 +148,7 @@ def _locate(model: Transformer, files: list[Path]) -> dict[str, Path]:
                     f"{path} holds a tensor {name} that params.json does not ask for; are they of one model?"
                 )
             if name in homes:
-                raise UsageError(
-                    f"{path} holds {name} again, which {homes[name].name} has; remove one of the files"
-                )
+                raise UsageError(f"{path} holds {name} again, which {homes[name].name} has; remove one of the files")
             if tuple(entry["shape"]) != expected[name]:
                 raise UsageError(
                     f"{path}: {name} has shape {tuple(entry['shape'])}, params.json asks for {expected[name]}; "
