@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -26,6 +27,12 @@ import psutil
 import pymupdf
 
 ROOT = Path(__file__).parent.parent
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of all that it has waited for, and they for."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def run(folder: Path, home: Path, engine: str | None) -> tuple[float, dict[str, int]]:
@@ -77,16 +84,28 @@ def overhead(num_pages: int, work: Path) -> dict[str, float]:
     pages = [draw_page(index)[0] for index in range(num_pages)]
     for index, pixels in enumerate(pages):
         Image.fromarray(pixels).save(folder / f"{index:03}.png", compress_level=1)
+    before = cpu_seconds()
     whole, _ = run(folder, work / "home", None)
+    cpu = cpu_seconds() - before
     with sqlite3.connect(work / "home" / "pagepack.db") as database:
         query = "SELECT (julianday(max(ended_at)) - julianday(min(ended_at))) * 86400, count(*) FROM task_attempts"
         span, count = database.execute(query).fetchone()
         first_seconds = database.execute("SELECT seconds FROM answers ORDER BY id LIMIT 1").fetchone()[0]
     in_pipeline = count / (span + first_seconds)
     texts = [draw_page(index) for index in range(num_pages)]
-    bare = measure("bare best", bare_loop(BEST), texts)["pages_per_second"]
-    print(f"pipeline {in_pipeline:.3f} pages/s (whole command {whole:.1f} s), bare loop {bare:.3f} pages/s")
-    return {"pages_per_second": in_pipeline, "bare_pages_per_second": bare, "ratio": in_pipeline / bare}
+    row = measure("bare best", bare_loop(BEST), texts)
+    bare, bare_cpu = row["pages_per_second"], num_pages / row["pages_per_second"] * row["cores"]
+    print(
+        f"pipeline {in_pipeline:.3f} pages/s (whole command {whole:.1f} s, {cpu:.1f} s of processor with start-up), "
+        f"bare loop {bare:.3f} pages/s ({bare_cpu:.1f} s of processor)"
+    )
+    return {
+        "pages_per_second": in_pipeline,
+        "bare_pages_per_second": bare,
+        "ratio": in_pipeline / bare,
+        "cpu_seconds": cpu,
+        "bare_cpu_seconds": bare_cpu,
+    }
 
 
 def again(num_files: int, work: Path) -> dict[str, float]:
