@@ -64,7 +64,7 @@ def draw_samples(
 
 def rasterized(layouts: Sequence[Layout], max_side_px: int) -> list[NDArray[np.uint8]]:
     """Each layout as a PDF file through the product's rasterizer."""
-    from pipeline.images import decode
+    from pipeline.images import load
     from pipeline.rasterize import RasterizedPage, Rasterizer
     from pipeline.settings import Settings
 
@@ -76,7 +76,7 @@ def rasterized(layouts: Sequence[Layout], max_side_px: int) -> list[NDArray[np.u
             with rasterizer.open(path, "pdf") as document:
                 for page in document.pages():
                     assert isinstance(page, RasterizedPage), page
-                    pages.append(decode(page.image))
+                    pages.append(np.array(load(page.image).convert("RGB")))
     return pages
 
 
