@@ -1,7 +1,8 @@
 """The tables. They are ours to change through migrations; people query the views (`views.py`).
 
     batches ──< batch_sources >── sources ──> documents ──< pages ──< page_tasks ──> answers
-       └──< batch_prompts >── prompts                          └── current_answers ──────┘
+       ├──< batch_prompts >── prompts                          └── current_answers ──────┘
+       └──< notices
 
 A *source* is a path; a *document* is content, so one document may lie at many paths. A *page task* is the hot, narrow
 row that workers lease: one page, one prompt, one model. An *answer* is keyed by page image, prompt version (its hash
@@ -40,7 +41,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 class BatchState(StrEnum):
     RUNNING = "running"
+    PAUSED = "paused"  # nothing of it is given out until it is resumed
     FINISHED = "finished"
+    CANCELLED = "cancelled"
 
 
 class DocumentState(StrEnum):
@@ -89,9 +92,18 @@ def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(state)) for state in states)})", name=column)
 
 
-def _index_of_leased(table: str) -> Index:
-    leased = text("state = 'leased'")
-    return Index(f"ix_{table}_leased", "owner", sqlite_where=leased, postgresql_where=leased)
+def _partial_index(table: str, name: str, columns: tuple[str, ...], condition: str) -> Index:
+    where = text(condition)
+    return Index(f"ix_{table}_{name}", *columns, sqlite_where=where, postgresql_where=where)
+
+
+def _work_indexes(table: str) -> tuple[Index, ...]:
+    """Who holds what; what waits for its first bell, in order; whose bell may be lost. Small whatever the table's size."""
+    return (
+        _partial_index(table, "leased", ("owner",), "state = 'leased'"),
+        _partial_index(table, "due", ("batch_id", "id"), "state = 'pending' AND rung_at IS NULL"),
+        _partial_index(table, "rung", ("batch_id", "rung_at"), "state = 'pending' AND rung_at IS NOT NULL"),
+    )
 
 
 class Batch(Base):
@@ -109,6 +121,8 @@ class Batch(Base):
     model: Mapped[str] = mapped_column(Text)  # fingerprint of what shall read; "" where any may
     text_layer: Mapped[str] = mapped_column(String(16))
     all_pages: Mapped[bool] = mapped_column(default=True)  # else those in `batch_pages`
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")  # higher goes first; equal ones share
+    notify: Mapped[str | None] = mapped_column(Text)  # `TASK` or `TASK@QUEUE`, sent for each document that is done
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
 
@@ -148,7 +162,7 @@ class Document(Base):
     __table_args__ = (
         _one_of("state", DocumentState),
         Index("ix_documents_batch_state", "batch_id", "state"),
-        _index_of_leased("documents"),
+        *_work_indexes("documents"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -207,6 +221,7 @@ class Page(Base):
     __table_args__ = (
         UniqueConstraint("document_id", "page_index"),
         CheckConstraint("(image_hash IS NULL) <> (cause IS NULL)", name="image_or_cause"),
+        _partial_index("pages", "kept", ("created_at",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -219,6 +234,7 @@ class Page(Base):
     cause: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    image_freed_at: Mapped[datetime | None]  # when retention removed the image; it can be drawn again
 
 
 class TextLayer(Base):
@@ -240,7 +256,7 @@ class PageTask(Base):
         CheckConstraint("(state = 'leased') = (owner IS NOT NULL)", name="leased_has_owner"),
         CheckConstraint("state <> 'done' OR answer_id IS NOT NULL", name="done_has_answer"),
         Index("ix_page_tasks_batch_state", "batch_id", "state"),
-        _index_of_leased("page_tasks"),
+        *_work_indexes("page_tasks"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -312,3 +328,46 @@ class TaskAttempt(Base):
     seconds: Mapped[float | None] = mapped_column(Float)
     error: Mapped[str | None] = mapped_column(Text)
     ended_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class WorkerProcess(Base):
+    """A worker that runs, or ran until lately: one incarnation, known by the `owner` of its leases."""
+
+    __tablename__ = "worker_processes"
+
+    owner: Mapped[str] = mapped_column(Text, primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    host: Mapped[str] = mapped_column(Text)
+    device: Mapped[str | None] = mapped_column(Text)
+    engine: Mapped[str | None] = mapped_column(Text)
+    model: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[str] = mapped_column(Text)  # of the program
+    slots: Mapped[int]  # pages or documents that it takes at once
+    started_at: Mapped[datetime]
+    seen_at: Mapped[float] = mapped_column(Float)  # seconds since the epoch, by the database's clock
+
+
+class Duty(Base):
+    """What one process does for all: whoever holds the row until `held_until` sweeps and rings."""
+
+    __tablename__ = "duties"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    owner: Mapped[str] = mapped_column(Text)
+    held_until: Mapped[float] = mapped_column(Float)
+
+
+class Notice(Base):
+    """The outbox: a document of a batch with `notify` is done, and whoever asked is to be told, at least once."""
+
+    __tablename__ = "notices"
+    __table_args__ = (
+        UniqueConstraint("batch_id", "document_id"),
+        _partial_index("notices", "unsent", ("id",), "sent_at IS NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    sent_at: Mapped[datetime | None]

@@ -42,7 +42,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "batch_summary": {
         "batch_id": "for `pagepack status` and `retry`",
         "name": "as given with --batch, else the paths' names",
-        "state": "running or finished",
+        "state": "running, paused, finished or cancelled",
         "files_seen": "= files_done + files_failed + files_rejected once finished",
         "files_done": "every page read",
         "files_failed": "at least one page not read",
