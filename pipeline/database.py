@@ -176,9 +176,7 @@ def _sqlite(path: Path) -> Engine:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         options = connection.get_execution_options()
-        if options.get(
-            "pagepack_migrate"
-        ):  # a table that is made anew is dropped for a moment under those that name it
+        if options.get("pagepack_migrate"):  # a table made anew is dropped for a moment
             connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         writes = options.get("pagepack_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -98,7 +98,7 @@ def _partial_index(table: str, name: str, columns: tuple[str, ...], condition: s
 
 
 def _work_indexes(table: str) -> tuple[Index, ...]:
-    """Who holds what; what waits for its first bell, in order; whose bell may be lost. Small whatever the table's size."""
+    """Who holds what; what waits for its first bell, in order; whose bell may be lost. Small in any table."""
     return (
         _partial_index(table, "leased", ("owner",), "state = 'leased'"),
         _partial_index(table, "due", ("batch_id", "id"), "state = 'pending' AND rung_at IS NULL"),

@@ -1,7 +1,7 @@
 """share the work among machines
 
-Batches get a priority, a task to notify and two states more; indexes of what waits that stay small; the table of workers,
-the one duty that a single process has, and the outbox.
+Batches get a priority, a task to notify and two states more; indexes of what waits that stay small; tables of the
+workers, of the one duty that a single process has, and of the outbox.
 
 Lock: on PostgreSQL ACCESS EXCLUSIVE on batches and pages for the moment of adding columns without a rewrite, and SHARE
 on documents, page_tasks and pages while their indexes are built: workers wait as long.
