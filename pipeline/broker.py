@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.errors import Unavailable
 from schemas.messages import INGEST_QUEUE, INGEST_TASK, READ_QUEUE, READ_TASK, IngestDocument, ReadPage
 
 ALARM_QUEUE = "pagepack.alarm"
-"""Where a worker says what no retry will mend (a full disk); `pagepack run` listens and stops."""
+"""Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
 
 
 def make_app(broker_url: str) -> Celery:
@@ -84,17 +85,18 @@ def queue_depth(app: Celery, queue: str) -> int:
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:
     """Tell the supervisor; best effort, for where even the database cannot be written."""
     with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(ALARM_QUEUE).put({"cause": cause, "reason": reason}, serializer="json")
+        queue = os.environ.get("PAGEPACK_INTERNAL_ALARM", ALARM_QUEUE)
+        connection.SimpleQueue(queue).put({"cause": cause, "reason": reason}, serializer="json")
 
 
-def heard_alarm(app: Celery) -> dict[str, Any] | None:
+def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
     """The oldest alarm, taken off its queue; None where all is well or the broker is away."""
     with (
         contextlib.suppress(Empty, Unavailable),
         _broker_errors_translated(app),
         app.connection_for_read() as connection,
     ):
-        message = connection.SimpleQueue(ALARM_QUEUE).get(block=False)
+        message = connection.SimpleQueue(queue).get(block=False)
         message.ack()
         return dict(message.payload)
     return None

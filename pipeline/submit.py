@@ -1,0 +1,177 @@
+"""`pagepack submit`: files become rows of a batch, and workers elsewhere read them. `pagepack run` begins the same way.
+
+Submitting needs the database alone. What waits is rung for by whoever has the duty to (`dispatch.py`), so a broker that
+is away, or workers that are not started yet, cost nothing but time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.batches import OpenBatch, mark_all_seen, open_batch
+from pipeline.children import WORKERS, child_environment
+from pipeline.database import Database, open_database
+from pipeline.discover import discover
+from pipeline.embedded import HomeLock
+from pipeline.errors import NothingToDo, UsageError
+from pipeline.ingest import register
+from pipeline.progress import Progress, progress
+from pipeline.query import batch_state
+from pipeline.settings import Settings
+from schemas.prompts import Prompt
+from schemas.tables import BatchState
+
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What the settings' engine turned out to be: the line that `run` logs, and the key of its answers."""
+
+    engine: str
+    model: str
+    reason: str
+    only_prompts: list[str] | None
+
+
+def describe_engine(settings: Settings) -> EngineChoice:
+    """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
+
+    Raises:
+        UsageError: the engine cannot run here; the message says why.
+    """
+    done = subprocess.run(
+        [*WORKERS, "describe"],
+        env=child_environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # Ctrl-C is this process's to handle
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
+        raise UsageError(lines[-1].removeprefix("pagepack: "))
+    return EngineChoice(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
+    """Raises UsageError where the engine does not answer one of them."""
+    for prompt in prompts:
+        if choice.only_prompts is not None and prompt.name not in choice.only_prompts:
+            raise UsageError(
+                f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
+                "use --engine pixtral --model DIR"
+            )
+
+
+def open_named_batch(
+    db: Database,
+    settings: Settings,
+    paths: Sequence[str | Path],
+    prompts: Sequence[Prompt],
+    batch_name: str | None,
+    engine: str,
+    model: str,
+    pages: Sequence[tuple[int, int]] = (),
+    *,
+    priority: int = 0,
+    notify: str | None = None,
+) -> OpenBatch:
+    """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again."""
+    absolute = sorted({os.path.abspath(path) for path in paths})
+    versions = sorted(prompt.version for prompt in prompts)
+    identity = json.dumps([absolute, versions, model, settings.text_layer, *pages])
+    key = f"name:{batch_name}" if batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
+    name = batch_name or " ".join(Path(path).name or path for path in absolute)[:200]
+    return open_batch(
+        db,
+        key=key,
+        name=name.encode("utf-8", "backslashreplace").decode(),
+        prompts=prompts,
+        engine=engine,
+        model=model,
+        text_layer=settings.text_layer,
+        pages=pages,
+        priority=priority,
+        notify=notify,
+        all_seen=False,
+    )
+
+
+def see(
+    db: Database,
+    batch: OpenBatch,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    forget_gone: bool,
+    is_stopping: Callable[[], bool],
+) -> Iterator[int]:
+    """Register every file at the paths; yields the count so far. At the end the batch may finish."""
+    yield from register(db, batch, paths, settings, forget_gone=forget_gone, is_stopping=is_stopping)
+    if not is_stopping():
+        mark_all_seen(db, batch)
+
+
+def open_or_make(settings: Settings) -> Database:
+    """The database, which a home without one gets. One that exists may be in use, and is not migrated."""
+    if settings.database_url is None and not (settings.home / "pagepack.db").exists():
+        with HomeLock(settings.home):
+            open_database(settings, create=True).dispose()
+    return open_database(settings)
+
+
+def submit(
+    settings: Settings,
+    paths: Sequence[str | Path],
+    prompts: Sequence[Prompt],
+    batch_name: str | None,
+    pages: Sequence[tuple[int, int]],
+    priority: int,
+    notify: str | None,
+    say: Callable[[str], None],
+    is_stopping: Callable[[], bool],
+) -> OpenBatch:
+    """Register the files for workers elsewhere. Where no engine is asked for, whatever the workers read with serves.
+
+    Raises:
+        NothingToDo: no file at the paths. UsageError: settings or a database that do not fit.
+    """
+    if next(discover(paths, settings), None) is None:
+        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}")
+    engine, model = "any", ""
+    if settings.engine != "auto" or settings.model is not None:
+        choice = describe_engine(settings)
+        check_prompts(choice, prompts)
+        engine, model = choice.engine, choice.model
+    db = open_or_make(settings)
+    try:
+        batch = open_named_batch(
+            db, settings, paths, prompts, batch_name, engine, model, pages, priority=priority, notify=notify
+        )
+        for count in see(db, batch, paths, settings, batch_name is None, is_stopping):
+            say(f"{count:,} files seen")
+        return batch
+    finally:
+        db.dispose()
+
+
+def follow(
+    db: Database,
+    batch: OpenBatch,
+    on_progress: Callable[[Progress], None],
+    is_stopping: Callable[[], bool],
+) -> str:
+    """Wait until a batch ends, or until told to stop; its state then."""
+    while True:
+        state = batch_state(db, batch.id)
+        on_progress(progress(db, batch.id))
+        if state in (BatchState.FINISHED, BatchState.CANCELLED) or is_stopping():
+            return state
+        time.sleep(_LOOK_SECONDS)
