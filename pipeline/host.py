@@ -6,6 +6,7 @@ its children keep what they hold as long as their leases last.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,6 +23,24 @@ _TICK_SECONDS = 0.5
 _BUSY_TICK_SECONDS = 0.1
 _AWAY_SECONDS = 2.0
 _FULL_SECONDS = 30.0
+
+
+def places(role: str, devices: str | None) -> list[Place]:
+    """`both` and None → an ingest and a read process; `read` and "0,1" → a read process for each GPU.
+
+    Raises:
+        UsageError: devices that are no list of GPUs, or given to a role that uses none.
+    """
+    if devices is None:
+        read = [Place("read")]
+    elif role == "ingest":
+        raise UsageError(f"--devices {devices}: only readers use GPUs; leave it out with --role ingest")
+    else:
+        names = [name.strip() for name in devices.split(",")]
+        if not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) or len(set(names)) < len(names):
+            raise UsageError(f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3")
+        read = [Place("read", name) for name in names]
+    return ([] if role == "ingest" else read) + ([] if role == "read" else [Place("ingest")])
 
 
 class Host:

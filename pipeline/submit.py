@@ -21,14 +21,17 @@ from pipeline.database import Database, open_database
 from pipeline.discover import discover
 from pipeline.embedded import HomeLock
 from pipeline.errors import NothingToDo, UsageError
+from pipeline.fleet import slots_there
 from pipeline.ingest import register
-from pipeline.progress import Progress, progress
+from pipeline.live import Live
+from pipeline.progress import progress
 from pipeline.query import batch_state
 from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from schemas.tables import BatchState
 
 _LOOK_SECONDS = 1.0
+_ALONE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def submit(
     pages: Sequence[tuple[int, int]],
     priority: int,
     notify: str | None,
-    say: Callable[[str], None],
+    on_seen: Callable[[int], None],
     is_stopping: Callable[[], bool],
 ) -> OpenBatch:
     """Register the files for workers elsewhere. Where no engine is asked for, whatever the workers read with serves.
@@ -156,22 +159,25 @@ def submit(
             db, settings, paths, prompts, batch_name, engine, model, pages, priority=priority, notify=notify
         )
         for count in see(db, batch, paths, settings, batch_name is None, is_stopping):
-            say(f"{count:,} files seen")
+            on_seen(count)
         return batch
     finally:
         db.dispose()
 
 
-def follow(
-    db: Database,
-    batch: OpenBatch,
-    on_progress: Callable[[Progress], None],
-    is_stopping: Callable[[], bool],
-) -> str:
-    """Wait until a batch ends, or until told to stop; its state then."""
+def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
+    """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
+    alone_since = time.monotonic()
     while True:
         state = batch_state(db, batch.id)
-        on_progress(progress(db, batch.id))
-        if state in (BatchState.FINISHED, BatchState.CANCELLED) or is_stopping():
+        live.show(progress(db, batch.id), None, True)
+        if state in (BatchState.FINISHED, BatchState.CANCELLED):
             return state
+        if is_stopping():
+            return None
+        if slots_there(db, "read"):
+            alone_since = time.monotonic()
+        elif time.monotonic() - alone_since > _ALONE_SECONDS:
+            live.say("no worker is there to read; start one with `pagepack worker`")
+            alone_since = time.monotonic() + 300 - _ALONE_SECONDS
         time.sleep(_LOOK_SECONDS)
