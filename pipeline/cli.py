@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import signal
 import sys
@@ -151,6 +150,8 @@ def run(
     is in the view `failures` with its reason; the rest goes on. Run the same command again to go on after an
     interruption, or after files were added; no page is read twice.
     """
+    from pipeline.submit import parse_pages
+
     settings = load_settings(home=home, **flags)
     chosen = _choose_prompts(prompts, prompt_files)
     started = time.monotonic()
@@ -191,25 +192,6 @@ def _choose_prompts(names: Sequence[str], files: Sequence[Path]) -> list[Prompt]
     if len(set(stems)) < len(stems):
         raise UsageError("two --prompt-file of one name; a prompt is known by its file's name, so rename one")
     return choose_prompts(names, [(path.stem, _read_prompt(path)) for path in files])
-
-
-def parse_pages(text: str | None) -> list[tuple[int, int]]:
-    """`3-5,8,20-` → [(2, 4), (7, 7), (19, 2147483646)]: page numbers from 1 to page indexes from 0; None → [].
-
-    Raises:
-        UsageError: not of that form, a number under 1, or a range that runs backwards.
-    """
-    ranges: dict[int, int] = {}
-    for part in (text or "").split(",") if text else []:
-        match = re.fullmatch(r"\s*(\d+)\s*(-\s*(\d*))?\s*", part)
-        if match is None:
-            raise UsageError(f"--pages {text}: write page numbers and ranges, like 3-5,8,20-")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[3] or 2**31 - 1)
-        if not 1 <= first <= last < 2**31:
-            raise UsageError(f"--pages {text}: {part.strip()!r} is no range of page numbers; they count from 1")
-        ranges[first - 1] = max(last - 1, ranges.get(first - 1, 0))
-    return sorted(ranges.items())
 
 
 def _read_prompt(path: Path) -> str:
@@ -271,6 +253,7 @@ def submit(
     Workers are started with `pagepack worker`, on as many machines as you like. Submitting the same again goes on
     where it was, and takes up files that were added.
     """
+    from pipeline.submit import check_notify, parse_pages
     from pipeline.submit import submit as submit_batch
 
     settings = load_settings(home=home, **flags)
@@ -293,12 +276,6 @@ def submit(
             live.say(f"the batch goes on without you: pagepack status {done.public_id}")
             return EXIT_INTERRUPTED
     return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
-
-
-def check_notify(notify: str | None) -> None:
-    """Raises UsageError unless it is a task's name, with or without a queue."""
-    if notify is not None and not re.fullmatch(r"[^@\s]+(@[^@\s]+)?", notify):
-        raise UsageError(f"--notify {notify}: write a Celery task's name, or TASK@QUEUE")
 
 
 def _follow(settings: Settings, batch: Any, live: Live, is_stopping: Callable[[], bool]) -> bool:
@@ -355,6 +332,7 @@ def ask(
     Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
     """
     from pipeline.readonly_sql import run_sql
+    from pipeline.submit import parse_pages
 
     settings = load_settings(home=home, **flags)
     prompt = question_prompt(question)
@@ -613,6 +591,15 @@ def _chosen_failures(
     except UsageError as error:
         raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
     return [(str(name), int(str(number)) if number is not None else None) for name, number in rows]
+
+
+@cli.command()
+def messages() -> int:
+    """JSON Schemas of the messages, by Celery task: what anyone may send, and what --notify sends."""
+    from schemas.messages import json_schemas
+
+    click.echo(json.dumps(json_schemas(), indent=2))
+    return EXIT_DONE
 
 
 @cli.group()

@@ -53,6 +53,7 @@ class Host:
         self._station: Station | None = None
         self._stop_signals = 0
         self._said: str | None = None
+        self._was_ready = False
         self.ticked_at = time.monotonic()
 
     def stop(self) -> None:
@@ -108,6 +109,9 @@ class Host:
         if self._said is not None:
             self._say("all is back")
             self._said = None
+        if not self._was_ready and station.children.are_ready():
+            self._was_ready = True
+            self._say(f"ready: {', '.join(place.name for place in self._places)}")
         return _BUSY_TICK_SECONDS if station.is_busy else _TICK_SECONDS
 
     def _say_once(self, what: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from celery import Celery
 
 from pipeline.batches import OpenBatch
-from pipeline.broker import heard_alarm, make_app
+from pipeline.broker import check_broker, heard_alarm, make_app
 from pipeline.children import Children, Place
 from pipeline.database import Database
 from pipeline.dispatch import Dispatcher
@@ -119,6 +119,7 @@ class Station:
             self._url = self._broker.url
             forget_bells(self._db)  # it is new and empty
         app = make_app(self._url)
+        check_broker(app)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one
         return app

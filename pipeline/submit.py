@@ -9,25 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.batches import OpenBatch, mark_all_seen, open_batch
+from pipeline.answers import storable
+from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
 from pipeline.discover import discover
 from pipeline.embedded import HomeLock
-from pipeline.errors import NothingToDo, UsageError
+from pipeline.errors import DocumentRejected, NothingToDo, UsageError
 from pipeline.fleet import slots_there
 from pipeline.ingest import register
 from pipeline.live import Live
 from pipeline.progress import progress
 from pipeline.query import batch_state
 from pipeline.settings import Settings
-from schemas.prompts import Prompt
+from schemas.messages import SubmitDocument
+from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
 
 _LOOK_SECONDS = 1.0
@@ -165,6 +168,31 @@ def submit(
         db.dispose()
 
 
+def check_notify(notify: str | None) -> None:
+    """Raises UsageError unless it is a task's name, with or without a queue."""
+    if notify is not None and not re.fullmatch(r"[^@\s]+(@[^@\s]+)?", notify):
+        raise UsageError(f"--notify {notify}: write a Celery task's name, or TASK@QUEUE")
+
+
+def parse_pages(text: str | None) -> list[tuple[int, int]]:
+    """`3-5,8,20-` → [(2, 4), (7, 7), (19, 2147483646)]: page numbers from 1 to page indexes from 0; None → [].
+
+    Raises:
+        UsageError: not of that form, a number under 1, or a range that runs backwards.
+    """
+    ranges: dict[int, int] = {}
+    for part in (text or "").split(",") if text else []:
+        match = re.fullmatch(r"\s*(\d+)\s*(-\s*(\d*))?\s*", part)
+        if match is None:
+            raise UsageError(f"--pages {text}: write page numbers and ranges, like 3-5,8,20-")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[3] or 2**31 - 1)
+        if not 1 <= first <= last < 2**31:
+            raise UsageError(f"--pages {text}: {part.strip()!r} is no range of page numbers; they count from 1")
+        ranges[first - 1] = max(last - 1, ranges.get(first - 1, 0))
+    return sorted(ranges.items())
+
+
 def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
     """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
     alone_since = time.monotonic()
@@ -181,3 +209,38 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
             live.say("no worker is there to read; start one with `pagepack worker`")
             alone_since = time.monotonic() + 300 - _ALONE_SECONDS
         time.sleep(_LOOK_SECONDS)
+
+
+def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:
+    """What anyone asked for in a message. Messages of one batch that ask the same of the same pages are one batch.
+
+    A location that is not there is recorded as missing, in the view `failures`.
+
+    Raises:
+        UsageError: the message asks for what there is not.
+    """
+    try:
+        prompts = choose_prompts(message.prompts, [])
+    except KeyError as error:
+        raise UsageError(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
+    check_notify(message.notify)
+    pages = parse_pages(message.pages)
+    identity = json.dumps([sorted(prompt.version for prompt in prompts), settings.text_layer, *pages])
+    batch = open_batch(
+        db,
+        key=f"message:{message.batch}:{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
+        name=storable(message.batch),
+        prompts=prompts,
+        engine="any",
+        model="",
+        text_layer=settings.text_layer,
+        pages=pages,
+        priority=message.priority,
+        notify=message.notify,
+    )
+    try:
+        for _ in register(db, batch, [message.location], settings, forget_gone=False, is_stopping=lambda: False):
+            pass
+    except UsageError as error:  # nobody waits at a command line: `failures` says it
+        rejection = DocumentRejected(str(error), cause="missing")
+        record_files(db, batch, [SeenFile(storable(message.location), "", 0, 0, rejection=rejection)])

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +35,7 @@ from pipeline.ingest import Ingester
 from pipeline.settings import Settings, load_settings
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from workers.choose import choose_engine, make_engine
-from workers.tasks import Reader, add_ingest_task, add_read_task
+from workers.tasks import Reader, add_ingest_tasks, add_read_task
 
 
 def main(role: str) -> int:
@@ -43,6 +44,7 @@ def main(role: str) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
     try:
         settings = load_settings()
         if role == "describe":
@@ -94,7 +96,7 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
             own[pid] = Ingester(open_database(settings), settings, f"{owner}{pid}", stopping.is_set)
         return own[pid]
 
-    add_ingest_task(app, ingester)
+    add_ingest_tasks(app, settings, ingester)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
     # Forked children must not find the thread's connection: this process speaks to the database through its own.

@@ -38,11 +38,13 @@ from pipeline.leases import (
 )
 from pipeline.settings import Settings
 from pipeline.store import complete_page, render_again, reuse_answers
-from schemas.messages import INGEST_TASK, READ_TASK, IngestDocument, ReadPage
+from pipeline.submit import submit_message
+from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
 from workers.engines import Answer, Engine
 
 log = logging.getLogger("pagepack.worker")
 
+_AWAY_SECONDS = 5.0  # between two tries at a message that alone says what was asked for
 _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
 
 
@@ -221,8 +223,8 @@ def add_read_task(app: Celery, reader: Reader) -> None:
         _run(app, READ_TASK, message, lambda: reader.read(ReadPage(**message).page_id))
 
 
-def add_ingest_task(app: Celery, ingester: Callable[[], Ingester]) -> None:
-    """Serve `pagepack.ingest_document`; `ingester` makes or finds this process's own."""
+def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ingester]) -> None:
+    """Serve `pagepack.ingest_document` and `pagepack.submit_document`; `ingester` makes or finds this process's own."""
 
     def ring(page_ids: list[int]) -> None:
         try:
@@ -233,6 +235,18 @@ def add_ingest_task(app: Celery, ingester: Callable[[], Ingester]) -> None:
     @app.task(name=INGEST_TASK)  # type: ignore[untyped-decorator]
     def ingest_document(**message: Any) -> None:
         _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id, ring))
+
+    @app.task(name=SUBMIT_TASK)  # type: ignore[untyped-decorator]
+    def submit_document(**message: Any) -> None:
+        def submit() -> None:
+            try:
+                submit_message(ingester().db, settings, SubmitDocument(**message))
+            except Unavailable as error:  # no row says yet what was asked for: the message must stay
+                log.warning("%s %s waits: %s", SUBMIT_TASK, message, error)
+                time.sleep(_AWAY_SECONDS)
+                raise Reject(str(error), requeue=True) from error
+
+        _run(app, SUBMIT_TASK, message, submit)
 
 
 def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], None]) -> None:
