@@ -22,10 +22,10 @@ EngineName = Literal["auto", "pixtral", "rapidocr"]
 class Settings(BaseSettings):
     """Every knob, with its unit in the name. A flag beats its variable, a variable beats the default."""
 
-    model_config = SettingsConfigDict(env_prefix="PAGEPACK_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="PAGEPACK_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
-    database_url: str | None = _(None, "not supported yet")
+    database_url: str | None = _(None, "a PostgreSQL server instead of SQLite in the home folder", repr=False)
     broker_url: str | None = _(None, "a Redis or Valkey server instead of the embedded one")
 
     engine: EngineName = _("auto", "auto takes pixtral where a model folder is set, else rapidocr")
@@ -56,6 +56,15 @@ class Settings(BaseSettings):
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and "://" not in value:
             raise ValueError("not a URL like redis://host:6379/0")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_server(cls, value: str | None) -> str | None:
+        if value is not None:
+            from pipeline.postgresql import server_url  # with it comes SQLAlchemy, which `--help` can do without
+
+            server_url(value)
         return value
 
     @field_validator("home", "model", mode="before")
@@ -92,9 +101,8 @@ def load_settings(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}, got {first.get('input')!r}"
-        ) from error
+        got = "" if name.endswith("_url") else f", got {first.get('input')!r}"  # a URL may hold a password
+        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}{got}") from error
     if os.path.exists(settings.home) and not os.path.isdir(settings.home):
         raise UsageError(f"PAGEPACK_HOME (or --home): {settings.home} is a file; choose a folder")
     return settings
