@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.answers import storable
 from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
@@ -32,6 +31,7 @@ from pipeline.settings import Settings
 from schemas.messages import SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
+from schemas.text import storable
 
 _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
