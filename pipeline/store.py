@@ -95,7 +95,6 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         )
         waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
         ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
-        connection.execute(update(PageTask).where(*waiting).values(rung_at=db.now(connection)))
         return list(ids)
 
 
