@@ -26,6 +26,7 @@ from urllib.parse import unquote_to_bytes
 from pipeline.errors import DiskFull, PagepackError, StorageGone, UsageError
 
 CHUNK_BYTES = 8 * 2**20
+KEYS_A_PAGE = 1_000  # of an S3 listing: as many as S3 gives at once
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/@]*:[^@]*)@)?(.*)", re.DOTALL)
 _SECRET = re.compile(r"://[^/\s]*:(?!\d{1,5}(?:/|$))\S*@")  # what ends in a port and a slash is a host
@@ -147,7 +148,7 @@ class Storage:
     def _s3_files(self, start: str) -> Iterator[Listed]:
         bucket, _, folder = self._root.partition("/")
         folder = folder and folder + "/"
-        request = {"Bucket": bucket, "Prefix": folder + start, **self._fs.req_kw}
+        request = {"Bucket": bucket, "Prefix": folder + start, "MaxKeys": KEYS_A_PAGE, **self._fs.req_kw}
         while True:
             page = self._fs.call_s3("list_objects_v2", **request)
             for found in page.get("Contents", []):
@@ -209,7 +210,7 @@ class Storage:
             raise self._translate(error) from error
 
     def _translate(self, error: Exception) -> PagepackError:
-        text = shown(str(error).strip() or type(error).__name__)
+        text = shown(" ".join(str(error).split())[:300] or type(error).__name__)
         kind = type(error).__name__
         if isinstance(error, ImportError):
             is_s3 = self.url.lower().startswith(("s3:", "s3a:"))
@@ -223,8 +224,10 @@ class Storage:
         if _is_full(error):
             return DiskFull(f"no room left at {self._name}: free some and run the same command again")
         if isinstance(error, ValueError) or kind == "ParamValidationError" or _code(error) == "InvalidBucketName":
-            return UsageError(f"{self._name} cannot be opened: {text.splitlines()[0]}; correct the URL or its endpoint")
-        return StorageGone(f"{self._name} does not answer: {text}; check the network and the endpoint (AWS_ENDPOINT_URL)")
+            return UsageError(f"{self._name} cannot be opened: {text}; correct the URL or its endpoint")
+        return StorageGone(
+            f"{self._name} does not answer: {text}; check the network and the endpoint (AWS_ENDPOINT_URL)"
+        )
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -277,4 +280,3 @@ def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(word in _code(error) for word in ("StorageFull", "QuotaExceeded", "InsufficientCapacity", "507"))
-
