@@ -93,8 +93,8 @@ def absolute(path: str | Path) -> str:
     return os.fspath(path) if local is None else os.path.abspath(local)
 
 
-def identify(path: str | Path) -> Identity:
-    """Read a file once: its kind from the first 1,024 bytes, its SHA-256 from all of them.
+def identify(path: str | Path, name: str | None = None) -> Identity:
+    """Read a file once: its kind from the first 1,024 bytes, its SHA-256 from all of them; `name` is for messages.
 
     Raises:
         DocumentRejected: not a regular file, no permission, zero bytes, a kind we do not take, or it changed while
@@ -104,8 +104,8 @@ def identify(path: str | Path) -> Identity:
         from pipeline.discover_urls import identify_url
 
         return identify_url(os.fspath(path))
-    name = display(os.fspath(path))
-    with open_regular(path) as file:
+    name = name or display(os.fspath(path))
+    with open_regular(path, name) as file:
         before = os.fstat(file.fileno())
         kind = kind_of(file.read(1024))
         if kind is None:
@@ -121,13 +121,13 @@ def identify(path: str | Path) -> Identity:
     return Identity(kind, content_hash, after.st_size, after.st_mtime_ns)
 
 
-def open_regular(path: str | Path) -> FileIO:
+def open_regular(path: str | Path, name: str | None = None) -> FileIO:
     """Open a regular, non-empty file for reading, never waiting on a fifo and never following a link.
 
     Raises:
         DocumentRejected: it is something else, or away, or not ours to read.
     """
-    name = display(os.fspath(path))
+    name = name or display(os.fspath(path))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:

@@ -4,7 +4,7 @@
     s3://bucket/a.pdf         one object
     s3://bucket/2024/*.pdf    a pattern (not for http): objects that match, and all below folders that match
 
-An object is known again by its size and its version: its ETag, else its time.
+An object is known again by its size and its version: its ETag, else its time, else not at all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Sequence
 
 from pipeline.discover import Found, Identity, display, is_skipped, kind_of, rejected
@@ -75,7 +76,7 @@ def identify_url(url: str) -> Identity:
         raise rejected("changed", name, "changed while it was read; run again when it is complete")
     kind = kind_of(head)
     assert kind is not None
-    return Identity(kind, digest.hexdigest(), size, after.version)
+    return Identity(kind, digest.hexdigest(), size, after.version or time.time_ns())
 
 
 def _below(url: str, files: Iterator[Listed], settings: Settings) -> Iterator[Found]:
@@ -115,17 +116,14 @@ def _found(url: str, file: Listed, settings: Settings) -> Found:
             name,
             f"has {size:,} bytes, over the limit of {limit:,}; raise PAGEPACK_MAX_FILE_BYTES or split it",
         )
-    return Found(url, name, size or 0, file.version, rejection)
+    return Found(url, name, size or 0, file.version or time.time_ns(), rejection)
 
 
 def uncovered(urls: Sequence[str]) -> list[str]:
     """Drop what another URL of the list already covers, so that no object is seen twice."""
 
-    def is_covered(url: str) -> bool:
-        for other in urls:
-            above = other.rstrip("/") + "/"
-            if url.rstrip("/") + "/" != above and url.startswith(above):
-                return not any(map(is_skipped, url[len(above) :].split("/")))
-        return False
+    def covers(above: str, url: str) -> bool:
+        return url.startswith(above) and url != above and not any(map(is_skipped, url[len(above) :].split("/")))
 
-    return [url for url in dict.fromkeys(urls) if not is_covered(url)]
+    folders = {url.rstrip("/") + "/" for url in urls}
+    return [url for url in dict.fromkeys(urls) if not any(covers(folder, url.rstrip("/") + "/") for folder in folders)]

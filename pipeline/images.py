@@ -28,7 +28,7 @@ from PIL import Image, ImageChops
 
 from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
-from pipeline.storage import Storage, local_path
+from pipeline.storage import PART_SECONDS, PARTS, Storage, local_path
 
 if TYPE_CHECKING:  # the process that opens files has little memory and does without numpy
     import numpy as np
@@ -83,9 +83,6 @@ def load(data: bytes) -> Image.Image:
     return image
 
 
-_PART_SECONDS = 3600.0  # a file that is still being written after so long was left by a process that died
-
-
 def open_images(settings: Settings) -> ImageStore:
     """The store of these settings. Nothing is asked of it yet; see `check`.
 
@@ -113,10 +110,10 @@ class ImageStore:
         Raises:
             UsageError: it does not exist, or may not be written. StorageGone: it does not answer.
         """
-        parts = self.root / _PARTS
+        parts = self.root / PARTS
         with contextlib.suppress(OSError):
             for part in os.scandir(parts):
-                if part.stat().st_mtime < time.time() - _PART_SECONDS:
+                if part.stat().st_mtime < time.time() - PART_SECONDS:
                     os.unlink(part)
 
     def put(self, data: bytes, image_hash: str | None = None) -> str:
@@ -135,7 +132,7 @@ class ImageStore:
             return image_hash
         temporary: str | None = None
         try:
-            parts = self.root / _PARTS
+            parts = self.root / PARTS
             for folder in (path.parent, parts):
                 folder.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=parts)
@@ -215,9 +212,6 @@ class RemoteImageStore(ImageStore):
 
     def delete(self, image_hash: str) -> None:
         self._storage.delete(_key(image_hash))
-
-
-_PARTS = ".parts"  # below the root: one folder to sweep, on the same disk, so that the rename is one step
 
 
 def _key(image_hash: str) -> str:

@@ -29,10 +29,10 @@ from celery import Celery
 from pipeline.batches import OpenBatch, finish_batch, finish_batches, open_batch
 from pipeline.broker import heard_alarm, make_app, queue_depth, ring_documents, ring_pages
 from pipeline.database import Database, open_database
-from pipeline.discover import discover
+from pipeline.discover import absolute, discover
 from pipeline.embedded import EmbeddedBroker, HomeLock
 from pipeline.errors import DiskFull, NothingToDo, PagepackError, Unavailable, UsageError
-from pipeline.ingest import register
+from pipeline.ingest import check_storage, register
 from pipeline.leases import Limits, expire, forget_bells, give_back, take_due_documents, take_due_pages
 from pipeline.progress import Open, Progress, pages_waiting, progress, what_is_open
 from pipeline.settings import Settings, is_setting
@@ -163,6 +163,7 @@ class Run:
             raise NothingToDo(f"no file found at {', '.join(map(str, self._paths))}")
         with ExitStack() as stack:
             stack.enter_context(HomeLock(self._settings.home))
+            check_storage(self._settings)
             choice = describe_engine(self._settings)
             if self._stop_signals:
                 raise Stopped
@@ -195,13 +196,13 @@ class Run:
             seeing.join(timeout=0.1)
 
     def _open_batch(self, db: Database, choice: EngineChoice) -> OpenBatch:
-        absolute = sorted({os.path.abspath(path) for path in self._paths})
+        places = sorted({absolute(path) for path in self._paths})
         versions = sorted(prompt.version for prompt in self._prompts)
-        identity = json.dumps([absolute, versions, choice.model, self._settings.text_layer, *self._pages])
+        identity = json.dumps([places, versions, choice.model, self._settings.text_layer, *self._pages])
         key = (
             f"name:{self._batch_name}" if self._batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
         )
-        name = self._batch_name or " ".join(Path(path).name or path for path in absolute)[:200]
+        name = self._batch_name or " ".join(Path(path).name or path for path in places)[:200]
         return open_batch(
             db,
             key=key,

@@ -2,7 +2,7 @@
 
     s3://bucket/prefix     S3 and what speaks it (MinIO, Ceph, …); needs the extra `s3`
     other://…              whatever fsspec opens, where its package is installed
-    file:///folder, path   a local folder: not read through here, see `local_path`
+    file:///folder, path   a local folder; see `local_path`
 
 Credentials and endpoint come from where each library looks for them: for S3 from AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL (botocore reads them) or FSSPEC_S3_ENDPOINT_URL (fsspec does). No message
@@ -26,6 +26,8 @@ from urllib.parse import unquote_to_bytes
 from pipeline.errors import DiskFull, PagepackError, StorageGone, UsageError
 
 CHUNK_BYTES = 8 * 2**20
+PARTS = ".parts"  # below the root: one folder to sweep, on the same disk, so that a rename is one step
+PART_SECONDS = 3600.0  # a file that is still being written after so long was left by a process that died
 KEYS_A_PAGE = 1_000  # of an S3 listing: as many as S3 gives at once
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/@]*:[^@]*)@)?(.*)", re.DOTALL)
@@ -78,7 +80,7 @@ class Listed:
 
     key: str  # below the storage's URL; "" is that URL itself
     size_bytes: int | None  # None where the storage does not say
-    version: int  # another number after the file was written again
+    version: int | None  # another number after the file was written again; None where nothing tells
 
 
 class Storage:
@@ -96,9 +98,16 @@ class Storage:
         self._protocol = url.partition("://")[0].lower()
 
     def check(self) -> None:
-        """Write a marker and read it back, so that a wrong URL or credential stops a command before its work."""
+        """Write a marker and read it back, so that a wrong URL or credential stops a command before its work.
+
+        Also removes parts that writers which were killed have left.
+        """
         self.write(".pagepack", b"written by pagepack\n")
         self.read(".pagepack")
+        with suppress(Exception):  # not every file system can say how old a file is
+            for path in self._fs.ls(self._path(PARTS), detail=False):
+                if self._fs.modified(path).timestamp() < time.time() - PART_SECONDS:
+                    self._fs.rm_file(path)
 
     def read(self, key: str) -> bytes:
         with self._translated():
@@ -182,9 +191,9 @@ class Storage:
             if self._protocol in _WHOLE_AT_ONCE:
                 yield path
                 return
-            folder, _, name = path.rpartition("/")
-            part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
-            self._fs.makedirs(folder, exist_ok=True)
+            part = self._path(f"{PARTS}/{uuid.uuid4().hex}")
+            for folder in (self._path(PARTS), path.rpartition("/")[0]):
+                self._fs.makedirs(folder, exist_ok=True)
             try:
                 yield part
                 self._fs.mv(part, path)
@@ -250,8 +259,8 @@ def _open(url: str) -> tuple[Any, str]:
 def _listed(key: str, info: dict[str, Any]) -> Listed:
     size = info.get("size")
     changes = next((str(info[name]) for name in _CHANGES if info.get(name)), None)
-    if changes is None:  # nothing says whether it changed: it did
-        return Listed(key, size, time.time_ns())
+    if changes is None:
+        return Listed(key, size, None)
     return Listed(key, size, int.from_bytes(hashlib.blake2b(changes.encode(), digest_size=8).digest(), "big") >> 1)
 
 

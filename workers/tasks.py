@@ -23,8 +23,8 @@ from pipeline.answers import ReadAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm, ring_pages
 from pipeline.database import Database
-from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
-from pipeline.images import ImageStore
+from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable, UsageError
+from pipeline.images import open_images
 from pipeline.ingest import Ingester
 from pipeline.leases import (
     Limits,
@@ -54,7 +54,7 @@ class Reader:
         self._db = db
         self._settings = settings
         self._owner = owner
-        self._images = ImageStore(settings.home / "images")
+        self._images = open_images(settings)
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         self._models = ("", engine.model, engine.model + TEXT_LAYER)
         self._stop_at: float | None = None
@@ -78,6 +78,7 @@ class Reader:
         Raises:
             Reject: the worker stops; the message goes back to the queue.
             DiskFull: there is no room for the answer; the supervisor must stop the run.
+            StorageGone, UsageError: page images cannot be reached; likewise.
         """
         with self._company(is_alone=is_suspect(self._db, page_id)):
             if self._stop_at is not None:
@@ -243,7 +244,7 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
         log.error("%s: a message that this version does not know, left to the sweep: %s (%s)", task, message, error)
     except Reject:
         raise
-    except DiskFull as error:
+    except (DiskFull, StorageGone, UsageError) as error:
         log.error("%s", error)
         raise_alarm(app, error.cause, str(error))
     except PagepackError as error:
