@@ -77,10 +77,14 @@ def open_batch(
     model: str,
     text_layer: str,
     pages: Sequence[tuple[int, int]] = (),
+    priority: int = 0,
+    notify: str | None = None,
+    all_seen: bool = True,
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
-    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all.
+    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. Without
+    `all_seen` the batch does not finish before `mark_all_seen`.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -96,6 +100,9 @@ def open_batch(
             "model": model + (TEXT_LAYER if text_layer == "prefer" else ""),
             "text_layer": text_layer,
             "all_pages": not pages,
+            "all_seen": all_seen,
+            "priority": priority,
+            "notify": notify,
             "state": BatchState.RUNNING,
             "finished_at": None,
         }
@@ -294,6 +301,23 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
             settle(connection, row.id, row.page_id, row.name, answer_id)
 
 
+def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:
+    """Those that are neither paused nor ended, the oldest first, with their priorities."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(Batch.id, Batch.public_id, Batch.name, Batch.priority)
+            .where(Batch.state == BatchState.RUNNING)
+            .order_by(Batch.id)
+        )
+        return [(OpenBatch(row.id, row.public_id, row.name), row.priority) for row in rows]
+
+
+def mark_all_seen(db: Database, batch: OpenBatch) -> None:
+    """The walk through the batch's paths is through: it may finish."""
+    with db.write() as connection:
+        connection.execute(update(Batch).where(Batch.id == batch.id).values(all_seen=True))
+
+
 def finish_batches(db: Database) -> None:
     """Close every running batch of which nothing waits: a retried document may have reopened several."""
     with db.read() as connection:
@@ -310,6 +334,8 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
     First makes sure of its tasks: a page stored while the batch was being registered may have missed it.
     """
     with db.write() as connection:
+        if connection.scalar(select(Batch.id).where(Batch.id == batch.id, Batch.all_seen)) is None:
+            return False
         documents = select(BatchSource.document_id).where(
             BatchSource.batch_id == batch.id, BatchSource.document_id.is_not(None)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any
@@ -11,11 +12,20 @@ from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from pipeline.errors import Unavailable
-from schemas.messages import INGEST_QUEUE, INGEST_TASK, READ_QUEUE, READ_TASK, IngestDocument, ReadPage
+from pipeline.errors import Unavailable, UsageError, redacted
+from schemas.messages import (
+    INGEST_QUEUE,
+    INGEST_TASK,
+    READ_QUEUE,
+    READ_TASK,
+    SUBMIT_TASK,
+    DocumentDone,
+    IngestDocument,
+    ReadPage,
+)
 
 ALARM_QUEUE = "pagepack.alarm"
-"""Where a worker says what no retry will mend (a full disk); `pagepack run` listens and stops."""
+"""Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
 
 
 def make_app(broker_url: str) -> Celery:
@@ -27,7 +37,11 @@ def make_app(broker_url: str) -> Celery:
         task_acks_on_failure_or_timeout=True,  # the row says what became of it; a repeated message adds nothing
         task_default_queue=READ_QUEUE,
         task_queues=[Queue(name) for name in (INGEST_QUEUE, READ_QUEUE)],  # type: ignore[no-untyped-call]
-        task_routes={INGEST_TASK: {"queue": INGEST_QUEUE}, READ_TASK: {"queue": READ_QUEUE}},
+        task_routes={
+            INGEST_TASK: {"queue": INGEST_QUEUE},
+            SUBMIT_TASK: {"queue": INGEST_QUEUE},
+            READ_TASK: {"queue": READ_QUEUE},
+        },
         task_serializer="json",
         accept_content=["json"],
         worker_prefetch_multiplier=1,
@@ -70,6 +84,37 @@ def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage])
             app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False)
 
 
+def notify(app: Celery, target: str, message: DocumentDone) -> None:
+    """Send `TASK@QUEUE`, or `TASK` to Celery's default queue. Raises as `ring_documents`."""
+    task, _, queue = target.partition("@")
+    with _broker_errors_translated(app), app.producer_pool.acquire(block=True, timeout=30) as producer:
+        queue = queue or "celery"
+        app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False, queue=queue)
+
+
+def check_broker(app: Celery) -> None:
+    """Connect once and say what is wrong, before anything is started that would try for ever.
+
+    Raises:
+        UsageError: a URL or password that the server refuses, or a kind of server that is not installed.
+        Unavailable: nobody answers.
+    """
+    where = redacted(str(app.conf.broker_url))
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=10)
+            client = getattr(connection.default_channel, "client", None)
+            if client is not None:  # Redis checks the password with the first command
+                client.ping()
+    except (ImportError, KeyError, ValueError) as error:
+        raise UsageError(f"PAGEPACK_BROKER_URL {where}: {error}; write it like redis://host:6379/0") from error
+    except Exception as error:  # each transport has its own
+        refused = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "ACCESS_REFUSED", "NOT_ALLOWED", "AUTH <")
+        if any(word.lower() in str(error).lower() for word in refused):
+            raise UsageError(f"the broker {where} refuses us: {error}; check user and password in its URL") from error
+        raise Unavailable(f"the broker {where} does not answer: {error}") from error
+
+
 def queue_depth(app: Celery, queue: str) -> int:
     """Messages that wait in a queue. Raises Unavailable."""
     try:
@@ -84,17 +129,18 @@ def queue_depth(app: Celery, queue: str) -> int:
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:
     """Tell the supervisor; best effort, for where even the database cannot be written."""
     with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(ALARM_QUEUE).put({"cause": cause, "reason": reason}, serializer="json")
+        queue = os.environ.get("PAGEPACK_INTERNAL_ALARM", ALARM_QUEUE)
+        connection.SimpleQueue(queue).put({"cause": cause, "reason": reason}, serializer="json")
 
 
-def heard_alarm(app: Celery) -> dict[str, Any] | None:
+def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
     """The oldest alarm, taken off its queue; None where all is well or the broker is away."""
     with (
         contextlib.suppress(Empty, Unavailable),
         _broker_errors_translated(app),
         app.connection_for_read() as connection,
     ):
-        message = connection.SimpleQueue(ALARM_QUEUE).get(block=False)
+        message = connection.SimpleQueue(queue).get(block=False)
         message.ack()
         return dict(message.payload)
     return None

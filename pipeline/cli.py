@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import signal
 import sys
@@ -112,24 +111,35 @@ def engine_options(command: F) -> F:
     return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
 
 
+def batch_options(command: F) -> F:
+    """What a batch is made of, for `run` and `submit`."""
+    for option in (
+        json_option,
+        pages_option,
+        click.option(
+            "--text-layer", type=click.Choice(["keep", "prefer"]), help="prefer: take a PDF's own text.  [keep]"
+        ),
+        click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]"),
+        click.option(
+            "--prompt-file",
+            "prompt_files",
+            multiple=True,
+            type=path,
+            help="A prompt of your own; the file's name is the prompt's.",
+        ),
+        click.option(
+            "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
+        ),
+        engine_options,
+        home_option,
+        click.argument("paths", nargs=-1, required=True, type=place),
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=place)
-@home_option
-@engine_options
-@click.option(
-    "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
-)
-@click.option(
-    "--prompt-file",
-    "prompt_files",
-    multiple=True,
-    type=path,
-    help="A prompt of your own; the file's name is the prompt's.",
-)
-@click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]")
-@click.option("--text-layer", type=click.Choice(["keep", "prefer"]), help="prefer: take a PDF's own text.  [keep]")
-@pages_option
-@json_option
+@batch_options
 def run(
     paths: tuple[str | Path, ...],
     home: Path | None,
@@ -146,14 +156,10 @@ def run(
     s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
     the same command again to go on after an interruption, or after files were added; no page is read twice.
     """
+    from pipeline.submit import parse_pages
+
     settings = load_settings(home=home, **flags)
-    for path in prompt_files:
-        if path.stem in CATALOGUE:
-            raise UsageError(f"--prompt-file {path}: {path.stem!r} is a prompt of the catalogue; rename the file")
-    names = [path.stem for path in prompt_files]
-    if len(set(names)) < len(names):
-        raise UsageError("two --prompt-file of one name; a prompt is known by its file's name, so rename one")
-    chosen = choose_prompts(prompts, [(path.stem, _read_prompt(path)) for path in prompt_files])
+    chosen = _choose_prompts(prompts, prompt_files)
     started = time.monotonic()
     done = _execute(settings, paths, chosen, batch, parse_pages(pages))
     if done is None:
@@ -183,23 +189,15 @@ def _execute(
             return None
 
 
-def parse_pages(text: str | None) -> list[tuple[int, int]]:
-    """`3-5,8,20-` → [(2, 4), (7, 7), (19, 2147483646)]: page numbers from 1 to page indexes from 0; None → [].
-
-    Raises:
-        UsageError: not of that form, a number under 1, or a range that runs backwards.
-    """
-    ranges: dict[int, int] = {}
-    for part in (text or "").split(",") if text else []:
-        match = re.fullmatch(r"\s*(\d+)\s*(-\s*(\d*))?\s*", part)
-        if match is None:
-            raise UsageError(f"--pages {text}: write page numbers and ranges, like 3-5,8,20-")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[3] or 2**31 - 1)
-        if not 1 <= first <= last < 2**31:
-            raise UsageError(f"--pages {text}: {part.strip()!r} is no range of page numbers; they count from 1")
-        ranges[first - 1] = max(last - 1, ranges.get(first - 1, 0))
-    return sorted(ranges.items())
+def _choose_prompts(names: Sequence[str], files: Sequence[Path]) -> list[Prompt]:
+    """Raises UsageError where a file's name would hide another prompt."""
+    for path in files:
+        if path.stem in CATALOGUE:
+            raise UsageError(f"--prompt-file {path}: {path.stem!r} is a prompt of the catalogue; rename the file")
+    stems = [path.stem for path in files]
+    if len(set(stems)) < len(stems):
+        raise UsageError("two --prompt-file of one name; a prompt is known by its file's name, so rename one")
+    return choose_prompts(names, [(path.stem, _read_prompt(path)) for path in files])
 
 
 def _read_prompt(path: Path) -> str:
@@ -239,6 +237,90 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
 
 
 @cli.command()
+@batch_options
+@click.option("--priority", default=0, show_default=True, help="A higher one goes first; equal ones share.")
+@click.option("--notify", metavar="TASK[@QUEUE]", help="Send this Celery task for each document that is done.")
+@click.option("--wait", is_flag=True, help="Follow the batch to its end, with its exit code.")
+def submit(
+    paths: tuple[str | Path, ...],
+    home: Path | None,
+    prompts: tuple[str, ...],
+    prompt_files: tuple[Path, ...],
+    batch: str | None,
+    pages: str | None,
+    priority: int,
+    notify: str | None,
+    wait: bool,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Register files and folders for workers elsewhere, and print the batch's id.
+
+    Workers are started with `pagepack worker`, on as many machines as you like. Submitting the same again goes on
+    where it was, and takes up files that were added.
+    """
+    from pipeline.submit import check_notify, parse_pages
+    from pipeline.submit import submit as submit_batch
+
+    settings = load_settings(home=home, **flags)
+    check_notify(notify)
+    chosen, ranges = _choose_prompts(prompts, prompt_files), parse_pages(pages)
+    started = time.monotonic()
+    stopping: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: stopping.append(number))
+    with Live(Console(stderr=True)) as live:
+        done = submit_batch(settings, paths, chosen, batch, ranges, priority, notify, live.seen, lambda: bool(stopping))
+        if stopping:
+            live.say(f"stopped while files were registered; submit the same again to go on with batch {done.public_id}")
+            return EXIT_INTERRUPTED
+        if not wait:
+            click.echo(json.dumps({"batch_id": done.public_id, "name": done.name}) if as_json else done.public_id)
+            return EXIT_DONE
+        live.say(f"batch {done.public_id}")
+        if not _follow(settings, done, live, lambda: bool(stopping)):
+            live.say(f"the batch goes on without you: pagepack status {done.public_id}")
+            return EXIT_INTERRUPTED
+    return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
+
+
+def _follow(settings: Settings, batch: Any, live: Live, is_stopping: Callable[[], bool]) -> bool:
+    """Show a batch's progress until it ends; False where the user left first."""
+    from pipeline.database import open_database
+    from pipeline.submit import follow
+
+    db = open_database(settings, readonly=True)
+    try:
+        return follow(db, batch, live, is_stopping) is not None
+    finally:
+        db.dispose()
+
+
+@cli.command()
+@home_option
+@engine_options
+@click.option(
+    "--role", type=click.Choice(["read", "ingest", "both"]), default="both", show_default=True,
+    help="read: one a GPU. ingest: draws documents, on CPUs.",
+)  # fmt: skip
+@click.option("--devices", metavar="LIST", help="GPUs by number, like 0,1,2,3: a process for each.  [one process]")
+def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> int:
+    """Read what was submitted, until told to stop.
+
+    Starts its processes, watches them and starts them again. SIGTERM or Ctrl-C: pages in hand are finished or given
+    back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
+    """
+    from pipeline.host import Host, places
+
+    settings = load_settings(home=home, **flags)
+    host = Host(settings, places(role, devices), lambda line: click.echo(f"pagepack: {line}", err=True))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: host.stop())
+    host.execute()
+    return EXIT_DONE
+
+
+@cli.command()
 @click.argument("question")
 @click.argument("paths", nargs=-1, required=True, type=place)
 @pages_option
@@ -256,6 +338,7 @@ def ask(
     Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
     """
     from pipeline.readonly_sql import run_sql
+    from pipeline.submit import parse_pages
 
     settings = load_settings(home=home, **flags)
     prompt = question_prompt(question)
@@ -514,6 +597,15 @@ def _chosen_failures(
     except UsageError as error:
         raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
     return [(str(name), int(str(number)) if number is not None else None) for name, number in rows]
+
+
+@cli.command()
+def messages() -> int:
+    """JSON Schemas of the messages, by Celery task: what anyone may send, and what --notify sends."""
+    from schemas.messages import json_schemas
+
+    click.echo(json.dumps(json_schemas(), indent=2))
+    return EXIT_DONE
 
 
 @cli.group()

@@ -72,7 +72,7 @@ def _broker(settings: Settings) -> Check:
 
 
 def _engines(settings: Settings) -> list[Check]:
-    from pipeline.run import WORKERS, child_environment
+    from pipeline.children import WORKERS, child_environment
 
     done = subprocess.run(
         [*WORKERS, "doctor"],

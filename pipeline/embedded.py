@@ -43,9 +43,10 @@ def file_system(path: Path) -> str:
 
 
 class HomeLock:
-    """Held by the one `pagepack run` of a home; the kernel lets go of it however the process ends."""
+    """Held by the one `pagepack run` or `worker` of a home; the kernel lets go of it however the process ends."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, command: str = "pagepack run") -> None:
+        self._command = command
         try:
             home.mkdir(parents=True, exist_ok=True)
             self._file = (home / "lock").open("a+")
@@ -72,7 +73,7 @@ class HomeLock:
                 f"{self._home} is in use by {holder}; wait until it ends, or use another --home at the same time"
             ) from error
         self._file.truncate(0)
-        self._file.write(f"`pagepack run` with process id {os.getpid()}")
+        self._file.write(f"`{self._command}` with process id {os.getpid()}")
         self._file.flush()
         return self
 

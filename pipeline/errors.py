@@ -15,6 +15,14 @@ its text names the thing, the fact and the way out.
 
 from __future__ import annotations
 
+import re
+
+
+def redacted(url: str) -> str:
+    """A URL for people: without its password, and without parameters that may hold one."""
+    url = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][^=&\s]*(?:password|secret|token)[^=&\s]*=)[^&\s]*", r"\1***", url)
+
 
 class PagepackError(Exception):
     """Root of all errors that pagepack raises on purpose."""

@@ -21,12 +21,13 @@ import struct
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
 
-from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable, UsageError
+from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable, UsageError
 from pipeline.settings import Settings
 from pipeline.storage import PART_SECONDS, PARTS, Storage, local_path
 
@@ -186,7 +187,7 @@ class ImageStore:
 
 
 class RemoteImageStore(ImageStore):
-    """The same behind a URL. What goes wrong there is a UsageError, StorageGone or DiskFull."""
+    """The same behind a URL. What goes wrong is StorageGone or DiskFull; what `check` finds, a UsageError too."""
 
     num_puts = 8
 
@@ -200,18 +201,30 @@ class RemoteImageStore(ImageStore):
     def put(self, data: bytes, image_hash: str | None = None) -> str:
         image_hash = image_hash or hash_pixels(load(data))
         key = _key(image_hash)
-        if self._storage.stat(key) is None:
-            self._storage.write(key, data)
+        with _gone():
+            if self._storage.stat(key) is None:
+                self._storage.write(key, data)
         return image_hash
 
     def get(self, image_hash: str) -> bytes:
         try:
-            return self._storage.read(_key(image_hash))
+            with _gone():
+                return self._storage.read(_key(image_hash))
         except FileNotFoundError as error:
             raise self._missing(image_hash) from error
 
     def delete(self, image_hash: str) -> None:
-        self._storage.delete(_key(image_hash))
+        with _gone():
+            self._storage.delete(_key(image_hash))
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    """A bucket or credential that was good when the work began is no fault of the page in hand."""
+    try:
+        yield
+    except UsageError as error:
+        raise StorageGone(str(error)) from error
 
 
 def _key(image_hash: str) -> str:

@@ -113,7 +113,7 @@ class Ingester:
     """What an ingest worker process holds: a rasterizer, the image store, and its leases' heartbeat."""
 
     def __init__(self, db: Database, settings: Settings, owner: str, is_stopping: Callable[[], bool]) -> None:
-        self._db = db
+        self.db = db
         self._settings = settings
         self._owner = owner
         self._is_stopping = is_stopping
@@ -131,28 +131,28 @@ class Ingester:
         Where the document does not wait any more, this does nothing. Errors that no retry of this document mends (a
         full disk, a storage that is away) are raised after it was given back.
         """
-        claim = claim_document(self._db, document_id, self._owner, self._settings.lease_seconds)
+        claim = claim_document(self.db, document_id, self._owner, self._settings.lease_seconds)
         if claim is None:
             return
         self._claim = claim
         try:
             self._rasterize(claim, ring)
         except DocumentRejected as error:
-            reject_document(self._db, claim, error)
+            reject_document(self.db, claim, error)
         except Exception as error:
             if isinstance(error, DiskFull | StorageGone | UsageError):
-                return_claim(self._db, claim, str(error))
-                raise
-            retry_document(self._db, claim, error, self._limits)
+                return_claim(self.db, claim, str(error))
+                raise StorageGone(str(error)) if isinstance(error, UsageError) else error
+            retry_document(self.db, claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise
         finally:
             self._claim = None
 
     def _rasterize(self, claim: DocumentClaim, ring: Callable[[list[int]], None]) -> None:
-        file, name = open_input(claim, _names(self._db, claim), self._settings)
+        file, name = open_input(claim, _names(self.db, claim), self._settings)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
-            set_page_count(self._db, claim, document.page_count)
+            set_page_count(self.db, claim, document.page_count)
             chunk: list[Future[NewPage]] = []
             started = time.monotonic()
             for page in document.pages(claim.first_page):
@@ -164,7 +164,7 @@ class Ingester:
                     if not self._wait_for_room(claim):
                         return
             if self._flush(claim, chunk, ring):
-                finish_document(self._db, claim, document.page_count)
+                finish_document(self.db, claim, document.page_count)
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
         """Put its image; over a network beside the drawing of the next ones."""
@@ -183,7 +183,7 @@ class Ingester:
         )
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]], ring: Callable[[list[int]], None]) -> bool:
-        waiting = add_pages(self._db, claim, [page.result() for page in chunk])
+        waiting = add_pages(self.db, claim, [page.result() for page in chunk])
         if waiting is None:
             return False  # another worker has the document now
         ring(waiting)
@@ -193,10 +193,10 @@ class Ingester:
         """Hold back while enough pages wait; False where the worker stops, and the document was given back."""
         while True:
             if self._is_stopping():
-                return_claim(self._db, claim, "the worker stopped")
+                return_claim(self.db, claim, "the worker stopped")
                 return False
             limit = self._settings.max_waiting_pages
-            if pages_waiting(self._db, claim.batch_id, limit) < limit:
+            if pages_waiting(self.db, claim.batch_id, limit) < limit:
                 return True
             time.sleep(0.5)
 
@@ -207,7 +207,7 @@ class Ingester:
             if claim is None:
                 continue
             try:
-                renew_document(self._db, claim, self._settings.lease_seconds)
+                renew_document(self.db, claim, self._settings.lease_seconds)
             except PagepackError:
                 continue  # the next beat may get through; a lease that ran out is fenced off
 

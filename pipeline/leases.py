@@ -252,6 +252,22 @@ def _take_due(
         return list(rows)
 
 
+def bells_out(db: Database, batch_id: int) -> int:
+    """Page tasks of a batch that were rung for and are not read yet."""
+    mine = PageTask.batch_id == batch_id
+    rung = select(sa.func.count()).where(mine, PageTask.state == TaskState.PENDING, PageTask.rung_at.is_not(None))
+    held = select(sa.func.count()).where(mine, PageTask.state == TaskState.LEASED)
+    with db.read() as connection:
+        return (connection.scalar(rung) or 0) + (connection.scalar(held) or 0)
+
+
+def holds_pages(db: Database, owner: str) -> bool:
+    """Whether a worker has pages in hand."""
+    with db.read() as connection:
+        held = select(PageTask.id).where(PageTask.state == TaskState.LEASED, PageTask.owner == owner)
+        return connection.scalar(held.limit(1)) is not None
+
+
 def forget_bells(db: Database) -> None:
     """The broker is new and empty: whatever waits shall be rung for again."""
     with db.write() as connection:

@@ -50,11 +50,19 @@ class Live:
             message, markup=False, highlight=False, soft_wrap=True
         )
 
-    def show(self, progress: Progress, files_seen: int, all_seen: bool) -> None:
-        """The latest counts; on a terminal at each call, elsewhere every ten seconds."""
+    def seen(self, files: int) -> None:
+        """Files are being registered; on a terminal at each call, elsewhere every ten seconds."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=f"{files:,} files…")
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            self.say(f"{files:,} files seen")
+
+    def show(self, progress: Progress, files_seen: int | None, all_seen: bool) -> None:
+        """The latest counts, of files where this process saw them; as often as `seen`."""
         ended = progress.tasks_done + progress.tasks_failed
         rate, left = self._rate(progress, ended)
-        files = f"{files_seen:,} files" + ("" if all_seen else "…")
+        files = "reading" if files_seen is None else f"{files_seen:,} files" + ("" if all_seen else "…")
         if self._bar is not None and self._task is not None:
             total = progress.tasks_total or None
             self._bar.update(

@@ -120,6 +120,12 @@ def find_batch(db: Database, ref: str | None = None) -> BatchRow:
     raise UsageError(f"no batch has the id or name {ref!r}; the latest are {candidates}")
 
 
+def batch_state(db: Database, batch_id: int) -> str:
+    """One of BatchState."""
+    with db.read() as connection:
+        return connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar_one()
+
+
 def check_prompt(db: Database, name: str) -> None:
     """Raises UsageError where no page was ever asked this; the message names the prompts that there are."""
     with db.read() as connection:

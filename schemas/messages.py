@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 INGEST_TASK = "pagepack.ingest_document"
 READ_TASK = "pagepack.read_page"
+SUBMIT_TASK = "pagepack.submit_document"
 INGEST_QUEUE = "pagepack.ingest"
 READ_QUEUE = "pagepack.read"
 
@@ -32,3 +33,44 @@ class ReadPage(BaseModel):
 
     version: Literal[1] = 1
     page_id: int
+
+
+class SubmitDocument(BaseModel):
+    """Anyone asks for a document (or, with `pages`, for some pages of it), without touching the database.
+
+    `location` is a URL (`s3://bucket/a.pdf`), or a path as the ingest workers see it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = 1
+    location: str
+    batch: str = Field(description="name of the batch that it joins; made where there is none")
+    prompts: list[str] = Field(["ocr"], description="names in the prompt catalogue")
+    pages: str | None = Field(None, description="page numbers from 1 and ranges, like 3-5,8,20-; default all")
+    priority: int = 0
+    notify: str | None = Field(None, description="TASK or TASK@QUEUE, sent with a DocumentDone when it is done")
+
+
+class DocumentDone(BaseModel):
+    """What `--notify TASK@QUEUE` sends, at least once: every page of the document is read or has failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = 1
+    document_id: str = Field(description="as in the views page_text, document_text and files")
+    batch_id: str = Field(description="as in the views batch_summary, files and failures")
+
+
+def json_schemas() -> dict[str, dict[str, object]]:
+    """Task name → JSON Schema (draft 2020-12) of its keyword arguments, and where it is sent."""
+    taken: list[tuple[str, type[BaseModel], str]] = [
+        (SUBMIT_TASK, SubmitDocument, INGEST_QUEUE),
+        (INGEST_TASK, IngestDocument, INGEST_QUEUE),
+        (READ_TASK, ReadPage, READ_QUEUE),
+        ("TASK of --notify", DocumentDone, "QUEUE of --notify"),
+    ]
+    return {
+        task: {"$schema": "https://json-schema.org/draft/2020-12/schema", "queue": queue} | message.model_json_schema()
+        for task, message, queue in taken
+    }

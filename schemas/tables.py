@@ -35,6 +35,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -123,6 +124,7 @@ class Batch(Base):
     all_pages: Mapped[bool] = mapped_column(default=True)  # else those in `batch_pages`
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # higher goes first; equal ones share
     notify: Mapped[str | None] = mapped_column(Text)  # `TASK` or `TASK@QUEUE`, sent for each document that is done
+    all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
 

@@ -18,20 +18,24 @@ import signal
 import socket
 import sys
 import threading
+import time
 import uuid
+import warnings
+from contextlib import suppress
 from typing import Any
 
 from celery import signals
 
 from pipeline.broker import make_app
 from pipeline.cores import num_cores
-from pipeline.database import open_database
+from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, UsageError
+from pipeline.fleet import BEAT_SECONDS, enlist, still_there
 from pipeline.ingest import Ingester
 from pipeline.settings import Settings, load_settings
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from workers.choose import choose_engine, make_engine
-from workers.tasks import Reader, add_ingest_task, add_read_task
+from workers.tasks import Reader, add_ingest_tasks, add_read_task
 
 
 def main(role: str) -> int:
@@ -40,6 +44,7 @@ def main(role: str) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
     try:
         settings = load_settings()
         if role == "describe":
@@ -66,11 +71,13 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
     app = make_app(broker_url)
     engine = make_engine(settings)
-    reader = Reader(open_database(settings), engine, settings, owner)
+    db = open_database(settings)
+    reader = Reader(db, engine, settings, owner)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
-    print(json.dumps({"ready": True}), flush=True)
-    _consume(app, "threads", engine.capacity + 1, READ_QUEUE)
+    slots = engine.capacity + 1
+    _enlist(db, owner, "read", slots, engine=engine.name, model=engine.model)
+    _consume(app, "threads", slots, READ_QUEUE)
     engine.close()
     return 0
 
@@ -89,9 +96,11 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
             own[pid] = Ingester(open_database(settings), settings, f"{owner}{pid}", stopping.is_set)
         return own[pid]
 
-    add_ingest_task(app, ingester)
+    add_ingest_tasks(app, settings, ingester)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
+    # Forked children must not find the thread's connection: this process speaks to the database through its own.
+    signals.worker_ready.connect(lambda **_: _enlist(open_database(settings), owner, "ingest", processes), weak=False)
     _consume(app, "prefork", processes, INGEST_QUEUE)
     return 0
 
@@ -110,6 +119,26 @@ def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
         quiet=True,
     )
     worker.start()
+
+
+def _enlist(
+    db: Database, owner: str, role: str, slots: int, *, engine: str | None = None, model: str | None = None
+) -> None:
+    """Say that this worker is there and ready, and go on saying so."""
+    device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
+
+    def enlist_again() -> None:
+        enlist(db, owner, role, slots, device=device, engine=engine, model=model)
+
+    def beat() -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            with suppress(PagepackError):  # the next beat may get through
+                if not still_there(db, owner):
+                    enlist_again()
+
+    enlist_again()
+    threading.Thread(target=beat, name="presence", daemon=True).start()
 
 
 def _die_with_parent() -> None:

@@ -23,7 +23,7 @@ from pipeline.answers import ReadAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm, ring_pages
 from pipeline.database import Database
-from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable, UsageError
+from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.images import open_images
 from pipeline.ingest import Ingester
 from pipeline.leases import (
@@ -38,11 +38,13 @@ from pipeline.leases import (
 )
 from pipeline.settings import Settings
 from pipeline.store import complete_page, render_again, reuse_answers
-from schemas.messages import INGEST_TASK, READ_TASK, IngestDocument, ReadPage
+from pipeline.submit import submit_message
+from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
 from workers.engines import Answer, Engine
 
 log = logging.getLogger("pagepack.worker")
 
+_AWAY_SECONDS = 5.0  # between two tries at a message that alone says what was asked for
 _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
 
 
@@ -78,7 +80,7 @@ class Reader:
         Raises:
             Reject: the worker stops; the message goes back to the queue.
             DiskFull: there is no room for the answer; the supervisor must stop the run.
-            StorageGone, UsageError: page images cannot be reached; likewise.
+            StorageGone: page images cannot be reached; likewise.
         """
         with self._company(is_alone=is_suspect(self._db, page_id)):
             if self._stop_at is not None:
@@ -222,8 +224,8 @@ def add_read_task(app: Celery, reader: Reader) -> None:
         _run(app, READ_TASK, message, lambda: reader.read(ReadPage(**message).page_id))
 
 
-def add_ingest_task(app: Celery, ingester: Callable[[], Ingester]) -> None:
-    """Serve `pagepack.ingest_document`; `ingester` makes or finds this process's own."""
+def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ingester]) -> None:
+    """Serve `pagepack.ingest_document` and `pagepack.submit_document`; `ingester` makes or finds this process's own."""
 
     def ring(page_ids: list[int]) -> None:
         try:
@@ -235,6 +237,18 @@ def add_ingest_task(app: Celery, ingester: Callable[[], Ingester]) -> None:
     def ingest_document(**message: Any) -> None:
         _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id, ring))
 
+    @app.task(name=SUBMIT_TASK)  # type: ignore[untyped-decorator]
+    def submit_document(**message: Any) -> None:
+        def submit() -> None:
+            try:
+                submit_message(ingester().db, settings, SubmitDocument(**message))
+            except Unavailable as error:  # no row says yet what was asked for: the message must stay
+                log.warning("%s %s waits: %s", SUBMIT_TASK, message, error)
+                time.sleep(_AWAY_SECONDS)
+                raise Reject(str(error), requeue=True) from error
+
+        _run(app, SUBMIT_TASK, message, submit)
+
 
 def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], None]) -> None:
     """One message: whatever happens it is acknowledged, for the row in the database says what is to be done."""
@@ -244,7 +258,7 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
         log.error("%s: a message that this version does not know, left to the sweep: %s (%s)", task, message, error)
     except Reject:
         raise
-    except (DiskFull, StorageGone, UsageError) as error:
+    except (DiskFull, StorageGone) as error:
         log.error("%s", error)
         raise_alarm(app, error.cause, str(error))
     except PagepackError as error:

@@ -38,6 +38,7 @@ def upgrade() -> None:
     with op.batch_alter_table("batches") as batch:
         batch.add_column(sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
         batch.add_column(sa.Column("notify", sa.Text(), nullable=True))
+        batch.add_column(sa.Column("all_seen", sa.Boolean(), nullable=False, server_default=sa.true()))
     _states("'running', 'paused', 'finished', 'cancelled'")
     op.add_column("pages", sa.Column("image_freed_at", sa.DateTime(timezone=True), nullable=True))
     _partial_index("pages", "kept", ["created_at"], "image_hash IS NOT NULL AND image_freed_at IS NULL")
@@ -91,6 +92,7 @@ def downgrade() -> None:
     op.execute("UPDATE batches SET state = 'finished' WHERE state = 'cancelled'")
     _states("'running', 'finished'")
     with op.batch_alter_table("batches") as batch:
+        batch.drop_column("all_seen")
         batch.drop_column("notify")
         batch.drop_column("priority")
     with op.batch_alter_table("pages") as pages:

@@ -1,0 +1,243 @@
+"""Worker processes as children of this one: started, watched, started again.
+
+A child is known by its *place* ("ingest", "read", or "read 2" where each GPU has its own), and by its incarnation, the
+owner of its leases. When one dies, its leases go back at once; nobody waits for them to run out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.database import Database
+from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.fleet import dismiss, is_enlisted
+from pipeline.leases import Limits, give_back, holds_pages
+from pipeline.settings import Settings, is_setting
+
+WORKERS = (sys.executable, "-P", "-m", "workers")
+"""How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""
+STALL_SECONDS = 20.0
+_STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
+_LONGEST_WAIT_SECONDS = 60.0
+_LOG_TAIL = 2_000
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, so that a child process reads the same ones."""
+    environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
+    for name, value in settings.model_dump(exclude_none=True).items():
+        environment[f"PAGEPACK_{name}".upper()] = str(value)
+    environment["PAGEPACK_HOME"] = str(settings.home.absolute())
+    return environment
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a child belongs: its role, and the GPU that it sees (None: as it finds them)."""
+
+    role: str  # ingest or read
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.role if self.device is None else f"{self.role}-{self.device}"
+
+
+@dataclass
+class Child:
+    """A running child, and the incarnation whose leases it takes."""
+
+    place: Place
+    process: subprocess.Popen[bytes]
+    owner: str
+    log: Path | None  # None: it writes where this process writes
+    started_at: float = field(default_factory=time.monotonic)
+    idle_since: float = field(default_factory=time.monotonic)
+    was_ready: bool = False
+
+    def is_ready(self, db: Database) -> bool:
+        """Whether its engine is loaded; a large model takes minutes. It says so in the table of workers."""
+        self.was_ready = self.was_ready or is_enlisted(db, self.owner)
+        return self.was_ready
+
+    def last_words(self) -> str:
+        if self.log is None:
+            return "its log is above"
+        return f"its log {self.log} ends:\n{self.log.read_text(errors='replace')[-_LOG_TAIL:]}"
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+
+
+class Children:
+    """The children of one supervisor. With `gives_up` a child that does not come up ends it all; else it waits longer.
+
+    Not thread-safe, but for `kill`.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        places: list[Place],
+        say: Callable[[str], None],
+        *,
+        gives_up: bool,
+        logs: Path | None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._places = places
+        self._say = say
+        self._gives_up = gives_up
+        self._logs = logs
+        self._variables = dict(variables or {})
+        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._running: dict[Place, Child] = {}
+        self._starts: dict[Place, int] = {}  # in a row, without a page
+        self._next_start: dict[Place, float] = {}
+        self._mourned: list[Child] = []  # dead, and their leases could not be given back yet
+
+    def kill(self) -> None:
+        """At once, from a signal handler too."""
+        for child in list(self._running.values()):
+            child.signal(signal.SIGKILL)
+
+    def watch(self, broker_url: str) -> None:
+        """See that all run.
+
+        Raises:
+            UsageError: one does not come up; the message holds the end of its log.
+        """
+        self._bury()
+        for place in self._places:
+            child = self._running.get(place)
+            if child is not None and child.process.poll() is None:
+                continue
+            if child is not None:
+                self._lose(child)
+            if time.monotonic() >= self._next_start.get(place, 0.0):
+                self._running[place] = self._start(place, broker_url)
+
+    def are_ready(self) -> bool:
+        """Whether all are running, with their engines loaded."""
+        running = [self._running.get(place) for place in self._places]
+        return all(child is not None and child.process.poll() is None and child.is_ready(self._db) for child in running)
+
+    def replace_all(self, reason: str) -> None:
+        """Kill children that are not to blame; `watch` starts others."""
+        for place in list(self._running):
+            self._replace(place, reason)
+
+    def check_stall(self, depth: int) -> None:
+        """Bells wait, and a reader that is ready has no page in hand, for long: it has lost its way.
+
+        A Celery worker that lost its broker with pages in hand may never consume again: the failed acknowledgements
+        stay counted against its prefetch limit (celery 5.7 with Redis; 3 of 8 kills of the broker).
+        """
+        for place, child in list(self._running.items()):
+            if place.role != "read":
+                continue
+            if depth == 0 or not child.is_ready(self._db) or holds_pages(self._db, child.owner):
+                child.idle_since = time.monotonic()
+            elif time.monotonic() - child.idle_since > STALL_SECONDS:
+                self._say(f"the {place.name} worker takes no pages though some wait; starting it again")
+                self._replace(place, "the worker stalled")
+
+    def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """Let them finish what they can within the grace period, then end them; their leases go back."""
+        children = list(self._running.values())
+        for child in children:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.grace_seconds + 5
+        for child in children:
+            while child.process.poll() is None and time.monotonic() < deadline and not is_hurried():
+                time.sleep(0.05)
+            child.signal(signal.SIGKILL)
+            child.process.wait()
+            if child.process.stdin is not None:
+                child.process.stdin.close()
+            with suppress(PagepackError):
+                self._give_back(child, "the worker was stopped", crashed=False)
+        self._running.clear()
+        with suppress(PagepackError):
+            self._bury()
+
+    def _start(self, place: Place, broker_url: str) -> Child:
+        # Ends in a slash: the processes that a child forks put their own number behind it.
+        owner = f"{socket.gethostname()}:{place.name}-{uuid.uuid4().hex}/"
+        log = self._logs / f"{place.name}.log" if self._logs is not None else None
+        environment = child_environment(self._settings) | self._variables
+        environment |= {
+            "PAGEPACK_BROKER_URL": broker_url,
+            "PAGEPACK_INTERNAL_OWNER": owner,
+            "PAGEPACK_INTERNAL_GUARD": "1",
+        }
+        if place.device is not None:
+            environment |= {"CUDA_VISIBLE_DEVICES": place.device, "PAGEPACK_INTERNAL_DEVICE": place.device}
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") if log is not None else nullcontext(sys.stderr) as stream:
+            process = subprocess.Popen(
+                [*WORKERS, place.role],
+                env=environment,
+                stdin=subprocess.PIPE,  # held open while this process lives; its end ends the worker
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,  # Ctrl-C is this process's to handle
+            )
+        return Child(place, process, owner, log)
+
+    def _replace(self, place: Place, reason: str) -> None:
+        child = self._running.pop(place)
+        child.signal(signal.SIGKILL)
+        child.process.wait()
+        self._give_back(child, reason, crashed=False)
+
+    def _lose(self, child: Child) -> None:
+        """One died: its leases go back at once, and it is started again, later each time if it cannot come up."""
+        place = child.place
+        del self._running[place]
+        child.signal(signal.SIGKILL)  # what it left of its process group
+        was_quick = time.monotonic() - child.started_at < 20
+        self._mourned.append(child)
+        returned = self._bury()
+        self._starts[place] = starts = self._starts.get(place, 0) + 1 if was_quick and not returned else 0
+        code = child.process.returncode
+        if (code == 2 and not child.was_ready) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
+            raise UsageError(f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}")
+        wait = 0.0 if starts == 0 or self._gives_up else min(2.0**starts, _LONGEST_WAIT_SECONDS)
+        self._next_start[place] = time.monotonic() + wait
+        again = "starting it again" + (f" in {wait:.0f} s" if wait else "")
+        self._say(f"the {place.name} worker died (exit code {code}); {again}")
+
+    def _bury(self) -> int:
+        """Give back what dead children held; tried again while the database is away."""
+        returned = 0
+        while self._mourned:
+            try:
+                returned += self._give_back(self._mourned[0], "its worker died", crashed=True)
+            except Unavailable:
+                break
+            self._mourned.pop(0)
+        return returned
+
+    def _give_back(self, child: Child, reason: str, *, crashed: bool) -> int:
+        returned = give_back(self._db, child.owner, reason=reason, crashed=crashed, limits=self._limits)
+        dismiss(self._db, child.owner)
+        return returned

@@ -1,0 +1,181 @@
+"""The dispatcher: rings for what waits, takes back what expired, closes what is done. For one batch, or for all.
+
+    each tick    close batches of which nothing waits · ring for documents and pages, while few bells are out
+    at times     the sweep: expired leases, workers that fell silent, notices, page images that are not needed any more
+
+Bells are few on purpose. What waits is in the database; the queue holds only what the workers use up in the next
+seconds, so that a flushed or slow broker costs little, and a small batch does not stand behind all of a huge one. The
+room in the queue goes to the highest priority first, and among equals to whoever has the fewest bells out:
+
+    room 6, bells out {a: 8, b: 0, c: 1}   →   {b: 4, c: 2 …}: levels rise together, like water
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from celery import Celery
+
+from pipeline.batches import OpenBatch, finish_batch, finish_batches, running_batches
+from pipeline.broker import queue_depth, ring_documents, ring_pages
+from pipeline.database import Database
+from pipeline.errors import Unavailable
+from pipeline.fleet import forget_silent, slots_there
+from pipeline.leases import Limits, bells_out, expire, take_due_documents, take_due_pages
+from pipeline.progress import pages_waiting, what_is_open
+from pipeline.settings import Settings
+from schemas.messages import READ_QUEUE
+
+BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
+_DOCUMENTS_RUNG = 64  # of one batch: enough that ingest never waits for the next tick; small documents take 20 ms
+_SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
+_FEWEST_BELLS = 8
+_MOST_BELLS = 5_000
+_LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
+
+
+def share_out(room: int, out: Mapping[int, int]) -> dict[int, int]:
+    """Divide `room` bells among batches that have `out` bells each, so that the lowest levels rise together."""
+    shares = dict.fromkeys(out, 0)
+    by_level = sorted(out, key=lambda batch: out[batch])
+    for count in range(1, len(by_level) + 1):
+        low = by_level[:count]
+        ceiling = out[by_level[count]] if count < len(by_level) else None
+        level = out[low[-1]]
+        gap = room if ceiling is None else min(room, (ceiling - level) * count)
+        for index, batch in enumerate(low):
+            shares[batch] += gap // count + (index < gap % count)
+        room -= gap
+        if room <= 0:
+            break
+    return shares
+
+
+@dataclass
+class _Pace:
+    """How many bells the workers use up, from the queue's depth at each look."""
+
+    per_second: float = 0.0
+    depth: int = 0  # after the last ring
+    looked_at: float = field(default_factory=time.monotonic)
+
+    def look(self, depth: int) -> None:
+        now = time.monotonic()
+        seconds = max(now - self.looked_at, 0.01)
+        used = max(0, self.depth - depth) / seconds
+        share = min(1.0, seconds)  # of the last second or so
+        self.per_second += (used - self.per_second) * share
+        self.looked_at, self.depth = now, depth
+
+    def wanted(self, slots: int) -> int:
+        """Bells that the queue shall hold."""
+        return int(min(_MOST_BELLS, max(_FEWEST_BELLS, 2 * slots, _SECONDS_AHEAD * self.per_second)))
+
+
+class Dispatcher:
+    """`only` is the batch of a `pagepack run`; without it, all that run. Not thread-safe."""
+
+    def __init__(
+        self, db: Database, settings: Settings, say: Callable[[str], None], only: OpenBatch | None = None
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._say = say
+        self._only = only
+        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._pace = _Pace()
+        self._next_sweep = 0.0
+        self._answered_at = time.monotonic()
+        self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
+        self.read_depth = 0  # bells for pages that waited at the last look
+        self.is_busy = False  # whether the last tick rang: the next one may come soon
+
+    def tick(self, app: Celery) -> None:
+        """Ring for what waits and do what is due.
+
+        Raises:
+            Unavailable: the broker has been silent for a minute, or the database does not answer.
+        """
+        self.is_busy = False
+        if time.monotonic() >= self._next_sweep:
+            self.sweep()
+            self._next_sweep = time.monotonic() + self._settings.sweep_seconds
+        try:
+            self._ring(app)
+            self._answered_at = time.monotonic()
+        except Unavailable as error:
+            if time.monotonic() - self._answered_at > BROKER_SECONDS:
+                raise
+            self._say(str(error))
+            time.sleep(1)
+
+    def sweep(self) -> None:
+        """What no bell brings: leases of dead workers, workers that fell silent, batches that others finished."""
+        expire(self._db, self._limits)
+        forget_silent(self._db, 10 * self._settings.lease_seconds)
+        if self._only is None:
+            finish_batches(self._db)
+
+    def _ring(self, app: Celery) -> None:
+        batches = [(self._only, 0)] if self._only is not None else running_batches(self._db)
+        by_priority: dict[int, list[OpenBatch]] = {}
+        for batch, priority in batches:
+            by_priority.setdefault(priority, []).append(batch)
+        looked = False
+        room = 0
+        lost_after: float | None = None
+        for priority in sorted(by_priority, reverse=True):
+            waiting = []
+            for batch in by_priority[priority]:
+                now = what_is_open(self._db, batch.id)
+                if now.documents:
+                    self._ring_documents(app, batch)
+                if now.tasks_pending:
+                    waiting.append(batch)
+                elif not now and self._only is None:
+                    self._close(batch)
+            if waiting and not looked:  # asking the broker opens a connection
+                room, lost_after = self._look(app)
+                looked = True
+            room -= self._ring_pages(app, waiting, room, lost_after)
+
+    def _close(self, batch: OpenBatch) -> None:
+        """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""
+        wait, due = self._closing.get(batch.id, (0.5, 0.0))
+        if time.monotonic() < due:
+            return
+        if finish_batch(self._db, batch):
+            self._closing.pop(batch.id, None)
+        else:
+            self._closing[batch.id] = min(2 * wait, self._settings.sweep_seconds), time.monotonic() + wait
+
+    def _look(self, app: Celery) -> tuple[int, float]:
+        """Room for bells in the read queue, and after how long a bell counts as lost."""
+        self.read_depth = queue_depth(app, READ_QUEUE)
+        self._pace.look(self.read_depth)
+        room = self._pace.wanted(slots_there(self._db, "read")) - self.read_depth
+        if self.read_depth == 0:
+            return room, _LOST_SECONDS
+        return room, 60.0 + 3 * self.read_depth / max(self._pace.per_second, 0.01)
+
+    def _ring_documents(self, app: Celery, batch: OpenBatch) -> None:
+        limit = self._settings.max_waiting_pages
+        if pages_waiting(self._db, batch.id, limit) < limit:
+            due = take_due_documents(self._db, batch.id, limit=_DOCUMENTS_RUNG)
+            ring_documents(app, due)
+            self.is_busy = self.is_busy or bool(due)
+
+    def _ring_pages(self, app: Celery, batches: Sequence[OpenBatch], room: int, lost_after: float | None) -> int:
+        if room <= 0 or not batches:
+            return 0
+        out = {batch.id: bells_out(self._db, batch.id) if len(batches) > 1 else 0 for batch in batches}
+        rung = 0
+        for batch_id, share in share_out(room, out).items():
+            due = take_due_pages(self._db, batch_id, limit=share, lost_after=lost_after)
+            ring_pages(app, due)
+            rung += len(due)
+        self._pace.depth += rung
+        self.is_busy = self.is_busy or rung > 0
+        return rung

@@ -1,0 +1,129 @@
+"""Who works: the table of worker processes, and the one duty that a single process has for all.
+
+A worker says every few seconds that it is there, so that people see the fleet, and so that no more bells are rung than
+its pages at once can use up. Leases do not hang on it: they have their own heartbeat.
+
+The duty (to ring and to sweep, `dispatch.py`) is a row that its holder renews. Whoever finds it run out takes it. Two
+holders at once, after a freeze, do double work and no harm: ringing and sweeping are guarded row by row.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import delete, select, update
+
+from pipeline import __version__
+from pipeline.database import Database, insert_for
+from schemas.tables import Duty, WorkerProcess, utc_now
+
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted on
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker as people see it; `silent_seconds` since it last said that it is there."""
+
+    owner: str
+    role: str
+    host: str
+    device: str | None
+    engine: str | None
+    model: str | None
+    version: str
+    slots: int
+    silent_seconds: float
+
+
+def enlist(
+    db: Database, owner: str, role: str, slots: int, *, device: str | None, engine: str | None, model: str | None
+) -> None:
+    """A worker is there, and takes `slots` pages or documents at once."""
+    row: dict[str, object] = {
+        "role": role,
+        "host": socket.gethostname(),
+        "device": device,
+        "engine": engine,
+        "model": model,
+        "version": __version__,
+        "slots": slots,
+        "started_at": utc_now(),
+    }
+    with db.write() as connection:
+        row["seen_at"] = db.now(connection)
+        enlisted = insert_for(connection)(WorkerProcess).values(owner=owner, **row)
+        connection.execute(enlisted.on_conflict_do_update(index_elements=["owner"], set_=row))
+
+
+def still_there(db: Database, owner: str) -> bool:
+    """The worker's own heartbeat; False where it was taken for dead meanwhile, and must enlist again."""
+    with db.write() as connection:
+        mine = update(WorkerProcess).where(WorkerProcess.owner == owner)
+        return bool(connection.execute(mine.values(seen_at=db.now(connection))).rowcount)
+
+
+def is_enlisted(db: Database, owner: str) -> bool:
+    """Whether a worker has said that it is there."""
+    with db.read() as connection:
+        return connection.scalar(select(WorkerProcess.owner).where(WorkerProcess.owner == owner)) is not None
+
+
+def dismiss(db: Database, owner: str) -> None:
+    """A worker, or with `owner` ending in `/` all incarnations below it, ended."""
+    with db.write() as connection:
+        connection.execute(delete(WorkerProcess).where(WorkerProcess.owner.startswith(owner, autoescape=True)))
+
+
+def forget_silent(db: Database, seconds: float) -> None:
+    """Rows of workers that died without a word."""
+    with db.write() as connection:
+        connection.execute(delete(WorkerProcess).where(WorkerProcess.seen_at < db.now(connection) - seconds))
+
+
+def workers(db: Database) -> list[WorkerRow]:
+    """All that are known, by role and host."""
+    with db.read() as connection:
+        now = db.now(connection)
+        rows = connection.execute(
+            select(WorkerProcess.__table__).order_by(
+                WorkerProcess.role, WorkerProcess.host, WorkerProcess.device, WorkerProcess.owner
+            )
+        )
+        return [
+            WorkerRow(
+                row.owner, row.role, row.host, row.device, row.engine, row.model, row.version, row.slots,
+                silent_seconds=max(0.0, now - row.seen_at),
+            )
+            for row in rows
+        ]  # fmt: skip
+
+
+def slots_there(db: Database, role: str) -> int:
+    """Pages (or documents) that all workers of a role take at once."""
+    with db.read() as connection:
+        there = (WorkerProcess.role == role, WorkerProcess.seen_at > db.now(connection) - SILENT_SECONDS)
+        return int(connection.scalar(select(sa.func.coalesce(sa.func.sum(WorkerProcess.slots), 0)).where(*there)) or 0)
+
+
+def take_duty(db: Database, name: str, owner: str, seconds: float) -> bool:
+    """Take or renew a duty for some seconds; False where another process holds it."""
+    with db.write() as connection:
+        now = db.now(connection)
+        taken = {"owner": owner, "held_until": now + seconds}
+        statement = insert_for(connection)(Duty).values(name=name, **taken)
+        free = sa.or_(Duty.owner == owner, Duty.held_until < now)
+        return (
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["name"], set_=taken, where=free).returning(Duty.name)
+            ).one_or_none()
+            is not None
+        )
+
+
+def leave_duty(db: Database, name: str, owner: str) -> None:
+    """Let another take it at once."""
+    with db.write() as connection:
+        connection.execute(delete(Duty).where(Duty.name == name, Duty.owner == owner))

@@ -1,0 +1,128 @@
+"""`pagepack worker`: reads and ingests here what anyone submits, until it is told to stop.
+
+It outlives what breaks around it. While the database, the broker or the disk is away it says so once, tries again, and
+its children keep what they hold as long as their leases last.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from pipeline.children import Place
+from pipeline.database import open_database
+from pipeline.embedded import HomeLock
+from pipeline.errors import DiskFull, Unavailable, UsageError
+from pipeline.ingest import check_storage
+from pipeline.leases import Limits, forget_bells, give_back
+from pipeline.settings import Settings
+from pipeline.station import Station
+
+_TICK_SECONDS = 0.5
+_BUSY_TICK_SECONDS = 0.1
+_AWAY_SECONDS = 2.0
+_FULL_SECONDS = 30.0
+
+
+def places(role: str, devices: str | None) -> list[Place]:
+    """`both` and None → an ingest and a read process; `read` and "0,1" → a read process for each GPU.
+
+    Raises:
+        UsageError: devices that are no list of GPUs, or given to a role that uses none.
+    """
+    if devices is None:
+        read = [Place("read")]
+    elif role == "ingest":
+        raise UsageError(f"--devices {devices}: only readers use GPUs; leave it out with --role ingest")
+    else:
+        names = [name.strip() for name in devices.split(",")]
+        if not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) or len(set(names)) < len(names):
+            raise UsageError(f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3")
+        read = [Place("read", name) for name in names]
+    return ([] if role == "ingest" else read) + ([] if role == "read" else [Place("ingest")])
+
+
+class Host:
+    """The worker of one machine, with a child process for each place."""
+
+    def __init__(self, settings: Settings, places: list[Place], say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._places = places
+        self._say = say
+        self._station: Station | None = None
+        self._stop_signals = 0
+        self._said: str | None = None
+        self._was_ready = False
+        self.ticked_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Once: drain and end. Twice: end at once. Safe in a signal handler."""
+        self._stop_signals += 1
+        if self._stop_signals > 1 and self._station is not None:
+            self._station.kill()
+
+    def execute(self) -> None:
+        """Work until `stop`.
+
+        Raises:
+            UsageError: settings, database or engine do not fit. Unavailable: no database at the start.
+        """
+        settings = self._settings
+        if settings.database_url is not None and settings.broker_url is None:
+            raise UsageError(
+                "PAGEPACK_DATABASE_URL is set, PAGEPACK_BROKER_URL is not: workers of one database hear through one "
+                "broker; set it to a Redis, Valkey or RabbitMQ server that all of them reach"
+            )
+        check_storage(settings)
+        with ExitStack() as stack:
+            is_home = settings.database_url is None
+            if is_home:
+                stack.enter_context(HomeLock(settings.home, "pagepack worker"))
+            db = open_database(settings, create=is_home)
+            stack.callback(db.dispose)
+            if is_home:  # the lock is ours, so whoever held a lease is dead; no page is to blame
+                limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+                give_back(db, "", reason="the worker before ended early", crashed=False, limits=limits)
+                forget_bells(db)
+            self._station = station = Station(db, settings, self._places, self._say)
+            stack.callback(station.stop, lambda: self._stop_signals > 1)
+            while not self._stop_signals:
+                self._rest(self._step(station))
+
+    def is_ready(self) -> bool:
+        """Whether all children are running with their engines loaded, and nothing is away."""
+        return self._station is not None and self._said is None and self._station.children.are_ready()
+
+    def _step(self, station: Station) -> float:
+        """One tick; the seconds until the next."""
+        self.ticked_at = time.monotonic()
+        try:
+            station.tick()
+            station.hear_alarm()
+        except DiskFull as error:
+            self._say_once(f"{error}; trying again in {_FULL_SECONDS:.0f} s")
+            station.children.stop()
+            return _FULL_SECONDS
+        except Unavailable as error:
+            self._say_once(str(error))
+            return _AWAY_SECONDS
+        if self._said is not None:
+            self._say("all is back")
+            self._said = None
+        if not self._was_ready and station.children.are_ready():
+            self._was_ready = True
+            self._say(f"ready: {', '.join(place.name for place in self._places)}")
+        return _BUSY_TICK_SECONDS if station.is_busy else _TICK_SECONDS
+
+    def _say_once(self, what: str) -> None:
+        if what != self._said:
+            self._say(what)
+        self._said = what
+
+    def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stop_signals and time.monotonic() < until:
+            time.sleep(min(0.1, seconds))
+            self.ticked_at = time.monotonic()

@@ -1,0 +1,125 @@
+"""What one supervising process looks after: a broker of its own where none is named, its children, and dispatching.
+
+`pagepack run` has one for its batch, `pagepack worker` one for all batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from celery import Celery
+
+from pipeline.batches import OpenBatch
+from pipeline.broker import check_broker, heard_alarm, make_app
+from pipeline.children import Children, Place
+from pipeline.database import Database
+from pipeline.dispatch import Dispatcher
+from pipeline.embedded import EmbeddedBroker
+from pipeline.errors import DiskFull, PagepackError, Unavailable
+from pipeline.fleet import leave_duty, take_duty
+from pipeline.leases import forget_bells
+from pipeline.settings import Settings
+
+_DUTY = "dispatch"
+_DUTY_SECONDS = 15.0
+
+
+class Station:
+    """`only` is the batch of a `pagepack run`, which alone is dispatched; else whoever has the duty dispatches all.
+
+    Nothing is started before the first `tick`. Not thread-safe, but for `kill`.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        places: list[Place],
+        say: Callable[[str], None],
+        *,
+        only: OpenBatch | None = None,
+        logs: Path | None = None,
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._say = say
+        self._is_run = only is not None
+        here = f"{socket.gethostname()} {settings.home.absolute()}"
+        self._alarm_queue = f"pagepack.alarm.{hashlib.sha256(os.fsencode(here)).hexdigest()[:16]}"
+        self._broker: EmbeddedBroker | None = None
+        self._app: Celery | None = None
+        self._url = ""
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._dispatcher = Dispatcher(db, settings, say, only)
+        variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue}
+        self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
+        self.has_duty = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last tick rang for something: the next one may come soon."""
+        return self._dispatcher.is_busy
+
+    def tick(self) -> None:
+        """Broker and children run, or run again; what waits is rung for.
+
+        Raises:
+            UsageError: the broker or a child does not come up.
+            Unavailable: broker or database have been away for too long.
+        """
+        app = self._watch_broker()
+        self.children.watch(self._url)
+        self.has_duty = self._is_run or take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+        if self.has_duty:
+            self._dispatcher.tick(app)
+            self.children.check_stall(self._dispatcher.read_depth)
+
+    def hear_alarm(self) -> None:
+        """Raises what a child says that no retry will mend: DiskFull, or Unavailable."""
+        alarm = heard_alarm(self._app, self._alarm_queue) if self._app is not None else None
+        if alarm is not None:
+            raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
+
+    def kill(self) -> None:
+        """End the children at once, from a signal handler too."""
+        self.children.kill()
+
+    def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """Let the children finish what they can, end the broker, leave the duty to another. May be called twice."""
+        self.children.stop(is_hurried)
+        if self._broker is not None:
+            self._broker.stop()
+        if self.has_duty and not self._is_run:
+            with suppress(PagepackError):
+                leave_duty(self._db, _DUTY, self._name)
+            self.has_duty = False
+
+    def _watch_broker(self) -> Celery:
+        if self._app is None:
+            self._app = self._start_broker()
+        elif self._broker is not None and not self._broker.is_running():
+            self._say("the embedded broker died; starting it again")
+            self._broker.stop()
+            self._app = self._start_broker()  # the old one's pools hold broken connections
+            # Workers that lost it with pages in hand may never consume again; new ones lose a few pages' reading.
+            self.children.replace_all("the broker died")
+        return self._app
+
+    def _start_broker(self) -> Celery:
+        if self._settings.broker_url is not None:
+            self._url = self._settings.broker_url
+        else:
+            self._broker = self._broker or EmbeddedBroker(self._settings.home)
+            self._broker.start()
+            self._url = self._broker.url
+            forget_bells(self._db)  # it is new and empty
+        app = make_app(self._url)
+        check_broker(app)
+        while heard_alarm(app, self._alarm_queue):
+            pass  # of a supervisor before this one
+        return app

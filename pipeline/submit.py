@@ -1,0 +1,246 @@
+"""`pagepack submit`: files become rows of a batch, and workers elsewhere read them. `pagepack run` begins the same way.
+
+Submitting needs the database alone. What waits is rung for by whoever has the duty to (`dispatch.py`), so a broker that
+is away, or workers that are not started yet, cost nothing but time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.answers import storable
+from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
+from pipeline.children import WORKERS, child_environment
+from pipeline.database import Database, open_database
+from pipeline.discover import absolute, discover
+from pipeline.embedded import HomeLock
+from pipeline.errors import DocumentRejected, NothingToDo, UsageError
+from pipeline.fleet import slots_there
+from pipeline.ingest import register
+from pipeline.live import Live
+from pipeline.progress import progress
+from pipeline.query import batch_state
+from pipeline.settings import Settings
+from pipeline.storage import shown
+from schemas.messages import SubmitDocument
+from schemas.prompts import CATALOGUE, Prompt, choose_prompts
+from schemas.tables import BatchState
+
+_LOOK_SECONDS = 1.0
+_ALONE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What the settings' engine turned out to be: the line that `run` logs, and the key of its answers."""
+
+    engine: str
+    model: str
+    reason: str
+    only_prompts: list[str] | None
+
+
+def describe_engine(settings: Settings) -> EngineChoice:
+    """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
+
+    Raises:
+        UsageError: the engine cannot run here; the message says why.
+    """
+    done = subprocess.run(
+        [*WORKERS, "describe"],
+        env=child_environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # Ctrl-C is this process's to handle
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
+        raise UsageError(lines[-1].removeprefix("pagepack: "))
+    return EngineChoice(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
+    """Raises UsageError where the engine does not answer one of them."""
+    for prompt in prompts:
+        if choice.only_prompts is not None and prompt.name not in choice.only_prompts:
+            raise UsageError(
+                f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
+                "use --engine pixtral --model DIR"
+            )
+
+
+def open_named_batch(
+    db: Database,
+    settings: Settings,
+    paths: Sequence[str | Path],
+    prompts: Sequence[Prompt],
+    batch_name: str | None,
+    engine: str,
+    model: str,
+    pages: Sequence[tuple[int, int]] = (),
+    *,
+    priority: int = 0,
+    notify: str | None = None,
+) -> OpenBatch:
+    """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again."""
+    places = sorted({absolute(path) for path in paths})
+    versions = sorted(prompt.version for prompt in prompts)
+    identity = json.dumps([places, versions, model, settings.text_layer, *pages])
+    key = f"name:{batch_name}" if batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
+    name = batch_name or " ".join(Path(path).name or path for path in places)[:200]
+    return open_batch(
+        db,
+        key=key,
+        name=name.encode("utf-8", "backslashreplace").decode(),
+        prompts=prompts,
+        engine=engine,
+        model=model,
+        text_layer=settings.text_layer,
+        pages=pages,
+        priority=priority,
+        notify=notify,
+        all_seen=False,
+    )
+
+
+def see(
+    db: Database,
+    batch: OpenBatch,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    forget_gone: bool,
+    is_stopping: Callable[[], bool],
+) -> Iterator[int]:
+    """Register every file at the paths; yields the count so far. At the end the batch may finish."""
+    yield from register(db, batch, paths, settings, forget_gone=forget_gone, is_stopping=is_stopping)
+    if not is_stopping():
+        mark_all_seen(db, batch)
+
+
+def open_or_make(settings: Settings) -> Database:
+    """The database, which a home without one gets. One that exists may be in use, and is not migrated."""
+    if settings.database_url is None and not (settings.home / "pagepack.db").exists():
+        with HomeLock(settings.home):
+            open_database(settings, create=True).dispose()
+    return open_database(settings)
+
+
+def submit(
+    settings: Settings,
+    paths: Sequence[str | Path],
+    prompts: Sequence[Prompt],
+    batch_name: str | None,
+    pages: Sequence[tuple[int, int]],
+    priority: int,
+    notify: str | None,
+    on_seen: Callable[[int], None],
+    is_stopping: Callable[[], bool],
+) -> OpenBatch:
+    """Register the files for workers elsewhere. Where no engine is asked for, whatever the workers read with serves.
+
+    Raises:
+        NothingToDo: no file at the paths. UsageError: settings or a database that do not fit.
+    """
+    if next(discover(paths, settings), None) is None:
+        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}")
+    engine, model = "any", ""
+    if settings.engine != "auto" or settings.model is not None:
+        choice = describe_engine(settings)
+        check_prompts(choice, prompts)
+        engine, model = choice.engine, choice.model
+    db = open_or_make(settings)
+    try:
+        batch = open_named_batch(
+            db, settings, paths, prompts, batch_name, engine, model, pages, priority=priority, notify=notify
+        )
+        for count in see(db, batch, paths, settings, batch_name is None, is_stopping):
+            on_seen(count)
+        return batch
+    finally:
+        db.dispose()
+
+
+def check_notify(notify: str | None) -> None:
+    """Raises UsageError unless it is a task's name, with or without a queue."""
+    if notify is not None and not re.fullmatch(r"[^@\s]+(@[^@\s]+)?", notify):
+        raise UsageError(f"--notify {notify}: write a Celery task's name, or TASK@QUEUE")
+
+
+def parse_pages(text: str | None) -> list[tuple[int, int]]:
+    """`3-5,8,20-` → [(2, 4), (7, 7), (19, 2147483646)]: page numbers from 1 to page indexes from 0; None → [].
+
+    Raises:
+        UsageError: not of that form, a number under 1, or a range that runs backwards.
+    """
+    ranges: dict[int, int] = {}
+    for part in (text or "").split(",") if text else []:
+        match = re.fullmatch(r"\s*(\d+)\s*(-\s*(\d*))?\s*", part)
+        if match is None:
+            raise UsageError(f"--pages {text}: write page numbers and ranges, like 3-5,8,20-")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[3] or 2**31 - 1)
+        if not 1 <= first <= last < 2**31:
+            raise UsageError(f"--pages {text}: {part.strip()!r} is no range of page numbers; they count from 1")
+        ranges[first - 1] = max(last - 1, ranges.get(first - 1, 0))
+    return sorted(ranges.items())
+
+
+def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
+    """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
+    alone_since = time.monotonic()
+    while True:
+        state = batch_state(db, batch.id)
+        live.show(progress(db, batch.id), None, True)
+        if state in (BatchState.FINISHED, BatchState.CANCELLED):
+            return state
+        if is_stopping():
+            return None
+        if slots_there(db, "read"):
+            alone_since = time.monotonic()
+        elif time.monotonic() - alone_since > _ALONE_SECONDS:
+            live.say("no worker is there to read; start one with `pagepack worker`")
+            alone_since = time.monotonic() + 300 - _ALONE_SECONDS
+        time.sleep(_LOOK_SECONDS)
+
+
+def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:
+    """What anyone asked for in a message. Messages of one batch that ask the same of the same pages are one batch.
+
+    A location that is not there is recorded as missing, in the view `failures`.
+
+    Raises:
+        UsageError: the message asks for what there is not.
+    """
+    try:
+        prompts = choose_prompts(message.prompts, [])
+    except KeyError as error:
+        raise UsageError(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
+    check_notify(message.notify)
+    pages = parse_pages(message.pages)
+    identity = json.dumps([sorted(prompt.version for prompt in prompts), settings.text_layer, *pages])
+    batch = open_batch(
+        db,
+        key=f"message:{message.batch}:{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
+        name=storable(message.batch),
+        prompts=prompts,
+        engine="any",
+        model="",
+        text_layer=settings.text_layer,
+        pages=pages,
+        priority=message.priority,
+        notify=message.notify,
+    )
+    try:
+        for _ in register(db, batch, [message.location], settings, forget_gone=False, is_stopping=lambda: False):
+            pass
+    except UsageError as error:  # nobody waits at a command line: `failures` says it
+        rejection = DocumentRejected(str(error), cause="missing")
+        record_files(db, batch, [SeenFile(storable(shown(message.location)), "", 0, 0, rejection=rejection)])
