@@ -142,7 +142,9 @@ class Ingester:
         except Exception as error:
             if isinstance(error, DiskFull | StorageGone | UsageError):
                 return_claim(self.db, claim, str(error))
-                raise StorageGone(str(error)) if isinstance(error, UsageError) else error
+                if isinstance(error, UsageError):
+                    raise StorageGone(str(error)) from error
+                raise
             retry_document(self.db, claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise

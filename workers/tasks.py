@@ -36,6 +36,7 @@ from pipeline.leases import (
     renew_tasks,
     return_claim,
 )
+from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.store import complete_page, render_again, reuse_answers
 from pipeline.submit import submit_message
@@ -121,6 +122,8 @@ class Reader:
                 return_claim(self._db, claim, "the worker stopped")
             else:
                 complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                if self._settings.keep_images == "until-read":
+                    free_read_images(self._db, self._images, [claim.page_id])
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
                 return_claim(self._db, claim, "the worker could not store it")
@@ -156,7 +159,8 @@ class Reader:
         except PageFailed as error:
             if error.cause == "image-damaged":
                 self._images.delete(claim.image_hash)
-            render_again(self._db, claim)
+            if render_again(self._db, claim):
+                return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
         try:
