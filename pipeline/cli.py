@@ -23,6 +23,7 @@ from pipeline.errors import NothingToDo, PagepackError, UsageError
 from pipeline.live import Live, duration
 from pipeline.output import OutputEnded, guard_output, silence_output
 from pipeline.settings import Settings, load_settings
+from pipeline.storage import is_url
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -87,6 +88,11 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def place(text: str) -> str | Path:
+    """A path or a URL; a URL is no Path, which would take one of its slashes."""
+    return text if is_url(text) else path(text)
+
+
 def home_option(command: F) -> F:
     return click.option("--home", type=path, help="Folder of the database.  [./pagepack-data]")(command)
 
@@ -126,7 +132,7 @@ def batch_options(command: F) -> F:
         ),
         engine_options,
         home_option,
-        click.argument("paths", nargs=-1, required=True, type=path),
+        click.argument("paths", nargs=-1, required=True, type=place),
     ):
         command = option(command)
     return command
@@ -135,7 +141,7 @@ def batch_options(command: F) -> F:
 @cli.command()
 @batch_options
 def run(
-    paths: tuple[Path, ...],
+    paths: tuple[str | Path, ...],
     home: Path | None,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
@@ -146,9 +152,9 @@ def run(
 ) -> int:
     """Read files and folders here, from first to last page, into the database.
 
-    Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names. What cannot be taken in or read
-    is in the view `failures` with its reason; the rest goes on. Run the same command again to go on after an
-    interruption, or after files were added; no page is read twice.
+    Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names; a path may be a URL, like
+    s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
+    the same command again to go on after an interruption, or after files were added; no page is read twice.
     """
     from pipeline.submit import parse_pages
 
@@ -163,7 +169,7 @@ def run(
 
 def _execute(
     settings: Settings,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     prompts: Sequence[Prompt],
     batch: str | None,
     pages: Sequence[tuple[int, int]],
@@ -236,7 +242,7 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
 @click.option("--notify", metavar="TASK[@QUEUE]", help="Send this Celery task for each document that is done.")
 @click.option("--wait", is_flag=True, help="Follow the batch to its end, with its exit code.")
 def submit(
-    paths: tuple[Path, ...],
+    paths: tuple[str | Path, ...],
     home: Path | None,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
@@ -316,13 +322,13 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
 
 @cli.command()
 @click.argument("question")
-@click.argument("paths", nargs=-1, required=True, type=path)
+@click.argument("paths", nargs=-1, required=True, type=place)
 @pages_option
 @home_option
 @engine_options
 @json_option
 def ask(
-    question: str, paths: tuple[Path, ...], pages: str | None, home: Path | None, as_json: bool, **flags: Any
+    question: str, paths: tuple[str | Path, ...], pages: str | None, home: Path | None, as_json: bool, **flags: Any
 ) -> int:
     """Ask each page a QUESTION of your own, and print the answers.
 
