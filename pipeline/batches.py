@@ -126,15 +126,24 @@ def open_batch(
         return OpenBatch(row.id, row.public_id, row.name)
 
 
-def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str]]:
-    """Path → (size, modified_ns, kind, content hash) of files taken in before: unchanged ones need no second hash."""
+def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str, str | None]]:
+    """Path → (size, modified_ns, kind, content hash, location) of files taken in before: unchanged ones need no
+    second hash. The location is None where no worker has opened it yet.
+    """
     with db.read() as connection:
         rows = connection.execute(
-            select(Source.path, Source.size_bytes, Source.modified_ns, Document.kind, Document.content_hash)
+            select(
+                Source.path,
+                Source.size_bytes,
+                Source.modified_ns,
+                Document.kind,
+                Document.content_hash,
+                sa.case((Document.state == DocumentState.READY, Source.location)).label("location"),
+            )
             .join(Document, Document.id == Source.document_id)
             .where(Source.path.in_(paths))
         )
-        return {row.path: (row.size_bytes, row.modified_ns, row.kind, row.content_hash) for row in rows}
+        return {row.path: tuple(row)[1:] for row in rows}
 
 
 def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> None:

@@ -23,6 +23,7 @@ from pipeline.errors import NothingToDo, PagepackError, UsageError
 from pipeline.live import Live, duration
 from pipeline.output import OutputEnded, guard_output, silence_output
 from pipeline.settings import Settings, load_settings
+from pipeline.storage import is_url
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -87,6 +88,11 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def place(text: str) -> str | Path:
+    """A path or a URL; a URL is no Path, which would take one of its slashes."""
+    return text if is_url(text) else path(text)
+
+
 def home_option(command: F) -> F:
     return click.option("--home", type=path, help="Folder of the database.  [./pagepack-data]")(command)
 
@@ -126,7 +132,7 @@ def batch_options(command: F) -> F:
         ),
         engine_options,
         home_option,
-        click.argument("paths", nargs=-1, required=True, type=path),
+        click.argument("paths", nargs=-1, required=True, type=place),
     ):
         command = option(command)
     return command
@@ -135,7 +141,7 @@ def batch_options(command: F) -> F:
 @cli.command()
 @batch_options
 def run(
-    paths: tuple[Path, ...],
+    paths: tuple[str | Path, ...],
     home: Path | None,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
@@ -146,9 +152,9 @@ def run(
 ) -> int:
     """Read files and folders here, from first to last page, into the database.
 
-    Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names. What cannot be taken in or read
-    is in the view `failures` with its reason; the rest goes on. Run the same command again to go on after an
-    interruption, or after files were added; no page is read twice.
+    Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names; a path may be a URL, like
+    s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
+    the same command again to go on after an interruption, or after files were added; no page is read twice.
     """
     from pipeline.submit import parse_pages
 
@@ -163,7 +169,7 @@ def run(
 
 def _execute(
     settings: Settings,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     prompts: Sequence[Prompt],
     batch: str | None,
     pages: Sequence[tuple[int, int]],
@@ -236,7 +242,7 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
 @click.option("--notify", metavar="TASK[@QUEUE]", help="Send this Celery task for each document that is done.")
 @click.option("--wait", is_flag=True, help="Follow the batch to its end, with its exit code.")
 def submit(
-    paths: tuple[Path, ...],
+    paths: tuple[str | Path, ...],
     home: Path | None,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
@@ -316,13 +322,13 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
 
 @cli.command()
 @click.argument("question")
-@click.argument("paths", nargs=-1, required=True, type=path)
+@click.argument("paths", nargs=-1, required=True, type=place)
 @pages_option
 @home_option
 @engine_options
 @json_option
 def ask(
-    question: str, paths: tuple[Path, ...], pages: str | None, home: Path | None, as_json: bool, **flags: Any
+    question: str, paths: tuple[str | Path, ...], pages: str | None, home: Path | None, as_json: bool, **flags: Any
 ) -> int:
     """Ask each page a QUESTION of your own, and print the answers.
 
@@ -372,6 +378,7 @@ def _quoted(text: str) -> str:
 def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> int:
     """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
     from pipeline.database import open_database
+    from pipeline.fleet import workers
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
 
@@ -379,11 +386,13 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     console = Console()
     while True:
         now = query_status(db, find_batch(db, batch))
+        there = workers(db)
         if as_json:
-            click.echo(json.dumps(_status_json(now), ensure_ascii=False))
+            row = _status_json(now) | {"workers": [asdict(worker) for worker in there]}
+            click.echo(json.dumps(row, ensure_ascii=False))
         else:
-            console.print(_status_table(now))
-        if not watch or now.batch.state == "finished":
+            console.print(_status_table(now, there))
+        if not watch or now.batch.state in ("finished", "cancelled"):
             return EXIT_DONE
         time.sleep(2)
 
@@ -397,7 +406,7 @@ def _status_json(status: Any) -> dict[str, Any]:
     return {**batch, **fields}
 
 
-def _status_table(status: Any) -> Table:
+def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
     rows = {
@@ -407,10 +416,20 @@ def _status_table(status: Any) -> Table:
         "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
         "rate": f"{rate:.2f} pages/s in the last minute" + (f", {duration(left)} left" if left else ""),
         "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
+        "workers": "\n".join(map(_worker_line, workers)) or "none is running",
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _worker_line(worker: Any) -> str:
+    """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
+    device = f" (GPU {worker.device})" if worker.device is not None else ""
+    unit = "pages" if worker.role == "read" else "documents"
+    silent = f", silent for {duration(worker.silent_seconds)}" if worker.silent_seconds > 30 else ""
+    engine = f"{worker.engine}, " if worker.engine else ""
+    return f"{worker.role} on {worker.host}{device}: {engine}{worker.slots} {unit} at once{silent}"
 
 
 def _waiting(status: Any) -> int:

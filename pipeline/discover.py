@@ -4,7 +4,7 @@
 kind and its content hash; a file whose size and time are as recorded needs no second `identify`.
 
     seen = taken + rejected       every file under the paths gives exactly one `Found`
-    skipped by rule, not counted  dot files and folders, `~$*`, `Thumbs.db`, pagepack's own home,
+    skipped by rule, not counted  dot files and folders, `~$*`, `Thumbs.db`, pagepack's own home and stores,
                                   links to a folder inside the submitted one (its files are seen at their own place)
 
 The order is that of the names, folder by folder, so two runs agree. Memory holds the names of the folders on the way
@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.settings import Settings
+from pipeline.storage import is_url, local_path
 
 
 class Kind(StrEnum):
@@ -45,10 +47,12 @@ class Kind(StrEnum):
 class Found:
     """A file at the submitted paths."""
 
-    path: str  # absolute, for opening: undecodable bytes as surrogates (os.fsdecode), links inside the folder resolved
+    # For opening: a URL, or an absolute path with undecodable bytes as surrogates (os.fsdecode) and links inside the
+    # folder resolved.
+    path: str
     display_path: str  # absolute, where it was found; valid UTF-8, other bytes as `\xNN`
     size_bytes: int  # 0 where it could not be asked
-    modified_ns: int
+    modified_ns: int  # behind a URL: a number made from the ETag or time, another one when the file is
     rejection: DocumentRejected | None = None  # why it is not taken
 
 
@@ -66,55 +70,70 @@ def discover(paths: Sequence[str | Path], settings: Settings) -> Iterator[Found]
     """Every file at files, folders (with all below) and patterns that the shell left alone, each once.
 
     A file named outright is taken even where a rule would skip it; a link named outright is followed. A pattern
-    without a match gives nothing.
+    without a match gives nothing. URLs (`s3://bucket/prefix`) come after the local paths.
 
     Raises:
         UsageError: a path does not exist. Raised before anything is yielded, so that a typing error costs nothing.
+        StorageGone: what is behind a URL does not answer.
     """
-    starts = [start for path in paths for start in _expand(os.fspath(path))]
+    from pipeline.discover_urls import find_urls, uncovered  # it gives what is defined here
+
+    places = {os.fspath(path): local_path(os.fspath(path)) for path in paths}
+    starts = [start for local in places.values() if local is not None for start in _expand(local)]
     missing = [display(start) for start in starts if not os.path.lexists(start)]
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}; nothing was done")
-    return _walk_all(without_covered(starts), settings)
+    remote = {url: find_urls(url, settings) for url, local in places.items() if local is None}
+    return chain(_walk_all(without_covered(starts), settings), *(remote[url] for url in uncovered(list(remote))))
 
 
-def identify(path: str | Path) -> Identity:
-    """Read a file once: its kind from the first 1,024 bytes, its SHA-256 from all of them.
+def absolute(path: str | Path) -> str:
+    """A submitted path as it is known from now on: a URL as it is, else an absolute local path."""
+    local = local_path(os.fspath(path))
+    return os.fspath(path) if local is None else os.path.abspath(local)
+
+
+def identify(path: str | Path, name: str | None = None) -> Identity:
+    """Read a file once: its kind from the first 1,024 bytes, its SHA-256 from all of them; `name` is for messages.
 
     Raises:
         DocumentRejected: not a regular file, no permission, zero bytes, a kind we do not take, or it changed while
             it was read (someone is still writing it: the next run sees it again).
     """
-    name = display(os.fspath(path))
-    with open_regular(path) as file:
+    if is_url(os.fspath(path)):
+        from pipeline.discover_urls import identify_url
+
+        return identify_url(os.fspath(path))
+    name = name or display(os.fspath(path))
+    with open_regular(path, name) as file:
         before = os.fstat(file.fileno())
         kind = kind_of(file.read(1024))
         if kind is None:
-            raise _rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+            raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
         file.seek(0)
         try:
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise _rejected("unreadable", name, f"cannot be read: {error.strerror}") from error
+            raise rejected("unreadable", name, f"cannot be read: {error.strerror}") from error
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise _rejected("changed", name, "changed while it was read; run again when it is complete")
+        raise rejected("changed", name, "changed while it was read; run again when it is complete")
     return Identity(kind, content_hash, after.st_size, after.st_mtime_ns)
 
 
-def open_regular(path: str | Path) -> FileIO:
+def open_regular(path: str | Path, name: str | None = None) -> FileIO:
     """Open a regular, non-empty file for reading, never waiting on a fifo and never following a link.
 
     Raises:
         DocumentRejected: it is something else, or away, or not ours to read.
     """
-    name = display(os.fspath(path))
+    name = name or display(os.fspath(path))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise _rejected("missing", name, "is gone") from error
+        raise rejected("missing", name, "is gone") from error
     except OSError as error:
-        raise _rejected("unreadable", name, f"cannot be opened: {error.strerror}") from error
+        raise rejected("unreadable", name, f"cannot be opened: {error.strerror}") from error
     rejection = judge(name, os.fstat(descriptor), max_file_bytes=None)
     if rejection is not None:
         os.close(descriptor)
@@ -162,12 +181,12 @@ def judge(name: str, status: os.stat_result, max_file_bytes: int | None) -> Docu
     """Why a file with this status is not taken, or None."""
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-        return _rejected("special", name, f"is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
+        return rejected("special", name, f"is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
     if status.st_size == 0:
-        return _rejected("empty", name, "has zero bytes")
+        return rejected("empty", name, "has zero bytes")
     if max_file_bytes is not None and status.st_size > max_file_bytes:
         limit = f"over the limit of {max_file_bytes:,}; raise PAGEPACK_MAX_FILE_BYTES or split it"
-        return _rejected("too-large", name, f"has {status.st_size:,} bytes, {limit}")
+        return rejected("too-large", name, f"has {status.st_size:,} bytes, {limit}")
     return None
 
 
@@ -211,21 +230,23 @@ def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _rejected(cause: str, name: str, fact: str) -> DocumentRejected:
+def rejected(cause: str, name: str, fact: str) -> DocumentRejected:
     return DocumentRejected(f"{name} {fact}", cause=cause)
 
 
 def _walk_all(starts: Sequence[str], settings: Settings) -> Iterator[Found]:
-    home = os.path.realpath(settings.home)
+    places = (str(settings.home), settings.images_url, settings.inputs_url)
+    folders = [local_path(place) for place in places if place is not None]
+    own = {os.path.realpath(folder) for folder in folders if folder is not None}
     for start in starts:
         target = os.path.realpath(start)
         if os.path.isdir(target):
-            yield from _walk(start, target, home, settings)
+            yield from _walk(start, target, own, settings)
         else:
             yield _found(start, target, settings)
 
 
-def _walk(start: str, root: str, home: str, settings: Settings) -> Iterator[Found]:
+def _walk(start: str, root: str, own: set[str], settings: Settings) -> Iterator[Found]:
     """All files below a folder, in the order of their names; `root` is where its links must stay."""
     stack = [iter([start])]
     while stack:
@@ -238,16 +259,16 @@ def _walk(start: str, root: str, home: str, settings: Settings) -> Iterator[Foun
             target = os.path.realpath(path)
             if not _is_inside(target, root):
                 fact = f"is a link that leads out of {display(start)}; submit its target to take it"
-                yield Found(path, display(path), 0, 0, _rejected("symlink", display(path), fact))
+                yield Found(path, display(path), 0, 0, rejected("symlink", display(path), fact))
             elif not os.path.isdir(target):
                 yield _found(path, target, settings)
         elif not os.path.isdir(path):
             yield _found(path, path, settings)
-        elif os.path.realpath(path) != home and not _is_home(path):
+        elif os.path.realpath(path) not in own and not _is_home(path):
             try:
                 names = sorted(name for name in os.listdir(path) if not is_skipped(name))
             except OSError as error:
-                reason = _rejected("unreadable", display(path), f"cannot be listed: {error.strerror}")
+                reason = rejected("unreadable", display(path), f"cannot be listed: {error.strerror}")
                 yield Found(path, display(path), 0, 0, reason)
                 continue
             stack.append(map(partial(os.path.join, path), names))
@@ -259,7 +280,7 @@ def _found(shown: str, path: str, settings: Settings) -> Found:
         status = os.lstat(path)  # the path is resolved already: a link here is one that goes round in a circle
     except OSError as error:
         cause = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        return Found(path, name, 0, 0, _rejected(cause, name, f"cannot be found: {error.strerror}"))
+        return Found(path, name, 0, 0, rejected(cause, name, f"cannot be found: {error.strerror}"))
     if stat.S_ISLNK(status.st_mode):
-        return Found(path, name, 0, 0, _rejected("symlink", name, "is a link that leads back to itself"))
+        return Found(path, name, 0, 0, rejected("symlink", name, "is a link that leads back to itself"))
     return Found(path, name, status.st_size, status.st_mtime_ns, judge(name, status, settings.max_file_bytes))

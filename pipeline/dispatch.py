@@ -12,6 +12,7 @@ room in the queue goes to the highest priority first, and among equals to whoeve
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +22,12 @@ from celery import Celery
 from pipeline.batches import OpenBatch, finish_batch, finish_batches, running_batches
 from pipeline.broker import queue_depth, ring_documents, ring_pages
 from pipeline.database import Database
-from pipeline.errors import Unavailable
+from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
+from pipeline.images import open_images
 from pipeline.leases import Limits, bells_out, expire, take_due_documents, take_due_pages
 from pipeline.progress import pages_waiting, what_is_open
+from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from schemas.messages import READ_QUEUE
 
@@ -33,6 +36,7 @@ _DOCUMENTS_RUNG = 64  # of one batch: enough that ingest never waits for the nex
 _SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
 _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
+_IMAGE_SWEEP_SECONDS = 60.0
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -87,6 +91,8 @@ class Dispatcher:
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         self._pace = _Pace()
         self._next_sweep = 0.0
+        self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
+        self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.read_depth = 0  # bells for pages that waited at the last look
@@ -117,6 +123,17 @@ class Dispatcher:
         forget_silent(self._db, 10 * self._settings.lease_seconds)
         if self._only is None:
             finish_batches(self._db)
+        if time.monotonic() >= self._next_image_sweep and not self._image_sweep.is_alive():
+            self._image_sweep = threading.Thread(target=self._sweep_images, name="retention", daemon=True)
+            self._image_sweep.start()
+            self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
+
+    def _sweep_images(self) -> None:
+        """In a thread: a thousand deletes in an object store take seconds."""
+        try:
+            sweep_images(self._db, open_images(self._settings), self._settings)
+        except PagepackError as error:
+            self._say(f"page images were not freed: {error}")
 
     def _ring(self, app: Celery) -> None:
         batches = [(self._only, 0)] if self._only is not None else running_batches(self._db)

@@ -6,7 +6,8 @@
     ├── DocumentRejected        this file is not taken in; the rest goes on
     ├── PageFailed              this page fails now and would fail again; the rest goes on
     └── Unavailable             try again later: a server, a worker or a child process is gone
-        └── DiskFull            stop: no retry helps before someone frees some space
+        ├── DiskFull            stop: no retry helps before someone frees some space
+        └── StorageGone         stop: page images or inputs cannot be reached, after some tries
 
 Each error has a `cause`, one stable word that `failures.cause` stores and `pagepack retry --cause` selects;
 its text names the thing, the fact and the way out.
@@ -70,3 +71,9 @@ class DiskFull(Unavailable):
     """No room for another row or image; pages stay queued until there is."""
 
     cause = "disk-full"
+
+
+class StorageGone(Unavailable):
+    """The storage of page images or inputs does not answer; what waits keeps waiting."""
+
+    cause = "storage"

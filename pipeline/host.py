@@ -15,6 +15,7 @@ from pipeline.children import Place
 from pipeline.database import open_database
 from pipeline.embedded import HomeLock
 from pipeline.errors import DiskFull, Unavailable, UsageError
+from pipeline.ingest import check_storage
 from pipeline.leases import Limits, forget_bells, give_back
 from pipeline.settings import Settings
 from pipeline.station import Station
@@ -66,7 +67,7 @@ class Host:
         """Work until `stop`.
 
         Raises:
-            UsageError: settings, database or engine do not fit. Unavailable: no database at the start.
+            UsageError: settings, database or engine do not fit. Unavailable: no database or broker at the start.
         """
         settings = self._settings
         if settings.database_url is not None and settings.broker_url is None:
@@ -74,6 +75,7 @@ class Host:
                 "PAGEPACK_DATABASE_URL is set, PAGEPACK_BROKER_URL is not: workers of one database hear through one "
                 "broker; set it to a Redis, Valkey or RabbitMQ server that all of them reach"
             )
+        check_storage(settings)
         with ExitStack() as stack:
             is_home = settings.database_url is None
             if is_home:
@@ -86,6 +88,7 @@ class Host:
                 forget_bells(db)
             self._station = station = Station(db, settings, self._places, self._say)
             stack.callback(station.stop, lambda: self._stop_signals > 1)
+            station.connect()
             while not self._stop_signals:
                 self._rest(self._step(station))
 

@@ -6,6 +6,8 @@ answers when the encoder changes. Each page has one canonical form, `L` when it 
 Files are written beside their place and renamed into it, without fsync: a power cut may leave a file empty, the
 hash shows that at the next read, and the page is rendered again from its source. A put takes 0.2 ms, its fsync would
 take 3.8 ms more, about as long as drawing the page (benchmarks/RESULTS.md, "Rasterizing").
+
+`open_images` gives the store that the settings name: a local folder, or one behind a URL.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ import io
 import os
 import struct
 import tempfile
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
 
-from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable, UsageError
+from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable, UsageError
+from pipeline.settings import Settings
+from pipeline.storage import PART_SECONDS, PARTS, Storage, local_path
 
 if TYPE_CHECKING:  # the process that opens files has little memory and does without numpy
     import numpy as np
@@ -78,11 +84,38 @@ def load(data: bytes) -> Image.Image:
     return image
 
 
+def open_images(settings: Settings) -> ImageStore:
+    """The store of these settings. Nothing is asked of it yet; see `check`.
+
+    Raises:
+        UsageError: the URL cannot be opened, or a package for it is missing.
+    """
+    if settings.images_url is None:
+        return ImageStore(settings.home / "images")
+    folder = local_path(settings.images_url)
+    return RemoteImageStore(settings.images_url) if folder is None else ImageStore(Path(folder).absolute())
+
+
 class ImageStore:
     """Images on a local disk at `root/ab/abcdef….png`; any number of processes may write and read at once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    num_puts = 1  # how many at once are worth it: a local put takes 0.2 ms, one over a network waits
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.place = str(root)  # for messages
+
+    def check(self) -> None:
+        """Whether it can be used, for a command that starts; also clears what writers that were killed have left.
+
+        Raises:
+            UsageError: it does not exist, or may not be written. StorageGone: it does not answer.
+        """
+        parts = self.root / PARTS
+        with contextlib.suppress(OSError):
+            for part in os.scandir(parts):
+                if part.stat().st_mtime < time.time() - PART_SECONDS:
+                    os.unlink(part)
 
     def put(self, data: bytes, image_hash: str | None = None) -> str:
         """Store what `encode` gave and return its hash; storing it again does nothing.
@@ -100,8 +133,10 @@ class ImageStore:
             return image_hash
         temporary: str | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            parts = self.root / PARTS
+            for folder in (path.parent, parts):
+                folder.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=parts)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             os.replace(temporary, path)
@@ -122,8 +157,7 @@ class ImageStore:
         try:
             return self._path(image_hash).read_bytes()
         except FileNotFoundError as error:
-            message = f"page image {image_hash} is not in {self.root}; retry the page to render it again"
-            raise PageFailed(message, cause="image-missing") from error
+            raise self._missing(image_hash) from error
         except OSError as error:
             raise Unavailable(f"cannot read page images from {self.root}: {error.strerror}") from error
 
@@ -136,7 +170,7 @@ class ImageStore:
         """
         image = load(self.get(image_hash))
         if hash_pixels(image) != image_hash:
-            message = f"page image {image_hash} in {self.root} holds other pixels; retry the page to render it again"
+            message = f"page image {image_hash} in {self.place} holds other pixels; retry the page to render it again"
             raise PageFailed(message, cause="image-damaged")
         return _array(image)
 
@@ -144,10 +178,59 @@ class ImageStore:
         """Remove an image; one that is not there is no error."""
         self._path(image_hash).unlink(missing_ok=True)
 
+    def _missing(self, image_hash: str) -> PageFailed:
+        message = f"page image {image_hash} is not in {self.place}; retry the page to render it again"
+        return PageFailed(message, cause="image-missing")
+
     def _path(self, image_hash: str) -> Path:
-        if len(image_hash) != 64 or not set(image_hash) <= set("0123456789abcdef"):
-            raise ValueError(f"not an image hash: {image_hash!r}")
-        return self.root / image_hash[:2] / f"{image_hash}.png"
+        return self.root / _key(image_hash)
+
+
+class RemoteImageStore(ImageStore):
+    """The same behind a URL. What goes wrong is StorageGone or DiskFull; what `check` finds, a UsageError too."""
+
+    num_puts = 8
+
+    def __init__(self, url: str) -> None:
+        self._storage = Storage(url, "PAGEPACK_IMAGES_URL")
+        self.place = self._storage.url
+
+    def check(self) -> None:
+        self._storage.check()
+
+    def put(self, data: bytes, image_hash: str | None = None) -> str:
+        image_hash = image_hash or hash_pixels(load(data))
+        key = _key(image_hash)
+        with _gone():
+            if self._storage.stat(key) is None:
+                self._storage.write(key, data)
+        return image_hash
+
+    def get(self, image_hash: str) -> bytes:
+        try:
+            with _gone():
+                return self._storage.read(_key(image_hash))
+        except FileNotFoundError as error:
+            raise self._missing(image_hash) from error
+
+    def delete(self, image_hash: str) -> None:
+        with _gone():
+            self._storage.delete(_key(image_hash))
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    """A bucket or credential that was good when the work began is no fault of the page in hand."""
+    try:
+        yield
+    except UsageError as error:
+        raise StorageGone(str(error)) from error
+
+
+def _key(image_hash: str) -> str:
+    if len(image_hash) != 64 or not set(image_hash) <= set("0123456789abcdef"):
+        raise ValueError(f"not an image hash: {image_hash!r}")
+    return f"{image_hash[:2]}/{image_hash}.png"
 
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:

@@ -9,25 +9,45 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from sqlalchemy import select
 
 from pipeline.batches import OpenBatch, SeenFile, forget_unseen, known_files, record_files
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
-from pipeline.errors import DocumentRejected, PagepackError
-from pipeline.images import ImageStore
+from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
+from pipeline.images import open_images
+from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
+from pipeline.storage import is_url
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
-from schemas.tables import utc_now
+from schemas.tables import Source, utc_now
 
 _FILES_A_TRANSACTION = 200
+_FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
 _PAGES_A_TRANSACTION = 16
+_SECONDS_HELD_BACK = 5.0
 _SECONDS_A_TRANSACTION = 1.0  # whichever comes first: readers shall not starve behind slow pages
+
+
+def check_storage(settings: Settings) -> None:
+    """Whether the places of page images and of copied inputs can be used; asked once, before any work.
+
+    Raises:
+        UsageError, StorageGone, DiskFull: they cannot.
+    """
+    open_images(settings).check()
+    if settings.inputs_url is not None:
+        InputCopies(settings.inputs_url).check()
+
+
+Known = dict[str, tuple[int, int, str, str, str | None]]
 
 
 def register(
@@ -46,39 +66,48 @@ def register(
     """
     began = utc_now()
     found = discover(paths, settings)
+    copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
     count = 0
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
-        seen = []
-        for file in chunk:
-            if is_stopping():
-                return
-            seen.append(_seen(file, known.get(file.display_path)))
-        record_files(db, batch, seen)
+
+        def see(file: Found, known: Known = known) -> SeenFile | None:
+            return None if is_stopping() else _seen(file, known.get(file.display_path), copies)
+
+        if copies is not None or any(is_url(file.path) for file in chunk):
+            with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+                seen = list(pool.map(see, chunk))
+        else:
+            seen = list(map(see, chunk))
+        if is_stopping():
+            return
+        record_files(db, batch, [file for file in seen if file is not None])
         count += len(chunk)
         yield count
     if forget_gone:
         forget_unseen(db, batch, began)
 
 
-def _seen(file: Found, known: tuple[int, int, str, str] | None) -> SeenFile:
-    location = "file://" + quote_from_bytes(file.path.encode("utf-8", "surrogateescape"))
+def _seen(file: Found, known: tuple[int, int, str, str, str | None] | None, copies: InputCopies | None) -> SeenFile:
+    location = location_of(file.path)
     kind = content_hash = None
     rejection = file.rejection
-    if rejection is None and known is not None and known[:2] == (file.size_bytes, file.modified_ns):
-        kind, content_hash = known[2:]
-    elif rejection is None:
+    size_bytes, modified_ns = file.size_bytes, file.modified_ns
+    if rejection is None:
         try:
-            identity = identify(file.path)
-            kind, content_hash = str(identity.kind), identity.content_hash
+            if known is not None and known[:2] == (size_bytes, modified_ns):
+                kind, content_hash = known[2:4]
+            else:
+                identity = identify(file.path)
+                kind, content_hash = str(identity.kind), identity.content_hash
+                size_bytes, modified_ns = identity.size_bytes, identity.modified_ns
+            if copies is not None and not is_url(file.path):
+                location = copies.location(kind, content_hash)
+                if known is None or known[4] != location:
+                    copies.put(file.path, kind, content_hash, size_bytes, modified_ns)
         except DocumentRejected as error:
-            rejection = error
-    return SeenFile(file.display_path, location, file.size_bytes, file.modified_ns, kind, content_hash, rejection)
-
-
-def path_of(location: str) -> str:
-    """The path that a stored location names; bytes that are not UTF-8 come back as surrogates."""
-    return unquote_to_bytes(location.removeprefix("file://")).decode("utf-8", "surrogateescape")
+            kind, content_hash, rejection = None, None, error
+    return SeenFile(file.display_path, location, size_bytes, modified_ns, kind, content_hash, rejection)
 
 
 class Ingester:
@@ -89,29 +118,33 @@ class Ingester:
         self._settings = settings
         self._owner = owner
         self._is_stopping = is_stopping
-        self._images = ImageStore(settings.home / "images")
+        self._images = open_images(settings)
+        is_far = self._images.num_puts > 1
+        self._puts = ThreadPoolExecutor(self._images.num_puts, "put") if is_far else None
         self._rasterizer = Rasterizer(settings)
         self._claim: DocumentClaim | None = None  # in hand: the heartbeat renews it
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def ingest(self, document_id: int, ring: Callable[[list[int]], None]) -> None:
-        """Turn one waiting document into pages; `ring` gets the ids of pages that now wait.
+    def ingest(self, document_id: int) -> None:
+        """Turn one waiting document into pages. The dispatcher rings for them, so that long ones do not fill the queue.
 
         Where the document does not wait any more, this does nothing. Errors that no retry of this document mends (a
-        full disk) are raised after it was given back.
+        full disk, a storage that is away) are raised after it was given back.
         """
         claim = claim_document(self.db, document_id, self._owner, self._settings.lease_seconds)
         if claim is None:
             return
         self._claim = claim
         try:
-            self._rasterize(claim, ring)
+            self._rasterize(claim)
         except DocumentRejected as error:
             reject_document(self.db, claim, error)
         except Exception as error:
-            if isinstance(error, PagepackError) and error.cause == "disk-full":
+            if isinstance(error, DiskFull | StorageGone | UsageError):
                 return_claim(self.db, claim, str(error))
+                if isinstance(error, UsageError):
+                    raise StorageGone(str(error)) from error
                 raise
             retry_document(self.db, claim, error, self._limits)
             if not isinstance(error, PagepackError):
@@ -119,22 +152,30 @@ class Ingester:
         finally:
             self._claim = None
 
-    def _rasterize(self, claim: DocumentClaim, ring: Callable[[list[int]], None]) -> None:
-        path = _unchanged(claim)
-        with self._rasterizer.open(path, claim.kind) as document:
+    def _rasterize(self, claim: DocumentClaim) -> None:
+        file, name = open_input(claim, _names(self.db, claim), self._settings)
+        with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
             set_page_count(self.db, claim, document.page_count)
-            chunk: list[NewPage] = []
+            chunk: list[Future[NewPage]] = []
             started = time.monotonic()
             for page in document.pages(claim.first_page):
-                chunk.append(self._stored(page))
+                chunk.append(self._storing(page))
                 if len(chunk) >= _PAGES_A_TRANSACTION or time.monotonic() - started > _SECONDS_A_TRANSACTION:
-                    if not self._flush(claim, chunk, ring):
+                    if not self._flush(claim, chunk):
                         return
                     chunk, started = [], time.monotonic()
                     if not self._wait_for_room(claim):
                         return
-            if self._flush(claim, chunk, ring):
+            if self._flush(claim, chunk):
                 finish_document(self.db, claim, document.page_count)
+
+    def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
+        """Put its image; over a network beside the drawing of the next ones."""
+        if self._puts is not None:
+            return self._puts.submit(self._stored, page)
+        future: Future[NewPage] = Future()
+        future.set_result(self._stored(page))
+        return future
 
     def _stored(self, page: RasterizedPage | PageFailure) -> NewPage:
         if isinstance(page, PageFailure):
@@ -144,23 +185,25 @@ class Ingester:
             page.page_index, image_hash, page.width_px, page.height_px, page.text_layer, page.warnings or None
         )
 
-    def _flush(self, claim: DocumentClaim, chunk: list[NewPage], ring: Callable[[list[int]], None]) -> bool:
-        waiting = add_pages(self.db, claim, chunk)
-        if waiting is None:
-            return False  # another worker has the document now
-        ring(waiting)
-        return True
+    def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
+        """False where another worker has the document now."""
+        return add_pages(self.db, claim, [page.result() for page in chunk]) is not None
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
-        """Hold back while enough pages wait; False where the worker stops, and the document was given back."""
-        while True:
-            if self._is_stopping():
-                return_claim(self.db, claim, "the worker stopped")
-                return False
-            limit = self._settings.max_waiting_pages
+        """Hold back while enough pages of the batch wait; False where the document was given back.
+
+        Not for long: another batch's documents may have room. The dispatcher rings again when this one has.
+        """
+        until = time.monotonic() + _SECONDS_HELD_BACK
+        limit = self._settings.max_waiting_pages
+        while not self._is_stopping():
             if pages_waiting(self.db, claim.batch_id, limit) < limit:
                 return True
+            if time.monotonic() > until:
+                break
             time.sleep(0.5)
+        return_claim(self.db, claim, "the worker stopped" if self._is_stopping() else "enough pages wait")
+        return False
 
     def _beat(self) -> None:
         while True:
@@ -174,20 +217,10 @@ class Ingester:
                 continue  # the next beat may get through; a lease that ran out is fenced off
 
 
-def _unchanged(claim: DocumentClaim) -> str:
-    """A path that still holds the document's content.
-
-    Raises:
-        DocumentRejected: at every path the file is gone, unreadable or another one by now.
-    """
-    last: DocumentRejected | None = None
-    for location in claim.locations:
-        path = path_of(location)
-        try:
-            if identify(path).content_hash == claim.content_hash:
-                return path
-        except DocumentRejected as error:
-            last = error
-    if last is not None:
-        raise last
-    raise DocumentRejected("the file changed after it was seen; run the same command again", cause="changed")
+def _names(db: Database, claim: DocumentClaim) -> dict[str, str]:
+    """Location → the path by which people know it, of the claimed document's sources."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(Source.location, Source.path).where(Source.document_id == claim.document_id)
+        ).all()
+    return {row.location: row.path for row in rows}

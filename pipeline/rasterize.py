@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -79,15 +80,19 @@ class Rasterizer:
         self._settings = settings
         self._child: _Child | None = _Child(settings)  # imports while the caller looks for files
 
-    def open(self, path: str | Path, kind: str) -> OpenDocument:
+    def open(
+        self, path: str | Path, kind: str, *, file: BinaryIO | None = None, name: str | None = None
+    ) -> OpenDocument:
         """Open a document; use it in a `with`, one at a time.
+
+        Where `file` is given, it is read instead of the path, and closed in the end; `name` is for messages.
 
         Raises:
             DocumentRejected: `encrypted`, `damaged`, `empty`, `too-large`, `timeout`, `memory`, `crash`, or what
                 `discover.open_regular` raises.
             Unavailable: no child process can be started.
         """
-        return OpenDocument(self, path, kind)
+        return OpenDocument(self, kind, file or open_regular(path), name or display(os.fspath(path)))
 
     def child(self) -> _Child:
         """The child, ready to work: the one held, or a fresh one where that has died or is worn."""
@@ -114,10 +119,10 @@ class Rasterizer:
 class OpenDocument:
     """A document open in the child. `size_bytes` and `modified_ns` are those of the file as opened."""
 
-    def __init__(self, rasterizer: Rasterizer, path: str | Path, kind: str) -> None:
-        self._rasterizer, self._kind, self._name = rasterizer, str(kind), display(os.fspath(path))
+    def __init__(self, rasterizer: Rasterizer, kind: str, file: BinaryIO | FileIO, name: str) -> None:
+        self._rasterizer, self._kind, self._name = rasterizer, str(kind), name
         self._seconds = rasterizer._settings.rasterize_seconds
-        self._file = open_regular(path)
+        self._file = file
         try:
             status = os.fstat(self._file.fileno())
             self.size_bytes, self.modified_ns = status.st_size, status.st_mtime_ns

@@ -22,8 +22,11 @@ from pipeline.database import Database, open_database
 from pipeline.discover import discover
 from pipeline.embedded import HomeLock
 from pipeline.errors import NothingToDo, PagepackError
+from pipeline.images import open_images
+from pipeline.ingest import check_storage
 from pipeline.leases import Limits, expire, forget_bells, give_back
 from pipeline.progress import Progress, progress, what_is_open
+from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.station import Station
 from pipeline.submit import check_prompts, describe_engine, open_named_batch, see
@@ -83,6 +86,7 @@ class Run:
             raise NothingToDo(f"no file found at {', '.join(map(str, self._paths))}")
         with ExitStack() as stack:
             stack.enter_context(HomeLock(self._settings.home))
+            check_storage(self._settings)
             choice = describe_engine(self._settings)
             if self._stop_signals:
                 raise Stopped
@@ -154,6 +158,7 @@ class Run:
                 next_count = started + max(0.5, 20 * took)  # counting a large batch must not become the work
             if all_seen and not now and finish_batch(db, batch):
                 finish_batches(db)
+                sweep_images(db, open_images(self._settings), self._settings)
                 return
             if now:
                 station.tick()

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import UsageError
+from pipeline.storage import has_credentials, shown
 
 
 def _(default: Any, description: str, **limits: Any) -> Any:
@@ -27,6 +28,10 @@ class Settings(BaseSettings):
     home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
     database_url: str | None = _(None, "a PostgreSQL server instead of SQLite in the home folder", repr=False)
     broker_url: str | None = _(None, "a Redis or Valkey server instead of the embedded one")
+
+    images_url: str | None = _(None, "where page images lie, such as s3://bucket/images; default images/ in the home")
+    inputs_url: str | None = _(None, "local files are copied here for workers that do not see their paths")
+    keep_images: str = _("keep", "page images: keep, until-read, or a number of days; a freed one is drawn again")
 
     engine: EngineName = _("auto", "auto takes pixtral where a model folder is set, else rapidocr")
     model: Path | None = _(None, "a checkpoint folder in Mistral's format")
@@ -67,12 +72,36 @@ class Settings(BaseSettings):
             server_url(value)
         return value
 
-    @field_validator("home", "model", mode="before")
+    @field_validator("inputs_url")
+    @classmethod
+    def _has_no_secret(cls, url: str | None) -> str | None:
+        if url is not None and has_credentials(url):  # the database stores where each copy lies
+            raise ValueError("holds a password; give it as AWS_SECRET_ACCESS_KEY or FSSPEC_<PROTOCOL>_PASSWORD")
+        return url
+
+    @field_validator("keep_images")
+    @classmethod
+    def _is_retention(cls, value: str) -> str:
+        if value not in ("keep", "until-read"):
+            try:
+                is_days = 0 < float(value) < 100_000
+            except ValueError:
+                is_days = False
+            if not is_days:
+                raise ValueError("neither keep, nor until-read, nor a number of days above 0")
+        return value
+
+    @field_validator("home", "model", "images_url", "inputs_url", mode="before")
     @classmethod
     def _is_given(cls, path: object) -> object:
         if path == "":  # else the current folder would be meant
             raise ValueError("is empty; is a shell variable unset?")
         return path
+
+    @property
+    def keep_images_days(self) -> float | None:
+        """None where images are kept, or freed as soon as they are read."""
+        return None if self.keep_images in ("keep", "until-read") else float(self.keep_images)
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -101,7 +130,8 @@ def load_settings(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        got = "" if name.endswith("_url") else f", got {first.get('input')!r}"  # a URL may hold a password
+        is_server = name in ("database_url", "broker_url")  # may hold a password, in whatever spelling
+        got = "" if is_server else f", got {shown(repr(first.get('input')))}"
         raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}{got}") from error
     if os.path.exists(settings.home) and not os.path.isdir(settings.home):
         raise UsageError(f"PAGEPACK_HOME (or --home): {settings.home} is a file; choose a folder")

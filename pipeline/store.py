@@ -35,6 +35,7 @@ from schemas.tables import (
     utc_now,
 )
 
+_RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest rings as soon as it is there
 _BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with each attempt
 
 
@@ -72,10 +73,12 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
                 "warnings": page.warnings or None,
                 "cause": page.error.cause if page.error else None,
                 "reason": str(page.error) if page.error else None,
+                "created_at": utc_now(),
+                "image_freed_at": None,
             }
             page_id = connection.execute(
                 insert_for(connection)(Page)
-                .values(document_id=claim.document_id, page_index=page.page_index, created_at=utc_now(), **found)
+                .values(document_id=claim.document_id, page_index=page.page_index, **found)
                 .on_conflict_do_update(index_elements=["document_id", "page_index"], set_=found)
                 .returning(Page.id)
             ).scalar_one()
@@ -95,7 +98,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         )
         waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
         ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
-        connection.execute(update(PageTask).where(*waiting).values(rung_at=db.now(connection)))
+        connection.execute(update(PageTask).where(*waiting).values(next_attempt_at=0.0))  # some waited for their image
         return list(ids)
 
 
@@ -190,8 +193,12 @@ def reuse_answers(db: Database, claim: PageClaim, answers: Mapping[int, int]) ->
                 settle(connection, task.task_id, claim.page_id, task.prompt.name, answers[task.task_id])
 
 
-def render_again(db: Database, claim: PageClaim) -> None:
-    """The page's image is gone from the store: its document goes back to ingest, which renders it again."""
+def render_again(db: Database, claim: PageClaim) -> bool:
+    """The page's image is gone from the store: its document goes back to ingest, which renders it again.
+
+    Where retention had freed it, nothing has failed: the claim's tasks wait for the new image, no attempt is counted,
+    and this is True.
+    """
     with db.write() as connection:
         connection.execute(
             update(Document)
@@ -205,6 +212,25 @@ def render_again(db: Database, claim: PageClaim) -> None:
                 finished_at=None,
             )
         )
+        freed = (Page.id == claim.page_id, Page.image_freed_at.is_not(None))
+        on_its_way = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
+        page = select(Page.id).join(Document, Document.id == Page.document_id).where(*freed, on_its_way)
+        if connection.scalar(page) is None:
+            return False
+        held = PageTask.id.in_(_held_tasks(connection, claim))
+        history = select(
+            PageTask.id,
+            PageTask.token,
+            PageTask.owner,
+            sa.literal("its image was freed; it is rendered again"),
+            sa.literal(utc_now(), Page.created_at.type),
+        )
+        columns = ["task_id", "token", "worker", "error", "ended_at"]
+        connection.execute(insert(TaskAttempt).from_select(columns, history.where(held)))
+        waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "rung_at": None}
+        until = db.now(connection) + _RENDER_SECONDS
+        connection.execute(update(PageTask).where(held).values(**waiting, next_attempt_at=until))
+        return True
 
 
 def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, int | None]]) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
-from pipeline.discover import discover
+from pipeline.discover import absolute, discover
 from pipeline.embedded import HomeLock
 from pipeline.errors import DocumentRejected, NothingToDo, UsageError
 from pipeline.fleet import slots_there
@@ -28,6 +27,7 @@ from pipeline.live import Live
 from pipeline.progress import progress
 from pipeline.query import batch_state
 from pipeline.settings import Settings
+from pipeline.storage import shown
 from schemas.messages import SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
@@ -91,11 +91,11 @@ def open_named_batch(
     notify: str | None = None,
 ) -> OpenBatch:
     """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again."""
-    absolute = sorted({os.path.abspath(path) for path in paths})
+    places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
-    identity = json.dumps([absolute, versions, model, settings.text_layer, *pages])
+    identity = json.dumps([places, versions, model, settings.text_layer, *pages])
     key = f"name:{batch_name}" if batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
-    name = batch_name or " ".join(Path(path).name or path for path in absolute)[:200]
+    name = batch_name or " ".join(Path(path).name or path for path in places)[:200]
     return open_batch(
         db,
         key=key,
@@ -243,4 +243,4 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
             pass
     except UsageError as error:  # nobody waits at a command line: `failures` says it
         rejection = DocumentRejected(str(error), cause="missing")
-        record_files(db, batch, [SeenFile(storable(message.location), "", 0, 0, rejection=rejection)])
+        record_files(db, batch, [SeenFile(storable(shown(message.location)), "", 0, 0, rejection=rejection)])

@@ -225,6 +225,7 @@ class Page(Base):
         UniqueConstraint("document_id", "page_index"),
         CheckConstraint("(image_hash IS NULL) <> (cause IS NULL)", name="image_or_cause"),
         _partial_index("pages", "kept", ("created_at",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
+        _partial_index("pages", "image", ("image_hash",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)

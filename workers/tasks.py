@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from pipeline.answers import ReadAnswer
 from pipeline.batches import TEXT_LAYER
-from pipeline.broker import raise_alarm, ring_pages
+from pipeline.broker import raise_alarm
 from pipeline.database import Database
-from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
-from pipeline.images import ImageStore
+from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
+from pipeline.images import open_images
 from pipeline.ingest import Ingester
 from pipeline.leases import (
     Limits,
@@ -36,6 +36,7 @@ from pipeline.leases import (
     renew_tasks,
     return_claim,
 )
+from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.store import complete_page, render_again, reuse_answers
 from pipeline.submit import submit_message
@@ -56,7 +57,7 @@ class Reader:
         self._db = db
         self._settings = settings
         self._owner = owner
-        self._images = ImageStore(settings.home / "images")
+        self._images = open_images(settings)
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         self._models = ("", engine.model, engine.model + TEXT_LAYER)
         self._stop_at: float | None = None
@@ -80,6 +81,7 @@ class Reader:
         Raises:
             Reject: the worker stops; the message goes back to the queue.
             DiskFull: there is no room for the answer; the supervisor must stop the run.
+            StorageGone: page images cannot be reached; likewise.
         """
         with self._company(is_alone=is_suspect(self._db, page_id)):
             if self._stop_at is not None:
@@ -120,6 +122,8 @@ class Reader:
                 return_claim(self._db, claim, "the worker stopped")
             else:
                 complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                if self._settings.keep_images == "until-read":
+                    free_read_images(self._db, self._images, [claim.page_id])
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
                 return_claim(self._db, claim, "the worker could not store it")
@@ -155,7 +159,8 @@ class Reader:
         except PageFailed as error:
             if error.cause == "image-damaged":
                 self._images.delete(claim.image_hash)
-            render_again(self._db, claim)
+            if render_again(self._db, claim):
+                return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
         try:
@@ -226,15 +231,9 @@ def add_read_task(app: Celery, reader: Reader) -> None:
 def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ingester]) -> None:
     """Serve `pagepack.ingest_document` and `pagepack.submit_document`; `ingester` makes or finds this process's own."""
 
-    def ring(page_ids: list[int]) -> None:
-        try:
-            ring_pages(app, page_ids)
-        except Unavailable as error:
-            log.warning("pages wait without a bell until the sweep: %s", error)
-
     @app.task(name=INGEST_TASK)  # type: ignore[untyped-decorator]
     def ingest_document(**message: Any) -> None:
-        _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id, ring))
+        _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id))
 
     @app.task(name=SUBMIT_TASK)  # type: ignore[untyped-decorator]
     def submit_document(**message: Any) -> None:
@@ -257,7 +256,7 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
         log.error("%s: a message that this version does not know, left to the sweep: %s (%s)", task, message, error)
     except Reject:
         raise
-    except DiskFull as error:
+    except (DiskFull, StorageGone) as error:
         log.error("%s", error)
         raise_alarm(app, error.cause, str(error))
     except PagepackError as error:

@@ -42,6 +42,7 @@ def upgrade() -> None:
     _states("'running', 'paused', 'finished', 'cancelled'")
     op.add_column("pages", sa.Column("image_freed_at", sa.DateTime(timezone=True), nullable=True))
     _partial_index("pages", "kept", ["created_at"], "image_hash IS NOT NULL AND image_freed_at IS NULL")
+    _partial_index("pages", "image", ["image_hash"], "image_hash IS NOT NULL AND image_freed_at IS NULL")
     for table in ("documents", "page_tasks"):
         for name, (columns, condition) in _WORK.items():
             _partial_index(table, name, columns, condition)
@@ -87,6 +88,7 @@ def downgrade() -> None:
     for table in ("documents", "page_tasks"):
         for name in _WORK:
             op.drop_index(f"ix_{table}_{name}", table_name=table)
+    op.drop_index("ix_pages_image", table_name="pages")
     op.drop_index("ix_pages_kept", table_name="pages")
     op.execute("UPDATE batches SET state = 'running' WHERE state = 'paused'")
     op.execute("UPDATE batches SET state = 'finished' WHERE state = 'cancelled'")

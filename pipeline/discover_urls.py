@@ -1,0 +1,129 @@
+"""What lies behind URLs: the same `Found` and `Identity` as for local files, with the same rules.
+
+    s3://bucket/prefix        a folder: every object below `prefix/`
+    s3://bucket/a.pdf         one object
+    s3://bucket/2024/*.pdf    a pattern (not for http): objects that match, and all below folders that match
+
+An object is known again by its size and its version: its ETag, else its time, else not at all.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+
+from pipeline.discover import Found, Identity, display, is_skipped, kind_of, rejected
+from pipeline.errors import DocumentRejected, UsageError
+from pipeline.settings import Settings
+from pipeline.storage import Listed, Storage, has_credentials, shown
+
+_HEAD_BYTES = 1024
+
+
+def find_urls(url: str, settings: Settings) -> Iterator[Found]:
+    """Every file at a URL, folder or pattern.
+
+    Raises:
+        UsageError: nothing is there, or access is refused. Raised before anything is yielded.
+        StorageGone: it does not answer.
+    """
+    if has_credentials(url):
+        raise UsageError(
+            f"{shown(url)} holds a password, and the database stores where files lie; give it as a variable, such as "
+            "AWS_SECRET_ACCESS_KEY or FSSPEC_<PROTOCOL>_PASSWORD"
+        )
+    storage = Storage(url)
+    one = storage.stat()
+    if one is not None and (one.size_bytes != 0 or not any(True for _ in storage.files())):
+        return iter([_found(url, one, settings)])
+    if storage.is_folder() or one is not None:
+        return _below(url.rstrip("/"), storage.files(), settings)
+    if _is_pattern(url):
+        return _matching(url, settings)
+    raise UsageError(f"no such file or folder: {display(url)}; nothing was done")
+
+
+def identify_url(url: str) -> Identity:
+    """Read an object once: its kind from the first bytes, its SHA-256 from all of them.
+
+    Raises:
+        DocumentRejected: it is gone, refused, empty, of a kind we do not take, or it changed while it was read.
+        StorageGone: the storage does not answer.
+    """
+    name, digest, head, size = display(url), hashlib.sha256(), b"", 0
+    try:
+        storage = Storage(url)
+        before = storage.stat()
+        if before is None:
+            raise FileNotFoundError(url)
+        for chunk in storage.chunks():
+            head = head or chunk[:_HEAD_BYTES]
+            if not size and kind_of(head) is None:
+                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+            digest.update(chunk)
+            size += len(chunk)
+        after = storage.stat()
+    except FileNotFoundError as error:
+        raise rejected("missing", name, "is gone") from error
+    except UsageError as error:
+        raise DocumentRejected(str(error), cause="unreadable") from error
+    if size == 0:
+        raise rejected("empty", name, "has zero bytes")
+    if after is None or before.version != after.version or after.size_bytes not in (None, size):
+        raise rejected("changed", name, "changed while it was read; run again when it is complete")
+    kind = kind_of(head)
+    assert kind is not None
+    return Identity(kind, digest.hexdigest(), size, after.version or time.time_ns())
+
+
+def _below(url: str, files: Iterator[Listed], settings: Settings) -> Iterator[Found]:
+    own = [place.rstrip("/") + "/" for place in (settings.images_url, settings.inputs_url) if place]
+    for file in files:
+        path = f"{url}/{file.key}"
+        if not any(map(is_skipped, file.key.split("/"))) and not path.startswith(tuple(own)):
+            yield _found(path, file, settings)
+
+
+def _matching(url: str, settings: Settings) -> Iterator[Found]:
+    from fsspec.utils import glob_translate
+
+    fixed = url[: re.search(r"[*?[]", url).start()]  # type: ignore[union-attr]
+    folder, _, start = fixed.rpartition("/")
+    pattern = re.compile(glob_translate(url[len(folder) + 1 :].rstrip("/")))
+
+    def is_meant(file: Listed) -> bool:
+        parts = file.key.split("/")
+        return any(pattern.fullmatch("/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+
+    return _below(folder, filter(is_meant, Storage(folder).files(start)), settings)
+
+
+def _is_pattern(url: str) -> bool:
+    return not url.lower().startswith("http") and glob.has_magic(url)
+
+
+def _found(url: str, file: Listed, settings: Settings) -> Found:
+    name, size, limit = display(url), file.size_bytes, settings.max_file_bytes
+    rejection = None
+    if size == 0:
+        rejection = rejected("empty", name, "has zero bytes")
+    elif size is not None and size > limit:
+        rejection = rejected(
+            "too-large",
+            name,
+            f"has {size:,} bytes, over the limit of {limit:,}; raise PAGEPACK_MAX_FILE_BYTES or split it",
+        )
+    return Found(url, name, size or 0, file.version or time.time_ns(), rejection)
+
+
+def uncovered(urls: Sequence[str]) -> list[str]:
+    """Drop what another URL of the list already covers, so that no object is seen twice."""
+
+    def covers(above: str, url: str) -> bool:
+        return url.startswith(above) and url != above and not any(map(is_skipped, url[len(above) :].split("/")))
+
+    folders = {url.rstrip("/") + "/" for url in urls}
+    return [url for url in dict.fromkeys(urls) if not any(covers(folder, url.rstrip("/") + "/") for folder in folders)]

@@ -1,0 +1,142 @@
+"""A document's bytes, from where they lie to a process that shares no path with whoever submitted them.
+
+A source has the *path* that its user knows and the *location* that a worker opens:
+
+    submitted               location                              a worker
+    /in/a.pdf               file:///in/a.pdf                      opens the file itself
+    /in/a.pdf, copied       PAGEPACK_INPUTS_URL/ab/abcdef….pdf    opens or fetches the copy
+    s3://bucket/a.pdf       s3://bucket/a.pdf                     fetches the object
+
+What is fetched goes to a file without a name, which the system takes back however the process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+from urllib.parse import quote_from_bytes
+
+from pipeline.discover import display, identify, open_regular, rejected
+from pipeline.errors import DiskFull, DocumentRejected, UsageError
+from pipeline.leases import DocumentClaim
+from pipeline.settings import Settings
+from pipeline.storage import Storage, is_url, local_path
+
+
+def location_of(path: str) -> str:
+    """Where a found file lies: a URL, in which the bytes of a local path are percent-encoded."""
+    if is_url(path):
+        return path
+    return "file://" + quote_from_bytes(path.encode("utf-8", "surrogateescape"))
+
+
+class InputCopies:
+    """Copies of local files at PAGEPACK_INPUTS_URL, each content once under its hash."""
+
+    def __init__(self, url: str) -> None:
+        folder = local_path(url)
+        self._url = url.rstrip("/") if folder is None else location_of(os.path.abspath(folder))
+        self._storage = Storage(url if folder is None else f"file://{os.path.abspath(folder)}", "PAGEPACK_INPUTS_URL")
+
+    def check(self) -> None:
+        """As `Storage.check`."""
+        self._storage.check()
+
+    def location(self, kind: str, content_hash: str) -> str:
+        """Where the copy of this content lies, or will."""
+        return f"{self._url}/{_key(kind, content_hash)}"
+
+    def put(self, path: str, kind: str, content_hash: str, size_bytes: int, modified_ns: int) -> str:
+        """Copy a file that was identified so, unless its content is there; the copy's location.
+
+        Raises:
+            DocumentRejected: the file is gone, or has changed since.
+            UsageError, StorageGone, DiskFull: the copy cannot be written.
+        """
+        key = _key(kind, content_hash)
+        there = self._storage.stat(key)
+        if there is None or there.size_bytes != size_bytes:
+            open_regular(path).close()
+            self._storage.upload(key, path)
+            status = os.stat(path)
+            if (status.st_size, status.st_mtime_ns) != (size_bytes, modified_ns):
+                self._storage.delete(key)  # what was copied may not be what was hashed
+                raise rejected("changed", display(path), "changed while it was read; run again when it is complete")
+        return f"{self._url}/{key}"
+
+
+def open_input(claim: DocumentClaim, names: Mapping[str, str], settings: Settings) -> tuple[BinaryIO, str]:
+    """The claimed content as an open local file, verified, and the path by which its user knows it.
+
+    `names` maps the claim's locations to those paths.
+
+    Raises:
+        DocumentRejected: at every location the file is gone, unreadable or another one by now.
+        StorageGone, DiskFull: it cannot be fetched for now.
+    """
+    last: DocumentRejected | None = None
+    for location in claim.locations:
+        name = names.get(location, location)
+        try:
+            path = local_path(location)
+            file, content_hash = _fetch(location, name, settings) if path is None else _open(path, name)
+        except DocumentRejected as error:
+            last = _explained(error, location, name, claim)
+            continue
+        if content_hash == claim.content_hash:
+            return file, name
+        file.close()
+    if last is not None:
+        raise last
+    raise DocumentRejected("the file changed after it was seen; run the same command again", cause="changed")
+
+
+def _open(path: str, name: str) -> tuple[BinaryIO, str]:
+    content_hash = identify(path, name).content_hash
+    return cast(BinaryIO, open_regular(path, name)), content_hash
+
+
+def _fetch(location: str, name: str, settings: Settings) -> tuple[BinaryIO, str]:
+    """A copy on this machine, of at most `max_file_bytes`, and its hash."""
+    digest, limit = hashlib.sha256(), settings.max_file_bytes
+    folder = settings.home if os.access(settings.home, os.W_OK) else Path(tempfile.gettempdir())
+    file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
+    try:
+        for chunk in Storage(location).chunks():
+            digest.update(chunk)
+            if file.tell() + len(chunk) > limit:
+                raise rejected(
+                    "too-large", name, f"has over {limit:,} bytes; raise PAGEPACK_MAX_FILE_BYTES or split it"
+                )
+            file.write(chunk)
+        file.flush()
+    except BaseException as error:
+        file.close()
+        if isinstance(error, FileNotFoundError):
+            raise rejected("missing", name, "is gone") from error
+        if isinstance(error, UsageError):
+            raise rejected("unreadable", name, f"cannot be fetched: {error}") from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room left in {folder} for a copy of {name}: free some and run again") from error
+        raise
+    return file, digest.hexdigest()
+
+
+def _explained(error: DocumentRejected, location: str, name: str, claim: DocumentClaim) -> DocumentRejected:
+    """A file that is not there may lie on another machine."""
+    if error.cause != "missing" or local_path(location) is None:
+        return error
+    if claim.content_hash in location:
+        return rejected("missing", name, f"has lost its copy {location}; run the same command again")
+    way = "if it lies on another, share its folder, or set PAGEPACK_INPUTS_URL where it is submitted"
+    return rejected("missing", name, f"is not on this machine ({socket.gethostname()}), or gone; {way}")
+
+
+def _key(kind: str, content_hash: str) -> str:
+    return f"{content_hash[:2]}/{content_hash}.{kind}"

@@ -1,0 +1,80 @@
+"""A real S3 server for tests: moto over HTTP, in a process of its own, on 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+_SERVER = """
+import sys, threading
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("port", server.get_host_and_port()[1], flush=True)
+sys.stdin.read()  # until whoever started it is gone
+"""
+
+
+@dataclass
+class Bucket:
+    """A bucket of its own for each test. `variables` are what a process needs to reach it."""
+
+    name: str
+    fs: Any
+    variables: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.name}"
+
+    def put(self, key: str, data: bytes) -> None:
+        self.fs.pipe_file(f"{self.name}/{key}", data)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        found = self.fs.call_s3("list_objects_v2", Bucket=self.name, Prefix=prefix)
+        return [one["Key"] for one in found.get("Contents", [])]
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    command = [sys.executable, "-c", _SERVER]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None and server.stdin is not None
+        port = re.search(r"port (\d+)", server.stdout.readline())
+        assert port is not None
+        threading.Thread(target=server.stdout.read, daemon=True).start()
+        yield f"http://127.0.0.1:{port[1]}"
+        server.kill()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bucket:
+    from fsspec.core import url_to_fs
+
+    variables = {
+        "AWS_ACCESS_KEY_ID": "test-key",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    fs, _ = url_to_fs("s3://any")
+    type(fs).clear_instance_cache()  # a file system that is held has the endpoint of the module before
+    fs, _ = url_to_fs("s3://any", use_listings_cache=False)
+    name = "b" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
+    fs.call_s3("create_bucket", Bucket=name)
+    return Bucket(name, fs, variables)

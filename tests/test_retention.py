@@ -1,0 +1,139 @@
+"""Page images go when nothing waits for them, and come back when a later prompt does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline.images import ImageStore, open_images
+from pipeline.retention import free_read_images, sweep_images
+from pipeline.settings import Settings
+from pipeline.store import NewPage, render_again
+from schemas.prompts import DESCRIBE
+from tests.conftest import Archive, sha
+from tests.s3 import Bucket, bucket, s3_endpoint
+from tests.test_run import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+
+__all__ = ["bucket", "s3_endpoint"]
+
+
+@pytest.fixture
+def images(settings: Settings) -> ImageStore:
+    return open_images(settings)
+
+
+def ingest(archive: Archive, images: ImageStore, path: str, pages: list[str]) -> list[int]:
+    """A document whose page images are a few bytes under the hash of their names."""
+    document_id = archive.see(path)
+    assert document_id is not None
+    for page in pages:
+        images.put(page.encode(), sha(page))
+    return archive.ingest(document_id, pages)
+
+
+def kept(images: ImageStore) -> int:
+    return len(list(images.root.rglob("*.png")))
+
+
+def swept(archive: Archive, images: ImageStore, settings: Settings, keep: str, most: int = 10_000) -> int:
+    return sweep_images(archive.db, images, settings.model_copy(update={"keep_images": keep}), most)
+
+
+def test_an_image_goes_with_the_last_task_of_the_last_page_that_shows_it(archive: Archive, images: ImageStore) -> None:
+    first, other = ingest(archive, images, "/in/a.pdf", ["blank", "x"])
+    (second,) = ingest(archive, images, "/in/b.pdf", ["blank"])
+    archive.read(first, "nothing")
+    assert free_read_images(archive.db, images, [first]) == 0 and kept(images) == 2, "the same blank page waits"
+    archive.read(second, "nothing")
+    assert free_read_images(archive.db, images, [second, other]) == 1 and kept(images) == 1
+    assert archive.rows("SELECT id FROM pages WHERE image_freed_at IS NOT NULL ORDER BY 1") == [(first,), (second,)]
+    assert free_read_images(archive.db, images, [second]) == 0
+
+
+def test_the_sweep_frees_what_readers_left_and_nothing_that_waits(
+    archive: Archive, images: ImageStore, settings: Settings
+) -> None:
+    read, waiting = ingest(archive, images, "/in/a.pdf", ["x", "y"])
+    archive.read(read, "text")
+    assert swept(archive, images, settings, "keep") == 0
+    assert swept(archive, images, settings, "2") == 0
+    assert swept(archive, images, settings, "until-read") == 1 and kept(images) == 1
+    archive.read(waiting, "text")
+    archive.execute("UPDATE pages SET created_at = '2020-01-01 00:00:00'")
+    assert swept(archive, images, settings, "2") == 1 and kept(images) == 0
+    assert swept(archive, images, settings, "2") == swept(archive, images, settings, "until-read") == 0
+
+
+def test_a_sweep_of_many_is_bounded_and_goes_on(archive: Archive, images: ImageStore, settings: Settings) -> None:
+    names = [f"page {index}" for index in range(1_200)]
+    ingest(archive, images, "/in/a.pdf", names)
+    archive.execute("UPDATE page_tasks SET state = 'failed'")
+    assert swept(archive, images, settings, "until-read", most=600) == 1_000
+    assert swept(archive, images, settings, "until-read") == 200 and kept(images) == 0
+    plan = "EXPLAIN QUERY PLAN SELECT id FROM pages WHERE image_hash = 'x' AND image_freed_at IS NULL"
+    assert "ix_pages_image" in str(archive.rows(plan))
+
+
+def test_a_page_that_waits_for_its_image_has_not_failed(archive: Archive, images: ImageStore) -> None:
+    (page,) = ingest(archive, images, "/in/a.pdf", ["x"])
+    archive.read(page, "text")
+    free_read_images(archive.db, images, [page])
+    document_id = archive.scalar("SELECT id FROM documents")
+    archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")
+    claim = archive.claim(page)
+    assert claim and render_again(archive.db, claim)
+    tasks = "SELECT state, attempts, crashes, owner FROM page_tasks ORDER BY id DESC LIMIT 1"
+    assert archive.rows(tasks) == [("pending", 0, 0, None)]
+    assert archive.claim(page) is None, "not before its image is there"
+    assert archive.ingest(document_id, [NewPage(0, sha("x"), 16, 32)]) == [page], "its bell rings"
+    assert archive.rows("SELECT image_freed_at FROM pages") == [(None,)]
+    again = archive.claim(page)
+    assert again and not render_again(archive.db, again), "lost without being freed, it would count"
+
+
+def test_a_freed_page_whose_document_is_refused_comes_to_an_end(archive: Archive, images: ImageStore) -> None:
+    (page,) = ingest(archive, images, "/in/a.pdf", ["x"])
+    archive.read(page, "text")
+    free_read_images(archive.db, images, [page])
+    archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")
+    archive.execute("UPDATE documents SET state = 'rejected', cause = 'missing', reason = 'gone'")
+    claim = archive.claim(page)
+    assert claim and not render_again(archive.db, claim)
+
+
+@pytest.mark.parametrize("keep", ["keep", "until-read", "30"])
+def test_a_second_prompt_is_answered_whatever_was_kept(bucket: Bucket, tmp_path: Path, keep: str) -> None:
+    folder, home = tmp_path / "docs", tmp_path / "home"
+    folder.mkdir()
+    write_pdf(folder / "a.pdf", 3)
+    variables = bucket.variables | {"PAGEPACK_KEEP_IMAGES": keep, "PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
+    assert pagepack("run", folder, "--home", home, **variables).returncode == 0
+    left = [key for key in bucket.keys("images/") if key.endswith(".png")]
+    assert len(left) == (0 if keep == "until-read" else 3)
+    again = pagepack("run", folder, "--home", home, "--prompt", "describe", **variables)
+    assert again.returncode == 0, again.stderr
+    assert rows(home, "SELECT prompt, count(*) FROM page_text GROUP BY 1 ORDER BY 1") == [("describe", 3), ("ocr", 3)]
+    assert rows(home, "SELECT DISTINCT attempts FROM page_tasks") == [(1,)]
+    reconciles(home)
+
+
+def test_what_a_crash_left_is_swept_at_the_end_of_the_batch(tmp_path: Path) -> None:
+    folder, home = tmp_path / "docs", tmp_path / "home"
+    folder.mkdir()
+    write_pdf(folder / "a.pdf", 20)
+    first = start("run", folder, "--home", home, engine="SlowEngine")  # with keep: as if each reader died after storing
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 5)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    wait_until(lambda: processes_of(home) == [], 15)
+    assert len(list((home / "images").rglob("*.png"))) >= 5
+    second = pagepack("run", folder, "--home", home, engine="SlowEngine", PAGEPACK_KEEP_IMAGES="until-read")
+    assert second.returncode == 0, second.stderr
+    assert list((home / "images").rglob("*.png")) == []
+    assert rows(home, "SELECT count(*) FROM pages WHERE image_freed_at IS NULL") == [(0,)]
+    reconciles(home)
