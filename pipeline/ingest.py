@@ -22,6 +22,7 @@ from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGo
 from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
+from pipeline.patience import R, insist
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
@@ -139,14 +140,16 @@ class Ingester:
         try:
             self._rasterize(claim)
         except DocumentRejected as error:
-            reject_document(self.db, claim, error)
+            rejection = error
+            self._insist(lambda: reject_document(self.db, claim, rejection))
         except Exception as error:
+            reason = error
             if isinstance(error, DiskFull | StorageGone | UsageError):
-                return_claim(self.db, claim, str(error))
+                self._insist(lambda: return_claim(self.db, claim, str(reason)))
                 if isinstance(error, UsageError):
                     raise StorageGone(str(error)) from error
                 raise
-            retry_document(self.db, claim, error, self._limits)
+            self._insist(lambda: retry_document(self.db, claim, reason, self._limits))
             if not isinstance(error, PagepackError):
                 raise
         finally:
@@ -155,7 +158,7 @@ class Ingester:
     def _rasterize(self, claim: DocumentClaim) -> None:
         file, name = open_input(claim, _names(self.db, claim), self._settings)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
-            set_page_count(self.db, claim, document.page_count)
+            self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []
             started = time.monotonic()
             for page in document.pages(claim.first_page):
@@ -167,7 +170,7 @@ class Ingester:
                     if not self._wait_for_room(claim):
                         return
             if self._flush(claim, chunk):
-                finish_document(self.db, claim, document.page_count)
+                self._insist(lambda: finish_document(self.db, claim, document.page_count))
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
         """Put its image; over a network beside the drawing of the next ones."""
@@ -187,7 +190,8 @@ class Ingester:
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
         """False where another worker has the document now."""
-        return add_pages(self.db, claim, [page.result() for page in chunk]) is not None
+        pages = [page.result() for page in chunk]
+        return self._insist(lambda: add_pages(self.db, claim, pages)) is not None
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
         """Hold back while enough pages of the batch wait; False where the document was given back.
@@ -197,13 +201,17 @@ class Ingester:
         until = time.monotonic() + _SECONDS_HELD_BACK
         limit = self._settings.max_waiting_pages
         while not self._is_stopping():
-            if pages_waiting(self.db, claim.batch_id, limit) < limit:
+            if self._insist(lambda: pages_waiting(self.db, claim.batch_id, limit)) < limit:
                 return True
             if time.monotonic() > until:
                 break
             time.sleep(0.5)
-        return_claim(self.db, claim, "the worker stopped" if self._is_stopping() else "enough pages wait")
+        reason = "the worker stopped" if self._is_stopping() else "enough pages wait"
+        self._insist(lambda: return_claim(self.db, claim, reason))
         return False
+
+    def _insist(self, call: Callable[[], R]) -> R:
+        return insist(call, self._is_stopping)
 
     def _beat(self) -> None:
         while True:

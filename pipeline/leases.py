@@ -13,6 +13,7 @@ not its name: a restarted worker is a stranger to the leases of the dead one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +195,10 @@ def expire(db: Database, limits: Limits) -> int:
             for table in (Document, PageTask)
         ):
             return 0
+    asked_at = time.monotonic()
     with db.write() as connection:
+        if time.monotonic() - asked_at > limits.lease_seconds / 4:
+            return 0  # the write lock was another's for long: nobody could renew, and those who live are about to
         now = db.now(connection)
         return _return_leases(connection, lambda table: table.lease_until < now, "lease expired", True, limits)
 

@@ -7,6 +7,8 @@ its own page and acknowledges its own message after the answer is stored.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ from pipeline.leases import (
     renew_tasks,
     return_claim,
 )
+from pipeline.patience import insist
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.store import complete_page, render_again, reuse_answers
@@ -46,6 +49,7 @@ from workers.engines import Answer, Engine
 log = logging.getLogger("pagepack.worker")
 
 _AWAY_SECONDS = 5.0  # between two tries at a message that alone says what was asked for
+_OVERDUE_SECONDS = 5.0
 _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
 
 
@@ -121,12 +125,13 @@ class Reader:
             if outcomes is None:
                 return_claim(self._db, claim, "the worker stopped")
             else:
-                complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                answers = outcomes  # what was read is dear: it waits for the database
+                insist(lambda: complete_page(self._db, claim, self._owner, answers, self._limits), self._is_over)
                 if self._settings.keep_images == "until-read":
                     free_read_images(self._db, self._images, [claim.page_id])
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
-                return_claim(self._db, claim, "the worker could not store it")
+                insist(lambda: return_claim(self._db, claim, "the worker could not store it"), self._is_over)
             raise
         finally:
             with self._lock:
@@ -169,16 +174,28 @@ class Reader:
         except Exception as error:
             log.exception("page %s could not be submitted", claim.page_id)
             return outcomes | {task.task_id: error for task in asked}
-        if not self._wait(claim, futures):
+        if not self._wait(claim, futures, deadline):
             return None
         return outcomes | {task.task_id: self._outcome(future) for task, future in zip(asked, futures, strict=True)}
 
-    def _wait(self, claim: PageClaim, futures: list[Future[Answer]]) -> bool:
-        """Until all are done; False where they were cancelled because the worker stops or the lease was lost."""
+    def _is_over(self) -> bool:
+        """Whether the worker stops, and the time to finish what it has in hand is over."""
+        return self._stop_at is not None and time.monotonic() > self._stop_at
+
+    def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
+        """Until all are done; False where they were cancelled because the worker stops or the lease was lost.
+
+        An engine that lets a deadline pass by far hangs, in a driver perhaps. What it holds comes back only with the
+        end of its process; the supervisor starts another, and the pages in flight are read alone.
+        """
+        overdue = deadline + self._settings.page_seconds / 2 + _OVERDUE_SECONDS
         while wait(futures, timeout=_POLL_SECONDS).not_done:
+            if time.monotonic() > overdue:
+                log.critical("page %s: the engine hangs; this worker ends itself", claim.page_id)
+                os.kill(os.getpid(), signal.SIGKILL)
             with self._lock:
                 is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
-            if is_lost or (self._stop_at is not None and time.monotonic() > self._stop_at):
+            if is_lost or self._is_over():
                 for future in futures:
                     future.cancel()
                 return False
