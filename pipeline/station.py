@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from celery import Celery
 
 from pipeline.batches import OpenBatch
-from pipeline.broker import check_broker, heard_alarm, make_app
+from pipeline.broker import check_broker, heard_alarm, make_app, queue_depth
 from pipeline.children import Children, Place
 from pipeline.database import Database
 from pipeline.dispatch import Dispatcher
@@ -24,9 +25,11 @@ from pipeline.errors import DiskFull, PagepackError, Unavailable
 from pipeline.fleet import leave_duty, take_duty
 from pipeline.leases import forget_bells
 from pipeline.settings import Settings
+from schemas.messages import READ_QUEUE
 
 _DUTY = "dispatch"
 _DUTY_SECONDS = 15.0
+_LOOK_SECONDS = 5.0  # between two looks for readers that take nothing
 
 
 class Station:
@@ -59,6 +62,7 @@ class Station:
         variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue}
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
         self.has_duty = False
+        self._next_look = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -77,17 +81,26 @@ class Station:
             Unavailable: broker or database have been away for too long.
         """
         app = self._watch_broker()
-        self.children.watch(self._url)
-        self.has_duty = self._is_run or take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
-        if self.has_duty:
-            self._dispatcher.tick(app)
-            self.children.check_stall(self._dispatcher.read_depth)
+        try:
+            self.children.watch(self._url)
+            self.has_duty = self._is_run or take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+            if self.has_duty:
+                self._dispatcher.tick(app)
+            self._look_for_stalls(app)
+        except Unavailable:
+            self._dispatcher.hold_sweep()
+            raise
 
     def hear_alarm(self) -> None:
         """Raises what a child says that no retry will mend: DiskFull, or Unavailable."""
         alarm = heard_alarm(self._app, self._alarm_queue) if self._app is not None else None
         if alarm is not None:
             raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
+
+    def forget_alarms(self) -> None:
+        """Each page in flight raised one; all that were said before now were of the same."""
+        while self._app is not None and heard_alarm(self._app, self._alarm_queue):
+            pass
 
     def kill(self) -> None:
         """End the children at once, from a signal handler too."""
@@ -102,6 +115,16 @@ class Station:
             with suppress(PagepackError):
                 leave_duty(self._db, _DUTY, self._name)
             self.has_duty = False
+
+    def _look_for_stalls(self, app: Celery) -> None:
+        """Of this host's own readers; whoever has the duty knows nothing of them."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            try:
+                depth = queue_depth(app, READ_QUEUE)
+            except Unavailable:
+                depth = 0  # no reader is to blame for a broker that is away
+            self.children.check_stall(depth)
 
     def _watch_broker(self) -> Celery:
         if self._app is None:
