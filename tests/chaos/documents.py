@@ -12,11 +12,11 @@ _CELLS = 8  # 64 squares of a 128 pt page: 16 px each at 128 px
 
 
 def draw_pdf(path: Path, seed: str, pages: int, dark: Collection[int] = ()) -> Path:
-    """A third of each page's squares is black; of a page in `dark` (indexes from 0) two thirds are."""
+    """A fifth of each page's squares is black; of a page in `dark` (indexes from 0) four fifths are."""
     with pymupdf.open() as document:
         for index in range(pages):
             bits = hashlib.sha512(f"{seed} {path.name} {index}".encode()).digest()
-            limit = 171 if index in dark else 85
+            limit = 205 if index in dark else 51
             page = document.new_page(width=16 * _CELLS, height=16 * _CELLS)
             shape = page.new_shape()
             for cell in range(_CELLS * _CELLS):
