@@ -32,6 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("label", "database"), SELECTION)
 def test_a_fault_loses_nothing(label: str, database: str, folder: Path) -> None:
-    ((_, fault),) = chosen(label, database)
+    ((_, fault, _),) = chosen(label, database)
     with watchdog(fault.seconds), World(1, database, folder, Loopback()) as world:
         fault.run(world)

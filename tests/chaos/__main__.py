@@ -41,7 +41,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2, help="trials of each fault")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--only", default="", help="numbers of faults, like 3,7; 12b is the second form of 12")
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="postgresql")
+    parser.add_argument(
+        "--database",
+        choices=["sqlite", "postgresql"],
+        help="default: PostgreSQL, and SQLite where it differs",
+    )
     parser.add_argument("--network", choices=["namespaces", "loopback"], help="default: namespaces where root is given")
     given = parser.parse_args(words)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
@@ -52,14 +56,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     results = []
     began = time.monotonic()
-    print(f"{given.database}, Valkey, {network.name}, seeds {seeds.start} to {seeds.stop - 1}", flush=True)
+    print(f"Valkey, hosts in {network.name}, seeds {seeds.start} to {seeds.stop - 1}", flush=True)
     try:
-        for label, fault in chosen(given.only, given.database):
-            results.append(run(label, fault, given.database, seeds, network))
+        for label, fault, database in chosen(given.only, given.database):
+            results.append(run(label, fault, database, seeds, network))
     finally:
         network.close()
     summary = {
-        "database": given.database,
         "network": network.name,
         "trials": len(results) * len(seeds),
         "failed": sum(result.failed for result in results),
@@ -71,8 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if summary["failed"] else 0
 
 
-def chosen(only: str, database: str) -> list[tuple[str, Fault]]:
-    """Faults with their labels: 3, or 12a, 12b, 12c where there are several forms."""
+def chosen(only: str, database: str | None) -> list[tuple[str, Fault, str]]:
+    """Faults with their labels (3, or 12a, 12b, 12c where there are several forms) and the database to try them on."""
     labelled = []
     numbers = [fault.number for fault in FAULTS]
     for index, fault in enumerate(FAULTS):
@@ -81,12 +84,18 @@ def chosen(only: str, database: str) -> list[tuple[str, Fault]]:
         labelled.append((label, fault))
     wanted = {word.strip() for word in only.split(",") if word.strip()}
     return [
-        (label, fault)
+        (label, fault, kind)
         for label, fault in labelled
-        if database in fault.databases
+        for kind in ([database] if database is not None else _databases(fault))
+        if kind in fault.databases
         and (not fault.needs_root or os.geteuid() == 0)
         and (not wanted or label in wanted or str(fault.number) in wanted)
     ]
+
+
+def _databases(fault: Fault) -> list[str]:
+    kinds = ["postgresql", "sqlite"] if fault.is_other_on_sqlite else ["postgresql"]
+    return kinds if "postgresql" in fault.databases else ["sqlite"]
 
 
 def run(label: str, fault: Fault, database: str, seeds: range, network: Loopback | Namespaces) -> Result:
@@ -96,8 +105,8 @@ def run(label: str, fault: Fault, database: str, seeds: range, network: Loopback
         trial(fault, database, seed, network, result)
     verdict = "holds" if not result.failed else f"{result.failed} of {len(seeds)} FAILED"
     print(
-        f"{label:>4}  {fault.title:<40} {len(seeds):>3} seeds {result.pages:>6} pages {result.seconds:>6.1f} s  "
-        f"{result.repeated:>4} of at most {result.explained:>4} read again   {verdict}",
+        f"{label:>4}  {fault.title:<40} {database:<10} {len(seeds):>3} seeds {result.pages:>6} pages "
+        f"{result.seconds:>6.1f} s  {result.repeated:>4} of at most {result.explained:>4} read again   {verdict}",
         flush=True,
     )
     return result

@@ -26,7 +26,7 @@ POINTS = {
     },
     "ingest": {
         "document-claimed": ("pipeline.ingest", "claim_document", "after"),
-        "image-stored": ("pipeline.ingest", "ImageStore.put", "after"),
+        "image-stored": ("pipeline.ingest", "Ingester._stored", "after"),
         "pages-committed": ("pipeline.ingest", "add_pages", "after"),  # and not rung for
         "pages-rung": ("pipeline.ingest", "finish_document", "before"),
     },
