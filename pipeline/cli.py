@@ -630,12 +630,15 @@ def db() -> None:
 @home_option
 @json_option
 def upgrade(home: Path | None, as_json: bool) -> int:
-    """Bring the database to this program's schema; safe to repeat."""
-    from pipeline.database import head_revision, open_database
+    """Bring the database to this program's schema; safe to repeat, and on a server by several at once."""
+    from contextlib import nullcontext
+
+    from pipeline.database import open_database
     from pipeline.embedded import HomeLock
+    from pipeline.migrate import head_revision
 
     settings = load_settings(home=home)
-    with HomeLock(settings.home):
+    with HomeLock(settings.home) if settings.database_url is None else nullcontext():
         database = open_database(settings, create=True)
     if as_json:
         click.echo(json.dumps({"database": database.name, "revision": head_revision()}, ensure_ascii=False))
