@@ -11,15 +11,15 @@ from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, redacted
 from schemas.messages import INGEST_QUEUE, INGEST_TASK, READ_QUEUE, READ_TASK, IngestDocument, ReadPage
 
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); `pagepack run` listens and stops."""
 
 
-def make_app(broker_url: str) -> Celery:
-    """A Celery app on this broker; nothing is connected yet."""
+def make_app(broker_url: str, *, events: bool = False) -> Celery:
+    """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower."""
     app = Celery("pagepack", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -33,7 +33,8 @@ def make_app(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=broker_url.startswith(("redis", "valkey")),
         worker_hijack_root_logger=False,
-        worker_enable_remote_control=False,
+        worker_enable_remote_control=events,
+        worker_send_task_events=events,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={
@@ -108,4 +109,4 @@ def _broker_errors_translated(app: Celery) -> Iterator[None]:
     try:
         yield
     except away as error:
-        raise Unavailable(f"the broker does not answer: {error}") from error
+        raise Unavailable(f"the broker does not answer: {redacted(str(error))}") from error

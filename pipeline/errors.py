@@ -14,6 +14,8 @@ its text names the thing, the fact and the way out.
 
 from __future__ import annotations
 
+import re
+
 
 class PagepackError(Exception):
     """Root of all errors that pagepack raises on purpose."""
@@ -62,3 +64,16 @@ class DiskFull(Unavailable):
     """No room for another row or image; pages stay queued until there is."""
 
     cause = "disk-full"
+
+
+_SECRETS = (
+    re.compile(r"(://[^\s/:@]*:)\S+(?=@)"),  # user:password@host; greedy, for the password may hold @ and /
+    re.compile(r"""(passw(?:or)?d["']?\s*[=:]\s*["']?)[^\s"'&,;)}]+""", re.IGNORECASE),  # password=…, 'password': '…'
+)
+
+
+def redacted(text: str) -> str:
+    """A text for people, logs and messages, with `***` for each password in a URL or after `password=`."""
+    for pattern in _SECRETS:
+        text = pattern.sub(r"\1***", text)
+    return text

@@ -12,7 +12,6 @@ is a pipe ends when the pipe closes, so that none outlives the process that star
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -28,7 +27,9 @@ from pipeline.cores import num_cores
 from pipeline.database import open_database
 from pipeline.errors import PagepackError, UsageError
 from pipeline.ingest import Ingester
+from pipeline.logs import leave_logs_alone, set_up_logs
 from pipeline.settings import Settings, load_settings
+from pipeline.traces import set_up_traces, stop_traces
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from workers.choose import choose_engine, make_engine
 from workers.tasks import Reader, add_ingest_task, add_read_task
@@ -36,12 +37,11 @@ from workers.tasks import Reader, add_ingest_task, add_read_task
 
 def main(role: str) -> int:
     """Run a role until it is told to stop; the exit code, 2 for settings that do not fit."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = load_settings()
+        owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        set_up_logs(settings, lambda: f"{owner}{os.getpid()}" if role == "ingest" else owner)
+        set_up_traces()
         if role == "describe":
             print(json.dumps(choose_engine(settings).as_json()))
             return 0
@@ -52,7 +52,6 @@ def main(role: str) -> int:
             return 0
         if settings.broker_url is None:
             raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")
-        owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         _die_with_parent()
         if role == "ingest":
             return _ingest(settings, settings.broker_url, owner)
@@ -60,17 +59,19 @@ def main(role: str) -> int:
     except PagepackError as error:
         print(f"pagepack: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    finally:
+        stop_traces()
 
 
 def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
-    app = make_app(broker_url)
+    app = make_app(broker_url, events=settings.celery_events)
     engine = make_engine(settings)
     reader = Reader(open_database(settings), engine, settings, owner)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
     print(json.dumps({"ready": True}), flush=True)
-    _consume(app, "threads", engine.capacity + 1, READ_QUEUE)
+    _consume(app, settings, "threads", engine.capacity + 1, READ_QUEUE)
     engine.close()
     return 0
 
@@ -78,7 +79,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
 def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     from billiard import Event
 
-    app = make_app(broker_url)
+    app = make_app(broker_url, events=settings.celery_events)
     stopping = Event()
     own: dict[int, Ingester] = {}  # by process id: a forked child makes its own
 
@@ -91,12 +92,14 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
 
     add_ingest_task(app, ingester)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    signals.worker_process_shutdown.connect(lambda **_: stop_traces(), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
-    _consume(app, "prefork", processes, INGEST_QUEUE)
+    _consume(app, settings, "prefork", processes, INGEST_QUEUE)
     return 0
 
 
-def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
+def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queue: str) -> None:
+    signals.setup_logging.connect(leave_logs_alone)
     worker = app.Worker(
         pool=pool,
         concurrency=concurrency,
@@ -105,8 +108,8 @@ def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
-        send_events=False,
+        without_heartbeat=not settings.celery_events,
+        send_events=settings.celery_events,
         quiet=True,
     )
     worker.start()
