@@ -13,15 +13,18 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, forget_unseen, known_files, record_files
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DocumentRejected, PagepackError
 from pipeline.images import ImageStore
 from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
+from pipeline.metrics import set_gauge
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
+from pipeline.stages import rasterizing
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
 from schemas.tables import utc_now
 
@@ -105,15 +108,18 @@ class Ingester:
         if claim is None:
             return
         self._claim = claim
+        events.claimed(claim)
         try:
             self._rasterize(claim, ring)
         except DocumentRejected as error:
-            reject_document(self._db, claim, error)
+            if reject_document(self._db, claim, error):
+                events.document_rejected(claim, error)
         except Exception as error:
             if isinstance(error, PagepackError) and error.cause == "disk-full":
-                return_claim(self._db, claim, str(error))
+                events.given_back(claim, str(error), return_claim(self._db, claim, str(error)))
                 raise
-            retry_document(self._db, claim, error, self._limits)
+            if retry_document(self._db, claim, error, self._limits):
+                events.document_retried(claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise
         finally:
@@ -125,7 +131,7 @@ class Ingester:
             set_page_count(self._db, claim, document.page_count)
             chunk: list[NewPage] = []
             started = time.monotonic()
-            for page in document.pages(claim.first_page):
+            for page in rasterizing(claim, document.pages(claim.first_page)):
                 chunk.append(self._stored(page))
                 if len(chunk) >= _PAGES_A_TRANSACTION or time.monotonic() - started > _SECONDS_A_TRANSACTION:
                     if not self._flush(claim, chunk, ring):
@@ -133,8 +139,8 @@ class Ingester:
                     chunk, started = [], time.monotonic()
                     if not self._wait_for_room(claim):
                         return
-            if self._flush(claim, chunk, ring):
-                finish_document(self._db, claim, document.page_count)
+            if self._flush(claim, chunk, ring) and finish_document(self._db, claim, document.page_count):
+                events.document_rendered(claim, document.page_count)
 
     def _stored(self, page: RasterizedPage | PageFailure) -> NewPage:
         if isinstance(page, PageFailure):
@@ -148,6 +154,7 @@ class Ingester:
         waiting = add_pages(self._db, claim, chunk)
         if waiting is None:
             return False  # another worker has the document now
+        events.pages_rendered(claim, chunk)
         ring(waiting)
         return True
 
@@ -155,7 +162,8 @@ class Ingester:
         """Hold back while enough pages wait; False where the worker stops, and the document was given back."""
         while True:
             if self._is_stopping():
-                return_claim(self._db, claim, "the worker stopped")
+                returned = return_claim(self._db, claim, "the worker stopped")
+                events.given_back(claim, "the worker stopped", returned)
                 return False
             limit = self._settings.max_waiting_pages
             if pages_waiting(self._db, claim.batch_id, limit) < limit:
@@ -166,6 +174,7 @@ class Ingester:
         while True:
             time.sleep(self._settings.heartbeat_seconds)
             claim = self._claim
+            set_gauge("pagepack_leases", claim is not None)
             if claim is None:
                 continue
             try:
