@@ -68,7 +68,7 @@ class DiskFull(Unavailable):
 
 _SECRETS = (
     re.compile(r"(://[^\s/:@]*:)\S+(?=@)"),  # user:password@host; greedy, for the password may hold @ and /
-    re.compile(r"""(passw(?:or)?d["']?\s*[=:]\s*["']?)[^\s"'&,;)}]+""", re.IGNORECASE),  # password=…, 'password': '…'
+    re.compile(r"""(password["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s"'&,;)}]+)""", re.IGNORECASE),  # 'password': '…'
 )
 
 

@@ -35,6 +35,7 @@ def set_up_logs(settings: Settings, worker: Callable[[], str] | None = None) -> 
     handler.setFormatter((JsonLines if settings.log_format == "json" else TextLines)(worker))
     level = logging.getLevelNamesMapping()[settings.log_level]
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
 
