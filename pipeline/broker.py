@@ -28,8 +28,8 @@ ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
 
 
-def make_app(broker_url: str) -> Celery:
-    """A Celery app on this broker; nothing is connected yet."""
+def make_app(broker_url: str, *, events: bool = False) -> Celery:
+    """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower."""
     app = Celery("pagepack", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -47,7 +47,8 @@ def make_app(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=broker_url.startswith(("redis", "valkey")),
         worker_hijack_root_logger=False,
-        worker_enable_remote_control=False,
+        worker_enable_remote_control=events,
+        worker_send_task_events=events,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={
@@ -154,4 +155,4 @@ def _broker_errors_translated(app: Celery) -> Iterator[None]:
     try:
         yield
     except away as error:
-        raise Unavailable(f"the broker does not answer: {error}") from error
+        raise Unavailable(f"the broker does not answer: {redacted(str(error))}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, forget_unseen, known_files, record_files
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
@@ -22,9 +23,11 @@ from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGo
 from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
+from pipeline.metrics import set_gauge
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
+from pipeline.stages import rasterizing
 from pipeline.storage import is_url
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
 from schemas.tables import Source, utc_now
@@ -136,17 +139,20 @@ class Ingester:
         if claim is None:
             return
         self._claim = claim
+        events.claimed(claim)
         try:
             self._rasterize(claim)
         except DocumentRejected as error:
-            reject_document(self.db, claim, error)
+            if reject_document(self.db, claim, error):
+                events.document_rejected(claim, error)
         except Exception as error:
             if isinstance(error, DiskFull | StorageGone | UsageError):
-                return_claim(self.db, claim, str(error))
+                events.given_back(claim, str(error), return_claim(self.db, claim, str(error)))
                 if isinstance(error, UsageError):
                     raise StorageGone(str(error)) from error
                 raise
-            retry_document(self.db, claim, error, self._limits)
+            if retry_document(self.db, claim, error, self._limits):
+                events.document_retried(claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise
         finally:
@@ -158,7 +164,7 @@ class Ingester:
             set_page_count(self.db, claim, document.page_count)
             chunk: list[Future[NewPage]] = []
             started = time.monotonic()
-            for page in document.pages(claim.first_page):
+            for page in rasterizing(claim, document.pages(claim.first_page)):
                 chunk.append(self._storing(page))
                 if len(chunk) >= _PAGES_A_TRANSACTION or time.monotonic() - started > _SECONDS_A_TRANSACTION:
                     if not self._flush(claim, chunk):
@@ -166,8 +172,8 @@ class Ingester:
                     chunk, started = [], time.monotonic()
                     if not self._wait_for_room(claim):
                         return
-            if self._flush(claim, chunk):
-                finish_document(self.db, claim, document.page_count)
+            if self._flush(claim, chunk) and finish_document(self.db, claim, document.page_count):
+                events.document_rendered(claim, document.page_count)
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
         """Put its image; over a network beside the drawing of the next ones."""
@@ -187,7 +193,11 @@ class Ingester:
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
         """False where another worker has the document now."""
-        return add_pages(self.db, claim, [page.result() for page in chunk]) is not None
+        pages = [page.result() for page in chunk]
+        if add_pages(self.db, claim, pages) is None:
+            return False
+        events.pages_rendered(claim, pages)
+        return True
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
         """Hold back while enough pages of the batch wait; False where the document was given back.
@@ -202,13 +212,15 @@ class Ingester:
             if time.monotonic() > until:
                 break
             time.sleep(0.5)
-        return_claim(self.db, claim, "the worker stopped" if self._is_stopping() else "enough pages wait")
+        reason = "the worker stopped" if self._is_stopping() else "enough pages wait"
+        events.given_back(claim, reason, return_claim(self.db, claim, reason))
         return False
 
     def _beat(self) -> None:
         while True:
             time.sleep(self._settings.heartbeat_seconds)
             claim = self._claim
+            set_gauge("pagepack_leases", claim is not None)
             if claim is None:
                 continue
             try:

@@ -25,6 +25,7 @@ from pipeline.database import Database
 from schemas.prompts import Prompt
 from schemas.tables import (
     Answer,
+    Batch,
     Document,
     DocumentState,
     Page,
@@ -57,6 +58,9 @@ class DocumentClaim:
     batch_id: int  # for whom it waited
     locations: list[str]
     first_page: int
+    public_id: str = ""  # these three for those who watch
+    batch_public_id: str = ""
+    attempts: int = 0  # that failed before this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class TaskClaim:
     task_id: int
     token: int
     prompt: Prompt
+    attempts: int = 0  # that failed before this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,9 @@ class PageClaim:
     page_index: int
     image_hash: str
     tasks: list[TaskClaim]
+    document_public_id: str = ""  # these three for those who watch
+    batch_public_id: str = ""
+    waited_seconds: float | None = None  # since its bell was rung
 
 
 def claim_document(db: Database, document_id: int, owner: str, lease_seconds: float) -> DocumentClaim | None:
@@ -87,7 +95,15 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             update(Document)
             .where(Document.id == document_id, Document.state == DocumentState.PENDING, Document.next_attempt_at <= now)
             .values(_leased(Document, owner, now + lease_seconds))
-            .returning(Document.token, Document.kind, Document.content_hash, Document.page_count, Document.batch_id)
+            .returning(
+                Document.token,
+                Document.kind,
+                Document.content_hash,
+                Document.page_count,
+                Document.batch_id,
+                Document.public_id,
+                Document.attempts,
+            )
         ).one_or_none()
         if row is None:
             return None
@@ -99,7 +115,16 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
                 if index != first_page:
                     break
         return DocumentClaim(
-            document_id, row.token, row.kind, row.content_hash, row.batch_id, list(locations), first_page
+            document_id,
+            row.token,
+            row.kind,
+            row.content_hash,
+            row.batch_id,
+            list(locations),
+            first_page,
+            row.public_id,
+            connection.scalar(select(Batch.public_id).where(Batch.id == row.batch_id)) or "",
+            row.attempts,
         )
 
 
@@ -116,16 +141,37 @@ def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], le
                 PageTask.next_attempt_at <= now,
             )
             .values(_leased(PageTask, owner, now + lease_seconds))
-            .returning(PageTask.id, PageTask.token, PageTask.prompt_version)
+            .returning(
+                PageTask.id,
+                PageTask.token,
+                PageTask.prompt_version,
+                PageTask.attempts,
+                PageTask.batch_id,
+                PageTask.rung_at,
+            )
         ).all()
         if not rows:
             return None
         page = connection.execute(
-            select(Page.document_id, Page.page_index, Page.image_hash).where(Page.id == page_id)
+            select(Page.document_id, Page.page_index, Page.image_hash, Document.public_id)
+            .join(Document, Document.id == Page.document_id)
+            .add_columns(Batch.public_id.label("batch_public_id"))
+            .join(Batch, Batch.id == rows[0].batch_id)
+            .where(Page.id == page_id)
         ).one()
         prompts = _prompts(connection, [row.prompt_version for row in rows])
-        tasks = [TaskClaim(row.id, row.token, prompts[row.prompt_version]) for row in sorted(rows)]
-        return PageClaim(page_id, page.document_id, page.page_index, page.image_hash, tasks)
+        tasks = [TaskClaim(row.id, row.token, prompts[row.prompt_version], row.attempts) for row in sorted(rows)]
+        rung_at = rows[0].rung_at
+        return PageClaim(
+            page_id,
+            page.document_id,
+            page.page_index,
+            page.image_hash,
+            tasks,
+            page.public_id,
+            page.batch_public_id,
+            None if rung_at is None else max(0.0, now - rung_at),
+        )
 
 
 def answered_before(db: Database, claim: PageClaim, model: str) -> dict[int, int]:
@@ -277,8 +323,11 @@ def forget_bells(db: Database) -> None:
             )
 
 
-def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) -> None:
-    """The worker gives a document or page back itself (it stops): no attempt and no crash is counted."""
+def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) -> int:
+    """The worker gives a document or page back itself (it stops): no attempt and no crash is counted.
+
+    Returns how many leases there were to give back: none where they were lost meanwhile.
+    """
     table: type[Document] | type[PageTask]
     if isinstance(claim, DocumentClaim):
         table, tokens = Document, {claim.document_id: claim.token}
@@ -289,7 +338,7 @@ def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) ->
         return other.id.in_(tokens) if other is table else sa.false()
 
     with db.write() as connection:
-        _return_leases(connection, is_claimed, reason, False, None, tokens=tokens)
+        return _return_leases(connection, is_claimed, reason, False, None, tokens=tokens)
 
 
 def _return_leases(

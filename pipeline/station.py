@@ -65,9 +65,9 @@ class Station:
         """Whether the last tick rang for something: the next one may come soon."""
         return self._dispatcher.is_busy
 
-    def connect(self) -> None:
+    def connect(self) -> Celery:
         """Start or find the broker. Raises as `tick`, and Unavailable where nobody answers."""
-        self._watch_broker()
+        return self._watch_broker()
 
     def tick(self) -> None:
         """Broker and children run, or run again; what waits is rung for.
@@ -122,7 +122,7 @@ class Station:
             self._broker.start()
             self._url = self._broker.url
             forget_bells(self._db)  # it is new and empty
-        app = make_app(self._url)
+        app = make_app(self._url, events=self._settings.celery_events)
         check_broker(app)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one

@@ -322,12 +322,17 @@ def _end_document(db: Database, claim: DocumentClaim, values: dict[str, Any]) ->
         return done.rowcount == 1
 
 
+def is_final(error: Exception, attempts: int, limits: Limits) -> bool:
+    """Whether a failure is for good: another try would fail again, or with this one there were `attempts` enough."""
+    would_fail_again = isinstance(error, PagepackError) and not error.retryable
+    return would_fail_again or attempts >= limits.max_attempts
+
+
 def _after_failure(
     db: Database, connection: Connection, attempts: int, error: Exception, limits: Limits
 ) -> dict[str, Any]:
     values: dict[str, Any] = {"owner": None, "lease_until": None, "rung_at": None}
-    final = isinstance(error, PagepackError) and not error.retryable
-    if final or attempts >= limits.max_attempts:
+    if is_final(error, attempts, limits):
         cause = error.cause if isinstance(error, PagepackError) else "engine"
         reason = str(error) or type(error).__name__
         return values | {"state": "failed", "cause": cause, "reason": reason, "finished_at": utc_now()}

@@ -19,6 +19,7 @@ from celery import Celery
 from celery.exceptions import Reject
 from pydantic import ValidationError
 
+from pipeline import events
 from pipeline.answers import ReadAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm
@@ -36,8 +37,10 @@ from pipeline.leases import (
     renew_tasks,
     return_claim,
 )
+from pipeline.metrics import EngineFigures, set_gauge
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
+from pipeline.stages import stage
 from pipeline.store import complete_page, render_again, reuse_answers
 from pipeline.submit import submit_message
 from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
@@ -86,8 +89,11 @@ class Reader:
         with self._company(is_alone=is_suspect(self._db, page_id)):
             if self._stop_at is not None:
                 raise Reject("the worker stops", requeue=True)
-            claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
+            with stage("claim") as timed:
+                claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
+                timed.claim = claim
             if claim is not None:
+                events.claimed(claim)
                 self._read(claim)
 
     @contextmanager
@@ -119,14 +125,18 @@ class Reader:
         try:
             outcomes = self._outcomes(claim)
             if outcomes is None:
-                return_claim(self._db, claim, "the worker stopped")
+                returned = return_claim(self._db, claim, "the worker stopped")
+                events.given_back(claim, "the worker stopped", returned)
             else:
-                complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                with stage("store", claim):
+                    stored = complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                events.page_settled(claim, outcomes, stored, self._limits)
                 if self._settings.keep_images == "until-read":
                     free_read_images(self._db, self._images, [claim.page_id])
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
-                return_claim(self._db, claim, "the worker could not store it")
+                returned = return_claim(self._db, claim, "the worker could not store it")
+                events.given_back(claim, "the worker could not store it", returned)
             raise
         finally:
             with self._lock:
@@ -139,6 +149,7 @@ class Reader:
         answered = answered_before(self._db, claim, self.engine.model)
         if answered:
             reuse_answers(self._db, claim, answered)
+            events.pages_reused(claim, answered)
         outcomes: dict[int, ReadAnswer | Exception] = {}
         asked: list[TaskClaim] = []
         for task in claim.tasks:
@@ -155,7 +166,8 @@ class Reader:
         if not asked:
             return outcomes
         try:
-            pixels = self._images.pixels(claim.image_hash)
+            with stage("load", claim):
+                pixels = self._images.pixels(claim.image_hash)
         except PageFailed as error:
             if error.cause == "image-damaged":
                 self._images.delete(claim.image_hash)
@@ -163,14 +175,15 @@ class Reader:
                 return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
-        try:
-            deadline = time.monotonic() + self._settings.page_seconds
-            futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
-        except Exception as error:
-            log.exception("page %s could not be submitted", claim.page_id)
-            return outcomes | {task.task_id: error for task in asked}
-        if not self._wait(claim, futures):
-            return None
+        with stage("read", claim):
+            try:
+                deadline = time.monotonic() + self._settings.page_seconds
+                futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
+            except Exception as error:
+                log.exception("page %s could not be submitted", claim.page_id)
+                return outcomes | {task.task_id: error for task in asked}
+            if not self._wait(claim, futures):
+                return None
         return outcomes | {task.task_id: self._outcome(future) for task, future in zip(asked, futures, strict=True)}
 
     def _wait(self, claim: PageClaim, futures: list[Future[Answer]]) -> bool:
@@ -203,10 +216,13 @@ class Reader:
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""
+        figures = EngineFigures()
         while True:
+            figures.take(self.engine.stats())
             time.sleep(self._settings.heartbeat_seconds)
             with self._lock:
                 before = dict(self._held)
+            set_gauge("pagepack_leases", len(before))
             try:
                 held = renew_tasks(self._db, self._owner, before, self._settings.lease_seconds) if before else {}
             except PagepackError as error:
