@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from pipeline.database import insert_for
-from pipeline.words import search_terms
+from pipeline.words import search_terms, search_vector
 from schemas.tables import Answer, CurrentAnswer, PageTask, TaskState, utc_now
 
 
@@ -32,7 +32,6 @@ class ReadAnswer:
 def put_answer(connection: Connection, image_hash: str, prompt_version: str, answer: ReadAnswer) -> int:
     """Store an answer under its key and return its id; where the key has one already, that one stays."""
     insert = insert_for(connection)
-    text = storable(answer.text)
     answer_id: int | None = connection.scalar(
         insert(Answer)
         .values(
@@ -40,7 +39,7 @@ def put_answer(connection: Connection, image_hash: str, prompt_version: str, ans
             prompt_version=prompt_version,
             engine=answer.engine,
             model=answer.model,
-            text=text,
+            text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=answer.prompt_tokens,
             output_tokens=answer.output_tokens,
@@ -55,12 +54,14 @@ def put_answer(connection: Connection, image_hash: str, prompt_version: str, ans
     if answer_id is None:
         key = (Answer.image_hash == image_hash, Answer.prompt_version == prompt_version, Answer.model == answer.model)
         return connection.execute(select(Answer.id).where(*key)).scalar_one()
-    if connection.dialect.name == "postgresql":
-        add = "INSERT INTO page_search (rowid, terms) VALUES (:id, to_tsvector('simple', :terms))"
-    else:
-        add = "INSERT INTO page_search (rowid, terms) VALUES (:id, :terms)"
-    connection.execute(sa.text(add), {"id": answer_id, "terms": search_terms(text)})
+    is_server = connection.dialect.name == "postgresql"
+    words = search_vector(answer.text) if is_server else search_terms(answer.text)
+    connection.execute(_ADD_VECTOR if is_server else _ADD_TERMS, {"id": answer_id, "terms": words})
     return answer_id
+
+
+_ADD_TERMS = sa.text("INSERT INTO page_search (rowid, terms) VALUES (:id, :terms)")
+_ADD_VECTOR = sa.text("INSERT INTO page_search (rowid, terms) VALUES (:id, CAST(:terms AS tsvector))")
 
 
 def settle(connection: Connection, task_id: int, page_id: int, prompt: str, answer_id: int) -> None:
@@ -82,8 +83,3 @@ def settle(connection: Connection, task_id: int, page_id: int, prompt: str, answ
     connection.execute(
         shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id})
     )
-
-
-def storable(text: str) -> str:
-    """Text that every database takes: no NUL, no half of a surrogate pair; each becomes U+FFFD."""
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

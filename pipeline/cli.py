@@ -378,6 +378,7 @@ def _quoted(text: str) -> str:
 def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> int:
     """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
     from pipeline.database import open_database
+    from pipeline.fleet import workers
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
 
@@ -385,11 +386,13 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     console = Console()
     while True:
         now = query_status(db, find_batch(db, batch))
+        there = workers(db)
         if as_json:
-            click.echo(json.dumps(_status_json(now), ensure_ascii=False))
+            row = _status_json(now) | {"workers": [asdict(worker) for worker in there]}
+            click.echo(json.dumps(row, ensure_ascii=False))
         else:
-            console.print(_status_table(now))
-        if not watch or now.batch.state == "finished":
+            console.print(_status_table(now, there))
+        if not watch or now.batch.state in ("finished", "cancelled"):
             return EXIT_DONE
         time.sleep(2)
 
@@ -403,7 +406,7 @@ def _status_json(status: Any) -> dict[str, Any]:
     return {**batch, **fields}
 
 
-def _status_table(status: Any) -> Table:
+def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
     rows = {
@@ -413,10 +416,20 @@ def _status_table(status: Any) -> Table:
         "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
         "rate": f"{rate:.2f} pages/s in the last minute" + (f", {duration(left)} left" if left else ""),
         "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
+        "workers": "\n".join(map(_worker_line, workers)) or "none is running",
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _worker_line(worker: Any) -> str:
+    """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
+    device = f" (GPU {worker.device})" if worker.device is not None else ""
+    unit = "pages" if worker.role == "read" else "documents"
+    silent = f", silent for {duration(worker.silent_seconds)}" if worker.silent_seconds > 30 else ""
+    engine = f"{worker.engine}, " if worker.engine else ""
+    return f"{worker.role} on {worker.host}{device}: {engine}{worker.slots} {unit} at once{silent}"
 
 
 def _waiting(status: Any) -> int:
@@ -617,12 +630,15 @@ def db() -> None:
 @home_option
 @json_option
 def upgrade(home: Path | None, as_json: bool) -> int:
-    """Bring the database to this program's schema; safe to repeat."""
-    from pipeline.database import head_revision, open_database
+    """Bring the database to this program's schema; safe to repeat, and on a server by several at once."""
+    from contextlib import nullcontext
+
+    from pipeline.database import open_database
     from pipeline.embedded import HomeLock
+    from pipeline.migrate import head_revision
 
     settings = load_settings(home=home)
-    with HomeLock(settings.home):
+    with HomeLock(settings.home) if settings.database_url is None else nullcontext():
         database = open_database(settings, create=True)
     if as_json:
         click.echo(json.dumps({"database": database.name, "revision": head_revision()}, ensure_ascii=False))

@@ -1,36 +1,41 @@
-"""Opening the database: SQLite in the home folder, or a server by URL; its migrations and its views.
+"""Opening the database: SQLite in the home folder, or a PostgreSQL server by URL.
 
 SQLite runs in WAL mode, so people may query while pages are stored. Writers say BEGIN IMMEDIATE and wait for each
 other up to `busy_timeout`; a deferred transaction that turns writer half-way would fail at once instead.
+
+PostgreSQL reads in REPEATABLE READ, so that a reading transaction sees one moment, as on SQLite, and writes in READ
+COMMITTED: rows are locked in the order of their ids, and guarded by tokens and states.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import random
 import shlex
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-import migrations
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+from pipeline.migrate import current_revision, head_revision, is_known, upgrade
+from pipeline.postgresql import server_engine, server_name, server_url, translated
 from pipeline.readonly_file import Unchanged, connect_readonly, is_immutable
 from pipeline.settings import Settings
-from schemas.views import COLUMNS, create_statements, drop_statements
 
 BUSY_TIMEOUT_MS = 60_000  # a backup or another process may hold SQLite's one write lock for half a minute
+_WAITS_SECONDS = (0.05, 0.2, 0.8)  # before the second, third and fourth try of a transaction that may be repeated
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Database:
@@ -38,42 +43,74 @@ class Database:
 
     def __init__(self, engine: Engine, name: str, unchanged: Unchanged | None = None) -> None:
         self.engine = engine
-        self.name = name
+        self.name = name  # as messages name it, without a password
         self._unchanged = unchanged
         self.dialect = engine.dialect.name
         self._writer = engine.execution_options(pagepack_write=True)
+        is_server = self.dialect == "postgresql"
+        snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if is_server else {}
+        self._reader = engine.execution_options(**snapshot)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with _translated(self.name), self.engine.begin() as connection:
+        with _errors_translated(self.name), self._reader.begin() as connection:
             yield connection
         if self._unchanged is not None:
             self._unchanged.check()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        with _translated(self.name), self._writer.begin() as connection:
+        with _errors_translated(self.name), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def migrate(self) -> Iterator[Connection]:
         """As `write`, with SQLite's foreign keys looked at once, at the end."""
         migrator = self.engine.execution_options(pagepack_write=True, pagepack_migrate=True)
-        with _translated(self.name), migrator.begin() as connection:
+        with _errors_translated(self.name), migrator.begin() as connection:
             yield connection
             if self.dialect == "sqlite":
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
                 assert not broken, f"the migration left rows that name missing ones: {broken[:5]}"
         self.engine.dispose()  # connections that do not look at foreign keys
 
-    def now(self, connection: Connection) -> float:
-        """Seconds since the epoch, by the server's clock where there is a server: hosts' clocks differ."""
+    def clock(self) -> sa.ColumnElement[float]:
+        """Seconds since the epoch, for a statement to compute with: the server's own where there is one.
+
+        Hosts' clocks differ, so no host's clock decides about a lease on a server. The time at which the statement
+        began, for an index can be asked with it; with the clock that moves on meanwhile it cannot.
+        """
         if self.dialect == "postgresql":
-            return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0)
-        return time.time()
+            return sa.cast(sa.func.extract("epoch", sa.func.statement_timestamp()), sa.Float)
+        return sa.literal(time.time(), sa.Float)
+
+    def now(self, connection: Connection) -> float:
+        """The same as a number; costs a round trip on a server."""
+        return float(connection.scalar(sa.select(self.clock())) or 0.0)
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+def retried(function: Callable[Concatenate[Database, P], R]) -> Callable[Concatenate[Database, P], R]:
+    """For a transaction that may run twice: run it again where a server lost it.
+
+    That is a deadlock, a conflict, or a connection that broke, in COMMIT perhaps: then nobody knows whether it was
+    done, and tokens and states see to it that once more changes nothing. SQLite has waited long enough by itself.
+    """
+
+    @functools.wraps(function)
+    def run(db: Database, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for wait in _WAITS_SECONDS:
+            try:
+                return function(db, *args, **kwargs)
+            except Unavailable as error:
+                if isinstance(error, DiskFull) or db.dialect == "sqlite":
+                    raise
+                time.sleep(wait * random.uniform(0.5, 1.5))  # two that met shall not meet again
+        return function(db, *args, **kwargs)
+
+    return run
 
 
 def insert_for(connection: Connection) -> Any:
@@ -82,65 +119,69 @@ def insert_for(connection: Connection) -> Any:
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
+def _errors_translated(name: str) -> Iterator[None]:
     """The driver's errors, translated where they enter."""
     try:
         yield
     except DBAPIError as error:
-        text = str(error.orig)
-        if "disk is full" in text or "No space left" in text:
-            raise DiskFull(
-                f"no room left on the disk of {name}; what was stored stays: free some and run the same command again"
-            ) from error
-        if "readonly database" in text:
-            raise UsageError(
-                f"{name} is read-only; give its folder write permission or choose another --home"
-            ) from error
-        if "not a database" in text or "malformed" in text:
-            raise UsageError(
-                f"{name} is not a whole SQLite database ({text}); restore it or choose another --home"
-            ) from error
-        if isinstance(error, OperationalError):
-            raise Unavailable(f"{name} did not answer: {text}") from error
-        raise
+        ours = _of_sqlite(name, error) if isinstance(error.orig, sqlite3.Error) else translated(name, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _of_sqlite(name: str, error: DBAPIError) -> PagepackError | None:
+    text = str(error.orig)
+    if "disk is full" in text or "No space left" in text:
+        return DiskFull(
+            f"no room left on the disk of {name}; what was stored stays: free some and run the same command again"
+        )
+    if "readonly database" in text:
+        return UsageError(f"{name} is read-only; give its folder write permission or choose another --home")
+    if "not a database" in text or "malformed" in text:
+        return UsageError(f"{name} is not a whole SQLite database ({text}); restore it or choose another --home")
+    return Unavailable(f"{name} did not answer: {text}") if isinstance(error, OperationalError) else None
 
 
 def open_database(settings: Settings, *, create: bool = False, readonly: bool = False) -> Database:
     """Open the settings' database; it must be at this program's revision.
 
-    With `create`, a missing SQLite database is made and an older one is migrated: its home is locked by this process.
-    With `readonly`, nothing is written, not even by SQLite itself where the folder cannot be written.
+    With `create`, missing tables are made and older ones are migrated. With `readonly`, nothing is written to a
+    SQLite file, not even by SQLite itself where the folder cannot be written.
 
     Raises:
-        UsageError: no database yet, unreadable folder, a revision that does not fit.
+        UsageError: no database yet, unreadable folder, a wrong URL or password, a revision that does not fit.
         Unavailable: the server does not answer.
     """
     if settings.database_url is not None:
-        raise UsageError("PAGEPACK_DATABASE_URL: servers are not supported yet; unset it to use SQLite in --home")
-    path = settings.home / "pagepack.db"
-    home = shlex.quote(str(settings.home))
-    if not create:
-        _look_for(path, home)
-    if readonly:
-        unchanged = Unchanged(path) if is_immutable(path) else None
-        database = Database(_sqlite_readonly(path, unchanged is not None), str(path), unchanged)
+        url = server_url(settings.database_url)
+        database, way_out = Database(server_engine(url), server_name(url)), "`pagepack db upgrade`"
     else:
-        database = Database(_sqlite(path), str(path))
-    have, want = _revision(database), head_revision()
+        home = shlex.quote(str(settings.home))
+        way_out = f"`pagepack db upgrade --home {home}`"
+        database = _open_file(settings.home / "pagepack.db", home, create, readonly)
+    have, want = current_revision(database), head_revision()
     if have != want:
-        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
-        if have is not None and have not in known:
-            raise UsageError(f"{path} was written by a newer pagepack (revision {have}); upgrade pagepack to use it")
-        if not create and have is None:
+        if have is not None and not is_known(have):
             raise UsageError(
-                f"{path} holds no pagepack database; choose another --home, or make one there: "
-                f"`pagepack db upgrade --home {home}`"
+                f"{database.name} was written by a newer pagepack (revision {have}); upgrade pagepack to use it"
             )
+        if not create and have is None:
+            other = "choose another --home, or make one there" if database.dialect == "sqlite" else "make one there"
+            raise UsageError(f"{database.name} holds no pagepack database; {other}: {way_out}")
         if not create:
-            way_out = f"run `pagepack db upgrade --home {home}`"
-            raise UsageError(f"{path} is of an older pagepack (revision {have}); {way_out}")
+            raise UsageError(f"{database.name} is of an older pagepack (revision {have}); run {way_out}")
         upgrade(database)
     return database
+
+
+def _open_file(path: Path, home: str, create: bool, readonly: bool) -> Database:
+    if not create:
+        _look_for(path, home)
+    if not readonly:
+        return Database(_sqlite(path), str(path))
+    unchanged = Unchanged(path) if is_immutable(path) else None
+    return Database(_sqlite_readonly(path, unchanged is not None), str(path), unchanged)
 
 
 def _look_for(path: Path, home: str) -> None:
@@ -182,56 +223,3 @@ def _sqlite(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
-    return config
-
-
-def head_revision() -> str:
-    """The revision that this program's code is written for."""
-    head = ScriptDirectory.from_config(_alembic()).get_current_head()
-    assert head is not None, "no migrations in the package"
-    return head
-
-
-def _revision(database: Database) -> str | None:
-    with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def upgrade(database: Database, revision: str = "head") -> None:
-    """Migrate in one transaction; the views are dropped before and made after."""
-    _migrate(database, revision, command.upgrade)
-
-
-def downgrade(database: Database, revision: str) -> None:
-    """Back to an older revision; its views come with the program that knows it."""
-    _migrate(database, revision, command.downgrade)
-
-
-def _migrate(database: Database, revision: str, step: Any) -> None:
-    with database.migrate() as connection:
-        for statement in drop_statements():
-            connection.exec_driver_sql(statement)
-        config = _alembic()
-        config.attributes["connection"] = connection
-        try:
-            step(config, revision)
-        except CommandError as error:
-            raise PagepackError(f"{database.name}: cannot migrate to {revision}: {error}") from error
-        if MigrationContext.configure(connection).get_current_revision() == head_revision():
-            for statement in create_statements(database.dialect):
-                connection.exec_driver_sql(statement)
-            connection.exec_driver_sql("DELETE FROM schema_doc")
-            rows = [
-                {"view": view, "column": column, "meaning": meaning}
-                for view, columns in COLUMNS.items()
-                for column, meaning in columns.items()
-            ]
-            connection.execute(
-                sa.text("INSERT INTO schema_doc (view_name, column_name, meaning) VALUES (:view, :column, :meaning)"),
-                rows,
-            )

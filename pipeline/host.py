@@ -67,7 +67,7 @@ class Host:
         """Work until `stop`.
 
         Raises:
-            UsageError: settings, database or engine do not fit. Unavailable: no database at the start.
+            UsageError: settings, database or engine do not fit. Unavailable: no database or broker at the start.
         """
         settings = self._settings
         if settings.database_url is not None and settings.broker_url is None:
@@ -88,6 +88,7 @@ class Host:
                 forget_bells(db)
             self._station = station = Station(db, settings, self._places, self._say)
             stack.callback(station.stop, lambda: self._stop_signals > 1)
+            station.connect()
             while not self._stop_signals:
                 self._rest(self._step(station))
 

@@ -32,6 +32,7 @@ from schemas.tables import Source, utc_now
 _FILES_A_TRANSACTION = 200
 _FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
 _PAGES_A_TRANSACTION = 16
+_SECONDS_HELD_BACK = 5.0
 _SECONDS_A_TRANSACTION = 1.0  # whichever comes first: readers shall not starve behind slow pages
 
 
@@ -125,8 +126,8 @@ class Ingester:
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def ingest(self, document_id: int, ring: Callable[[list[int]], None]) -> None:
-        """Turn one waiting document into pages; `ring` gets the ids of pages that now wait.
+    def ingest(self, document_id: int) -> None:
+        """Turn one waiting document into pages. The dispatcher rings for them, so that long ones do not fill the queue.
 
         Where the document does not wait any more, this does nothing. Errors that no retry of this document mends (a
         full disk, a storage that is away) are raised after it was given back.
@@ -136,7 +137,7 @@ class Ingester:
             return
         self._claim = claim
         try:
-            self._rasterize(claim, ring)
+            self._rasterize(claim)
         except DocumentRejected as error:
             reject_document(self.db, claim, error)
         except Exception as error:
@@ -151,7 +152,7 @@ class Ingester:
         finally:
             self._claim = None
 
-    def _rasterize(self, claim: DocumentClaim, ring: Callable[[list[int]], None]) -> None:
+    def _rasterize(self, claim: DocumentClaim) -> None:
         file, name = open_input(claim, _names(self.db, claim), self._settings)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
             set_page_count(self.db, claim, document.page_count)
@@ -160,12 +161,12 @@ class Ingester:
             for page in document.pages(claim.first_page):
                 chunk.append(self._storing(page))
                 if len(chunk) >= _PAGES_A_TRANSACTION or time.monotonic() - started > _SECONDS_A_TRANSACTION:
-                    if not self._flush(claim, chunk, ring):
+                    if not self._flush(claim, chunk):
                         return
                     chunk, started = [], time.monotonic()
                     if not self._wait_for_room(claim):
                         return
-            if self._flush(claim, chunk, ring):
+            if self._flush(claim, chunk):
                 finish_document(self.db, claim, document.page_count)
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
@@ -184,23 +185,25 @@ class Ingester:
             page.page_index, image_hash, page.width_px, page.height_px, page.text_layer, page.warnings or None
         )
 
-    def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]], ring: Callable[[list[int]], None]) -> bool:
-        waiting = add_pages(self.db, claim, [page.result() for page in chunk])
-        if waiting is None:
-            return False  # another worker has the document now
-        ring(waiting)
-        return True
+    def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
+        """False where another worker has the document now."""
+        return add_pages(self.db, claim, [page.result() for page in chunk]) is not None
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
-        """Hold back while enough pages wait; False where the worker stops, and the document was given back."""
-        while True:
-            if self._is_stopping():
-                return_claim(self.db, claim, "the worker stopped")
-                return False
-            limit = self._settings.max_waiting_pages
+        """Hold back while enough pages of the batch wait; False where the document was given back.
+
+        Not for long: another batch's documents may have room. The dispatcher rings again when this one has.
+        """
+        until = time.monotonic() + _SECONDS_HELD_BACK
+        limit = self._settings.max_waiting_pages
+        while not self._is_stopping():
             if pages_waiting(self.db, claim.batch_id, limit) < limit:
                 return True
+            if time.monotonic() > until:
+                break
             time.sleep(0.5)
+        return_claim(self.db, claim, "the worker stopped" if self._is_stopping() else "enough pages wait")
+        return False
 
     def _beat(self) -> None:
         while True:

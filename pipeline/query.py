@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection, func, select
 
-from pipeline.answers import storable
 from pipeline.database import Database
 from pipeline.errors import UsageError
 from pipeline.progress import Progress
@@ -33,6 +32,7 @@ from schemas.tables import (
     TaskAttempt,
     TaskState,
 )
+from schemas.text import storable
 from schemas.views import summary_of_batch
 
 _WINDOW_SECONDS = 60.0
@@ -289,13 +289,9 @@ def _matches_sqlite(phrases: list[Phrase]) -> sa.TextClause:
 
 
 def _matches_postgresql(phrases: list[Phrase]) -> sa.TextClause:
-    queries, values = [], {}
-    for index, (terms, is_prefix) in enumerate(phrases):
-        function = "to_tsquery" if is_prefix else "phraseto_tsquery"
-        queries.append(f"{function}('simple', :phrase_{index})")
-        quoted = " <-> ".join(f"'{term}'" for term in terms) + ":*"
-        values[f"phrase_{index}"] = quoted if is_prefix else " ".join(terms)
+    """Built here and not by the server's parser, which would break words in other places than ours."""
+    wanted = [" <-> ".join(f"'{term}'" for term in terms) + (":*" if is_prefix else "") for terms, is_prefix in phrases]
     return sa.text(
-        "SELECT page_search.rowid AS answer_id, ts_rank(terms, asked.query) AS score "
-        f"FROM page_search, (SELECT {' && '.join(queries)} AS query) asked WHERE terms @@ asked.query"
-    ).bindparams(**values)
+        "SELECT page_search.rowid AS answer_id, ts_rank(terms, CAST(:wanted AS tsquery)) AS score "
+        "FROM page_search WHERE terms @@ CAST(:wanted AS tsquery)"
+    ).bindparams(wanted=" & ".join(f"({phrase})" for phrase in wanted))

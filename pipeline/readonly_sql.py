@@ -3,6 +3,8 @@
 SQLite asks an authorizer before it compiles each part of a statement; here it hears yes to SELECT, to reading a column,
 to functions and to recursion, and no to everything else: writes, ATTACH (which `mode=ro` alone lets create files),
 PRAGMA, extensions. A deadline counts the time that SQLite works, not the time that a pager waits.
+
+On a PostgreSQL server `readonly_server` does the same.
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.formats import Value
+from pipeline.postgresql import NO_DRIVER
 from pipeline.readonly_file import Unchanged, connect_readonly, is_immutable
 from pipeline.settings import Settings
 from schemas.views import COLUMNS
 
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
-_MAX_STATEMENT_BYTES = 100_000
+MAX_STATEMENT_BYTES = 100_000
 _MAX_VALUE_BYTES = 256 * 2**20  # one text or blob: document_text of 20,000 dense pages is under half of it
 _STEPS_BETWEEN_LOOKS = 10_000  # virtual machine steps between two looks at the clock: about 0.1 ms
-_ROWS_AT_ONCE = 200
+ROWS_AT_ONCE = 200
 
 
 @dataclass
@@ -45,14 +48,21 @@ def run_sql(
 ) -> SqlResult:
     """Run one SELECT on the settings' database, or on the SQLite file at a path.
 
-    Works while a run writes: readers of a WAL database wait for nobody. Where the folder cannot be written, SQLite
-    can make no lock files; such a database is read as if nobody changes it, and if somebody does, the rows end with
-    an error instead of being wrong.
+    Works while a run writes: readers wait for nobody. Where the folder cannot be written, SQLite can make no lock
+    files; such a database is read as if nobody changes it, and if somebody does, the rows end with an error instead
+    of being wrong.
 
     Raises:
-        UsageError: not a statement that reads, SQLite's own complaint, or past `limit_seconds` (also from `rows`).
+        UsageError: not a statement that reads, what the database says of it, past `limit_seconds` (also from `rows`).
+        Unavailable: the server does not answer (also from `rows`).
     """
-    path = where if isinstance(where, Path) else _path(where)
+    if isinstance(where, Settings) and where.database_url is not None:
+        try:
+            from pipeline.readonly_server import run_on_server
+        except ImportError as error:
+            raise UsageError(NO_DRIVER) from error
+        return run_on_server(where.database_url, statement, limit_seconds, max_rows)
+    path = where if isinstance(where, Path) else where.home / "pagepack.db"
     if not path.is_file():
         raise UsageError(f"no database at {path}; `pagepack run PATH` makes one, --home says where")
     unchanged = Unchanged(path) if is_immutable(path) else None
@@ -66,7 +76,7 @@ def run_sql(
         with clock:
             cursor = connection.execute(statement)
         if cursor.description is None:
-            raise UsageError(f"this is no statement that reads; {_HINT}")
+            raise UsageError(f"this is no statement that reads; {HINT}")
     except BaseException as error:
         connection.close()
         raise _translated(error, clock, path) from error
@@ -76,9 +86,15 @@ def run_sql(
     return result
 
 
-_HINT = (
+HINT = (
     f"`pagepack sql` reads only: SELECT from the views {', '.join(COLUMNS)} (their columns: SELECT * FROM schema_doc)"
 )
+
+
+def too_slow(limit_seconds: float) -> UsageError:
+    return UsageError(
+        f"the query was stopped after {limit_seconds:g} seconds; narrow it with WHERE or LIMIT, or raise the limit"
+    )
 
 
 class _Clock:
@@ -102,16 +118,10 @@ class _Clock:
         return int(self.is_over)
 
 
-def _path(settings: Settings) -> Path:
-    if settings.database_url is not None:
-        raise UsageError("PAGEPACK_DATABASE_URL: servers are not supported yet; unset it to use SQLite in --home")
-    return settings.home / "pagepack.db"
-
-
 def _fence(connection: sqlite3.Connection, clock: _Clock) -> None:
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _MAX_STATEMENT_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT_BYTES)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
     for table in _virtual_tables(connection):  # connecting one compiles a CREATE TABLE, which the authorizer denies
         connection.execute(f"SELECT 1 FROM {table} LIMIT 0")
@@ -147,7 +157,7 @@ def _rows(
     try:
         while True:
             with clock:
-                some = cursor.fetchmany(_ROWS_AT_ONCE)
+                some = cursor.fetchmany(ROWS_AT_ONCE)
             if not some:
                 break
             for row in some:
@@ -166,12 +176,9 @@ def _rows(
 
 def _translated(error: BaseException, clock: _Clock, path: Path) -> BaseException:
     if clock.is_over:
-        return UsageError(
-            f"the query was stopped after {clock.limit_seconds:g} seconds; "
-            "narrow it with WHERE or LIMIT, or raise the limit"
-        )
+        return too_slow(clock.limit_seconds)
     if isinstance(error, sqlite3.DatabaseError) and ("not a database" in str(error) or "malformed" in str(error)):
         return UsageError(f"{path} is not a whole SQLite database ({error}); restore it or choose another --home")
     if isinstance(error, sqlite3.Error | sqlite3.Warning | ValueError | UnicodeError | OverflowError | MemoryError):
-        return UsageError(f"SQLite says: {error}; {_HINT}")
+        return UsageError(f"SQLite says: {error}; {HINT}")
     return error

@@ -23,10 +23,10 @@ EngineName = Literal["auto", "pixtral", "rapidocr"]
 class Settings(BaseSettings):
     """Every knob, with its unit in the name. A flag beats its variable, a variable beats the default."""
 
-    model_config = SettingsConfigDict(env_prefix="PAGEPACK_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="PAGEPACK_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
-    database_url: str | None = _(None, "not supported yet")
+    database_url: str | None = _(None, "a PostgreSQL server instead of SQLite in the home folder", repr=False)
     broker_url: str | None = _(None, "a Redis or Valkey server instead of the embedded one")
 
     images_url: str | None = _(None, "where page images lie, such as s3://bucket/images; default images/ in the home")
@@ -82,6 +82,15 @@ class Settings(BaseSettings):
                 raise ValueError("neither keep, nor until-read, nor a number of days above 0")
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_server(cls, value: str | None) -> str | None:
+        if value is not None:
+            from pipeline.postgresql import server_url  # with it comes SQLAlchemy, which `--help` can do without
+
+            server_url(value)
+        return value
+
     @field_validator("home", "model", "images_url", "inputs_url", mode="before")
     @classmethod
     def _is_given(cls, path: object) -> object:
@@ -121,8 +130,8 @@ def load_settings(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        given_value = shown(repr(first.get("input")))
-        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}, got {given_value}") from error
+        got = "" if name.endswith("_url") else f", got {shown(repr(first.get('input')))}"  # a URL may hold a password
+        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}{got}") from error
     if os.path.exists(settings.home) and not os.path.isdir(settings.home):
         raise UsageError(f"PAGEPACK_HOME (or --home): {settings.home} is a file; choose a folder")
     return settings

@@ -32,7 +32,7 @@ _DUTY_SECONDS = 15.0
 class Station:
     """`only` is the batch of a `pagepack run`, which alone is dispatched; else whoever has the duty dispatches all.
 
-    Nothing is started before the first `tick`. Not thread-safe, but for `kill`.
+    Nothing is started before `connect` or the first `tick`. Not thread-safe, but for `kill`.
     """
 
     def __init__(
@@ -64,6 +64,10 @@ class Station:
     def is_busy(self) -> bool:
         """Whether the last tick rang for something: the next one may come soon."""
         return self._dispatcher.is_busy
+
+    def connect(self) -> None:
+        """Start or find the broker. Raises as `tick`, and Unavailable where nobody answers."""
+        self._watch_broker()
 
     def tick(self) -> None:
         """Broker and children run, or run again; what waits is rung for.

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, insert, select, update
 
-from pipeline.answers import ReadAnswer, put_answer, settle, storable
+from pipeline.answers import ReadAnswer, put_answer, settle
 from pipeline.batches import ensure_tasks
 from pipeline.database import Database, insert_for
 from pipeline.errors import PagepackError
@@ -70,9 +70,9 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
                 "image_hash": page.image_hash,
                 "width_px": page.width_px,
                 "height_px": page.height_px,
-                "warnings": storable(page.warnings) if page.warnings else None,
+                "warnings": page.warnings or None,
                 "cause": page.error.cause if page.error else None,
-                "reason": storable(str(page.error)) if page.error else None,
+                "reason": str(page.error) if page.error else None,
                 "created_at": utc_now(),
                 "image_freed_at": None,
             }
@@ -83,7 +83,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
                 .returning(Page.id)
             ).scalar_one()
             if page.text_layer:
-                layer = insert_for(connection)(TextLayer).values(page_id=page_id, text=storable(page.text_layer))
+                layer = insert_for(connection)(TextLayer).values(page_id=page_id, text=page.text_layer)
                 connection.execute(layer.on_conflict_do_nothing())
         first_page = pages[0].page_index
         batches = (
@@ -98,8 +98,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         )
         waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
         ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
-        rung = {"rung_at": db.now(connection), "next_attempt_at": 0.0}  # some waited for their image
-        connection.execute(update(PageTask).where(*waiting).values(rung))
+        connection.execute(update(PageTask).where(*waiting).values(next_attempt_at=0.0))  # some waited for their image
         return list(ids)
 
 
@@ -112,7 +111,7 @@ def _fail_known_page(connection: Connection, document_id: int, page_index: int, 
     connection.execute(
         update(PageTask)
         .where(PageTask.page_id == page_id, PageTask.state == TaskState.PENDING)
-        .values(state=TaskState.FAILED, cause=error.cause, reason=storable(str(error)), finished_at=utc_now())
+        .values(state=TaskState.FAILED, cause=error.cause, reason=str(error), finished_at=utc_now())
     )
     return True
 
@@ -130,9 +129,7 @@ def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
 
 def reject_document(db: Database, claim: DocumentClaim, error: PagepackError) -> bool:
     """The content cannot be taken in; `failures` says why."""
-    return _end_document(
-        db, claim, {"state": DocumentState.REJECTED, "cause": error.cause, "reason": storable(str(error))}
-    )
+    return _end_document(db, claim, {"state": DocumentState.REJECTED, "cause": error.cause, "reason": str(error)})
 
 
 def retry_document(db: Database, claim: DocumentClaim, error: Exception, limits: Limits) -> bool:
@@ -179,7 +176,7 @@ def complete_page(
             else:
                 values = _after_failure(db, connection, held[task.task_id] + 1, outcome, limits)
                 connection.execute(update(PageTask).where(PageTask.id == task.task_id).values(values))
-                attempt["error"] = storable(str(outcome))
+                attempt["error"] = str(outcome)
             connection.execute(insert(TaskAttempt).values(attempt))
         connection.execute(
             update(PageTask).where(PageTask.id.in_(set(held) & set(outcomes))).values(attempts=PageTask.attempts + 1)
@@ -332,7 +329,7 @@ def _after_failure(
     final = isinstance(error, PagepackError) and not error.retryable
     if final or attempts >= limits.max_attempts:
         cause = error.cause if isinstance(error, PagepackError) else "engine"
-        reason = storable(str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
         return values | {"state": "failed", "cause": cause, "reason": reason, "finished_at": utc_now()}
     wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
     return values | {"state": "pending", "next_attempt_at": db.now(connection) + wait}

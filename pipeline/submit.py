@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.answers import storable
 from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
@@ -229,7 +228,7 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
     batch = open_batch(
         db,
         key=f"message:{message.batch}:{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
-        name=storable(message.batch),
+        name=message.batch,
         prompts=prompts,
         engine="any",
         model="",
@@ -243,4 +242,4 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
             pass
     except UsageError as error:  # nobody waits at a command line: `failures` says it
         rejection = DocumentRejected(str(error), cause="missing")
-        record_files(db, batch, [SeenFile(storable(shown(message.location)), "", 0, 0, rejection=rejection)])
+        record_files(db, batch, [SeenFile(shown(message.location), "", 0, 0, rejection=rejection)])

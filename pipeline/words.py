@@ -1,9 +1,11 @@
-"""Text as words to search for, the same when it is stored and when it is asked for.
+"""Text as words to search for, the same when it is stored and when it is asked for, on SQLite and on PostgreSQL.
 
 Chinese, Japanese and Korean write no spaces, so a word breaker would need a dictionary, and a wrong break hides a word
 for ever. Each such character is a term of its own here, and a word of several is asked for as a phrase: 年度报告 finds
-every place where these four stand in this order, and nothing else. Latin and other scripts go by words; SQLite's
-tokenizer folds their case and accents.
+every place where these four stand in this order, and nothing else. Latin and other scripts go by words.
+
+Case and accents are folded here: PostgreSQL's `simple` dictionary leaves accents and, by locale, capitals as they are.
+Its parser is not asked either, for it takes a URL or a number with a sign for one word.
 """
 
 from __future__ import annotations
@@ -15,13 +17,41 @@ from typing import NamedTuple
 CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 """Inside the brackets of a regular expression: the characters that are terms of their own."""
 
-_CJK = re.compile(f"([{CJK}])")
-_WORD = re.compile("[^\\W_](?:[^\\W_]|[\u0300-\u036f])*")  # an accent that stands alone breaks no word
+_TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
+_ACCENTS = re.compile("[\u0300-\u036f]+")
+_MAX_TERM_CHARACTERS = 255  # a longer word counts by its beginning; PostgreSQL takes 2,046 bytes
+_MAX_VECTOR_BYTES = 1_000_000  # of a page; PostgreSQL takes 1,048,575. Words after that are not found
+_MAX_POSITION = 16_383  # PostgreSQL's last place in a page: after it a phrase is not found, its words are
+
+
+def fold(text: str) -> str:
+    """Compatibility forms (ﬁ → fi, １ → 1), capitals and accents folded away; Hangul and kana stay whole."""
+    if text.isascii():
+        return text.lower()
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).lower())
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", plain)).replace("ς", "σ")
+
+
+def terms(text: str) -> list[str]:
+    """In their order; letters and digits only, so that none can leave the quotes around it."""
+    return [term[:_MAX_TERM_CHARACTERS] for term in _TERM.findall(fold(text))]
 
 
 def search_terms(text: str) -> str:
-    """The text that goes into the index: compatibility forms folded (ﬁ → fi, １ → 1), CJK characters set apart."""
-    return _CJK.sub(r" \1 ", unicodedata.normalize("NFKC", text))
+    """The text that goes into SQLite's index."""
+    return " ".join(terms(text))
+
+
+def search_vector(text: str) -> str:
+    """What goes into PostgreSQL's index, as a literal of its type `tsvector`: `'net':1 'income':2,7`."""
+    places: dict[str, list[int]] = {}
+    size = 0
+    for place, term in enumerate(terms(text), 1):
+        size += 2 if term in places else 8 + len(term.encode())
+        if size > _MAX_VECTOR_BYTES:
+            break
+        places.setdefault(term, []).append(min(place, _MAX_POSITION))
+    return " ".join(f"'{term}':{','.join(map(str, at[:255]))}" for term, at in places.items())
 
 
 class Phrase(NamedTuple):
@@ -41,7 +71,7 @@ def query_phrases(words: str) -> list[Phrase]:
     phrases = []
     for quoted, star, bare in re.findall(r'"([^"]*)"(\*?)|([^\s"]+)', words):
         text = quoted or bare
-        terms = _WORD.findall(search_terms(text))
-        if terms:
-            phrases.append(Phrase(terms, bool(star) or text.rstrip().endswith("*")))
+        found = terms(text)
+        if found:
+            phrases.append(Phrase(found, bool(star) or text.rstrip().endswith("*")))
     return phrases

@@ -32,12 +32,13 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
-    Text,
     UniqueConstraint,
     text,
     true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from schemas.text import ByteOrderedText, StorableText
 
 
 class BatchState(StrEnum):
@@ -115,15 +116,17 @@ class Batch(Base):
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     public_id: Mapped[str] = mapped_column(String(36), unique=True, default=uuid7)
-    key: Mapped[str] = mapped_column(Text, unique=True)
-    name: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(StorableText, unique=True)
+    name: Mapped[str] = mapped_column(StorableText)
     state: Mapped[str] = mapped_column(String(16), default=BatchState.RUNNING)
-    engine: Mapped[str] = mapped_column(Text)
-    model: Mapped[str] = mapped_column(Text)  # fingerprint of what shall read; "" where any may
+    engine: Mapped[str] = mapped_column(StorableText)
+    model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what shall read; "" where any may
     text_layer: Mapped[str] = mapped_column(String(16))
     all_pages: Mapped[bool] = mapped_column(default=True)  # else those in `batch_pages`
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # higher goes first; equal ones share
-    notify: Mapped[str | None] = mapped_column(Text)  # `TASK` or `TASK@QUEUE`, sent for each document that is done
+    notify: Mapped[str | None] = mapped_column(
+        StorableText
+    )  # `TASK` or `TASK@QUEUE`, sent for each document that is done
     all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
@@ -135,8 +138,8 @@ class PromptVersion(Base):
     __tablename__ = "prompts"
 
     version: Mapped[str] = mapped_column(String(16), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    text: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(StorableText)
+    text: Mapped[str] = mapped_column(StorableText)
     parameters: Mapped[dict[str, Any]]
 
 
@@ -175,15 +178,15 @@ class Document(Base):
     page_count: Mapped[int | None]
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))  # for whom it waits
     state: Mapped[str] = mapped_column(String(16), default=DocumentState.PENDING)
-    owner: Mapped[str | None] = mapped_column(Text)
+    owner: Mapped[str | None] = mapped_column(StorableText)
     token: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[float | None] = mapped_column(Float)
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
     rung_at: Mapped[float | None] = mapped_column(Float)
-    cause: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
+    cause: Mapped[str | None] = mapped_column(StorableText)
+    reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
 
 
@@ -193,13 +196,13 @@ class Source(Base):
     __tablename__ = "sources"
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
-    path: Mapped[str] = mapped_column(Text, unique=True)  # as people read it: valid UTF-8, odd bytes escaped
-    location: Mapped[str] = mapped_column(Text)  # as the system opens it: a file URL, its bytes percent-encoded
+    path: Mapped[str] = mapped_column(ByteOrderedText, unique=True)  # as people read it: valid UTF-8, odd bytes escaped
+    location: Mapped[str] = mapped_column(StorableText)  # as the system opens it: a file URL, its bytes percent-encoded
     document_id: Mapped[int | None] = mapped_column(ForeignKey("documents.id"), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     modified_ns: Mapped[int] = mapped_column(BigInteger)
-    cause: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
+    cause: Mapped[str | None] = mapped_column(StorableText)
+    reason: Mapped[str | None] = mapped_column(StorableText)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -211,8 +214,8 @@ class BatchSource(Base):
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"), primary_key=True, index=True)
     document_id: Mapped[int | None] = mapped_column(ForeignKey("documents.id"), index=True)
-    cause: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
+    cause: Mapped[str | None] = mapped_column(StorableText)
+    reason: Mapped[str | None] = mapped_column(StorableText)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -233,9 +236,9 @@ class Page(Base):
     image_hash: Mapped[str | None] = mapped_column(String(64))
     width_px: Mapped[int | None]
     height_px: Mapped[int | None]
-    warnings: Mapped[str | None] = mapped_column(Text)  # what the renderer mended or left out
-    cause: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
+    warnings: Mapped[str | None] = mapped_column(StorableText)  # what the renderer mended or left out
+    cause: Mapped[str | None] = mapped_column(StorableText)
+    reason: Mapped[str | None] = mapped_column(StorableText)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     image_freed_at: Mapped[datetime | None]  # when retention removed the image; it can be drawn again
 
@@ -246,7 +249,7 @@ class TextLayer(Base):
     __tablename__ = "text_layers"
 
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(StorableText)
 
 
 class PageTask(Base):
@@ -265,10 +268,10 @@ class PageTask(Base):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"))
     prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"))
-    model: Mapped[str] = mapped_column(Text)  # fingerprint of what shall read; "" where any may
+    model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what shall read; "" where any may
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))  # for whom it waits
     state: Mapped[str] = mapped_column(String(16), default=TaskState.PENDING)
-    owner: Mapped[str | None] = mapped_column(Text)
+    owner: Mapped[str | None] = mapped_column(StorableText)
     token: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[float | None] = mapped_column(Float)
     attempts: Mapped[int] = mapped_column(default=0)
@@ -276,8 +279,8 @@ class PageTask(Base):
     next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
     rung_at: Mapped[float | None] = mapped_column(Float)
     answer_id: Mapped[int | None] = mapped_column(ForeignKey("answers.id"))
-    cause: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
+    cause: Mapped[str | None] = mapped_column(StorableText)
+    reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
 
 
@@ -290,9 +293,9 @@ class Answer(Base):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     image_hash: Mapped[str] = mapped_column(String(64))
     prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"))
-    engine: Mapped[str] = mapped_column(Text)
-    model: Mapped[str] = mapped_column(Text)
-    text: Mapped[str] = mapped_column(Text)
+    engine: Mapped[str] = mapped_column(StorableText)
+    model: Mapped[str] = mapped_column(StorableText)
+    text: Mapped[str] = mapped_column(StorableText)
     finish_reason: Mapped[str] = mapped_column(String(16))
     prompt_tokens: Mapped[int]
     output_tokens: Mapped[int]
@@ -309,7 +312,7 @@ class CurrentAnswer(Base):
     __tablename__ = "current_answers"
 
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
-    prompt: Mapped[str] = mapped_column(Text, primary_key=True)
+    prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
     answer_id: Mapped[int] = mapped_column(ForeignKey("answers.id"), index=True)
 
 
@@ -322,14 +325,14 @@ class TaskAttempt(Base):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("page_tasks.id"))
     token: Mapped[int]
-    worker: Mapped[str] = mapped_column(Text)
-    engine: Mapped[str | None] = mapped_column(Text)
+    worker: Mapped[str] = mapped_column(StorableText)
+    engine: Mapped[str | None] = mapped_column(StorableText)
     finish_reason: Mapped[str | None] = mapped_column(String(16))
     temperature: Mapped[float | None] = mapped_column(Float)
     prompt_tokens: Mapped[int | None]
     output_tokens: Mapped[int | None]
     seconds: Mapped[float | None] = mapped_column(Float)
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(StorableText)
     ended_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -338,13 +341,13 @@ class WorkerProcess(Base):
 
     __tablename__ = "worker_processes"
 
-    owner: Mapped[str] = mapped_column(Text, primary_key=True)
+    owner: Mapped[str] = mapped_column(StorableText, primary_key=True)
     role: Mapped[str] = mapped_column(String(16))
-    host: Mapped[str] = mapped_column(Text)
-    device: Mapped[str | None] = mapped_column(Text)
-    engine: Mapped[str | None] = mapped_column(Text)
-    model: Mapped[str | None] = mapped_column(Text)
-    version: Mapped[str] = mapped_column(Text)  # of the program
+    host: Mapped[str] = mapped_column(StorableText)
+    device: Mapped[str | None] = mapped_column(StorableText)
+    engine: Mapped[str | None] = mapped_column(StorableText)
+    model: Mapped[str | None] = mapped_column(StorableText)
+    version: Mapped[str] = mapped_column(StorableText)  # of the program
     slots: Mapped[int]  # pages or documents that it takes at once
     started_at: Mapped[datetime]
     seen_at: Mapped[float] = mapped_column(Float)  # seconds since the epoch, by the database's clock
@@ -356,7 +359,7 @@ class Duty(Base):
     __tablename__ = "duties"
 
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
-    owner: Mapped[str] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(StorableText)
     held_until: Mapped[float] = mapped_column(Float)
 
 

@@ -1,9 +1,13 @@
-"""A migrated SQLite database in a folder of its own, and a small archive that is built by the store's own calls."""
+"""A migrated database of its own for each test, and a small archive that is built by the store's own calls.
+
+A module with `DATABASES = ("sqlite", "postgresql")` runs its tests on both; a test marked `only(...)` on one of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +24,7 @@ from pipeline.leases import Limits, PageClaim, claim_document, claim_page
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, finish_document, retry_failures, set_page_count
 from schemas.prompts import OCR, Prompt
+from tests.postgres import FAST, PostgresServer, free_port
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
 
@@ -100,7 +105,7 @@ class Archive:
         for page_id, text in zip(waiting, texts, strict=True):
             self.read(page_id, text)
 
-    def retry(self, where: str = "1", batch: str = "b") -> tuple[int, int]:
+    def retry(self, where: str = "1 = 1", batch: str = "b") -> tuple[int, int]:
         """What `pagepack retry --where` does."""
         failures = f"SELECT DISTINCT source_path, page_number FROM failures WHERE batch_id = :id AND {where}"
         rows = self.rows(failures, id=self.batches[batch].public_id)
@@ -121,9 +126,16 @@ class Archive:
             connection.execute(sa.text(statement), values)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`backend` of each test: what its module names, unless a mark leaves one of them."""
+    if "backend" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only")
+        metafunc.parametrize("backend", only.args if only else getattr(metafunc.module, "DATABASES", ("sqlite",)))
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database at head, made once and copied for each test."""
+    """A SQLite database at head, made once and copied for each test."""
     home = tmp_path_factory.mktemp("migrated")
     database = open_database(Settings(home=home), create=True)
     with database.engine.connect() as connection:
@@ -133,12 +145,42 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "pagepack.db"
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests; `pagepack_template` in it is at head and copied for each."""
+    with PostgresServer(**FAST, listen_addresses="127.0.0.1", port=free_port()) as server:
+        server.execute("CREATE DATABASE pagepack_template")
+        open_database(Settings(database_url=server.url("pagepack_template")), create=True).dispose()
+        yield server
+
+
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
-    home = tmp_path / "home"
-    home.mkdir()
-    shutil.copy(migrated, home / "pagepack.db")
-    return Settings(home=home)
+def new_settings(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path, migrated: Path
+) -> Iterator[Callable[[], Settings]]:
+    """Makes a migrated database of its own at each call."""
+    made: list[str] = []
+    server: PostgresServer | None = request.getfixturevalue("postgres") if backend == "postgresql" else None
+
+    def new() -> Settings:
+        home = tmp_path / f"home{len(made) or ''}"
+        home.mkdir()
+        made.append(f"test_{uuid.uuid4().hex}")
+        if server is None:
+            shutil.copy(migrated, home / "pagepack.db")
+            return Settings(home=home)
+        server.execute(f"CREATE DATABASE {made[-1]} TEMPLATE pagepack_template STRATEGY FILE_COPY")
+        return Settings(home=home, database_url=server.url(made[-1]))
+
+    yield new
+    for name in made if server else []:
+        assert server
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(new_settings: Callable[[], Settings]) -> Settings:
+    return new_settings()
 
 
 @pytest.fixture

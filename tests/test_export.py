@@ -22,6 +22,8 @@ from pipeline.store import NewPage
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, sha
 
+DATABASES = ("sqlite", "postgresql")
+
 
 def files(out: Path) -> dict[str, str]:
     found = [path for path in out.rglob("*") if path.is_file() and out / "home" not in path.parents]

@@ -1,4 +1,4 @@
-"""Who may write: claims, tokens, expiry and workers that die; with real threads on a real file."""
+"""Who may write: claims, tokens, expiry and workers that die; with real threads on a real database."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from pipeline.leases import (
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, finish_document, reject_document
 from tests.conftest import LIMITS, Archive, answer
+
+DATABASES = ("sqlite", "postgresql")
 
 
 @pytest.fixture

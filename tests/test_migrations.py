@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,21 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from pipeline.database import Database, _alembic, downgrade, head_revision, open_database, upgrade
+from pipeline.database import Database, open_database
 from pipeline.errors import UsageError
+from pipeline.migrate import alembic_config, downgrade, head_revision, upgrade
 from pipeline.settings import Settings
 from schemas.views import COLUMNS, create_statements, view_definitions
 from tests.conftest import Archive
+
+DATABASES = ("sqlite", "postgresql")
 
 
 def stored(db: Database, kind: str) -> dict[str, Any]:
     """Name → definition; the lines of a table's in one order, for a table made anew has its constraints in any."""
     with db.read() as connection:
+        if db.dialect == "postgresql":
+            return {row[0]: row[1] for row in connection.execute(sa.text(ON_A_SERVER[kind]))}
         rows = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE type = :kind"), {"kind": kind})
         found = {name: sql for name, sql in rows if not name.startswith("page_search_")}
     if kind != "table":
@@ -26,13 +32,28 @@ def stored(db: Database, kind: str) -> dict[str, Any]:
     return {name: sorted(line.rstrip(", ") for line in sql.splitlines()) for name, sql in found.items()}
 
 
+ON_A_SERVER = {
+    "table": """
+        SELECT c.relname, string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull
+               || ' ' || coalesce(pg_get_expr(d.adbin, d.adrelid), ''), ', ' ORDER BY a.attname)
+               || (SELECT coalesce(string_agg(k.conname || pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname), '')
+                   FROM pg_constraint k WHERE k.conrelid = c.oid)
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+        WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace GROUP BY c.oid, c.relname""",
+    "view": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public'",
+    "index": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+}
+
+
 def test_head_equals_the_models(db: Database) -> None:
-    config = _alembic()
+    config = alembic_config()
     with db.write() as connection:
         config.attributes["connection"] = connection
         command.check(config)
 
 
+@pytest.mark.only("sqlite")
 def test_views_after_upgrade_are_those_of_the_program(db: Database) -> None:
     assert list(stored(db, "view").values()) == create_statements("sqlite")
     assert set(view_definitions("sqlite")) == set(view_definitions("postgresql")) == set(COLUMNS)
@@ -73,6 +94,25 @@ def test_an_older_database_is_migrated_only_by_who_may_create(db: Database, sett
     opened = open_database(settings, create=True)
     assert set(stored(opened, "view")) == set(COLUMNS)
     opened.dispose()
+
+
+@pytest.mark.only("postgresql")
+def test_two_upgrades_at_once_are_one(db: Database, settings: Settings) -> None:
+    downgrade(db, "base")
+    errors: list[BaseException] = []
+
+    def open_and_upgrade() -> None:
+        try:
+            open_database(settings, create=True).dispose()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_and_upgrade) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and set(stored(db, "view")) == set(COLUMNS)
 
 
 def test_no_database_is_said_and_none_is_made(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -24,6 +25,8 @@ from pipeline.settings import Settings
 from schemas.prompts import DESCRIBE, OCR
 from schemas.views import COLUMNS
 from tests.conftest import Archive, sha
+
+DATABASES = ("sqlite", "postgresql")
 
 
 def test_a_batch_is_found_by_id_prefix_name_or_as_the_latest(archive: Archive) -> None:
@@ -111,6 +114,18 @@ def test_search_finds_chinese_by_any_run_of_characters(archive: Archive) -> None
     assert found(archive, "年度报告") == [("/in/a.pdf", 1)]
     assert found(archive, "2019年度") == [("/in/a.pdf", 1)]
     assert found(archive, "UBER größe CREME") == [("/in/a.pdf", 3)]
+
+
+def test_search_finds_words_whatever_their_accents_signs_and_lengths(archive: Archive) -> None:
+    archive.file(
+        "/in/a.pdf", ["Café at http://example.com/Menu.html, -12.5 e-mail", "x" * 5_000 + " end", "한국어 ΟΔΌΣ й"]
+    )
+    archive.file("/in/long.pdf", [" ".join(f"word{index}" for index in range(150_000)) + " last"])
+    for words in ("cafe", "CAFÉ", "cafe\u0301", "example menu", '"com menu html"', "12 5", '"e mail"'):
+        assert found(archive, words) == [("/in/a.pdf", 1)], words
+    assert found(archive, "x" * 5_000) == [("/in/a.pdf", 2)] and found(archive, "xxx*") == [("/in/a.pdf", 2)]
+    assert found(archive, "한국어 οδός и") == [("/in/a.pdf", 3)] and found(archive, "ㅎ") == []
+    assert found(archive, "word77") == [("/in/long.pdf", 1)]
 
 
 def test_search_shows_current_answers_only(archive: Archive) -> None:
@@ -221,6 +236,7 @@ FORBIDDEN = [
 ]
 
 
+@pytest.mark.only("sqlite")
 @pytest.mark.parametrize("statement", FORBIDDEN, ids=lambda statement: repr(statement[:40]))
 def test_statements_that_do_not_read_are_refused_and_change_nothing(
     archive: Archive, settings: Settings, tmp_path: Path, statement: str
@@ -235,6 +251,7 @@ def test_statements_that_do_not_read_are_refused_and_change_nothing(
     assert archive.rows("PRAGMA user_version") == [(0,)] and archive.rows("PRAGMA journal_mode") == [("wal",)]
 
 
+@pytest.mark.only("sqlite")
 def test_views_search_json_and_columns_can_be_read(archive: Archive, settings: Settings) -> None:
     archive.file("/in/a.pdf", ["some text"])
     for view in COLUMNS:
@@ -245,6 +262,71 @@ def test_views_search_json_and_columns_can_be_read(archive: Archive, settings: S
     assert ("page_count",) in rows(settings, "SELECT name FROM pragma_table_info('documents')")
     assert rows(settings, "EXPLAIN QUERY PLAN SELECT * FROM batches")
     assert rows(settings, "SELECT CAST(x'ff41' AS TEXT)") == [("\ufffdA",)]
+
+
+FORBIDDEN_ON_A_SERVER = [
+    "INSERT INTO batches SELECT * FROM batches",
+    "UPDATE answers SET text = 'x'",
+    "DELETE FROM answers",
+    "DROP VIEW page_text",
+    "CREATE TABLE t (a int)",
+    "CREATE TEMP TABLE t (a int)",
+    "SELECT 1 INTO t",
+    "SELECT * FROM answers FOR UPDATE",
+    "SELECT 1; DELETE FROM answers",
+    "SELECT 1; COMMIT",
+    "COMMIT",
+    "SET transaction_read_only = off",
+    "WITH gone AS (DELETE FROM answers RETURNING 1) SELECT * FROM gone",
+    "COPY (SELECT 1) TO '/tmp/pagepack-copied'",
+    "COPY answers TO PROGRAM 'cat'",
+    "SELECT set_config('transaction_read_only', 'off', true), nextval('answers_id_seq')",
+    "SELECT setval('answers_id_seq', 1000000)",
+    "SELECT lo_creat(-1)",
+    "EXPLAIN ANALYZE DELETE FROM answers",
+    "DO $$ BEGIN DELETE FROM answers; END $$",
+    "VACUUM",
+    "LISTEN x",
+    "",
+    "-- nothing",
+    "SELEC 1",
+    "SELECT * FROM nowhere",
+    "SELECT 1 \0",
+    "SELECT '\ud800'",
+    "SELECT 1 / 0",
+    "SELECT " + "1," * 60_000 + "1",
+]
+
+
+@pytest.mark.only("postgresql")
+@pytest.mark.parametrize("statement", FORBIDDEN_ON_A_SERVER, ids=lambda statement: repr(statement[:40]))
+def test_a_server_refuses_what_does_not_read(archive: Archive, settings: Settings, statement: str) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    everything = "SELECT relname, relfilenode FROM pg_class WHERE relkind <> 't' ORDER BY 1", "SELECT * FROM answers"
+    before = [archive.rows(query) for query in everything]
+    with pytest.raises(UsageError, match=r"PostgreSQL says.*page_text|the statement"):
+        rows(settings, statement)
+    assert [archive.rows(query) for query in everything] == before
+    assert archive.scalar("SELECT last_value FROM answers_id_seq") == 1
+
+
+@pytest.mark.only("postgresql")
+def test_values_of_a_server_look_as_those_of_a_file(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["some text"])
+    for view in COLUMNS:
+        assert run_sql(settings, f"SELECT * FROM {view};").columns == list(COLUMNS[view])
+    ((moment,),) = rows(settings, "SELECT created_at FROM page_text")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", moment)
+    assert rows(
+        settings, "SELECT timestamptz '2020-02-03 04:05:06+01', timestamptz 'infinity', date '0044-03-15 BC'"
+    ) == [("2020-02-03 03:05:06.000000", "infinity", "0044-03-15 BC")]
+    assert rows(settings, "SELECT avg(i), sum(i), 1 = 1, 'NaN'::numeric > 1 FROM generate_series(1, 4) i") == [
+        (2.5, 10, 1, 1)
+    ]
+    odd = """SELECT '{"a": [1]}'::jsonb, ARRAY['é', NULL], '\\x00ff'::bytea, interval '1 day', 10 % 3"""
+    assert rows(settings, odd) == [('{"a": [1]}', '["é", null]', b"\x00\xff", "1 day", 1)]
+    assert rows(settings, "TABLE schema_doc LIMIT 0") == [] and rows(settings, "VALUES (1), (2)") == [(1,), (2,)]
+    assert rows(settings, "SELECT 1 WHERE 'a%b' LIKE '%\\%%'") == [(1,)]
 
 
 def test_queries_see_committed_rows_while_a_write_is_open(archive: Archive, settings: Settings) -> None:
@@ -278,6 +360,7 @@ def test_no_database_and_no_sqlite_file_are_told_apart(tmp_path: Path) -> None:
         rows(tmp_path / "text.db", "SELECT * FROM sqlite_master")
 
 
+@pytest.mark.only("sqlite")
 def test_odd_characters_in_the_folder_name(migrated: Path, tmp_path: Path) -> None:
     home = tmp_path / "a?b#c %41 ü"
     home.mkdir()
@@ -307,6 +390,7 @@ def test_a_database_in_a_read_only_folder_is_read(migrated: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("unwritable")
+@pytest.mark.only("sqlite")
 def test_a_run_in_a_read_only_folder_can_be_watched(archive: Archive, settings: Settings) -> None:
     archive.file("/in/a.pdf", ["text"])  # the writer's own lock files are there
     assert rows(settings, "SELECT text FROM page_text") == [("text",)]
@@ -353,6 +437,7 @@ def test_a_table_shows_null_and_cannot_drive_the_terminal() -> None:
     assert "the first 1,000 rows" in long.getvalue()
 
 
+@pytest.mark.only("sqlite")
 def test_readers_do_not_need_more_than_sqlite_itself(archive: Archive, settings: Settings) -> None:
     archive.file("/in/a.pdf", ["text"])
     with sqlite3.connect(settings.home / "pagepack.db") as connection:

@@ -138,10 +138,9 @@ def test_copied_inputs_need_no_path_in_common(
         assert len(bucket.keys("in/")) == 2
     shutil.rmtree(folder)
     ingester = Ingester(archive.db, settings, "ingest/1", lambda: False)
-    rung: list[int] = []
     for (document_id,) in archive.rows("SELECT id FROM documents ORDER BY id"):
-        ingester.ingest(document_id, rung.extend)
-    assert len(rung) == 2
+        ingester.ingest(document_id)
+    assert archive.rows("SELECT count(*) FROM page_tasks WHERE state = 'pending'") == [(2,)]
     assert archive.rows("SELECT source_path, cause FROM failures") == [(f"{folder}/cut.pdf", "damaged")]
     assert f"{folder}/cut.pdf" in archive.scalar("SELECT reason FROM failures")
     assert not [
@@ -158,7 +157,7 @@ def test_a_lost_copy_is_made_again_by_the_next_run(
     [key] = bucket.keys()
     bucket.fs.rm_file(f"{bucket.name}/{key}")
     ingester = Ingester(archive.db, settings, "ingest/1", lambda: False)
-    ingester.ingest(1, lambda _: None)
+    ingester.ingest(1)
     assert archive.rows("SELECT cause, reason FROM failures") == [("missing", f"{path} is gone")]
     seen(archive.db, path, submitting)
     assert bucket.keys() == [key] and archive.rows("SELECT state FROM documents") == [("pending",)]
@@ -168,7 +167,7 @@ def test_a_path_of_another_machine_names_the_way_out(archive: Archive, settings:
     path = write_pdf(tmp_path / "a.pdf", 1)
     seen(archive.db, path, settings)
     path.unlink()
-    Ingester(archive.db, settings, "ingest/1", lambda: False).ingest(1, lambda _: None)
+    Ingester(archive.db, settings, "ingest/1", lambda: False).ingest(1)
     [(cause, reason)] = archive.rows("SELECT cause, reason FROM failures")
     assert cause == "missing" and "PAGEPACK_INPUTS_URL" in reason and str(path) in reason
 
@@ -184,7 +183,7 @@ def test_a_file_over_the_limit_or_changed_is_not_drawn(
     small = settings.model_copy(update={"max_file_bytes": len(data)})
     ingester = Ingester(archive.db, small, "ingest/1", lambda: False)
     for document_id in (1, 2):
-        ingester.ingest(document_id, lambda _: None)
+        ingester.ingest(document_id)
     assert archive.rows("SELECT source_path, cause FROM failures ORDER BY 1") == [
         (f"{bucket.url}/long.pdf", "too-large"),
         (f"{bucket.url}/other.pdf", "changed"),
@@ -199,10 +198,10 @@ def test_storage_that_goes_away_fails_no_document(
     type(bucket.fs).clear_instance_cache()
     away = settings.model_copy(update={"images_url": f"{bucket.url}/images"})
     with pytest.raises(StorageGone, match="does not answer"):
-        Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1, lambda _: None)
+        Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1)
     assert archive.rows("SELECT state, attempts, crashes FROM documents") == [("pending", 0, 0)]
     type(bucket.fs).clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.variables["AWS_ENDPOINT_URL"])
-    Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1, lambda _: None)
+    Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1)
     for (image_hash,) in archive.rows("SELECT image_hash FROM pages"):
         open_images(away).pixels(image_hash)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,6 +25,8 @@ from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import LIMITS, Archive, answer, sha
+
+DATABASES = ("sqlite", "postgresql")
 
 
 def test_nul_and_lone_surrogates_are_stored_as_replacement_characters(archive: Archive) -> None:
@@ -154,14 +154,12 @@ class Store(RuleBasedStateMachine):
     `held` is task id → token of the valid lease, `ended` the terminal state, `token` the highest one handed out.
     """
 
-    template: Path
+    new_settings: Callable[[], Settings]
     claims = Bundle("claims")
 
     def __init__(self) -> None:
         super().__init__()
-        self.home = Path(tempfile.mkdtemp(prefix="pagepack-"))
-        shutil.copy(self.template, self.home / "pagepack.db")
-        self.db: Database = open_database(Settings(home=self.home))
+        self.db: Database = open_database(type(self).new_settings())
         self.archive = Archive(self.db)
         self.held: dict[int, tuple[str, int]] = {}
         self.ended: dict[int, str] = {}
@@ -172,7 +170,6 @@ class Store(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.db.dispose()
-        shutil.rmtree(self.home)
 
     @initialize(shared=st.booleans(), two_prompts=st.booleans())
     def fill(self, shared: bool, two_prompts: bool) -> None:
@@ -287,8 +284,8 @@ class Store(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(120)
-def test_the_store_keeps_its_promises_under_any_order_of_calls(migrated: Path) -> None:
-    Store.template = migrated
+def test_the_store_keeps_its_promises_under_any_order_of_calls(new_settings: Callable[[], Settings]) -> None:
+    Store.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(
         Store,
         settings=settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import claim_document
@@ -12,6 +13,8 @@ from pipeline.store import NewPage, complete_page, reject_document
 from schemas.prompts import DESCRIBE, OCR
 from schemas.views import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, sha
+
+DATABASES = ("sqlite", "postgresql")
 
 CONTRACT = {
     "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
@@ -26,7 +29,7 @@ CONTRACT = {
 
 
 def columns_of(archive: Archive, view: str) -> list[str]:
-    return [row[1] for row in archive.rows(f"PRAGMA table_info({view})")]
+    return [column["name"] for column in sa.inspect(archive.db.engine).get_columns(view)]
 
 
 @pytest.mark.parametrize("view", CONTRACT)

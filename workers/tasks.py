@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from pipeline.answers import ReadAnswer
 from pipeline.batches import TEXT_LAYER
-from pipeline.broker import raise_alarm, ring_pages
+from pipeline.broker import raise_alarm
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.images import open_images
@@ -231,15 +231,9 @@ def add_read_task(app: Celery, reader: Reader) -> None:
 def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ingester]) -> None:
     """Serve `pagepack.ingest_document` and `pagepack.submit_document`; `ingester` makes or finds this process's own."""
 
-    def ring(page_ids: list[int]) -> None:
-        try:
-            ring_pages(app, page_ids)
-        except Unavailable as error:
-            log.warning("pages wait without a bell until the sweep: %s", error)
-
     @app.task(name=INGEST_TASK)  # type: ignore[untyped-decorator]
     def ingest_document(**message: Any) -> None:
-        _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id, ring))
+        _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id))
 
     @app.task(name=SUBMIT_TASK)  # type: ignore[untyped-decorator]
     def submit_document(**message: Any) -> None:

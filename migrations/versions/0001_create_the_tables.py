@@ -12,6 +12,7 @@ branch_labels = None
 depends_on = None
 
 Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Path = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
@@ -137,7 +138,7 @@ def upgrade() -> None:
     op.create_table(
         "sources",
         sa.Column("id", Key, nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("path", Path, nullable=False),
         sa.Column("location", sa.Text(), nullable=False),
         sa.Column("document_id", Key, nullable=True),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),

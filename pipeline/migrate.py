@@ -1,0 +1,86 @@
+"""The database's revision, and the way from one to another; the views are dropped before and made anew after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+import migrations
+from pipeline.errors import PagepackError
+from schemas.views import COLUMNS, create_statements, drop_statements
+
+if TYPE_CHECKING:
+    from pipeline.database import Database
+
+_LOCK = 0x706167657061636B  # "pagepack" in bytes: one migration at a time in a PostgreSQL database
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    return config
+
+
+def head_revision() -> str:
+    """The revision that this program's code is written for."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert head is not None, "no migrations in the package"
+    return head
+
+
+def is_known(revision: str) -> bool:
+    """Whether this program can migrate from a revision; else a newer one wrote it."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+
+
+def current_revision(database: Database) -> str | None:
+    with database.read() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Migrate in one transaction. Two at once are safe: the second waits, and finds nothing to do."""
+    _migrate(database, revision, command.upgrade)
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Back to an older revision; its views come with the program that knows it."""
+    _migrate(database, revision, command.downgrade)
+
+
+def _migrate(database: Database, revision: str, step: Any) -> None:
+    with database.migrate() as connection:
+        if database.dialect == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        for statement in drop_statements():
+            connection.exec_driver_sql(statement)
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        try:
+            step(config, revision)
+        except CommandError as error:
+            raise PagepackError(f"{database.name}: cannot migrate to {revision}: {error}") from error
+        if MigrationContext.configure(connection).get_current_revision() == head_revision():
+            _make_views(connection)
+
+
+def _make_views(connection: Connection) -> None:
+    for statement in create_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql("DELETE FROM schema_doc")
+    rows = [
+        {"view": view, "column": column, "meaning": meaning}
+        for view, columns in COLUMNS.items()
+        for column, meaning in columns.items()
+    ]
+    connection.execute(
+        sa.text("INSERT INTO schema_doc (view_name, column_name, meaning) VALUES (:view, :column, :meaning)"), rows
+    )

@@ -1,0 +1,130 @@
+"""PostgreSQL, where several machines share the work: its URL, its connections, and its errors in our words.
+
+No message holds the password: a server is named by `server_name`, never by its URL.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+
+NO_DRIVER = "PAGEPACK_DATABASE_URL names a PostgreSQL server: pip install 'pagepack[postgres]'"
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+
+_CONNECT: dict[str, Any] = {
+    "application_name": "pagepack",
+    "connect_timeout": 10,
+    # A server whose machine is gone says nothing: without these a worker would wait for it for two hours.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+_AGAIN = ("40001", "40P01", "55P03", "57014", "57P", "53300", "08")
+"""SQLSTATEs, or how they begin, that may pass: conflicts, a server that stops or starts, no connection left."""
+
+
+def server_url(url: str) -> sa.URL:
+    """The URL as SQLAlchemy and psycopg read it; `server_url(url).query` goes to libpq (sslmode, …).
+
+    Raises:
+        ValueError: it is none of PostgreSQL's; the message does not repeat it, for it may hold a password.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError("not a URL like postgresql://user:password@host:5432/database")
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError):  # their words may hold the password
+        raise ValueError(
+            "not a URL like postgresql://user:password@host:5432/database; write / : @ # ? % in a password as %2F %3A…"
+        ) from None
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def server_name(url: sa.URL) -> str:
+    """`postgresql://user@host:5432/database`: for messages."""
+    host = url.host or url.query.get("host") or ""
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{user}{host}{port}/{url.database or ''}"
+
+
+def connect_arguments(url: sa.URL) -> dict[str, Any]:
+    """What libpq gets beside the URL; what the URL says itself comes first."""
+    return {name: value for name, value in _CONNECT.items() if name not in url.query}
+
+
+def server_engine(url: sa.URL) -> sa.Engine:
+    """Connections are looked at before they are used, so that a restarted server costs a reconnect.
+
+    Raises:
+        UsageError: psycopg is not installed.
+    """
+    try:
+        return sa.create_engine(
+            url, connect_args=connect_arguments(url), pool_pre_ping=True, max_overflow=-1, hide_parameters=True
+        )
+    except ImportError as error:
+        raise UsageError(NO_DRIVER) from error
+
+
+def translated(name: str, error: DBAPIError) -> PagepackError | None:
+    """What a caller must do about an error of the server; None where it is a fault of this program.
+
+    Connecting gives no SQLSTATE, so there the words are looked at.
+    """
+    return translated_words(
+        name, getattr(error.orig, "sqlstate", None), error.orig, isinstance(error, OperationalError)
+    )
+
+
+def translated_words(name: str, code: str | None, error: Any, is_operational: bool) -> PagepackError | None:
+    words = _one_line(str(error))
+    if code is None:
+        return _cannot_connect(name, words) if is_operational or "connection option" in words else None
+    if code == "53100":
+        return DiskFull(
+            f"no room left on the disk of {name}; what was stored stays: free some and run the same command again"
+        )
+    if code == "25006":
+        return UsageError(f"{name} is read-only, a standby perhaps; name the primary server")
+    if code == "42501":
+        return UsageError(f"{name}: {words}; `pagepack db roles` says what each role may do")
+    if code in ("42P01", "42703", "42883", "3F000"):
+        return UsageError(f"{name} lacks a part of this pagepack's schema ({words}); run `pagepack db upgrade`")
+    if code.startswith("54"):
+        return UsageError(f"{name}: {words}")
+    if is_operational or code.startswith(_AGAIN):
+        return Unavailable(f"{name} did not answer: {words}")
+    return None
+
+
+_WRONG = (
+    "does not exist",
+    "pg_hba.conf",
+    "invalid ",
+    "support SSL",
+    "permitted to log in",
+    "connection option",
+    "certificate",
+)
+"""Words of a refusal that no waiting mends."""
+
+
+def _cannot_connect(name: str, words: str) -> PagepackError:
+    if "password authentication failed" in words or "no password supplied" in words:
+        return UsageError(f"{name} refuses the password; look at user and password in PAGEPACK_DATABASE_URL")
+    if any(part in words for part in _WRONG):
+        return UsageError(f"cannot open {name}: {words}; look at PAGEPACK_DATABASE_URL")
+    return Unavailable(f"{name} did not answer: {words}")
+
+
+def _one_line(words: str) -> str:
+    return " ".join(words.split())[:500]

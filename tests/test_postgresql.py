@@ -1,0 +1,172 @@
+"""A server that refuses, fills up, loses connections or goes away: what is said, and that no password is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.database import Database, open_database, retried
+from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+from pipeline.readonly_sql import run_sql
+from pipeline.settings import Settings, load_settings
+from tests.conftest import Archive
+from tests.postgres import FAST, PASSWORD, PostgresServer
+from tests.test_run import pagepack
+
+DATABASES = ("postgresql",)
+SECRET = "s3cret-word"
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """One that may be stopped."""
+    with PostgresServer(**FAST | {"synchronous_commit": "on"}) as server:
+        yield server
+
+
+def refusal(url: str) -> PagepackError:
+    with pytest.raises(PagepackError) as caught:
+        open_database(Settings(database_url=url))
+    with pytest.raises(PagepackError) as again:
+        run_sql(Settings(database_url=url), "SELECT 1")
+    assert type(again.value) is type(caught.value)
+    for error in (caught.value, again.value):
+        assert SECRET not in str(error) and PASSWORD not in str(error)
+    return caught.value
+
+
+def test_what_is_wrong_with_the_address_is_said_without_the_password(postgres: PostgresServer) -> None:
+    host = postgres.tcp_url().rpartition("@")[2].partition("/")[0]
+    wrong = refusal(postgres.tcp_url(password=SECRET))
+    assert isinstance(wrong, UsageError) and f"pagepack_test@{host}/postgres refuses the password" in str(wrong)
+    for url in (
+        f"postgresql://pagepack_test@{host}/postgres",
+        postgres.tcp_url(user="nobody_known", password=SECRET),
+        postgres.tcp_url("no_such_database"),
+        postgres.tcp_url() + "?sslmode=require",
+        postgres.tcp_url() + "?sslmode=nonsense",
+        postgres.tcp_url() + "?nonsense=1",
+    ):
+        assert isinstance(refusal(url), UsageError), url
+    for url in (f"postgres://a:{SECRET}@127.0.0.1:1/x", f"postgresql+psycopg://a:{SECRET}@no.such.host.invalid/x"):
+        assert isinstance(refusal(url), Unavailable), url
+
+
+@pytest.mark.parametrize(
+    "url", [f"mysql://a:{SECRET}@h/x", SECRET, f"postgresql://a:{SECRET}/x@h:port/x", f"postgresql://a:{SECRET}@h:x/d"]
+)
+def test_a_url_that_cannot_be_read_is_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAGEPACK_DATABASE_URL", url)
+    with pytest.raises(UsageError, match=r"PAGEPACK_DATABASE_URL.*not a URL like postgresql://") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value) and SECRET not in str(caught.value.__cause__)
+
+
+def test_settings_do_not_show_the_password(postgres: PostgresServer) -> None:
+    settings = Settings(database_url=postgres.tcp_url("pagepack_template"))
+    database = open_database(settings)
+    assert PASSWORD not in f"{settings!r} {database.name} {database.engine!r}"
+    database.dispose()
+
+
+def test_commands_on_a_server_say_no_password(postgres: PostgresServer) -> None:
+    def ran(*words: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
+        done = pagepack(*words, PAGEPACK_DATABASE_URL=postgres.tcp_url("of_commands", password=password))
+        assert SECRET not in done.stdout + done.stderr and PASSWORD not in done.stdout + done.stderr
+        return done
+
+    postgres.execute("CREATE DATABASE of_commands")
+    before = ran("status")
+    assert before.returncode == 2 and "run `pagepack db upgrade`" not in before.stderr
+    assert "holds no pagepack database; make one there: `pagepack db upgrade`" in before.stderr
+    for _ in range(2):
+        upgraded = ran("db", "upgrade", "--json")
+        assert json.loads(upgraded.stdout)["database"].endswith("/of_commands"), upgraded.stderr
+    assert ran("sql", "SELECT count(*) FROM page_text", "--format", "csv").stdout == "count\n0\n"
+    assert "no batch yet" in ran("status").stderr
+    assert ran("status", password=SECRET).returncode == 2
+    assert ran("sql", "SELECT 1", password=SECRET).returncode == 2
+
+
+def fails_with(archive: Archive, code: str, times: int = 1) -> None:
+    """The next statements that write an answer fail with this SQLSTATE."""
+    archive.db.dispose()
+    with archive.db.write() as connection:
+        connection.exec_driver_sql("CREATE SEQUENCE failures_so_far")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF nextval('failures_so_far') <= {times} THEN RAISE EXCEPTION 'as was wanted' USING ERRCODE = '{code}';"
+            " END IF; RETURN NEW; END $$"
+        )
+        connection.exec_driver_sql("CREATE TRIGGER fail BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION fail()")
+
+
+def test_a_full_disk_is_told_from_other_troubles(archive: Archive) -> None:
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["x"])
+    fails_with(archive, "53100")
+    with pytest.raises(DiskFull, match="no room left on the disk of postgresql://pagepack_test"):
+        archive.read(page, "text")
+
+
+@pytest.mark.parametrize("code", ["40P01", "40001", "57P01", "08006"])
+def test_what_may_pass_is_unavailable(archive: Archive, code: str) -> None:
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["x"])
+    fails_with(archive, code, times=100)
+    with pytest.raises(Unavailable, match="did not answer: as was wanted"):
+        archive.read(page, "text")
+
+
+def test_a_read_only_server_and_a_missing_privilege_are_said(archive: Archive, postgres: PostgresServer) -> None:
+    archive.batch()
+    name = archive.db.engine.url.database
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    archive.db.dispose()
+    with pytest.raises(UsageError, match="is read-only"):
+        archive.batch()
+    postgres.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
+    with pytest.raises(UsageError, match="permission denied"):
+        open_database(Settings(database_url=postgres.url(name or "", user="stranger")))
+
+
+def test_a_restarted_server_costs_a_reconnect(own_server: PostgresServer) -> None:
+    own_server.execute("CREATE DATABASE pages")
+    settings = Settings(database_url=own_server.url("pages"))
+    db = open_database(settings, create=True)
+    archive = Archive(db)
+    archive.batch()
+    for mode in ("fast", "immediate"):
+        own_server.restart(mode)
+        archive.see(f"/in/{mode}.pdf")
+    own_server.stop()
+    with pytest.raises(Unavailable, match="did not answer"):
+        archive.batch()
+    with pytest.raises(Unavailable, match="did not answer"):
+        run_sql(settings, "SELECT 1")
+    own_server.start()
+    assert archive.scalar("SELECT count(*) FROM sources") == 2
+    db.dispose()
+
+
+def test_a_transaction_that_may_be_repeated_is_repeated(db: Database) -> None:
+    calls: list[int] = []
+
+    @retried
+    def third_time_lucky(db: Database, /) -> int:
+        calls.append(1)
+        if len(calls) < 3:
+            raise Unavailable("a deadlock")
+        return len(calls)
+
+    @retried
+    def full(db: Database, /) -> None:
+        calls.append(1)
+        raise DiskFull("no room")
+
+    assert third_time_lucky(db) == 3
+    calls.clear()
+    with pytest.raises(DiskFull):
+        full(db)
+    assert len(calls) == 1

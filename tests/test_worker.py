@@ -1,0 +1,170 @@
+"""`pagepack submit` and `pagepack worker`: what one process submits, others read; real processes, a real broker."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dispatch import share_out
+from pipeline.embedded import EmbeddedBroker
+from pipeline.errors import UsageError
+from pipeline.host import places
+from tests.test_run import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+
+Starter = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def worker(home: Path) -> Iterator[Starter]:
+    """Starts workers of a home, and ends them after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str, engine: str = "InstantEngine", **variables: str) -> subprocess.Popen[str]:
+        started.append(start("worker", "--home", home, *arguments, engine=engine, **variables))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+    wait_until(lambda: not processes_of(home))
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """A broker that is not the home's own."""
+    server = EmbeddedBroker(tmp_path / "elsewhere")
+    server.start()
+    yield server.url
+    server.stop()
+
+
+def folder_of(path: Path, documents: int, pages: int = 1) -> Path:
+    path.mkdir()
+    for index in range(documents):
+        write_pdf(path / f"{path.name}{index}.pdf", pages)
+    return path
+
+
+def test_what_is_submitted_is_read_by_a_worker_that_was_started_later(
+    tmp_path: Path, home: Path, worker: Starter
+) -> None:
+    folder = folder_of(tmp_path / "docs", 3, pages=2)
+    submitted = pagepack("submit", folder, "--home", home, "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    batch_id = json.loads(submitted.stdout)["batch_id"]
+    assert rows(home, "SELECT state FROM batch_summary") == [("running",)]
+    process = worker()
+    wait_until(lambda: rows(home, "SELECT state FROM batch_summary") == [("finished",)])
+    assert rows(home, "SELECT batch_id, pages_done FROM batch_summary") == [(batch_id, 6)]
+    reconciles(home)
+    status = json.loads(pagepack("status", "--home", home, "--json").stdout)
+    assert {worker["role"] for worker in status["workers"]} == {"read", "ingest"}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    assert rows(home, "SELECT count(*) FROM worker_processes") == [(0,)]
+
+
+def test_submit_waits_for_the_end_and_exits_as_run_does(tmp_path: Path, home: Path, worker: Starter) -> None:
+    folder = folder_of(tmp_path / "docs", 2)
+    (folder / "notes.txt").write_text("no page")
+    pagepack("db", "upgrade", "--home", home)
+    worker()
+    result = pagepack("submit", folder, "--home", home, "--wait")
+    assert result.returncode == 1, result.stderr
+    assert "3 files seen: 2 done, 0 failed, 1 rejected" in result.stdout
+
+
+def test_a_killed_reader_is_started_again_and_its_pages_are_read_once(
+    tmp_path: Path, home: Path, worker: Starter
+) -> None:
+    folder = folder_of(tmp_path / "docs", 1, pages=30)
+    pagepack("submit", folder, "--home", home)
+    worker(engine="SlowEngine")
+    wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
+    readers = [p for p in processes_of(home) if p.cmdline()[-2:] == ["workers", "read"]]
+    assert len(readers) == 1
+    readers[0].kill()
+    wait_until(lambda: rows(home, "SELECT state FROM batch_summary") == [("finished",)])
+    assert rows(home, "SELECT pages_done, pages_failed FROM batch_summary") == [(30, 0)]
+    reconciles(home)
+
+
+def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:
+    huge, small = folder_of(tmp_path / "huge", 1, pages=600), folder_of(tmp_path / "small", 1, pages=4)
+    pagepack("submit", huge, "--home", home, "--batch", "huge")
+    worker(engine="SlowEngine")
+    wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
+    pagepack("submit", small, "--home", home, "--batch", "small", "--wait", engine="SlowEngine")
+    assert rows(home, "SELECT state FROM batch_summary WHERE name = 'huge'") == [("running",)]
+    assert rows(home, "SELECT pages_done < 400 FROM batch_summary WHERE name = 'huge'") == [(1,)]
+
+
+def test_a_higher_priority_goes_first(tmp_path: Path, home: Path, worker: Starter) -> None:
+    """Both wait before the worker begins; the urgent one, submitted last, is done while most of the other waits."""
+    first, urgent = folder_of(tmp_path / "first", 1, pages=60), folder_of(tmp_path / "urgent", 1, pages=60)
+    pagepack("submit", first, "--home", home, "--batch", "first")
+    pagepack("submit", urgent, "--home", home, "--batch", "urgent", "--priority", "5")
+    worker(engine="SlowEngine")
+    wait_until(lambda: rows(home, "SELECT state FROM batch_summary WHERE name = 'urgent'") == [("finished",)])
+    assert rows(home, "SELECT pages_done < 45 FROM batch_summary WHERE name = 'first'") == [(1,)]
+
+
+def test_anyone_asks_for_a_document_in_a_message(tmp_path: Path, home: Path, worker: Starter, broker: str) -> None:
+    path = write_pdf(tmp_path / "asked.pdf", 5)
+    pagepack("db", "upgrade", "--home", home)
+    worker(PAGEPACK_BROKER_URL=broker)
+    stranger = Celery("stranger", broker=broker)
+
+    def ask(**message: object) -> None:
+        stranger.send_task("pagepack.submit_document", kwargs=message, queue="pagepack.ingest")
+
+    ask(location=str(path), batch="by message", pages="2-3", prompts=["ocr", "describe"])
+    ask(location=str(tmp_path / "gone.pdf"), batch="by message")
+    ask(location=str(path), batch="nonsense", prompts=["no such prompt"])
+    ask(location=str(path), batch="of tomorrow", version=2)
+    stranger.send_task("pagepack.read_page", kwargs={"page": "one"}, queue="pagepack.read")
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_text") == [(4,)])
+    pages = rows(home, "SELECT page_number, prompt FROM page_text ORDER BY 1, 2")
+    assert pages == [(2, "describe"), (2, "ocr"), (3, "describe"), (3, "ocr")]
+    wait_until(lambda: rows(home, "SELECT cause FROM failures") == [("missing",)])
+    assert rows(home, "SELECT DISTINCT name FROM batch_summary") == [("by message",)]
+
+
+def test_a_worker_without_a_broker_of_its_own_says_what_is_wrong(home: Path) -> None:
+    nobody = pagepack("worker", "--home", home, PAGEPACK_BROKER_URL="redis://user:secret@127.0.0.1:1/0")
+    assert nobody.returncode == 4 and "redis://user:***@127.0.0.1:1/0 does not answer" in nobody.stderr
+    nonsense = pagepack("worker", "--home", home, PAGEPACK_BROKER_URL="gopher://x")
+    assert nonsense.returncode == 2 and "PAGEPACK_BROKER_URL gopher://x" in nonsense.stderr
+    assert "secret" not in nobody.stderr + nobody.stdout
+
+
+def test_places_are_a_process_for_each_device() -> None:
+    assert [place.name for place in places("both", "0, 2")] == ["read-0", "read-2", "ingest"]
+    assert [place.name for place in places("ingest", None)] == ["ingest"]
+    for role, devices in (("read", "0,0"), ("read", "zero"), ("ingest", "0")):
+        with pytest.raises(UsageError, match="--devices"):
+            places(role, devices)
+
+
+@given(st.integers(0, 500), st.dictionaries(st.integers(0, 20), st.integers(0, 300), min_size=1, max_size=12))
+def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out: dict[int, int]) -> None:
+    shares = share_out(room, out)
+    assert sum(shares.values()) == room and min(shares.values()) >= 0
+    levels = {batch: out[batch] + share for batch, share in shares.items()}
+    got = [level for batch, level in levels.items() if shares[batch]]
+    if got:
+        assert max(got) - min(levels.values()) <= 1  # whoever got a bell stands no higher than those who are lowest
