@@ -106,7 +106,7 @@ def test_a_freed_page_whose_document_is_refused_comes_to_an_end(archive: Archive
     assert claim and not render_again(archive.db, claim)
 
 
-@pytest.mark.parametrize("keep", ["keep", "until-read", "30"])
+@pytest.mark.parametrize("keep", ["until-read", "30"])
 def test_a_second_prompt_is_answered_whatever_was_kept(bucket: Bucket, tmp_path: Path, keep: str) -> None:
     folder, home = tmp_path / "docs", tmp_path / "home"
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -117,6 +118,27 @@ def test_absent_credentials_and_silent_endpoints_are_named(bucket: Bucket, monke
         error = failure(f"{bucket.url}/x")
         assert isinstance(error, UsageError) and "AWS_ACCESS_KEY_ID" in str(error)
     type(bucket.fs).clear_instance_cache()
+
+
+def test_wrong_credentials_are_named(bucket: Bucket) -> None:
+    def ask_for_credentials(after: str) -> None:
+        url = f"{bucket.variables['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+        request = urllib.request.Request(url, after.encode(), {"Content-Type": "text/plain"})
+        urllib.request.urlopen(request).close()
+
+    ask_for_credentials("0")
+    try:
+        error = failure(f"{bucket.url}/x")
+        assert isinstance(error, UsageError) and "refuses access" in str(error) and "AWS_ACCESS_KEY_ID" in str(error)
+        with pytest.raises(UsageError, match="refuses access"):
+            discover([bucket.url], Settings())
+        with pytest.raises(DocumentRejected) as caught:
+            identify(f"{bucket.url}/a.pdf")
+        assert caught.value.cause == "unreadable"
+        with pytest.raises(StorageGone, match="refuses access"):
+            store(f"{bucket.url}/x").put(encode(picture(1)))
+    finally:
+        ask_for_credentials("inf")
 
 
 def test_refused_access_a_full_store_and_a_missing_package_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
