@@ -110,7 +110,7 @@ def check_broker(app: Celery) -> None:
     except (ImportError, KeyError, ValueError) as error:
         raise UsageError(f"PAGEPACK_BROKER_URL {where}: {error}; write it like redis://host:6379/0") from error
     except Exception as error:  # each transport has its own
-        refused = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "ACCESS_REFUSED", "NOT_ALLOWED", "AUTH <")
+        refused = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "ACCESS_REFUSED", "NOT_ALLOWED", "authenticat")
         if any(word.lower() in str(error).lower() for word in refused):
             raise UsageError(f"the broker {where} refuses us: {error}; check user and password in its URL") from error
         raise Unavailable(f"the broker {where} does not answer: {error}") from error
