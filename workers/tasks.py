@@ -19,27 +19,19 @@ from celery import Celery
 from celery.exceptions import Reject
 from pydantic import ValidationError
 
-from pipeline.answers import ReadAnswer
+from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm, ring_pages
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
 from pipeline.images import ImageStore
 from pipeline.ingest import Ingester
-from pipeline.leases import (
-    Limits,
-    PageClaim,
-    TaskClaim,
-    answered_before,
-    claim_page,
-    is_suspect,
-    renew_tasks,
-    return_claim,
-)
+from pipeline.leases import Limits, PageClaim, TaskClaim, renew_tasks, return_claim
 from pipeline.settings import Settings
-from pipeline.store import complete_page, render_again, reuse_answers
+from pipeline.store import Outcome, render_again
 from schemas.messages import INGEST_TASK, READ_TASK, IngestDocument, ReadPage
 from workers.engines import Answer, Engine
+from workers.writer import Stopping, Writer
 
 log = logging.getLogger("pagepack.worker")
 
@@ -56,7 +48,6 @@ class Reader:
         self._owner = owner
         self._images = ImageStore(settings.home / "images")
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
-        self._models = ("", engine.model, engine.model + TEXT_LAYER)
         self._stop_at: float | None = None
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
         self._lost: set[tuple[int, int]] = set()
@@ -65,6 +56,17 @@ class Reader:
         self._reading = 0
         self._is_alone = False
         self._alone_waiting = 0
+        self._writer = Writer(
+            db,
+            owner,
+            ("", engine.model, engine.model + TEXT_LAYER),
+            engine.model,
+            self._limits,
+            hold=self._hold,
+            held=lambda: set(self._held),
+            is_stopping=lambda: self._stop_at is not None,
+            is_over=self._is_over,
+        )
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
@@ -79,12 +81,28 @@ class Reader:
             Reject: the worker stops; the message goes back to the queue.
             DiskFull: there is no room for the answer; the supervisor must stop the run.
         """
-        with self._company(is_alone=is_suspect(self._db, page_id)):
+        try:
+            if self._read_unless_suspect(page_id, is_alone=False):
+                self._read_unless_suspect(page_id, is_alone=True)
+        except Stopping as error:
+            raise Reject("the worker stops", requeue=True) from error
+
+    def _read_unless_suspect(self, page_id: int, is_alone: bool) -> bool:
+        """Whether the page is a suspect, and was left for a call in which it is alone."""
+        with self._company(is_alone):
             if self._stop_at is not None:
-                raise Reject("the worker stops", requeue=True)
-            claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
-            if claim is not None:
+                raise Stopping
+            claimed = self._writer.claim(page_id, is_alone)
+            for claim in claimed.pages.values():
                 self._read(claim)
+            return page_id in claimed.suspects
+
+    def _is_over(self) -> bool:
+        return self._stop_at is not None and time.monotonic() > self._stop_at
+
+    def _hold(self, claim: PageClaim) -> None:
+        with self._lock:
+            self._held |= {task.task_id: task.token for task in claim.tasks}
 
     @contextmanager
     def _company(self, is_alone: bool) -> Iterator[None]:
@@ -110,14 +128,12 @@ class Reader:
                 self._turn.notify_all()
 
     def _read(self, claim: PageClaim) -> None:
-        with self._lock:
-            self._held |= {task.task_id: task.token for task in claim.tasks}
         try:
             outcomes = self._outcomes(claim)
             if outcomes is None:
                 return_claim(self._db, claim, "the worker stopped")
             else:
-                complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                self._writer.complete(claim, outcomes)
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
                 return_claim(self._db, claim, "the worker could not store it")
@@ -128,17 +144,14 @@ class Reader:
                     self._held.pop(task.task_id, None)
                     self._lost.discard((task.task_id, task.token))
 
-    def _outcomes(self, claim: PageClaim) -> dict[int, ReadAnswer | Exception] | None:
-        """What became of each task that is not settled yet; None where the worker stopped first."""
-        answered = answered_before(self._db, claim, self.engine.model)
-        if answered:
-            reuse_answers(self._db, claim, answered)
-        outcomes: dict[int, ReadAnswer | Exception] = {}
+    def _outcomes(self, claim: PageClaim) -> dict[int, Outcome] | None:
+        """What became of each task; None where the worker stopped first."""
+        outcomes: dict[int, Outcome] = {}
         asked: list[TaskClaim] = []
         for task in claim.tasks:
-            if task.task_id in answered:
-                continue
-            if self.engine.supports(task.prompt):
+            if task.task_id in claim.answered:
+                outcomes[task.task_id] = ReusedAnswer(claim.answered[task.task_id])
+            elif self.engine.supports(task.prompt):
                 asked.append(task)
             else:
                 outcomes[task.task_id] = PageFailed(
@@ -171,7 +184,7 @@ class Reader:
         while wait(futures, timeout=_POLL_SECONDS).not_done:
             with self._lock:
                 is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
-            if is_lost or (self._stop_at is not None and time.monotonic() > self._stop_at):
+            if is_lost or self._is_over():
                 for future in futures:
                     future.cancel()
                 return False
