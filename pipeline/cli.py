@@ -647,6 +647,32 @@ def upgrade(home: Path | None, as_json: bool) -> int:
     return EXIT_DONE
 
 
+@db.command()
+@home_option
+@click.option("--print", "only_print", is_flag=True, help="Only print the SQL, for someone else to run.")
+def roles(home: Path | None, only_print: bool) -> int:
+    """Create the roles of a PostgreSQL server, each with what it needs and no more; safe to repeat.
+
+    \b
+    pagepack_owner    owns the tables; db upgrade
+    pagepack_ingest   submit, ingest workers, whoever sweeps and rings
+    pagepack_worker   read workers
+    pagepack_query    sql: the public views
+
+    None can log in: GRANT them to the users that programs log in as. Run `pagepack db upgrade` before.
+    """
+    from pipeline.database import open_database
+    from pipeline.roles import GRANTS, OWNER, create_roles, role_statements
+
+    if only_print:
+        click.echo(";\n".join(role_statements()) + ";")
+        return EXIT_DONE
+    database = open_database(load_settings(home=home))
+    create_roles(database)
+    click.echo(f"{database.name} has the roles {', '.join([OWNER, *GRANTS])}")
+    return EXIT_DONE
+
+
 @cli.command()
 @home_option
 @click.option("--model", type=path, help="Also look at this checkpoint folder.")
