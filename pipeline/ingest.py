@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, forget_unseen, known_files, record_files
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
@@ -22,10 +23,12 @@ from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGo
 from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
+from pipeline.metrics import set_gauge
 from pipeline.patience import R, insist
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
+from pipeline.stages import rasterizing
 from pipeline.storage import is_url
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
 from schemas.tables import Source, utc_now
@@ -137,19 +140,22 @@ class Ingester:
         if claim is None:
             return
         self._claim = claim
+        events.claimed(claim)
         try:
             self._rasterize(claim)
         except DocumentRejected as error:
             rejection = error
-            self._insist(lambda: reject_document(self.db, claim, rejection))
+            if self._insist(lambda: reject_document(self.db, claim, rejection)):
+                events.document_rejected(claim, error)
         except Exception as error:
             reason = error
             if isinstance(error, DiskFull | StorageGone | UsageError):
-                self._insist(lambda: return_claim(self.db, claim, str(reason)))
+                events.given_back(claim, str(error), self._insist(lambda: return_claim(self.db, claim, str(reason))))
                 if isinstance(error, UsageError):
                     raise StorageGone(str(error)) from error
                 raise
-            self._insist(lambda: retry_document(self.db, claim, reason, self._limits))
+            if self._insist(lambda: retry_document(self.db, claim, reason, self._limits)):
+                events.document_retried(claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise
         finally:
@@ -161,7 +167,7 @@ class Ingester:
             self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []
             started = time.monotonic()
-            for page in document.pages(claim.first_page):
+            for page in rasterizing(claim, document.pages(claim.first_page)):
                 chunk.append(self._storing(page))
                 if len(chunk) >= _PAGES_A_TRANSACTION or time.monotonic() - started > _SECONDS_A_TRANSACTION:
                     if not self._flush(claim, chunk):
@@ -169,8 +175,9 @@ class Ingester:
                     chunk, started = [], time.monotonic()
                     if not self._wait_for_room(claim):
                         return
-            if self._flush(claim, chunk):
-                self._insist(lambda: finish_document(self.db, claim, document.page_count))
+            count = document.page_count
+            if self._flush(claim, chunk) and self._insist(lambda: finish_document(self.db, claim, count)):
+                events.document_rendered(claim, count)
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
         """Put its image; over a network beside the drawing of the next ones."""
@@ -191,7 +198,10 @@ class Ingester:
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
         """False where another worker has the document now."""
         pages = [page.result() for page in chunk]
-        return self._insist(lambda: add_pages(self.db, claim, pages)) is not None
+        if self._insist(lambda: add_pages(self.db, claim, pages)) is None:
+            return False
+        events.pages_rendered(claim, pages)
+        return True
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
         """Hold back while enough pages of the batch wait; False where the document was given back.
@@ -207,7 +217,7 @@ class Ingester:
                 break
             time.sleep(0.5)
         reason = "the worker stopped" if self._is_stopping() else "enough pages wait"
-        self._insist(lambda: return_claim(self.db, claim, reason))
+        events.given_back(claim, reason, self._insist(lambda: return_claim(self.db, claim, reason)))
         return False
 
     def _insist(self, call: Callable[[], R]) -> R:
@@ -217,6 +227,7 @@ class Ingester:
         while True:
             time.sleep(self._settings.heartbeat_seconds)
             claim = self._claim
+            set_gauge("pagepack_leases", claim is not None)
             if claim is None:
                 continue
             try:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.errors import UsageError
-from pipeline.storage import has_credentials, shown
+from pipeline.errors import UsageError, redacted
+from pipeline.storage import has_credentials
 
 
 def _(default: Any, description: str, **limits: Any) -> Any:
@@ -18,6 +18,7 @@ def _(default: Any, description: str, **limits: Any) -> Any:
 
 
 EngineName = Literal["auto", "pixtral", "rapidocr"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class Settings(BaseSettings):
@@ -56,20 +57,17 @@ class Settings(BaseSettings):
     max_attempts: int = _(3, "tries at a page that fails for a reason that may pass", ge=1)
     max_crashes: int = _(3, "times a page may be in flight when its worker dies", ge=1)
 
+    log_format: Literal["text", "json"] = _("text", "json writes one object a line")
+    log_level: LogLevel = _("INFO", "DEBUG also says each page that was claimed, read and stored")
+    metrics_port: int | None = _(None, "where `pagepack worker` serves /metrics, /healthz and /readyz", ge=0, le=65535)
+    metrics_host: str = _("127.0.0.1", "the address that they are served at")
+    celery_events: bool = _(False, "workers send Celery's events and answer its remote control, as Flower needs")
+
     @field_validator("broker_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and "://" not in value:
             raise ValueError("not a URL like redis://host:6379/0")
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_server(cls, value: str | None) -> str | None:
-        if value is not None:
-            from pipeline.postgresql import server_url  # with it comes SQLAlchemy, which `--help` can do without
-
-            server_url(value)
         return value
 
     @field_validator("inputs_url")
@@ -89,6 +87,15 @@ class Settings(BaseSettings):
                 is_days = False
             if not is_days:
                 raise ValueError("neither keep, nor until-read, nor a number of days above 0")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_server(cls, value: str | None) -> str | None:
+        if value is not None:
+            from pipeline.postgresql import server_url  # with it comes SQLAlchemy, which `--help` can do without
+
+            server_url(value)
         return value
 
     @field_validator("home", "model", "images_url", "inputs_url", mode="before")
@@ -130,9 +137,10 @@ def load_settings(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        is_server = name in ("database_url", "broker_url")  # may hold a password, in whatever spelling
-        got = "" if is_server else f", got {shown(repr(first.get('input')))}"
-        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}{got}") from error
+        got = (
+            "" if name.endswith("_url") else f", got {redacted(repr(first.get('input')))}"
+        )  # a URL may hold a password
+        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}{got}") from None
     if os.path.exists(settings.home) and not os.path.isdir(settings.home):
         raise UsageError(f"PAGEPACK_HOME (or --home): {settings.home} is a file; choose a folder")
     return settings

@@ -21,7 +21,7 @@ from pipeline.children import Children, Place
 from pipeline.database import Database
 from pipeline.dispatch import Dispatcher
 from pipeline.embedded import EmbeddedBroker
-from pipeline.errors import DiskFull, PagepackError, Unavailable
+from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.fleet import leave_duty, take_duty
 from pipeline.leases import forget_bells
 from pipeline.settings import Settings
@@ -61,17 +61,18 @@ class Station:
         self._dispatcher = Dispatcher(db, settings, say, only)
         variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue}
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
-        self.has_duty = False
+        self._may_dispatch = True
         self._next_look = 0.0
+        self.has_duty = False
 
     @property
     def is_busy(self) -> bool:
         """Whether the last tick rang for something: the next one may come soon."""
         return self._dispatcher.is_busy
 
-    def connect(self) -> None:
+    def connect(self) -> Celery:
         """Start or find the broker. Raises as `tick`, and Unavailable where nobody answers."""
-        self._watch_broker()
+        return self._watch_broker()
 
     def tick(self) -> None:
         """Broker and children run, or run again; what waits is rung for.
@@ -83,13 +84,22 @@ class Station:
         app = self._watch_broker()
         try:
             self.children.watch(self._url)
-            self.has_duty = self._is_run or take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+            self.has_duty = self._is_run or self._takes_duty()
             if self.has_duty:
                 self._dispatcher.tick(app)
             self._look_for_stalls(app)
         except Unavailable:
             self._dispatcher.hold_sweep()
             raise
+
+    def _takes_duty(self) -> bool:
+        """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
+        try:
+            return self._may_dispatch and take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+        except UsageError as error:
+            self._may_dispatch = False
+            self._say(f"ringing and sweeping is left to other hosts: {error}")
+            return False
 
     def hear_alarm(self) -> None:
         """Raises what a child says that no retry will mend: DiskFull, or Unavailable."""
@@ -145,7 +155,7 @@ class Station:
             self._broker.start()
             self._url = self._broker.url
             forget_bells(self._db)  # it is new and empty
-        app = make_app(self._url)
+        app = make_app(self._url, events=self._settings.celery_events)
         check_broker(app)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one

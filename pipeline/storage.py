@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pipeline.errors import DiskFull, PagepackError, StorageGone, UsageError
+from pipeline.errors import DiskFull, PagepackError, StorageGone, UsageError, redacted
 
 CHUNK_BYTES = 8 * 2**20
 PARTS = ".parts"  # below the root: one folder to sweep, on the same disk, so that a rename is one step
@@ -31,7 +31,6 @@ PART_SECONDS = 3600.0  # a file that is still being written after so long was le
 KEYS_A_PAGE = 1_000  # of an S3 listing: as many as S3 gives at once
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/@]*:[^@]*)@)?(.*)", re.DOTALL)
-_SECRET = re.compile(r"://[^/\s]*:(?!\d{1,5}(?:/|$))\S*@")  # what ends in a port and a slash is a host
 _S3 = ("s3", "s3a")
 # Object stores show an object only when it is whole; elsewhere it is written beside its place and moved there.
 _WHOLE_AT_ONCE = (*_S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "memory")
@@ -48,13 +47,8 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def shown(text: str) -> str:
-    """A text in which no URL shows its user and password."""
-    return _SECRET.sub("://***@", text)
-
-
 def has_credentials(url: str) -> bool:
-    return shown(url) != url
+    return redacted(url) != url
 
 
 def local_path(text: str) -> str | None:
@@ -91,7 +85,7 @@ class Storage:
     """
 
     def __init__(self, url: str, variable: str | None = None) -> None:
-        self.url = shown(url)
+        self.url = redacted(url)
         self._name = f"{self.url} ({variable})" if variable else self.url
         with self._translated():
             self._fs, self._root = _open(url)
@@ -219,7 +213,7 @@ class Storage:
             raise self._translate(error) from error
 
     def _translate(self, error: Exception) -> PagepackError:
-        text = shown(" ".join(str(error).split())[:300] or type(error).__name__)
+        text = redacted(" ".join(str(error).split())[:300] or type(error).__name__)
         kind = type(error).__name__
         if isinstance(error, ImportError):
             is_s3 = self.url.lower().startswith(("s3:", "s3a:"))

@@ -20,18 +20,16 @@ from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
 from pipeline.discover import absolute, discover
 from pipeline.embedded import HomeLock
-from pipeline.errors import DocumentRejected, NothingToDo, UsageError
+from pipeline.errors import DocumentRejected, NothingToDo, UsageError, redacted
 from pipeline.fleet import slots_there
 from pipeline.ingest import register
 from pipeline.live import Live
 from pipeline.progress import progress
 from pipeline.query import batch_state
 from pipeline.settings import Settings
-from pipeline.storage import shown
 from schemas.messages import SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
-from schemas.text import storable
 
 _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
@@ -229,7 +227,7 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
     batch = open_batch(
         db,
         key=f"message:{message.batch}:{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
-        name=storable(message.batch),
+        name=message.batch,
         prompts=prompts,
         engine="any",
         model="",
@@ -243,4 +241,4 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
             pass
     except UsageError as error:  # nobody waits at a command line: `failures` says it
         rejection = DocumentRejected(str(error), cause="missing")
-        record_files(db, batch, [SeenFile(storable(shown(message.location)), "", 0, 0, rejection=rejection)])
+        record_files(db, batch, [SeenFile(redacted(message.location), "", 0, 0, rejection=rejection)])

@@ -124,7 +124,9 @@ class Batch(Base):
     text_layer: Mapped[str] = mapped_column(String(16))
     all_pages: Mapped[bool] = mapped_column(default=True)  # else those in `batch_pages`
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # higher goes first; equal ones share
-    notify: Mapped[str | None] = mapped_column(StorableText)  # TASK or TASK@QUEUE, sent for each document that is done
+    notify: Mapped[str | None] = mapped_column(
+        StorableText
+    )  # `TASK` or `TASK@QUEUE`, sent for each document that is done
     all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]

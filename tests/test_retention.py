@@ -19,6 +19,8 @@ from tests.test_run import done_pages, pagepack, processes_of, reconciles, rows,
 
 __all__ = ["bucket", "s3_endpoint"]
 
+DATABASES = ("sqlite", "postgresql")
+
 
 @pytest.fixture
 def images(settings: Settings) -> ImageStore:
@@ -73,6 +75,10 @@ def test_a_sweep_of_many_is_bounded_and_goes_on(archive: Archive, images: ImageS
     archive.execute("UPDATE page_tasks SET state = 'failed'")
     assert swept(archive, images, settings, "until-read", most=600) == 1_000
     assert swept(archive, images, settings, "until-read") == 200 and kept(images) == 0
+
+
+@pytest.mark.only("sqlite")
+def test_pages_that_look_the_same_are_found_by_an_index(archive: Archive) -> None:
     plan = "EXPLAIN QUERY PLAN SELECT id FROM pages WHERE image_hash = 'x' AND image_freed_at IS NULL"
     assert "ix_pages_image" in str(archive.rows(plan))
 
@@ -106,7 +112,8 @@ def test_a_freed_page_whose_document_is_refused_comes_to_an_end(archive: Archive
     assert claim and not render_again(archive.db, claim)
 
 
-@pytest.mark.parametrize("keep", ["keep", "until-read", "30"])
+@pytest.mark.only("sqlite")
+@pytest.mark.parametrize("keep", ["until-read", "30"])
 def test_a_second_prompt_is_answered_whatever_was_kept(bucket: Bucket, tmp_path: Path, keep: str) -> None:
     folder, home = tmp_path / "docs", tmp_path / "home"
     folder.mkdir()
@@ -122,6 +129,7 @@ def test_a_second_prompt_is_answered_whatever_was_kept(bucket: Bucket, tmp_path:
     reconciles(home)
 
 
+@pytest.mark.only("sqlite")
 def test_what_a_crash_left_is_swept_at_the_end_of_the_batch(tmp_path: Path) -> None:
     folder, home = tmp_path / "docs", tmp_path / "home"
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 
 from pipeline import storage as storage_module
 from pipeline.discover import Found, discover, identify
-from pipeline.errors import DiskFull, DocumentRejected, PageFailed, PagepackError, StorageGone, UsageError
+from pipeline.errors import DiskFull, DocumentRejected, PageFailed, PagepackError, StorageGone, UsageError, redacted
 from pipeline.images import ImageStore, RemoteImageStore, encode, open_images
 from pipeline.settings import Settings, load_settings
-from pipeline.storage import Storage, local_path, shown
+from pipeline.storage import Storage, local_path
 from tests.s3 import Bucket, bucket, s3_endpoint
 from tests.test_discover import PDF
 from tests.test_images import picture
@@ -119,6 +120,27 @@ def test_absent_credentials_and_silent_endpoints_are_named(bucket: Bucket, monke
     type(bucket.fs).clear_instance_cache()
 
 
+def test_wrong_credentials_are_named(bucket: Bucket) -> None:
+    def ask_for_credentials(after: str) -> None:
+        url = f"{bucket.variables['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+        request = urllib.request.Request(url, after.encode(), {"Content-Type": "text/plain"})
+        urllib.request.urlopen(request).close()
+
+    ask_for_credentials("0")
+    try:
+        error = failure(f"{bucket.url}/x")
+        assert isinstance(error, UsageError) and "refuses access" in str(error) and "AWS_ACCESS_KEY_ID" in str(error)
+        with pytest.raises(UsageError, match="refuses access"):
+            discover([bucket.url], Settings())
+        with pytest.raises(DocumentRejected) as caught:
+            identify(f"{bucket.url}/a.pdf")
+        assert caught.value.cause == "unreadable"
+        with pytest.raises(StorageGone, match="refuses access"):
+            store(f"{bucket.url}/x").put(encode(picture(1)))
+    finally:
+        ask_for_credentials("inf")
+
+
 def test_refused_access_a_full_store_and_a_missing_package_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage("memory://x")
     assert isinstance(storage._translate(PermissionError("Forbidden")), UsageError)
@@ -134,12 +156,13 @@ def test_refused_access_a_full_store_and_a_missing_package_are_told_apart(monkey
         store("s3://bucket/x")
 
 
-def test_no_text_shows_what_a_url_holds_before_its_host() -> None:
+def test_no_text_shows_the_password_of_a_url() -> None:
     for url in ("s3://AKIA:a/b+c@bucket/x", "redis://:word@host:6379/0", "sftp://me:p%40ss@host:22/x"):
-        assert shown(f"cannot open {url}").startswith("cannot open " + url.partition("://")[0] + "://***@")
-        assert "a/b" not in shown(url) and "p%40" not in shown(url) and "word" not in shown(url)
+        user = url.partition("://")[2].partition(":")[0]
+        assert redacted(f"cannot open {url}").startswith(f"cannot open {url.partition('://')[0]}://{user}:***@")
+        assert "a/b" not in redacted(url) and "p%40" not in redacted(url) and "word" not in redacted(url)
     for url in ("s3://bucket/a:b@c.pdf", "sftp://host:22/a@b", "abfs://container@account/x", "https://h/a?b=c@d"):
-        assert shown(url) == url
+        assert redacted(url) == url
 
 
 def test_settings_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,9 @@ def test_storage_that_cannot_be_used_stops_the_run_before_its_work(bucket: Bucke
     path = write_pdf(tmp_path / "a.pdf", 1)
     absent = "s3://key:secret@no-such-bucket/x"
     wrong = pagepack("run", path, "--home", home, **bucket.variables, PAGEPACK_IMAGES_URL=absent)
-    assert wrong.returncode == 2 and "s3://***@no-such-bucket/x (PAGEPACK_IMAGES_URL) does not exist" in wrong.stderr
+    assert (
+        wrong.returncode == 2 and "s3://key:***@no-such-bucket/x (PAGEPACK_IMAGES_URL) does not exist" in wrong.stderr
+    )
     assert "secret" not in wrong.stderr and not (home / "pagepack.db").exists()
     silent = bucket.variables | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     gone = pagepack("run", bucket.url, "--home", home, **silent)

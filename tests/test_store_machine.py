@@ -22,9 +22,8 @@ from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import (
     DocumentClaim,
     PageClaim,
-    answered_before,
     claim_document,
-    claim_page,
+    claim_pages,
     expire,
     forget_bells,
     give_back,
@@ -34,6 +33,7 @@ from pipeline.leases import (
     take_due_documents,
     take_due_pages,
 )
+from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.settings import Settings
 from pipeline.store import (
     NewPage,
@@ -150,7 +150,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(target=pages, number=st.integers(1, 4), owner=owners, models=st.sampled_from([["m1", ""], ["m2", ""]]))
     def claim_page(self, number: int, owner: str, models: list[str]) -> tuple[PageClaim, str, str] | None:
-        claim = claim_page(self.db, number, owner, models, LIMITS.lease_seconds)
+        claim = lease(self.db, number, owner, models)
         return (claim, owner, models[0]) if claim is not None else None
 
     @rule(claimed=pages, some=st.booleans(), outcome=st.sampled_from([None, *FAILURES]))
@@ -165,9 +165,9 @@ class Fleet(RuleBasedStateMachine):
     def end_page(self, claimed: tuple[PageClaim, str, str] | None, how: str) -> None:
         if claimed is None:
             return
-        claim, owner, model = claimed
+        claim, owner, _ = claimed
         if how == "reuse":
-            reuse_answers(self.db, claim, answered_before(self.db, claim, model))
+            reuse_answers(self.db, claim, claim.answered)
         elif how == "back":
             return_claim(self.db, claim, "the worker stops")
         elif how == "image lost":
@@ -206,6 +206,10 @@ class Fleet(RuleBasedStateMachine):
     def retry(self, name: str, cause: str) -> None:
         self.archive.retry(f"cause = '{cause}'", batch=name)
 
+    @rule(name=batches, call=st.sampled_from([pause_batch, resume_batch, cancel_batch]))
+    def halt(self, name: str, call: Callable[[Database, int], bool]) -> None:
+        call(self.db, self.archive.batches[name].id)
+
     @rule()
     def finish(self) -> None:
         finish_batches(self.db)
@@ -226,6 +230,7 @@ class Fleet(RuleBasedStateMachine):
         give_back(self.db, "", reason="a new start", crashed=False, limits=LIMITS)
         forget_bells(self.db)
         for name in NAMES:
+            resume_batch(self.db, self.archive.batches[name].id)
             self.see_all(name)
         for _ in range(12):
             self.wait()
@@ -235,10 +240,11 @@ class Fleet(RuleBasedStateMachine):
                     if claim is not None:
                         draw_all(self.db, claim)
                 for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=None):
-                    page = claim_page(self.db, page_id, "honest/1", ["m1", ""], LIMITS.lease_seconds)
+                    page = lease(self.db, page_id, "honest/1", ["m1", ""])
                     if page is not None:
-                        reuse_answers(self.db, page, before := answered_before(self.db, page, "m1"))
-                        rest = {t.task_id: said(t.prompt, page, "m1") for t in page.tasks if t.task_id not in before}
+                        reuse_answers(self.db, page, page.answered)
+                        unread = [task for task in page.tasks if task.task_id not in page.answered]
+                        rest = {task.task_id: said(task.prompt, page, "m1") for task in unread}
                         complete_page(self.db, page, "honest/1", rest, LIMITS)
             finish_batches(self.db)
             if not history.what_is_open(self.rows):
@@ -258,6 +264,12 @@ class Rows:
         with self._db.write() as connection:
             result = connection.execute(sa.text(statement), values)
             return [tuple(row) for row in result] if result.returns_rows else []
+
+
+def lease(db: Database, page_id: int, owner: str, models: list[str]) -> PageClaim | None:
+    """A page with all that waits on it, a suspect too."""
+    asked = {"alone": [page_id], "answers_of": models[0]}
+    return claim_pages(db, [page_id], owner, models, LIMITS.lease_seconds, **asked).pages.get(page_id)
 
 
 def pages_of(claim: DocumentClaim) -> int:

@@ -12,7 +12,6 @@ is a pipe ends when the pipe closes, so that none outlives the process that star
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -32,7 +31,9 @@ from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, UsageError
 from pipeline.fleet import BEAT_SECONDS, enlist, still_there
 from pipeline.ingest import Ingester
+from pipeline.logs import leave_logs_alone, set_up_logs
 from pipeline.settings import Settings, load_settings
+from pipeline.traces import set_up_traces, stop_traces
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from workers.choose import choose_engine, make_engine
 from workers.tasks import Reader, add_ingest_tasks, add_read_task
@@ -40,13 +41,12 @@ from workers.tasks import Reader, add_ingest_tasks, add_read_task
 
 def main(role: str) -> int:
     """Run a role until it is told to stop; the exit code, 2 for settings that do not fit."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
     try:
         settings = load_settings()
+        owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        set_up_logs(settings, lambda: f"{owner}{os.getpid()}" if role == "ingest" else owner)
+        set_up_traces()
         if role == "describe":
             print(json.dumps(choose_engine(settings).as_json()))
             return 0
@@ -57,7 +57,6 @@ def main(role: str) -> int:
             return 0
         if settings.broker_url is None:
             raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")
-        owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         _die_with_parent()
         if role == "ingest":
             return _ingest(settings, settings.broker_url, owner)
@@ -65,11 +64,13 @@ def main(role: str) -> int:
     except PagepackError as error:
         print(f"pagepack: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    finally:
+        stop_traces()
 
 
 def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
-    app = make_app(broker_url)
+    app = make_app(broker_url, events=settings.celery_events)
     engine = make_engine(settings)
     db = open_database(settings)
     reader = Reader(db, engine, settings, owner)
@@ -77,7 +78,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
     slots = engine.capacity + 1
     _enlist(db, owner, "read", slots, engine=engine.name, model=engine.model)
-    _consume(app, "threads", slots, READ_QUEUE)
+    _consume(app, settings, "threads", slots, READ_QUEUE)
     engine.close()
     return 0
 
@@ -85,7 +86,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
 def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     from billiard import Event
 
-    app = make_app(broker_url)
+    app = make_app(broker_url, events=settings.celery_events)
     stopping = Event()
     own: dict[int, Ingester] = {}  # by process id: a forked child makes its own
 
@@ -98,14 +99,16 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
 
     add_ingest_tasks(app, settings, ingester)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    signals.worker_process_shutdown.connect(lambda **_: stop_traces(), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
     signals.worker_ready.connect(lambda **_: _enlist(open_database(settings), owner, "ingest", processes), weak=False)
-    _consume(app, "prefork", processes, INGEST_QUEUE)
+    _consume(app, settings, "prefork", processes, INGEST_QUEUE)
     return 0
 
 
-def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
+def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queue: str) -> None:
+    signals.setup_logging.connect(leave_logs_alone)
     worker = app.Worker(
         pool=pool,
         concurrency=concurrency,
@@ -114,8 +117,8 @@ def _consume(app: Any, pool: str, concurrency: int, queue: str) -> None:
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
-        send_events=False,
+        without_heartbeat=not settings.celery_events,
+        send_events=settings.celery_events,
         quiet=True,
     )
     worker.start()

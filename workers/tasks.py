@@ -21,30 +21,25 @@ from celery import Celery
 from celery.exceptions import Reject
 from pydantic import ValidationError
 
-from pipeline.answers import ReadAnswer
+from pipeline import events
+from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.images import open_images
 from pipeline.ingest import Ingester
-from pipeline.leases import (
-    Limits,
-    PageClaim,
-    TaskClaim,
-    answered_before,
-    claim_page,
-    is_suspect,
-    renew_tasks,
-    return_claim,
-)
+from pipeline.leases import Limits, PageClaim, TaskClaim, renew_tasks, return_claim
+from pipeline.metrics import EngineFigures, set_gauge
 from pipeline.patience import insist
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
-from pipeline.store import complete_page, render_again, reuse_answers
+from pipeline.stages import stage
+from pipeline.store import Outcome, render_again
 from pipeline.submit import submit_message
 from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
 from workers.engines import Answer, Engine
+from workers.writer import Stopping, Writer
 
 log = logging.getLogger("pagepack.worker")
 
@@ -63,7 +58,6 @@ class Reader:
         self._owner = owner
         self._images = open_images(settings)
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
-        self._models = ("", engine.model, engine.model + TEXT_LAYER)
         self._stop_at: float | None = None
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
         self._lost: set[tuple[int, int]] = set()
@@ -72,6 +66,17 @@ class Reader:
         self._reading = 0
         self._is_alone = False
         self._alone_waiting = 0
+        self._writer = Writer(
+            db,
+            owner,
+            ("", engine.model, engine.model + TEXT_LAYER),
+            engine.model,
+            self._limits,
+            hold=self._hold,
+            held=lambda: set(self._held),
+            is_stopping=lambda: self._stop_at is not None,
+            is_over=self._is_over,
+        )
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
@@ -87,12 +92,31 @@ class Reader:
             DiskFull: there is no room for the answer; the supervisor must stop the run.
             StorageGone: page images cannot be reached; likewise.
         """
-        with self._company(is_alone=is_suspect(self._db, page_id)):
+        try:
+            if self._read_unless_suspect(page_id, is_alone=False):
+                self._read_unless_suspect(page_id, is_alone=True)
+        except Stopping as error:
+            raise Reject("the worker stops", requeue=True) from error
+
+    def _read_unless_suspect(self, page_id: int, is_alone: bool) -> bool:
+        """Whether the page is a suspect, and was left for a call in which it is alone."""
+        with self._company(is_alone):
             if self._stop_at is not None:
-                raise Reject("the worker stops", requeue=True)
-            claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
-            if claim is not None:
+                raise Stopping
+            with stage("claim") as timed:
+                claimed = self._writer.claim(page_id, is_alone)
+                timed.claim = claimed.pages.get(page_id)
+            for claim in claimed.pages.values():
+                events.claimed(claim)
                 self._read(claim)
+            return page_id in claimed.suspects
+
+    def _is_over(self) -> bool:
+        return self._stop_at is not None and time.monotonic() > self._stop_at
+
+    def _hold(self, claim: PageClaim) -> None:
+        with self._lock:
+            self._held |= {task.task_id: task.token for task in claim.tasks}
 
     @contextmanager
     def _company(self, is_alone: bool) -> Iterator[None]:
@@ -118,20 +142,22 @@ class Reader:
                 self._turn.notify_all()
 
     def _read(self, claim: PageClaim) -> None:
-        with self._lock:
-            self._held |= {task.task_id: task.token for task in claim.tasks}
         try:
             outcomes = self._outcomes(claim)
             if outcomes is None:
-                return_claim(self._db, claim, "the worker stopped")
+                returned = return_claim(self._db, claim, "the worker stopped")
+                events.given_back(claim, "the worker stopped", returned)
             else:
-                answers = outcomes  # what was read is dear: it waits for the database
-                insist(lambda: complete_page(self._db, claim, self._owner, answers, self._limits), self._is_over)
+                with stage("store", claim):
+                    stored = self._writer.complete(claim, outcomes)
+                events.page_settled(claim, outcomes, stored, self._limits)
                 if self._settings.keep_images == "until-read":
                     free_read_images(self._db, self._images, [claim.page_id])
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
-                insist(lambda: return_claim(self._db, claim, "the worker could not store it"), self._is_over)
+                reason = "the worker could not store it"
+                returned = insist(lambda: return_claim(self._db, claim, reason), self._is_over)
+                events.given_back(claim, "the worker could not store it", returned)
             raise
         finally:
             with self._lock:
@@ -139,17 +165,14 @@ class Reader:
                     self._held.pop(task.task_id, None)
                     self._lost.discard((task.task_id, task.token))
 
-    def _outcomes(self, claim: PageClaim) -> dict[int, ReadAnswer | Exception] | None:
-        """What became of each task that is not settled yet; None where the worker stopped first."""
-        answered = answered_before(self._db, claim, self.engine.model)
-        if answered:
-            reuse_answers(self._db, claim, answered)
-        outcomes: dict[int, ReadAnswer | Exception] = {}
+    def _outcomes(self, claim: PageClaim) -> dict[int, Outcome] | None:
+        """What became of each task; None where the worker stopped first."""
+        outcomes: dict[int, Outcome] = {}
         asked: list[TaskClaim] = []
         for task in claim.tasks:
-            if task.task_id in answered:
-                continue
-            if self.engine.supports(task.prompt):
+            if task.task_id in claim.answered:
+                outcomes[task.task_id] = ReusedAnswer(claim.answered[task.task_id])
+            elif self.engine.supports(task.prompt):
                 asked.append(task)
             else:
                 outcomes[task.task_id] = PageFailed(
@@ -160,27 +183,25 @@ class Reader:
         if not asked:
             return outcomes
         try:
-            pixels = self._images.pixels(claim.image_hash)
+            with stage("load", claim):
+                pixels = self._images.pixels(claim.image_hash)
         except PageFailed as error:
             if error.cause == "image-damaged":
                 self._images.delete(claim.image_hash)
-            if render_again(self._db, claim):
+            if render_again(self._db, claim, asked):
                 return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
-        try:
-            deadline = time.monotonic() + self._settings.page_seconds
-            futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
-        except Exception as error:
-            log.exception("page %s could not be submitted", claim.page_id)
-            return outcomes | {task.task_id: error for task in asked}
-        if not self._wait(claim, futures, deadline):
-            return None
+        with stage("read", claim):
+            try:
+                deadline = time.monotonic() + self._settings.page_seconds
+                futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
+            except Exception as error:
+                log.exception("page %s could not be submitted", claim.page_id)
+                return outcomes | {task.task_id: error for task in asked}
+            if not self._wait(claim, futures, deadline):
+                return None
         return outcomes | {task.task_id: self._outcome(future) for task, future in zip(asked, futures, strict=True)}
-
-    def _is_over(self) -> bool:
-        """Whether the worker stops, and the time to finish what it has in hand is over."""
-        return self._stop_at is not None and time.monotonic() > self._stop_at
 
     def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
         """Until all are done; False where they were cancelled because the worker stops or the lease was lost.
@@ -220,10 +241,13 @@ class Reader:
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""
+        figures = EngineFigures()
         while True:
+            figures.take(self.engine.stats())
             time.sleep(self._settings.heartbeat_seconds)
             with self._lock:
                 before = dict(self._held)
+            set_gauge("pagepack_leases", len(before))
             try:
                 held = renew_tasks(self._db, self._owner, before, self._settings.lease_seconds) if before else {}
             except PagepackError as error:

@@ -71,7 +71,7 @@ def install(database: Rows) -> None:
 def what_is_open(database: Rows) -> dict[str, Any]:
     """For waiting, and for saying what did not settle; empty when all is at rest."""
     open_rows = {
-        "batches": "SELECT name, state, all_seen FROM batches WHERE state <> 'finished'",
+        "batches": "SELECT name, state, all_seen FROM batches WHERE state NOT IN ('finished', 'cancelled')",
         "documents": "SELECT id, state, owner, attempts, crashes, token FROM documents "
         "WHERE state IN ('pending', 'leased') ORDER BY id LIMIT 5",
         "tasks": "SELECT id, state, owner, attempts, crashes, token, rung_at, next_attempt_at FROM page_tasks "

@@ -1,7 +1,7 @@
 """Inside a worker of the harness: kill -9 at named points, and a clock that is wrong.
 
 `PAGEPACK_INTERNAL_KILL` names a folder with a file for each point to die at, which holds how many deaths are left. The
-first process that comes to the first point dies at its first time there, later ones at their third, fifth, …
+first process that comes to the first point dies there, others after they passed their point once or twice.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 POINTS = {
     "read": {
         "delivered": ("workers.tasks", "Reader.read", "before"),
-        "claimed": ("workers.tasks", "claim_page", "after"),
+        "claimed": ("workers.writer", "claim_pages", "after"),
         "reading": ("workers.tasks", "Reader._wait", "before"),
-        "answered": ("workers.tasks", "complete_page", "before"),
-        "committed": ("workers.tasks", "complete_page", "after"),  # and not acknowledged
+        "answered": ("workers.writer", "complete_pages", "before"),
+        "committed": ("workers.writer", "complete_pages", "after"),  # and not acknowledged
     },
     "ingest": {
         "document-claimed": ("pipeline.ingest", "claim_document", "after"),
@@ -50,7 +50,7 @@ def arm(folder: str, role: str) -> None:
         *outer, name = name.split(".")
         for part in outer:
             holder = getattr(holder, part)
-        setattr(holder, name, _deadly(getattr(holder, name), moment, partial(_die, file, [2 * order])))
+        setattr(holder, name, _deadly(getattr(holder, name), moment, partial(_die, file, [order % 3])))
 
 
 def _deadly(function: Callable[..., Any], moment: str, die: Callable[[], None]) -> Callable[..., Any]:

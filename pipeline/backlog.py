@@ -1,0 +1,130 @@
+"""What waits in the whole installation: asked of the database and the broker when somebody scrapes.
+
+Each of the two is asked in a thread of its own, at most every five seconds and never twice at a time; a scrape waits
+three seconds for it and then goes on without. So a broker that is away costs its own figures, not all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from celery import Celery
+from sqlalchemy import select
+
+from pipeline.broker import queue_depth
+from pipeline.database import Database
+from pipeline.metrics import METRICS
+from schemas.messages import INGEST_QUEUE, READ_QUEUE
+from schemas.tables import Batch, BatchState, Document, PageTask, TaskState, WorkerProcess
+
+_KEPT_SECONDS = 5.0
+_PATIENCE_SECONDS = 3.0
+_SHARE = 20  # a look that takes long is taken more seldom, so that counting does not become the work
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of the database. Only open batches are counted: an index leads to them, however much was read before."""
+
+    waiting_documents: int = 0
+    pages: dict[str, int] = field(default_factory=dict)  # by state
+    failed_pages: dict[str, int] = field(default_factory=dict)  # by cause
+    workers: dict[str, int] = field(default_factory=dict)  # by role
+
+
+class Backlog:
+    """A collector for prometheus_client, and the answer to whether database and broker are there."""
+
+    def __init__(self, db: Database, app: Celery, lease_seconds: float) -> None:
+        self._database = _Looker(lambda: _figures(db, lease_seconds))
+        self._broker = _Looker(lambda: {queue: queue_depth(app, queue) for queue in (INGEST_QUEUE, READ_QUEUE)})
+
+    def problems(self) -> dict[str, str]:
+        """What does not answer, and what it says instead."""
+        looks = {"database": self._database.look(), "broker": self._broker.look()}
+        return {name: look for name, look in looks.items() if isinstance(look, str)}
+
+    def collect(self) -> Iterable[Any]:
+        """The gauges; those of a part that does not answer are left out."""
+        figures, depths = self._database.look(), self._broker.look()
+        reachable = {"database": not isinstance(figures, str), "broker": not isinstance(depths, str)}
+        yield _gauge("pagepack_reachable", {name: float(is_there) for name, is_there in reachable.items()})
+        if not isinstance(depths, str):
+            yield _gauge("pagepack_queue_depth", depths)
+        if not isinstance(figures, str):
+            yield _gauge("pagepack_waiting_documents", figures.waiting_documents)
+            yield _gauge("pagepack_waiting_pages", figures.pages.get(TaskState.PENDING, 0))
+            yield _gauge("pagepack_leased_pages", figures.pages.get(TaskState.LEASED, 0))
+            yield _gauge("pagepack_failed_pages", figures.failed_pages)
+            yield _gauge("pagepack_workers", figures.workers)
+
+
+def _figures(db: Database, lease_seconds: float) -> Figures:
+    opened = select(Batch.id).where(Batch.state.in_([BatchState.RUNNING, BatchState.PAUSED]))
+    failed = (PageTask.batch_id.in_(opened), PageTask.state == TaskState.FAILED)
+    unread = (PageTask.batch_id.in_(opened), PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+    with db.read() as connection:
+
+        def counts(column: Any, *where: Any) -> dict[str, int]:
+            rows = connection.execute(select(column, sa.func.count()).where(*where).group_by(column))
+            return {str(name): int(number) for name, number in rows}
+
+        return Figures(
+            counts(Document.state, Document.batch_id.in_(opened), Document.state == "pending").get("pending", 0),
+            counts(PageTask.state, *unread),
+            counts(PageTask.cause, *failed),
+            counts(WorkerProcess.role, WorkerProcess.seen_at > db.now(connection) - lease_seconds),
+        )
+
+
+def _gauge(name: str, value: float | dict[str, Any]) -> Any:
+    from prometheus_client.core import GaugeMetricFamily
+
+    metric = METRICS[name]
+    if not isinstance(value, dict):
+        return GaugeMetricFamily(name, metric.meaning, value=value)
+    family = GaugeMetricFamily(name, metric.meaning, labels=metric.labels)
+    for label, number in value.items():
+        family.add_metric([label], number)
+    return family
+
+
+class _Looker(Generic[T]):
+    """A value that may be slow to get, or not to be had: then a sentence that says why."""
+
+    def __init__(self, get: Callable[[], T]) -> None:
+        self._get = get
+        self._found: T | str = "was not asked yet"
+        self._again_at = 0.0
+        self._answered = threading.Event()
+        self._is_asking = False
+        self._lock = threading.Lock()
+
+    def look(self) -> T | str:
+        with self._lock:
+            if not self._is_asking and time.monotonic() >= self._again_at:
+                self._is_asking = True
+                self._answered.clear()
+                threading.Thread(target=self._ask, name="backlog", daemon=True).start()
+        if self._answered.wait(_PATIENCE_SECONDS):
+            return self._found
+        return f"did not answer within {_PATIENCE_SECONDS:g} s"
+
+    def _ask(self) -> None:
+        started = time.monotonic()
+        try:
+            self._found = self._get()
+        except Exception as error:
+            self._found = str(error) or type(error).__name__
+        took = time.monotonic() - started
+        with self._lock:
+            self._again_at = time.monotonic() + max(_KEPT_SECONDS, _SHARE * took)
+            self._is_asking = False
+        self._answered.set()

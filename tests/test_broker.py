@@ -1,0 +1,149 @@
+"""A broker with a user, a password and TLS: real servers; what is wrong is said, and never with the password."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pipeline.broker import check_broker, make_app, queue_depth, ring_pages
+from pipeline.embedded import server_binary
+from pipeline.errors import PagepackError, Unavailable, UsageError
+from schemas.messages import READ_QUEUE
+
+USER, PASSWORD = "packer", "s3cret-of-the-broker"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def start_server(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], int]:
+    binary = server_binary()
+    assert binary is not None
+    port = free_port()
+    words = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=1)):
+            return process, port
+        time.sleep(0.05)
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server that knows one user, who may touch pagepack's and kombu's keys only, and no other."""
+    rules = ["--user", "default", "off", "--user", USER, "on", f">{PASSWORD}", "~pagepack*", "~_kombu*", "~unacked*"]
+    process, port = start_server(tmp_path_factory.mktemp("guarded"), *rules, "&*", "+@all", "-@admin", "-@dangerous")
+    yield port
+    process.kill()
+    process.wait()
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    builder = builder.add_extension(address, critical=False)
+    certificate = builder.add_extension(x509.BasicConstraints(True, None), critical=True).sign(key, hashes.SHA256())
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    paths[1].write_bytes(key.private_bytes(*encoding))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def encrypted(guarded: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """The same server behind TLS (the wheel's is built without), and the certificate to trust."""
+    certificate, key = make_certificate(tmp_path_factory.mktemp("tls"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                plain, _ = listener.accept()
+                with suppress(OSError):  # a client that does not trust the certificate
+                    outer = context.wrap_socket(plain, server_side=True)
+                    inner = socket.create_connection(("127.0.0.1", guarded))
+                    for pair in ((outer, inner), (inner, outer)):
+                        threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield listener.getsockname()[1], certificate
+    listener.close()
+
+
+def test_a_user_with_few_rights_and_tls_suffice(guarded: int, encrypted: tuple[int, Path]) -> None:
+    port, certificate = encrypted
+    for number, url in enumerate(
+        (
+            f"redis://{USER}:{PASSWORD}@127.0.0.1:{guarded}/0",
+            f"rediss://{USER}:{PASSWORD}@127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={certificate}",
+        ),
+        start=1,
+    ):
+        app = make_app(url)
+        check_broker(app)
+        ring_pages(app, [number])
+        assert queue_depth(app, READ_QUEUE) == number
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("redis://packer:wrong-s3cret@127.0.0.1:{plain}/0", UsageError, "refuses us"),
+        ("redis://127.0.0.1:{plain}/0", UsageError, "refuses us"),
+        ("redis://packer:s3cret-of-the-broker@127.0.0.1:{nobody}/0", Unavailable, "does not answer"),
+        ("rediss://packer:s3cret-of-the-broker@127.0.0.1:{tls}/0?ssl_cert_reqs=required", PagepackError, "certificate"),
+        ("amqp://packer:s3cret-of-the-broker@127.0.0.1:{nobody}//", Unavailable, "does not answer"),
+        ("gopher://packer:s3cret-of-the-broker@127.0.0.1", UsageError, "PAGEPACK_BROKER_URL gopher://packer:***@"),
+    ],
+)
+def test_what_is_wrong_with_a_broker_is_said_without_its_password(
+    guarded: int, encrypted: tuple[int, Path], url: str, error: type[PagepackError], words: str
+) -> None:
+    app = make_app(url.format(plain=guarded, tls=encrypted[0], nobody=free_port()))
+    with pytest.raises(error) as raised:
+        check_broker(app)
+    assert words in str(raised.value) and "s3cret" not in str(raised.value)
+
+
+def test_a_full_broker_costs_bells_and_nothing_else(tmp_path: Path) -> None:
+    process, port = start_server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
+    try:
+        app = make_app(f"redis://127.0.0.1:{port}/0")
+        with pytest.raises(Unavailable, match=r"OOM|maxmemory"):
+            ring_pages(app, range(3))
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,63 @@
+"""Celery's events: what Flower lives on, when they are asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from pipeline.broker import make_app
+from pipeline.database import Database
+from pipeline.settings import Settings
+from tests.worker_processes import broker, draw_pdf, submit, wait_until, workers
+
+
+@contextmanager
+def listening(app: Celery) -> Iterator[Counter[tuple[str, str]]]:
+    """Counts events by type and by the part of the worker's name that says its role."""
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def take(event: dict[str, Any]) -> None:
+        seen[event["type"], str(event["hostname"]).partition("@")[0]] += 1
+
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": take})
+        thread = threading.Thread(target=receiver.capture, daemon=True)
+        thread.start()
+        wait_until(lambda: sum(seen.values()) > 0)  # a heartbeat: it listens
+        yield seen
+        receiver.should_stop = True
+        thread.join()
+
+
+def test_workers_send_heartbeats_and_tasks_and_answer_a_ping(settings: Settings, db: Database, tmp_path: Path) -> None:
+    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 2).parent
+    with (
+        broker(settings.home) as url,
+        workers(settings, url, "ingest", "read", PAGEPACK_CELERY_EVENTS="true") as running,
+    ):
+        app = make_app(url, events=True)
+        wait_until(lambda: running["read"].is_ready())
+        wait_until(lambda: len(app.control.ping(timeout=0.5)) == 2)
+        with listening(app) as seen:
+            submit(db, url, settings, folder)
+            wanted = {
+                ("worker-heartbeat", "pagepack.read"): 1,
+                ("worker-heartbeat", "pagepack.ingest"): 1,
+                ("task-succeeded", "pagepack.ingest"): 1,
+                ("task-succeeded", "pagepack.read"): 2,
+            }
+            wait_until(lambda: all(seen[key] >= number for key, number in wanted.items()))
+            assert seen["task-succeeded", "pagepack.read"] == 2
+
+
+def test_without_the_setting_workers_say_and_answer_nothing(settings: Settings, db: Database) -> None:
+    with broker(settings.home) as url, workers(settings, url, "read") as running:
+        wait_until(lambda: running["read"].is_ready())
+        app = make_app(url, events=True)
+        assert app.control.ping(timeout=1.5) == []

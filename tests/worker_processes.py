@@ -1,0 +1,121 @@
+"""Real workers for tests: `python -m workers ROLE` as a supervisor starts it, on a broker of the test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymupdf
+
+from pipeline.batches import open_batch
+from pipeline.broker import make_app, ring_documents
+from pipeline.database import Database
+from pipeline.embedded import EmbeddedBroker
+from pipeline.ingest import register
+from pipeline.leases import take_due_documents
+from pipeline.settings import Settings
+from schemas.prompts import OCR
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Worker:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def is_ready(self) -> bool:
+        return b'{"ready": true}' in self.log.read_bytes()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=30)
+
+
+@contextmanager
+def broker(home: Path) -> Iterator[str]:
+    """A Valkey server; its URL."""
+    server = EmbeddedBroker(home)
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+@contextmanager
+def workers(
+    settings: Settings, url: str, *roles: str, engine: str = "InstantEngine", **variables: str
+) -> Iterator[dict[str, Worker]]:
+    """One process a role, stopped at the end; PAGEPACK_… and other variables as given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
+    environment = kept | {
+        "PYTHONPATH": str(ROOT),
+        "PAGEPACK_HOME": str(settings.home),
+        "PAGEPACK_BROKER_URL": url,
+        "PAGEPACK_INTERNAL_ENGINE": f"tests.stand_ins:{engine}",
+        "PAGEPACK_INGEST_PROCESSES": "1",
+    }
+    started: dict[str, Worker] = {}
+    try:
+        for role in roles:
+            log = settings.home / f"{role}.log"
+            with log.open("ab") as stream:
+                own = {"PAGEPACK_INTERNAL_OWNER": f"{role}-of-a-test/"}
+                started[role] = Worker(
+                    subprocess.Popen(
+                        [sys.executable, "-P", "-m", "workers", role],
+                        env=environment | own | variables,
+                        stdin=subprocess.DEVNULL,
+                        stdout=stream,
+                        stderr=stream,
+                        start_new_session=True,
+                    ),
+                    log,
+                )
+        yield started
+    finally:
+        for worker in started.values():
+            if worker.process.poll() is None:
+                os.killpg(worker.process.pid, signal.SIGTERM)
+        for worker in started.values():
+            try:
+                worker.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(worker.process.pid, signal.SIGKILL)
+                worker.process.wait()
+
+
+def submit(db: Database, url: str, settings: Settings, folder: Path) -> None:
+    """See a folder's files and ring for its documents."""
+    batch = open_batch(db, key="b", name="b", prompts=[OCR], engine="instant", model="instant/1", text_layer="keep")
+    for _ in register(db, batch, [folder], settings, forget_gone=False, is_stopping=lambda: False):
+        pass
+    ring_documents(make_app(url), take_due_documents(db, batch.id, limit=100))
+
+
+def draw_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
+    """A PDF whose pages all differ; page index `dark` is black."""
+    path.parent.mkdir(exist_ok=True)
+    with pymupdf.open() as document:
+        for index in range(pages):
+            page = document.new_page(width=200, height=200)
+            if index == dark:
+                page.draw_rect(page.rect, fill=(0, 0, 0))
+            page.insert_text((20, 60), f"{path.stem} {index}")
+        document.save(path)
+    return path
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
