@@ -25,7 +25,7 @@ from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
 from pipeline.images import open_images
-from pipeline.leases import Limits, bells_out, expire, take_due_documents, take_due_pages
+from pipeline.leases import Limits, bells_out, expire, forget_bells, take_due_documents, take_due_pages
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.progress import pages_waiting, what_is_open
 from pipeline.retention import sweep_images
@@ -97,6 +97,7 @@ class Dispatcher:
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
+        self._clock_ahead = time.time() - time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
 
@@ -126,6 +127,7 @@ class Dispatcher:
 
     def sweep(self) -> None:
         """What no bell brings: leases of dead workers, workers that fell silent, batches that others finished."""
+        self._watch_clock()
         expire(self._db, self._limits)
         forget_silent(self._db, 10 * self._settings.lease_seconds)
         if self._only is None:
@@ -134,6 +136,14 @@ class Dispatcher:
             self._image_sweep = threading.Thread(target=self._sweep_images, name="retention", daemon=True)
             self._image_sweep.start()
             self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
+
+    def _watch_clock(self) -> None:
+        """Set back, this host's clock leaves bells in the future, where none counts as lost. A server has its own."""
+        ahead = time.time() - time.monotonic()
+        if self._db.dialect == "sqlite" and ahead < self._clock_ahead - 1:
+            self._say("the clock was set back; ringing again for all that waits")
+            forget_bells(self._db)
+        self._clock_ahead = ahead
 
     def _sweep_images(self) -> None:
         """In a thread: a thousand deletes in an object store take seconds."""

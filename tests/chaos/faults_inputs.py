@@ -165,6 +165,7 @@ def mix_versions(world: World) -> None:
         world.explained += IN_FLIGHT
         old.end(signal.SIGKILL)
         world.restart_host("h0", root=root)
+        world.wait(lambda: world.database.rows("SELECT version_num FROM alembic_version") == [("9000",)])
     else:
         world.pagepack("db", "upgrade", root=root)
         world.start_host("h1", root=root)
