@@ -14,9 +14,10 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
 
-from pipeline.answers import ReadAnswer, put_answer, settle
-from pipeline.database import Database, insert_for
+from pipeline.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
+from pipeline.database import Database, insert_for, retried
 from pipeline.errors import DocumentRejected
+from pipeline.notices import note_all_ended
 from schemas.prompts import Prompt
 from schemas.tables import (
     Batch,
@@ -46,6 +47,9 @@ OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink"
 SUPERSEDED = "superseded"
 """Cause of a task that waited when its batch was asked for again with another model or prompt."""
 
+CANCELLED = "cancelled"
+"""Cause of what was not done when its batch was cancelled; asked for again, it waits again."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeenFile:
@@ -67,6 +71,7 @@ class OpenBatch:
     name: str
 
 
+@retried
 def open_batch(
     db: Database,
     *,
@@ -83,8 +88,9 @@ def open_batch(
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
-    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. Without
-    `all_seen` the batch does not finish before `mark_all_seen`.
+    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `notify`
+    (`TASK` or `TASK@QUEUE`) is sent for each document that is done. Without `all_seen` the batch does not finish before
+    `mark_all_seen`.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -117,6 +123,10 @@ def open_batch(
         old = (PageTask.batch_id == row.id, PageTask.state == TaskState.PENDING, is_old)
         superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
         connection.execute(update(PageTask).where(*old).values(superseded))
+        documents = (Document.batch_id == row.id, Document.state == "failed", Document.cause == CANCELLED)
+        connection.execute(update(Document).where(*documents).values(_WAITS_AGAIN))
+        tasks = (PageTask.batch_id == row.id, PageTask.state == "failed", PageTask.cause == CANCELLED, ~is_old)
+        connection.execute(update(PageTask).where(*tasks).values(_WAITS_AGAIN))
         for table in (BatchPrompt, BatchPages):
             connection.execute(delete(table).where(table.batch_id == row.id))
         for version in {prompt.version for prompt in prompts}:
@@ -146,6 +156,7 @@ def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int,
         return {row.path: tuple(row)[1:] for row in rows}
 
 
+@retried
 def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> None:
     """Store what was seen, in one transaction, with the tasks of pages that are known already."""
     with db.write() as connection:
@@ -162,7 +173,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
                         "size_bytes": file.size_bytes,
                         "batch_id": batch.id,
                     }
-                    for content_hash, file in taken.items()
+                    for content_hash, file in sorted(taken.items())  # as every other submitter: none waits for ever
                 ],
             )
         ids = dict(
@@ -185,7 +196,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
                     "reason": str(file.rejection) if file.rejection else None,
                     "seen_at": utc_now(),
                 }
-                for file in files
+                for file in sorted(files, key=lambda file: file.path)
             ],
         )
         as_seen = ("document_id", "cause", "reason", "seen_at")
@@ -207,13 +218,17 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
             .values(batch_id=batch.id)
         )
         # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
-        connection.execute(
-            update(Document)
-            .where(Document.id.in_(documents), Document.state == DocumentState.REJECTED)
-            .where(Document.cause.in_(OF_THE_PATH))
-            .values(state=DocumentState.PENDING, batch_id=batch.id, cause=None, reason=None, rung_at=None)
-        )
+        # Nor does it say anything that another batch, which waited for it, was cancelled.
+        for state, causes in ((DocumentState.REJECTED, OF_THE_PATH), (DocumentState.FAILED, (CANCELLED,))):
+            connection.execute(
+                update(Document)
+                .where(Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
+                .values(**_WAITS_AGAIN, batch_id=batch.id)
+            )
         ensure_tasks(connection, batch.id, documents)
+
+
+_WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
 
 
 def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
@@ -223,6 +238,7 @@ def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
     return sa.or_(~ranges.exists(), inside.correlate(Page).exists())
 
 
+@retried
 def forget_unseen(db: Database, batch: OpenBatch, since: datetime) -> None:
     """Take files out of the batch that the walk which began at `since` did not meet: they are gone from its paths."""
     with db.write() as connection:
@@ -262,10 +278,8 @@ def ensure_tasks(
         .where(own, PageTask.state == TaskState.PENDING, PageTask.batch_id != batch_id)
         .values(batch_id=batch_id, rung_at=None)
     )
-    revived = {"state": TaskState.PENDING, "cause": None, "reason": None, "batch_id": batch_id}
-    connection.execute(
-        update(PageTask).where(own, PageTask.state == TaskState.FAILED, PageTask.cause == SUPERSEDED).values(revived)
-    )
+    dropped = (PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
+    connection.execute(update(PageTask).where(own, *dropped).values(**_WAITS_AGAIN, batch_id=batch_id))
     if batch.text_layer == "prefer":
         _settle_from_text_layer(connection, own)
     if not show:
@@ -292,13 +306,18 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
         .join(TextLayer, TextLayer.page_id == Page.id)
         .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
     ).all()
+    answers: list[tuple[AnswerKey, ReadAnswer]] = []
+    settled: list[tuple[int, int, str, AnswerKey]] = []
     for row in rows:
         if row.text.strip():
             # Equal pixels may carry unequal text, so the text is part of what answers.
             model = f"text-layer/{hashlib.sha256(row.text.encode()).hexdigest()[:16]}"
             answer = ReadAnswer(engine="text-layer", model=model, text=row.text, finish_reason="stop")
-            answer_id = put_answer(connection, row.image_hash, row.prompt_version, answer)
-            settle(connection, row.id, row.page_id, row.name, answer_id)
+            key = AnswerKey(row.image_hash, row.prompt_version, model)
+            answers.append((key, answer))
+            settled.append((row.id, row.page_id, row.name, key))
+    ids = put_answers(connection, answers)
+    settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in settled])
 
 
 def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:
@@ -328,10 +347,12 @@ def finish_batches(db: Database) -> None:
         finish_batch(db, OpenBatch(row.id, row.public_id, row.name))
 
 
+@retried
 def finish_batch(db: Database, batch: OpenBatch) -> bool:
     """Close the batch where nothing of it waits any more; False where something does.
 
-    First makes sure of its tasks: a page stored while the batch was being registered may have missed it.
+    First makes sure of its tasks: a page stored while the batch was being registered may have missed it. And at the
+    end of its notices: a document may have been done before the batch asked about it.
     """
     with db.write() as connection:
         if connection.scalar(select(Batch.id).where(Batch.id == batch.id, Batch.all_seen)) is None:
@@ -367,6 +388,7 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
         )
         if connection.scalar(open_tasks.limit(1)) is not None:
             return False
+        note_all_ended(connection, batch.id)
         connection.execute(
             update(Batch)
             .where(Batch.id == batch.id, Batch.state == BatchState.RUNNING)

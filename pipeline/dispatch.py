@@ -20,16 +20,17 @@ from dataclasses import dataclass, field
 from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches, running_batches
-from pipeline.broker import queue_depth, ring_documents, ring_pages
+from pipeline.broker import notify, queue_depth, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
 from pipeline.images import open_images
 from pipeline.leases import Limits, bells_out, expire, take_due_documents, take_due_pages
+from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.progress import pages_waiting, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
-from schemas.messages import READ_QUEUE
+from schemas.messages import READ_QUEUE, DocumentDone
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
 _DOCUMENTS_RUNG = 64  # of one batch: enough that ingest never waits for the next tick; small documents take 20 ms
@@ -37,6 +38,8 @@ _SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
 _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
+_NOTICES_SECONDS = 1.0
+_NOTICES_AT_ONCE = 500
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -90,7 +93,7 @@ class Dispatcher:
         self._only = only
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
         self._pace = _Pace()
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_notices = 0.0
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
@@ -110,6 +113,7 @@ class Dispatcher:
             self._next_sweep = time.monotonic() + self._settings.sweep_seconds
         try:
             self._ring(app)
+            self._tell(app)
             self._answered_at = time.monotonic()
         except Unavailable as error:
             if time.monotonic() - self._answered_at > BROKER_SECONDS:
@@ -157,6 +161,18 @@ class Dispatcher:
                 room, lost_after = self._look(app)
                 looked = True
             room -= self._ring_pages(app, waiting, room, lost_after)
+
+    def _tell(self, app: Celery) -> None:
+        """Send the notices of documents that are done. Marked after they are sent: rather twice than never."""
+        if time.monotonic() < self._next_notices:
+            return
+        self._next_notices = time.monotonic() + _NOTICES_SECONDS
+        unsent = take_notices(self._db, _NOTICES_AT_ONCE)
+        for notice in unsent:
+            done = DocumentDone(document_id=notice.document_id, batch_id=notice.batch_id)
+            notify(app, notice.notify, done)
+        if unsent:
+            mark_notices_sent(self._db, [notice.id for notice in unsent])
 
     def _close(self, batch: OpenBatch) -> None:
         """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from logging import DEBUG, INFO, WARNING
 from typing import Any
 
-from pipeline.answers import ReadAnswer
+from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.errors import PagepackError
 from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim
 from pipeline.logs import is_logged, log_event
 from pipeline.metrics import count, is_counting
 from pipeline.stages import waited
-from pipeline.store import NewPage, is_final
+from pipeline.store import NewPage, Outcome, is_final
 
 
 def claimed(claim: PageClaim | DocumentClaim) -> None:
@@ -30,7 +30,7 @@ def claimed(claim: PageClaim | DocumentClaim) -> None:
         log_event(DEBUG, "claimed", **_of(claim))
 
 
-def page_settled(claim: PageClaim, outcomes: Mapping[int, ReadAnswer | Exception], stored: int, limits: Limits) -> None:
+def page_settled(claim: PageClaim, outcomes: Mapping[int, Outcome], stored: int, limits: Limits) -> None:
     """After `complete_page`, with what it returned: where the lease was lost, nothing was stored."""
     if stored < len(outcomes):
         _lost(claim, len(outcomes) - stored)
@@ -45,17 +45,11 @@ def page_settled(claim: PageClaim, outcomes: Mapping[int, ReadAnswer | Exception
             if is_logged(DEBUG):
                 said = {"finish_reason": outcome.finish_reason, "seconds": outcome.seconds}
                 log_event(DEBUG, "stored", **_of(claim, task), engine=outcome.engine, **said)
+        elif isinstance(outcome, ReusedAnswer):
+            count("pagepack_pages_total", outcome="reused")
+            log_event(DEBUG, "reused", **_of(claim, task))
         elif outcome is not None:
             _failed(outcome, is_final(outcome, task.attempts + 1, limits), "pagepack_pages_total", _of(claim, task))
-
-
-def pages_reused(claim: PageClaim, task_ids: Mapping[int, int]) -> None:
-    """After `reuse_answers`."""
-    count("pagepack_pages_total", len(task_ids), outcome="reused")
-    if is_logged(DEBUG):
-        for task in claim.tasks:
-            if task.task_id in task_ids:
-                log_event(DEBUG, "reused", **_of(claim, task))
 
 
 def given_back(claim: PageClaim | DocumentClaim, reason: str, returned: int) -> None:

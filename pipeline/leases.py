@@ -9,33 +9,38 @@ Documents (ingest) and page tasks (read) share the columns and so the rules:
 A claim raises the row's `token`; every later write names it and changes nothing where the token or the state has moved
 on, so a worker that was frozen past its lease cannot write over its successor. `owner` is one incarnation of a worker,
 not its name: a restarted worker is a stranger to the leases of the dead one.
+
+Each function is one transaction that may be repeated. Rows are locked in the order of their ids, so that no two wait
+for each other; who only looks for work skips rows that somebody holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.orm
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from pipeline.database import Database
+from pipeline.database import Database, retried
+from pipeline.notices import note_ended
 from schemas.prompts import Prompt
 from schemas.tables import (
     Answer,
     Batch,
+    BatchState,
     Document,
-    DocumentState,
     Page,
     PageTask,
     PromptVersion,
     Source,
     TaskAttempt,
-    TaskState,
     utc_now,
 )
+
+Leased = type[Document] | type[PageTask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,10 @@ class TaskClaim:
 
 @dataclass(frozen=True, slots=True)
 class PageClaim:
-    """A page and those of its prompts that this worker now holds."""
+    """A page and those of its prompts that this worker now holds.
+
+    `answered` is task id → id of an answer that the model gave to the same image and prompt before, on whatever page.
+    """
 
     page_id: int
     document_id: int
@@ -85,16 +93,36 @@ class PageClaim:
     document_public_id: str = ""  # these three for those who watch
     batch_public_id: str = ""
     waited_seconds: float | None = None  # since its bell was rung
+    answered: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What `claim_pages` got, by page id; of `suspects` it took nothing."""
+
+    pages: dict[int, PageClaim]
+    suspects: set[int]
+
+
+def is_in(table: Leased, state: str) -> sa.ColumnElement[bool]:
+    """`state = '…'` as the partial indexes say it: of a parameter no planner knows that it fits their condition."""
+    return table.state == sa.literal_column(f"'{state}'")
+
+
+def is_wanted(table: Leased) -> sa.ColumnElement[bool]:
+    """Whether the batch that a row waits for is running: nothing is given out of one that is paused."""
+    return table.batch_id.in_(select(Batch.id).where(Batch.state == BatchState.RUNNING))
+
+
+@retried
 def claim_document(db: Database, document_id: int, owner: str, lease_seconds: float) -> DocumentClaim | None:
     """Lease a waiting document; None where it does not wait (any more)."""
     with db.write() as connection:
-        now = db.now(connection)
         row = connection.execute(
             update(Document)
-            .where(Document.id == document_id, Document.state == DocumentState.PENDING, Document.next_attempt_at <= now)
-            .values(_leased(Document, owner, now + lease_seconds))
+            .where(Document.id == document_id, is_in(Document, "pending"), is_wanted(Document))
+            .where(Document.next_attempt_at <= db.clock())
+            .values(_leased(db, Document, owner, lease_seconds))
             .returning(
                 Document.token,
                 Document.kind,
@@ -129,100 +157,120 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
 
 
 def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], lease_seconds: float) -> PageClaim | None:
-    """Lease all waiting prompts of a page that one of `models` shall read; None where nothing waits."""
+    """Lease all waiting prompts of a page, a suspect too; None where nothing waits."""
+    return claim_pages(db, [page_id], owner, models, lease_seconds, alone={page_id}).pages.get(page_id)
+
+
+@retried
+def claim_pages(
+    db: Database,
+    page_ids: Collection[int],
+    owner: str,
+    models: Sequence[str],
+    lease_seconds: float,
+    *,
+    alone: Collection[int] = (),
+    answers_of: str | None = None,
+) -> Claimed:
+    """Lease all waiting prompts of these pages that one of `models` shall read.
+
+    A page that was in flight when a worker died is a suspect, and is only taken where it is in `alone`: whoever asks
+    reads it then without company. `answers_of` is the model whose answers are looked for.
+    """
+    waiting = (
+        select(
+            PageTask.id,
+            PageTask.page_id,
+            PageTask.token,
+            PageTask.prompt_version,
+            PageTask.crashes,
+            Page.document_id,
+            Page.page_index,
+            Page.image_hash,
+            Document.public_id,
+            Batch.public_id.label("batch_public_id"),
+            PageTask.attempts,
+            (db.clock() - PageTask.rung_at).label("waited_seconds"),
+            Answer.id.label("answer_id"),
+        )
+        .join(Page, Page.id == PageTask.page_id)
+        .join(Document, Document.id == Page.document_id)
+        .join(Batch, Batch.id == PageTask.batch_id)
+        .outerjoin(
+            Answer,
+            sa.and_(
+                Answer.image_hash == Page.image_hash,
+                Answer.prompt_version == PageTask.prompt_version,
+                Answer.model == answers_of,
+            ),
+        )
+        .where(PageTask.page_id.in_(page_ids), is_in(PageTask, "pending"), Batch.state == BatchState.RUNNING)
+        .where(PageTask.model.in_(models), PageTask.next_attempt_at <= db.clock())
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
+    )
     with db.write() as connection:
-        now = db.now(connection)
-        rows = connection.execute(
-            update(PageTask)
-            .where(
-                PageTask.page_id == page_id,
-                PageTask.state == TaskState.PENDING,
-                PageTask.model.in_(models),
-                PageTask.next_attempt_at <= now,
-            )
-            .values(_leased(PageTask, owner, now + lease_seconds))
-            .returning(
-                PageTask.id,
-                PageTask.token,
-                PageTask.prompt_version,
-                PageTask.attempts,
-                PageTask.batch_id,
-                PageTask.rung_at,
-            )
-        ).all()
+        rows = connection.execute(waiting).all()
+        suspects = {row.page_id for row in rows if row.crashes > 0} - set(alone)
+        rows = [row for row in rows if row.page_id not in suspects]
         if not rows:
-            return None
-        page = connection.execute(
-            select(Page.document_id, Page.page_index, Page.image_hash, Document.public_id)
-            .join(Document, Document.id == Page.document_id)
-            .add_columns(Batch.public_id.label("batch_public_id"))
-            .join(Batch, Batch.id == rows[0].batch_id)
-            .where(Page.id == page_id)
-        ).one()
-        prompts = _prompts(connection, [row.prompt_version for row in rows])
-        tasks = [TaskClaim(row.id, row.token, prompts[row.prompt_version], row.attempts) for row in sorted(rows)]
-        rung_at = rows[0].rung_at
-        return PageClaim(
-            page_id,
-            page.document_id,
-            page.page_index,
-            page.image_hash,
-            tasks,
-            page.public_id,
-            page.batch_public_id,
-            None if rung_at is None else max(0.0, now - rung_at),
+            return Claimed({}, suspects)
+        ours = PageTask.id.in_([row.id for row in rows])
+        connection.execute(update(PageTask).where(ours).values(_leased(db, PageTask, owner, lease_seconds)))
+        prompts = _prompts(connection, {row.prompt_version for row in rows})
+    pages: dict[int, PageClaim] = {}
+    for row in rows:
+        new = PageClaim(
+            row.page_id,
+            row.document_id,
+            row.page_index,
+            row.image_hash,
+            [],
+            document_public_id=row.public_id,
+            batch_public_id=row.batch_public_id,
+            waited_seconds=None if row.waited_seconds is None else max(0.0, row.waited_seconds),
         )
+        claim = pages.setdefault(row.page_id, new)
+        claim.tasks.append(TaskClaim(row.id, row.token + 1, prompts[row.prompt_version], row.attempts))
+        if row.answer_id is not None:
+            claim.answered[row.id] = row.answer_id
+    return Claimed(pages, suspects)
 
 
-def answered_before(db: Database, claim: PageClaim, model: str) -> dict[int, int]:
-    """Task id → id of an answer that this model gave to the same image and prompt, on whatever page."""
-    versions = {task.prompt.version: task.task_id for task in claim.tasks}
-    with db.read() as connection:
-        rows = connection.execute(
-            select(Answer.id, Answer.prompt_version).where(
-                Answer.image_hash == claim.image_hash, Answer.model == model, Answer.prompt_version.in_(versions)
-            )
-        )
-        return {versions[row.prompt_version]: row.id for row in rows}
-
-
+@retried
 def renew_document(db: Database, claim: DocumentClaim, lease_seconds: float) -> None:
     """The heartbeat of an ingest worker, for the document that it has in hand."""
-    held = (Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED)
+    held = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, "leased"))
     with db.write() as connection:
-        connection.execute(update(Document).where(*held).values(lease_until=db.now(connection) + lease_seconds))
+        connection.execute(update(Document).where(*held).values(lease_until=db.clock() + lease_seconds))
 
 
+@retried
 def renew_tasks(db: Database, owner: str, held: Collection[int], lease_seconds: float) -> dict[int, int]:
     """The heartbeat of a read worker: one statement for the page tasks that it has in hand, and for no others.
 
     A lease that is in the database but in nobody's hand must run out. Returns task id → token of those still held;
     what is missing was taken away and shall be dropped.
     """
+    ours = (PageTask.owner == owner, is_in(PageTask, "leased"), PageTask.id.in_(held))
     with db.write() as connection:
         rows = connection.execute(
             update(PageTask)
-            .where(PageTask.owner == owner, PageTask.state == TaskState.LEASED, PageTask.id.in_(held))
-            .values(lease_until=db.now(connection) + lease_seconds)
+            .where(PageTask.id.in_(_locked(PageTask, *ours)))
+            .values(lease_until=db.clock() + lease_seconds)
             .returning(PageTask.id, PageTask.token)
         )
         return {row.id: row.token for row in rows}
 
 
-def is_suspect(db: Database, page_id: int) -> bool:
-    """Whether a waiting page was in flight when a worker died: it shall be read alone."""
-    with db.read() as connection:
-        waiting = (PageTask.page_id == page_id, PageTask.state == TaskState.PENDING, PageTask.crashes > 0)
-        return connection.scalar(select(PageTask.id).where(*waiting).limit(1)) is not None
-
-
+@retried
 def give_back(db: Database, owner: str, *, reason: str, crashed: bool, limits: Limits) -> int:
     """All leases of a worker (with `owner` ending in `/`, of its processes; with "", of all) back to waiting.
 
     With `crashed` each row's crash count rises, and a row past `max_crashes` fails: it may be what kills workers.
     """
 
-    def is_owners(table: type[Document] | type[PageTask]) -> sa.ColumnElement[bool]:
+    def is_owners(table: Leased) -> sa.ColumnElement[bool]:
         if owner and not owner.endswith("/"):
             return table.owner == owner
         return table.owner.startswith(owner, autoescape=True)
@@ -231,35 +279,44 @@ def give_back(db: Database, owner: str, *, reason: str, crashed: bool, limits: L
         return _return_leases(connection, is_owners, reason, crashed, limits)
 
 
+@retried
+def give_back_unheld(db: Database, owner: str, held: Collection[int]) -> int:
+    """Page tasks that are leased to a worker that does not know of it: the answer to its claim was lost."""
+
+    def is_unheld(table: Leased) -> sa.ColumnElement[bool]:
+        if table is Document:
+            return sa.false()
+        return sa.and_(table.owner == owner, table.id.not_in(held))
+
+    with db.write() as connection:
+        return _return_leases(connection, is_unheld, "the claim's answer was lost", False, None)
+
+
+@retried
 def expire(db: Database, limits: Limits) -> int:
     """The sweep: leases past their time back to waiting, as after a crash."""
-    with db.read() as connection:  # most sweeps find nothing: ask before taking the one write lock
-        now = db.now(connection)
-        if not any(
-            connection.scalar(select(table.id).where(table.state == "leased", table.lease_until < now).limit(1))
-            for table in (Document, PageTask)
-        ):
-            return 0
+
+    def is_over(table: Leased) -> sa.ColumnElement[bool]:
+        return table.lease_until < db.clock()
+
+    if db.dialect == "sqlite":  # most sweeps find nothing: ask before taking the one write lock
+        with db.read() as connection:
+            looks = [select(table.id).where(is_in(table, "leased"), is_over(table)) for table in (Document, PageTask)]
+            if not any(connection.scalar(look.limit(1)) for look in looks):
+                return 0
     with db.write() as connection:
-        now = db.now(connection)
-        return _return_leases(connection, lambda table: table.lease_until < now, "lease expired", True, limits)
+        return _return_leases(connection, is_over, "lease expired", True, limits, skip_locked=True)
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int) -> list[int]:
     """Ids of documents to ring for, marked as rung; never more than `limit` rung or leased at a time."""
+    leased = select(sa.func.count()).where(Document.batch_id == batch_id, Document.state == "leased")
+    rung = select(sa.func.count()).where(Document.batch_id == batch_id, is_in(Document, "pending"))
     with db.read() as connection:
-        busy = connection.scalar(
-            select(sa.func.count())
-            .select_from(Document)
-            .where(
-                Document.batch_id == batch_id,
-                sa.or_(
-                    Document.state == DocumentState.LEASED,
-                    sa.and_(Document.state == DocumentState.PENDING, Document.rung_at > db.now(connection) - 30),
-                ),
-            )
+        busy = (connection.scalar(leased) or 0) + (
+            connection.scalar(rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - 30)) or 0
         )
-    return _take_due(db, Document, Document.id, batch_id, limit - (busy or 0), lost_after=30.0)
+    return _take_due(db, Document, Document.id, batch_id, limit - busy, lost_after=30.0)
 
 
 def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
@@ -267,42 +324,45 @@ def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float
     return sorted(set(_take_due(db, PageTask, PageTask.page_id, batch_id, limit, lost_after)))
 
 
+@retried
 def _take_due(
     db: Database,
-    table: type[Document] | type[PageTask],
+    table: Leased,
     column: sa.orm.InstrumentedAttribute[int],
     batch_id: int,
     limit: int,
     lost_after: float | None,
 ) -> list[int]:
-    if limit <= 0:
-        return []
-
-    def due(now: float) -> sa.Select[int]:
-        silent: sa.ColumnElement[bool] = table.rung_at.is_(None)
-        if lost_after is not None:
-            silent = sa.or_(silent, table.rung_at < now - lost_after)
-        return (
-            select(table.id)
-            .where(table.batch_id == batch_id, table.state == "pending", table.next_attempt_at <= now, silent)
-            .order_by(table.id)
-            .limit(limit)
+    """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else."""
+    due = select(table.id).where(
+        table.batch_id == batch_id, is_in(table, "pending"), table.next_attempt_at <= db.clock()
+    )
+    looks = [due.where(table.rung_at.is_(None)).order_by(table.id)]
+    if lost_after is not None:
+        looks.append(
+            due.where(table.rung_at.is_not(None), table.rung_at < db.clock() - lost_after).order_by(table.rung_at)
         )
-
-    with db.read() as connection:  # mostly there is nothing: ask before taking the one write lock
-        if connection.scalar(due(db.now(connection)).limit(1)) is None:
-            return []
+    if limit > 0 and db.dialect == "sqlite":  # mostly there is nothing: ask before taking the one write lock
+        with db.read() as connection:
+            looks = [look for look in looks if connection.scalar(look.limit(1)) is not None]
+    found: list[int] = []
+    if limit <= 0 or not looks:
+        return found
     with db.write() as connection:
-        now = db.now(connection)
-        rows = connection.scalars(update(table).where(table.id.in_(due(now))).values(rung_at=now).returning(column))
-        return list(rows)
+        for look in looks:
+            taken = look.limit(limit - len(found)).with_for_update(skip_locked=True).cte("due")
+            ring = update(table).where(table.id.in_(select(taken.c.id))).values(rung_at=db.clock())
+            found += connection.scalars(ring.returning(column))
+            if len(found) >= limit:
+                break
+    return found
 
 
 def bells_out(db: Database, batch_id: int) -> int:
     """Page tasks of a batch that were rung for and are not read yet."""
     mine = PageTask.batch_id == batch_id
-    rung = select(sa.func.count()).where(mine, PageTask.state == TaskState.PENDING, PageTask.rung_at.is_not(None))
-    held = select(sa.func.count()).where(mine, PageTask.state == TaskState.LEASED)
+    rung = select(sa.func.count()).where(mine, is_in(PageTask, "pending"), PageTask.rung_at.is_not(None))
+    held = select(sa.func.count()).where(mine, is_in(PageTask, "leased"))
     with db.read() as connection:
         return (connection.scalar(rung) or 0) + (connection.scalar(held) or 0)
 
@@ -310,32 +370,33 @@ def bells_out(db: Database, batch_id: int) -> int:
 def holds_pages(db: Database, owner: str) -> bool:
     """Whether a worker has pages in hand."""
     with db.read() as connection:
-        held = select(PageTask.id).where(PageTask.state == TaskState.LEASED, PageTask.owner == owner)
+        held = select(PageTask.id).where(is_in(PageTask, "leased"), PageTask.owner == owner)
         return connection.scalar(held.limit(1)) is not None
 
 
+@retried
 def forget_bells(db: Database) -> None:
     """The broker is new and empty: whatever waits shall be rung for again."""
     with db.write() as connection:
         for table in (Document, PageTask):
-            connection.execute(
-                update(table).where(table.state == "pending", table.rung_at.is_not(None)).values(rung_at=None)
-            )
+            rung = _locked(table, is_in(table, "pending"), table.rung_at.is_not(None))
+            connection.execute(update(table).where(table.id.in_(rung)).values(rung_at=None))
 
 
+@retried
 def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) -> int:
     """The worker gives a document or page back itself (it stops): no attempt and no crash is counted.
 
     Returns how many leases there were to give back: none where they were lost meanwhile.
     """
-    table: type[Document] | type[PageTask]
+    claimed: Leased
     if isinstance(claim, DocumentClaim):
-        table, tokens = Document, {claim.document_id: claim.token}
+        claimed, tokens = Document, {claim.document_id: claim.token}
     else:
-        table, tokens = PageTask, {task.task_id: task.token for task in claim.tasks}
+        claimed, tokens = PageTask, {task.task_id: task.token for task in claim.tasks}
 
-    def is_claimed(other: type[Document] | type[PageTask]) -> sa.ColumnElement[bool]:
-        return other.id.in_(tokens) if other is table else sa.false()
+    def is_claimed(table: Leased) -> sa.ColumnElement[bool]:
+        return table.id.in_(tokens) if table is claimed else sa.false()
 
     with db.write() as connection:
         return _return_leases(connection, is_claimed, reason, False, None, tokens=tokens)
@@ -343,53 +404,72 @@ def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) ->
 
 def _return_leases(
     connection: Connection,
-    which: Any,
+    which: Callable[[Leased], sa.ColumnElement[bool]],
     reason: str,
     crashed: bool,
     limits: Limits | None,
     tokens: dict[int, int] | None = None,
+    skip_locked: bool = False,
 ) -> int:
     returned = 0
     for table in (Document, PageTask):
-        rows = connection.execute(
-            select(table.id, table.token, table.owner, table.crashes)
-            .where(table.state == "leased", which(table))
-            .with_for_update()
-        ).all()
-        for row in rows:
-            if tokens is not None and tokens[row.id] != row.token:
-                continue
-            values: dict[str, Any] = {
-                "state": "pending",
-                "owner": None,
-                "lease_until": None,
-                "rung_at": None,
-                "crashes": row.crashes + crashed,
-            }
-            if crashed and limits is not None and row.crashes + 1 >= limits.max_crashes:
-                values |= {
-                    "state": "failed",
-                    "cause": "crash",
-                    "reason": f"its worker died {row.crashes + 1} times while it was in flight; "
-                    "look into the worker's log, then `pagepack retry`",
-                    "finished_at": utc_now(),
-                }
-            connection.execute(update(table).where(table.id == row.id).values(values))
-            if table is PageTask:
-                connection.execute(
-                    sa.insert(TaskAttempt).values(task_id=row.id, token=row.token, worker=row.owner, error=reason)
-                )
-            returned += 1
+        held = select(table.id, table.token, table.owner, table.crashes).where(is_in(table, "leased"), which(table))
+        rows = connection.execute(held.order_by(table.id).with_for_update(skip_locked=skip_locked)).all()
+        rows = [row for row in rows if tokens is None or tokens[row.id] == row.token]
+        if not rows:
+            continue
+        returned += len(rows)
+        most = limits.max_crashes if crashed and limits is not None else None
+        failed = [row for row in rows if most is not None and row.crashes + 1 >= most]
+        waiting = [{"row": row.id} for row in rows if row not in failed]
+        freed = {"owner": None, "lease_until": None, "rung_at": None, "crashes": table.crashes + int(crashed)}
+        at_row = update(table).where(table.id == bindparam("row")).values(freed)
+        if waiting:
+            connection.execute(at_row.values(state="pending"), waiting)
+        if failed:
+            gone = at_row.values(state="failed", cause="crash", reason=bindparam("why"), finished_at=utc_now())
+            connection.execute(gone, [{"row": row.id, "why": _crash_reason(row.crashes + 1)} for row in failed])
+        if table is PageTask:
+            attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": reason} for row in rows]
+            connection.execute(sa.insert(TaskAttempt), attempts)
+        if failed:
+            note_ended(connection, _documents(connection, table, [row.id for row in failed]))
     return returned
 
 
-def _leased(table: type[Document] | type[PageTask], owner: str, until: float) -> dict[str, Any]:
-    return {"state": "leased", "owner": owner, "token": table.token + 1, "lease_until": until}
+def _crash_reason(crashes: int) -> str:
+    return f"its worker died {crashes} times while it was in flight; look into the worker's log, then `pagepack retry`"
 
 
-def _prompts(connection: Connection, versions: list[str]) -> dict[str, Prompt]:
-    rows = connection.execute(select(PromptVersion.__table__).where(PromptVersion.version.in_(versions)))
+def _documents(connection: Connection, table: Leased, ids: list[int]) -> Sequence[int]:
+    if table is Document:
+        return ids
+    of_tasks = select(Page.document_id).join(PageTask, PageTask.page_id == Page.id).where(PageTask.id.in_(ids))
+    return connection.scalars(of_tasks.distinct()).all()
+
+
+def _locked(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:
+    """The ids of rows, locked in their order before the statement around it writes."""
+    locked = select(table.id).where(*where).order_by(table.id).with_for_update().cte("locked")
+    return select(locked.c.id)
+
+
+def _leased(db: Database, table: Leased, owner: str, lease_seconds: float) -> dict[str, Any]:
     return {
-        row.version: Prompt(row.name, row.text, **{**row.parameters, "stop": tuple(row.parameters["stop"])})
-        for row in rows
+        "state": "leased",
+        "owner": owner,
+        "token": table.token + 1,
+        "lease_until": db.clock() + lease_seconds,
     }
+
+
+_known_prompts: dict[str, Prompt] = {}  # a version is the hash of all that it says, so it never changes
+
+
+def _prompts(connection: Connection, versions: set[str]) -> dict[str, Prompt]:
+    if missing := versions - _known_prompts.keys():
+        found = select(PromptVersion.__table__).where(PromptVersion.version.in_(missing))
+        for row in connection.execute(found):
+            parameters = {**row.parameters, "stop": tuple(row.parameters["stop"])}
+            _known_prompts[row.version] = Prompt(row.name, row.text, **parameters)
+    return {version: _known_prompts[version] for version in versions}

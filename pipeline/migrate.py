@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 import migrations
 from pipeline.errors import PagepackError
+from pipeline.roles import OWNER, grant_statements
 from schemas.views import COLUMNS, create_statements, drop_statements
 
 if TYPE_CHECKING:
@@ -57,9 +58,11 @@ def downgrade(database: Database, revision: str) -> None:
 
 
 def _migrate(database: Database, revision: str, step: Any) -> None:
+    is_owners = False
     with database.migrate() as connection:
         if database.dialect == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            is_owners = _become_owner(connection)
         for statement in drop_statements():
             connection.exec_driver_sql(statement)
         config = alembic_config()
@@ -70,6 +73,20 @@ def _migrate(database: Database, revision: str, step: Any) -> None:
             raise PagepackError(f"{database.name}: cannot migrate to {revision}: {error}") from error
         if MigrationContext.configure(connection).get_current_revision() == head_revision():
             _make_views(connection)
+            for statement in grant_statements() if is_owners else []:
+                connection.exec_driver_sql(statement)
+
+
+def _become_owner(connection: Connection) -> bool:
+    """Where `pagepack db roles` was run, what is made now shall be the owner's too. Whether it was."""
+    query = f"""
+        SELECT CASE WHEN c.oid IS NULL THEN has_schema_privilege(r.oid, current_schema(), 'CREATE')
+                    ELSE c.relowner = r.oid END
+        FROM pg_roles r LEFT JOIN pg_class c ON c.oid = to_regclass('alembic_version') WHERE r.rolname = '{OWNER}'"""
+    is_owners = bool(connection.exec_driver_sql(query).scalar())
+    if is_owners:
+        connection.exec_driver_sql(f"SET LOCAL ROLE {OWNER}")
+    return is_owners
 
 
 def _make_views(connection: Connection) -> None:

@@ -15,6 +15,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
 
+_LAST_SECONDS = 3.0
+
 
 class Exporter:
     """The tracer provider of one process; its own thread sends in batches, and drops where the collector is away."""
@@ -23,7 +25,7 @@ class Exporter:
         self.pid = os.getpid()
         self._ids = _GivenIds()
         name = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "pagepack"}
-        self._provider = TracerProvider(id_generator=self._ids, resource=Resource.create(name))
+        self._provider = TracerProvider(id_generator=self._ids, resource=Resource.create(name), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("pagepack")
 
@@ -53,8 +55,10 @@ class Exporter:
         span.end(end_time=max(start, end))
 
     def close(self) -> None:
-        """Send what waits."""
-        self._provider.shutdown()
+        """Send what waits, if that is soon done: a collector that is away would hold up the end for half a minute."""
+        thread = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        thread.start()
+        thread.join(_LAST_SECONDS)
 
 
 class _GivenIds(RandomIdGenerator):

@@ -97,7 +97,7 @@ def translated_words(name: str, code: str | None, error: Any, is_operational: bo
         return UsageError(f"{name} is read-only, a standby perhaps; name the primary server")
     if code == "42501":
         return UsageError(f"{name}: {words}; `pagepack db roles` says what each role may do")
-    if code in ("42P01", "42703", "42883", "3F000"):
+    if code in ("42P01", "42703", "3F000"):
         return UsageError(f"{name} lacks a part of this pagepack's schema ({words}); run `pagepack db upgrade`")
     if code.startswith("54"):
         return UsageError(f"{name}: {words}")

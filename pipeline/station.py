@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,18 +16,20 @@ from pathlib import Path
 from celery import Celery
 
 from pipeline.batches import OpenBatch
-from pipeline.broker import check_broker, heard_alarm, make_app
+from pipeline.broker import check_broker, heard_alarm, make_app, queue_depth
 from pipeline.children import Children, Place
 from pipeline.database import Database
 from pipeline.dispatch import Dispatcher
 from pipeline.embedded import EmbeddedBroker
-from pipeline.errors import DiskFull, PagepackError, Unavailable
+from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.fleet import leave_duty, take_duty
 from pipeline.leases import forget_bells
 from pipeline.settings import Settings
+from schemas.messages import READ_QUEUE
 
 _DUTY = "dispatch"
 _DUTY_SECONDS = 15.0
+_LOOK_SECONDS = 5.0
 
 
 class Station:
@@ -58,6 +61,8 @@ class Station:
         self._dispatcher = Dispatcher(db, settings, say, only)
         variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue}
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
+        self._may_dispatch = True
+        self._next_look = 0.0
         self.has_duty = False
 
     @property
@@ -78,10 +83,23 @@ class Station:
         """
         app = self._watch_broker()
         self.children.watch(self._url)
-        self.has_duty = self._is_run or take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+        self.has_duty = self._is_run or self._takes_duty()
         if self.has_duty:
             self._dispatcher.tick(app)
             self.children.check_stall(self._dispatcher.read_depth)
+        elif time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            with suppress(Unavailable):
+                self.children.check_stall(queue_depth(app, READ_QUEUE))
+
+    def _takes_duty(self) -> bool:
+        """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
+        try:
+            return self._may_dispatch and take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+        except UsageError as error:
+            self._may_dispatch = False
+            self._say(f"ringing and sweeping is left to other hosts: {error}")
+            return False
 
     def hear_alarm(self) -> None:
         """Raises what a child says that no retry will mend: DiskFull, or Unavailable."""

@@ -14,11 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, insert, select, update
 
-from pipeline.answers import ReadAnswer, put_answer, settle
+from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, put_answers, settle
 from pipeline.batches import ensure_tasks
-from pipeline.database import Database, insert_for
+from pipeline.database import Database, insert_for, retried
 from pipeline.errors import PagepackError
-from pipeline.leases import DocumentClaim, Limits, PageClaim
+from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim
+from pipeline.notices import forget_notices, note_ended
 from schemas.tables import (
     Batch,
     BatchPrompt,
@@ -52,6 +53,7 @@ class NewPage:
     error: PagepackError | None = None
 
 
+@retried
 def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> list[int] | None:
     """Store some pages of a claimed document with their tasks; the ids of pages that now wait, None if fenced off.
 
@@ -121,6 +123,7 @@ def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool
     return _end_document(db, claim, {"state": DocumentState.READY, "page_count": page_count})
 
 
+@retried
 def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
     """As soon as it is known, so that progress has a total."""
     with db.write() as connection:
@@ -132,72 +135,104 @@ def reject_document(db: Database, claim: DocumentClaim, error: PagepackError) ->
     return _end_document(db, claim, {"state": DocumentState.REJECTED, "cause": error.cause, "reason": str(error)})
 
 
+@retried
 def retry_document(db: Database, claim: DocumentClaim, error: Exception, limits: Limits) -> bool:
     """Something that may pass: wait and try again, or fail after `max_attempts`."""
     with db.write() as connection:
         if not _holds_document(connection, claim):
             return False
         attempts = connection.execute(select(Document.attempts).where(Document.id == claim.document_id)).scalar_one()
-        values = _after_failure(db, connection, attempts + 1, error, limits) | {"attempts": attempts + 1}
+        values = _after_failure(db, attempts + 1, error, limits) | {"attempts": attempts + 1}
         connection.execute(update(Document).where(Document.id == claim.document_id).values(values))
+        note_ended(connection, [claim.document_id])
         return True
 
 
-def complete_page(
-    db: Database,
-    claim: PageClaim,
-    worker: str,
-    outcomes: Mapping[int, ReadAnswer | Exception],
-    limits: Limits,
-) -> int:
-    """Store what became of a claimed page's tasks, keyed by task id; how many were still ours.
+Outcome = ReadAnswer | ReusedAnswer | Exception
+
+
+def complete_page(db: Database, claim: PageClaim, worker: str, outcomes: Mapping[int, Outcome], limits: Limits) -> int:
+    """`complete_pages` of one; how many of its tasks were still ours."""
+    return len(complete_pages(db, worker, [(claim, outcomes)], limits))
+
+
+@retried
+def complete_pages(
+    db: Database, worker: str, pages: Sequence[tuple[PageClaim, Mapping[int, Outcome]]], limits: Limits
+) -> set[int]:
+    """Store what became of claimed pages' tasks, keyed by task id; those that were still ours. All in one transaction.
 
     An answer settles its task. A `PagepackError` that is not retryable fails it; any other error makes it wait and
     try again until `max_attempts`.
     """
     with db.write() as connection:
-        held = _held_tasks(connection, claim)
-        for task in claim.tasks:
-            if task.task_id not in held or task.task_id not in outcomes:
-                continue
-            outcome = outcomes[task.task_id]
-            attempt: dict[str, Any] = {"task_id": task.task_id, "token": task.token, "worker": worker}
-            if isinstance(outcome, ReadAnswer):
-                answer_id = put_answer(connection, claim.image_hash, task.prompt.version, outcome)
-                settle(connection, task.task_id, claim.page_id, task.prompt.name, answer_id)
-                attempt |= {
-                    "engine": outcome.engine,
-                    "finish_reason": outcome.finish_reason,
-                    "temperature": outcome.temperature,
-                    "prompt_tokens": outcome.prompt_tokens,
-                    "output_tokens": outcome.output_tokens,
-                    "seconds": outcome.seconds,
-                }
-            else:
-                values = _after_failure(db, connection, held[task.task_id] + 1, outcome, limits)
-                connection.execute(update(PageTask).where(PageTask.id == task.task_id).values(values))
-                attempt["error"] = str(outcome)
-            connection.execute(insert(TaskAttempt).values(attempt))
-        connection.execute(
-            update(PageTask).where(PageTask.id.in_(set(held) & set(outcomes))).values(attempts=PageTask.attempts + 1)
-        )
-        return len(set(held) & set(outcomes))
+        attempts_of = _held_tasks(connection, [claim for claim, _ in pages])
+        ended = [
+            _Ended(claim, task, outcomes[task.task_id])
+            for claim, outcomes in pages
+            for task in claim.tasks
+            if task.task_id in outcomes and (task.task_id, task.token) in attempts_of
+        ]
+        read = [(one.key, one.outcome) for one in ended if isinstance(one.outcome, ReadAnswer)]
+        ids = put_answers(connection, read)
+        settle(connection, [one.settled(ids) for one in ended if not isinstance(one.outcome, Exception)])
+        for one in ended:
+            if isinstance(one.outcome, Exception):
+                attempts = attempts_of[one.task.task_id, one.task.token] + 1
+                values = _after_failure(db, attempts, one.outcome, limits) | {"attempts": attempts}
+                connection.execute(update(PageTask).where(PageTask.id == one.task.task_id).values(values))
+        if tried := [one.attempt(worker) for one in ended if not isinstance(one.outcome, ReusedAnswer)]:
+            connection.execute(insert(TaskAttempt), tried)
+        note_ended(connection, {one.claim.document_id for one in ended})
+        return {one.task.task_id for one in ended}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A task that is still its claim's, and what became of it."""
+
+    claim: PageClaim
+    task: TaskClaim
+    outcome: Outcome
+
+    @property
+    def key(self) -> AnswerKey:
+        assert isinstance(self.outcome, ReadAnswer)
+        return AnswerKey(self.claim.image_hash, self.task.prompt.version, self.outcome.model)
+
+    def settled(self, ids: Mapping[AnswerKey, int]) -> Settled:
+        at = (self.task.task_id, self.claim.page_id, self.task.prompt.name)
+        if isinstance(self.outcome, ReusedAnswer):
+            return Settled(*at, self.outcome.answer_id)
+        return Settled(*at, ids[self.key], attempts=1)
+
+    def attempt(self, worker: str) -> dict[str, Any]:
+        answer = self.outcome if isinstance(self.outcome, ReadAnswer) else None
+        return {
+            "task_id": self.task.task_id,
+            "token": self.task.token,
+            "worker": worker,
+            **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
+            "error": None if answer else str(self.outcome),
+            "ended_at": utc_now(),
+        }
+
+
+_OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "output_tokens", "seconds")
 
 
 def reuse_answers(db: Database, claim: PageClaim, answers: Mapping[int, int]) -> None:
     """Settle claimed tasks with answers that exist already (task id → answer id); nothing is read."""
-    with db.write() as connection:
-        held = _held_tasks(connection, claim)
-        for task in claim.tasks:
-            if task.task_id in held and task.task_id in answers:
-                settle(connection, task.task_id, claim.page_id, task.prompt.name, answers[task.task_id])
+    outcomes = {task_id: ReusedAnswer(answer_id) for task_id, answer_id in answers.items()}
+    complete_pages(db, "", [(claim, outcomes)], Limits(0.0, 0, 0))
 
 
-def render_again(db: Database, claim: PageClaim) -> bool:
+@retried
+def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | None = None) -> bool:
     """The page's image is gone from the store: its document goes back to ingest, which renders it again.
 
-    Where retention had freed it, nothing has failed: the claim's tasks wait for the new image, no attempt is counted,
-    and this is True.
+    Where retention had freed it, nothing has failed: those of the claim's tasks that `asked` for it (all, if None) wait
+    for the new image, no attempt is counted, and this is True.
     """
     with db.write() as connection:
         connection.execute(
@@ -217,7 +252,8 @@ def render_again(db: Database, claim: PageClaim) -> bool:
         page = select(Page.id).join(Document, Document.id == Page.document_id).where(*freed, on_its_way)
         if connection.scalar(page) is None:
             return False
-        held = PageTask.id.in_(_held_tasks(connection, claim))
+        waiting_ids = {task.task_id for task in (claim.tasks if asked is None else asked)}
+        held = PageTask.id.in_(waiting_ids & {task_id for task_id, _ in _held_tasks(connection, [claim])})
         history = select(
             PageTask.id,
             PageTask.token,
@@ -278,6 +314,7 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
                 failed = (PageTask.page_id == page.id, PageTask.state == TaskState.FAILED, *asked)
                 tasks += connection.execute(update(PageTask).where(*failed).values(fresh)).rowcount
             touched.add(document_id)
+        forget_notices(connection, touched)
         _reopen(connection, batch_id, touched)
     return documents, tasks
 
@@ -292,6 +329,9 @@ def _reopen(connection: Connection, batch_id: int, documents: set[int]) -> None:
         .where(Batch.id.in_(batches), Batch.state == BatchState.FINISHED)
         .values(state=BatchState.RUNNING, finished_at=None)
     )
+    if documents:
+        again = (Batch.id == batch_id, Batch.state == BatchState.CANCELLED)
+        connection.execute(update(Batch).where(*again).values(state=BatchState.RUNNING, finished_at=None))
 
 
 def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
@@ -304,21 +344,24 @@ def _holds_document(connection: Connection, claim: DocumentClaim) -> bool:
     return connection.scalar(select(Document.id).where(_is_held(claim)).with_for_update()) is not None
 
 
-def _held_tasks(connection: Connection, claim: PageClaim) -> dict[int, int]:
-    """Task id → attempts so far, of the claim's tasks that are still this claim's."""
-    tokens = {task.task_id: task.token for task in claim.tasks}
+def _held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], int]:
+    """(Task id, token) → attempts so far, of the claims' tasks; a claim whose token is not there lost its lease."""
+    ids = [task.task_id for claim in claims for task in claim.tasks]
     rows = connection.execute(
         select(PageTask.id, PageTask.token, PageTask.attempts)
-        .where(PageTask.id.in_(tokens), PageTask.state == TaskState.LEASED)
+        .where(PageTask.id.in_(ids), PageTask.state == TaskState.LEASED)
+        .order_by(PageTask.id)
         .with_for_update()
     )
-    return {row.id: row.attempts for row in rows if tokens[row.id] == row.token}
+    return {(row.id, row.token): row.attempts for row in rows}
 
 
+@retried
 def _end_document(db: Database, claim: DocumentClaim, values: dict[str, Any]) -> bool:
     ended = {"owner": None, "lease_until": None, "finished_at": utc_now()}
     with db.write() as connection:
         done = connection.execute(update(Document).where(_is_held(claim)).values(**values, **ended))
+        note_ended(connection, [claim.document_id])
         return done.rowcount == 1
 
 
@@ -328,13 +371,11 @@ def is_final(error: Exception, attempts: int, limits: Limits) -> bool:
     return would_fail_again or attempts >= limits.max_attempts
 
 
-def _after_failure(
-    db: Database, connection: Connection, attempts: int, error: Exception, limits: Limits
-) -> dict[str, Any]:
+def _after_failure(db: Database, attempts: int, error: Exception, limits: Limits) -> dict[str, Any]:
     values: dict[str, Any] = {"owner": None, "lease_until": None, "rung_at": None}
     if is_final(error, attempts, limits):
         cause = error.cause if isinstance(error, PagepackError) else "engine"
         reason = str(error) or type(error).__name__
         return values | {"state": "failed", "cause": cause, "reason": reason, "finished_at": utc_now()}
     wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
-    return values | {"state": "pending", "next_attempt_at": db.now(connection) + wait}
+    return values | {"state": "pending", "next_attempt_at": db.clock() + wait}

@@ -11,9 +11,9 @@ from pipeline.database import open_database
 from pipeline.errors import PageFailed
 from pipeline.leases import (
     PageClaim,
-    answered_before,
     claim_document,
     claim_page,
+    claim_pages,
     expire,
     give_back,
     renew_tasks,
@@ -139,9 +139,10 @@ def test_the_same_image_is_answered_before(archive: Archive, page: int) -> None:
     archive.read(page, "once")
     document_id = archive.see("/in/b.pdf") or 0
     (other,) = archive.ingest(document_id, ["x"])
-    claim = claimed(archive, other)
-    assert answered_before(archive.db, claim, "m2") == {}
-    assert list(answered_before(archive.db, claim, "m1")) == [claim.tasks[0].task_id]
+    for model, is_answered in (("m2", False), ("m1", True)):
+        claim = claim_pages(archive.db, [other], "read/1", ["m1"], 60, answers_of=model).pages[other]
+        assert list(claim.answered) == [claim.tasks[0].task_id] * is_answered
+        return_claim(archive.db, claim, "stopping")
 
 
 def test_threads_that_claim_the_same_pages_never_share_one(archive: Archive, settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,6 +134,16 @@ def test_a_ratio_keeps_or_drops_a_page_as_a_whole(fresh: None, monkeypatch: pyte
     pages = [value(span, "page_number") for span in receiver.spans]
     assert 25 < len(set(pages)) < 75 and all(pages.count(number) == 3 for number in pages)
     assert {span.status.message for span in receiver.spans} == {"", "redis://:***@host is away"}
+
+
+def test_a_collector_that_is_away_does_not_hold_up_the_end(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    traces.set_up_traces()
+    for number in range(3_000):
+        traces.record_span("read", TracedPage("0195-a", number), 1.0, 2.0)
+    started = time.monotonic()
+    traces.stop_traces()
+    assert time.monotonic() - started < 5
 
 
 def test_traces_are_off_without_an_endpoint_and_a_missing_package_is_said(

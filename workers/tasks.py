@@ -20,31 +20,23 @@ from celery.exceptions import Reject
 from pydantic import ValidationError
 
 from pipeline import events
-from pipeline.answers import ReadAnswer
+from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.images import open_images
 from pipeline.ingest import Ingester
-from pipeline.leases import (
-    Limits,
-    PageClaim,
-    TaskClaim,
-    answered_before,
-    claim_page,
-    is_suspect,
-    renew_tasks,
-    return_claim,
-)
+from pipeline.leases import Limits, PageClaim, TaskClaim, renew_tasks, return_claim
 from pipeline.metrics import EngineFigures, set_gauge
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.stages import stage
-from pipeline.store import complete_page, render_again, reuse_answers
+from pipeline.store import Outcome, render_again
 from pipeline.submit import submit_message
 from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
 from workers.engines import Answer, Engine
+from workers.writer import Stopping, Writer
 
 log = logging.getLogger("pagepack.worker")
 
@@ -62,7 +54,6 @@ class Reader:
         self._owner = owner
         self._images = open_images(settings)
         self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
-        self._models = ("", engine.model, engine.model + TEXT_LAYER)
         self._stop_at: float | None = None
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
         self._lost: set[tuple[int, int]] = set()
@@ -71,6 +62,17 @@ class Reader:
         self._reading = 0
         self._is_alone = False
         self._alone_waiting = 0
+        self._writer = Writer(
+            db,
+            owner,
+            ("", engine.model, engine.model + TEXT_LAYER),
+            engine.model,
+            self._limits,
+            hold=self._hold,
+            held=lambda: set(self._held),
+            is_stopping=lambda: self._stop_at is not None,
+            is_over=self._is_over,
+        )
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
@@ -86,15 +88,31 @@ class Reader:
             DiskFull: there is no room for the answer; the supervisor must stop the run.
             StorageGone: page images cannot be reached; likewise.
         """
-        with self._company(is_alone=is_suspect(self._db, page_id)):
+        try:
+            if self._read_unless_suspect(page_id, is_alone=False):
+                self._read_unless_suspect(page_id, is_alone=True)
+        except Stopping as error:
+            raise Reject("the worker stops", requeue=True) from error
+
+    def _read_unless_suspect(self, page_id: int, is_alone: bool) -> bool:
+        """Whether the page is a suspect, and was left for a call in which it is alone."""
+        with self._company(is_alone):
             if self._stop_at is not None:
-                raise Reject("the worker stops", requeue=True)
+                raise Stopping
             with stage("claim") as timed:
-                claim = claim_page(self._db, page_id, self._owner, self._models, self._settings.lease_seconds)
-                timed.claim = claim
-            if claim is not None:
+                claimed = self._writer.claim(page_id, is_alone)
+                timed.claim = claimed.pages.get(page_id)
+            for claim in claimed.pages.values():
                 events.claimed(claim)
                 self._read(claim)
+            return page_id in claimed.suspects
+
+    def _is_over(self) -> bool:
+        return self._stop_at is not None and time.monotonic() > self._stop_at
+
+    def _hold(self, claim: PageClaim) -> None:
+        with self._lock:
+            self._held |= {task.task_id: task.token for task in claim.tasks}
 
     @contextmanager
     def _company(self, is_alone: bool) -> Iterator[None]:
@@ -120,8 +138,6 @@ class Reader:
                 self._turn.notify_all()
 
     def _read(self, claim: PageClaim) -> None:
-        with self._lock:
-            self._held |= {task.task_id: task.token for task in claim.tasks}
         try:
             outcomes = self._outcomes(claim)
             if outcomes is None:
@@ -129,7 +145,7 @@ class Reader:
                 events.given_back(claim, "the worker stopped", returned)
             else:
                 with stage("store", claim):
-                    stored = complete_page(self._db, claim, self._owner, outcomes, self._limits)
+                    stored = self._writer.complete(claim, outcomes)
                 events.page_settled(claim, outcomes, stored, self._limits)
                 if self._settings.keep_images == "until-read":
                     free_read_images(self._db, self._images, [claim.page_id])
@@ -144,18 +160,14 @@ class Reader:
                     self._held.pop(task.task_id, None)
                     self._lost.discard((task.task_id, task.token))
 
-    def _outcomes(self, claim: PageClaim) -> dict[int, ReadAnswer | Exception] | None:
-        """What became of each task that is not settled yet; None where the worker stopped first."""
-        answered = answered_before(self._db, claim, self.engine.model)
-        if answered:
-            reuse_answers(self._db, claim, answered)
-            events.pages_reused(claim, answered)
-        outcomes: dict[int, ReadAnswer | Exception] = {}
+    def _outcomes(self, claim: PageClaim) -> dict[int, Outcome] | None:
+        """What became of each task; None where the worker stopped first."""
+        outcomes: dict[int, Outcome] = {}
         asked: list[TaskClaim] = []
         for task in claim.tasks:
-            if task.task_id in answered:
-                continue
-            if self.engine.supports(task.prompt):
+            if task.task_id in claim.answered:
+                outcomes[task.task_id] = ReusedAnswer(claim.answered[task.task_id])
+            elif self.engine.supports(task.prompt):
                 asked.append(task)
             else:
                 outcomes[task.task_id] = PageFailed(
@@ -171,7 +183,7 @@ class Reader:
         except PageFailed as error:
             if error.cause == "image-damaged":
                 self._images.delete(claim.image_hash)
-            if render_again(self._db, claim):
+            if render_again(self._db, claim, asked):
                 return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
@@ -191,7 +203,7 @@ class Reader:
         while wait(futures, timeout=_POLL_SECONDS).not_done:
             with self._lock:
                 is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
-            if is_lost or (self._stop_at is not None and time.monotonic() > self._stop_at):
+            if is_lost or self._is_over():
                 for future in futures:
                     future.cancel()
                 return False

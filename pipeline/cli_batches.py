@@ -1,0 +1,191 @@
+"""Commands about a batch: how far it is, stop and go, its failures again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.command import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
+from pipeline.errors import UsageError
+from pipeline.live import duration
+from pipeline.settings import Settings, load_settings
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+@click.option("--watch", is_flag=True, help="Again every two seconds until the batch is finished.")
+@json_option
+def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> int:
+    """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
+    from pipeline.database import open_database
+    from pipeline.fleet import workers
+    from pipeline.query import find_batch
+    from pipeline.query import status as query_status
+
+    db = open_database(load_settings(home=home), readonly=True)
+    console = Console()
+    while True:
+        now = query_status(db, find_batch(db, batch))
+        there = workers(db)
+        if as_json:
+            row = status_json(now) | {"workers": [asdict(worker) for worker in there]}
+            click.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            console.print(_status_table(now, there))
+        if not watch or now.batch.state in ("finished", "cancelled"):
+            return EXIT_DONE
+        time.sleep(2)
+
+
+def status_json(status: Any) -> dict[str, Any]:
+    """What `status --json` and `run --json` print of a `query.Status`."""
+    fields = asdict(status)
+    batch = fields.pop("batch")
+    del batch["id"]
+    for name in ("started_at", "finished_at"):
+        batch[name] = batch[name].isoformat() if batch[name] else None
+    return {**batch, **fields}
+
+
+def _status_table(status: Any, workers: Sequence[Any]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rate, left = status.pages_per_second, status.seconds_left
+    rows = {
+        "batch": f"{status.batch.name}  ({status.batch.batch_id}, {status.batch.state})",
+        "files": f"{status.files_seen:,} seen = {status.files_done:,} done + {status.files_failed:,} failed + "
+        f"{status.files_rejected:,} rejected + {_waiting(status):,} waiting",
+        "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
+        "rate": f"{rate:.2f} pages/s in the last minute" + (f", {duration(left)} left" if left else ""),
+        "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
+        "workers": "\n".join(map(_worker_line, workers)) or "none is running",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _worker_line(worker: Any) -> str:
+    """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
+    device = f" (GPU {worker.device})" if worker.device is not None else ""
+    unit = "pages" if worker.role == "read" else "documents"
+    silent = f", silent for {duration(worker.silent_seconds)}" if worker.silent_seconds > 30 else ""
+    engine = f"{worker.engine}, " if worker.engine else ""
+    return f"{worker.role} on {worker.host}{device}: {engine}{worker.slots} {unit} at once{silent}"
+
+
+def _waiting(status: Any) -> int:
+    return int(status.files_seen - status.files_done - status.files_failed - status.files_rejected)
+
+
+def _change(ref: str | None, home: Path | None, done: str, wrong: str, change: Callable[[Any, int], bool]) -> int:
+    """Find a batch and change its state; one that is not in a state for it is said, and nothing changes."""
+    from pipeline.database import open_database
+    from pipeline.query import find_batch
+
+    db = open_database(load_settings(home=home))
+    batch = find_batch(db, ref)
+    if not change(db, batch.id):
+        click.echo(f"batch {batch.name} ({batch.batch_id}) is {batch.state}: {wrong}")
+        return EXIT_NOTHING
+    click.echo(f"batch {batch.name} ({batch.batch_id}) {done}")
+    return EXIT_DONE
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+def pause(batch: str | None, home: Path | None) -> int:
+    """Give no more pages of a batch to workers; those in their hands are finished. BATCH: as for `status`."""
+    from pipeline.pause import pause_batch
+
+    return _change(batch, home, "is paused; `pagepack resume` goes on", "only a running one is paused", pause_batch)
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+def resume(batch: str | None, home: Path | None) -> int:
+    """Go on with a paused batch."""
+    from pipeline.pause import resume_batch
+
+    return _change(batch, home, "goes on", "only a paused one is resumed", resume_batch)
+
+
+@cli.command()
+@click.argument("batch")
+@home_option
+def cancel(batch: str, home: Path | None) -> int:
+    """End a batch: what is not read yet fails with the cause `cancelled`. What was read stays.
+
+    Submitting or running the same again takes it up where it was.
+    """
+    from pipeline.pause import cancel_batch
+
+    return _change(batch, home, "is cancelled", "it has ended before", cancel_batch)
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+@click.option("--cause", help="Only failures of this cause; see `pagepack status`.")
+@click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
+@json_option
+def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None, as_json: bool) -> int:
+    """Put failed pages and rejected files back to the queue; then run the batch's `pagepack run` again."""
+    from pipeline.database import open_database
+    from pipeline.query import find_batch, paths_not_taken_in
+    from pipeline.store import retry_failures
+
+    settings = load_settings(home=home)
+    db = open_database(settings)
+    chosen = find_batch(db, batch)
+    failures = _chosen_failures(settings, chosen.batch_id, cause, where)
+    documents, tasks = retry_failures(db, chosen.id, failures)
+    not_taken_in = paths_not_taken_in(db, chosen)
+    again = sum(number is None and name in not_taken_in for name, number in failures)
+    if as_json:
+        click.echo(json.dumps({"files_waiting": documents, "pages_waiting": tasks, "files_looked_at_again": again}))
+        return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
+    if again:
+        click.echo(f"{again:,} files that were not taken in are looked at again by the next `pagepack run`")
+    if documents + tasks or not again:
+        click.echo(
+            f"{documents:,} files and {tasks:,} pages wait again; repeat the batch's `pagepack run` to read them"
+        )
+    return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
+
+
+def _chosen_failures(
+    settings: Settings, batch_id: str, cause: str | None, where: str | None
+) -> list[tuple[str, int | None]]:
+    """Source paths and page numbers (None for a whole file) of a batch's failures that fit.
+
+    Raises:
+        UsageError: no failure has the cause, though there are failures; or `where` is no condition.
+    """
+    from pipeline.readonly_sql import run_sql
+
+    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)}"
+    select = f"SELECT DISTINCT source_path, page_number {of_batch}"
+    if cause is not None:
+        causes = [str(name) for (name,) in run_sql(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1").rows]
+        if causes and cause not in causes:
+            raise UsageError(f"--cause {cause}: no failure of this batch has it; they have {', '.join(causes)}")
+        select += f" AND cause = {quoted(cause)}"
+    if where is not None:
+        select += f" AND ({where}\n)"
+    try:
+        rows = list(run_sql(settings, select).rows)
+    except UsageError as error:
+        raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
+    return [(str(name), int(str(number)) if number is not None else None) for name, number in rows]

@@ -1,0 +1,132 @@
+"""Commands that read what was stored: search, sql, export."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.command import EXIT_DONE, EXIT_FAILED, cli, home_option, json_option, path, visible
+from pipeline.errors import UsageError
+from pipeline.settings import load_settings
+
+
+@cli.command()
+@click.argument("words", nargs=-1, required=True)
+@home_option
+@click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
+@click.option("--batch", metavar="BATCH", help="Only files of this batch.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@json_option
+def search(
+    words: tuple[str, ...], home: Path | None, prompt: str | None, batch: str | None, limit: int, as_json: bool
+) -> int:
+    """Pages that hold all the WORDS, best first. "Quote a phrase"; any word that ends with * stands for its endings.
+
+    Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
+    """
+    from pipeline.database import open_database
+    from pipeline.query import find_batch
+    from pipeline.query import search as query_search
+
+    db = open_database(load_settings(home=home), readonly=True)
+    hits = query_search(
+        db,
+        " ".join(_phrase(word) for word in words),
+        prompt=prompt,
+        limit=limit,
+        batch=find_batch(db, batch) if batch else None,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    for hit in hits:
+        if as_json:
+            click.echo(json.dumps(asdict(hit), ensure_ascii=False))
+            continue
+        console.print(Text(f"{visible(hit.source_path)}:{hit.page_number}", style="bold"))
+        snippet = Text("    " + visible(hit.snippet.text))
+        for start, end in hit.snippet.matches:
+            snippet.stylize("bold red", start + 4, end + 4)
+        console.print(snippet)
+    if not hits:
+        click.echo(f"pagepack: no page holds all of: {' '.join(words)}", err=True)
+    return EXIT_DONE if hits else EXIT_FAILED
+
+
+def _phrase(word: str) -> str:
+    """An argument of several words was quoted for the shell; it is one phrase, unless a word in it ends with a star."""
+    return f'"{word}"' if " " in word and '"' not in word and "* " not in word else word
+
+
+@cli.command()
+@click.argument("statement")
+@home_option
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="[table on a terminal, else csv]")
+@click.option("--seconds", default=60.0, show_default=True, help="Stop the statement after this long.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def sql(statement: str, home: Path | None, form: str | None, seconds: float, as_json: bool) -> int:
+    """Run one read-only SQL STATEMENT.
+
+    \b
+    page_text        a row a page and prompt     failures       what was not read, and why
+    document_text    a row a document            batch_summary  a row a batch
+    attempts         a row a try                 files          a row a file and batch
+    page_images      a row a page image          schema_doc     what each column means
+    """
+    from pipeline.formats import write_csv, write_json, write_table
+    from pipeline.readonly_sql import run_sql
+
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds {seconds:g}: give a number above 0")
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} contradict each other")
+    form = "json" if as_json else form
+    result = run_sql(load_settings(home=home), statement, limit_seconds=seconds)
+    writers = {"table": write_table, "csv": write_csv, "json": write_json}
+    writers[form or ("table" if sys.stdout.isatty() else "csv")](sys.stdout, result.columns, result.rows)
+    return EXIT_DONE
+
+
+@cli.command()
+@click.option("--out", required=True, type=path, help="A folder; for jsonl and parquet a file; for jsonl also -.")
+@click.option(
+    "--format", "form", default="markdown", show_default=True, type=click.Choice(["markdown", "jsonl", "parquet"])
+)
+@click.option("--batch", metavar="BATCH", help="Only files of this batch.")
+@click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
+@home_option
+@click.option("--json", "as_json", is_flag=True, help="The counts as JSON, on stdout unless the pages go there.")
+def export(
+    out: Path,
+    form: Literal["markdown", "jsonl", "parquet"],
+    batch: str | None,
+    prompt: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> int:
+    """Write the text out: Markdown a document, JSON Lines or Parquet a page.
+
+    Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
+    """
+    from pipeline.database import open_database
+    from pipeline.export import STDOUT
+    from pipeline.export import export as write_export
+    from pipeline.query import find_batch
+
+    db = open_database(load_settings(home=home), readonly=True)
+    summary = write_export(db, out, form, batch=find_batch(db, batch) if batch else None, prompt=prompt)
+    if as_json:
+        click.echo(json.dumps(asdict(summary)), err=str(out) in STDOUT)
+        return EXIT_DONE
+    click.echo(
+        f"{summary.files:,} files, {summary.pages:,} pages written to {out}: {summary.pages_failed:,} failed and "
+        f"{summary.pages_waiting:,} waiting pages are marked; {summary.files_rejected:,} files were rejected",
+        err=True,
+    )
+    return EXIT_DONE

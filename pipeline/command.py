@@ -1,0 +1,78 @@
+"""What the commands share: the group that they belong to, exit codes, options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline import __version__
+from pipeline.storage import is_url
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pagepack")
+def cli() -> None:
+    """Turn folders of PDFs and images into text that you query with SQL.
+
+    \b
+      pagepack run docs/                      read a folder on this machine
+      pagepack search annual report           on which pages do these words stand?
+      pagepack sql "SELECT * FROM failures"   what was not read, and why
+      pagepack export --out text/             one Markdown file a document
+      pagepack submit docs/                   leave it to workers (pagepack worker) on other machines
+
+    Everything lies in one folder (--home, default ./pagepack-data). A command that was interrupted goes on where it
+    was when you repeat it. Settings are variables too: --home is PAGEPACK_HOME, and so are --engine, --model and
+    --text-layer; the README lists those without an option.
+
+    \b
+    Exit codes: 0 all pages done · 1 some failed or were rejected, the rest is stored · 2 wrong usage or settings
+    3 nothing to do at the paths · 4 stopped by the machine (disk full, a server gone) · 130 interrupted
+    """
+
+
+def path(text: str) -> Path:
+    """A path on the command line. `Path("")` is the current folder, which nobody means who writes "$UNSET"."""
+    if not text:
+        raise click.BadParameter("it is empty; is a shell variable unset?")
+    return Path(text)
+
+
+def place(text: str) -> str | Path:
+    """A path or a URL; a URL is no Path, which would take one of its slashes."""
+    return text if is_url(text) else path(text)
+
+
+def home_option(command: F) -> F:
+    return click.option("--home", type=path, help="Folder of the database.  [./pagepack-data]")(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="For programs: JSON on stdout.")(command)
+
+
+def pages_option(command: F) -> F:
+    return click.option("--pages", metavar="RANGES", help="Only these pages of each document: 3-5,8,20-")(command)
+
+
+def engine_options(command: F) -> F:
+    engines = click.Choice(["auto", "pixtral", "rapidocr"])
+    command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
+    return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
+
+
+def quoted(text: str) -> str:
+    """A string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def visible(text: str) -> str:
+    """One line, with nothing in it that drives a terminal; as long as the text, so that offsets stay."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,114 @@
+"""The outbox: who asked to be told gets a row for each document that is done, in the transaction in which it is.
+
+A row is sent at least once: whoever sends marks it afterwards, and may die in between. The batch's end adds a row where
+one is missing (a document that was done before it was asked about).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, delete, select, update
+
+from pipeline.database import Database, insert_for, retried
+from schemas.tables import (
+    Batch,
+    BatchPages,
+    BatchPrompt,
+    BatchSource,
+    BatchState,
+    Document,
+    DocumentState,
+    Notice,
+    Page,
+    PageTask,
+    TaskState,
+    utc_now,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UnsentNotice:
+    """`notify` is `TASK` or `TASK@QUEUE`, as it was given; the two ids are those that people see."""
+
+    id: int
+    notify: str
+    batch_id: str
+    document_id: str
+
+
+def note_ended(connection: Connection, documents: Collection[int]) -> None:
+    """Add notices for those of these documents that are done, after some of their tasks ended in this transaction."""
+    asked = (
+        select(BatchSource.document_id)
+        .join(Batch, Batch.id == BatchSource.batch_id)
+        .where(Batch.state == BatchState.RUNNING, Batch.notify.is_not(None))
+        .where(BatchSource.document_id.in_(documents))
+    )
+    # Locked, so that of two workers that end a document's last two pages at once, the later one sees both ended.
+    ended = select(Document.id).where(Document.id.in_(asked)).order_by(Document.id).with_for_update()
+    if ids := connection.scalars(ended).all():
+        _insert(connection, BatchSource.document_id.in_(ids), Batch.state == BatchState.RUNNING)
+
+
+def note_all_ended(connection: Connection, batch_id: int) -> None:
+    """Add the notices of a batch that are missing; nothing of it waits any more."""
+    _insert(connection, Batch.id == batch_id)
+
+
+def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
+    asked_page = (
+        select(BatchPages.batch_id)
+        .where(BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
+        .correlate(Batch, Page)
+        .exists()
+    )
+    is_open = (
+        select(PageTask.id)
+        .join(Page, Page.id == PageTask.page_id)
+        .join(BatchPrompt, BatchPrompt.prompt_version == PageTask.prompt_version)
+        .where(Page.document_id == Document.id, BatchPrompt.batch_id == Batch.id, PageTask.model == Batch.model)
+        .where(sa.or_(Batch.all_pages, asked_page))
+        .where(PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        .correlate(Document, Batch)
+        .exists()
+    )
+    rows = (
+        select(Batch.id, Document.id, sa.literal(utc_now(), sa.DateTime(timezone=True)))
+        .join(BatchSource, BatchSource.batch_id == Batch.id)
+        .join(Document, Document.id == BatchSource.document_id)
+        .where(Batch.notify.is_not(None), *of)
+        .where(Document.state.not_in([DocumentState.PENDING, DocumentState.LEASED]), ~is_open)
+        .distinct()
+    )
+    notices = insert_for(connection)(Notice).from_select(["batch_id", "document_id", "created_at"], rows)
+    connection.execute(notices.on_conflict_do_nothing())
+
+
+def forget_notices(connection: Connection, documents: Collection[int]) -> None:
+    """These documents are tried again, and will be told of again."""
+    connection.execute(delete(Notice).where(Notice.document_id.in_(documents)))
+
+
+def take_notices(db: Database, limit: int) -> list[UnsentNotice]:
+    """The oldest that are not sent yet. Taking one does not mark it: `mark_notices_sent` after it was sent."""
+    unsent = (
+        select(Notice.id, Batch.notify, Batch.public_id.label("batch_id"), Document.public_id.label("document_id"))
+        .join(Batch, Batch.id == Notice.batch_id)
+        .join(Document, Document.id == Notice.document_id)
+        .where(Notice.sent_at.is_(None), Batch.notify.is_not(None))
+        .order_by(Notice.id)
+        .limit(limit)
+    )
+    with db.read() as connection:
+        return [
+            UnsentNotice(row.id, str(row.notify), row.batch_id, row.document_id) for row in connection.execute(unsent)
+        ]
+
+
+@retried
+def mark_notices_sent(db: Database, ids: Collection[int]) -> None:
+    with db.write() as connection:
+        connection.execute(update(Notice).where(Notice.id.in_(ids), Notice.sent_at.is_(None)).values(sent_at=utc_now()))

@@ -1,0 +1,135 @@
+"""Pausing, resuming and cancelling a batch: nothing of it is given out while it is not running.
+
+A page that another running batch wants too goes over to that one. All of this may be repeated: a call that died on its
+way is finished by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, bindparam, select, update
+
+from pipeline.batches import CANCELLED
+from pipeline.database import Database, retried
+from pipeline.leases import Leased
+from schemas.tables import (
+    Batch,
+    BatchPages,
+    BatchPrompt,
+    BatchSource,
+    BatchState,
+    Document,
+    Page,
+    PageTask,
+    TaskAttempt,
+    utc_now,
+)
+
+_REASON = "the batch was cancelled"
+_ROWS_A_TRANSACTION = 2_000  # of a batch of millions, so that nobody waits long for a row
+
+
+def pause_batch(db: Database, batch_id: int) -> bool:
+    """Give nothing more of it out; what is in hand is finished. False where it was not running."""
+    if not _set_state(db, batch_id, BatchState.PAUSED, BatchState.RUNNING):
+        return False
+    _take_all(db, batch_id, is_cancelled=False)
+    return True
+
+
+@retried
+def resume_batch(db: Database, batch_id: int) -> bool:
+    """Go on with a paused batch. False where it was not paused."""
+    with db.write() as connection:
+        paused = (Batch.id == batch_id, Batch.state == BatchState.PAUSED)
+        if connection.execute(update(Batch).where(*paused).values(state=BatchState.RUNNING)).rowcount == 0:
+            return False
+        for table in (Document, PageTask):  # bells that were heard meanwhile were for nothing
+            rung = (table.batch_id == batch_id, table.state == "pending", table.rung_at.is_not(None))
+            connection.execute(update(table).where(*rung).values(rung_at=None))
+        return True
+
+
+def cancel_batch(db: Database, batch_id: int) -> bool:
+    """Fail what is not done with the cause `cancelled`, also what a worker has in hand: its late write is fenced off.
+
+    `open_batch` with the same key takes it up again. False where the batch had ended before.
+    """
+    before = (BatchState.RUNNING, BatchState.PAUSED, BatchState.CANCELLED)
+    if not _set_state(db, batch_id, BatchState.CANCELLED, *before):
+        return False
+    _take_all(db, batch_id, is_cancelled=True)
+    return True
+
+
+@retried
+def _set_state(db: Database, batch_id: int, state: BatchState, *before: BatchState) -> bool:
+    ended = {"finished_at": sa.func.coalesce(Batch.finished_at, utc_now())} if state == BatchState.CANCELLED else {}
+    with db.write() as connection:
+        at = (Batch.id == batch_id, Batch.state.in_([*before, state]))
+        return connection.execute(update(Batch).where(*at).values(state=state, **ended)).rowcount == 1
+
+
+def _take_all(db: Database, batch_id: int, is_cancelled: bool) -> None:
+    """Documents first: after them no more pages come."""
+    for table in (Document, PageTask):
+        after: int | None = 0
+        while after is not None:
+            after = _take_some(db, table, batch_id, after, is_cancelled)
+
+
+@retried
+def _take_some(db: Database, table: Leased, batch_id: int, after: int, is_cancelled: bool) -> int | None:
+    """Hand over or fail the next rows of a batch that is not running any more; the last one's id, None at the end."""
+    states = ["pending", "leased"] if is_cancelled else ["pending"]
+    mine = (
+        select(table.id, table.token, table.owner, _another_batch(table, batch_id).scalar_subquery().label("other"))
+        .where(table.batch_id == batch_id, table.state.in_(states), table.id > after)
+        .order_by(table.id)
+        .limit(_ROWS_A_TRANSACTION)
+        .with_for_update(of=table)
+    )
+    with db.write() as connection:
+        rows = connection.execute(mine).all()
+        _take(connection, table, rows, is_cancelled)
+    return rows[-1].id if rows else None
+
+
+def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancelled: bool) -> None:
+    handed = [{"row": row.id, "other": row.other} for row in rows if row.other is not None]
+    at_row = update(table).where(table.id == bindparam("row"))
+    if handed:
+        connection.execute(at_row.values(batch_id=bindparam("other"), rung_at=None), handed)
+    gone = [row for row in rows if row.other is None] if is_cancelled else []
+    if gone:
+        failed = {"state": "failed", "cause": CANCELLED, "reason": _REASON, "finished_at": utc_now()}
+        freed = {"owner": None, "lease_until": None, "rung_at": None}
+        connection.execute(at_row.values(**failed, **freed), [{"row": row.id} for row in gone])
+    held = [row for row in gone if row.owner is not None]
+    if held and table is PageTask:
+        attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": _REASON} for row in held]
+        connection.execute(sa.insert(TaskAttempt), attempts)
+
+
+def _another_batch(table: Leased, batch_id: int) -> sa.Select[Any]:
+    """The oldest other running batch that wants a row of the enclosing statement."""
+    others = (
+        select(sa.func.min(Batch.id))
+        .join(BatchSource, BatchSource.batch_id == Batch.id)
+        .where(Batch.state == BatchState.RUNNING, Batch.id != batch_id)
+    )
+    if table is Document:
+        return others.where(BatchSource.document_id == Document.id).correlate(Document)
+    asked = select(BatchPages.batch_id).where(
+        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
+    )
+    return (
+        others.join(Page, Page.document_id == BatchSource.document_id)
+        .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
+        .where(Page.id == PageTask.page_id, BatchPrompt.prompt_version == PageTask.prompt_version)
+        .where(Batch.model == PageTask.model, sa.or_(Batch.all_pages, asked.correlate(Batch, Page).exists()))
+        .correlate(PageTask)
+    )

@@ -1,0 +1,113 @@
+"""PostgreSQL's roles, each with what it needs and no more: groups without login, granted to users that log in.
+
+    pagepack_owner    owns the tables; migrates
+    pagepack_ingest   submits, ingests, and has the one duty to sweep, ring and tell
+    pagepack_worker   claims pages and stores what was read
+    pagepack_query    reads the public views, for `pagepack sql` and people
+
+`GRANT pagepack_worker TO reader_17` makes a user a worker. Views are made anew by every migration, which grants again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UsageError
+from schemas.views import COLUMNS
+
+if TYPE_CHECKING:
+    from pipeline.database import Database
+
+_ALL = "SELECT, INSERT, UPDATE, DELETE"
+_LEASE = "owner, lease_until, state, crashes, rung_at, cause, reason, finished_at"  # what giving back a lease writes
+
+INGEST = {
+    "alembic_version": "SELECT",
+    "batches": "SELECT, INSERT, UPDATE",
+    "prompts": "SELECT, INSERT",
+    "batch_prompts": "SELECT, INSERT, DELETE",  # a batch that is asked for again, otherwise
+    "batch_pages": "SELECT, INSERT, DELETE",
+    "sources": "SELECT, INSERT, UPDATE",
+    "batch_sources": _ALL,  # a file that is gone leaves its batch
+    "documents": "SELECT, INSERT, UPDATE",
+    "pages": _ALL,  # one that could not be drawn is drawn again
+    "text_layers": _ALL,
+    "page_tasks": "SELECT, INSERT, UPDATE",
+    "answers": "SELECT, INSERT",  # a text layer that is preferred
+    "page_search": "SELECT, INSERT",
+    "current_answers": "SELECT, INSERT, UPDATE",
+    "task_attempts": "SELECT, INSERT",
+    "worker_processes": _ALL,
+    "duties": _ALL,
+    "notices": _ALL,
+}
+
+WORKER = {
+    "alembic_version": "SELECT",
+    "batches": "SELECT",
+    "prompts": "SELECT",
+    "batch_prompts": "SELECT",
+    "batch_pages": "SELECT",
+    "batch_sources": "SELECT",
+    "documents": f"SELECT, UPDATE ({_LEASE}, batch_id, page_count, next_attempt_at)",  # a lost image is drawn again
+    "pages": "SELECT, UPDATE (image_freed_at)",  # images that are kept until they are read
+    "page_tasks": f"SELECT, UPDATE ({_LEASE}, token, attempts, next_attempt_at, answer_id)",
+    "answers": "SELECT, INSERT",
+    "page_search": "INSERT",
+    "current_answers": "SELECT, INSERT, UPDATE (answer_id)",
+    "task_attempts": "SELECT, INSERT",
+    "worker_processes": _ALL,
+    "notices": "SELECT, INSERT",
+}
+
+QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")
+
+GRANTS = {"pagepack_ingest": INGEST | QUERY, "pagepack_worker": WORKER, "pagepack_query": QUERY}
+OWNER = "pagepack_owner"
+
+
+def role_statements() -> list[str]:
+    """For a superuser, or one who may create roles and owns the tables; running them again changes nothing."""
+    statements = [
+        f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') "
+        f"THEN CREATE ROLE {role} NOLOGIN; END IF; END $$"
+        for role in (OWNER, *GRANTS)
+    ]
+    statements += [_in_schema(f"GRANT USAGE, CREATE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {OWNER}")]
+    statements += [_in_schema(f"GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {', '.join(GRANTS)}")]
+    owned = sorted({*INGEST, *WORKER, *QUERY})  # sequences follow their tables
+    return statements + [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in owned] + grant_statements()
+
+
+def _in_schema(statement: str) -> str:
+    """The tables' schema is the first of the search path, whatever its name."""
+    return f"DO $$ BEGIN EXECUTE '{statement}'; END $$"
+
+
+def grant_statements() -> list[str]:
+    """What `pagepack_owner` says after each migration."""
+    statements = []
+    for role, grants in GRANTS.items():
+        statements += [f"REVOKE ALL ON {', '.join(sorted({*INGEST, *WORKER, *QUERY}))} FROM {role}"]
+        statements += [f"GRANT {privileges} ON {name} TO {role}" for name, privileges in grants.items()]
+    writers = "pagepack_ingest, pagepack_worker"
+    return [
+        *statements,
+        f"GRANT USAGE ON SEQUENCE answers_id_seq, task_attempts_id_seq, notices_id_seq TO {writers}",
+    ] + [
+        f"GRANT USAGE ON SEQUENCE {name}_id_seq TO pagepack_ingest"
+        for name in ("batches", "documents", "sources", "pages", "page_tasks")
+    ]
+
+
+def create_roles(database: Database) -> None:
+    """Create the roles, or bring them up to date, in one transaction.
+
+    Raises:
+        UsageError: SQLite has none; or who is logged in may not.
+    """
+    if database.dialect != "postgresql":
+        raise UsageError(f"{database.name} is a SQLite file, which has no roles; set PAGEPACK_DATABASE_URL")
+    with database.write() as connection:
+        for statement in role_statements():
+            connection.exec_driver_sql(statement)

@@ -1,0 +1,211 @@
+"""Paused, resumed and cancelled batches, and the outbox of those that want to be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.batches import finish_batches, open_batch
+from pipeline.errors import PageFailed, Unavailable
+from pipeline.leases import claim_document, expire, take_due_pages
+from pipeline.notices import mark_notices_sent, take_notices
+from pipeline.pause import cancel_batch, pause_batch, resume_batch
+from pipeline.store import NewPage, add_pages, complete_page, finish_document, reject_document
+from schemas.prompts import DESCRIBE, OCR
+from tests.conftest import LIMITS, Archive, answer, sha
+
+DATABASES = ("sqlite", "postgresql")
+
+
+def state(archive: Archive, name: str = "b") -> str:
+    return str(archive.scalar("SELECT state FROM batches WHERE name = :name", name=name))
+
+
+def tasks(archive: Archive) -> list[tuple[str, str | None]]:
+    return archive.rows("SELECT state, cause FROM page_tasks ORDER BY id")
+
+
+def test_nothing_of_a_paused_batch_is_given_out(archive: Archive) -> None:
+    first, second = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
+    waiting = archive.see("/in/b.pdf") or 0
+    batch = archive.batches["b"].id
+    held = archive.claim(first)
+    assert held and pause_batch(archive.db, batch) and state(archive) == "paused"
+    assert archive.claim(second) is None and claim_document(archive.db, waiting, "ingest/1", 60) is None
+    assert complete_page(archive.db, held, "w", {held.tasks[0].task_id: answer("x")}, LIMITS) == 1  # was in hand
+    finish_batches(archive.db)
+    assert state(archive) == "paused" and not resume_batch(archive.db, batch + 1)
+    assert resume_batch(archive.db, batch) and not resume_batch(archive.db, batch)
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [second]  # its bell was for nothing
+    archive.read(second, "y")
+    assert claim_document(archive.db, waiting, "ingest/1", 60)
+
+
+def test_a_paused_batch_holds_up_no_other(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf") or 0
+    waiting = archive.see("/in/b.pdf") or 0
+    (page,) = archive.ingest(document_id, ["0"])
+    for path in ("/in/a.pdf", "/in/b.pdf"):
+        archive.see(path, batch="other")
+    archive.execute("UPDATE page_tasks SET batch_id = :id", id=archive.batches["b"].id)
+    archive.execute("UPDATE documents SET batch_id = :id", id=archive.batches["b"].id)
+    assert pause_batch(archive.db, archive.batches["b"].id)
+    archive.read(page, "text")
+    assert claim_document(archive.db, waiting, "ingest/1", 60)
+
+
+def test_a_cancelled_batch_fails_what_is_not_done_and_fences_late_writes_off(archive: Archive) -> None:
+    done, held, waiting = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
+    archive.read(done, "text")
+    claim = archive.claim(held)
+    pending, leased = archive.see("/in/b.pdf") or 0, archive.see("/in/c.pdf") or 0
+    document = claim_document(archive.db, leased, "ingest/1", 60)
+    batch = archive.batches["b"].id
+    assert claim and document and cancel_batch(archive.db, batch) and cancel_batch(archive.db, batch)
+    assert tasks(archive) == [("done", None), ("failed", "cancelled"), ("failed", "cancelled")]
+    assert archive.rows("SELECT state, finished_at IS NOT NULL FROM batches") == [("cancelled", True)]
+    assert archive.rows("SELECT source_path, page_number FROM failures ORDER BY 1, 2") == [
+        ("/in/a.pdf", 2),
+        ("/in/a.pdf", 3),
+        ("/in/b.pdf", None),
+        ("/in/c.pdf", None),
+    ]
+    assert complete_page(archive.db, claim, "w", {claim.tasks[0].task_id: answer("late")}, LIMITS) == 0
+    assert add_pages(archive.db, document, [NewPage(0, sha("late"), 16, 16)]) is None
+    assert archive.claim(waiting) is None and claim_document(archive.db, pending, "ingest/1", 60) is None
+    assert expire(archive.db, LIMITS) == 0
+    assert not pause_batch(archive.db, batch) and not resume_batch(archive.db, batch)
+    archive.batch()  # the same command again
+    assert state(archive) == "running"
+    archive.read(held, "now")
+    archive.read(waiting, "now")
+    for document_id in (pending, leased):
+        archive.ingest(document_id, [])
+    assert archive.finish() and archive.rows("SELECT * FROM failures") == []
+    history = archive.rows("SELECT attempt, error FROM attempts ORDER BY page_number, attempt")
+    assert history == [(1, None), (1, "the batch was cancelled"), (2, None), (1, None)]
+
+
+def test_what_another_running_batch_wants_goes_over_to_it(archive: Archive) -> None:
+    archive.batch(prompts=[OCR, DESCRIBE])
+    first, held = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
+    waiting = archive.see("/in/b.pdf") or 0
+    archive.batch("other", prompts=[OCR])
+    for path in ("/in/a.pdf", "/in/b.pdf"):
+        archive.see(path, batch="other")
+    mine, other = archive.batches["b"].id, archive.batches["other"].id
+    archive.execute("UPDATE page_tasks SET batch_id = :id", id=mine)
+    archive.execute("UPDATE documents SET batch_id = :id", id=mine)
+    claim = archive.claim(held)
+    assert claim and cancel_batch(archive.db, mine)
+    wanted = "SELECT DISTINCT state, batch_id FROM page_tasks WHERE prompt_version = :v ORDER BY 1"
+    assert archive.rows(wanted, v=OCR.version) == [("leased", other), ("pending", other)]
+    assert archive.rows(wanted, v=DESCRIBE.version) == [("failed", mine)]
+    outcomes = {task.task_id: answer("x") for task in claim.tasks}
+    assert complete_page(archive.db, claim, "w", outcomes, LIMITS) == 1
+    archive.read(first, "y")
+    archive.ingest(waiting, [])
+    assert archive.finish("other") and state(archive) == "cancelled"
+
+
+def test_a_batch_opened_later_revives_what_another_left_cancelled(archive: Archive) -> None:
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["0"])
+    waiting = archive.see("/in/b.pdf") or 0
+    cancel_batch(archive.db, archive.batches["b"].id)
+    for path in ("/in/a.pdf", "/in/b.pdf"):
+        archive.see(path, batch="other")
+    archive.read(page, "x")
+    archive.ingest(waiting, [])
+    assert archive.finish("other")
+
+
+def test_retry_takes_a_cancelled_batch_up_again(archive: Archive) -> None:
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["0"])
+    cancel_batch(archive.db, archive.batches["b"].id)
+    assert archive.retry() == (0, 1) and state(archive) == "running"
+    archive.read(page, "x")
+    assert archive.finish()
+
+
+def notified(archive: Archive, name: str = "told", **given: int) -> int:
+    told = {"key": name, "name": name, "prompts": [OCR], "engine": "rapidocr", "model": "m1", "text_layer": "keep"}
+    archive.batches[name] = open_batch(archive.db, notify="their.task@their", **told, **given)  # type: ignore[arg-type]
+    return archive.batches[name].id
+
+
+def unsent(archive: Archive) -> list[int]:
+    """Keys of the documents that are to be told of."""
+    ids = {notice.document_id for notice in take_notices(archive.db, 100)}
+    return [key for key, public in archive.rows("SELECT id, public_id FROM documents ORDER BY id") if public in ids]
+
+
+def test_priority_and_notify_are_stored(archive: Archive) -> None:
+    notified(archive, priority=7)
+    assert archive.rows("SELECT priority, notify FROM batches") == [(7, "their.task@their")]
+
+
+def test_a_document_is_told_of_when_its_last_page_ends_however_it_ends(archive: Archive) -> None:
+    notified(archive)
+    ends = []
+    for path in ("/in/answer", "/in/reuse", "/in/fail", "/in/crash"):
+        document_id = archive.see(path, batch="told") or 0
+        first, last = archive.ingest(document_id, [path, "shared" if path == "/in/reuse" else f"{path} 2"])
+        archive.read(first, "x")
+        ends.append((document_id, last))
+    assert unsent(archive) == []
+    answered, reused, failed, crashed = ends
+    archive.read(answered[1], "y")
+    assert unsent(archive) == [answered[0]]
+    archive.read(reused[1], "y")
+    archive.read(failed[1], Unavailable("later"))
+    assert unsent(archive) == [answered[0], reused[0]]
+    archive.execute("UPDATE page_tasks SET next_attempt_at = 0")
+    archive.read(failed[1], PageFailed("no"))
+    for _ in range(LIMITS.max_crashes):
+        assert archive.claim(crashed[1])
+        archive.execute("UPDATE page_tasks SET lease_until = 1 WHERE state = 'leased'")
+        assert expire(archive.db, LIMITS) == 1
+    assert unsent(archive) == [document_id for document_id, _ in ends]
+    rejected, empty = archive.see("/in/rejected", batch="told") or 0, archive.see("/in/empty", batch="told") or 0
+    claim = claim_document(archive.db, rejected, "ingest/1", 60)
+    assert claim and reject_document(archive.db, claim, PageFailed("no"))
+    archive.ingest(empty, [])
+    assert unsent(archive)[-2:] == [rejected, empty]
+
+
+def test_a_document_is_told_of_once_a_batch_and_again_after_a_retry(archive: Archive) -> None:
+    told = notified(archive)
+    (page,) = archive.ingest(archive.see("/in/a.pdf", batch="told") or 0, ["x"])
+    archive.read(page, PageFailed("no"))
+    (notice,) = take_notices(archive.db, 100)
+    assert notice.notify == "their.task@their" and notice.batch_id == archive.batches["told"].public_id
+    assert take_notices(archive.db, 100) == [notice]  # until it is marked
+    mark_notices_sent(archive.db, [notice.id])
+    assert archive.finish("told") and take_notices(archive.db, 100) == []
+    assert archive.retry(batch="told") == (0, 1) and take_notices(archive.db, 100) == []
+    archive.read(page, "x")
+    assert len(take_notices(archive.db, 100)) == 1 and archive.finish("told")
+    assert archive.scalar("SELECT count(*) FROM notices WHERE batch_id = :id", id=told) == 1
+
+
+def test_the_end_of_a_batch_tells_of_what_was_done_before(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["x"])
+    notified(archive)
+    archive.see("/in/a.pdf", batch="told")
+    assert unsent(archive) == [] and archive.finish("told") and len(unsent(archive)) == 1
+    assert archive.finish() and len(take_notices(archive.db, 100)) == 1  # the other batch asked for none
+
+
+@pytest.mark.parametrize("ends_first", ["pages", "document"])
+def test_a_document_still_being_drawn_is_not_told_of(archive: Archive, ends_first: str) -> None:
+    notified(archive)
+    document_id = archive.see("/in/a.pdf", batch="told") or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim
+    (page,) = add_pages(archive.db, claim, [NewPage(0, sha("x"), 16, 16)]) or []
+    if ends_first == "document":
+        assert finish_document(archive.db, claim, 1) and unsent(archive) == []
+        archive.read(page, "x")
+    else:
+        archive.read(page, "x")
+        assert unsent(archive) == [] and finish_document(archive.db, claim, 1)
+    assert unsent(archive) == [document_id]

@@ -1,0 +1,193 @@
+"""Each role can do its part and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline.answers import ReadAnswer
+from pipeline.batches import finish_batches
+from pipeline.database import Database, open_database
+from pipeline.errors import PageFailed, UsageError
+from pipeline.leases import Limits, expire, forget_bells, give_back, renew_tasks, return_claim, take_due_pages
+from pipeline.migrate import downgrade, upgrade
+from pipeline.notices import mark_notices_sent, take_notices
+from pipeline.pause import cancel_batch, pause_batch, resume_batch
+from pipeline.query import find_batch, search, status
+from pipeline.readonly_sql import run_sql
+from pipeline.roles import INGEST, QUERY, create_roles, role_statements
+from pipeline.settings import Settings
+from pipeline.store import NewPage, complete_page, render_again
+from schemas.tables import Base
+from schemas.views import COLUMNS
+from tests.conftest import LIMITS, Archive, answer, sha
+from tests.postgres import PostgresServer
+from tests.test_batch_states import notified
+
+DATABASES = ("postgresql",)
+
+As = Callable[[str], Archive]
+
+
+@pytest.fixture
+def settings_as(postgres: PostgresServer, db: Database) -> Callable[[str], Settings]:
+    """Settings that log in as a user who has one of the roles."""
+    create_roles(db)
+    name = db.engine.url.database or ""
+
+    def login(role: str) -> Settings:
+        if not postgres.execute(f"SELECT 1 FROM pg_roles WHERE rolname = 'a_{role}'"):
+            postgres.execute(f"CREATE ROLE a_{role} LOGIN IN ROLE pagepack_{role}")
+        return Settings(database_url=postgres.url(name, user=f"a_{role}"))
+
+    return login
+
+
+@pytest.fixture
+def as_role(settings_as: Callable[[str], Settings]) -> Iterator[As]:
+    opened: list[Database] = []
+
+    def login(role: str) -> Archive:
+        opened.append(open_database(settings_as(role)))
+        return Archive(opened[-1])
+
+    yield login
+    for database in opened:
+        database.dispose()
+
+
+def refused(archive: Archive, *statements: str) -> None:
+    for statement in statements:
+        with pytest.raises(UsageError, match=r"permission denied|must be owner"):
+            archive.execute(statement)
+
+
+def test_every_table_and_view_is_somebodys() -> None:
+    assert set(INGEST) == {*Base.metadata.tables, "alembic_version", "page_search"} and set(QUERY) >= set(COLUMNS)
+
+
+def test_ingest_does_its_part_and_the_worker_its(as_role: As) -> None:
+    ingest, worker = as_role("ingest"), as_role("worker")
+    told = notified(ingest)
+    text_layer = NewPage(1, sha("2"), 16, 16, text_layer="typed", warnings="mended")
+    pages = ingest.ingest(ingest.see("/in/a.pdf", batch="told") or 0, ["1", text_layer, "3", "4"])
+    ingest.see("/in/notes.txt", batch="told", rejection="unsupported")
+    assert take_due_pages(ingest.db, told, limit=10, lost_after=0.0) == sorted(pages)
+    forget_bells(ingest.db)
+
+    worker.read(pages[0], "one")
+    worker.read(pages[1], PageFailed("no"))
+    claim = worker.claim(pages[2])
+    assert claim and renew_tasks(worker.db, "read/1", [task.task_id for task in claim.tasks], 60)
+    return_claim(worker.db, claim, "stopping")
+    assert worker.claim(pages[2]) and give_back(worker.db, "read/1", reason="gone", crashed=True, limits=LIMITS) == 1
+    worker.read(pages[2], "three")
+    lost = worker.claim(pages[3])
+    assert lost
+    render_again(worker.db, lost)
+    return_claim(worker.db, lost, "image lost")
+    assert expire(worker.db, Limits(60, 3, 3)) == 0
+
+    document_id = ingest.scalar("SELECT id FROM documents")
+    assert ingest.ingest(document_id, ["1", "2", "3", "4"]) == [pages[3]]
+    worker.read(pages[3], "four")
+    (notice,) = take_notices(ingest.db, 10)
+    mark_notices_sent(ingest.db, [notice.id])
+    finish_batches(ingest.db)
+    assert status(ingest.db, find_batch(ingest.db)).pages_done == 3 and len(search(ingest.db, "three")) == 1
+    assert ingest.retry(batch="told") == (0, 1)
+    assert pause_batch(ingest.db, told) and resume_batch(ingest.db, told) and cancel_batch(ingest.db, told)
+
+
+def test_the_worker_can_nothing_more(as_role: As, archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    refused(
+        as_role("worker"),
+        "DELETE FROM answers",
+        "UPDATE answers SET text = 'x'",
+        "DELETE FROM page_tasks",
+        "INSERT INTO batches (key) VALUES ('x')",
+        "UPDATE batches SET state = 'paused'",
+        "UPDATE page_tasks SET batch_id = 1",
+        "UPDATE sources SET path = 'x'",
+        "DROP TABLE answers",
+        "TRUNCATE answers",
+        "ALTER TABLE answers ADD COLUMN x int",
+        "CREATE TABLE mine (a int)",
+        "SELECT * FROM text_layers",
+        "SELECT location FROM sources",
+        "UPDATE alembic_version SET version_num = '1'",
+    )
+    with pytest.raises(UsageError, match=r"permission denied|must be"):
+        downgrade(as_role("worker").db, "base")
+
+
+def test_ingest_can_nothing_more(as_role: As, archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    refused(
+        as_role("ingest"),
+        "DELETE FROM answers",
+        "UPDATE answers SET text = 'x'",
+        "DELETE FROM task_attempts",
+        "DELETE FROM batches",
+        "DROP VIEW page_text",
+        "CREATE TABLE mine (a int)",
+    )
+
+
+def test_the_query_role_reads_the_views_only(
+    settings_as: Callable[[str], Settings], settings: Settings, archive: Archive
+) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    for login in (settings_as("query"), settings):  # who may take the role has it taken
+        assert list(run_sql(login, "SELECT text FROM page_text").rows) == [("text",)]
+        assert list(run_sql(login, "SELECT current_user").rows) == [("pagepack_query",)]
+        for table in sorted(set(INGEST) - {"schema_doc"}):
+            with pytest.raises(UsageError, match="permission denied"):
+                run_sql(login, f"SELECT * FROM {table}")
+        for view in [*COLUMNS, "schema_doc"]:
+            assert run_sql(login, f"SELECT * FROM {view}").columns
+        with pytest.raises(UsageError, match="permission denied"):
+            run_sql(login, "SELECT pg_read_file('/etc/hostname')")
+    with pytest.raises(UsageError, match="permission denied"):
+        open_database(settings_as("query"))
+
+
+def test_migrations_by_a_member_of_the_owner_grant_again(
+    as_role: As, settings_as: Callable[[str], Settings], archive: Archive
+) -> None:
+    owner = as_role("owner")
+    for database in (owner.db, archive.db):
+        upgrade(database)
+        owners = archive.rows("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        assert owners == [("pagepack_owner",)]
+        assert list(run_sql(settings_as("query"), "SELECT * FROM page_text").rows) == []
+    downgrade(owner.db, "base")
+    upgrade(owner.db)
+    ingest, worker = as_role("ingest"), as_role("worker")
+    (page,) = ingest.ingest(ingest.see("/in/a.pdf") or 0, ["x"])
+    worker.read(page, "text")
+    assert list(run_sql(settings_as("query"), "SELECT text FROM page_text").rows) == [("text",)]
+
+
+def test_roles_are_made_once_and_can_be_printed(db: Database) -> None:
+    create_roles(db)
+    create_roles(db)
+    assert any("CREATE ROLE pagepack_worker NOLOGIN" in statement for statement in role_statements())
+
+
+@pytest.mark.only("sqlite")
+def test_a_file_has_no_roles(db: Database) -> None:
+    with pytest.raises(UsageError, match="has no roles"):
+        create_roles(db)
+
+
+def test_an_answer_of_a_worker_is_searched_for_by_ingest(as_role: As) -> None:
+    ingest, worker = as_role("ingest"), as_role("worker")
+    (page,) = ingest.ingest(ingest.see("/in/a.pdf") or 0, ["x"])
+    claim = worker.claim(page)
+    assert claim
+    outcomes: dict[int, ReadAnswer] = {claim.tasks[0].task_id: answer("Café")}
+    complete_page(worker.db, claim, "w", outcomes, LIMITS)
+    assert [hit.page_number for hit in search(ingest.db, "cafe")] == [1]

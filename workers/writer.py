@@ -1,0 +1,203 @@
+"""The one thread of a read worker that claims and stores, for all the threads that wait for pages.
+
+A transaction costs as much for one page as for thirty. So the threads hand their wishes over and wait; the writer takes
+whatever waits by the time that it is free, in one transaction for all claims and one for all that is read, and never
+waits for more to come: alone, a page is claimed and stored at once.
+
+A database that is away is asked again until it is back or the worker stops: text that was read is not given up while
+its lease may still hold, and a late write is fenced off by its token anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pipeline.database import Database
+from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
+from pipeline.leases import Claimed, Limits, PageClaim, claim_pages, give_back_unheld
+from pipeline.store import Outcome, complete_pages
+
+log = logging.getLogger("pagepack.worker")
+
+_MOST_AT_ONCE = 64
+_WAIT_SECONDS = (0.1, 5.0)  # first and longest, between two tries at a database that is away
+_REFUSED_SECONDS = 1.0  # after an error that no try mends: whoever asks next shall not make a busy loop of it
+
+
+class Stopping(Exception):
+    """The worker stops before the database came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    page_id: int
+    alone: bool
+    result: Future[Claimed] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Complete:
+    claim: PageClaim
+    outcomes: Mapping[int, Outcome]
+    result: Future[int] = field(default_factory=Future)
+
+
+W = TypeVar("W", _Claim, _Complete)
+
+
+class Writer:
+    """`is_stopping` says that nothing more is claimed, `is_over` that nothing is waited for any more.
+
+    `hold` is told of each page before the thread that asked for it; `held` gives the ids of all page tasks in hand.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        owner: str,
+        models: Sequence[str],
+        answers_of: str,
+        limits: Limits,
+        *,
+        hold: Callable[[PageClaim], None],
+        held: Callable[[], set[int]],
+        is_stopping: Callable[[], bool],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._db = db
+        self._owner = owner
+        self._models = models
+        self._answers_of = answers_of
+        self._limits = limits
+        self._hold = hold
+        self._held = held
+        self._is_stopping = is_stopping
+        self._is_over = is_over
+        self._wishes: queue.SimpleQueue[_Claim | _Complete] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="writer", daemon=True).start()
+
+    def claim(self, page_id: int, alone: bool) -> Claimed:
+        """Lease what waits on a page. Raises Stopping."""
+        wish = _Claim(page_id, alone)
+        self._wishes.put(wish)
+        return wish.result.result()
+
+    def complete(self, claim: PageClaim, outcomes: Mapping[int, Outcome]) -> int:
+        """Store what became of a claimed page; when it is committed, how many tasks were still ours.
+
+        Raises: Stopping, DiskFull.
+        """
+        wish = _Complete(claim, outcomes)
+        self._wishes.put(wish)
+        return wish.result.result()
+
+    def _serve(self) -> None:
+        while True:
+            wishes = [self._wishes.get()]
+            while len(wishes) < _MOST_AT_ONCE:
+                try:
+                    wishes.append(self._wishes.get_nowait())
+                except queue.Empty:
+                    break
+            self._complete([wish for wish in wishes if isinstance(wish, _Complete)])
+            self._claim([wish for wish in wishes if isinstance(wish, _Claim)])
+
+    def _complete(self, wishes: list[_Complete]) -> None:
+        def store(some: list[_Complete]) -> None:
+            pages = [(wish.claim, wish.outcomes) for wish in some]
+
+            def work() -> set[int]:
+                return complete_pages(self._db, self._owner, pages, self._limits)
+
+            ours: set[int] = self._until_it_answers(work, self._is_over)
+            for wish in some:
+                wish.result.set_result(sum(task.task_id in ours for task in wish.claim.tasks))
+
+        def alone(wish: _Complete) -> None:
+            try:
+                store([wish])
+            except PagepackError:
+                raise
+            except Exception as error:  # what it holds cannot be stored; that it cannot, can
+                log.exception("page %s could not be stored", wish.claim.page_id)
+                failure = PageFailed(f"its answer could not be stored: {error}")
+                store([_Complete(wish.claim, dict.fromkeys(wish.outcomes, failure), wish.result)])
+
+        _all_or_each(wishes, store, alone)
+
+    def _claim(self, wishes: list[_Claim]) -> None:
+        def lease(some: list[_Claim]) -> None:
+            ids, alone = {wish.page_id for wish in some}, {wish.page_id for wish in some if wish.alone}
+            claimed = self._until_it_answers(lambda: self._claim_pages(ids, alone), self._is_stopping)
+            for wish in some:  # of two threads with one page, the first has it
+                page = claimed.pages.pop(wish.page_id, None)
+                pages = {wish.page_id: page} if page else {}
+                if page is not None:
+                    self._hold(page)
+                wish.result.set_result(Claimed(pages, claimed.suspects & {wish.page_id}))
+
+        _all_or_each(wishes, lease, lambda wish: lease([wish]))
+
+    def _claim_pages(self, ids: set[int], alone: set[int]) -> Claimed:
+        try:
+            return claim_pages(
+                self._db,
+                ids,
+                self._owner,
+                self._models,
+                self._limits.lease_seconds,
+                alone=alone,
+                answers_of=self._answers_of,
+            )
+        except Unavailable:
+            # Lost in COMMIT, perhaps, and then we hold pages that no thread knows of: there is one claim at a time.
+            give_back_unheld(self._db, self._owner, self._held())
+            raise
+
+    def _until_it_answers(self, work: Callable[[], Any], is_over: Callable[[], bool]) -> Any:
+        wait, longest = _WAIT_SECONDS
+        while True:
+            try:
+                return work()
+            except DiskFull:
+                raise
+            except Unavailable as error:
+                log.warning("the database is away, trying again in %.1f s: %s", wait, error)
+                until = time.monotonic() + wait
+                while time.monotonic() < until:
+                    if is_over():
+                        raise Stopping from error
+                    time.sleep(0.05)
+                wait = min(2 * wait, longest)
+
+
+def _all_or_each(wishes: list[W], together: Callable[[list[W]], None], single: Callable[[W], None]) -> None:
+    """All in one transaction; where that fails, one by one, so that an error is that page's own."""
+    if not wishes:
+        return
+    try:
+        if len(wishes) > 1:
+            together(wishes)
+            return
+    except (Stopping, DiskFull) as error:
+        for wish in wishes:
+            wish.result.set_exception(error)
+        return
+    except Exception as error:
+        log.warning("%d pages at once failed, so one by one: %s", len(wishes), error)
+    was_refused = False
+    for wish in wishes:
+        try:
+            single(wish)
+        except BaseException as error:
+            if isinstance(error, PagepackError) and not error.retryable and not was_refused:
+                was_refused = True
+                time.sleep(_REFUSED_SECONDS)
+            wish.result.set_exception(error)
