@@ -1,9 +1,9 @@
-# Two commands: `make demo` reads the samples, `make test` runs every test. Both start from a bare clone.
+# `make demo` reads the samples, `make test` runs every test, `make chaos` breaks hosts and servers. From a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: demo demo-pixtral test lint clean
+.PHONY: demo demo-pixtral test chaos lint clean
 
 demo: .venv/core
 	@rm -rf pagepack-data/demo
@@ -24,6 +24,9 @@ demo-pixtral: .venv/all
 
 test: .venv/all
 	$(BIN)/python -m pytest -q
+
+chaos: .venv/all
+	$(BIN)/python -m tests.chaos
 
 lint: .venv/all
 	$(BIN)/ruff check

@@ -158,9 +158,17 @@ def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int,
 
 @retried
 def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> None:
-    """Store what was seen, in one transaction, with the tasks of pages that are known already."""
+    """Store what was seen, in one transaction, with the tasks of pages that are known already.
+
+    A batch that has finished meanwhile goes on: another command that registers the same one came to its end first.
+    """
     with db.write() as connection:
         insert = insert_for(connection)
+        connection.execute(
+            update(Batch)
+            .where(Batch.id == batch.id, Batch.state == BatchState.FINISHED)
+            .values(state=BatchState.RUNNING, finished_at=None)
+        )
         taken = {file.content_hash: file for file in files if file.content_hash is not None}
         if taken:
             connection.execute(

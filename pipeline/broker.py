@@ -11,6 +11,9 @@ from typing import Any
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from kombu.transport.redis import Channel as RedisChannel
+from kombu.transport.redis import QoS as RedisQoS
+from kombu.transport.virtual.base import QoS as VirtualQoS
 
 from pipeline.errors import Unavailable, UsageError, redacted
 from schemas.messages import (
@@ -26,6 +29,24 @@ from schemas.messages import (
 
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
+
+
+class _ForgivingQoS(RedisQoS):
+    """An acknowledgement that a broken connection swallowed is over all the same: the row says what became of it.
+
+    kombu 5.7 leaves such a message among the delivered ones, where it counts against the prefetch limit for ever: an
+    ingest worker, whose limit is one, never took another document after one broken connection.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Exception:
+            VirtualQoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
+RedisChannel.QoS = _ForgivingQoS
 
 
 def make_app(broker_url: str, *, events: bool = False) -> Celery:
@@ -55,6 +76,8 @@ def make_app(broker_url: str, *, events: bool = False) -> Celery:
             # Longer than any page takes: redelivery is not how lost pages come back here, the sweep is.
             "visibility_timeout": 3600,
             "socket_connect_timeout": 10,
+            # Workers ask for a message once a second. A connection that a firewall forgot says nothing, for ever.
+            "socket_timeout": 30,
             "socket_keepalive": True,
             # kombu would wait for ever where the supervisor must go on and start its broker again.
             "max_retries": 2,

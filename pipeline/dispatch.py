@@ -98,7 +98,6 @@ class Dispatcher:
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
-        self.read_depth = 0  # bells for pages that waited at the last look
         self.is_busy = False  # whether the last tick rang: the next one may come soon
 
     def tick(self, app: Celery) -> None:
@@ -120,6 +119,10 @@ class Dispatcher:
                 raise
             self._say(str(error))
             time.sleep(1)
+
+    def hold_sweep(self) -> None:
+        """The database was away, and nobody could renew a lease: those who live get the time for two heartbeats."""
+        self._next_sweep = max(self._next_sweep, time.monotonic() + self._settings.lease_seconds / 2)
 
     def sweep(self) -> None:
         """What no bell brings: leases of dead workers, workers that fell silent, batches that others finished."""
@@ -200,12 +203,12 @@ class Dispatcher:
 
     def _look(self, app: Celery) -> tuple[int, float]:
         """Room for bells in the read queue, and after how long a bell counts as lost."""
-        self.read_depth = queue_depth(app, READ_QUEUE)
-        self._pace.look(self.read_depth)
-        room = self._pace.wanted(slots_there(self._db, "read")) - self.read_depth
-        if self.read_depth == 0:
+        depth = queue_depth(app, READ_QUEUE)
+        self._pace.look(depth)
+        room = self._pace.wanted(slots_there(self._db, "read")) - depth
+        if depth == 0:
             return room, _LOST_SECONDS
-        return room, 60.0 + 3 * self.read_depth / max(self._pace.per_second, 0.01)
+        return room, 60.0 + 3 * depth / max(self._pace.per_second, 0.01)
 
     def _ring_documents(self, app: Celery, batch: OpenBatch) -> None:
         limit = self._settings.max_waiting_pages

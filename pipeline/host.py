@@ -130,6 +130,7 @@ class Host:
         except DiskFull as error:
             self._say_once(f"{error}; trying again in {_FULL_SECONDS:.0f} s")
             station.children.stop()
+            station.forget_alarms()
             return _FULL_SECONDS
         except Unavailable as error:
             self._say_once(str(error))

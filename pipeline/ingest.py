@@ -24,6 +24,7 @@ from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
 from pipeline.metrics import set_gauge
+from pipeline.patience import R, insist
 from pipeline.progress import pages_waiting
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
@@ -143,15 +144,17 @@ class Ingester:
         try:
             self._rasterize(claim)
         except DocumentRejected as error:
-            if reject_document(self.db, claim, error):
+            rejection = error
+            if self._insist(lambda: reject_document(self.db, claim, rejection)):
                 events.document_rejected(claim, error)
         except Exception as error:
+            reason = error
             if isinstance(error, DiskFull | StorageGone | UsageError):
-                events.given_back(claim, str(error), return_claim(self.db, claim, str(error)))
+                events.given_back(claim, str(error), self._insist(lambda: return_claim(self.db, claim, str(reason))))
                 if isinstance(error, UsageError):
                     raise StorageGone(str(error)) from error
                 raise
-            if retry_document(self.db, claim, error, self._limits):
+            if self._insist(lambda: retry_document(self.db, claim, reason, self._limits)):
                 events.document_retried(claim, error, self._limits)
             if not isinstance(error, PagepackError):
                 raise
@@ -161,7 +164,7 @@ class Ingester:
     def _rasterize(self, claim: DocumentClaim) -> None:
         file, name = open_input(claim, _names(self.db, claim), self._settings)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
-            set_page_count(self.db, claim, document.page_count)
+            self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []
             started = time.monotonic()
             for page in rasterizing(claim, document.pages(claim.first_page)):
@@ -172,8 +175,9 @@ class Ingester:
                     chunk, started = [], time.monotonic()
                     if not self._wait_for_room(claim):
                         return
-            if self._flush(claim, chunk) and finish_document(self.db, claim, document.page_count):
-                events.document_rendered(claim, document.page_count)
+            count = document.page_count
+            if self._flush(claim, chunk) and self._insist(lambda: finish_document(self.db, claim, count)):
+                events.document_rendered(claim, count)
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
         """Put its image; over a network beside the drawing of the next ones."""
@@ -194,7 +198,7 @@ class Ingester:
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
         """False where another worker has the document now."""
         pages = [page.result() for page in chunk]
-        if add_pages(self.db, claim, pages) is None:
+        if self._insist(lambda: add_pages(self.db, claim, pages)) is None:
             return False
         events.pages_rendered(claim, pages)
         return True
@@ -207,14 +211,17 @@ class Ingester:
         until = time.monotonic() + _SECONDS_HELD_BACK
         limit = self._settings.max_waiting_pages
         while not self._is_stopping():
-            if pages_waiting(self.db, claim.batch_id, limit) < limit:
+            if self._insist(lambda: pages_waiting(self.db, claim.batch_id, limit)) < limit:
                 return True
             if time.monotonic() > until:
                 break
             time.sleep(0.5)
         reason = "the worker stopped" if self._is_stopping() else "enough pages wait"
-        events.given_back(claim, reason, return_claim(self.db, claim, reason))
+        events.given_back(claim, reason, self._insist(lambda: return_claim(self.db, claim, reason)))
         return False
+
+    def _insist(self, call: Callable[[], R]) -> R:
+        return insist(call, self._is_stopping)
 
     def _beat(self) -> None:
         while True:

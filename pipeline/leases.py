@@ -16,6 +16,7 @@ for each other; who only looks for work skips rows that somebody holds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -304,7 +305,10 @@ def expire(db: Database, limits: Limits) -> int:
             looks = [select(table.id).where(is_in(table, "leased"), is_over(table)) for table in (Document, PageTask)]
             if not any(connection.scalar(look.limit(1)) for look in looks):
                 return 0
+    asked_at = time.monotonic()
     with db.write() as connection:
+        if time.monotonic() - asked_at > limits.lease_seconds / 4:
+            return 0  # the write lock was another's for long: nobody could renew, and those who live are about to
         return _return_leases(connection, is_over, "lease expired", True, limits, skip_locked=True)
 
 

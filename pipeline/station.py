@@ -29,7 +29,7 @@ from schemas.messages import READ_QUEUE
 
 _DUTY = "dispatch"
 _DUTY_SECONDS = 15.0
-_LOOK_SECONDS = 5.0
+_LOOK_SECONDS = 5.0  # between two looks for readers that take nothing
 
 
 class Station:
@@ -82,15 +82,15 @@ class Station:
             Unavailable: broker or database have been away for too long.
         """
         app = self._watch_broker()
-        self.children.watch(self._url)
-        self.has_duty = self._is_run or self._takes_duty()
-        if self.has_duty:
-            self._dispatcher.tick(app)
-            self.children.check_stall(self._dispatcher.read_depth)
-        elif time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + _LOOK_SECONDS
-            with suppress(Unavailable):
-                self.children.check_stall(queue_depth(app, READ_QUEUE))
+        try:
+            self.children.watch(self._url)
+            self.has_duty = self._is_run or self._takes_duty()
+            if self.has_duty:
+                self._dispatcher.tick(app)
+            self._look_for_stalls(app)
+        except Unavailable:
+            self._dispatcher.hold_sweep()
+            raise
 
     def _takes_duty(self) -> bool:
         """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
@@ -107,6 +107,11 @@ class Station:
         if alarm is not None:
             raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
 
+    def forget_alarms(self) -> None:
+        """Each page in flight raised one; all that were said before now were of the same."""
+        while self._app is not None and heard_alarm(self._app, self._alarm_queue):
+            pass
+
     def kill(self) -> None:
         """End the children at once, from a signal handler too."""
         self.children.kill()
@@ -120,6 +125,16 @@ class Station:
             with suppress(PagepackError):
                 leave_duty(self._db, _DUTY, self._name)
             self.has_duty = False
+
+    def _look_for_stalls(self, app: Celery) -> None:
+        """Of this host's own readers; whoever has the duty knows nothing of them."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            try:
+                depth = queue_depth(app, READ_QUEUE)
+            except Unavailable:
+                depth = 0  # no reader is to blame for a broker that is away
+            self.children.check_stall(depth)
 
     def _watch_broker(self) -> Celery:
         if self._app is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import Counter
 
@@ -10,6 +11,7 @@ import pytest
 from pipeline.database import open_database
 from pipeline.errors import PageFailed
 from pipeline.leases import (
+    Limits,
     PageClaim,
     claim_document,
     claim_page,
@@ -65,6 +67,22 @@ def test_late_write_of_a_worker_that_lost_its_lease_changes_nothing(archive: Arc
         ("read/frozen", "lease expired"),
         ("read/other", None),
     ]
+
+
+@pytest.mark.only("sqlite")
+def test_a_lock_that_was_held_for_long_costs_nobody_a_lease(archive: Archive, page: int, settings: Settings) -> None:
+    """While it was held, nobody could renew; the sweep that waited for it must not be the first to write."""
+    claimed(archive, page)
+    archive.execute("UPDATE page_tasks SET lease_until = 1")
+    limits = Limits(lease_seconds=1.0, max_attempts=3, max_crashes=3)
+    locker = sqlite3.connect(settings.home / "pagepack.db", isolation_level=None, check_same_thread=False)
+    locker.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.6, locker.execute, ["ROLLBACK"])
+    timer.start()
+    assert expire(archive.db, limits) == 0
+    timer.join()
+    locker.close()
+    assert expire(archive.db, limits) == 1  # by now whoever lives has renewed
 
 
 def test_late_ingest_changes_nothing(archive: Archive) -> None:

@@ -241,6 +241,16 @@ def test_a_page_that_kills_its_worker_fails_and_its_neighbours_are_read(folder: 
     reconciles(home)
 
 
+def test_a_page_at_which_the_engine_hangs_fails(folder: Path, home: Path) -> None:
+    """Past its deadline by far, nothing but the end of the process frees what it holds."""
+    write_pdf(folder / "a.pdf", 1)
+    limits = {"PAGEPACK_PAGE_SECONDS": "1", "PAGEPACK_MAX_CRASHES": "1"}
+    result = pagepack("run", folder, "--home", home, engine="HangingEngine", **limits)
+    assert result.returncode == 1, result.stderr
+    assert rows(home, "SELECT page_number, cause FROM failures") == [(1, "crash")]
+    reconciles(home)
+
+
 def interrupted(folder: Path, home: Path, **variables: str) -> None:
     """A run that was killed with pages waiting."""
     run = start("run", folder, "--home", home, engine="HangingEngine", **variables)

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from pipeline.batches import running_batches
 from pipeline.database import Database, open_database
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim
@@ -146,6 +147,17 @@ def test_retry_by_cause_takes_only_that_cause(archive: Archive) -> None:
     assert archive.rows("SELECT cause FROM failures") == [("memory",)]
     again = claim_document(archive.db, unrendered, "ingest/1", 60)
     assert again and again.first_page == 0
+
+
+def test_a_file_that_is_seen_after_the_end_opens_the_batch_again(archive: Archive) -> None:
+    """Two commands registered the same batch, and the shorter one came to its end first."""
+    archive.file("/in/a.pdf", ["x"])
+    assert archive.finish()
+    late = archive.see("/in/b.pdf") or 0
+    assert archive.scalar("SELECT state FROM batches") == "running"
+    assert [batch.id for batch, _ in running_batches(archive.db)] == [archive.batches["b"].id]
+    archive.read(*archive.ingest(late, ["y"]), "late")
+    assert archive.finish()
 
 
 class Store(RuleBasedStateMachine):

@@ -7,6 +7,8 @@ its own page and acknowledges its own message after the answer is stored.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from pipeline.images import open_images
 from pipeline.ingest import Ingester
 from pipeline.leases import Limits, PageClaim, TaskClaim, renew_tasks, return_claim
 from pipeline.metrics import EngineFigures, set_gauge
+from pipeline.patience import insist
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.stages import stage
@@ -41,6 +44,7 @@ from workers.writer import Stopping, Writer
 log = logging.getLogger("pagepack.worker")
 
 _AWAY_SECONDS = 5.0  # between two tries at a message that alone says what was asked for
+_OVERDUE_SECONDS = 5.0
 _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
 
 
@@ -151,7 +155,8 @@ class Reader:
                     free_read_images(self._db, self._images, [claim.page_id])
         except BaseException:
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
-                returned = return_claim(self._db, claim, "the worker could not store it")
+                reason = "the worker could not store it"
+                returned = insist(lambda: return_claim(self._db, claim, reason), self._is_over)
                 events.given_back(claim, "the worker could not store it", returned)
             raise
         finally:
@@ -194,13 +199,21 @@ class Reader:
             except Exception as error:
                 log.exception("page %s could not be submitted", claim.page_id)
                 return outcomes | {task.task_id: error for task in asked}
-            if not self._wait(claim, futures):
+            if not self._wait(claim, futures, deadline):
                 return None
         return outcomes | {task.task_id: self._outcome(future) for task, future in zip(asked, futures, strict=True)}
 
-    def _wait(self, claim: PageClaim, futures: list[Future[Answer]]) -> bool:
-        """Until all are done; False where they were cancelled because the worker stops or the lease was lost."""
+    def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
+        """Until all are done; False where they were cancelled because the worker stops or the lease was lost.
+
+        An engine that lets a deadline pass by far hangs, in a driver perhaps. What it holds comes back only with the
+        end of its process; the supervisor starts another, and the pages in flight are read alone.
+        """
+        overdue = deadline + self._settings.page_seconds / 2 + _OVERDUE_SECONDS
         while wait(futures, timeout=_POLL_SECONDS).not_done:
+            if time.monotonic() > overdue:
+                log.critical("page %s: the engine hangs; this worker ends itself", claim.page_id)
+                os.kill(os.getpid(), signal.SIGKILL)
             with self._lock:
                 is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
             if is_lost or self._is_over():

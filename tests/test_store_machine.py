@@ -1,0 +1,308 @@
+"""A state machine drives the store as a whole fleet would: files seen, drawn, read, lost, retried, asked for otherwise.
+
+It keeps no copy of the database. What must hold is stated once, in `tests/chaos/history.py`, and looked at in three
+ways: after each step what may never be; over the whole run the changes that triggers noted; and at the end, that honest
+workers finish whatever state the run was left in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from pipeline.batches import SeenFile, finish_batches, mark_all_seen, open_batch, record_files
+from pipeline.database import Database, open_database
+from pipeline.errors import DocumentRejected, PageFailed, Unavailable
+from pipeline.leases import (
+    DocumentClaim,
+    PageClaim,
+    claim_document,
+    claim_pages,
+    expire,
+    forget_bells,
+    give_back,
+    renew_document,
+    renew_tasks,
+    return_claim,
+    take_due_documents,
+    take_due_pages,
+)
+from pipeline.pause import cancel_batch, pause_batch, resume_batch
+from pipeline.settings import Settings
+from pipeline.store import (
+    NewPage,
+    add_pages,
+    complete_page,
+    finish_document,
+    reject_document,
+    render_again,
+    retry_document,
+    reuse_answers,
+    set_page_count,
+)
+from schemas.prompts import DESCRIBE, OCR, Prompt
+from tests.chaos import history
+from tests.conftest import LIMITS, Archive, answer, sha
+
+DATABASES = ("sqlite", "postgresql")
+
+NAMES = ("b", "c")
+PROMPTS = {"ocr": [OCR], "describe": [DESCRIBE], "both": [OCR, DESCRIBE]}
+PAGES = {"long": 3, "short": 1, "none": 0}  # content → pages; the first page of all looks the same
+OWNERS = ("a/1", "a/2", "b/1")
+FAILURES = (PageFailed("no"), Unavailable("away"), RuntimeError("a fault of the engine"))
+
+batches, owners = st.sampled_from(NAMES), st.sampled_from(OWNERS)
+
+
+class Fleet(RuleBasedStateMachine):
+    """Claims are kept for ever, so that workers come late with every one of them."""
+
+    new_settings: Callable[[], Settings]
+    documents = Bundle("documents")
+    pages = Bundle("pages")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.db: Database = open_database(type(self).new_settings())
+        self.archive = Archive(self.db)
+        self.rows = Rows(self.db)
+        history.install(self.rows)
+        for name in NAMES:
+            self.ask(name, "ocr", "m1", True, None)
+
+    def teardown(self) -> None:
+        try:
+            self.drain()
+        finally:
+            self.db.dispose()
+
+    @rule(
+        name=batches,
+        prompts=st.sampled_from(sorted(PROMPTS)),
+        model=st.sampled_from(["m1", ""]),
+        all_seen=st.booleans(),
+        pages=st.sampled_from([None, [(0, 0)], [(1, 5)]]),
+    )
+    def ask(self, name: str, prompts: str, model: str, all_seen: bool, pages: Any) -> None:
+        """A batch, again and otherwise."""
+        self.archive.batches[name] = open_batch(
+            self.db,
+            key=name,
+            name=name,
+            prompts=PROMPTS[prompts],
+            engine="any",
+            model=model,
+            text_layer="keep",
+            pages=pages or (),
+            all_seen=all_seen,
+        )
+
+    @rule(name=batches, path=st.sampled_from("xyz"), content=st.sampled_from(sorted(PAGES)))
+    def see(self, name: str, path: str, content: str) -> None:
+        file = SeenFile(f"/in/{path}", f"file:///in/{path}", 10, 1, kind="pdf", content_hash=sha(content))
+        record_files(self.db, self.archive.batches[name], [file])
+
+    @rule(name=batches, path=st.sampled_from("xyz"))
+    def see_what_cannot_be_read(self, name: str, path: str) -> None:
+        missing = DocumentRejected("it is gone", cause="missing")
+        record_files(self.db, self.archive.batches[name], [SeenFile(f"/in/{path}", "", 0, 0, rejection=missing)])
+
+    @rule(name=batches)
+    def see_all(self, name: str) -> None:
+        mark_all_seen(self.db, self.archive.batches[name])
+
+    @rule(target=documents, number=st.integers(1, 3), owner=owners)
+    def claim_document(self, number: int, owner: str) -> DocumentClaim | None:
+        claim = claim_document(self.db, number, owner, LIMITS.lease_seconds)
+        if claim is not None:
+            set_page_count(self.db, claim, pages_of(claim))
+        return claim
+
+    @rule(claim=documents, count=st.integers(1, 2), broken=st.booleans())
+    def add_pages(self, claim: DocumentClaim | None, count: int, broken: bool) -> None:
+        """The next ones, wherever another worker has come to: a claim that was lost adds none."""
+        if claim is not None:
+            have = self.archive.scalar("SELECT count(*) FROM pages WHERE document_id = :id", id=claim.document_id)
+            new = [new_page(claim, index, broken) for index in range(have, min(have + count, pages_of(claim)))]
+            add_pages(self.db, claim, new)
+
+    @rule(claim=documents, how=st.sampled_from(["whole", "rejected", "later", "back", "beat"]))
+    def end_document(self, claim: DocumentClaim | None, how: str) -> None:
+        if claim is None:
+            return
+        if how == "whole":
+            draw_all(self.db, claim)
+        elif how == "rejected":
+            reject_document(self.db, claim, DocumentRejected("it is damaged"))
+        elif how == "later":
+            retry_document(self.db, claim, Unavailable("the disk is away"), LIMITS)
+        elif how == "back":
+            return_claim(self.db, claim, "the worker stops")
+        else:
+            renew_document(self.db, claim, LIMITS.lease_seconds)
+
+    @rule(target=pages, number=st.integers(1, 4), owner=owners, models=st.sampled_from([["m1", ""], ["m2", ""]]))
+    def claim_page(self, number: int, owner: str, models: list[str]) -> tuple[PageClaim, str, str] | None:
+        claim = lease(self.db, number, owner, models)
+        return (claim, owner, models[0]) if claim is not None else None
+
+    @rule(claimed=pages, some=st.booleans(), outcome=st.sampled_from([None, *FAILURES]))
+    def complete(self, claimed: tuple[PageClaim, str, str] | None, some: bool, outcome: Exception | None) -> None:
+        if claimed is not None:
+            claim, owner, model = claimed
+            tasks = claim.tasks[:1] if some else claim.tasks
+            outcomes = {task.task_id: outcome or said(task.prompt, claim, model) for task in tasks}
+            complete_page(self.db, claim, owner, outcomes, LIMITS)
+
+    @rule(claimed=pages, how=st.sampled_from(["reuse", "back", "image lost", "beat"]))
+    def end_page(self, claimed: tuple[PageClaim, str, str] | None, how: str) -> None:
+        if claimed is None:
+            return
+        claim, owner, _ = claimed
+        if how == "reuse":
+            reuse_answers(self.db, claim, claim.answered)
+        elif how == "back":
+            return_claim(self.db, claim, "the worker stops")
+        elif how == "image lost":
+            render_again(self.db, claim)
+        else:
+            renew_tasks(self.db, owner, [task.task_id for task in claim.tasks], LIMITS.lease_seconds)
+
+    @rule(owner=owners)
+    def freeze(self, owner: str) -> None:
+        """Past its leases, and the sweep comes by."""
+        for table in ("documents", "page_tasks"):
+            self.archive.execute(f"UPDATE {table} SET lease_until = 1 WHERE owner = :owner", owner=owner)
+        expire(self.db, LIMITS)
+
+    @rule(owner=st.sampled_from([*OWNERS, "a/", ""]), crashed=st.booleans())
+    def die(self, owner: str, crashed: bool) -> None:
+        give_back(self.db, owner, reason="its worker died", crashed=crashed, limits=LIMITS)
+
+    @rule(name=batches, lost_after=st.sampled_from([None, -1.0]))
+    def ring(self, name: str, lost_after: float | None) -> None:
+        batch = self.archive.batches[name].id
+        take_due_documents(self.db, batch, limit=2)
+        take_due_pages(self.db, batch, limit=2, lost_after=lost_after)
+
+    @rule()
+    def lose_bells(self) -> None:
+        forget_bells(self.db)
+
+    @rule()
+    def wait(self) -> None:
+        """What failed for a while may be tried again."""
+        for table in ("documents", "page_tasks"):
+            self.archive.execute(f"UPDATE {table} SET next_attempt_at = 0")
+
+    @rule(name=batches, cause=st.sampled_from(["crash", "engine", "damaged", "unavailable"]))
+    def retry(self, name: str, cause: str) -> None:
+        self.archive.retry(f"cause = '{cause}'", batch=name)
+
+    @rule(name=batches, call=st.sampled_from([pause_batch, resume_batch, cancel_batch]))
+    def halt(self, name: str, call: Callable[[Database, int], bool]) -> None:
+        call(self.db, self.archive.batches[name].id)
+
+    @rule()
+    def finish(self) -> None:
+        finish_batches(self.db)
+
+    @invariant()
+    def finished_batches_reconcile(self) -> None:
+        sums = "SELECT name FROM batch_summary WHERE state = 'finished' AND files_seen <> "
+        assert self.archive.rows(f"{sums} files_done + files_failed + files_rejected") == []
+
+    @invariant()
+    def only_leases_have_owners(self) -> None:
+        for table in ("documents", "page_tasks"):
+            is_wrong = "(state = 'leased') <> (owner IS NOT NULL AND lease_until IS NOT NULL)"
+            assert self.archive.rows(f"SELECT id, state, owner FROM {table} WHERE {is_wrong}") == []
+
+    def drain(self) -> None:
+        """Honest workers end it all, with what the store tells them alone."""
+        give_back(self.db, "", reason="a new start", crashed=False, limits=LIMITS)
+        forget_bells(self.db)
+        for name in NAMES:
+            resume_batch(self.db, self.archive.batches[name].id)
+            self.see_all(name)
+        for _ in range(12):
+            self.wait()
+            for name in NAMES:
+                for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100):
+                    claim = claim_document(self.db, document_id, "honest/1", LIMITS.lease_seconds)
+                    if claim is not None:
+                        draw_all(self.db, claim)
+                for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=None):
+                    page = lease(self.db, page_id, "honest/1", ["m1", ""])
+                    if page is not None:
+                        reuse_answers(self.db, page, page.answered)
+                        unread = [task for task in page.tasks if task.task_id not in page.answered]
+                        rest = {task.task_id: said(task.prompt, page, "m1") for task in unread}
+                        complete_page(self.db, page, "honest/1", rest, LIMITS)
+            finish_batches(self.db)
+            if not history.what_is_open(self.rows):
+                break
+        wrong = history.check(self.rows, {}, (), reopened=True, clock_is_true=False)
+        assert wrong == []
+
+
+class Rows:
+    """The database as `history.py` asks it."""
+
+    def __init__(self, db: Database) -> None:
+        self.dialect = db.dialect
+        self._db = db
+
+    def rows(self, statement: str, **values: Any) -> list[Any]:
+        with self._db.write() as connection:
+            result = connection.execute(sa.text(statement), values)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+
+def lease(db: Database, page_id: int, owner: str, models: list[str]) -> PageClaim | None:
+    """A page with all that waits on it, a suspect too."""
+    asked = {"alone": [page_id], "answers_of": models[0]}
+    return claim_pages(db, [page_id], owner, models, LIMITS.lease_seconds, **asked).pages.get(page_id)
+
+
+def pages_of(claim: DocumentClaim) -> int:
+    return {sha(content): count for content, count in PAGES.items()}[claim.content_hash]
+
+
+def new_page(claim: DocumentClaim, index: int, broken: bool = False) -> NewPage:
+    if broken:
+        return NewPage(index, error=PageFailed("it cannot be drawn", cause="damaged"))
+    return NewPage(index, sha("shared" if index == 0 else f"{claim.content_hash} {index}"), 16, 16)
+
+
+def draw_all(db: Database, claim: DocumentClaim) -> None:
+    """As `Ingester` does: what is stored already is not drawn again."""
+    new = [new_page(claim, index) for index in range(claim.first_page, pages_of(claim))]
+    if add_pages(db, claim, new) is not None:
+        finish_document(db, claim, pages_of(claim))
+
+
+def said(prompt: Prompt, claim: PageClaim, model: str) -> Any:
+    return answer(f"{prompt.name} of {claim.image_hash}", model)
+
+
+@pytest.mark.timeout(200)
+def test_whatever_happens_honest_workers_finish_it(new_settings: Callable[[], Settings], backend: str) -> None:
+    Fleet.new_settings = staticmethod(new_settings)
+    run_state_machine_as_test(
+        Fleet,
+        settings=settings(
+            max_examples=25 if backend == "sqlite" else 15,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
