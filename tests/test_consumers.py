@@ -133,6 +133,20 @@ def test_who_was_away_or_is_told_twice_has_each_document_once(place: Place, tmp_
     assert [words for _, words, _ in place.letters()] == [6]
 
 
+def test_one_refused_notice_holds_up_no_other(place: Place, tmp_path: Path) -> None:
+    with redis.Redis.from_url(place.broker_url) as client:
+        client.set("blocked", "no queue")
+        for name, target in (("a", "theirs.done@blocked"), ("b", "mine.done@mine")):
+            document = write_pdf(tmp_path / f"{name}.pdf", 1)
+            done = pagepack("submit", document, "--notify", target, "--wait", **place.variables)
+            assert done.returncode == 0, done.stderr
+        wait_until(lambda: client.llen("mine") == 1)
+        wait_until(lambda: rows(place.home, "SELECT count(*) FROM notices WHERE sent_at IS NULL") == [(1,)])
+        client.delete("blocked")
+        wait_until(lambda: client.llen("blocked") == 1)
+        assert client.llen("mine") == 1
+
+
 def test_a_document_that_failed_is_told_of_too(place: Place, tmp_path: Path) -> None:
     consume(place)
     damaged = tmp_path / "a.pdf"
