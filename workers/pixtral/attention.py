@@ -4,8 +4,9 @@
 |-------------------------|-----------------------------------------------------|-------------------------------------|
 | CUDA, bfloat16, float16 | torch's varlen FlashAttention, boundaries on device | Triton, grouped-query, fixed splits |
 | CUDA float32; CPU       | scaled_dot_product_attention, sequence by sequence  | the same, one grouped query a row   |
+| CPU with bf16, no AMX   | long sequences: `blocked_attention.py`, one by one  | the same                            |
 
-Both rows give each sequence what it would get alone: no mask over the pack exists, and a fixed order of summation is
+All rows give each sequence what it would get alone: no mask over the pack exists, and a fixed order of summation is
 kept (FlashAttention without split keys; the Triton kernel's splits are of a fixed length). On the SDPA path sequences
 of one shape run as one call. torch 2.13's own paging is not used: the Triton kernel serves every torch from 2.11 on,
 takes blocks smaller than FlashAttention's 256 tokens, and is one path to trust instead of two.
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from workers.pixtral import packing
 from workers.pixtral.arithmetic import Arithmetic
+from workers.pixtral.blocked_attention import attend_blocked, suits
 from workers.pixtral.transfer import to_device
 
 try:
@@ -33,6 +35,8 @@ try:
 except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 VARLEN_PARAMETERS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
+
+FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 
 def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
@@ -77,6 +81,11 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, boundaries: Boundar
     parts = []
     for first, count, length in _runs(boundaries.lengths):
         rows = slice(first, first + count * length)
+        if length > FEW_KEYS and suits(query):
+            starts = range(first, first + count * length, length)
+            each = [tuple(x[start : start + length] for x in (query, key, value)) for start in starts]
+            parts += [attend_blocked(*one, causal=causal) for one in each]
+            continue
         q, k, v = (x[rows].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
         parts.append(out.transpose(1, 2).flatten(0, 1))
@@ -120,6 +129,8 @@ def attend_past(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     SDPA's own `is_causal` aligns to the top left, so the chunk brings its mask: T_q × T_k booleans of one sequence.
     """
+    if key.shape[0] > FEW_KEYS and suits(query):
+        return attend_blocked(query, key, value, causal=True)
     num_q, num_k = query.shape[0], key.shape[0]
     mask = torch.ones(num_q, num_k, dtype=torch.bool, device=query.device).tril(num_k - num_q)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # (1, H, T, D)
@@ -139,7 +150,11 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class PagedCache:
-    """Keys and values of every layer in slots; a token's slot follows from its sequence's block table."""
+    """Keys and values of every layer in slots; a token's slot follows from its sequence's block table.
+
+    `by_head` lays each head's keys end to end in memory, behind the same shape (slots, H_kv, D): SDPA on a CPU then
+    reads a page of 3,000 tokens in 0.18 ms instead of 0.37 ms (2 heads of 64, bf16, two threads).
+    """
 
     def __init__(
         self,
@@ -150,11 +165,19 @@ class PagedCache:
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        by_head: bool = False,
     ) -> None:
-        shape = (num_blocks * block_size, heads, head_dim)
+        slots = num_blocks * block_size
+
+        def store() -> Tensor:
+            if by_head:
+                return torch.empty(heads, slots, head_dim, device=device, dtype=dtype).transpose(0, 1)
+            return torch.empty(slots, heads, head_dim, device=device, dtype=dtype)
+
         self.block_size = block_size
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self.keys = [store() for _ in range(layers)]
+        self.values = [store() for _ in range(layers)]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Block to block in every layer, before anything of the step is written."""
@@ -162,9 +185,6 @@ class PagedCache:
         for source, target in pairs:
             for store in (*self.keys, *self.values):
                 store[target * size : (target + 1) * size] = store[source * size : (source + 1) * size]
-
-
-FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 
 class SdpaPagedAttention:
@@ -225,13 +245,13 @@ class SdpaPagedAttention:
         return out.flatten(1)
 
     def _gather(self, store: Tensor, batch: _Batch) -> Tensor:
-        """(slots, H_kv, D) → a copy (G, K, H_kv, D); whole blocks move ten times faster than single tokens."""
+        """(slots, H_kv, D) → a copy (G, H_kv, K, D); whole blocks move ten times faster than single tokens."""
         if batch.unused is None:
-            return store[batch.places]
-        size = self.cache.block_size
-        blocks = store.view(-1, size, *store.shape[1:])
-        copy = blocks.index_select(0, batch.places).view(batch.rows.shape[0], -1, *store.shape[1:])
-        copy[:, -size:].masked_fill_(batch.unused, 0)  # what lies there may be anything, even no number
+            return store[batch.places].transpose(1, 2)
+        size, (_, heads, head_dim) = self.cache.block_size, store.shape
+        blocks = store.transpose(0, 1).view(heads, -1, size, head_dim)
+        copy = blocks.index_select(1, batch.places).view(heads, batch.rows.shape[0], -1, head_dim).transpose(0, 1)
+        copy[:, :, -size:].masked_fill_(batch.unused, 0)  # what lies there may be anything, even no number
         return copy
 
 
@@ -249,7 +269,7 @@ class _Batch:
     rows: Tensor  # (G, R)
     places: Tensor  # (G, K) slots, or for single rows (G × blocks,) blocks
     mask: Tensor | None  # (G or 1, 1, R, K), true where a row may look; None is causal, R = K
-    unused: Tensor | None  # (G, block size, 1, 1) for single rows: keys of the last block past a sequence's end
+    unused: Tensor | None  # (G, 1, block size, 1) for single rows: keys of the last block past a sequence's end
 
 
 def _group(
@@ -274,7 +294,7 @@ def _batch(
     if num_rows == 1:
         blocks = np.concatenate([table[: width // size] for _, table, _ in members])
         used = np.arange(width) < np.asarray([length for _, _, length in members])[:, None]  # (G, K)
-        unused = to_device(~used[:, -size:, None, None], device)
+        unused = to_device(~used[:, None, -size:, None], device)
         return _Batch(rows, to_device(blocks, device), to_device(used[:, None, None, :], device), unused)
     slots = np.stack([packing.slots_of(table, 0, width, size) for _, table, _ in members])
     mask = None
@@ -283,9 +303,8 @@ def _batch(
     return _Batch(rows, to_device(slots, device), mask, None)
 
 
-def _attend_batch(query: Tensor, key: Tensor, value: Tensor, batch: _Batch) -> Tensor:
-    """query (G, R, H, D), key and value (G, K, H_kv, D) → (G, R, H, D)."""
-    k, v = key.transpose(1, 2), value.transpose(1, 2)
+def _attend_batch(query: Tensor, k: Tensor, v: Tensor, batch: _Batch) -> Tensor:
+    """query (G, R, H, D), keys and values (G, H_kv, K, D) → (G, R, H, D)."""
     if query.shape[1] == 1:
         grouped = query.view(query.shape[0], k.shape[1], -1, query.shape[-1])  # (G, H_kv, group, D)
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=batch.mask).view_as(query)

@@ -96,6 +96,8 @@ class FlashPagedAttention:
 class CudaExecutor(Executor):
     """`Executor` with the kernels above; `use_graph` False launches every step kernel by kernel."""
 
+    cache_by_head = False  # the Triton kernels' layout
+
     def __init__(
         self,
         model: Transformer,

@@ -44,6 +44,8 @@ class Launched:
 class Executor:
     """Owns the model and the cache on one device. Not thread-safe: the engine's thread alone calls it."""
 
+    cache_by_head = True  # what SDPA reads fastest
+
     def __init__(
         self, model: Transformer, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None
     ) -> None:
@@ -52,7 +54,14 @@ class Executor:
         self.device: torch.device = model.device
         self.prefill_tile = prefill_tile
         self.cache = PagedCache(
-            args.n_layers, num_blocks, block_size, args.n_kv_heads, args.head_dim, self.device, model.dtype
+            args.n_layers,
+            num_blocks,
+            block_size,
+            args.n_kv_heads,
+            args.head_dim,
+            self.device,
+            model.dtype,
+            by_head=self.cache_by_head,
         )
         self.last_tokens = torch.zeros(limits.max_sequences, dtype=torch.int64, device=self.device)
         self.features: dict[int, Tensor] = {}  # by sequence number
