@@ -26,7 +26,7 @@ BLOCK_ROWS = 512  # 512 × 3,008 scores are 3 MB; 256 and 1,024 rows take as lon
 @lru_cache(maxsize=1)
 def has_fast_products() -> bool:
     """Whether this CPU is of the kind above. With a matrix unit (AMX) torch's kernel uses it, and is taken."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_tile")
 
 
