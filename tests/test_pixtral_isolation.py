@@ -27,10 +27,12 @@ QUESTIONS = ["read", "what is on this page?"]
 
 
 class RecordingExecutor(Executor):
-    """Keeps the logits that each token was drawn from, by sequence number."""
+    """Keeps the hidden states that each token was drawn from, by sequence number. Its cache begins full of NaN."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        for store in (*self.cache.keys, *self.cache.values):
+            store.fill_(torch.nan)
         self.logits = {}
 
     def _sample(self, layout, hidden):

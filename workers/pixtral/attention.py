@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -179,6 +180,13 @@ class PagedCache:
         self.keys = [store() for _ in range(layers)]
         self.values = [store() for _ in range(layers)]
 
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        """Zeros in every layer."""
+        if len(slots):
+            index = to_device(slots, self.keys[0].device)
+            for store in (*self.keys, *self.values):
+                store.index_fill_(0, index, 0)
+
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Block to block in every layer, before anything of the step is written."""
         size = self.block_size
@@ -212,6 +220,7 @@ class SdpaPagedAttention:
         segments = [(s.first_row, s.num_rows, s.block_table, s.num_keys) for s in layout.segments]
         segments += [(first + row, 1, table, length) for row, (table, length) in enumerate(decodes)]
         wanted = [(row, 1, seq.block_table, position + 1) for row, (seq, position) in enumerate(samples)]
+        cache.clear(_tails(segments, cache.block_size))
         self.work = _group(segments, cache.block_size, device)
         self.wanted_work = _group(wanted, cache.block_size, device)
 
@@ -246,13 +255,11 @@ class SdpaPagedAttention:
 
     def _gather(self, store: Tensor, batch: _Batch) -> Tensor:
         """(slots, H_kv, D) → a copy (G, H_kv, K, D); whole blocks move ten times faster than single tokens."""
-        if batch.unused is None:
+        if batch.rows.shape[1] > 1:
             return store[batch.places].transpose(1, 2)
         size, (_, heads, head_dim) = self.cache.block_size, store.shape
         blocks = store.transpose(0, 1).view(heads, -1, size, head_dim)
-        copy = blocks.index_select(1, batch.places).view(heads, batch.rows.shape[0], -1, head_dim).transpose(0, 1)
-        copy[:, :, -size:].masked_fill_(batch.unused, 0)  # what lies there may be anything, even no number
-        return copy
+        return blocks.index_select(1, batch.places).view(heads, batch.rows.shape[0], -1, head_dim).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +276,6 @@ class _Batch:
     rows: Tensor  # (G, R)
     places: Tensor  # (G, K) slots, or for single rows (G × blocks,) blocks
     mask: Tensor | None  # (G or 1, 1, R, K), true where a row may look; None is causal, R = K
-    unused: Tensor | None  # (G, 1, block size, 1) for single rows: keys of the last block past a sequence's end
 
 
 def _group(
@@ -294,13 +300,22 @@ def _batch(
     if num_rows == 1:
         blocks = np.concatenate([table[: width // size] for _, table, _ in members])
         used = np.arange(width) < np.asarray([length for _, _, length in members])[:, None]  # (G, K)
-        unused = to_device(~used[:, None, -size:, None], device)
-        return _Batch(rows, to_device(blocks, device), to_device(used[:, None, None, :], device), unused)
+        return _Batch(rows, to_device(blocks, device), to_device(used[:, None, None, :], device))
     slots = np.stack([packing.slots_of(table, 0, width, size) for _, table, _ in members])
     mask = None
     if width > num_rows:
         mask = torch.ones(num_rows, width, dtype=torch.bool, device=device).tril(width - num_rows)[None, None]
-    return _Batch(rows, to_device(slots, device), mask, None)
+    return _Batch(rows, to_device(slots, device), mask)
+
+
+def _tails(pieces: list[tuple[int, int, list[int], int]], size: int) -> NDArray[np.int64]:
+    """Slots after each piece in the block that it ends in, unless it only continues that block.
+
+    Single rows are masked there, but what lies there must be numbers: a masked NaN of an earlier page is still NaN.
+    """
+    ends = [(table, end) for _, rows, table, end in pieces if rows > 1 or end % size == 1 or size == 1]
+    tails = [packing.slots_of(table, end, -(-end // size) * size, size) for table, end in ends if end % size]
+    return np.concatenate(tails) if tails else np.zeros(0, np.int64)
 
 
 def _attend_batch(query: Tensor, k: Tensor, v: Tensor, batch: _Batch) -> Tensor:

@@ -22,8 +22,6 @@ from workers.pixtral.sequence import Sequence
 from workers.pixtral.transfer import to_device
 from workers.pixtral.upstream import Transformer
 
-DECODE_TILE = 8  # 8 of 16 rows are half the arithmetic of a step, and the head's bounds it on a CPU
-
 
 @dataclass(frozen=True, slots=True)
 class Launched:
@@ -72,7 +70,7 @@ class Executor:
         self.images_encoded = 0
 
     def choose_decode_tile(self, limits: Limits) -> int:
-        return min(limits.max_sequences, DECODE_TILE)
+        return min(limits.max_sequences, 8 if self.model.args.dim >= 512 else 32)
 
     def decode_rows(self, count: int) -> int:
         """Rows that `count` decoding or sampled sequences take."""
