@@ -160,15 +160,17 @@ def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int,
 def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> None:
     """Store what was seen, in one transaction, with the tasks of pages that are known already.
 
-    A batch that has finished meanwhile goes on: another command that registers the same one came to its end first.
+    A batch that has finished meanwhile goes on: another command that registers the same one came to its end first. One
+    that was cancelled meanwhile sees nothing more.
     """
     with db.write() as connection:
         insert = insert_for(connection)
-        connection.execute(
-            update(Batch)
-            .where(Batch.id == batch.id, Batch.state == BatchState.FINISHED)
-            .values(state=BatchState.RUNNING, finished_at=None)
-        )
+        state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update())
+        if state == BatchState.CANCELLED:
+            return
+        if state == BatchState.FINISHED:
+            again = {"state": BatchState.RUNNING, "finished_at": None}
+            connection.execute(update(Batch).where(Batch.id == batch.id).values(again))
         taken = {file.content_hash: file for file in files if file.content_hash is not None}
         if taken:
             connection.execute(

@@ -18,10 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pipeline.batches import running_batches
+from pipeline.batches import SeenFile, record_files, running_batches
 from pipeline.database import Database, open_database
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim
+from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers
 from schemas.prompts import DESCRIBE, OCR
@@ -158,6 +159,15 @@ def test_a_file_that_is_seen_after_the_end_opens_the_batch_again(archive: Archiv
     assert [batch.id for batch, _ in running_batches(archive.db)] == [archive.batches["b"].id]
     archive.read(*archive.ingest(late, ["y"]), "late")
     assert archive.finish()
+
+
+def test_a_cancelled_batch_sees_no_more_files(archive: Archive) -> None:
+    """Somebody cancelled it while its files were being registered; they would wait for ever."""
+    archive.batch()
+    assert cancel_batch(archive.db, archive.batches["b"].id)
+    assert archive.rows("SELECT * FROM documents") == [] and archive.rows("SELECT * FROM sources") == []
+    record_files(archive.db, archive.batches["b"], [SeenFile("/in/a", "file:///in/a", 1, 1, "pdf", sha("a"))])
+    assert archive.rows("SELECT * FROM documents") == [] and archive.rows("SELECT * FROM sources") == []
 
 
 class Store(RuleBasedStateMachine):

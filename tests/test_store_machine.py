@@ -250,7 +250,7 @@ class Fleet(RuleBasedStateMachine):
             if not history.what_is_open(self.rows):
                 break
         wrong = history.check(self.rows, {}, (), reopened=True, clock_is_true=False)
-        assert wrong == []
+        assert wrong == [], "; ".join(wrong)
 
 
 class Rows:

@@ -69,13 +69,18 @@ def install(database: Rows) -> None:
 
 
 def what_is_open(database: Rows) -> dict[str, Any]:
-    """For waiting, and for saying what did not settle; empty when all is at rest."""
+    """For waiting, and for saying what did not settle; empty when all is at rest.
+
+    A document that no batch sees any more (its file is gone, or another now) may wait for ever.
+    """
+    wanted = "EXISTS (SELECT 1 FROM batch_sources s WHERE s.document_id = {})"
     open_rows = {
         "batches": "SELECT name, state, all_seen FROM batches WHERE state NOT IN ('finished', 'cancelled')",
         "documents": "SELECT id, state, owner, attempts, crashes, token FROM documents "
-        "WHERE state IN ('pending', 'leased') ORDER BY id LIMIT 5",
-        "tasks": "SELECT id, state, owner, attempts, crashes, token, rung_at, next_attempt_at FROM page_tasks "
-        "WHERE state IN ('pending', 'leased') ORDER BY id LIMIT 5",
+        f"WHERE state IN ('pending', 'leased') AND {wanted.format('documents.id')} ORDER BY id LIMIT 5",
+        "tasks": "SELECT t.id, t.state, t.owner, t.attempts, t.crashes, t.token, t.rung_at, t.next_attempt_at "
+        "FROM page_tasks t JOIN pages p ON p.id = t.page_id "
+        f"WHERE t.state IN ('pending', 'leased') AND {wanted.format('p.document_id')} ORDER BY t.id LIMIT 5",
     }
     return {name: rows for name, statement in open_rows.items() if (rows := database.rows(statement))}
 
