@@ -7,14 +7,19 @@ that leaves open.
 from __future__ import annotations
 
 import base64
+import configparser
 import json
 import re
 import shutil
+import signal
+import subprocess
+import tempfile
 import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -163,15 +168,17 @@ def test_what_the_file_names_is_no_secret_of_the_image() -> None:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("compose")
-    for parent in (folder, *folder.parents[:2]):  # the server of PostgreSQL is another user
-        parent.chmod(0o755)
+def stack() -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
+    folder.chmod(0o755)  # the server of PostgreSQL is another user
     make_checkpoint(folder / "model", "tiny")
-    with Stack(folder, {**PASSWORDS, "MODEL": str(folder / "model")}) as stack:
-        for name in SAMPLES:
-            shutil.copy(ROOT / "samples" / name, stack.documents)
-        yield stack
+    try:
+        with Stack(folder, {**PASSWORDS, "MODEL": str(folder / "model")}) as stack:
+            for name in SAMPLES:
+                shutil.copy(ROOT / "samples" / name, stack.documents)
+            yield stack
+    finally:
+        shutil.rmtree(folder)
 
 
 def rows(stack: Stack, statement: str) -> list[tuple[Any, ...]]:
@@ -237,6 +244,50 @@ def test_the_gpu_profile_reads_with_the_model_folder(stack: Stack) -> None:
     done = stack.run("pagepack", "submit", "/documents/page.pdf", "--wait")
     assert done.returncode == 0, done.stderr
     assert rows(stack, f"SELECT engine FROM page_text WHERE source_path = '{page}'") == [("pixtral",)]
+
+
+def test_a_dump_is_a_whole_installation(stack: Stack) -> None:
+    """As docs/operations.md backs up."""
+    stack.up("migrate")
+    variables = stack.environment("migrate")
+    url = variables["PAGEPACK_DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE restored")
+    restored = url.removesuffix("/pagepack") + "/restored"
+    dump = ["pg_dump", "--format=custom", f"--file={stack.documents.parent / 'dump'}", f"--dbname={url}"]
+    restore = ["pg_restore", "--exit-on-error", f"--dbname={restored}", str(stack.documents.parent / "dump")]
+    for command in (dump, restore):
+        subprocess.run(command, env=variables, check=True, executable=shutil.which(command[0], path=variables["PATH"]))
+    count = "SELECT (SELECT count(*) FROM page_text), (SELECT count(*) FROM failures), (SELECT count(*) FROM attempts)"
+    with psycopg.connect(restored) as connection:
+        assert connection.execute(count).fetchall() == rows(stack, count)
+    command = stack.command("pagepack", ["status"])
+    status = subprocess.run(
+        command, env=variables | {"PAGEPACK_DATABASE_URL": restored}, capture_output=True, text=True
+    )
+    assert status.returncode in (0, 2) and "revision" not in status.stderr, status.stderr
+
+
+def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path) -> None:
+    stack.up("migrate", "redis")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "docs" / "pagepack-worker@.service")
+    service = unit["Service"]
+    program, *words = service["ExecStart"].replace("%i", "ingest").replace("$WORKER_OPTIONS", "").split()
+    assert program.endswith("/bin/pagepack")
+    variables = stack.environment("migrate") | dict(word.split("=") for word in service["Environment"].split())
+    variables |= {"PAGEPACK_HOME": str(tmp_path), "PAGEPACK_METRICS_PORT": stack.port("unit", "9464")}
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(stack.command("pagepack", words), env=variables, stdout=stream, stderr=stream)
+    try:
+        wait_until(lambda: "ready" in log.read_text())
+    finally:
+        worker.send_signal(signal.SIGTERM)
+    assert worker.wait(float(service["TimeoutStopSec"])) == 0, log.read_text()
+    assert float(service["TimeoutStopSec"]) > Settings.model_fields["grace_seconds"].default + 5
+    assert (service["KillMode"], service["RestartPreventExitStatus"]) == ("mixed", "2")
 
 
 def test_no_log_holds_a_password(stack: Stack) -> None:
