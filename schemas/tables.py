@@ -102,7 +102,8 @@ def _work_indexes(table: str) -> tuple[Index, ...]:
     """Who holds what; what waits for its first bell, in order; whose bell may be lost. Small in any table."""
     return (
         _partial_index(table, "leased", ("owner",), "state = 'leased'"),
-        _partial_index(table, "due", ("batch_id", "id"), "state = 'pending' AND rung_at IS NULL"),
+        # With the state again, for SQLite prefers an index of which it can match more columns, whatever the rows.
+        _partial_index(table, "due", ("batch_id", "state", "id"), "state = 'pending' AND rung_at IS NULL"),
         _partial_index(table, "rung", ("batch_id", "rung_at"), "state = 'pending' AND rung_at IS NOT NULL"),
     )
 
