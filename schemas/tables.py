@@ -37,7 +37,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from schemas.text import ByteOrderedText, StorableText
+from schemas.columns import ByteOrderedText, StorableText
 
 
 class BatchState(StrEnum):
