@@ -260,7 +260,8 @@ def ensure_tasks(
 ) -> None:
     """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown.
 
-    Without `show` the pages keep the answers that they show: the batch was asked for before others.
+    Without `show` the pages keep the answers that they show, and other running batches their tasks: the batch was asked
+    for before.
     """
     insert = insert_for(connection)
     batch = connection.execute(select(Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
@@ -283,10 +284,9 @@ def ensure_tasks(
     )
     columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
     connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
+    others = PageTask.batch_id != batch_id if show else _waits_for_none(PageTask.batch_id)
     connection.execute(
-        update(PageTask)
-        .where(own, PageTask.state == TaskState.PENDING, PageTask.batch_id != batch_id)
-        .values(batch_id=batch_id, rung_at=None)
+        update(PageTask).where(own, PageTask.state == TaskState.PENDING, others).values(batch_id=batch_id, rung_at=None)
     )
     dropped = (PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
     connection.execute(update(PageTask).where(own, *dropped).values(**_WAITS_AGAIN, batch_id=batch_id))
@@ -303,6 +303,15 @@ def ensure_tasks(
     connection.execute(
         shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id})
     )
+
+
+def _waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnElement[bool]:
+    """Whether the batch that a row waits for gives nothing out.
+
+    Batches that share pages try to finish in turn: one that took what waits for another, which is rung for, would lose
+    it to the next one before its own turn to ring.
+    """
+    return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING))
 
 
 def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool]) -> None:
@@ -379,7 +388,7 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
             connection.execute(
                 update(Document)
                 .where(Document.id.in_(documents), Document.state == DocumentState.PENDING)
-                .where(Document.batch_id != batch.id)
+                .where(_waits_for_none(Document.batch_id))
                 .values(batch_id=batch.id, rung_at=None)
             )
             return False

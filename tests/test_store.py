@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from pipeline.batches import SeenFile, record_files, running_batches
 from pipeline.database import Database, open_database
 from pipeline.errors import PageFailed, Unavailable
-from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim
+from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim, take_due_pages
 from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers
@@ -179,6 +179,22 @@ def test_a_file_that_is_seen_after_the_end_opens_the_batch_again(archive: Archiv
     assert [batch.id for batch, _ in running_batches(archive.db)] == [archive.batches["b"].id]
     archive.read(*archive.ingest(late, ["y"]), "late")
     assert archive.finish()
+
+
+def test_batches_that_share_a_page_do_not_take_it_from_each_other_when_they_try_to_finish(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf", batch="b") or 0
+    archive.see("/in/a.pdf", batch="c")
+    (page,) = archive.ingest(document_id, ["x"])
+    (holder,) = (
+        archive.batches[name]
+        for name in "bc"
+        if take_due_pages(archive.db, archive.batches[name].id, limit=9, lost_after=None)
+    )
+    for _ in range(2):
+        assert not archive.finish("b") and not archive.finish("c")
+    assert archive.rows("SELECT batch_id, rung_at IS NOT NULL FROM page_tasks") == [(holder.id, True)]
+    archive.read(page, "text")
+    assert archive.finish("b") and archive.finish("c")
 
 
 def test_a_cancelled_batch_sees_no_more_files(archive: Archive) -> None:

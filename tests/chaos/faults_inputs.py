@@ -91,6 +91,7 @@ def hostile_files(world: World) -> None:
     world.submit()
     world.settle(120)
     ((seen,),) = world.database.rows("SELECT files_seen FROM batch_summary")
+    world.explained = 2  # equal pages of one file, which two threads may read at once
     world.require(seen == len(os.listdir(bad)), f"{seen} files seen of {len(os.listdir(bad))}")
     world.check()
 
