@@ -7,6 +7,11 @@ of sequence ignored, on the same CPU threads, in one process, one after the othe
 `scaled_dot_product_attention` in the place of xformers, whose kernels need CUDA; one page at a time, where its packing
 is right, and two at once for speed alone (its pages then see each other). transformers runs one page at a time and all
 at once; the ratios take the faster of each. The last line is JSON; `ratios` are our pages/s over theirs.
+
+    python -m benchmarks.bench_engine --second-prompt
+
+times another question instead: what a second prompt costs on pages whose first prompt was just answered, as a share of
+the first one. Both write one token, so that both are prefill.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from workers.pixtral.processor import Processor
 from workers.pixtral.sequence import Request, Sampling
 from workers.pixtral.weights import DTYPES, load_model, read_args
 
+SECOND_QUESTION = "Which language is this page in, and what kind of document is it? Answer in one short sentence."
 QUESTION = "Transcribe this page as Markdown, exactly and completely, in reading order."
 
 
@@ -78,6 +84,51 @@ def run_pagepack(folder: Path, requests: list[Request], dtype: torch.dtype) -> d
         "packing_efficiency": stats["packing_efficiency"],
         "steps": stats["steps"] - before["steps"],
     }
+
+
+def second_prompt(folder: Path, args: argparse.Namespace) -> None:
+    """One page at a time, then all pages at once; each way in the least disturbed of `--rounds`."""
+    model = load_model(folder, dtype=DTYPES[args.dtype])
+    processor = Processor(folder, model.args)
+    engine = start_engine(model, processor, memory.available_bytes(torch.device("cpu")))
+    sampling = Sampling(max_tokens=1)
+    first, second = (
+        [processor.encode_page(f"page {i}", draw_page(i), question, sampling) for i in range(args.pages)]
+        for question in (QUESTION, SECOND_QUESTION)
+    )
+
+    def read(groups: list[list[Request]]) -> dict[str, float]:
+        clock = Clock()
+        for group in groups:
+            for future in [engine.submit(request) for request in group]:
+                future.result()
+        return clock.read()
+
+    shares: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    try:
+        read([first[:1]])  # warm up
+        for name, size in (("one page at a time", 1), (f"{args.pages} pages at once", args.pages)):
+            best: dict[str, float] = {}
+            for _ in range(args.rounds):
+                engine.scheduler.pool.drop_prefixes()
+                for which, requests in (("first", first), ("second", second)):
+                    times = read([requests[i : i + size] for i in range(0, len(requests), size)])
+                    for key, value in times.items():
+                        place = f"{which} prompt, {key}"
+                        best[place] = min(best.get(place, value), value)
+            for place, value in best.items():
+                seconds[f"{name}, {place}"] = round(value / args.pages, 4)
+            for key in ("seconds", "cpu_seconds"):
+                shares[f"{name}, {key}"] = round(best[f"second prompt, {key}"] / best[f"first prompt, {key}"], 4)
+    finally:
+        engine.close()
+    print(json.dumps({
+        "benchmark": "second prompt", "preset": args.preset, "dtype": args.dtype, "pages": args.pages,
+        "prompt_tokens": [len(first[0].tokens), len(second[0].tokens)],
+        "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__,
+        "rounds": args.rounds, "load": round(os.getloadavg()[0], 1), "a_page": seconds, "share_of_first": shares,
+    }))  # fmt: skip
 
 
 def run_mistral_inference(
@@ -157,6 +208,7 @@ def main() -> None:
     parser.add_argument("--mistral-pages", type=int, default=2, help="pages for mistral-inference, which is slow")
     parser.add_argument("--rounds", type=int, default=1, help="on a busy machine: the least disturbed of each counts")
     parser.add_argument("--threads", type=int, help="default: torch's own choice, the number of cores")
+    parser.add_argument("--second-prompt", action="store_true", help="what a second prompt on a page costs, instead")
     parser.add_argument("--only", help="comma-separated: pagepack, mistral_inference, transformers")
     args = parser.parse_args()
     chosen = args.only.split(",") if args.only else ["pagepack", "mistral_inference", "transformers"]
@@ -165,6 +217,9 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_checkpoint(Path(temporary), args.preset, dtype=dtype)
+        if args.second_prompt:
+            second_prompt(folder, args)
+            return
         processor = Processor(folder, read_args(folder))
         sampling = Sampling(max_tokens=args.tokens)
         requests = [processor.encode_page(f"page {i}", draw_page(i), QUESTION, sampling) for i in range(args.pages)]

@@ -27,6 +27,8 @@ from schemas.messages import (
     ReadPage,
 )
 
+_BELLS_AT_ONCE = 100  # sent in one round trip
+
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
 
@@ -103,7 +105,11 @@ def ring_pages(app: Celery, page_ids: Iterable[int]) -> None:
 
 
 def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage]) -> None:
-    with _broker_errors_translated(app), app.producer_pool.acquire(block=True, timeout=30) as producer:
+    with (
+        _broker_errors_translated(app),
+        app.producer_pool.acquire(block=True, timeout=30) as producer,
+        producer.batch(max_size=_BELLS_AT_ONCE),
+    ):
         for message in messages:
             app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False)
 

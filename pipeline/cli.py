@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import signal
 import sys
@@ -271,9 +272,11 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
     from pipeline.host import Host, places
+    from pipeline.logs import set_up_logs
 
     settings = load_settings(home=home, **flags)
-    host = Host(settings, places(role, devices), lambda line: click.echo(f"pagepack: {line}", err=True))
+    set_up_logs(settings)
+    host = Host(settings, places(role, devices), logging.getLogger("pagepack.host").info)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: host.stop())
     host.execute()

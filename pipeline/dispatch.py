@@ -176,16 +176,30 @@ class Dispatcher:
             room -= self._ring_pages(app, waiting, room, lost_after)
 
     def _tell(self, app: Celery) -> None:
-        """Send the notices of documents that are done. Marked after they are sent: rather twice than never."""
+        """Send the notices of documents that are done. Marked after they are sent: rather twice than never.
+
+        A target that refuses (a queue that was declared otherwise) is said and tried again; the others are still told.
+        """
         if time.monotonic() < self._next_notices:
             return
         self._next_notices = time.monotonic() + _NOTICES_SECONDS
-        unsent = take_notices(self._db, _NOTICES_AT_ONCE)
-        for notice in unsent:
+        sent: list[int] = []
+        refused: dict[str, Unavailable] = {}
+        for notice in take_notices(self._db, _NOTICES_AT_ONCE):
+            if notice.notify in refused:
+                continue
             done = DocumentDone(document_id=notice.document_id, batch_id=notice.batch_id)
-            notify(app, notice.notify, done)
-        if unsent:
-            mark_notices_sent(self._db, [notice.id for notice in unsent])
+            try:
+                notify(app, notice.notify, done)
+            except Unavailable as error:
+                refused[notice.notify] = error
+            else:
+                sent.append(notice.id)
+        if sent:
+            mark_notices_sent(self._db, sent)
+        for target, reason in refused.items():
+            self._say(f"--notify {target}: {reason}; trying again in {self._settings.sweep_seconds:.0f} s")
+            self._next_notices = time.monotonic() + self._settings.sweep_seconds
 
     def _close(self, batch: OpenBatch) -> None:
         """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""

@@ -21,6 +21,7 @@ _TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 _MAX_TERM_CHARACTERS = 255  # a longer word counts by its beginning; PostgreSQL takes 2,046 bytes
 _MAX_VECTOR_BYTES = 1_000_000  # of a page; PostgreSQL takes 1,048,575. Words after that are not found
+_SURELY_FITS = 60_000  # characters: each is at most a term of 4 bytes, which takes 12
 _MAX_POSITION = 16_383  # PostgreSQL's last place in a page: after it a phrase is not found, its words are
 
 
@@ -44,14 +45,27 @@ def search_terms(text: str) -> str:
 
 def search_vector(text: str) -> str:
     """What goes into PostgreSQL's index, as a literal of its type `tsvector`: `'net':1 'income':2,7`."""
-    places: dict[str, list[int]] = {}
+    found = terms(text)
+    if len(text) > _SURELY_FITS:
+        found = found[: _how_many_fit(found)]
+    places: dict[str, list[str]] = {}
+    for place, term in enumerate(found, 1):
+        if term in places:
+            places[term].append(str(min(place, _MAX_POSITION)))
+        else:
+            places[term] = [str(min(place, _MAX_POSITION))]
+    return " ".join([f"'{term}':{','.join(at[:255])}" for term, at in places.items()])
+
+
+def _how_many_fit(found: list[str]) -> int:
+    seen: set[str] = set()
     size = 0
-    for place, term in enumerate(terms(text), 1):
-        size += 2 if term in places else 8 + len(term.encode())
+    for count, term in enumerate(found):
+        size += 2 if term in seen else 8 + len(term.encode())
         if size > _MAX_VECTOR_BYTES:
-            break
-        places.setdefault(term, []).append(min(place, _MAX_POSITION))
-    return " ".join(f"'{term}':{','.join(map(str, at[:255]))}" for term, at in places.items())
+            return count
+        seen.add(term)
+    return len(found)
 
 
 class Phrase(NamedTuple):

@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from schemas.text import storable
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -27,6 +29,11 @@ class Prompt:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """What the database would change is changed before, for the version is a hash of it."""
+        for field in ("name", "text"):
+            object.__setattr__(self, field, storable(getattr(self, field)))
 
     @property
     def version(self) -> str:

@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from schemas.text import ByteOrderedText, StorableText
+from schemas.columns import ByteOrderedText, StorableText
 
 
 class BatchState(StrEnum):
@@ -103,7 +103,8 @@ def _work_indexes(table: str) -> tuple[Index, ...]:
     """Who holds what; what waits for its first bell, in order; whose bell may be lost. Small in any table."""
     return (
         _partial_index(table, "leased", ("owner",), "state = 'leased'"),
-        _partial_index(table, "due", ("batch_id", "id"), "state = 'pending' AND rung_at IS NULL"),
+        # With the state again, for SQLite prefers an index of which it can match more columns, whatever the rows.
+        _partial_index(table, "due", ("batch_id", "state", "id"), "state = 'pending' AND rung_at IS NULL"),
         _partial_index(table, "rung", ("batch_id", "rung_at"), "state = 'pending' AND rung_at IS NOT NULL"),
     )
 

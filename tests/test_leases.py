@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import Counter
 
 import pytest
 
 from pipeline.database import open_database
-from pipeline.errors import PageFailed
+from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import (
     Limits,
     PageClaim,
@@ -151,6 +152,26 @@ def test_heartbeat_keeps_leases_and_tells_which_are_lost(archive: Archive) -> No
     held = [task.task_id for claim in (first, second) if claim for task in claim.tasks]
     assert renew_tasks(archive.db, "read/1", held, 60) == {first.tasks[0].task_id: first.tasks[0].token}
     assert expire(archive.db, LIMITS) == 0
+
+
+@pytest.mark.only("postgresql")
+def test_a_host_whose_clock_is_an_hour_off_neither_takes_nor_loses_a_lease(
+    archive: Archive, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = time.time
+    for hours in (-1, 1):
+        monkeypatch.setattr(time, "time", lambda hours=hours: true() + 3600 * hours)
+        claim = claimed(archive, page)
+        assert expire(archive.db, LIMITS) == 0
+        until = archive.scalar("SELECT lease_until FROM page_tasks")
+        assert true() < until < true() + LIMITS.lease_seconds + 5
+        assert renew_tasks(archive.db, "read/1", [claim.tasks[0].task_id], 60)
+        monkeypatch.undo()
+        assert expire(archive.db, LIMITS) == 0
+        return_claim(archive.db, claim, "stopping")
+    monkeypatch.setattr(time, "time", lambda: true() + 3600)
+    archive.read(page, Unavailable("later"))
+    assert archive.scalar("SELECT next_attempt_at FROM page_tasks") < true() + 60
 
 
 def test_the_same_image_is_answered_before(archive: Archive, page: int) -> None:

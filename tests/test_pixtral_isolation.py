@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
 from tests import pixtral_reference as reference
-from workers.pixtral import vision
+from workers.pixtral import attention, vision
 from workers.pixtral.attention import PagedCache
+from workers.pixtral.blocked_attention import attend_blocked
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
 from workers.pixtral.kv_cache import BlockPool
@@ -26,10 +27,12 @@ QUESTIONS = ["read", "what is on this page?"]
 
 
 class RecordingExecutor(Executor):
-    """Keeps the logits that each token was drawn from, by sequence number."""
+    """Keeps the hidden states that each token was drawn from, by sequence number. Its cache begins full of NaN."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        for store in (*self.cache.keys, *self.cache.values):
+            store.fill_(torch.nan)
         self.logits = {}
 
     def _sample(self, layout, hidden):
@@ -193,6 +196,35 @@ def test_features_alone_equal_features_in_a_pack(model):
         packed = vision.encode_images(model, images, arithmetic)
         single = torch.cat([vision.encode_images(model, [image], arithmetic) for image in images])
     assert torch.equal(packed, single)
+
+
+def test_long_pages_in_bfloat16_are_bitwise_the_same_in_any_pack(folder, processor, monkeypatch):
+    """The products of `blocked_attention.py`, which few CPUs take by themselves, over pages of more than 512 tokens."""
+    monkeypatch.setattr(attention, "suits", lambda query: query.dtype == torch.bfloat16)
+    model = load_model(folder, dtype=torch.bfloat16)
+    monkeypatch.setitem(globals(), "GRIDS", [(24, 24), (30, 20), (3, 4), (24, 24)])
+    work = [(0, 0), (1, 0), (2, 1), (3, 0), (0, 1)]
+    settings = {"chunk": 1024, "budget": 1024, "sampling": Sampling(max_tokens=4)}
+    packed, executor, _ = read(model, processor, work, **settings)
+    states = [rows for _, rows in sorted(executor.logits.items())]
+    for item, result, rows in zip(work, packed, states, strict=True):
+        (expected,), single, _ = read(model, processor, [item], **settings)
+        assert result.tokens == expected.tokens
+        assert all(torch.equal(a, b) for a, b in zip(rows, next(iter(single.logits.values())), strict=True))
+
+
+@pytest.mark.parametrize(("num_q", "num_k", "causal"), [(700, 700, False), (700, 700, True), (130, 900, True)])
+def test_blocked_attention_equals_the_plain_formula(num_q, num_k, causal):
+    """float64, so that only the order of sums differs: 1e-12."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(rows, heads, 16).double() for rows, heads in ((num_q, 4), (num_k, 2), (num_k, 2)))
+    out = attend_blocked(query, key, value, causal=causal)
+    for head in range(4):
+        scores = query[:, head] @ key[:, head // 2].T / 4
+        if causal:
+            scores.masked_fill_(torch.ones(num_q, num_k, dtype=torch.bool).triu(num_k - num_q + 1), -torch.inf)
+        expected = scores.softmax(-1) @ value[:, head // 2]
+        torch.testing.assert_close(out[:, head], expected, atol=1e-12, rtol=1e-12)
 
 
 def _executor(model):

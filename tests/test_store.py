@@ -25,7 +25,7 @@ from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_
 from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers
-from schemas.prompts import DESCRIBE, OCR
+from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.conftest import LIMITS, Archive, answer, sha
 
 DATABASES = ("sqlite", "postgresql")
@@ -44,6 +44,26 @@ def test_nul_and_lone_surrogates_are_stored_as_replacement_characters(archive: A
     assert reasons == [("bad \ufffd \ufffd name",)] * 2
     layer = archive.scalar("SELECT text_layer FROM page_images WHERE source_path = '/in/b.pdf' AND page_number = 1")
     assert layer == "l\ufffd\ufffd"
+
+
+def test_names_prompts_and_details_that_a_server_refuses_are_stored(archive: Archive) -> None:
+    odd = "a\0b\udc80"
+    prompt = Prompt(f"name {odd}", f"text {odd}", stop=(odd,))
+    archive.batch(odd, prompts=[prompt])
+    archive.see(f"/in/{odd}.pdf", batch=odd, rejection=f"unsupported {odd}")
+    document_id = archive.see(f"/in/{odd} 2.pdf", batch=odd) or 0
+    (page,) = archive.ingest(document_id, [NewPage(0, sha("x"), 16, 16, warnings=odd)])
+    claim = archive.claim(page, owner=odd)
+    assert claim and claim.tasks[0].prompt.stop == (odd,)
+    said = answer("x", engine=odd, details={"lines": [odd]})
+    assert complete_page(archive.db, claim, odd, {claim.tasks[0].task_id: said}, LIMITS) == 1
+    assert archive.finish(odd)
+    clean = "a\ufffdb\ufffd"
+    assert archive.rows("SELECT source_path, prompt, engine FROM page_text") == [
+        (f"/in/{clean} 2.pdf", f"name {clean}", clean)
+    ]
+    assert archive.rows("SELECT cause FROM failures") == [(f"unsupported {clean}",)]
+    assert archive.rows("SELECT warnings FROM page_images") == [(clean,)]
 
 
 def test_the_same_page_image_in_two_documents_has_one_answer(archive: Archive) -> None:

@@ -168,3 +168,42 @@ def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out
     got = [level for batch, level in levels.items() if shares[batch]]
     if got:
         assert max(got) - min(levels.values()) <= 1  # whoever got a bell stands no higher than those who are lowest
+
+
+def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
+    folder = folder_of(tmp_path / "docs", 1, pages=60)
+    pagepack("submit", folder, "--home", home, "--batch", "b")
+    worker(engine="SlowEngine")
+    wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
+    assert pagepack("pause", "b", "--home", home).returncode == 0
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
+    done = rows(home, "SELECT pages_done FROM batch_summary")
+    assert pagepack("pause", "b", "--home", home).returncode == 3
+    assert rows(home, "SELECT state FROM batch_summary") == [("paused",)]
+    assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(60,)]
+    assert pagepack("resume", "--home", home).returncode == 0
+    wait_until(lambda: rows(home, "SELECT pages_done FROM batch_summary") > done)
+    assert pagepack("cancel", "b", "--home", home).returncode == 0
+    assert rows(home, "SELECT state FROM batch_summary") == [("cancelled",)]
+    assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
+    again = pagepack("submit", folder, "--home", home, "--batch", "b", "--wait")
+    assert again.returncode == 0, again.stderr
+    assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 60, 0)]
+    reconciles(home)
+
+
+def test_whoever_asked_is_told_of_each_document(tmp_path: Path, home: Path, worker: Starter, broker: str) -> None:
+    folder = folder_of(tmp_path / "docs", 3, pages=2)
+    pagepack("submit", folder, "--home", home, "--notify", "mine.document_done@mine")
+    worker(PAGEPACK_BROKER_URL=broker)
+    wait_until(lambda: rows(home, "SELECT count(*) FROM notices WHERE sent_at IS NOT NULL") == [(3,)])
+    told = set()
+    with Celery("mine", broker=broker).connection_for_read() as connection:
+        queue = connection.SimpleQueue("mine")
+        while len(told) < 3:
+            message = queue.get(timeout=10)
+            message.ack()
+            assert message.headers["task"] == "mine.document_done"
+            told.add(message.payload[1]["document_id"])
+    assert told == {row for (row,) in rows(home, "SELECT DISTINCT document_id FROM files")}
+    assert pagepack("submit", folder, "--home", home, "--notify", "no task").returncode == 2

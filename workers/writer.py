@@ -1,8 +1,8 @@
 """The one thread of a read worker that claims and stores, for all the threads that wait for pages.
 
-A transaction costs as much for one page as for thirty. So the threads hand their wishes over and wait; the writer takes
-whatever waits by the time that it is free, in one transaction for all claims and one for all that is read, and never
-waits for more to come: alone, a page is claimed and stored at once.
+A transaction costs about as much for one page as for ten (benchmarks/RESULTS.md, "Pipeline"). So the threads hand their
+wishes over and wait; the writer takes whatever waits, in one transaction for all claims and one for all that is read. A
+page that comes alone is served at once; where one group follows another, it waits a moment for some more.
 
 A database that is away is asked again until it is back or the worker stops: text that was read is not given up while
 its lease may still hold, and a late write is fenced off by its token anyway.
@@ -11,7 +11,6 @@ its lease may still hold, and a late write is fenced off by its token anyway.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,8 @@ from pipeline.store import Outcome, complete_pages
 log = logging.getLogger("pagepack.worker")
 
 _MOST_AT_ONCE = 64
+_ENOUGH = 16  # wishes that a group is begun for at once
+_GATHER_SECONDS = 0.04  # and else so long after the last one began: nothing beside the time to read a page
 _WAIT_SECONDS = (0.1, 5.0)  # first and longest, between two tries at a database that is away
 _REFUSED_SECONDS = 1.0  # after an error that no try mends: whoever asks next shall not make a busy loop of it
 
@@ -80,13 +81,14 @@ class Writer:
         self._held = held
         self._is_stopping = is_stopping
         self._is_over = is_over
-        self._wishes: queue.SimpleQueue[_Claim | _Complete] = queue.SimpleQueue()
+        self._wishes: list[_Claim | _Complete] = []
+        self._wake = threading.Condition()
         threading.Thread(target=self._serve, name="writer", daemon=True).start()
 
     def claim(self, page_id: int, alone: bool) -> Claimed:
         """Lease what waits on a page. Raises Stopping."""
         wish = _Claim(page_id, alone)
-        self._wishes.put(wish)
+        self._put(wish)
         return wish.result.result()
 
     def complete(self, claim: PageClaim, outcomes: Mapping[int, Outcome]) -> int:
@@ -95,17 +97,24 @@ class Writer:
         Raises: Stopping, DiskFull.
         """
         wish = _Complete(claim, outcomes)
-        self._wishes.put(wish)
+        self._put(wish)
         return wish.result.result()
 
+    def _put(self, wish: _Claim | _Complete) -> None:
+        with self._wake:
+            self._wishes.append(wish)
+            if len(self._wishes) in (1, _ENOUGH):
+                self._wake.notify()
+
     def _serve(self) -> None:
+        begun = 0.0
         while True:
-            wishes = [self._wishes.get()]
-            while len(wishes) < _MOST_AT_ONCE:
-                try:
-                    wishes.append(self._wishes.get_nowait())
-                except queue.Empty:
-                    break
+            with self._wake:
+                self._wake.wait_for(lambda: self._wishes)
+                gather = begun + _GATHER_SECONDS - time.monotonic()
+                self._wake.wait_for(lambda: len(self._wishes) >= _ENOUGH, timeout=max(0.0, gather))
+                wishes, self._wishes = self._wishes[:_MOST_AT_ONCE], self._wishes[_MOST_AT_ONCE:]
+            begun = time.monotonic()
             self._complete([wish for wish in wishes if isinstance(wish, _Complete)])
             self._claim([wish for wish in wishes if isinstance(wish, _Claim)])
 

@@ -1,7 +1,8 @@
 """Pages a second of the reader: packed, one at a time, and by transformers: `python -m benchmarks.reader.bench`.
 
 The same unseen pages, the same weights, `ocr` only, greedy, bfloat16 on the CPU. Each way reads all pages in turn,
-`--rounds` times, and its best round counts; the order of ways turns from round to round. transformers' Llava/Pixtral
+`--rounds` times, and its best round counts; the order of ways turns from round to round, and no page's prefix is kept
+from one to the next. transformers' Llava/Pixtral
 gets the weights converted (queries and keys permuted to its half-split rotation) and our pixels, in batches: all
 prompts have one length here, so it pads nothing, and several batch sizes are tried. Ends in one
 line of JSON.
@@ -178,6 +179,7 @@ def main() -> None:
     names = list(ways)
     for turn in range(args.rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            engine._built.engine.scheduler.pool.drop_prefixes()
             began = time.perf_counter()
             texts[name] = ways[name](samples)
             rate = len(samples) / (time.perf_counter() - began)

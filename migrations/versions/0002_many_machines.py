@@ -18,7 +18,7 @@ depends_on = None
 Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 _WORK = {
-    "due": (["batch_id", "id"], "state = 'pending' AND rung_at IS NULL"),
+    "due": (["batch_id", "state", "id"], "state = 'pending' AND rung_at IS NULL"),
     "rung": (["batch_id", "rung_at"], "state = 'pending' AND rung_at IS NOT NULL"),
 }
 

@@ -4,8 +4,9 @@
 |-------------------------|-----------------------------------------------------|-------------------------------------|
 | CUDA, bfloat16, float16 | torch's varlen FlashAttention, boundaries on device | Triton, grouped-query, fixed splits |
 | CUDA float32; CPU       | scaled_dot_product_attention, sequence by sequence  | the same, one grouped query a row   |
+| CPU with bf16, no AMX   | long sequences: `blocked_attention.py`, one by one  | the same                            |
 
-Both rows give each sequence what it would get alone: no mask over the pack exists, and a fixed order of summation is
+All rows give each sequence what it would get alone: no mask over the pack exists, and a fixed order of summation is
 kept (FlashAttention without split keys; the Triton kernel's splits are of a fixed length). On the SDPA path sequences
 of one shape run as one call. torch 2.13's own paging is not used: the Triton kernel serves every torch from 2.11 on,
 takes blocks smaller than FlashAttention's 256 tokens, and is one path to trust instead of two.
@@ -21,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from workers.pixtral import packing
 from workers.pixtral.arithmetic import Arithmetic
+from workers.pixtral.blocked_attention import attend_blocked, has_fast_products, suits
 from workers.pixtral.transfer import to_device
 
 try:
@@ -33,6 +36,8 @@ try:
 except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 VARLEN_PARAMETERS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
+
+FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 
 def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
@@ -45,6 +50,8 @@ def describe_path(device: torch.device, dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     if uses_flash(device, dtype):
         return f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
+    if device.type == "cpu" and dtype == torch.bfloat16 and has_fast_products():
+        return f"plain products for long sequences, scaled_dot_product_attention for short ones ({device.type}, {name})"
     if device.type != "cuda":
         return f"scaled_dot_product_attention per sequence ({device.type}, {name}): FlashAttention needs CUDA"
     reason = "this torch has no varlen_attn" if varlen_attn is None else f"FlashAttention has no {name}"
@@ -77,6 +84,11 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, boundaries: Boundar
     parts = []
     for first, count, length in _runs(boundaries.lengths):
         rows = slice(first, first + count * length)
+        if length > FEW_KEYS and suits(query):
+            starts = range(first, first + count * length, length)
+            each = [tuple(x[start : start + length] for x in (query, key, value)) for start in starts]
+            parts += [attend_blocked(*one, causal=causal) for one in each]
+            continue
         q, k, v = (x[rows].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
         parts.append(out.transpose(1, 2).flatten(0, 1))
@@ -120,6 +132,8 @@ def attend_past(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     SDPA's own `is_causal` aligns to the top left, so the chunk brings its mask: T_q × T_k booleans of one sequence.
     """
+    if key.shape[0] > FEW_KEYS and suits(query):
+        return attend_blocked(query, key, value, causal=True)
     num_q, num_k = query.shape[0], key.shape[0]
     mask = torch.ones(num_q, num_k, dtype=torch.bool, device=query.device).tril(num_k - num_q)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # (1, H, T, D)
@@ -139,7 +153,11 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class PagedCache:
-    """Keys and values of every layer in slots; a token's slot follows from its sequence's block table."""
+    """Keys and values of every layer in slots; a token's slot follows from its sequence's block table.
+
+    `by_head` lays each head's keys end to end in memory, behind the same shape (slots, H_kv, D): SDPA on a CPU then
+    reads a page of 3,000 tokens in 0.18 ms instead of 0.37 ms (2 heads of 64, bf16, two threads).
+    """
 
     def __init__(
         self,
@@ -150,11 +168,26 @@ class PagedCache:
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        by_head: bool = False,
     ) -> None:
-        shape = (num_blocks * block_size, heads, head_dim)
+        slots = num_blocks * block_size
+
+        def store() -> Tensor:
+            if by_head:
+                return torch.empty(heads, slots, head_dim, device=device, dtype=dtype).transpose(0, 1)
+            return torch.empty(slots, heads, head_dim, device=device, dtype=dtype)
+
         self.block_size = block_size
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self.keys = [store() for _ in range(layers)]
+        self.values = [store() for _ in range(layers)]
+
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        """Zeros in every layer."""
+        if len(slots):
+            index = to_device(slots, self.keys[0].device)
+            for store in (*self.keys, *self.values):
+                store.index_fill_(0, index, 0)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Block to block in every layer, before anything of the step is written."""
@@ -162,9 +195,6 @@ class PagedCache:
         for source, target in pairs:
             for store in (*self.keys, *self.values):
                 store[target * size : (target + 1) * size] = store[source * size : (source + 1) * size]
-
-
-FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 
 class SdpaPagedAttention:
@@ -192,6 +222,7 @@ class SdpaPagedAttention:
         segments = [(s.first_row, s.num_rows, s.block_table, s.num_keys) for s in layout.segments]
         segments += [(first + row, 1, table, length) for row, (table, length) in enumerate(decodes)]
         wanted = [(row, 1, seq.block_table, position + 1) for row, (seq, position) in enumerate(samples)]
+        cache.clear(_tails(segments, cache.block_size))
         self.work = _group(segments, cache.block_size, device)
         self.wanted_work = _group(wanted, cache.block_size, device)
 
@@ -225,14 +256,12 @@ class SdpaPagedAttention:
         return out.flatten(1)
 
     def _gather(self, store: Tensor, batch: _Batch) -> Tensor:
-        """(slots, H_kv, D) → a copy (G, K, H_kv, D); whole blocks move ten times faster than single tokens."""
-        if batch.unused is None:
-            return store[batch.places]
-        size = self.cache.block_size
-        blocks = store.view(-1, size, *store.shape[1:])
-        copy = blocks.index_select(0, batch.places).view(batch.rows.shape[0], -1, *store.shape[1:])
-        copy[:, -size:].masked_fill_(batch.unused, 0)  # what lies there may be anything, even no number
-        return copy
+        """(slots, H_kv, D) → a copy (G, H_kv, K, D); whole blocks move ten times faster than single tokens."""
+        if batch.rows.shape[1] > 1:
+            return store[batch.places].transpose(1, 2)
+        size, (_, heads, head_dim) = self.cache.block_size, store.shape
+        blocks = store.transpose(0, 1).view(heads, -1, size, head_dim)
+        return blocks.index_select(1, batch.places).view(heads, batch.rows.shape[0], -1, head_dim).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +278,6 @@ class _Batch:
     rows: Tensor  # (G, R)
     places: Tensor  # (G, K) slots, or for single rows (G × blocks,) blocks
     mask: Tensor | None  # (G or 1, 1, R, K), true where a row may look; None is causal, R = K
-    unused: Tensor | None  # (G, block size, 1, 1) for single rows: keys of the last block past a sequence's end
 
 
 def _group(
@@ -274,18 +302,26 @@ def _batch(
     if num_rows == 1:
         blocks = np.concatenate([table[: width // size] for _, table, _ in members])
         used = np.arange(width) < np.asarray([length for _, _, length in members])[:, None]  # (G, K)
-        unused = to_device(~used[:, -size:, None, None], device)
-        return _Batch(rows, to_device(blocks, device), to_device(used[:, None, None, :], device), unused)
+        return _Batch(rows, to_device(blocks, device), to_device(used[:, None, None, :], device))
     slots = np.stack([packing.slots_of(table, 0, width, size) for _, table, _ in members])
     mask = None
     if width > num_rows:
         mask = torch.ones(num_rows, width, dtype=torch.bool, device=device).tril(width - num_rows)[None, None]
-    return _Batch(rows, to_device(slots, device), mask, None)
+    return _Batch(rows, to_device(slots, device), mask)
 
 
-def _attend_batch(query: Tensor, key: Tensor, value: Tensor, batch: _Batch) -> Tensor:
-    """query (G, R, H, D), key and value (G, K, H_kv, D) → (G, R, H, D)."""
-    k, v = key.transpose(1, 2), value.transpose(1, 2)
+def _tails(pieces: list[tuple[int, int, list[int], int]], size: int) -> NDArray[np.int64]:
+    """Slots after each piece in the block that it ends in, unless it only continues that block.
+
+    Single rows are masked there, but what lies there must be numbers: a masked NaN of an earlier page is still NaN.
+    """
+    ends = [(table, end) for _, rows, table, end in pieces if rows > 1 or end % size == 1 or size == 1]
+    tails = [packing.slots_of(table, end, -(-end // size) * size, size) for table, end in ends if end % size]
+    return np.concatenate(tails) if tails else np.zeros(0, np.int64)
+
+
+def _attend_batch(query: Tensor, k: Tensor, v: Tensor, batch: _Batch) -> Tensor:
+    """query (G, R, H, D), keys and values (G, H_kv, K, D) → (G, R, H, D)."""
     if query.shape[1] == 1:
         grouped = query.view(query.shape[0], k.shape[1], -1, query.shape[-1])  # (G, H_kv, group, D)
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=batch.mask).view_as(query)

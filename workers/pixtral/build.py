@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import torch
 
 from pipeline.errors import UsageError
 from workers.pixtral import memory
+from workers.pixtral.arithmetic import prepared_bytes
 from workers.pixtral.attention import describe_path, uses_flash
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
@@ -66,8 +70,23 @@ def make_executor(
 def start_engine(model: Transformer, processor: Processor, granted: int, *, exact: bool = False) -> PackedEngine:
     """An engine for a model that is on its device already."""
     device, dtype = model.device, model.dtype
-    sizes = memory.size_engine(model.args, weight_bytes(model), granted, dtype.itemsize, device, exact=exact)
+    if device.type == "cpu":
+        keep_freed_memory()
+    weights = weight_bytes(model) + prepared_bytes(model.output.weight)
+    sizes = memory.size_engine(model.args, weights, granted, dtype.itemsize, device, exact=exact)
     logger.info("%s; %s", describe_path(device, dtype), sizes.arithmetic)
     executor = make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
     scheduler = Scheduler(sizes.limits, BlockPool(sizes.num_blocks, memory.BLOCK_SIZE))
     return PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 128 MiB that tensors gave back, instead of fetching it from the kernel page by page.
+
+    Each layer of a prefill frees and takes 2 to 9 MB many times: 20,000 page faults and 3 % of an A4 page's time.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its upper limit
+            mallopt(-1, 128 * 2**20)  # M_TRIM_THRESHOLD

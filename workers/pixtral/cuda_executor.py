@@ -96,6 +96,8 @@ class FlashPagedAttention:
 class CudaExecutor(Executor):
     """`Executor` with the kernels above; `use_graph` False launches every step kernel by kernel."""
 
+    cache_by_head = False  # the Triton kernels' layout
+
     def __init__(
         self,
         model: Transformer,
@@ -124,9 +126,12 @@ class CudaExecutor(Executor):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._graph_hidden: Tensor | None = None
 
+    def choose_decode_tile(self, limits: Limits) -> int:
+        return limits.max_sequences  # the graph has every row
+
     def arithmetic(self, num_decode_rows: int = 0, tile: int | None = None) -> Arithmetic:
         tile = tile or self.prefill_tile
-        return FusedArithmetic(Tiles(tile, num_decode_rows) if tile else None)
+        return FusedArithmetic(Tiles(tile, num_decode_rows, self.decode_tile) if tile else None)
 
     def _run(self, step: Step, layout: packing.Layout) -> Tensor:
         meta = self._decode_numbers(step, layout)
@@ -142,7 +147,7 @@ class CudaExecutor(Executor):
         if layout.feature_ranges:
             features = torch.cat([self.features[s.number][first:last] for s, first, last in layout.feature_ranges])
             hidden.index_copy_(0, to_device(layout.feature_rows, device), features)
-        few = self.arithmetic(tile=self.limits.max_sequences)
+        few = self.arithmetic(tile=self.decode_tile)
         wanted = self._sample_rows(layout), few, *self._wanted_numbers(layout)
         attend = FlashPagedAttention(self.cache, self.decode, slots, tables, lengths, split, layout.segments, wanted)
         arithmetic = self.arithmetic(len(layout.positions) - split)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.pixtral import language, packing, sampling, vision
-from workers.pixtral.arithmetic import Arithmetic, Tiles
+from workers.pixtral.arithmetic import Arithmetic, Tiles, prepared_product
 from workers.pixtral.attention import PagedCache, SdpaPagedAttention
 from workers.pixtral.scheduler import Limits, Step
 from workers.pixtral.sequence import Sequence
@@ -44,6 +44,8 @@ class Launched:
 class Executor:
     """Owns the model and the cache on one device. Not thread-safe: the engine's thread alone calls it."""
 
+    cache_by_head = True  # what SDPA reads fastest
+
     def __init__(
         self, model: Transformer, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None
     ) -> None:
@@ -51,16 +53,32 @@ class Executor:
         self.model, self.limits, self.block_size = model, limits, block_size
         self.device: torch.device = model.device
         self.prefill_tile = prefill_tile
+        self.decode_tile = self.choose_decode_tile(limits)
+        self.head = prepared_product(model.output.weight, self.decode_tile)
         self.cache = PagedCache(
-            args.n_layers, num_blocks, block_size, args.n_kv_heads, args.head_dim, self.device, model.dtype
+            args.n_layers,
+            num_blocks,
+            block_size,
+            args.n_kv_heads,
+            args.head_dim,
+            self.device,
+            model.dtype,
+            by_head=self.cache_by_head,
         )
         self.last_tokens = torch.zeros(limits.max_sequences, dtype=torch.int64, device=self.device)
         self.features: dict[int, Tensor] = {}  # by sequence number
         self.images_encoded = 0
 
+    def choose_decode_tile(self, limits: Limits) -> int:
+        return min(limits.max_sequences, 8 if self.model.args.dim >= 512 else 32)
+
+    def decode_rows(self, count: int) -> int:
+        """Rows that `count` decoding or sampled sequences take."""
+        return -(-count // self.decode_tile) * self.decode_tile
+
     def arithmetic(self, num_decode_rows: int = 0, tile: int | None = None) -> Arithmetic:
         tile = tile or self.prefill_tile
-        return Arithmetic(Tiles(tile, num_decode_rows) if tile else None)
+        return Arithmetic(Tiles(tile, num_decode_rows, self.decode_tile) if tile else None)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -77,7 +95,7 @@ class Executor:
             self.block_size,
             self.model.args.vision_encoder.image_token_id,
             self.arithmetic().padded,
-            self.limits.max_sequences,
+            self.decode_rows(len(step.decodes)),
         )
         hidden = self._run(step, layout)
         sampled = self._sample(layout, hidden)
@@ -133,7 +151,7 @@ class Executor:
                 self.forget(chunk.sequence)
 
     def _run(self, step: Step, layout: packing.Layout) -> Tensor:
-        """Hidden states after the final norm of the rows to sample, padded to a fixed number: (max_sequences, dim)."""
+        """Hidden states after the final norm of the rows to sample, padded to whole decode tiles: (R, dim)."""
         token_ids = to_device(layout.token_ids, self.device)
         positions = to_device(layout.positions, self.device)
         if (layout.token_ids < 0).any():
@@ -144,14 +162,14 @@ class Executor:
         if layout.feature_ranges:
             features = torch.cat([self.features[s.number][first:last] for s, first, last in layout.feature_ranges])
             hidden = hidden.index_copy(0, to_device(layout.feature_rows, self.device), features)
-        few = self.arithmetic(tile=self.limits.max_sequences)
+        few = self.arithmetic(tile=self.decode_tile)
         attend = SdpaPagedAttention(self.cache, layout, self._sample_rows(layout), few, self.device)
         arithmetic = self.arithmetic(len(layout.positions) - layout.first_decode)
         return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
 
     def _sample_rows(self, layout: packing.Layout) -> Tensor:
         """Rows of the pack to sample; padded, so that the head has one shape whoever else is sampled."""
-        rows = np.zeros(self.limits.max_sequences, np.int64)
+        rows = np.zeros(self.decode_rows(max(1, len(layout.sample_rows))), np.int64)
         rows[: len(layout.sample_rows)] = layout.sample_rows
         return to_device(rows, self.device)
 
@@ -160,8 +178,7 @@ class Executor:
         count = len(layout.sample_rows)
         if not count:
             return torch.zeros(0, dtype=torch.int64)
-        few = self.arithmetic(tile=self.limits.max_sequences)
-        logits = language.logits(self.model, hidden, few)[:count]
+        logits = self.arithmetic(tile=self.decode_tile).by_tile(hidden, self.head)[:count]
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
             sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0

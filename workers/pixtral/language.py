@@ -12,8 +12,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from workers.pixtral.arithmetic import PLAIN, Arithmetic, product
+from workers.pixtral.arithmetic import PLAIN, Arithmetic
 from workers.pixtral.attention import Boundaries, attend_packed
 from workers.pixtral.upstream import (
     Attention,
@@ -44,7 +45,7 @@ def rotation_1d(positions: Tensor, args: TransformerArgs, dtype: torch.dtype) ->
 
 def embed(model: Transformer, token_ids: Tensor, features: Tensor | None = None) -> Tensor:
     """(T,) → (T, dim): every image token, in order, takes the next row of `features`; the rest their embedding."""
-    rows = nn.functional.embedding(token_ids, model.tok_embeddings.weight)
+    rows = F.embedding(token_ids, model.tok_embeddings.weight)
     if features is None:
         return rows
     is_image = token_ids == model.args.vision_encoder.image_token_id
@@ -145,10 +146,10 @@ def feed_forward(block: nn.Module, rows: Tensor, arithmetic: Arithmetic) -> Tens
 
     def compute(tile: Tensor) -> Tensor:  # a tile stays in the processor's cache from one product to the next
         if fused is None:
-            both = torch.cat((product(tile, block.w1.weight), product(tile, block.w3.weight)), dim=-1)
+            both = torch.cat((F.linear(tile, block.w1.weight), F.linear(tile, block.w3.weight)), dim=-1)
         else:
-            both = product(tile, fused)
-        return product(arithmetic.gate(both), block.w2.weight)
+            both = F.linear(tile, fused)
+        return F.linear(arithmetic.gate(both), block.w2.weight)
 
     return arithmetic.by_tile(rows, compute)
 

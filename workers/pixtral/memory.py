@@ -22,6 +22,7 @@ BLOCK_SIZE = 64
 # A full page of 64 × 64 patches with its breaks, a prompt of 300 tokens and an answer of 4,096.
 LONGEST_TOKENS = 64 * 65 + 300 + 4096
 ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
+KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`build.keep_freed_memory`), and the libraries' own
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
 
 
@@ -50,7 +51,7 @@ def step_bytes(args: TransformerArgs, limits: Limits, itemsize: int) -> int:
     features = limits.max_sequences * 2 * (vision.image_size // vision.patch_size) ** 2 * args.dim // 8
     float32_rows = 2 * 4 * rows * args.dim
     logits = limits.max_sequences * args.vocab_size * (itemsize + 8)
-    return int(itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + 64 * 2**20)
+    return int(itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + KEPT_BYTES)
 
 
 def size_engine(
@@ -70,7 +71,7 @@ def size_engine(
     on_gpu = device.type == "cuda"
     chunk, budget = (2048, 8192) if on_gpu else (4096, 4096)
     per_token = token_bytes(args, itemsize)
-    most = 128 if on_gpu else 16 if args.dim >= 512 else 64  # small models: the cost of a step is its calls
+    most = 128 if on_gpu else 16 if args.dim >= 512 else 128  # small models: the cost of a step is its calls
     draft = Limits(most, chunk, budget)
     room = step_bytes(args, draft, itemsize)
     cache = granted - weights - room

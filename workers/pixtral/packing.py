@@ -53,7 +53,7 @@ class Layout:
     """A step as numbers for the device, T rows: prefill rows, padding, decode rows, padding.
 
     Fixed totals keep every matrix product in one of two shapes (see `arithmetic.py`): prefill rows are padded to
-    whole tiles, decode rows to the number that a decode step always has.
+    whole tiles, and so are decode rows.
     """
 
     token_ids: NDArray[np.int64]  # (T,), 0 on padding, -1 where the device holds the token (see `last_token_slots`)

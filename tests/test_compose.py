@@ -1,0 +1,297 @@
+"""docker-compose.yml and the Dockerfile taken apart, and each service run as a local process against real servers.
+
+`docker build` and `docker compose up` themselves are not run: they need a Docker daemon. `compose_stack.py` says what
+that leaves open.
+"""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import json
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymupdf
+import pytest
+
+from benchmarks.checkpoint import make_checkpoint
+from pipeline import __version__
+from pipeline.settings import Settings
+from tests.compose_file import ROOT, MissingVariable, interpolated, load_compose, load_dockerfile
+from tests.compose_stack import Stack, seconds
+from tests.test_run import wait_until
+
+PASSWORDS = {
+    name: f"{name.lower().replace('_', '')}fortest"
+    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")
+}
+SAMPLES = ("invoice-scan.pdf", "street.jpg", "catalogue-cut-short.pdf", "minutes-encrypted.pdf")
+
+FILE_KEYS = {"services", "networks", "volumes"}
+SERVICE_KEYS = {
+    "build", "cap_drop", "command", "depends_on", "deploy", "entrypoint", "environment", "healthcheck", "image", "init",
+    "logging", "networks", "ports", "profiles", "pull_policy", "read_only", "restart", "security_opt", "shm_size",
+    "stop_grace_period", "tmpfs", "user", "volumes",
+}  # fmt: skip
+HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return load_compose(PASSWORDS)
+
+
+def services(compose: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return list(compose["services"].items())
+
+
+def test_variables_are_filled_in_as_compose_does() -> None:
+    given = {"A": "a", "EMPTY": ""}
+    assert interpolated("${A} ${A:-b} ${B:-b} ${EMPTY:-b} ${B} $$A ${B:-}", given) == "a a b b  $A "
+    with pytest.raises(MissingVariable, match="B: say it"):
+        interpolated("${B:?say it}", given)
+    with pytest.raises(MissingVariable):
+        interpolated("${EMPTY:?say it}", given)
+
+
+@pytest.mark.parametrize("name", PASSWORDS)
+def test_a_missing_password_stops_everything_and_says_where_to_put_it(name: str) -> None:
+    with pytest.raises(MissingVariable, match=rf"{name}: put it into \.env"):
+        load_compose({**PASSWORDS, name: ""})
+
+
+def test_the_example_names_every_variable_and_no_password() -> None:
+    example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert set(example) == used
+    assert {name for name, value in example.items() if not value} == set(PASSWORDS)
+    assert ".env" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_only_known_words_are_used(compose: dict[str, Any]) -> None:
+    assert {key for key in compose if not key.startswith("x-")} == FILE_KEYS
+    for name, service in services(compose):
+        assert set(service) <= SERVICE_KEYS, name
+        assert set(service.get("healthcheck", {})) <= HEALTH_KEYS, name
+        for variable, value in service.get("environment", {}).items():
+            assert isinstance(value, str), f"{name}: {variable} is no string; YAML's true and 30 are not"
+            known = f"PAGEPACK_{variable.removeprefix('PAGEPACK_')}".lower().removeprefix("pagepack_")
+            assert not variable.startswith("PAGEPACK_") or known in Settings.model_fields, f"{name}: {variable}"
+
+
+def test_every_name_leads_somewhere(compose: dict[str, Any]) -> None:
+    for name, service in services(compose):
+        for other, wanted in service.get("depends_on", {}).items():
+            ended = wanted["condition"] == "service_completed_successfully"
+            assert ended or "healthcheck" in compose["services"][other], f"{name} waits for {other}'s health"
+            assert ended == (compose["services"][other].get("restart") == "no"), f"{name}: {other}"
+        for volume in service.get("volumes", []):
+            if isinstance(volume, str):
+                assert volume.split(":")[0] in compose["volumes"], f"{name}: {volume}"
+            else:
+                assert volume["read_only"] and not volume["bind"]["create_host_path"], f"{name}: {volume}"
+        assert set(service["networks"]) <= set(compose["networks"])
+        if "build" in service:
+            assert service["build"]["target"] in load_dockerfile(), name
+            assert service["pull_policy"] == "build", f"{name}: nobody else's image of this name is taken"
+
+
+def test_services_are_confined(compose: dict[str, Any]) -> None:
+    for name, service in services(compose):
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["user"].split(":")[0] not in ("0", "root"), name
+        assert re.fullmatch(r"[\w./-]+:(?!latest)[\w.-]*\d[\w.-]*", service["image"]), name
+        assert not service.keys() & {"privileged", "network_mode", "pid", "devices"}, name
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name}: {port}"
+        assert "ports" in service or service["networks"] == ["inside"], name
+    assert compose["networks"]["inside"]["internal"] is True
+    assert [name for name, service in services(compose) if "ports" in service] == ["flower"]
+
+
+def test_a_stop_waits_longer_than_pages_in_hand_take(compose: dict[str, Any]) -> None:
+    for name in ("ingest", "read", "read-gpu"):
+        service = compose["services"][name]
+        assert seconds(service["stop_grace_period"]) > float(service["environment"]["PAGEPACK_GRACE_SECONDS"]) + 5
+
+
+def test_a_gpu_is_asked_for_under_its_profile_only(compose: dict[str, Any]) -> None:
+    with_gpu = [name for name, service in services(compose) if "deploy" in service]
+    assert (
+        with_gpu == [name for name, service in services(compose) if service.get("profiles") == ["gpu"]] == ["read-gpu"]
+    )
+    devices = compose["services"]["read-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+
+
+def test_the_dockerfile_holds_together(compose: dict[str, Any]) -> None:
+    stages = load_dockerfile()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    ignored = (ROOT / ".dockerignore").read_text().split("\n")
+    for stage in stages.values():
+        assert stage.base in stages or re.fullmatch(r"python:3\.\d+-slim-\w+", stage.base), stage.base
+        assert set(stage.copies_from) <= set(stages)
+        for source in stage.copies:
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored, f".dockerignore hides {source}"
+    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    assert packages | {"pyproject.toml", "README.md", "LICENSE"} == set(stages["build"].copies)
+    extras = set(re.findall(r"\.\[([\w,]+)\]", (ROOT / "Dockerfile").read_text()))
+    assert {extra for group in extras for extra in group.split(",")} <= set(project["project"]["optional-dependencies"])
+    for target in ("ingest", "gpu"):
+        user = stages[target].user.split(":")[0]
+        assert user.isdigit() and int(user) >= 1000
+        assert stages[target].entrypoint == ["pagepack"]
+        service = next(service for _, service in services(compose) if service.get("build", {}).get("target") == target)
+        assert service["user"] == stages[target].user
+        assert re.fullmatch(rf"pagepack:{re.escape(__version__)}(-\w+)?", service["image"])
+    compilers = [name for name, stage in stages.items() if any("gcc" in run for run in stage.runs)]
+    assert compilers == ["gpu"]  # Triton needs one; see the file
+
+
+def test_what_the_file_names_is_no_secret_of_the_image() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split("\n")
+    assert ignored[1] == "*" and not any(fnmatch(".env", line.removeprefix("!")) for line in ignored[2:])
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
+    folder.chmod(0o755)  # the server of PostgreSQL is another user
+    make_checkpoint(folder / "model", "tiny")
+    try:
+        with Stack(folder, {**PASSWORDS, "MODEL": str(folder / "model")}) as stack:
+            for name in SAMPLES:
+                shutil.copy(ROOT / "samples" / name, stack.documents)
+            yield stack
+    finally:
+        shutil.rmtree(folder)
+
+
+def rows(stack: Stack, statement: str) -> list[tuple[Any, ...]]:
+    """What PostgreSQL holds, asked past pagepack."""
+    url = stack.environment("migrate")["PAGEPACK_DATABASE_URL"]
+    with psycopg.connect(url) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def test_what_comes_up_reads_documents_into_postgresql(stack: Stack) -> None:
+    stack.up(*stack.default_services())
+    assert stack.order.index("migrate") < stack.order.index("ingest")
+    done = stack.run("pagepack", "submit", "/documents", "--wait", "--json")
+    assert done.returncode == 1, done.stderr  # two samples are broken on purpose
+    counts = json.loads(done.stdout)
+    assert (counts["files_seen"], counts["files_done"], counts["files_rejected"]) == (4, 2, 2)
+    texts = dict(rows(stack, "SELECT source_path, text FROM page_text"))
+    assert ["Marlow & Finch" in text for path, text in texts.items() if path.endswith("invoice-scan.pdf")] == [True]
+    assert ["SUMMER CONCERT" in text for path, text in texts.items() if path.endswith("street.jpg")] == [True]
+    assert sorted(rows(stack, "SELECT cause FROM failures")) == [("damaged",), ("encrypted",)]
+    status = stack.run("pagepack")  # its own command
+    assert status.returncode == 0 and "finished" in status.stdout, status.stderr
+    asked = stack.run("pagepack", "sql", "SELECT count(*) FROM page_text", "--format", "csv")
+    assert asked.stdout.split() == ["count", "2"], asked.stderr
+
+
+def test_flower_sees_the_workers_and_asks_for_its_password(stack: Stack) -> None:
+    stack.up("ingest", "read", "flower")
+    address = f"http://127.0.0.1:{stack.port('flower', '5555')}"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{address}/workers", timeout=10)
+    login = base64.b64encode(f"pagepack:{PASSWORDS['FLOWER_PASSWORD']}".encode()).decode()
+    request = urllib.request.Request(f"{address}/workers?json=1", headers={"Authorization": f"Basic {login}"})
+
+    def seen() -> set[str]:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return {worker["hostname"].split("@")[0] for worker in json.load(answer)["data"]}
+
+    wait_until(lambda: seen() >= {"pagepack.ingest", "pagepack.read"}, 20)
+
+
+def test_a_stopped_worker_finishes_its_page_and_leaves_nothing_behind(stack: Stack) -> None:
+    stack.up("ingest", "read")
+    shutil.copy(ROOT / "samples" / "timetable-landscape.pdf", stack.documents)
+    submitted = stack.run("pagepack", "submit", "/documents/timetable-landscape.pdf")
+    assert submitted.returncode == 0, submitted.stderr
+    wait_until(lambda: rows(stack, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(1,)], 20)
+    assert stack.stop("read") == 0
+    assert rows(stack, "SELECT count(*) FROM page_text WHERE text LIKE '%Gull Island%'") == [(1,)]
+    assert rows(stack, "SELECT count(*) FROM page_tasks WHERE owner IS NOT NULL") == [(0,)]
+    assert rows(stack, "SELECT role FROM worker_processes") == [("ingest",)]
+
+
+def test_the_gpu_profile_reads_with_the_model_folder(stack: Stack) -> None:
+    """On the CPU, with a tiny random checkpoint: its text is noise, its flags and mounts are the file's."""
+    stack.up("ingest", "read-gpu")
+    if "read" in stack.running:
+        stack.stop("read")
+    page = stack.documents / "page.pdf"
+    with pymupdf.open() as document:
+        document.new_page(width=200, height=200).insert_text((20, 60), "one page")
+        document.save(page)
+    done = stack.run("pagepack", "submit", "/documents/page.pdf", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert rows(stack, f"SELECT engine FROM page_text WHERE source_path = '{page}'") == [("pixtral",)]
+
+
+def test_a_dump_is_a_whole_installation(stack: Stack) -> None:
+    """As docs/operations.md backs up."""
+    stack.up("migrate")
+    variables = stack.environment("migrate")
+    url = variables["PAGEPACK_DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE restored")
+    restored = url.removesuffix("/pagepack") + "/restored"
+    dump = ["pg_dump", "--format=custom", f"--file={stack.documents.parent / 'dump'}", f"--dbname={url}"]
+    restore = ["pg_restore", "--exit-on-error", f"--dbname={restored}", str(stack.documents.parent / "dump")]
+    for command in (dump, restore):
+        subprocess.run(command, env=variables, check=True, executable=shutil.which(command[0], path=variables["PATH"]))
+    count = "SELECT (SELECT count(*) FROM page_text), (SELECT count(*) FROM failures), (SELECT count(*) FROM attempts)"
+    with psycopg.connect(restored) as connection:
+        assert connection.execute(count).fetchall() == rows(stack, count)
+    command = stack.command("pagepack", ["status"])
+    status = subprocess.run(
+        command, env=variables | {"PAGEPACK_DATABASE_URL": restored}, capture_output=True, text=True
+    )
+    assert status.returncode in (0, 2) and "revision" not in status.stderr, status.stderr
+
+
+def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path) -> None:
+    stack.up("migrate", "redis")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "docs" / "pagepack-worker@.service")
+    service = unit["Service"]
+    program, *words = service["ExecStart"].replace("%i", "ingest").replace("$WORKER_OPTIONS", "").split()
+    assert program.endswith("/bin/pagepack")
+    variables = stack.environment("migrate") | dict(word.split("=") for word in service["Environment"].split())
+    variables |= {"PAGEPACK_HOME": str(tmp_path), "PAGEPACK_METRICS_PORT": stack.port("unit", "9464")}
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(stack.command("pagepack", words), env=variables, stdout=stream, stderr=stream)
+    try:
+        wait_until(lambda: "ready" in log.read_text())
+    finally:
+        worker.send_signal(signal.SIGTERM)
+    assert worker.wait(float(service["TimeoutStopSec"])) == 0, log.read_text()
+    assert float(service["TimeoutStopSec"]) > Settings.model_fields["grace_seconds"].default + 5
+    assert (service["KillMode"], service["RestartPreventExitStatus"]) == ("mixed", "2")
+
+
+def test_no_log_holds_a_password(stack: Stack) -> None:
+    stack.up("ingest")
+    for name in stack.order:
+        log = stack.log(name).read_text()
+        assert not any(password in log for password in PASSWORDS.values()), name

@@ -1,0 +1,126 @@
+"""What is due is found by an index that holds nothing else: at a million rows as at a thousand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from pipeline.database import Database
+from pipeline.leases import claim_pages, expire, renew_tasks, take_due_documents, take_due_pages
+from tests.conftest import LIMITS, Archive
+
+DATABASES = ("sqlite", "postgresql")
+ROWS = 20_000
+
+
+@pytest.fixture
+def large(archive: Archive) -> Archive:
+    """20,000 tasks that mostly wait and were rung for just now; few are due, few bells lost. The documents alike."""
+    archive.file("/in/a.pdf", ["x"])
+    numbers = f"WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
+    columns = "batch_id, state, owner, token, lease_until, attempts, crashes, next_attempt_at, rung_at"
+    state = "CASE WHEN i % 4000 = 1 THEN 'leased' WHEN i % 10 = 9 THEN '{done}' ELSE 'pending' END"
+    owner = "CASE WHEN i % 4000 = 1 THEN 'w' END"
+    rung = "CASE WHEN i % 2000 < 3 THEN NULL WHEN i % 2000 < 6 THEN 1.0 ELSE 9e9 END"
+    rest = "1, {state}, {owner}, 1, 9e9, 0, 0, 0, {rung}"
+    for table, keys, values, done in (
+        ("documents", "public_id, content_hash, kind, size_bytes", "'p' || i, 'c' || i, 'pdf', 1", "ready"),
+        ("pages", None, None, None),
+        (
+            "page_tasks",
+            "page_id, prompt_version, model, answer_id",
+            "i, (SELECT version FROM prompts), 'm1', 1",
+            "done",
+        ),
+    ):
+        if keys is None:
+            rows = f"{numbers} SELECT i, i, 0, 'h' || i, '2020-01-01' FROM n"
+            if archive.db.dialect == "postgresql":
+                rows = rows.replace("'2020-01-01'", "timestamptz '2020-01-01'")
+            archive.execute(f"INSERT INTO pages (id, document_id, page_index, image_hash, created_at) {rows}")
+            continue
+        bells = rung if table == "page_tasks" else rung.replace("9e9", "NULL")  # few documents are rung for at a time
+        filled = rest.format(state=state.format(done=done), owner=owner, rung=bells)
+        ids = "id, " if table == "documents" else ""
+        number = "i, " if table == "documents" else ""
+        archive.execute(
+            f"INSERT INTO {table} ({ids}{keys}, {columns}) {numbers} SELECT {number}{values}, {filled} FROM n"
+        )
+    archive.execute("ANALYZE")
+    return archive
+
+
+def plans(db: Database, work: Any) -> str:
+    """The plans of all statements that `work` runs."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "WITH")):
+            seen.append((statement, parameters))
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    work()
+    event.remove(db.engine, "before_cursor_execute", note)
+    explain = "EXPLAIN " if db.dialect == "postgresql" else "EXPLAIN QUERY PLAN "
+    with db.write() as connection:
+        return "\n".join(
+            " ".join(str(part) for part in row)
+            for statement, parameters in seen
+            for row in connection.exec_driver_sql(explain + statement, parameters)
+        )
+
+
+def scans(plan: str) -> list[str]:
+    """Lines that read a table from end to end."""
+    whole = [line for line in plan.splitlines() if "Seq Scan on" in line or ("SCAN " in line and "_leased" not in line)]
+    return [line for line in whole if "page_tasks" in line or "documents" in line or " pages" in line]
+
+
+def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> None:
+    pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
+    assert "ix_page_tasks_due" in pages and "ix_page_tasks_rung" in pages and scans(pages) == [], pages
+    documents = plans(large.db, lambda: take_due_documents(large.db, 1, limit=64))
+    assert "ix_documents_rung" in documents and scans(documents) == [], documents
+
+
+def test_leases_are_found_by_their_index(large: Archive) -> None:
+    large.execute("UPDATE page_tasks SET lease_until = 1 WHERE state = 'leased' AND page_id < 5000")
+    swept = plans(large.db, lambda: expire(large.db, LIMITS))
+    assert "ix_page_tasks_leased" in swept and scans(swept) == [], swept
+    held = list(range(1, 60))
+    assert scans(plans(large.db, lambda: renew_tasks(large.db, "w", held, 60))) == []
+
+
+def test_a_claim_reads_its_own_rows_only(large: Archive) -> None:
+    waiting = [row[0] for row in large.rows("SELECT page_id FROM page_tasks WHERE state = 'pending' LIMIT 64")]
+    before = large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'")
+    claimed = plans(large.db, lambda: claim_pages(large.db, waiting, "w", ["m1"], 60, alone=waiting, answers_of="m1"))
+    assert scans(claimed) == [], claimed
+    assert large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'") == before - 64
+
+
+def test_take_due_gives_what_is_due_once_and_lost_bells_after_a_while(archive: Archive) -> None:
+    pages = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
+    batch = archive.batches["b"].id
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == []  # ingest rings itself
+    archive.execute("UPDATE page_tasks SET rung_at = NULL WHERE page_id = :page", page=pages[0])
+    archive.execute("UPDATE page_tasks SET rung_at = 1 WHERE page_id = :page", page=pages[1])
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [pages[0]]
+    assert take_due_pages(archive.db, batch, limit=0, lost_after=30.0) == []
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == [pages[1]]
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == []
+    archive.execute("UPDATE page_tasks SET rung_at = NULL, next_attempt_at = 9e9")
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == []
+
+
+@pytest.mark.only("postgresql")
+def test_a_bell_skips_rows_that_somebody_holds(archive: Archive) -> None:
+    first, second = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
+    archive.execute("UPDATE page_tasks SET rung_at = NULL")
+    with archive.db.write() as connection:
+        connection.execute(sa.text("SELECT 1 FROM page_tasks WHERE page_id = :page FOR UPDATE"), {"page": first})
+        batch = archive.batches["b"].id
+        assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [second]
