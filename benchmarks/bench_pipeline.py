@@ -41,6 +41,7 @@ from pipeline.batches import open_batch
 from pipeline.broker import make_app, queue_depth, ring_pages
 from pipeline.database import Database, open_database
 from pipeline.embedded import EmbeddedBroker
+from pipeline.fleet import slots_there
 from pipeline.images import ImageStore, encode
 from pipeline.leases import take_due_pages
 from pipeline.progress import what_is_open
@@ -179,8 +180,9 @@ def measure(count: int, database: str, processes: int, capacity: int, words: int
         if settings.database_url:
             environment["PAGEPACK_DATABASE_URL"] = settings.database_url
         with _started(["workers", "read"], processes, environment) as readers:
-            for reader in readers:
-                assert reader.stdout and b"ready" in reader.stdout.readline(), "a worker did not come up"
+            while slots_there(db, "read") < processes * (capacity + 1):
+                assert all(reader.poll() is None for reader in readers), "a worker did not come up"
+                time.sleep(0.1)
             began = time.monotonic()
             watched = {
                 "read worker": [psutil.Process(reader.pid) for reader in readers],

@@ -358,12 +358,8 @@ def mark_all_seen(db: Database, batch: OpenBatch) -> None:
 
 def finish_batches(db: Database) -> None:
     """Close every running batch of which nothing waits: a retried document may have reopened several."""
-    with db.read() as connection:
-        running = connection.execute(
-            select(Batch.id, Batch.public_id, Batch.name).where(Batch.state == "running")
-        ).all()
-    for row in running:
-        finish_batch(db, OpenBatch(row.id, row.public_id, row.name))
+    for batch, _ in running_batches(db):
+        finish_batch(db, batch)
 
 
 @retried
@@ -373,9 +369,14 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
     First makes sure of its tasks: a page stored while the batch was being registered may have missed it. And at the
     end of its notices: a document may have been done before the batch asked about it.
     """
-    with db.write() as connection:
-        if connection.scalar(select(Batch.id).where(Batch.id == batch.id, Batch.all_seen)) is None:
+    with db.read() as connection:  # cheap looks first: the rest costs a walk through all documents of the batch
+        seen = (Batch.id == batch.id, Batch.all_seen)
+        own = (PageTask.batch_id == batch.id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        if connection.scalar(select(Batch.id).where(*seen)) is None:
             return False
+        if connection.scalar(select(PageTask.id).where(*own).limit(1)) is not None:
+            return False
+    with db.write() as connection:
         documents = select(BatchSource.document_id).where(
             BatchSource.batch_id == batch.id, BatchSource.document_id.is_not(None)
         )

@@ -141,7 +141,10 @@ def cancel(batch: str, home: Path | None) -> int:
 @click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
 @json_option
 def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None, as_json: bool) -> int:
-    """Put failed pages and rejected files back to the queue; then run the batch's `pagepack run` again."""
+    """Put failed pages and rejected files back to the queue.
+
+    Workers that run read them; else repeat the batch's `pagepack run`.
+    """
     from pipeline.database import open_database
     from pipeline.query import find_batch, paths_not_taken_in
     from pipeline.store import retry_failures
@@ -157,10 +160,10 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
         click.echo(json.dumps({"files_waiting": documents, "pages_waiting": tasks, "files_looked_at_again": again}))
         return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
     if again:
-        click.echo(f"{again:,} files that were not taken in are looked at again by the next `pagepack run`")
+        click.echo(f"{again:,} files that were not taken in are looked at again when the same is run or submitted")
     if documents + tasks or not again:
         click.echo(
-            f"{documents:,} files and {tasks:,} pages wait again; repeat the batch's `pagepack run` to read them"
+            f"{documents:,} files and {tasks:,} pages wait again, for running workers or the next `pagepack run`"
         )
     return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
 

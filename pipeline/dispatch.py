@@ -91,7 +91,7 @@ class Dispatcher:
         self._settings = settings
         self._say = say
         self._only = only
-        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._limits = Limits.of(settings)
         self._pace = _Pace()
         self._next_sweep = self._next_notices = 0.0
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS

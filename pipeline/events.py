@@ -23,7 +23,7 @@ from pipeline.store import NewPage, Outcome, is_final
 
 
 def claimed(claim: PageClaim | DocumentClaim) -> None:
-    """After `claim_page` or `claim_document`."""
+    """After a claim."""
     if isinstance(claim, PageClaim):
         waited(claim)
     if is_logged(DEBUG):
@@ -31,7 +31,7 @@ def claimed(claim: PageClaim | DocumentClaim) -> None:
 
 
 def page_settled(claim: PageClaim, outcomes: Mapping[int, Outcome], stored: int, limits: Limits) -> None:
-    """After `complete_page`, with what it returned: where the lease was lost, nothing was stored."""
+    """After a page's outcomes were stored, with how many were still ours: none where the lease was lost."""
     if stored < len(outcomes):
         _lost(claim, len(outcomes) - stored)
     if stored == 0 or not (is_counting() or is_logged(WARNING)):

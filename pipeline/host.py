@@ -86,7 +86,7 @@ class Host:
             db = open_database(settings, create=is_home)
             stack.callback(db.dispose)
             if is_home:  # the lock is ours, so whoever held a lease is dead; no page is to blame
-                limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+                limits = Limits.of(settings)
                 give_back(db, "", reason="the worker before ended early", crashed=False, limits=limits)
                 forget_bells(db)
             self._station = station = Station(db, settings, self._places, self._say)

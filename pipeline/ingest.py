@@ -127,7 +127,7 @@ class Ingester:
         self._puts = ThreadPoolExecutor(self._images.num_puts, "put") if is_far else None
         self._rasterizer = Rasterizer(settings)
         self._claim: DocumentClaim | None = None  # in hand: the heartbeat renews it
-        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._limits = Limits.of(settings)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def ingest(self, document_id: int) -> None:

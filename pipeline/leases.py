@@ -27,6 +27,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.database import Database, retried
 from pipeline.notices import note_ended
+from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from schemas.tables import (
     Answer,
@@ -51,6 +52,10 @@ class Limits:
     lease_seconds: float
     max_attempts: int
     max_crashes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
 
 
 @dataclass(frozen=True, slots=True)

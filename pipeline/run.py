@@ -62,7 +62,7 @@ class Run:
         self._say = say
         self._on_progress = on_progress
         self._pages = pages
-        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._limits = Limits.of(settings)
         self._station: Station | None = None
         self._stop_signals = 0
         self._seen = 0

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
 
     home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
     database_url: str | None = _(None, "a PostgreSQL server instead of SQLite in the home folder", repr=False)
-    broker_url: str | None = _(None, "a Redis or Valkey server instead of the embedded one")
+    broker_url: str | None = _(None, "a Redis, Valkey or RabbitMQ server instead of the embedded one")
 
     images_url: str | None = _(None, "where page images lie, such as s3://bucket/images; default images/ in the home")
     inputs_url: str | None = _(None, "local files are copied here for workers that do not see their paths")

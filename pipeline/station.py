@@ -143,7 +143,7 @@ class Station:
             self._say("the embedded broker died; starting it again")
             self._broker.stop()
             self._app = self._start_broker()  # the old one's pools hold broken connections
-            # Workers that lost it with pages in hand may never consume again; new ones lose a few pages' reading.
+            # Workers that lost it would try again later and later; new ones lose a few pages' reading.
             self.children.replace_all("the broker died")
         return self._app
 

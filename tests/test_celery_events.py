@@ -13,6 +13,7 @@ from celery import Celery
 
 from pipeline.broker import make_app
 from pipeline.database import Database
+from pipeline.progress import progress
 from pipeline.settings import Settings
 from tests.worker_processes import broker, draw_pdf, submit, wait_until, workers
 
@@ -39,10 +40,9 @@ def test_workers_send_heartbeats_and_tasks_and_answer_a_ping(settings: Settings,
     folder = draw_pdf(tmp_path / "docs" / "a.pdf", 2).parent
     with (
         broker(settings.home) as url,
-        workers(settings, url, "ingest", "read", PAGEPACK_CELERY_EVENTS="true") as running,
+        workers(settings, url, "ingest", "read", PAGEPACK_CELERY_EVENTS="true"),
     ):
         app = make_app(url, events=True)
-        wait_until(lambda: running["read"].is_ready())
         wait_until(lambda: len(app.control.ping(timeout=0.5)) == 2)
         with listening(app) as seen:
             submit(db, url, settings, folder)
@@ -56,8 +56,10 @@ def test_workers_send_heartbeats_and_tasks_and_answer_a_ping(settings: Settings,
             assert seen["task-succeeded", "pagepack.read"] == 2
 
 
-def test_without_the_setting_workers_say_and_answer_nothing(settings: Settings, db: Database) -> None:
-    with broker(settings.home) as url, workers(settings, url, "read") as running:
-        wait_until(lambda: running["read"].is_ready())
+def test_without_the_setting_workers_say_and_answer_nothing(settings: Settings, db: Database, tmp_path: Path) -> None:
+    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 1).parent
+    with broker(settings.home) as url, workers(settings, url, "ingest", "read"):
+        submit(db, url, settings, folder)
+        wait_until(lambda: progress(db, 1).tasks_done == 1)  # they take messages
         app = make_app(url, events=True)
         assert app.control.ping(timeout=1.5) == []

@@ -105,7 +105,8 @@ def test_a_claim_reads_its_own_rows_only(large: Archive) -> None:
 def test_take_due_gives_what_is_due_once_and_lost_bells_after_a_while(archive: Archive) -> None:
     pages = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
     batch = archive.batches["b"].id
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == []  # ingest rings itself
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == pages
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == []
     archive.execute("UPDATE page_tasks SET rung_at = NULL WHERE page_id = :page", page=pages[0])
     archive.execute("UPDATE page_tasks SET rung_at = 1 WHERE page_id = :page", page=pages[1])
     assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [pages[0]]

@@ -15,11 +15,12 @@ from pathlib import Path
 import pymupdf
 
 from pipeline.batches import open_batch
-from pipeline.broker import make_app, ring_documents
+from pipeline.broker import make_app, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.ingest import register
-from pipeline.leases import take_due_documents
+from pipeline.leases import take_due_documents, take_due_pages
+from pipeline.progress import what_is_open
 from pipeline.settings import Settings
 from schemas.prompts import OCR
 
@@ -30,9 +31,6 @@ ROOT = Path(__file__).parent.parent
 class Worker:
     process: subprocess.Popen[bytes]
     log: Path
-
-    def is_ready(self) -> bool:
-        return b'{"ready": true}' in self.log.read_bytes()
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -94,11 +92,14 @@ def workers(
 
 
 def submit(db: Database, url: str, settings: Settings, folder: Path) -> None:
-    """See a folder's files and ring for its documents."""
+    """See a folder's files, ring for its documents, and for their pages when they are drawn."""
     batch = open_batch(db, key="b", name="b", prompts=[OCR], engine="instant", model="instant/1", text_layer="keep")
     for _ in register(db, batch, [folder], settings, forget_gone=False, is_stopping=lambda: False):
         pass
-    ring_documents(make_app(url), take_due_documents(db, batch.id, limit=100))
+    app = make_app(url)
+    ring_documents(app, take_due_documents(db, batch.id, limit=100))
+    wait_until(lambda: not what_is_open(db, batch.id).documents)
+    ring_pages(app, take_due_pages(db, batch.id, limit=100, lost_after=None))
 
 
 def draw_pdf(path: Path, pages: int, dark: int | None = None) -> Path:

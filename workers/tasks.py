@@ -57,7 +57,7 @@ class Reader:
         self._settings = settings
         self._owner = owner
         self._images = open_images(settings)
-        self._limits = Limits(settings.lease_seconds, settings.max_attempts, settings.max_crashes)
+        self._limits = Limits.of(settings)
         self._stop_at: float | None = None
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
         self._lost: set[tuple[int, int]] = set()
@@ -294,7 +294,7 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
     try:
         work()
     except ValidationError as error:
-        log.error("%s: a message that this version does not know, left to the sweep: %s (%s)", task, message, error)
+        log.error("%s: dropped a message that this version does not know: %s (%s)", task, message, error)
     except Reject:
         raise
     except (DiskFull, StorageGone) as error:

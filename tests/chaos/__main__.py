@@ -62,6 +62,9 @@ def main(words: Sequence[str] | None = None) -> int:
             results.append(run(label, fault, database, seeds, network))
     finally:
         network.close()
+    if not results:
+        print(f"--only {given.only}: there is no such fault here (some need root)", file=sys.stderr)
+        return 2
     summary = {
         "network": network.name,
         "trials": len(results) * len(seeds),
@@ -88,7 +91,7 @@ def chosen(only: str, database: str | None) -> list[tuple[str, Fault, str]]:
         for label, fault in labelled
         for kind in ([database] if database is not None else _databases(fault))
         if kind in fault.databases
-        and (not fault.needs_root or os.geteuid() == 0)
+        and (not fault.needs_root or os.geteuid() == 0 or print(f"{label}: left out, it needs root", file=sys.stderr))
         and (not wanted or label in wanted or str(fault.number) in wanted)
     ]
 
