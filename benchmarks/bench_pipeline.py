@@ -1,6 +1,6 @@
 """Pages a second from claim to stored answer, with an engine that answers at once: what everything but reading costs.
 
-    python -m benchmarks.bench_pipeline --sizes 1000 10000 100000 [--database sqlite|postgresql] [--processes 1]
+    python -m benchmarks.bench_pipeline --sizes 1000 10000 100000 1000000 [--database sqlite|postgresql] [--seconds 100]
 
 Real parts: a Valkey server on its own socket, a PostgreSQL server from its wheel with its durable defaults (fsync and
 synchronous_commit on), Celery read workers as `pagepack` starts them, and a process that rings for what is due and
@@ -8,6 +8,8 @@ keeps the queue at a bounded depth. Pages are rasterized before: every page has 
 for a page whose image was read before would only be given its old answer. An answer has `--words` words, of a
 vocabulary of 5,000, and is indexed for search. Time counts from the first bell to the last stored answer; workers are
 ready before.
+
+A size that takes longer than `--seconds` is measured for so long, with all its rows in the tables.
 
 Per size: CPU milliseconds a page of each kind of process, resident memory at the end (of PostgreSQL's processes without
 what they share), the broker's peak, and what the database grew by a page. Ends in one line of JSON.
@@ -87,16 +89,16 @@ class BenchEngine:
         pass
 
 
-def prepare(db: Database, images: ImageStore, count: int) -> int:
-    """A batch of `count` pages that wait, in documents of 1,000, and their images; its id."""
+def prepare(db: Database, images: ImageStore, count: int, real: int) -> int:
+    """A batch of `count` pages that wait, in documents of 1,000; its id. The first `real` of them have their images."""
     batch = open_batch(
         db, key=f"bench {count}", name="bench", prompts=[OCR], engine="instant", model=MODEL, text_layer="keep"
     )
     first = 0
     with db.read() as connection:
         first = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(Page.id), 0))) or 0
-    for start in range(0, count, PAGES_A_DOCUMENT):
-        numbers = range(first + start, first + min(start + PAGES_A_DOCUMENT, count))
+    for start in range(0, min(count, real), PAGES_A_DOCUMENT):
+        numbers = range(first + start, first + min(start + PAGES_A_DOCUMENT, count, real))
         with db.write() as connection:
             document = connection.exec_driver_sql(
                 "INSERT INTO documents (public_id, content_hash, kind, size_bytes, page_count, batch_id, state, token, "
@@ -126,8 +128,26 @@ def prepare(db: Database, images: ImageStore, count: int) -> int:
             columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
             connection.execute(sa.insert(PageTask).from_select([*columns, "next_attempt_at"], waiting))
     with db.write() as connection:
+        for statement in _rest(count - real, batch.id) if count > real else []:
+            connection.execute(sa.text(statement))
         connection.exec_driver_sql("ANALYZE")
     return batch.id
+
+
+def _rest(count: int, batch_id: int) -> list[str]:
+    """Pages that wait behind the others and are never reached, so that the tables are as large as they would be."""
+    numbers = f"WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})"
+    return [
+        "INSERT INTO documents (public_id, content_hash, kind, size_bytes, page_count, batch_id, state, token, "
+        f"attempts, crashes, next_attempt_at) {numbers} SELECT 'rest' || i, 'rest' || i, 'pdf', 1, 1000, {batch_id}, "
+        f"'ready', 0, 0, 0, 0 FROM n WHERE i <= {count // PAGES_A_DOCUMENT}",
+        "INSERT INTO pages (document_id, page_index, image_hash, width_px, height_px, created_at) "
+        f"{numbers} SELECT d.id, i % 1000, 'rest' || i, 16, 16, d0.started_at FROM n "
+        f"JOIN documents d ON d.content_hash = 'rest' || (i / 1000) JOIN batches d0 ON d0.id = {batch_id}",
+        "INSERT INTO page_tasks (page_id, prompt_version, model, batch_id, state, token, attempts, crashes, "
+        f"next_attempt_at) SELECT p.id, '{OCR.version}', '{MODEL}', {batch_id}, 'pending', 0, 0, 0, 0 FROM pages p "
+        "JOIN documents d ON d.id = p.document_id WHERE d.content_hash LIKE 'rest%' ORDER BY p.id",
+    ]
 
 
 def _image(number: int) -> Image.Image:
@@ -139,6 +159,8 @@ def ring(batch_id: int) -> None:
     """Keep the queue filled until nothing is due; a process of its own, like the dispatcher's."""
     settings = load_settings()
     db, app = open_database(settings), make_app(str(settings.broker_url))
+    print("ready", flush=True)
+    sys.stdin.readline()
     while what_is_open(db, batch_id):
         room = DEPTH - queue_depth(app, READ_QUEUE)
         if room >= DEPTH // 4:
@@ -163,11 +185,13 @@ def servers(database: str, home: Path) -> Iterator[tuple[Settings, EmbeddedBroke
         broker.stop()
 
 
-def measure(count: int, database: str, processes: int, capacity: int, words: int, work: Path) -> dict[str, Any]:
+def measure(
+    count: int, database: str, processes: int, capacity: int, words: int, most_seconds: float, work: Path
+) -> dict[str, Any]:
     with servers(database, work / f"home{count}") as (settings, broker, server):
         db = open_database(settings, create=True)
         before_preparing = time.monotonic()
-        batch_id = prepare(db, ImageStore(settings.home / "images"), count)
+        batch_id = prepare(db, ImageStore(settings.home / "images"), count, round(1_000 * most_seconds))
         prepared = time.monotonic() - before_preparing
         size = _database_bytes(db, settings)
         environment = os.environ | {
@@ -183,7 +207,6 @@ def measure(count: int, database: str, processes: int, capacity: int, words: int
             while slots_there(db, "read") < processes * (capacity + 1):
                 assert all(reader.poll() is None for reader in readers), "a worker did not come up"
                 time.sleep(0.1)
-            began = time.monotonic()
             watched = {
                 "read worker": [psutil.Process(reader.pid) for reader in readers],
                 "broker": _by_name("valkey", psutil.Process().children(recursive=True)),
@@ -192,26 +215,31 @@ def measure(count: int, database: str, processes: int, capacity: int, words: int
                 watched["postgresql"] = [psutil.Process(server.pid)]
             spent = {name: _cpu(some) for name, some in watched.items()}
             with _started(["benchmarks.bench_pipeline", "--ring", str(batch_id)], 1, environment) as (ringer,):
-                watched["ringer"], spent["ringer"] = [psutil.Process(ringer.pid)], 0.0
-                while what_is_open(db, batch_id):
+                assert ringer.stdout and ringer.stdin and ringer.stdout.readline()
+                watched["ringer"] = [psutil.Process(ringer.pid)]
+                spent["ringer"] = _cpu(watched["ringer"])
+                began = time.monotonic()
+                ringer.stdin.write(b"go\n")
+                ringer.stdin.flush()
+                while what_is_open(db, batch_id) and time.monotonic() < began + most_seconds:
                     assert all(reader.poll() is None for reader in readers), "a worker died"
                     for name, some in watched.items():
                         spent[f"{name} now"] = max(spent.get(f"{name} now", 0.0), _cpu(some))
                     memory = {name: _resident(some) for name, some in watched.items()}
                     time.sleep(0.25)
                 seconds = time.monotonic() - began
-        with db.read() as connection:
-            answered = connection.execute(sa.text("SELECT count(*), count(DISTINCT task_id) FROM task_attempts")).one()
-        assert tuple(answered) == (count, count), f"{answered} of {count} pages"
+                read, distinct = _answered(db)
+        assert read == distinct, f"{distinct} pages were read {read} times"
         with redis.Redis(unix_socket_path=broker.url.removeprefix("redis+socket://")) as client:
             peak = client.info("memory")["used_memory_peak"]
-        grown = (_database_bytes(db, settings) - size) / count
+        grown = (_database_bytes(db, settings) - size) / read
         db.dispose()
     shutil.rmtree(work / f"home{count}")
     return {
         "pages": count,
-        "pages_per_second": round(count / seconds, 1),
-        "cpu_ms_a_page": {name: round(1e3 * (spent[f"{name} now"] - spent[name]) / count, 2) for name in watched},
+        "pages_read": read,
+        "pages_per_second": round(read / seconds, 1),
+        "cpu_ms_a_page": {name: round(1e3 * (spent[f"{name} now"] - spent[name]) / read, 2) for name in watched},
         "resident_mib": {name: round(size / 2**20, 1) for name, size in memory.items()},
         "broker_peak_mib": round(peak / 2**20, 1),
         "database_bytes_a_page": round(grown),
@@ -219,11 +247,20 @@ def measure(count: int, database: str, processes: int, capacity: int, words: int
     }
 
 
+def _answered(db: Database) -> tuple[int, int]:
+    """Tries that gave an answer, and of how many pages."""
+    with db.read() as connection:
+        counts = "SELECT count(*), count(DISTINCT task_id) FROM task_attempts WHERE error IS NULL"
+        tries, pages = connection.execute(sa.text(counts)).one()
+    return int(tries), int(pages)
+
+
 @contextlib.contextmanager
 def _started(words: list[str], count: int, environment: dict[str, str]) -> Iterator[list[subprocess.Popen[bytes]]]:
     command = [sys.executable, "-m", *words]
     errors = sys.stderr if os.environ.get("BENCH_SHOW") else subprocess.DEVNULL
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors) for _ in range(count)]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors) for _ in range(count)]
     try:
         yield started
     finally:
@@ -275,6 +312,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="read workers")
     parser.add_argument("--capacity", type=int, default=64, help="pages that a worker holds at once")
     parser.add_argument("--words", type=int, default=200, help="of an answer")
+    parser.add_argument("--seconds", type=float, default=100.0, help="of a larger size, measure so long")
     parser.add_argument("--ring", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.ring is not None:
@@ -284,7 +322,7 @@ def main() -> None:
     rows = []
     try:
         for count in [given.pages] if given.pages else given.sizes:
-            row = measure(count, given.database, given.processes, given.capacity, given.words, work)
+            row = measure(count, given.database, given.processes, given.capacity, given.words, given.seconds, work)
             rows.append(row)
             print(row, flush=True)
     finally:
