@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
@@ -85,12 +86,13 @@ def open_batch(
     priority: int = 0,
     notify: str | None = None,
     all_seen: bool = True,
+    reopens: bool = True,
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
     `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `notify`
     (`TASK` or `TASK@QUEUE`) is sent for each document that is done. Without `all_seen` the batch does not finish before
-    `mark_all_seen`.
+    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -112,10 +114,15 @@ def open_batch(
             "state": BatchState.RUNNING,
             "finished_at": None,
         }
+        again: dict[str, Any] = dict(asked)
+        if not reopens:
+            is_held = Batch.state.in_([BatchState.PAUSED, BatchState.CANCELLED])
+            again["state"] = sa.case((is_held, Batch.state), else_=str(BatchState.RUNNING))
+            again["finished_at"] = sa.case((is_held, Batch.finished_at), else_=None)
         row = connection.execute(
             insert(Batch)
             .values(public_id=uuid7(), key=key, name=name, started_at=utc_now(), **asked)
-            .on_conflict_do_update(index_elements=["key"], set_=asked)
+            .on_conflict_do_update(index_elements=["key"], set_=again)
             .returning(Batch.id, Batch.public_id, Batch.name)
         ).one()
         versions = [prompt.version for prompt in prompts]
@@ -157,12 +164,13 @@ def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int,
 
 
 @retried
-def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> None:
+def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen_at: datetime | None = None) -> None:
     """Store what was seen, in one transaction, with the tasks of pages that are known already.
 
     A batch that has finished meanwhile goes on: another command that registers the same one came to its end first. One
     that was cancelled meanwhile sees nothing more.
     """
+    moment = seen_at or utc_now()
     with db.write() as connection:
         insert = insert_for(connection)
         state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update())
@@ -204,7 +212,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile]) -> N
                     "modified_ns": file.modified_ns,
                     "cause": file.rejection.cause if file.rejection else None,
                     "reason": str(file.rejection) if file.rejection else None,
-                    "seen_at": utc_now(),
+                    "seen_at": moment,
                 }
                 for file in sorted(files, key=lambda file: file.path)
             ],
@@ -246,6 +254,19 @@ def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
     ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
     inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
     return sa.or_(~ranges.exists(), inside.correlate(Page).exists())
+
+
+def begin_walk(db: Database, batch: OpenBatch) -> datetime:
+    """The moment that all files which this walk meets are marked with: later than every walk before.
+
+    By the database's clock, for hosts' clocks differ; and a clock that was set back begins no earlier.
+    """
+    with db.read() as connection:
+        now = datetime.fromtimestamp(db.now(connection), UTC)
+        last = connection.scalar(select(sa.func.max(BatchSource.seen_at)).where(BatchSource.batch_id == batch.id))
+    if last is None:
+        return now
+    return max(now, (last if last.tzinfo else last.replace(tzinfo=UTC)) + timedelta(milliseconds=1))
 
 
 @retried
@@ -377,6 +398,9 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
         if connection.scalar(select(PageTask.id).where(*own).limit(1)) is not None:
             return False
     with db.write() as connection:
+        running = (Batch.id == batch.id, Batch.state == BatchState.RUNNING)
+        if connection.scalar(select(Batch.id).where(*running).with_for_update()) is None:
+            return False  # paused or cancelled meanwhile
         documents = select(BatchSource.document_id).where(
             BatchSource.batch_id == batch.id, BatchSource.document_id.is_not(None)
         )

@@ -111,6 +111,7 @@ class Children:
         self._running: dict[Place, Child] = {}
         self._starts: dict[Place, int] = {}  # in a row, without a page
         self._next_start: dict[Place, float] = {}
+        self._any_ready = False
         self._mourned: list[Child] = []  # dead, and their leases could not be given back yet
 
     def kill(self) -> None:
@@ -213,17 +214,24 @@ class Children:
         place = child.place
         del self._running[place]
         child.signal(signal.SIGKILL)  # what it left of its process group
+        self._any_ready = self._any_ready or child.was_ready
         was_quick = time.monotonic() - child.started_at < 20
         self._mourned.append(child)
         returned = self._bury()
         self._starts[place] = starts = self._starts.get(place, 0) + 1 if was_quick and not returned else 0
         code = child.process.returncode
-        if (code == 2 and not child.was_ready) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
+        if (code == 2 and not self._was_ever_ready()) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
             raise UsageError(f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}")
         wait = 0.0 if starts == 0 or self._gives_up else min(2.0**starts, _LONGEST_WAIT_SECONDS)
         self._next_start[place] = time.monotonic() + wait
         again = "starting it again" + (f" in {wait:.0f} s" if wait else "")
         self._say(f"the {place.name} worker died (exit code {code}); {again}")
+
+    def _was_ever_ready(self) -> bool:
+        """Whether the settings have served for any child: then one that ends with a wrong setting has bad luck."""
+        with suppress(PagepackError):
+            self._any_ready = self._any_ready or any(child.is_ready(self._db) for child in self._running.values())
+        return self._any_ready
 
     def _bury(self) -> int:
         """Give back what dead children held; tried again while the database is away."""

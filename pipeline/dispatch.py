@@ -98,6 +98,7 @@ class Dispatcher:
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
         self._clock_ahead = time.time() - time.monotonic()
+        self._refused: set[str] = set()  # targets of notices
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
 
@@ -128,6 +129,7 @@ class Dispatcher:
     def sweep(self) -> None:
         """What no bell brings: leases of dead workers, workers that fell silent, batches that others finished."""
         self._watch_clock()
+        self._refused.clear()
         expire(self._db, self._limits)
         forget_silent(self._db, 10 * self._settings.lease_seconds)
         if self._only is None:
@@ -185,7 +187,7 @@ class Dispatcher:
         self._next_notices = time.monotonic() + _NOTICES_SECONDS
         sent: list[int] = []
         refused: dict[str, Unavailable] = {}
-        for notice in take_notices(self._db, _NOTICES_AT_ONCE):
+        for notice in take_notices(self._db, _NOTICES_AT_ONCE, without=self._refused):
             if notice.notify in refused:
                 continue
             done = DocumentDone(document_id=notice.document_id, batch_id=notice.batch_id)
@@ -199,7 +201,7 @@ class Dispatcher:
             mark_notices_sent(self._db, sent)
         for target, reason in refused.items():
             self._say(f"--notify {target}: {reason}; trying again in {self._settings.sweep_seconds:.0f} s")
-            self._next_notices = time.monotonic() + self._settings.sweep_seconds
+        self._refused |= set(refused)  # until the next sweep, so that they do not stand before the others
 
     def _close(self, batch: OpenBatch) -> None:
         """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""

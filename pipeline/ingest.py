@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from pipeline import events
-from pipeline.batches import OpenBatch, SeenFile, forget_unseen, known_files, record_files
+from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, known_files, record_files
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
@@ -31,7 +31,7 @@ from pipeline.settings import Settings
 from pipeline.stages import rasterizing
 from pipeline.storage import is_url
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
-from schemas.tables import Source, utc_now
+from schemas.tables import Source
 
 _FILES_A_TRANSACTION = 200
 _FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
@@ -68,7 +68,7 @@ def register(
     A file whose size and time are as recorded is not read again. A batch that is known by its paths, not by a name,
     forgets files that are gone from them. Raises as `discover`.
     """
-    began = utc_now()
+    began = begin_walk(db, batch)
     found = discover(paths, settings)
     copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
     count = 0
@@ -85,7 +85,7 @@ def register(
             seen = list(map(see, chunk))
         if is_stopping():
             return
-        record_files(db, batch, [file for file in seen if file is not None])
+        record_files(db, batch, [file for file in seen if file is not None], began)
         count += len(chunk)
         yield count
     if forget_gone:

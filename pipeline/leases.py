@@ -142,9 +142,10 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
         if row is None:
             return None
         locations = connection.scalars(select(Source.location).where(Source.document_id == document_id)).all()
-        stored = select(Page.page_index).where(Page.document_id == document_id).order_by(Page.page_index)
+        is_drawn = Page.image_freed_at.is_(None)  # or could not be; one that was freed or lost is drawn again
+        stored = select(Page.page_index).where(Page.document_id == document_id, is_drawn).order_by(Page.page_index)
         first_page = 0
-        if row.page_count is not None:  # else it is new, or its images were lost: all of it
+        if row.page_count is not None:  # else it is new, or it begins anew: all of it
             for first_page, index in enumerate([*connection.scalars(stored), -1]):
                 if index != first_page:
                     break

@@ -92,13 +92,16 @@ def forget_notices(connection: Connection, documents: Collection[int]) -> None:
     connection.execute(delete(Notice).where(Notice.document_id.in_(documents)))
 
 
-def take_notices(db: Database, limit: int) -> list[UnsentNotice]:
-    """The oldest that are not sent yet. Taking one does not mark it: `mark_notices_sent` after it was sent."""
+def take_notices(db: Database, limit: int, without: Collection[str] = ()) -> list[UnsentNotice]:
+    """The oldest that are not sent yet, but for some targets.
+
+    Taking one does not mark it: `mark_notices_sent` after it was sent.
+    """
     unsent = (
         select(Notice.id, Batch.notify, Batch.public_id.label("batch_id"), Document.public_id.label("document_id"))
         .join(Batch, Batch.id == Notice.batch_id)
         .join(Document, Document.id == Notice.document_id)
-        .where(Notice.sent_at.is_(None), Batch.notify.is_not(None))
+        .where(Notice.sent_at.is_(None), Batch.notify.is_not(None), Batch.notify.not_in(without))
         .order_by(Notice.id)
         .limit(limit)
     )

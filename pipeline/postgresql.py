@@ -94,7 +94,7 @@ def translated_words(name: str, code: str | None, error: Any, is_operational: bo
             f"no room left on the disk of {name}; what was stored stays: free some and run the same command again"
         )
     if code == "25006":
-        return UsageError(f"{name} is read-only, a standby perhaps; name the primary server")
+        return Unavailable(f"{name} is read-only: a standby, or the servers are changing over; name the primary server")
     if code == "42501":
         return UsageError(f"{name}: {words}; `pagepack db roles` says what each role may do")
     if code in ("42P01", "42703", "3F000"):

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 
 from pipeline.database import Database
-from schemas.tables import Document, DocumentState, PageTask, TaskState
+from schemas.tables import Document, DocumentState, Page, PageTask, TaskState
 
 _OPEN_TASKS = (TaskState.PENDING, TaskState.LEASED)
 _OPEN_DOCUMENTS = (DocumentState.PENDING, DocumentState.LEASED)
@@ -75,8 +75,14 @@ def progress(db: Database, batch_id: int) -> Progress:
 def pages_waiting(db: Database, batch_id: int, limit: int) -> int:
     """Page tasks of a batch that are not read yet, counted up to `limit`: what bounds the images in flight.
 
-    Of one batch, for those of an interrupted one wait until somebody goes on with it.
+    Of one batch, for those of an interrupted one wait until somebody goes on with it. A page whose image was freed or
+    lost does not count: it waits for ingest itself.
     """
-    waiting = select(PageTask.id).where(PageTask.batch_id == batch_id, PageTask.state.in_(_OPEN_TASKS)).limit(limit)
+    waiting = (
+        select(PageTask.id)
+        .join(Page, Page.id == PageTask.page_id)
+        .where(PageTask.batch_id == batch_id, PageTask.state.in_(_OPEN_TASKS), Page.image_freed_at.is_(None))
+        .limit(limit)
+    )
     with db.read() as connection:
         return connection.scalar(select(sa.func.count()).select_from(waiting.subquery())) or 0

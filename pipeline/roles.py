@@ -75,6 +75,7 @@ def role_statements() -> list[str]:
     ]
     statements += [_in_schema(f"GRANT USAGE, CREATE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {OWNER}")]
     statements += [_in_schema(f"GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {', '.join(GRANTS)}")]
+    statements.append(f"GRANT {OWNER} TO CURRENT_USER")  # who is no superuser gives tables to a role that it is in
     owned = sorted({*INGEST, *WORKER, *QUERY})  # sequences follow their tables
     return statements + [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in owned] + grant_statements()
 

@@ -26,11 +26,13 @@ from pipeline.images import open_images
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, expire, forget_bells, give_back
 from pipeline.progress import Progress, progress, what_is_open
+from pipeline.query import batch_state
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.station import Station
 from pipeline.submit import check_prompts, describe_engine, open_named_batch, see
 from schemas.prompts import Prompt
+from schemas.tables import BatchState
 
 _TICK_SECONDS = 0.2
 _PLACES = [Place("read"), Place("ingest")]
@@ -143,6 +145,7 @@ class Run:
 
     def _loop(self, db: Database, batch: OpenBatch, station: Station) -> None:
         next_sweep = next_count = 0.0
+        was_paused = False
         while True:
             if self._stop_signals:
                 raise Stopped
@@ -156,6 +159,12 @@ class Run:
                 self._on_progress(progress(db, batch.id), self._seen, all_seen)
                 took = time.monotonic() - started
                 next_count = started + max(0.5, 20 * took)  # counting a large batch must not become the work
+                if (state := batch_state(db, batch.id)) == BatchState.CANCELLED:
+                    self._say("the batch was cancelled")
+                    return
+                if state == BatchState.PAUSED and not was_paused:
+                    self._say("the batch is paused; `pagepack resume` goes on")
+                was_paused = state == BatchState.PAUSED
             if all_seen and not now and finish_batch(db, batch):
                 finish_batches(db)
                 sweep_images(db, open_images(self._settings), self._settings)

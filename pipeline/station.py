@@ -29,6 +29,7 @@ from schemas.messages import READ_QUEUE
 
 _DUTY = "dispatch"
 _DUTY_SECONDS = 15.0
+_FORBIDDEN_SECONDS = 60.0  # a host that may not have the duty asks again so often: roles change
 _LOOK_SECONDS = 5.0  # between two looks for readers that take nothing
 
 
@@ -52,7 +53,7 @@ class Station:
         self._settings = settings
         self._say = say
         self._is_run = only is not None
-        here = f"{socket.gethostname()} {settings.home.absolute()}"
+        here = f"{socket.gethostname()} {settings.home.absolute()} {[place.name for place in places]}"
         self._alarm_queue = f"pagepack.alarm.{hashlib.sha256(os.fsencode(here)).hexdigest()[:16]}"
         self._broker: EmbeddedBroker | None = None
         self._app: Celery | None = None
@@ -61,7 +62,8 @@ class Station:
         self._dispatcher = Dispatcher(db, settings, say, only)
         variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue}
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
-        self._may_dispatch = True
+        self._dispatches_from = 0.0
+        self._was_refused = False
         self._next_look = 0.0
         self.has_duty = False
 
@@ -95,16 +97,19 @@ class Station:
     def _takes_duty(self) -> bool:
         """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
         try:
-            return self._may_dispatch and take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+            return time.monotonic() >= self._dispatches_from and take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
         except UsageError as error:
-            self._may_dispatch = False
-            self._say(f"ringing and sweeping is left to other hosts: {error}")
+            self._dispatches_from = time.monotonic() + _FORBIDDEN_SECONDS
+            if not self._was_refused:
+                self._say(f"ringing and sweeping is left to other hosts: {error}")
+            self._was_refused = True
             return False
 
     def hear_alarm(self) -> None:
         """Raises what a child says that no retry will mend: DiskFull, or Unavailable."""
         alarm = heard_alarm(self._app, self._alarm_queue) if self._app is not None else None
         if alarm is not None:
+            self.forget_alarms()
             raise (DiskFull if alarm["cause"] == DiskFull.cause else Unavailable)(alarm["reason"])
 
     def forget_alarms(self) -> None:

@@ -247,10 +247,12 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
                 finished_at=None,
             )
         )
-        freed = (Page.id == claim.page_id, Page.image_freed_at.is_not(None))
+        was_freed = connection.scalar(select(Page.image_freed_at).where(Page.id == claim.page_id)) is not None
+        lost = (Page.id == claim.page_id, Page.image_freed_at.is_(None))
+        connection.execute(update(Page).where(*lost).values(image_freed_at=utc_now()))
         on_its_way = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
-        page = select(Page.id).join(Document, Document.id == Page.document_id).where(*freed, on_its_way)
-        if connection.scalar(page) is None:
+        document = select(Document.id).where(Document.id == claim.document_id, on_its_way)
+        if not was_freed or connection.scalar(document) is None:
             return False
         waiting_ids = {task.task_id for task in (claim.tasks if asked is None else asked)}
         held = PageTask.id.in_(waiting_ids & {task_id for task_id, _ in _held_tasks(connection, [claim])})

@@ -20,7 +20,7 @@ from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
 from pipeline.discover import absolute, discover
 from pipeline.embedded import HomeLock
-from pipeline.errors import DocumentRejected, NothingToDo, UsageError, redacted
+from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.fleet import slots_there
 from pipeline.ingest import register
 from pipeline.live import Live
@@ -30,9 +30,16 @@ from pipeline.settings import Settings
 from schemas.messages import SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
+from schemas.text import storable
 
 _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
+
+
+class BadMessage(PagepackError):
+    """A message asks for what there is not; it is dropped, and the log says so."""
+
+    cause = "message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,23 +217,27 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
 
 
 def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:
-    """What anyone asked for in a message. Messages of one batch that ask the same of the same pages are one batch.
+    """What anyone asked for in a message. Messages of one batch that ask the same in the same way are one batch.
 
-    A location that is not there is recorded as missing, in the view `failures`.
+    A location that is not there, or not to be reached, is recorded so in the view `failures`. A batch that was paused
+    or cancelled stays so.
 
     Raises:
-        UsageError: the message asks for what there is not.
+        BadMessage: it asks for what there is not. Whatever else is raised is the machine's fault, and may pass.
     """
     try:
         prompts = choose_prompts(message.prompts, [])
+        check_notify(message.notify)
+        pages = parse_pages(message.pages)
     except KeyError as error:
-        raise UsageError(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
-    check_notify(message.notify)
-    pages = parse_pages(message.pages)
-    identity = json.dumps([sorted(prompt.version for prompt in prompts), settings.text_layer, *pages])
+        raise BadMessage(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
+    except UsageError as error:
+        raise BadMessage(str(error)) from error
+    asked = [sorted(prompt.version for prompt in prompts), settings.text_layer, message.priority, message.notify]
+    digest = hashlib.sha256(json.dumps([*asked, *pages]).encode()).hexdigest()[:16]
     batch = open_batch(
         db,
-        key=f"message:{message.batch}:{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
+        key=f"message:{message.batch}:{digest}",
         name=message.batch,
         prompts=prompts,
         engine="any",
@@ -235,10 +246,13 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
         pages=pages,
         priority=message.priority,
         notify=message.notify,
+        reopens=False,
     )
+    location = storable(message.location)
     try:
-        for _ in register(db, batch, [message.location], settings, forget_gone=False, is_stopping=lambda: False):
+        for _ in register(db, batch, [location], settings, forget_gone=False, is_stopping=lambda: False):
             pass
-    except UsageError as error:  # nobody waits at a command line: `failures` says it
-        rejection = DocumentRejected(str(error), cause="missing")
-        record_files(db, batch, [SeenFile(redacted(message.location), "", 0, 0, rejection=rejection)])
+    except (UsageError, StorageGone) as error:  # nobody waits at a command line: `failures` says it
+        cause = "missing" if isinstance(error, UsageError) else error.cause
+        rejection = DocumentRejected(str(error), cause=cause)
+        record_files(db, batch, [SeenFile(redacted(location), "", 0, 0, rejection=rejection)])

@@ -36,7 +36,7 @@ from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.stages import stage
 from pipeline.store import Outcome, render_again
-from pipeline.submit import submit_message
+from pipeline.submit import BadMessage, submit_message
 from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
 from workers.engines import Answer, Engine
 from workers.writer import Stopping, Writer
@@ -281,7 +281,9 @@ def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ing
         def submit() -> None:
             try:
                 submit_message(ingester().db, settings, SubmitDocument(**message))
-            except Unavailable as error:  # no row says yet what was asked for: the message must stay
+            except (BadMessage, ValidationError):
+                raise
+            except Exception as error:  # no row says yet what was asked for: the message must stay
                 log.warning("%s %s waits: %s", SUBMIT_TASK, message, error)
                 time.sleep(_AWAY_SECONDS)
                 raise Reject(str(error), requeue=True) from error
