@@ -99,6 +99,7 @@ class Dispatcher:
         self._answered_at = time.monotonic()
         self._clock_ahead = time.time() - time.monotonic()
         self._refused: set[str] = set()  # targets of notices
+        self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
 
@@ -109,6 +110,9 @@ class Dispatcher:
             Unavailable: the broker has been silent for a minute, or the database does not answer.
         """
         self.is_busy = False
+        if time.monotonic() - self._ticked_at > self._settings.lease_seconds / 2:
+            self.hold_sweep()
+        self._ticked_at = time.monotonic()
         if time.monotonic() >= self._next_sweep:
             self.sweep()
             self._next_sweep = time.monotonic() + self._settings.sweep_seconds
@@ -123,7 +127,10 @@ class Dispatcher:
             time.sleep(1)
 
     def hold_sweep(self) -> None:
-        """The database was away, and nobody could renew a lease: those who live get the time for two heartbeats."""
+        """Whatever kept this process may have kept all from renewing: those who live get the time for two heartbeats.
+
+        The database was away or locked, or the whole machine slept.
+        """
         self._next_sweep = max(self._next_sweep, time.monotonic() + self._settings.lease_seconds / 2)
 
     def sweep(self) -> None:

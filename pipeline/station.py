@@ -133,12 +133,13 @@ class Station:
 
     def _look_for_stalls(self, app: Celery) -> None:
         """Of this host's own readers; whoever has the duty knows nothing of them."""
-        if time.monotonic() >= self._next_look:
+        late = time.monotonic() - self._next_look
+        if late >= 0:
             self._next_look = time.monotonic() + _LOOK_SECONDS
-            try:
-                depth = queue_depth(app, READ_QUEUE)
-            except Unavailable:
-                depth = 0  # no reader is to blame for a broker that is away
+            depth = 0  # no reader is to blame for a broker that is away, nor for what kept this process from looking
+            with suppress(Unavailable):
+                if late < _LOOK_SECONDS:
+                    depth = queue_depth(app, READ_QUEUE)
             self.children.check_stall(depth)
 
     def _watch_broker(self) -> Celery:
