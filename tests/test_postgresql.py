@@ -124,7 +124,7 @@ def test_a_read_only_server_and_a_missing_privilege_are_said(archive: Archive, p
     name = archive.db.engine.url.database
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     archive.db.dispose()
-    with pytest.raises(UsageError, match="is read-only"):
+    with pytest.raises(Unavailable, match="is read-only"):
         archive.batch()
     postgres.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
     with pytest.raises(UsageError, match="permission denied"):
