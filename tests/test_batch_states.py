@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from pipeline.batches import finish_batches, open_batch
+from pipeline.batches import SeenFile, begin_walk, finish_batches, forget_unseen, open_batch, record_files
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import claim_document, expire, take_due_pages
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.store import NewPage, add_pages, complete_page, finish_document, reject_document
 from schemas.prompts import DESCRIBE, OCR
+from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, sha
 
 DATABASES = ("sqlite", "postgresql")
@@ -210,3 +213,53 @@ def test_a_document_still_being_drawn_is_not_told_of(archive: Archive, ends_firs
         archive.read(page, "x")
         assert unsent(archive) == [] and finish_document(archive.db, claim, 1)
     assert unsent(archive) == [document_id]
+
+
+def test_the_end_of_a_batch_does_not_revive_one_that_was_cancelled(archive: Archive) -> None:
+    archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
+    assert cancel_batch(archive.db, archive.batches["b"].id)
+    assert not archive.finish()
+    assert archive.rows("SELECT DISTINCT state, cause FROM page_tasks") == [("failed", "cancelled")]
+    assert state(archive) == "cancelled"
+
+
+def test_a_message_opens_no_batch_that_was_held(archive: Archive) -> None:
+    def ask() -> None:
+        archive.batches["m"] = open_batch(
+            archive.db, key="m", name="m", prompts=[OCR], engine="any", model="", text_layer="keep", reopens=False
+        )
+
+    ask()
+    assert archive.scalar("SELECT state FROM batches") == "running"
+    assert archive.finish("m")
+    ask()
+    assert archive.scalar("SELECT state FROM batches") == "running"
+    for hold, held in ((pause_batch, "paused"), (cancel_batch, "cancelled")):
+        assert hold(archive.db, archive.batches["m"].id)
+        ask()
+        assert archive.scalar("SELECT state FROM batches") == held
+
+
+def test_a_walk_begins_later_than_every_walk_before_it(archive: Archive) -> None:
+    """A clock that is set back takes no file out of the batch."""
+    document = SeenFile("/in/a.pdf", "file:///in/a.pdf", 1, 1, kind="pdf", content_hash=sha("a"))
+    gone = SeenFile("/in/b.pdf", "file:///in/b.pdf", 1, 1, kind="pdf", content_hash=sha("b"))
+    batch = archive.batch()
+    tomorrow = utc_now() + timedelta(days=1)
+    record_files(archive.db, batch, [document, gone], tomorrow)
+    began = begin_walk(archive.db, batch)
+    assert began > tomorrow
+    record_files(archive.db, batch, [document], began)
+    forget_unseen(archive.db, batch, began)
+    assert archive.rows("SELECT source_path FROM files") == [("/in/a.pdf",)]
+
+
+def test_refused_notices_do_not_stand_before_others(archive: Archive) -> None:
+    for name, target in (("first", "a@refused"), ("second", "b@heard")):
+        batch = open_batch(
+            archive.db, key=name, name=name, prompts=[OCR], engine="e", model="m1", text_layer="keep", notify=target
+        )
+        archive.batches[name] = batch
+        archive.file(f"/in/{name}.pdf", ["x"], batch=name)
+    assert [notice.notify for notice in take_notices(archive.db, 1)] == ["a@refused"]
+    assert [notice.notify for notice in take_notices(archive.db, 1, without={"a@refused"})] == ["b@heard"]

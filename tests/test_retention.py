@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.images import ImageStore, open_images
+from pipeline.leases import claim_document, return_claim
+from pipeline.progress import pages_waiting
 from pipeline.retention import free_read_images, sweep_images
 from pipeline.settings import Settings
-from pipeline.store import NewPage, render_again
+from pipeline.store import NewPage, add_pages, render_again, set_page_count
 from schemas.prompts import DESCRIBE
 from tests.conftest import Archive, sha
 from tests.s3 import Bucket, bucket, s3_endpoint
@@ -113,12 +115,33 @@ def test_a_freed_page_whose_document_is_refused_comes_to_an_end(archive: Archive
 
 
 @pytest.mark.only("sqlite")
+def test_a_rendering_that_was_given_back_goes_on_where_pages_are_missing(archive: Archive, images: ImageStore) -> None:
+    pages = ingest(archive, images, "/in/a.pdf", ["0", "1", "2"])
+    for page in pages:
+        archive.read(page, "text")
+    free_read_images(archive.db, images, pages)
+    document_id = archive.scalar("SELECT id FROM documents")
+    archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")
+    assert pages_waiting(archive.db, archive.batches["c"].id, 10) == 0, "they wait for ingest, not for a reader"
+    waiting = archive.claim(pages[0])
+    assert waiting and render_again(archive.db, waiting)
+    for first_page in (0, 1):  # given back after one page, as where enough pages wait
+        claim = claim_document(archive.db, document_id, "ingest/1", 60)
+        assert claim and claim.first_page == first_page
+        set_page_count(archive.db, claim, 3)
+        add_pages(archive.db, claim, [NewPage(first_page, sha(str(first_page)), 16, 32)])
+        return_claim(archive.db, claim, "enough pages wait")
+    assert pages_waiting(archive.db, archive.batches["c"].id, 10) == 2
+
+
 @pytest.mark.parametrize("keep", ["until-read", "30"])
 def test_a_second_prompt_is_answered_whatever_was_kept(bucket: Bucket, tmp_path: Path, keep: str) -> None:
     folder, home = tmp_path / "docs", tmp_path / "home"
     folder.mkdir()
     write_pdf(folder / "a.pdf", 3)
     variables = bucket.variables | {"PAGEPACK_KEEP_IMAGES": keep, "PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
+    variables["PAGEPACK_MAX_WAITING_PAGES"] = "2"  # fewer than wait for their images to be drawn again
     assert pagepack("run", folder, "--home", home, **variables).returncode == 0
     left = [key for key in bucket.keys("images/") if key.endswith(".png")]
     assert len(left) == (0 if keep == "until-read" else 3)
