@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from celery import Celery
 
-from pipeline.batches import OpenBatch, finish_batch, finish_batches, running_batches
+from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.broker import notify, queue_depth, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
@@ -27,13 +27,13 @@ from pipeline.fleet import forget_silent, slots_there
 from pipeline.images import open_images
 from pipeline.leases import Limits, bells_out, expire, forget_bells, take_due_documents, take_due_pages
 from pipeline.notices import mark_notices_sent, take_notices
-from pipeline.progress import pages_waiting, what_is_open
+from pipeline.progress import pages_waiting, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
-from schemas.messages import READ_QUEUE, DocumentDone
+from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
-_DOCUMENTS_RUNG = 64  # of one batch: enough that ingest never waits for the next tick; small documents take 20 ms
+_DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
 _SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
 _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
@@ -98,6 +98,7 @@ class Dispatcher:
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
         self._clock_ahead = time.time() - time.monotonic()
+        self._turn = 0
         self._refused: set[str] = set()  # targets of notices
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
@@ -162,27 +163,22 @@ class Dispatcher:
             self._say(f"page images were not freed: {error}")
 
     def _ring(self, app: Celery) -> None:
-        batches = [(self._only, 0)] if self._only is not None else running_batches(self._db)
-        by_priority: dict[int, list[OpenBatch]] = {}
-        for batch, priority in batches:
-            by_priority.setdefault(priority, []).append(batch)
-        looked = False
-        room = 0
-        lost_after: float | None = None
-        for priority in sorted(by_priority, reverse=True):
-            waiting = []
-            for batch in by_priority[priority]:
-                now = what_is_open(self._db, batch.id)
-                if now.documents:
-                    self._ring_documents(app, batch)
-                if now.tasks_pending:
-                    waiting.append(batch)
-                elif not now and self._only is None:
-                    self._close(batch)
-            if waiting and not looked:  # asking the broker opens a connection
-                room, lost_after = self._look(app)
-                looked = True
-            room -= self._ring_pages(app, waiting, room, lost_after)
+        if self._only is not None:
+            work = [(self._only, 0, what_is_open(self._db, self._only.id))]
+        else:
+            work = running_work(self._db)
+        for batch, _, now in work:
+            if not now and self._only is None:
+                self._close(batch)
+        drawing = [(batch, priority) for batch, priority, now in work if now.documents]
+        waiting = [(batch, priority) for batch, priority, now in work if now.tasks_pending]
+        if drawing:
+            self._ring_documents(app, drawing)
+        if waiting:  # asking the broker opens a connection
+            room, lost_after = self._look(app)
+            for priority in sorted({priority for _, priority in waiting}, reverse=True):
+                equals = [batch for batch, its_priority in waiting if its_priority == priority]
+                room -= self._ring_pages(app, equals, room, lost_after)
 
     def _tell(self, app: Celery) -> None:
         """Send the notices of documents that are done. Marked after they are sent: rather twice than never.
@@ -229,19 +225,29 @@ class Dispatcher:
             return room, _LOST_SECONDS
         return room, 60.0 + 3 * depth / max(self._pace.per_second, 0.01)
 
-    def _ring_documents(self, app: Celery, batch: OpenBatch) -> None:
+    def _ring_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
+        """The highest priority first; of equals another begins in each tick. Not while bells enough wait."""
+        room = _DOCUMENTS_RUNG - queue_depth(app, INGEST_QUEUE)
+        first = self._turn = (self._turn + 1) % len(batches)
         limit = self._settings.max_waiting_pages
-        if pages_waiting(self._db, batch.id, limit) < limit:
-            due = take_due_documents(self._db, batch.id, limit=_DOCUMENTS_RUNG)
-            ring_documents(app, due)
-            self.is_busy = self.is_busy or bool(due)
+        for batch, _ in sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1]):
+            if room <= 0:
+                return
+            if pages_waiting(self._db, batch.id, limit) < limit:
+                due = take_due_documents(self._db, batch.id, limit=room)
+                ring_documents(app, due)
+                room -= len(due)
+                self.is_busy = self.is_busy or bool(due)
 
     def _ring_pages(self, app: Celery, batches: Sequence[OpenBatch], room: int, lost_after: float | None) -> int:
         if room <= 0 or not batches:
             return 0
-        out = {batch.id: bells_out(self._db, batch.id) if len(batches) > 1 else 0 for batch in batches}
+        level = bells_out(self._db) if len(batches) > 1 else {}
+        out = {batch.id: level.get(batch.id, 0) for batch in batches}
         rung = 0
         for batch_id, share in share_out(room, out).items():
+            if share == 0:
+                continue
             due = take_due_pages(self._db, batch_id, limit=share, lost_after=lost_after)
             ring_pages(app, due)
             rung += len(due)

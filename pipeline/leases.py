@@ -368,13 +368,15 @@ def _take_due(
     return found
 
 
-def bells_out(db: Database, batch_id: int) -> int:
-    """Page tasks of a batch that were rung for and are not read yet."""
-    mine = PageTask.batch_id == batch_id
-    rung = select(sa.func.count()).where(mine, is_in(PageTask, "pending"), PageTask.rung_at.is_not(None))
-    held = select(sa.func.count()).where(mine, is_in(PageTask, "leased"))
+def bells_out(db: Database) -> dict[int, int]:
+    """Batch id → page tasks that were rung for and are not read yet; a batch without any is not there."""
+    out: dict[int, int] = {}
     with db.read() as connection:
-        return (connection.scalar(rung) or 0) + (connection.scalar(held) or 0)
+        for look in ((is_in(PageTask, "pending"), PageTask.rung_at.is_not(None)), (is_in(PageTask, "leased"),)):
+            counted = select(PageTask.batch_id, sa.func.count()).where(*look).group_by(PageTask.batch_id)
+            for batch_id, count in connection.execute(counted):
+                out[batch_id] = out.get(batch_id, 0) + count
+    return out
 
 
 def holds_pages(db: Database, owner: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+import sqlalchemy.orm
 from sqlalchemy import select
 
+from pipeline.batches import OpenBatch
 from pipeline.database import Database
-from schemas.tables import Document, DocumentState, Page, PageTask, TaskState
+from schemas.tables import Batch, BatchState, Document, DocumentState, Page, PageTask, TaskState
 
 _OPEN_TASKS = (TaskState.PENDING, TaskState.LEASED)
 _OPEN_DOCUMENTS = (DocumentState.PENDING, DocumentState.LEASED)
@@ -43,19 +45,31 @@ class Progress:
 
 def what_is_open(db: Database, batch_id: int) -> Open:
     """Asked in every tick of a run."""
+    with db.read() as connection:
+        row = connection.execute(select(*_is_open(batch_id))).one()
+    return Open(*map(bool, row))
 
+
+def running_work(db: Database) -> list[tuple[OpenBatch, int, Open]]:
+    """Every running batch, the oldest first, with its priority and what is open of it: one statement for all."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(Batch.id, Batch.public_id, Batch.name, Batch.priority, *_is_open(Batch.id))
+            .where(Batch.state == BatchState.RUNNING)
+            .order_by(Batch.id)
+        )
+        return [(OpenBatch(*row[:3]), row[3], Open(*map(bool, row[4:]))) for row in rows]
+
+
+def _is_open(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.ColumnElement[bool]]:
     def exists(table: type[Document] | type[PageTask], *states: str) -> sa.ColumnElement[bool]:
         return select(table.id).where(table.batch_id == batch_id, table.state.in_(states)).exists()
 
-    with db.read() as connection:
-        row = connection.execute(
-            select(
-                exists(Document, *_OPEN_DOCUMENTS),
-                exists(PageTask, TaskState.PENDING),
-                exists(PageTask, TaskState.LEASED),
-            )
-        ).one()
-    return Open(*map(bool, row))
+    return [
+        exists(Document, *_OPEN_DOCUMENTS),
+        exists(PageTask, TaskState.PENDING),
+        exists(PageTask, TaskState.LEASED),
+    ]
 
 
 def progress(db: Database, batch_id: int) -> Progress:

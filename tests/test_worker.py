@@ -171,16 +171,16 @@ def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out
 
 
 def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
-    folder = folder_of(tmp_path / "docs", 1, pages=60)
+    folder = folder_of(tmp_path / "docs", 1, pages=200)
     pagepack("submit", folder, "--home", home, "--batch", "b")
     worker(engine="SlowEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
     assert pagepack("pause", "b", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
     done = rows(home, "SELECT pages_done FROM batch_summary")
-    assert pagepack("pause", "b", "--home", home).returncode == 3
+    assert pagepack("pause", "b", "--home", home).returncode == 0, "it may be repeated"
     assert rows(home, "SELECT state FROM batch_summary") == [("paused",)]
-    assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(60,)]
+    assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(200,)]
     assert pagepack("resume", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT pages_done FROM batch_summary") > done)
     assert pagepack("cancel", "b", "--home", home).returncode == 0
@@ -188,7 +188,7 @@ def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, wor
     assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
     again = pagepack("submit", folder, "--home", home, "--batch", "b", "--wait")
     assert again.returncode == 0, again.stderr
-    assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 60, 0)]
+    assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 200, 0)]
     reconciles(home)
 
 
