@@ -183,7 +183,7 @@ def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
 def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
     result = pagepack("retry", "--cause", "unsupported", "--home", home)
     assert result.returncode == 0
-    assert result.stdout == "1 files that were not taken in are looked at again by the next `pagepack run`\n"
+    assert result.stdout == "1 files that were not taken in are looked at again when the same is run or submitted\n"
     told = pagepack("retry", "--json", "--home", home)
     assert json.loads(told.stdout) == {"files_waiting": 0, "pages_waiting": 0, "files_looked_at_again": 1}
     unknown = pagepack("retry", "--cause", "timeouts", "--home", home)
