@@ -29,6 +29,7 @@ QUERY_ROLE = "pagepack_query"
 _MAY_TAKE_ROLE = """
 SELECT pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000
                                            THEN 'MEMBER' ELSE 'SET' END)
+       AND has_table_privilege(oid, to_regclass('page_text'), 'SELECT')  -- roles are the cluster's, privileges are not
 FROM pg_roles WHERE rolname = %s
 """
 

@@ -171,6 +171,17 @@ def test_migrations_by_a_member_of_the_owner_grant_again(
     assert list(run_sql(settings_as("query"), "SELECT text FROM page_text").rows) == [("text",)]
 
 
+def test_a_database_without_the_roles_beside_one_that_has_them(
+    as_role: As, new_settings: Callable[[], Settings]
+) -> None:
+    as_role("worker")  # the roles are the whole server's
+    beside = new_settings()
+    assert list(run_sql(beside, "SELECT count(*) FROM page_text").rows) == [(0,)]
+    other = open_database(beside)
+    upgrade(other)
+    other.dispose()
+
+
 def test_roles_are_made_once_and_can_be_printed(db: Database) -> None:
     create_roles(db)
     create_roles(db)
