@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pipeline.words import CJK, Phrase
 
 _TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
+_SOLE = re.compile(f"[{CJK}]")
 _WIDTH = 160  # characters: two lines of a terminal
 
 
@@ -104,6 +105,7 @@ def _cut(text: str, start: int, end: int, spans: list[tuple[int, int]]) -> Snipp
         moved[index] = length
         character = text[index]
         blank = character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
+        blank = blank and not _SOLE.match(character)  # a character that is newer than this Python's tables is found too
         if not (blank and is_blank):
             pieces.append(" " if blank else character)
             length += 1

@@ -89,7 +89,7 @@ def test_a_wrong_url_is_named_with_the_way_out(bucket: Bucket) -> None:
             "s3://no-such-bucket/x",
             "the bucket of s3://no-such-bucket/x .PAGEPACK_IMAGES_URL. does not exist; create it",
         ),
-        ("s3://k:se/cret-secret@no-such-bucket/x", r"the bucket of s3://\*\*\*@no-such"),
+        ("s3://k:se/cret-secret@no-such-bucket/x", r"the bucket of s3://k:\*\*\*@no-such"),
         ("s3://", "a URL names a bucket"),
         ("s3://Bad_Bucket!/x", "Invalid bucket name"),
         ("zip://a::s3://b/c", "no chain"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.snippets import make_snippet
@@ -87,6 +87,7 @@ def test_a_prefix_highlights_the_whole_word() -> None:
 
 
 @given(st.text(max_size=400), st.text(min_size=1, max_size=5))
+@example("", "\U0003134b")  # assigned in Unicode 15, which Python 3.11 does not know
 def test_snippets_of_any_text_are_one_safe_line_with_matches_inside(text: str, words: str) -> None:
     phrases = query_phrases(words)
     snippet = make_snippet(f"{text} {words} {text}", phrases)
