@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
 from tests import pixtral_reference as reference
 from workers.pixtral import attention, vision
+from workers.pixtral.arithmetic import Arithmetic, Tiles
 from workers.pixtral.attention import PagedCache
 from workers.pixtral.blocked_attention import attend_blocked
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
 from workers.pixtral.kv_cache import BlockPool
+from workers.pixtral.lanes import lanes_of
 from workers.pixtral.processor import Processor
 from workers.pixtral.scheduler import Limits, Scheduler
 from workers.pixtral.sequence import Sampling
 from workers.pixtral.weights import load_model
 
 SEED = 7
+THREADS = torch.get_num_threads()
 GRIDS = [(4, 6), (2, 2), (6, 4), (8, 3), (1, 1), (3, 8), (5, 5), (4, 6), (2, 7), (9, 9)]
 QUESTIONS = ["read", "what is on this page?"]
 
@@ -196,6 +199,37 @@ def test_features_alone_equal_features_in_a_pack(model):
         packed = vision.encode_images(model, images, arithmetic)
         single = torch.cat([vision.encode_images(model, [image], arithmetic) for image in images])
     assert torch.equal(packed, single)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_bitwise_the_same_with_any_number_of_lanes(folder, dtype, monkeypatch):
+    """Tiles of rows and, in bfloat16, blocks of attention go to whichever lane is free."""
+    monkeypatch.setattr(attention, "suits", lambda query: query.dtype == torch.bfloat16)
+    model = load_model(folder, dtype=dtype)
+    images = [torch.from_numpy(page(number)) for number in (0, 1, 9)]
+    images.append(torch.from_numpy(np.random.default_rng(0).integers(0, 256, (26 * 16, 24 * 16, 3), np.uint8)))
+    with torch.inference_mode():
+        one, two, five = (
+            vision.encode_images(model, images, Arithmetic(Tiles(32), lanes_of(count))) for count in (1, 2, 5)
+        )
+    assert torch.equal(one, two) and torch.equal(one, five)
+
+
+def test_an_error_in_a_lane_is_raised_and_the_lanes_go_on():
+    """What fails in a step must reach the engine, which then goes on smaller."""
+    lanes, done = lanes_of(3), []
+
+    def work(item):
+        if item == 4:
+            raise MemoryError("no room for item 4")
+        done.append(item)
+
+    with pytest.raises(MemoryError, match="item 4"):
+        lanes.run(work, range(9))
+    done.clear()
+    lanes.run(done.append, range(9))
+    assert sorted(done) == list(range(9))
+    assert torch.get_num_threads() == THREADS  # the lanes' own number stays theirs
 
 
 def test_long_pages_in_bfloat16_are_bitwise_the_same_in_any_pack(folder, processor, monkeypatch):

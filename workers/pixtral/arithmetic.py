@@ -4,8 +4,8 @@ A row of a matrix product is the same mathematical sum whatever stands in the ot
 picks its kernel by the number of rows, and kernels add up in different orders. A page's text must not depend on its
 neighbours, so while reading pages every product has one of two fixed shapes:
 
-    prefill rows, padded to a multiple of `prefill_tile`, one product per tile
-    decode rows, padded to a multiple of `decode_tile`, one product per tile
+    prefill rows, padded to a multiple of `prefill_tile`, one product per tile, tiles side by side in lanes
+    decode rows, padded to a multiple of `decode_tile`, one product per tile, shared by all cores: it reads every weight
 
 and a row's value then depends on that row alone, bit for bit on a CPU (held by `test_pixtral_isolation.py`). `PLAIN`
 takes the rows as they come; training uses it, since there is no neighbour to hide from. So does a GPU's prefill by
@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workers.pixtral.lanes import ALONE, Lanes
 from workers.pixtral.upstream import RMSNorm
 
 
@@ -40,26 +41,47 @@ class Tiles:
 class Arithmetic:
     """PyTorch's own operations, on any device, with gradients."""
 
-    def __init__(self, tiles: Tiles | None = None) -> None:
-        self.tiles = tiles
+    def __init__(self, tiles: Tiles | None = None, lanes: Lanes = ALONE) -> None:
+        self.tiles, self.lanes = tiles, lanes
 
     def padded(self, num_rows: int) -> int:
         """Rows to compute for `num_rows` prefill rows: 3,008 rows in tiles of 256 become 3,072."""
         return num_rows if self.tiles is None else -(-num_rows // self.tiles.prefill_tile) * self.tiles.prefill_tile
 
-    def by_tile(self, rows: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """`compute` over each tile of rows, one after the other; over all at once if there are no tiles."""
+    def by_tile(self, compute: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
+        """`compute` over each tile of every one of `rows` (T, …), side by side in lanes; at once if there are no tiles.
+
+        What it returns for a tile has the tile's number of rows; the whole is laid out in the same order. A tile stays
+        in the processor's cache from one operation to the next, so `compute` should do all it can with it.
+        """
         if self.tiles is None:
-            return compute(rows)
-        tile, split = self.tiles.prefill_tile, rows.shape[0] - self.tiles.num_decode_rows
-        assert split % tile == 0, (rows.shape, self.tiles)
-        bounds = [*range(0, split, tile), *range(split, rows.shape[0], self.tiles.decode_tile), rows.shape[0]]
-        parts = [compute(rows[first:last]) for first, last in pairwise(bounds)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return compute(*rows)
+        total = rows[0].shape[0]
+        tile, split = self.tiles.prefill_tile, total - self.tiles.num_decode_rows
+        assert split % tile == 0, (total, self.tiles)
+        tiles = [slice(first, first + tile) for first in range(0, split, tile)]
+        few = [slice(first, first + self.tiles.decode_tile) for first in range(split, total, self.tiles.decode_tile)]
+        if len(tiles) + len(few) == 1 and (few or self.lanes.count == 1):
+            return compute(*rows)
+        whole: list[Tensor] = []
+        lock = Lock()
+
+        def run(place: slice) -> None:
+            parts = compute(*(each[place] for each in rows))
+            with lock:
+                if not whole:
+                    whole.extend(part.new_empty(total, *part.shape[1:]) for part in parts)
+            for out, part in zip(whole, parts, strict=True):
+                out[place] = part
+
+        self.lanes.run(run, tiles)
+        for place in few:
+            run(place)
+        return tuple(whole)
 
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """rows (T, in) @ weight (out, in).T → (T, out), tile by tile."""
-        return self.by_tile(rows, lambda tile: F.linear(tile, weight, bias))
+        """rows (T, in) @ weight (out, in).T → (T, out)."""
+        return F.linear(rows, weight, bias)
 
     def rms_norm(self, rows: Tensor, norm: RMSNorm) -> Tensor:
         """Mean of squares in float32 (float64 stays), cast back before the weight, as the checkpoint was trained."""

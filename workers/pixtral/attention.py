@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from workers.pixtral import packing
 from workers.pixtral.arithmetic import Arithmetic
 from workers.pixtral.blocked_attention import attend_blocked, has_fast_products, suits
+from workers.pixtral.lanes import ALONE, Lanes
 from workers.pixtral.transfer import to_device
 
 try:
@@ -74,7 +75,15 @@ class Boundaries:
         return cls(tuple(lengths), on_device)
 
 
-def attend_packed(query: Tensor, key: Tensor, value: Tensor, boundaries: Boundaries, *, causal: bool = False) -> Tensor:
+def attend_packed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    boundaries: Boundaries,
+    *,
+    causal: bool = False,
+    lanes: Lanes = ALONE,
+) -> Tensor:
     """query (T, H, D), key and value (T, H_kv, D) → (T, H, D); each sequence attends inside itself only."""
     if boundaries.cu_seqlens is not None:
         longest = max(boundaries.lengths)
@@ -87,7 +96,7 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, boundaries: Boundar
         if length > FEW_KEYS and suits(query):
             starts = range(first, first + count * length, length)
             each = [tuple(x[start : start + length] for x in (query, key, value)) for start in starts]
-            parts += [attend_blocked(*one, causal=causal) for one in each]
+            parts += [attend_blocked(*one, causal=causal, lanes=lanes) for one in each]
             continue
         q, k, v = (x[rows].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
@@ -127,13 +136,13 @@ def varlen_options(known: frozenset[str], *, causal: bool, grouped: bool) -> dic
     return more
 
 
-def attend_past(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend_past(query: Tensor, key: Tensor, value: Tensor, lanes: Lanes = ALONE) -> Tensor:
     """A chunk after its past, on the SDPA path: query (T_q, H, D), key (T_k, H_kv, D), T_k > T_q → (T_q, H, D).
 
     SDPA's own `is_causal` aligns to the top left, so the chunk brings its mask: T_q × T_k booleans of one sequence.
     """
     if key.shape[0] > FEW_KEYS and suits(query):
-        return attend_blocked(query, key, value, causal=True)
+        return attend_blocked(query, key, value, causal=True, lanes=lanes)
     num_q, num_k = query.shape[0], key.shape[0]
     mask = torch.ones(num_q, num_k, dtype=torch.bool, device=query.device).tril(num_k - num_q)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # (1, H, T, D)
@@ -211,11 +220,11 @@ class SdpaPagedAttention:
         rows: Tensor,
         arithmetic: Arithmetic,
         device: torch.device,
+        lanes: Lanes,
     ) -> None:
-        self.cache, self.layout, self.rows, self.arithmetic = cache, layout, rows, arithmetic
+        self.cache, self.layout, self.rows, self.arithmetic, self.lanes = cache, layout, rows, arithmetic, lanes
         written = np.flatnonzero(layout.slots >= 0)
-        self.written = to_device(written, device)
-        self.slots = to_device(layout.slots[written], device)
+        self.moves = _moves(written, layout.slots[written], device)
         first = layout.first_decode
         decodes = zip(layout.decode_tables, layout.decode_lengths, strict=True)
         samples = zip(layout.sample_sequences, layout.sample_positions, strict=True)
@@ -231,8 +240,9 @@ class SdpaPagedAttention:
         return self._attend(layer, query, self.work)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
-        self.cache.keys[layer].index_copy_(0, self.slots, key[self.written])
-        self.cache.values[layer].index_copy_(0, self.slots, value[self.written])
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        for rows, slots in self.moves:
+            keys[slots], values[slots] = key[rows], value[rows]
 
     def attend(self, layer: int, query: Tensor) -> Tensor:
         return self._attend(layer, query, self.wanted_work)
@@ -240,16 +250,29 @@ class SdpaPagedAttention:
     def _attend(self, layer: int, query: Tensor, work: tuple[list[_Long], list[_Batch]]) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         out = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        single = [long for long in work[0] if long.num_rows == 1]
+        kv_heads = keys.shape[1]
+        group = query.shape[1] // kv_heads
+
+        def attend_head(piece: tuple[_Long, int]) -> None:
+            long, head = piece
+            mine, one = slice(head * group, (head + 1) * group), slice(head, head + 1)
+            out[long.first_row, mine] = attend_one(
+                query[long.first_row, mine], keys[long.places, one], values[long.places, one]
+            )
+
+        if single:
+            self.lanes.run(attend_head, [(long, head) for long in single for head in range(kv_heads)])
         for long in work[0]:
-            k, v = keys[long.places], values[long.places]
             if long.num_rows == 1:
-                out[long.first_row] = attend_one(query[long.first_row], k, v)
                 continue
+            k, v = keys[long.places], values[long.places]
             rows = slice(long.first_row, long.first_row + long.num_rows)
             if k.shape[0] == long.num_rows:
-                out[rows] = attend_packed(query[rows], k, v, Boundaries((long.num_rows,), None), causal=True)
+                alone = Boundaries((long.num_rows,), None)
+                out[rows] = attend_packed(query[rows], k, v, alone, causal=True, lanes=self.lanes)
             else:
-                out[rows] = attend_past(query[rows], k, v)
+                out[rows] = attend_past(query[rows], k, v, self.lanes)
         for batch in work[1]:
             k, v = self._gather(keys, batch), self._gather(values, batch)
             out[batch.rows] = _attend_batch(query[batch.rows], k, v, batch)
@@ -308,6 +331,20 @@ def _batch(
     if width > num_rows:
         mask = torch.ones(num_rows, width, dtype=torch.bool, device=device).tril(width - num_rows)[None, None]
     return _Batch(rows, to_device(slots, device), mask)
+
+
+def _moves(
+    rows: NDArray[np.int64], slots: NDArray[np.int64], device: torch.device
+) -> list[tuple[slice, slice] | tuple[Tensor, Tensor]]:
+    """Which rows go to which slots: as few runs, ten times faster than one by one, unless the runs are short."""
+    starts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(slots, prepend=-2) != 1))
+    if len(starts) * 64 > len(rows):
+        return [(to_device(rows, device), to_device(slots, device))]
+    ends = [*starts[1:], len(rows)]
+    return [
+        (slice(int(rows[i]), int(rows[i]) + int(end - i)), slice(int(slots[i]), int(slots[i]) + int(end - i)))
+        for i, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _tails(pieces: list[tuple[int, int, list[int], int]], size: int) -> NDArray[np.int64]:

@@ -6,7 +6,8 @@ pass, the values another product:
 
     queries 512 … 1023, causal:   keys 0 … 1023, of which the last 512 need the triangle; the rest is never computed
 
-One layer of an A4 page (3,008 patches, 8 heads of 64): 229 → 135 ms on one thread, 120 → 74 ms on two. The scores pass
+One layer of an A4 page (3,008 patches, 8 heads of 64): 229 → 135 ms on one thread, 120 → 74 ms on two; a block and a
+head make a piece, and pieces go to lanes. The scores pass
 through bfloat16, as in transformers' eager attention; the flash kernel keeps them in float32. On random data the error
 against float64 is 0.45 % for 0.23 %, both near bfloat16's own rounding of 0.4 %.
 
@@ -19,6 +20,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from workers.pixtral.lanes import ALONE, Lanes
 
 BLOCK_ROWS = 512  # 512 × 3,008 scores are 3 MB; 256 and 1,024 rows take as long within 10 %
 
@@ -34,26 +37,33 @@ def suits(query: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and has_fast_products()
 
 
-def attend_blocked(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+def attend_blocked(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, lanes: Lanes = ALONE) -> Tensor:
     """query (T, H, D), key and value (K, H_kv, D) → (T, H, D); causal from the bottom right where K > T."""
     num_q, heads, head_dim = query.shape
     num_k, kv_heads, _ = key.shape
     group = heads // kv_heads
     past = num_k - num_q
-    grouped = (query * head_dim**-0.5).view(num_q, kv_heads, group, head_dim).permute(1, 2, 0, 3).contiguous()
-    keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))  # (H_kv, K, D)
+    keys, values = key.new_empty(kv_heads, num_k, head_dim), value.new_empty(kv_heads, num_k, head_dim)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     size = BLOCK_ROWS // group  # queries that share a key head stand as rows of one product
     future = torch.full((size, size), -torch.inf, dtype=query.dtype).triu(1) if causal else None
-    for first in range(0, num_q, size):
+
+    def lay_out(head: int) -> None:  # products over rows that lie apart take a tenth longer
+        keys[head], values[head] = key[:, head], value[:, head]
+
+    def attend(piece: tuple[int, int]) -> None:
+        first, head = piece
         last = min(first + size, num_q)
         seen = past + last if causal else num_k
-        for head in range(kv_heads):
-            rows = grouped[head, :, first:last].reshape(-1, head_dim)  # (group × block, D)
-            scores = torch.mm(rows, keys[head, :seen].t())
-            if future is not None:
-                scores.view(group, last - first, seen)[..., past + first :] += future[: last - first, : last - first]
-            mixed = torch.mm(torch.softmax(scores, dim=-1), values[head, :seen])
-            mine = slice(head * group, (head + 1) * group)
-            out[first:last, mine] = mixed.view(group, last - first, head_dim).transpose(0, 1)
+        mine = slice(head * group, (head + 1) * group)
+        rows = (query[first:last, mine] * head_dim**-0.5).transpose(0, 1).reshape(-1, head_dim)  # (group × block, D)
+        scores = torch.mm(rows, keys[head, :seen].t())
+        if future is not None:
+            scores.view(group, last - first, seen)[..., past + first :] += future[: last - first, : last - first]
+        mixed = torch.mm(torch.softmax(scores, dim=-1), values[head, :seen])
+        out[first:last, mine] = mixed.view(group, last - first, head_dim).transpose(0, 1)
+
+    lanes.run(lay_out, range(kv_heads))
+    firsts = range(0, num_q, size)
+    lanes.run(attend, [(first, head) for first in reversed(firsts) for head in range(kv_heads)])  # the longest first
     return out

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from workers.pixtral import language, packing, sampling, vision
 from workers.pixtral.arithmetic import Arithmetic, Tiles, prepared_product
 from workers.pixtral.attention import PagedCache, SdpaPagedAttention
+from workers.pixtral.lanes import ALONE, lanes_of
 from workers.pixtral.scheduler import Limits, Step
 from workers.pixtral.sequence import Sequence
 from workers.pixtral.transfer import to_device
@@ -54,6 +55,7 @@ class Executor:
         self.device: torch.device = model.device
         self.prefill_tile = prefill_tile
         self.decode_tile = self.choose_decode_tile(limits)
+        self.lanes = lanes_of(torch.get_num_threads()) if self.device.type == "cpu" else ALONE
         self.head = prepared_product(model.output.weight, self.decode_tile)
         self.cache = PagedCache(
             args.n_layers,
@@ -77,8 +79,10 @@ class Executor:
         return -(-count // self.decode_tile) * self.decode_tile
 
     def arithmetic(self, num_decode_rows: int = 0, tile: int | None = None) -> Arithmetic:
-        tile = tile or self.prefill_tile
-        return Arithmetic(Tiles(tile, num_decode_rows, self.decode_tile) if tile else None)
+        if tile is not None:
+            return Arithmetic(Tiles(tile))
+        tile = self.prefill_tile
+        return Arithmetic(Tiles(tile, num_decode_rows, self.decode_tile) if tile else None, self.lanes)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -163,7 +167,7 @@ class Executor:
             features = torch.cat([self.features[s.number][first:last] for s, first, last in layout.feature_ranges])
             hidden = hidden.index_copy(0, to_device(layout.feature_rows, self.device), features)
         few = self.arithmetic(tile=self.decode_tile)
-        attend = SdpaPagedAttention(self.cache, layout, self._sample_rows(layout), few, self.device)
+        attend = SdpaPagedAttention(self.cache, layout, self._sample_rows(layout), few, self.device, self.lanes)
         arithmetic = self.arithmetic(len(layout.positions) - layout.first_decode)
         return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
 
@@ -178,7 +182,8 @@ class Executor:
         count = len(layout.sample_rows)
         if not count:
             return torch.zeros(0, dtype=torch.int64)
-        logits = self.arithmetic(tile=self.decode_tile).by_tile(hidden, self.head)[:count]
+        few = self.arithmetic(tile=self.decode_tile)
+        logits = few.by_tile(lambda rows: (self.head(rows),), hidden)[0][:count]
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
             sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0

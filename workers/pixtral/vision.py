@@ -13,11 +13,12 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from workers.pixtral import packing
 from workers.pixtral.arithmetic import PLAIN, Arithmetic, pad_rows
 from workers.pixtral.attention import Boundaries, attend_packed
-from workers.pixtral.language import feed_forward, project_qkv
+from workers.pixtral.blocks import run_blocks
 from workers.pixtral.upstream import PATCH_MERGE, Transformer, VisionEncoderArgs
 
 # OpenAI CLIP's statistics of RGB in 0 … 1, as mistral_common.tokens.tokenizers.image has them.
@@ -86,26 +87,21 @@ def encode_images(model: Transformer, images: Sequence[Tensor], arithmetic: Arit
         for image in images
     ]
     hidden = pad_rows(torch.cat(patches), arithmetic.padded(total))  # (P, C × patch²)
-    hidden = arithmetic.linear(hidden, encoder.patch_conv.weight.flatten(1))  # (P, width)
-    hidden = arithmetic.rms_norm(hidden, encoder.ln_pre)
     rotation = rotation_2d(_cached_positions(grids, hidden.device), args, dtype)
     rotation = pad_rows(rotation.flatten(1), hidden.shape[0]).view(hidden.shape[0], -1, 2)  # (P, D/2, 2)
 
-    update: Tensor | None = None
-    for layer in encoder.transformer.layers:
-        if update is None:
-            normed = arithmetic.rms_norm(hidden, layer.attention_norm)
-        else:
-            hidden, normed = arithmetic.add_rms_norm(hidden, update, layer.attention_norm)
-        query, key, value = project_qkv(layer.attention, normed, arithmetic)  # (P, H, D) each
-        query, key = arithmetic.rotate(query, rotation), arithmetic.rotate(key, rotation)
-        attended = attend_packed(query[:total], key[:total], value[:total], boundaries)
-        attended = pad_rows(attended.flatten(1), hidden.shape[0])
-        hidden, normed = arithmetic.add_rms_norm(
-            hidden, arithmetic.module(attended, layer.attention.wo), layer.ffn_norm
-        )
-        update = feed_forward(layer.feed_forward, normed, arithmetic)
-    hidden = hidden if update is None else hidden + update
+    def embed(patches: Tensor) -> tuple[Tensor, ...]:
+        return (arithmetic.rms_norm(arithmetic.linear(patches, encoder.patch_conv.weight.flatten(1)), encoder.ln_pre),)
+
+    def attend(_index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attended = attend_packed(query[:total], key[:total], value[:total], boundaries, lanes=arithmetic.lanes)
+        return pad_rows(attended.flatten(1), query.shape[0])
+
+    def leave(hidden: Tensor, update: Tensor | None, _rotation: Tensor) -> tuple[Tensor, ...]:
+        return (hidden if update is None else hidden + update,)
+
+    (hidden,) = arithmetic.by_tile(embed, hidden)  # (P, width)
+    (hidden,) = run_blocks(list(encoder.transformer.layers), hidden, rotation, attend, arithmetic, leave)
     return _adapt(model, hidden, grids, total, arithmetic)
 
 
@@ -120,15 +116,19 @@ def _adapt(
     args: VisionEncoderArgs = model.args.vision_encoder
     num_features = num_patches
     if args.add_pre_mm_projector_layer_norm:
-        hidden = arithmetic.rms_norm(hidden, model.pre_mm_projector_norm)
+        (hidden,) = arithmetic.by_tile(lambda rows: (arithmetic.rms_norm(rows, model.pre_mm_projector_norm),), hidden)
     if args.mm_projector_id == PATCH_MERGE:
         merged = merge_patches(hidden[:num_patches], grids, args.spatial_merge_size)
         num_features = merged.shape[0]
         merged = pad_rows(merged, arithmetic.padded(num_features))
-        hidden = arithmetic.module(merged, model.patch_merger.merging_layer)
+        merge = model.patch_merger.merging_layer
+        (hidden,) = arithmetic.by_tile(lambda rows: (arithmetic.module(rows, merge),), merged)
     adapter = model.vision_language_adapter
-    hidden = arithmetic.module(torch.nn.functional.gelu(arithmetic.module(hidden, adapter.w_in)), adapter.w_out)
-    return hidden[:num_features]
+
+    def adapt(rows: Tensor) -> tuple[Tensor, ...]:
+        return (arithmetic.module(F.gelu(arithmetic.module(rows, adapter.w_in)), adapter.w_out),)
+
+    return arithmetic.by_tile(adapt, hidden)[0][:num_features]
 
 
 def merge_patches(hidden: Tensor, grids: Sequence[tuple[int, int]], size: int) -> Tensor:
