@@ -36,6 +36,7 @@ class Tiles:
     prefill_tile: int
     num_decode_rows: int = 0
     decode_tile: int = 1
+    decode_in_lanes: bool = False  # where weights are small and there are many rows
 
 
 class Arithmetic:
@@ -61,7 +62,9 @@ class Arithmetic:
         assert split % tile == 0, (total, self.tiles)
         tiles = [slice(first, first + tile) for first in range(0, split, tile)]
         few = [slice(first, first + self.tiles.decode_tile) for first in range(split, total, self.tiles.decode_tile)]
-        if len(tiles) + len(few) == 1 and (few or self.lanes.count == 1):
+        if self.tiles.decode_in_lanes:
+            tiles, few = tiles + few, []
+        if len(tiles) + len(few) == 1 and (few or self.lanes.count == 1 or torch.get_num_threads() == 1):
             return compute(*rows)
         whole: list[Tensor] = []
         lock = Lock()
@@ -74,7 +77,8 @@ class Arithmetic:
             for out, part in zip(whole, parts, strict=True):
                 out[place] = part
 
-        self.lanes.run(run, tiles)
+        if tiles:
+            self.lanes.run(run, tiles)
         for place in few:
             run(place)
         return tuple(whole)
@@ -85,10 +89,8 @@ class Arithmetic:
 
     def rms_norm(self, rows: Tensor, norm: RMSNorm) -> Tensor:
         """Mean of squares in float32 (float64 stays), cast back before the weight, as the checkpoint was trained."""
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
         weight: Tensor = norm.weight
-        return (wide * scale).to(rows.dtype) * weight
+        return F.rms_norm(rows, rows.shape[-1:], None, norm.eps) * weight
 
     def add_rms_norm(self, rows: Tensor, update: Tensor, norm: RMSNorm) -> tuple[Tensor, Tensor]:
         """(rows + update, its norm): the residual stream and what the next block reads."""

@@ -38,6 +38,7 @@ except ImportError:  # torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 VARLEN_PARAMETERS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
 
+MOST_AT_ONCE = 32  # short sequences of one shape in one call; the calls run side by side
 FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 
@@ -90,18 +91,29 @@ def attend_packed(
         return attend_varlen(
             query, key, value, boundaries.cu_seqlens, boundaries.cu_seqlens, longest, longest, causal=causal
         )
-    parts = []
-    for first, count, length in _runs(boundaries.lengths):
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+
+    def attend(run: tuple[int, int, int]) -> None:
+        first, count, length = run
         rows = slice(first, first + count * length)
-        if length > FEW_KEYS and suits(query):
-            starts = range(first, first + count * length, length)
-            each = [tuple(x[start : start + length] for x in (query, key, value)) for start in starts]
-            parts += [attend_blocked(*one, causal=causal, lanes=lanes) for one in each]
-            continue
         q, k, v = (x[rows].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
-        parts.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts) if len(parts) != 1 else parts[0]
+        one = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+        out[rows] = one.transpose(1, 2).flatten(0, 1)
+
+    short: list[tuple[int, int, int]] = []
+    for first, count, length in _runs(boundaries.lengths):
+        if length > FEW_KEYS and suits(query):
+            for start in range(first, first + count * length, length):
+                rows = slice(start, start + length)
+                out[rows] = attend_blocked(query[rows], key[rows], value[rows], causal=causal, lanes=lanes)
+        elif length > FEW_KEYS:
+            attend((first, count, length))
+        else:
+            ends = range(0, count, MOST_AT_ONCE)
+            short += [(first + i * length, min(MOST_AT_ONCE, count - i), length) for i in ends]
+    if short:
+        lanes.run(attend, short)
+    return out
 
 
 def attend_varlen(
@@ -273,9 +285,12 @@ class SdpaPagedAttention:
                 out[rows] = attend_packed(query[rows], k, v, alone, causal=True, lanes=self.lanes)
             else:
                 out[rows] = attend_past(query[rows], k, v, self.lanes)
-        for batch in work[1]:
+        def attend_batch(batch: _Batch) -> None:
             k, v = self._gather(keys, batch), self._gather(values, batch)
             out[batch.rows] = _attend_batch(query[batch.rows], k, v, batch)
+
+        if work[1]:
+            self.lanes.run(attend_batch, work[1])
         return out.flatten(1)
 
     def _gather(self, store: Tensor, batch: _Batch) -> Tensor:
@@ -315,7 +330,12 @@ def _group(
         else:  # a single row takes whole blocks, so that few shapes exist; keys past its end are masked
             width = num_keys if num_rows > 1 else -(-num_keys // size) * size
             shapes.setdefault((num_rows, width), []).append((first_row, table, num_keys))
-    return long, [_batch(num_rows, width, members, size, device) for (num_rows, width), members in shapes.items()]
+    batches = [
+        _batch(num_rows, width, members[first : first + MOST_AT_ONCE], size, device)
+        for (num_rows, width), members in shapes.items()
+        for first in range(0, len(members), MOST_AT_ONCE)
+    ]
+    return long, batches
 
 
 def _batch(

@@ -54,8 +54,7 @@ def run_blocks(
 def _entrance(block: TransformerBlock, arithmetic: Arithmetic) -> Next:
     def enter(hidden: Tensor, update: Tensor | None, rotation: Tensor) -> tuple[Tensor, ...]:
         hidden, normed = add_norm(arithmetic, hidden, update, block.attention_norm)
-        query, key, value = project_qkv(block.attention, normed, arithmetic)
-        return hidden, arithmetic.rotate(query, rotation), arithmetic.rotate(key, rotation), value
+        return hidden, *project_qkv(block.attention, normed, rotation, arithmetic)
 
     return enter
 
@@ -76,17 +75,23 @@ def add_norm(arithmetic: Arithmetic, hidden: Tensor, update: Tensor | None, norm
     return arithmetic.add_rms_norm(hidden, update, norm)
 
 
-def project_qkv(attention: Attention, rows: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
-    """(T, dim) → query (T, H, D), key and value (T, H_kv, D); one product where loading laid the weights together."""
+def project_qkv(
+    attention: Attention, rows: Tensor, rotation: Tensor, arithmetic: Arithmetic
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(T, dim) → query (T, H, D) and key (T, H_kv, D), rotated, and value (T, H_kv, D).
+
+    One product and one rotation where loading laid the weights together.
+    """
     heads, kv_heads, head_dim = attention.n_heads, attention.n_kv_heads, attention.head_dim
     fused = getattr(attention, "fused_qkv", None)
     if fused is not None:
         both = arithmetic.linear(rows, fused).view(rows.shape[0], -1, head_dim)
-        return both[:, :heads], both[:, heads : heads + kv_heads], both[:, heads + kv_heads :]
+        rotated = arithmetic.rotate(both[:, : heads + kv_heads], rotation)
+        return rotated[:, :heads], rotated[:, heads:], both[:, heads + kv_heads :]
     query = arithmetic.module(rows, attention.wq).view(-1, heads, head_dim)
     key = arithmetic.module(rows, attention.wk).view(-1, kv_heads, head_dim)
     value = arithmetic.module(rows, attention.wv).view(-1, kv_heads, head_dim)
-    return query, key, value
+    return arithmetic.rotate(query, rotation), arithmetic.rotate(key, rotation), value
 
 
 def feed_forward(block: nn.Module, rows: Tensor, arithmetic: Arithmetic) -> Tensor:

@@ -153,6 +153,7 @@ class PackedEngine:
     def _run(self) -> None:
         in_flight: list[Launched] = []
         try:
+            self.executor.enter()
             while self._collect(idle=not in_flight):
                 started = time.monotonic()
                 self._sweep(started)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from workers.pixtral import language, packing, sampling, vision
 from workers.pixtral.arithmetic import Arithmetic, Tiles, prepared_product
 from workers.pixtral.attention import PagedCache, SdpaPagedAttention
-from workers.pixtral.lanes import ALONE, lanes_of
+from workers.pixtral.lanes import ALONE, lanes_of, use_one_thread
 from workers.pixtral.scheduler import Limits, Step
 from workers.pixtral.sequence import Sequence
 from workers.pixtral.transfer import to_device
@@ -54,6 +54,7 @@ class Executor:
         self.model, self.limits, self.block_size = model, limits, block_size
         self.device: torch.device = model.device
         self.prefill_tile = prefill_tile
+        self.is_small = args.dim < 512 and self.device.type == "cpu"
         self.decode_tile = self.choose_decode_tile(limits)
         self.lanes = lanes_of(torch.get_num_threads()) if self.device.type == "cpu" else ALONE
         self.head = prepared_product(model.output.weight, self.decode_tile)
@@ -72,7 +73,7 @@ class Executor:
         self.images_encoded = 0
 
     def choose_decode_tile(self, limits: Limits) -> int:
-        return min(limits.max_sequences, 8 if self.model.args.dim >= 512 else 32)
+        return min(limits.max_sequences, 64 if self.is_small else 8)
 
     def decode_rows(self, count: int) -> int:
         """Rows that `count` decoding or sampled sequences take."""
@@ -80,9 +81,15 @@ class Executor:
 
     def arithmetic(self, num_decode_rows: int = 0, tile: int | None = None) -> Arithmetic:
         if tile is not None:
-            return Arithmetic(Tiles(tile))
+            return Arithmetic(Tiles(tile), self.lanes if self.is_small else ALONE)
         tile = self.prefill_tile
-        return Arithmetic(Tiles(tile, num_decode_rows, self.decode_tile) if tile else None, self.lanes)
+        tiles = Tiles(tile, num_decode_rows, self.decode_tile, self.is_small) if tile else None
+        return Arithmetic(tiles, self.lanes)
+
+    def enter(self) -> None:
+        """Called once by the thread that will launch. Small steps run faster on one core than shared: lanes share."""
+        if self.is_small:
+            use_one_thread(torch.get_num_threads())
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:

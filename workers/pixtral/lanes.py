@@ -22,32 +22,15 @@ Item = TypeVar("Item")
 
 
 class Lanes:
-    """`count` threads; one alone stands for the caller's own thread."""
+    """`count` threads that run pieces; a caller that has one thread of arithmetic itself stands for one of them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        if count == 1:
-            return
-        own = torch.get_num_threads()
-        ready = threading.Barrier(count + 1)
-
-        def begin() -> None:
-            torch.get_num_threads()  # torch initialises a thread's number at its first use, and would undo ours
-            torch.set_num_threads(1)
-            ready.wait()
-
-        self._pool = ThreadPoolExecutor(count, "pagepack-lane", initializer=begin)
-        for _ in range(count):
-            self._pool.submit(int)
-        ready.wait()
-        torch.set_num_threads(own)  # also what threads to come begin with
+        self._pool = ThreadPoolExecutor(count, "pagepack-lane", use_one_thread, (torch.get_num_threads(),))
 
     def run(self, work: Callable[[Item], Any], items: Sequence[Item]) -> None:
         """`work` on every item, in any order; raises the first error, after all lanes have stopped."""
-        if self.count == 1:
-            for item in items:
-                work(item)
-            return
+        joins = self.count == 1 or torch.get_num_threads() == 1
         places = itertools.count()  # next() is atomic
         inference = torch.is_inference_mode_enabled()  # a thread's own setting
 
@@ -56,10 +39,26 @@ class Lanes:
                 while (place := next(places)) < len(items):
                     work(items[place])
 
-        lanes = [self._pool.submit(lane) for _ in range(min(self.count, len(items)))]
-        errors = [error for error in [future.exception() for future in lanes] if error is not None]
+        others = [self._pool.submit(lane) for _ in range(min(self.count, len(items)) - joins)]
+        try:
+            if joins:
+                lane()
+        finally:
+            errors = [error for error in [future.exception() for future in others] if error is not None]
         if errors:
             raise errors[0]
+
+
+def use_one_thread(others: int) -> None:
+    """Torch's operations on this thread stay on it from now on; threads to come begin with `others`.
+
+    torch keeps the number twice: each thread's own, and one that a thread takes over at its first operation.
+    """
+    torch.get_num_threads()  # take it over now, or it would undo ours later
+    torch.set_num_threads(1)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(others,))
+    restoring.start()
+    restoring.join()
 
 
 ALONE = Lanes(1)
@@ -67,5 +66,5 @@ ALONE = Lanes(1)
 
 @lru_cache(maxsize=8)
 def lanes_of(count: int) -> Lanes:
-    """The process's lanes; `count` of 1 needs none."""
+    """The process's lanes."""
     return Lanes(count) if count > 1 else ALONE
