@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UsageError
+from workers.pixtral.blocked_attention import BLOCK_ROWS
 from workers.pixtral.scheduler import Limits
 from workers.pixtral.upstream import TransformerArgs
 
@@ -74,6 +75,8 @@ def size_engine(
     most = 128 if on_gpu else 16 if args.dim >= 512 else 128  # small models: the cost of a step is its calls
     draft = Limits(most, chunk, budget)
     room = step_bytes(args, draft, itemsize)
+    if not on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted above: room for eight.
+        room += max(0, torch.get_num_threads() - 8) * 2 * BLOCK_ROWS * LONGEST_TOKENS * itemsize
     cache = granted - weights - room
     num_blocks = cache // (per_token * BLOCK_SIZE)
     num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS)) if on_gpu else most
