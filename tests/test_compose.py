@@ -25,6 +25,7 @@ from typing import Any
 import psycopg
 import pymupdf
 import pytest
+import redis
 
 from benchmarks.checkpoint import make_checkpoint
 from pipeline import __version__
@@ -89,6 +90,12 @@ def test_only_known_words_are_used(compose: dict[str, Any]) -> None:
             assert isinstance(value, str), f"{name}: {variable} is no string; YAML's true and 30 are not"
             known = f"PAGEPACK_{variable.removeprefix('PAGEPACK_')}".lower().removeprefix("pagepack_")
             assert not variable.startswith("PAGEPACK_") or known in Settings.model_fields, f"{name}: {variable}"
+
+
+def test_no_command_line_holds_a_password(compose: dict[str, Any]) -> None:
+    for name, service in services(compose):
+        words = [*service.get("entrypoint", []), *service["command"], *service.get("healthcheck", {}).get("test", [])]
+        assert not any(password in word for password in PASSWORDS.values() for word in words), name
 
 
 def test_every_name_leads_somewhere(compose: dict[str, Any]) -> None:
@@ -288,6 +295,16 @@ def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path
     assert worker.wait(float(service["TimeoutStopSec"])) == 0, log.read_text()
     assert float(service["TimeoutStopSec"]) > Settings.model_fields["grace_seconds"].default + 5
     assert (service["KillMode"], service["RestartPreventExitStatus"]) == ("mixed", "2")
+
+
+def test_the_broker_asks_for_its_password_and_refuses_when_full(stack: Stack) -> None:
+    stack.up("redis")
+    port = int(stack.port("redis", "6379"))
+    with redis.Redis(port=port) as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
+    with redis.Redis(port=port, password=PASSWORDS["REDIS_PASSWORD"]) as client:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
 
 
 def test_no_log_holds_a_password(stack: Stack) -> None:
