@@ -7,7 +7,6 @@ that leaves open.
 from __future__ import annotations
 
 import base64
-import configparser
 import json
 import re
 import shutil
@@ -275,12 +274,25 @@ def test_a_dump_is_a_whole_installation(stack: Stack) -> None:
     assert status.returncode in (0, 2) and "revision" not in status.stderr, status.stderr
 
 
+def unit_service() -> dict[str, str]:
+    """A name given twice has its values joined by a newline."""
+    lines = (ROOT / "docs" / "pagepack-worker@.service").read_text().partition("[Service]")[2].partition("[")[0]
+    found: dict[str, str] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", lines, re.MULTILINE):
+        found[name] = f"{found[name]}\n{value}" if name in found else value
+    return found
+
+
+def test_instances_of_the_systemd_unit_share_no_port() -> None:
+    """Each has settings of its own, after and so over the common ones, and the unit itself sets no port for all."""
+    service = unit_service()
+    assert service["EnvironmentFile"].split() == ["/etc/pagepack/worker.env", "-/etc/pagepack/worker-%i.env"]
+    assert "PORT" not in service["Environment"]
+
+
 def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path) -> None:
     stack.up("migrate", "redis")
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "docs" / "pagepack-worker@.service")
-    service = unit["Service"]
+    service = unit_service()
     program, *words = service["ExecStart"].replace("%i", "ingest").replace("$WORKER_OPTIONS", "").split()
     assert program.endswith("/bin/pagepack")
     variables = stack.environment("migrate") | dict(word.split("=") for word in service["Environment"].split())
