@@ -145,9 +145,18 @@ def _execute(
         try:
             return job.execute().public_id
         except Stopped as stopped:
-            stored = f"{stopped.num_stored:,} answers are stored in {settings.home / 'pagepack.db'}"
+            stored = f"{stopped.num_stored:,} answers are stored in {_database_name(settings)}"
             live.say(f"stopped; {stored}. Run the same command again to go on.")
             return None
+
+
+def _database_name(settings: Settings) -> str:
+    """As people know it, without a password."""
+    if settings.database_url is None:
+        return str(settings.home / "pagepack.db")
+    from pipeline.postgresql import server_name, server_url
+
+    return server_name(server_url(settings.database_url))
 
 
 def _choose_prompts(names: Sequence[str], files: Sequence[Path]) -> list[Prompt]:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -17,7 +18,8 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
-from tests.test_run import PAGEPACK, environment, pagepack, write_pdf
+from tests.postgres import PASSWORD, PostgresServer
+from tests.test_run import PAGEPACK, environment, pagepack, start, wait_until, write_pdf
 
 PROGRAM = shlex.join(PAGEPACK)
 
@@ -241,3 +243,19 @@ def test_what_is_no_database_is_called_so(tmp_path: Path) -> None:
     for command in (["sql", "SELECT * FROM files"], ["status"]):
         damaged = pagepack(*command, "--home", tmp_path)
         assert damaged.returncode == 2 and f"{path} is not a whole SQLite database" in damaged.stderr
+
+
+@pytest.mark.only("postgresql")
+def test_a_stopped_run_names_the_server_that_holds_the_answers(
+    settings: Settings, archive: Archive, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    write_pdf(tmp_path / "a.pdf", 40)
+    name = archive.db.engine.url.database or ""
+    url = postgres.tcp_url(name)
+    words = ("run", tmp_path / "a.pdf", "--home", settings.home)
+    run = start(*words, engine="SlowEngine", PAGEPACK_DATABASE_URL=url)
+    wait_until(lambda: archive.scalar("SELECT count(*) FROM page_text") > 0)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130, errors
+    assert f"answers are stored in {url.replace(':' + PASSWORD, '')}. Run the same command again" in errors, errors
