@@ -155,7 +155,7 @@ class Stack:
                 "127.0.0.1",
             ]
             return [str(self._postgres / words[0]), *run, *words[1:]]
-        if name == "redis":
+        if "build" not in service:  # an image of others, whose programs stand in PATH
             return words
         entrypoint = service.get("entrypoint") or self._stages[service["build"]["target"]].entrypoint
         programs = {"pagepack": "pipeline", "celery": "celery"}
@@ -178,12 +178,14 @@ class Stack:
             "HOME": str(mounts["/tmp"]),
             "TMPDIR": str(mounts["/tmp"]),
             "PORT": port,  # for the stand-in of valkey-cli
-            "PGPORT": port,  # for pg_isready
+            "PGPORT": self.port("postgres", PORTS["postgres"]),
         }
         here = {key: self._here(name, str(value)) for key, value in given.items() if key != "PATH"}
         if "PAGEPACK_METRICS_PORT" in given:
             here["PAGEPACK_METRICS_PORT"] = self.port(name, given["PAGEPACK_METRICS_PORT"])
             here["PAGEPACK_METRICS_HOST"] = "127.0.0.1"
+        if "PGHOST" in given:
+            here["PGHOST"] = "127.0.0.1"
         if name == "flower":  # what `ports` publishes
             here |= {"FLOWER_PORT": self.port(name, "5555"), "FLOWER_ADDRESS": "127.0.0.1"}
         return around | here

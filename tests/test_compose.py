@@ -35,7 +35,7 @@ from tests.test_run import wait_until
 
 PASSWORDS = {
     name: f"{name.lower().replace('_', '')}fortest"
-    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")
+    for name in ("POSTGRES_PASSWORD", "INGEST_PASSWORD", "READ_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")
 }
 SAMPLES = ("invoice-scan.pdf", "street.jpg", "catalogue-cut-short.pdf", "minutes-encrypted.pdf")
 
@@ -211,6 +211,31 @@ def test_what_comes_up_reads_documents_into_postgresql(stack: Stack) -> None:
     assert asked.stdout.split() == ["count", "2"], asked.stderr
 
 
+def test_workers_log_in_with_the_least_that_they_need(stack: Stack) -> None:
+    stack.up("ingest", "read")
+    users = dict(
+        rows(stack, "SELECT usename, count(*) FROM pg_stat_activity WHERE application_name = 'pagepack' GROUP BY 1")
+    )
+    assert set(users) == {"pagepack_ingest", "pagepack_worker"}
+    assert rows(stack, "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolsuper") == [("pagepack",)]
+    for name, statement in {"ingest": "DROP TABLE answers", "read": "SELECT location FROM sources"}.items():
+        url = stack.environment(name)["PAGEPACK_DATABASE_URL"]
+        with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement.encode())
+    again = [stack.run(name).returncode for name in ("migrate", "roles", "logins")]  # `docker compose up` once more
+    assert again == [0, 0, 0]
+
+
+def test_no_service_but_migrations_has_the_superusers_password(compose: dict[str, Any]) -> None:
+    password = PASSWORDS["POSTGRES_PASSWORD"]
+    have = {
+        name
+        for name, service in services(compose)
+        if any(password in value for value in service["environment"].values())
+    }
+    assert have == {"postgres", "migrate", "roles", "logins"}
+
+
 def test_flower_sees_the_workers_and_asks_for_its_password(stack: Stack) -> None:
     stack.up("ingest", "read", "flower")
     address = f"http://127.0.0.1:{stack.port('flower', '5555')}"
@@ -291,11 +316,11 @@ def test_instances_of_the_systemd_unit_share_no_port() -> None:
 
 
 def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path) -> None:
-    stack.up("migrate", "redis")
+    stack.up("logins", "redis")
     service = unit_service()
     program, *words = service["ExecStart"].replace("%i", "ingest").replace("$WORKER_OPTIONS", "").split()
     assert program.endswith("/bin/pagepack")
-    variables = stack.environment("migrate") | dict(word.split("=") for word in service["Environment"].split())
+    variables = stack.environment("ingest") | dict(word.split("=") for word in service["Environment"].split())
     variables |= {"PAGEPACK_HOME": str(tmp_path), "PAGEPACK_METRICS_PORT": stack.port("unit", "9464")}
     log = tmp_path / "log"
     with log.open("wb") as stream:
