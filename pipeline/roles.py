@@ -3,7 +3,7 @@
     pagepack_owner    owns the tables; migrates
     pagepack_ingest   submits, ingests, and has the one duty to sweep, ring and tell
     pagepack_worker   claims pages and stores what was read
-    pagepack_query    reads the public views, for `pagepack sql` and people
+    pagepack_query    reads: the public views, and what `pagepack status`, `search` and `export` look at beside them
 
 `GRANT pagepack_worker TO reader_17` makes a user a worker. Views are made anew by every migration, which grants again.
 """
@@ -62,7 +62,25 @@ WORKER = {
 
 QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")
 
-GRANTS = {"pagepack_ingest": INGEST | QUERY, "pagepack_worker": WORKER, "pagepack_query": QUERY}
+READ = {  # what the views show anyway, and the fleet; neither where copies of files lie, nor who is told what
+    "alembic_version": "SELECT",
+    "batches": "SELECT (id, public_id, name, state, engine, model, all_pages, all_seen, started_at, finished_at)",
+    "prompts": "SELECT (version, name)",
+    "batch_prompts": "SELECT",
+    "batch_pages": "SELECT",
+    "sources": "SELECT (id, path, document_id, cause, reason)",
+    "batch_sources": "SELECT",
+    "documents": "SELECT",
+    "pages": "SELECT",
+    "page_tasks": "SELECT",
+    "answers": "SELECT",
+    "page_search": "SELECT",
+    "current_answers": "SELECT",
+    "task_attempts": "SELECT",
+    "worker_processes": "SELECT",
+}
+
+GRANTS = {"pagepack_ingest": INGEST | QUERY, "pagepack_worker": WORKER, "pagepack_query": QUERY | READ}
 OWNER = "pagepack_owner"
 
 
