@@ -19,6 +19,12 @@ from pipeline.errors import UsageError
 from pipeline.live import duration
 from pipeline.settings import Settings, load_settings
 
+# Both look the same in the database, so neither is claimed.
+_NOT_ALL_SEEN = (
+    "still being registered, or that was interrupted and the batch waits for it: repeat the same `pagepack submit` "
+    "or `pagepack run`"
+)
+
 
 @cli.command()
 @click.argument("batch", required=False)
@@ -69,6 +75,8 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
         "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
         "workers": "\n".join(map(_worker_line, workers)) or "none is running",
     }
+    if not status.batch.all_seen and status.batch.state in ("running", "paused"):
+        rows["files"] += f"\n{_NOT_ALL_SEEN}"
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table

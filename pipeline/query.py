@@ -52,6 +52,7 @@ class BatchRow:
     model: str
     started_at: datetime  # UTC, and says so
     finished_at: datetime | None
+    all_seen: bool  # false while its files are being registered, and after that was interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,15 @@ def search(
 
 
 _BATCHES = select(
-    Batch.id, Batch.public_id, Batch.name, Batch.state, Batch.engine, Batch.model, Batch.started_at, Batch.finished_at
+    Batch.id,
+    Batch.public_id,
+    Batch.name,
+    Batch.state,
+    Batch.engine,
+    Batch.model,
+    Batch.started_at,
+    Batch.finished_at,
+    Batch.all_seen,
 ).order_by(Batch.id.desc())
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.settings import Settings, load_settings
+from pipeline.submit import submit
+from schemas.prompts import choose_prompts
 from tests.conftest import Archive
 from tests.postgres import PASSWORD, PostgresServer
 from tests.test_run import PAGEPACK, environment, pagepack, start, wait_until, write_pdf
@@ -215,6 +217,22 @@ def test_programs_get_json(home: Path, tmp_path: Path) -> None:
     for name in ("started_at", "finished_at"):
         assert datetime.fromisoformat(status[name]).utcoffset() == timedelta(0)
     assert status["progress"]["tasks_done"] == 2 and status["pages_per_second"] > 0
+
+
+def test_status_says_that_a_submit_did_not_end(home: Path, tmp_path: Path) -> None:
+    write_pdf(tmp_path / "b.pdf", 1)
+    asked = (Settings(home=home), [tmp_path / "b.pdf"], choose_prompts([], []), None, [], 0, None)
+    submit(*asked, on_seen=lambda count: None, is_stopping=lambda: True)  # Ctrl-C
+    words = (
+        "still being registered, or that was interrupted and the batch waits for it: repeat the same `pagepack submit`"
+    )
+    status = " ".join(pagepack("status", "--home", home).stdout.split())
+    assert words in status and "b.pdf" in status
+    assert said(home, "status", "--json")["all_seen"] is False
+    assert pagepack("submit", tmp_path / "b.pdf", "--home", home).returncode == 0
+    assert "still being registered" not in pagepack("status", "--home", home).stdout
+    again = said(home, "status", "--json")
+    assert (again["all_seen"], again["state"], again["name"]) == (True, "running", "b.pdf")
 
 
 def test_search_stars_and_silence(home: Path) -> None:
