@@ -51,19 +51,23 @@ class _ForgivingQoS(RedisQoS):
 RedisChannel.QoS = _ForgivingQoS
 
 
-def make_app(broker_url: str, *, events: bool = False) -> Celery:
-    """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower."""
+def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
+    """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower.
+
+    `own` makes the names of both queues its own: bells for one run and its workers, on a broker that others share.
+    """
     app = Celery("pagepack", broker=broker_url, set_as_current=False)
+    ingest, read = INGEST_QUEUE + own, READ_QUEUE + own
     app.conf.update(
         task_ignore_result=True,
         task_acks_late=True,
         task_acks_on_failure_or_timeout=True,  # the row says what became of it; a repeated message adds nothing
-        task_default_queue=READ_QUEUE,
-        task_queues=[Queue(name) for name in (INGEST_QUEUE, READ_QUEUE)],  # type: ignore[no-untyped-call]
+        task_default_queue=read,
+        task_queues=[Queue(name) for name in (ingest, read)],  # type: ignore[no-untyped-call]
         task_routes={
-            INGEST_TASK: {"queue": INGEST_QUEUE},
-            SUBMIT_TASK: {"queue": INGEST_QUEUE},
-            READ_TASK: {"queue": READ_QUEUE},
+            INGEST_TASK: {"queue": ingest},
+            SUBMIT_TASK: {"queue": ingest},
+            READ_TASK: {"queue": read},
         },
         task_serializer="json",
         accept_content=["json"],
@@ -88,6 +92,18 @@ def make_app(broker_url: str, *, events: bool = False) -> Celery:
         },
     )
     return app
+
+
+def queue_of(app: Celery, task: str) -> str:
+    """Where the app sends a task, and its workers look for it."""
+    return str(app.conf.task_routes[task]["queue"])
+
+
+def delete_queues(app: Celery) -> None:
+    """Both queues, and what lies in them; best effort, and only for an app that has its own."""
+    with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
+        for task in (INGEST_TASK, READ_TASK):
+            connection.default_channel.queue_delete(queue_of(app, task))
 
 
 def ring_documents(app: Celery, document_ids: Iterable[int]) -> None:

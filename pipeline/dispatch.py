@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
-from pipeline.broker import notify, queue_depth, ring_documents, ring_pages
+from pipeline.broker import notify, queue_depth, queue_of, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
@@ -30,7 +30,7 @@ from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.progress import pages_waiting, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
-from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
+from schemas.messages import INGEST_TASK, READ_TASK, DocumentDone
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
@@ -218,7 +218,7 @@ class Dispatcher:
 
     def _look(self, app: Celery) -> tuple[int, float]:
         """Room for bells in the read queue, and after how long a bell counts as lost."""
-        depth = queue_depth(app, READ_QUEUE)
+        depth = queue_depth(app, queue_of(app, READ_TASK))
         self._pace.look(depth)
         room = self._pace.wanted(slots_there(self._db, "read")) - depth
         if depth == 0:
@@ -227,7 +227,7 @@ class Dispatcher:
 
     def _ring_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
         """The highest priority first; of equals another begins in each tick. Not while bells enough wait."""
-        room = _DOCUMENTS_RUNG - queue_depth(app, INGEST_QUEUE)
+        room = _DOCUMENTS_RUNG - queue_depth(app, queue_of(app, INGEST_TASK))
         first = self._turn = (self._turn + 1) % len(batches)
         limit = self._settings.max_waiting_pages
         for batch, _ in sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1]):

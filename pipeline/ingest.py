@@ -22,7 +22,7 @@ from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
 from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
-from pipeline.leases import DocumentClaim, Limits, claim_document, renew_document, return_claim
+from pipeline.leases import GONE_SECONDS, DocumentClaim, Limits, claim_document, renew_document, return_claim
 from pipeline.metrics import set_gauge
 from pipeline.patience import R, insist
 from pipeline.progress import pages_waiting
@@ -150,7 +150,9 @@ class Ingester:
         except Exception as error:
             reason = error
             if isinstance(error, DiskFull | StorageGone | UsageError):
-                events.given_back(claim, str(error), self._insist(lambda: return_claim(self.db, claim, str(reason))))
+                wait_seconds = 0.0 if isinstance(error, DiskFull) else GONE_SECONDS
+                returned = self._insist(lambda: return_claim(self.db, claim, str(reason), wait_seconds))
+                events.given_back(claim, str(error), returned)
                 if isinstance(error, UsageError):
                     raise StorageGone(str(error)) from error
                 raise

@@ -44,6 +44,9 @@ from schemas.tables import (
 
 Leased = type[Document] | type[PageTask]
 
+GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer
+LEFT_SECONDS = 5.0  # until another reader is asked for a prompt that one does not answer
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -178,11 +181,13 @@ def claim_pages(
     *,
     alone: Collection[int] = (),
     answers_of: str | None = None,
+    supports: Callable[[Prompt], bool] = lambda prompt: True,
 ) -> Claimed:
     """Lease all waiting prompts of these pages that one of `models` shall read.
 
     A page that was in flight when a worker died is a suspect, and is only taken where it is in `alone`: whoever asks
-    reads it then without company. `answers_of` is the model whose answers are looked for.
+    reads it then without company. `answers_of` is the model whose answers are looked for. A prompt that any model may
+    answer is left to others where this worker does not `support` it, and not rung for again at once.
     """
     waiting = (
         select(
@@ -190,6 +195,7 @@ def claim_pages(
             PageTask.page_id,
             PageTask.token,
             PageTask.prompt_version,
+            PageTask.model,
             PageTask.crashes,
             Page.document_id,
             Page.page_index,
@@ -218,13 +224,18 @@ def claim_pages(
     )
     with db.write() as connection:
         rows = connection.execute(waiting).all()
+        prompts = _prompts(connection, {row.prompt_version for row in rows})
+        left = [row.id for row in rows if row.model == "" and not supports(prompts[row.prompt_version])]
+        if left:
+            later = update(PageTask).where(PageTask.id.in_(left))
+            connection.execute(later.values(rung_at=None, next_attempt_at=db.clock() + LEFT_SECONDS))
+            rows = [row for row in rows if row.id not in left]
         suspects = {row.page_id for row in rows if row.crashes > 0} - set(alone)
         rows = [row for row in rows if row.page_id not in suspects]
         if not rows:
             return Claimed({}, suspects)
         ours = PageTask.id.in_([row.id for row in rows])
         connection.execute(update(PageTask).where(ours).values(_leased(db, PageTask, owner, lease_seconds)))
-        prompts = _prompts(connection, {row.prompt_version for row in rows})
     pages: dict[int, PageClaim] = {}
     for row in rows:
         new = PageClaim(
@@ -396,10 +407,11 @@ def forget_bells(db: Database) -> None:
 
 
 @retried
-def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) -> int:
+def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str, wait_seconds: float = 0.0) -> int:
     """The worker gives a document or page back itself (it stops): no attempt and no crash is counted.
 
-    Returns how many leases there were to give back: none where they were lost meanwhile.
+    Nobody takes it again for `wait_seconds`. Returns how many leases there were to give back: none where they were
+    lost meanwhile.
     """
     claimed: Leased
     if isinstance(claim, DocumentClaim):
@@ -411,7 +423,8 @@ def return_claim(db: Database, claim: DocumentClaim | PageClaim, reason: str) ->
         return table.id.in_(tokens) if table is claimed else sa.false()
 
     with db.write() as connection:
-        return _return_leases(connection, is_claimed, reason, False, None, tokens=tokens)
+        due = db.clock() + wait_seconds if wait_seconds else None
+        return _return_leases(connection, is_claimed, reason, False, None, tokens=tokens, due=due)
 
 
 def _return_leases(
@@ -422,6 +435,7 @@ def _return_leases(
     limits: Limits | None,
     tokens: dict[int, int] | None = None,
     skip_locked: bool = False,
+    due: sa.ColumnElement[float] | None = None,
 ) -> int:
     returned = 0
     for table in (Document, PageTask):
@@ -434,7 +448,14 @@ def _return_leases(
         most = limits.max_crashes if crashed and limits is not None else None
         failed = [row for row in rows if most is not None and row.crashes + 1 >= most]
         waiting = [{"row": row.id} for row in rows if row not in failed]
-        freed = {"owner": None, "lease_until": None, "rung_at": None, "crashes": table.crashes + int(crashed)}
+        freed: dict[str, Any] = {
+            "owner": None,
+            "lease_until": None,
+            "rung_at": None,
+            "crashes": table.crashes + int(crashed),
+        }
+        if due is not None:
+            freed["next_attempt_at"] = due
         at_row = update(table).where(table.id == bindparam("row")).values(freed)
         if waiting:
             connection.execute(at_row.values(state="pending"), waiting)

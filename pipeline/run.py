@@ -94,7 +94,7 @@ class Run:
                 raise Stopped
             check_prompts(choice, self._prompts)
             self._say(f"engine {choice.engine} ({choice.model}): {choice.reason}")
-            db = open_database(self._settings, create=True)
+            db = open_database(self._settings, create=self._settings.database_url is None)
             stack.callback(db.dispose)
             self._take_all_back(db, "the run before ended early")
             if self._settings.database_url is None:

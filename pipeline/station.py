@@ -16,7 +16,7 @@ from pathlib import Path
 from celery import Celery
 
 from pipeline.batches import OpenBatch
-from pipeline.broker import check_broker, heard_alarm, make_app, queue_depth
+from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, queue_of
 from pipeline.children import Children, Place
 from pipeline.database import Database
 from pipeline.dispatch import Dispatcher
@@ -25,7 +25,7 @@ from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.fleet import leave_duty, take_duty
 from pipeline.leases import forget_bells
 from pipeline.settings import Settings
-from schemas.messages import READ_QUEUE
+from schemas.messages import READ_TASK
 
 _DUTY = "dispatch"
 _DUTY_SECONDS = 15.0
@@ -54,13 +54,16 @@ class Station:
         self._say = say
         self._is_run = only is not None
         here = f"{socket.gethostname()} {settings.home.absolute()} {[place.name for place in places]}"
-        self._alarm_queue = f"pagepack.alarm.{hashlib.sha256(os.fsencode(here)).hexdigest()[:16]}"
+        mark = hashlib.sha256(os.fsencode(here)).hexdigest()[:16]
+        self._alarm_queue = f"pagepack.alarm.{mark}"
+        # On a broker that others share, a run's workers are for its batch, and take nobody else's bells.
+        self._own = f".run.{mark}" if self._is_run and settings.broker_url is not None else ""
         self._broker: EmbeddedBroker | None = None
         self._app: Celery | None = None
         self._url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._dispatcher = Dispatcher(db, settings, say, only)
-        variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue}
+        variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue, "PAGEPACK_INTERNAL_QUEUES": self._own}
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
         self._dispatches_from = 0.0
         self._was_refused = False
@@ -124,6 +127,8 @@ class Station:
     def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Let the children finish what they can, end the broker, leave the duty to another. May be called twice."""
         self.children.stop(is_hurried)
+        if self._app is not None and self._own:
+            delete_queues(self._app)
         if self._broker is not None:
             self._broker.stop()
         if self.has_duty and not self._is_run:
@@ -139,7 +144,7 @@ class Station:
             depth = 0  # no reader is to blame for a broker that is away, nor for what kept this process from looking
             with suppress(Unavailable):
                 if late < _LOOK_SECONDS:
-                    depth = queue_depth(app, READ_QUEUE)
+                    depth = queue_depth(app, queue_of(app, READ_TASK))
             self.children.check_stall(depth)
 
     def _watch_broker(self) -> Celery:
@@ -161,7 +166,7 @@ class Station:
             self._broker.start()
             self._url = self._broker.url
             forget_bells(self._db)  # it is new and empty
-        app = make_app(self._url, events=self._settings.celery_events)
+        app = make_app(self._url, events=self._settings.celery_events, own=self._own)
         check_broker(app)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one

@@ -44,6 +44,15 @@ class InstantEngine:
         pass
 
 
+class OcrOnlyEngine(InstantEngine):
+    """As RapidOCR: no other prompt."""
+
+    name = model = "ocr-only"
+
+    def supports(self, prompt: Prompt) -> bool:
+        return prompt.name == "ocr"
+
+
 class SlowEngine(InstantEngine):
     """Takes a tenth of a second a page, four at a time; notes each page that it begins in a file."""
 

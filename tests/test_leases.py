@@ -24,6 +24,7 @@ from pipeline.leases import (
 )
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, finish_document, reject_document
+from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import LIMITS, Archive, answer
 
 DATABASES = ("sqlite", "postgresql")
@@ -45,6 +46,31 @@ def claimed(archive: Archive, page: int, owner: str = "read/1") -> PageClaim:
 def task(archive: Archive) -> tuple[str, int, int]:
     row: tuple[str, int, int] = archive.rows("SELECT state, token, crashes FROM page_tasks")[0]
     return row
+
+
+def test_a_prompt_that_a_reader_does_not_answer_is_left_to_another(archive: Archive) -> None:
+    """Any model may answer this batch; the first to look reads `ocr` alone, and fails nothing."""
+    archive.batch("any", [OCR, DESCRIBE])
+    document_id = archive.see("/in/a.pdf", batch="any")
+    (page,) = archive.ingest(document_id or 0, ["x"])
+    archive.execute("UPDATE page_tasks SET model = ''")
+    first = claim_pages(archive.db, [page], "read/ocr", ["", "m1"], 60, supports=lambda prompt: prompt.name == "ocr")
+    assert [task.prompt for task in first.pages[page].tasks] == [OCR]
+    waiting = "FROM page_tasks WHERE state = 'pending'"
+    assert archive.rows(f"SELECT rung_at, next_attempt_at > 0 {waiting}") == [(None, True)]
+    assert claim_pages(archive.db, [page], "read/all", ["", "m2"], 60).pages == {}  # not at once: no busy loop
+    archive.execute("UPDATE page_tasks SET next_attempt_at = 0 WHERE state = 'pending'")
+    second = claim_pages(archive.db, [page], "read/all", ["", "m2"], 60)
+    assert [task.prompt for task in second.pages[page].tasks] == [DESCRIBE]
+
+
+def test_what_is_given_back_with_a_wait_is_not_taken_at_once(archive: Archive, page: int) -> None:
+    """The storage of images is away: whoever takes the page next would not find it either."""
+    assert return_claim(archive.db, claimed(archive, page), "the bucket does not answer", 10.0) == 1
+    assert archive.claim(page) is None
+    archive.execute("UPDATE page_tasks SET next_attempt_at = next_attempt_at - 10")
+    assert return_claim(archive.db, claimed(archive, page), "the worker stopped") == 1
+    assert archive.claim(page) is not None
 
 
 def let_leases_run_out(archive: Archive) -> int:

@@ -13,10 +13,12 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.broker import make_app, queue_depth, ring_documents, ring_pages
 from pipeline.dispatch import share_out
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import UsageError
 from pipeline.host import places
+from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.test_run import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 Starter = Callable[..., "subprocess.Popen[str]"]
@@ -101,6 +103,31 @@ def test_a_killed_reader_is_started_again_and_its_pages_are_read_once(
     wait_until(lambda: rows(home, "SELECT state FROM batch_summary") == [("finished",)])
     assert rows(home, "SELECT pages_done, pages_failed FROM batch_summary") == [(30, 0)]
     reconciles(home)
+
+
+def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path, home: Path, worker: Starter) -> None:
+    """A batch that any model may read: nothing fails for having met a reader that cannot."""
+    folder = folder_of(tmp_path / "in", 2, pages=3)
+    pagepack("submit", folder, "--home", home, "--prompt", "ocr", "--prompt", "describe")
+    first = worker(engine="OcrOnlyEngine")
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'ocr'") == [(6,)])
+    assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
+    first.terminate()
+    first.wait(30)
+    worker()
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'describe'") == [(6,)])
+    assert rows(home, "SELECT DISTINCT model FROM page_text WHERE prompt = 'describe'") == [("instant/1",)]
+
+
+def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: Path, home: Path, broker: str) -> None:
+    app = make_app(broker)
+    ring_documents(app, [7])
+    ring_pages(app, [7])
+    ran = pagepack("run", folder_of(tmp_path / "in", 1), "--home", home, PAGEPACK_BROKER_URL=broker)
+    assert ran.returncode == 0, ran.stderr
+    assert queue_depth(app, INGEST_QUEUE) == queue_depth(app, READ_QUEUE) == 1
+    with app.connection_for_read() as connection:
+        assert not connection.default_channel.client.keys("pagepack.*.run.*")
 
 
 def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from celery import signals
 
-from pipeline.broker import make_app
+from pipeline.broker import make_app, queue_of
 from pipeline.cores import num_cores
 from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, UsageError
@@ -34,7 +34,7 @@ from pipeline.ingest import Ingester
 from pipeline.logs import leave_logs_alone, set_up_logs
 from pipeline.settings import Settings, load_settings
 from pipeline.traces import set_up_traces, stop_traces
-from schemas.messages import INGEST_QUEUE, READ_QUEUE
+from schemas.messages import INGEST_TASK, READ_TASK
 from workers.choose import choose_engine, make_engine
 from workers.tasks import Reader, add_ingest_tasks, add_read_task
 
@@ -70,7 +70,7 @@ def main(role: str) -> int:
 
 def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
-    app = make_app(broker_url, events=settings.celery_events)
+    app = make_app(broker_url, events=settings.celery_events, own=os.environ.get("PAGEPACK_INTERNAL_QUEUES", ""))
     engine = make_engine(settings)
     db = open_database(settings)
     reader = Reader(db, engine, settings, owner)
@@ -78,7 +78,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
     slots = engine.capacity + 1
     _enlist(db, owner, "read", slots, engine=engine.name, model=engine.model)
-    _consume(app, settings, "threads", slots, READ_QUEUE)
+    _consume(app, settings, "threads", slots, queue_of(app, READ_TASK))
     engine.close()
     return 0
 
@@ -86,7 +86,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
 def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     from billiard import Event
 
-    app = make_app(broker_url, events=settings.celery_events)
+    app = make_app(broker_url, events=settings.celery_events, own=os.environ.get("PAGEPACK_INTERNAL_QUEUES", ""))
     stopping = Event()
     own: dict[int, Ingester] = {}  # by process id: a forked child makes its own
 
@@ -103,7 +103,7 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     processes = settings.ingest_processes or max(1, num_cores() // 2)
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
     signals.worker_ready.connect(lambda **_: _enlist(open_database(settings), owner, "ingest", processes), weak=False)
-    _consume(app, settings, "prefork", processes, INGEST_QUEUE)
+    _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
     return 0
 
 

@@ -29,7 +29,7 @@ from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.images import open_images
 from pipeline.ingest import Ingester
-from pipeline.leases import Limits, PageClaim, TaskClaim, renew_tasks, return_claim
+from pipeline.leases import GONE_SECONDS, Limits, PageClaim, TaskClaim, renew_tasks, return_claim
 from pipeline.metrics import EngineFigures, set_gauge
 from pipeline.patience import insist
 from pipeline.retention import free_read_images
@@ -76,6 +76,7 @@ class Reader:
             held=lambda: set(self._held),
             is_stopping=lambda: self._stop_at is not None,
             is_over=self._is_over,
+            supports=engine.supports,
         )
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
@@ -153,11 +154,13 @@ class Reader:
                 events.page_settled(claim, outcomes, stored, self._limits)
                 if self._settings.keep_images == "until-read":
                     free_read_images(self._db, self._images, [claim.page_id])
-        except BaseException:
+        except BaseException as error:
+            is_gone = isinstance(error, StorageGone)
+            reason = str(error) if is_gone else "the worker could not store it"
+            wait_seconds = GONE_SECONDS if is_gone else 0.0  # the next one would find no image either
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
-                reason = "the worker could not store it"
-                returned = insist(lambda: return_claim(self._db, claim, reason), self._is_over)
-                events.given_back(claim, "the worker could not store it", returned)
+                returned = insist(lambda: return_claim(self._db, claim, reason, wait_seconds), self._is_over)
+                events.given_back(claim, reason, returned)
             raise
         finally:
             with self._lock:

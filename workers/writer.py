@@ -22,6 +22,7 @@ from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
 from pipeline.leases import Claimed, Limits, PageClaim, claim_pages, give_back_unheld
 from pipeline.store import Outcome, complete_pages
+from schemas.prompts import Prompt
 
 log = logging.getLogger("pagepack.worker")
 
@@ -56,7 +57,8 @@ W = TypeVar("W", _Claim, _Complete)
 class Writer:
     """`is_stopping` says that nothing more is claimed, `is_over` that nothing is waited for any more.
 
-    `hold` is told of each page before the thread that asked for it; `held` gives the ids of all page tasks in hand.
+    `hold` is told of each page before the thread that asked for it; `held` gives the ids of all page tasks in hand;
+    `supports` says whether the engine answers a prompt at all.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Writer:
         held: Callable[[], set[int]],
         is_stopping: Callable[[], bool],
         is_over: Callable[[], bool],
+        supports: Callable[[Prompt], bool] = lambda prompt: True,
     ) -> None:
         self._db = db
+        self._supports = supports
         self._owner = owner
         self._models = models
         self._answers_of = answers_of
@@ -164,6 +168,7 @@ class Writer:
                 self._limits.lease_seconds,
                 alone=alone,
                 answers_of=self._answers_of,
+                supports=self._supports,
             )
         except Unavailable:
             # Lost in COMMIT, perhaps, and then we hold pages that no thread knows of: there is one claim at a time.

@@ -285,6 +285,7 @@ class SdpaPagedAttention:
                 out[rows] = attend_packed(query[rows], k, v, alone, causal=True, lanes=self.lanes)
             else:
                 out[rows] = attend_past(query[rows], k, v, self.lanes)
+
         def attend_batch(batch: _Batch) -> None:
             k, v = self._gather(keys, batch), self._gather(values, batch)
             out[batch.rows] = _attend_batch(query[batch.rows], k, v, batch)
