@@ -30,6 +30,8 @@ from pipeline.errors import DocumentRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.storage import is_url, local_path
 
+_LONGEST_PATH_BYTES = 2_600  # a row of a PostgreSQL index holds 2,704
+
 
 class Kind(StrEnum):
     """File kinds that can be rasterized, told by their first bytes."""
@@ -166,10 +168,15 @@ def display(path: str) -> str:
     """A path as the database stores it: valid UTF-8, and two different paths never look the same.
 
     A byte that is not UTF-8 becomes `\\xNN`; a name that itself holds the four characters `\\xNN` has its backslash
-    written as `\\x5c`. Newlines, quotes and all else stay.
+    written as `\\x5c`. Newlines, quotes and all else stay. Of a path that is longer than a server's index takes, the
+    middle is replaced by a hash of the whole; it is opened by its location, which stays whole.
     """
     raw = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(path))
-    return raw.decode("utf-8", "backslashreplace")
+    text = raw.decode("utf-8", "backslashreplace")
+    if len(whole := text.encode()) <= _LONGEST_PATH_BYTES:
+        return text
+    first, last = whole[:1800].decode(errors="ignore"), whole[-600:].decode(errors="ignore")
+    return f"{first}[… {hashlib.sha256(whole).hexdigest()[:16]} …]{last}"
 
 
 def is_skipped(name: str) -> bool:

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 
 from pipeline.batches import SeenFile, record_files, running_batches
 from pipeline.database import Database, open_database
+from pipeline.discover import display
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim, take_due_pages
 from pipeline.pause import cancel_batch
@@ -354,3 +355,12 @@ def test_the_store_keeps_its_promises_under_any_order_of_calls(new_settings: Cal
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
+
+
+def test_a_very_long_path_is_seen_whole_and_stored_short(archive: Archive) -> None:
+    """Linux opens paths of 4,095 bytes; a row of a PostgreSQL index holds 2,704 that compress no further."""
+    long = "/in/" + "/".join(sha(str(number)) + "ü" for number in range(58))
+    shown = [display(f"{long}/{name}") for name in ("a.pdf", "b.pdf")]
+    assert len(set(shown)) == 2 and all(len(path.encode()) < 2700 for path in shown) and shown[0].endswith("/a.pdf")
+    assert None not in [archive.see(path) for path in shown]
+    assert sorted(archive.rows("SELECT path FROM sources")) == sorted((path,) for path in shown)
