@@ -132,10 +132,14 @@ def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage])
 
 def notify(app: Celery, target: str, message: DocumentDone) -> None:
     """Send `TASK@QUEUE`, or `TASK` to Celery's default queue. Raises as `ring_documents`."""
-    task, _, queue = target.partition("@")
+    task = target.partition("@")[0]
     with _broker_errors_translated(app), app.producer_pool.acquire(block=True, timeout=30) as producer:
-        queue = queue or "celery"
-        app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False, queue=queue)
+        app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False, queue=target_queue(target))
+
+
+def target_queue(target: str) -> str:
+    """The queue of `TASK@QUEUE`, or Celery's default."""
+    return target.partition("@")[2] or "celery"
 
 
 def check_broker(app: Celery) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
-from pipeline.broker import notify, queue_depth, queue_of, ring_documents, ring_pages
+from pipeline.broker import notify, queue_depth, queue_of, ring_documents, ring_pages, target_queue
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
@@ -40,6 +40,7 @@ _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
 _NOTICES_AT_ONCE = 500
+MOST_NOTICES = 10_000  # in a queue that nobody reads; further ones stay rows, which cost the broker nothing
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -190,11 +191,16 @@ class Dispatcher:
         self._next_notices = time.monotonic() + _NOTICES_SECONDS
         sent: list[int] = []
         refused: dict[str, Unavailable] = {}
+        heard: set[str] = set()
         for notice in take_notices(self._db, _NOTICES_AT_ONCE, without=self._refused):
             if notice.notify in refused:
                 continue
             done = DocumentDone(document_id=notice.document_id, batch_id=notice.batch_id)
             try:
+                if notice.notify not in heard:
+                    heard.add(notice.notify)
+                    if (depth := queue_depth(app, target_queue(notice.notify))) >= MOST_NOTICES:
+                        raise Unavailable(f"{depth:,} messages wait in its queue, and more would fill the broker")
                 notify(app, notice.notify, done)
             except Unavailable as error:
                 refused[notice.notify] = error

@@ -13,12 +13,15 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.broker import make_app, queue_depth, ring_documents, ring_pages
+from pipeline import dispatch
+from pipeline.broker import make_app, notify, queue_depth, ring_documents, ring_pages
 from pipeline.dispatch import share_out
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import UsageError
 from pipeline.host import places
-from schemas.messages import INGEST_QUEUE, READ_QUEUE
+from pipeline.settings import Settings
+from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
+from tests.conftest import Archive
 from tests.test_run import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 Starter = Callable[..., "subprocess.Popen[str]"]
@@ -128,6 +131,25 @@ def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: 
     assert queue_depth(app, INGEST_QUEUE) == queue_depth(app, READ_QUEUE) == 1
     with app.connection_for_read() as connection:
         assert not connection.default_channel.client.keys("pagepack.*.run.*")
+
+
+def test_notices_stay_rows_while_nobody_reads_their_queue(
+    archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "MOST_NOTICES", 3)
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    app, said = make_app(broker), list[str]()
+    for number in range(3):
+        notify(app, "mine.done@mine", DocumentDone(document_id=str(number), batch_id="b"))
+    archive.file("/in/a.pdf", ["text"])
+    dispatcher = dispatch.Dispatcher(archive.db, settings, said.append)
+    dispatcher.tick(app)
+    assert queue_depth(app, "mine") == 3 and "3 messages wait in its queue" in said[0]
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("mine")
+    dispatch.Dispatcher(archive.db, settings, said.append).tick(app)
+    assert queue_depth(app, "mine") == 1 and len(said) == 1
 
 
 def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:
