@@ -77,6 +77,10 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     }
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
         rows["files"] += f"\n{_NOT_ALL_SEEN}"
+    models = {worker.model for worker in workers if worker.role == "read"}
+    if models and status.batch.model and status.batch.model not in models and status.batch.state == "running":
+        rows["workers"] += f"\nnone of them reads with what the batch asked for: {status.batch.engine} "
+        rows["workers"] += f"({status.batch.model}); start a worker with that model, or submit for another"
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.fleet import enlist
 from pipeline.settings import Settings, load_settings
 from pipeline.submit import submit
 from schemas.prompts import choose_prompts
@@ -233,6 +234,22 @@ def test_status_says_that_a_submit_did_not_end(home: Path, tmp_path: Path) -> No
     assert "still being registered" not in pagepack("status", "--home", home).stdout
     again = said(home, "status", "--json")
     assert (again["all_seen"], again["state"], again["name"]) == (True, "running", "b.pdf")
+
+
+def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
+    """Else its pages wait without a word, beside workers that are idle."""
+    archive.see("/in/a.pdf")
+    home = Path(archive.db.name).parent
+    words = "none of them reads with what the batch asked for: rapidocr (m1)"
+
+    def status() -> str:
+        return " ".join(pagepack("status", "--home", home).stdout.split())
+
+    assert words not in status()
+    enlist(archive.db, "read/1", "read", 1, device=None, engine="pixtral", model="m2")
+    assert words in status()
+    enlist(archive.db, "read/2", "read", 1, device=None, engine="rapidocr", model="m1")
+    assert words not in status()
 
 
 def test_search_stars_and_silence(home: Path) -> None:
