@@ -2,8 +2,8 @@
 
 The statement becomes a cursor's query in a READ ONLY transaction, sent in the protocol that takes one statement at a
 time: what is not a SELECT (or VALUES, TABLE, WITH without writing) is refused by the grammar, what writes by the
-transaction. Where the role `pagepack_query` exists and may be taken, it sees the views only. The deadline is this
-side's: a statement can undo `statement_timeout`, and cannot undo a cancel.
+transaction. Where the role `pagepack_query` exists and may be taken, it sees the views and what the commands show. The
+deadline is this side's: a statement can undo `statement_timeout`, and cannot undo a cancel.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,26 +124,26 @@ def test_links_stay_inside_the_folder(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_and_folders_have_a_reason(tmp_path: Path) -> None:
-    """In a forked process, as another user where the tests run as root, for whom everything is readable."""
+    """In a process of its own, as another user where the tests run as root, for whom everything is readable."""
     folder = files(tmp_path / "f", "locked.pdf", "open.pdf", "shut/x.pdf")
     (folder / "locked.pdf").chmod(0)
     (folder / "shut").chmod(0)
-    readable, writable = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from tests.test_discover import found, verdict
         if os.getuid() == 0:
-            for parent in (tmp_path, *tmp_path.parents[:2]):
-                parent.chmod(0o755)
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-        os.write(writable, "\n".join(map(verdict, found(folder))).encode())
-        os._exit(0)
-    os.close(writable)
-    os.waitpid(pid, 0)
+        print("\\n".join(map(verdict, found(Path(sys.argv[1])))))
+    """
+    root = Path(__file__).parent.parent
+    seen = subprocess.run([sys.executable, "-c", code, folder], cwd=root, capture_output=True, text=True, check=True)
     (folder / "shut").chmod(0o700)
-    with os.fdopen(readable) as answers:
-        assert answers.read().split("\n") == ["locked.pdf unreadable", "open.pdf pdf", "shut unreadable"]
+    assert seen.stdout.splitlines() == ["locked.pdf unreadable", "open.pdf pdf", "shut unreadable"]
 
 
 def verdict(one: Found) -> str:
