@@ -102,8 +102,10 @@ def queue_of(app: Celery, task: str) -> str:
 def delete_queues(app: Celery) -> None:
     """Both queues, and what lies in them; best effort, and only for an app that has its own."""
     with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
+        channel = connection.default_channel
         for task in (INGEST_TASK, READ_TASK):
-            connection.default_channel.queue_delete(queue_of(app, task))
+            app.amqp.queues[queue_of(app, task)](channel).declare()  # else kombu knows nothing to delete
+            channel.queue_delete(queue_of(app, task))
 
 
 def ring_documents(app: Celery, document_ids: Iterable[int]) -> None:

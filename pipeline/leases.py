@@ -25,6 +25,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 from sqlalchemy import Connection, bindparam, select, update
 
+from pipeline.batches import TEXT_LAYER
 from pipeline.database import Database, retried
 from pipeline.notices import note_ended
 from pipeline.settings import Settings
@@ -45,7 +46,8 @@ from schemas.tables import (
 Leased = type[Document] | type[PageTask]
 
 GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer
-LEFT_SECONDS = 5.0  # until another reader is asked for a prompt that one does not answer
+LEFT_SECONDS = 60.0  # until another reader is asked for a prompt that one does not answer: bells find nobody better
+ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ def claim_pages(
     with db.write() as connection:
         rows = connection.execute(waiting).all()
         prompts = _prompts(connection, {row.prompt_version for row in rows})
-        left = [row.id for row in rows if row.model == "" and not supports(prompts[row.prompt_version])]
+        left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
         if left:
             later = update(PageTask).where(PageTask.id.in_(left))
             connection.execute(later.values(rung_at=None, next_attempt_at=db.clock() + LEFT_SECONDS))

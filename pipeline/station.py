@@ -127,8 +127,9 @@ class Station:
     def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Let the children finish what they can, end the broker, leave the duty to another. May be called twice."""
         self.children.stop(is_hurried)
-        if self._app is not None and self._own:
+        if self._app is not None and self._own and not is_hurried():
             delete_queues(self._app)
+            self._own = ""  # once: a broker that is silent takes half a minute
         if self._broker is not None:
             self._broker.stop()
         if self.has_duty and not self._is_run:

@@ -12,6 +12,7 @@ import pytest
 from pipeline.database import open_database
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import (
+    ANY_MODEL,
     Limits,
     PageClaim,
     claim_document,
@@ -48,19 +49,22 @@ def task(archive: Archive) -> tuple[str, int, int]:
     return row
 
 
-def test_a_prompt_that_a_reader_does_not_answer_is_left_to_another(archive: Archive) -> None:
+@pytest.mark.parametrize("any_model", ANY_MODEL)
+def test_a_prompt_that_a_reader_does_not_answer_is_left_to_another(archive: Archive, any_model: str) -> None:
     """Any model may answer this batch; the first to look reads `ocr` alone, and fails nothing."""
     archive.batch("any", [OCR, DESCRIBE])
     document_id = archive.see("/in/a.pdf", batch="any")
     (page,) = archive.ingest(document_id or 0, ["x"])
-    archive.execute("UPDATE page_tasks SET model = ''")
-    first = claim_pages(archive.db, [page], "read/ocr", ["", "m1"], 60, supports=lambda prompt: prompt.name == "ocr")
+    archive.execute("UPDATE page_tasks SET model = :any", any=any_model)
+    first = claim_pages(
+        archive.db, [page], "read/ocr", [*ANY_MODEL, "m1"], 60, supports=lambda prompt: prompt.name == "ocr"
+    )
     assert [task.prompt for task in first.pages[page].tasks] == [OCR]
     waiting = "FROM page_tasks WHERE state = 'pending'"
     assert archive.rows(f"SELECT rung_at, next_attempt_at > 0 {waiting}") == [(None, True)]
-    assert claim_pages(archive.db, [page], "read/all", ["", "m2"], 60).pages == {}  # not at once: no busy loop
+    assert claim_pages(archive.db, [page], "read/all", [*ANY_MODEL, "m2"], 60).pages == {}  # not at once: no busy loop
     archive.execute("UPDATE page_tasks SET next_attempt_at = 0 WHERE state = 'pending'")
-    second = claim_pages(archive.db, [page], "read/all", ["", "m2"], 60)
+    second = claim_pages(archive.db, [page], "read/all", [*ANY_MODEL, "m2"], 60)
     assert [task.prompt for task in second.pages[page].tasks] == [DESCRIBE]
 
 

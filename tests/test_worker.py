@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import dispatch
-from pipeline.broker import make_app, notify, queue_depth, ring_documents, ring_pages
+from pipeline.broker import delete_queues, make_app, notify, queue_depth, ring_documents, ring_pages
 from pipeline.dispatch import share_out
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import UsageError
@@ -128,6 +128,9 @@ def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: 
     ring_pages(app, [7])
     ran = pagepack("run", folder_of(tmp_path / "in", 1), "--home", home, PAGEPACK_BROKER_URL=broker)
     assert ran.returncode == 0, ran.stderr
+    stopped = make_app(broker, own=".run.stopped")  # one that Ctrl-C ended
+    ring_pages(stopped, [1, 2])
+    delete_queues(stopped)
     assert queue_depth(app, INGEST_QUEUE) == queue_depth(app, READ_QUEUE) == 1
     with app.connection_for_read() as connection:
         assert not connection.default_channel.client.keys("pagepack.*.run.*")

@@ -69,7 +69,7 @@ class Reader:
         self._writer = Writer(
             db,
             owner,
-            ("", engine.model, engine.model + TEXT_LAYER),
+            ("", TEXT_LAYER, engine.model, engine.model + TEXT_LAYER),
             engine.model,
             self._limits,
             hold=self._hold,

@@ -93,13 +93,15 @@ def attend_packed(
         )
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
 
-    def attend(run: tuple[int, int, int]) -> None:
+    def attend(run: tuple[int, int, int], mine: slice = slice(None), theirs: slice = slice(None)) -> None:
         first, count, length = run
         rows = slice(first, first + count * length)
-        q, k, v = (x[rows].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+        parts = (query[rows, mine], key[rows, theirs], value[rows, theirs])
+        q, k, v = (x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in parts)
         one = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
-        out[rows] = one.transpose(1, 2).flatten(0, 1)
+        out[rows, mine] = one.transpose(1, 2).flatten(0, 1)
 
+    heads, group = key.shape[1], query.shape[1] // key.shape[1]
     short: list[tuple[int, int, int]] = []
     for first, count, length in _runs(boundaries.lengths):
         if length > FEW_KEYS and suits(query):
@@ -107,7 +109,11 @@ def attend_packed(
                 rows = slice(start, start + length)
                 out[rows] = attend_blocked(query[rows], key[rows], value[rows], causal=causal, lanes=lanes)
         elif length > FEW_KEYS:
-            attend((first, count, length))
+
+            def attend_head(head: int, first: int = first, count: int = count, length: int = length) -> None:
+                attend((first, count, length), slice(head * group, (head + 1) * group), slice(head, head + 1))
+
+            lanes.run(attend_head, range(heads))
         else:
             ends = range(0, count, MOST_AT_ONCE)
             short += [(first + i * length, min(MOST_AT_ONCE, count - i), length) for i in ends]
@@ -157,9 +163,17 @@ def attend_past(query: Tensor, key: Tensor, value: Tensor, lanes: Lanes = ALONE)
         return attend_blocked(query, key, value, causal=True, lanes=lanes)
     num_q, num_k = query.shape[0], key.shape[0]
     mask = torch.ones(num_q, num_k, dtype=torch.bool, device=query.device).tril(num_k - num_q)
-    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))  # (1, H, T, D)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    return out.squeeze(0).transpose(0, 1)
+    heads, group = key.shape[1], query.shape[1] // key.shape[1]
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+
+    def attend_head(head: int) -> None:
+        mine, one = slice(head * group, (head + 1) * group), slice(head, head + 1)
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query[:, mine], key[:, one], value[:, one]))  # (1, H, T, D)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=group > 1)
+        out[:, mine] = mixed.squeeze(0).transpose(0, 1)
+
+    lanes.run(attend_head, range(heads))
+    return out
 
 
 def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

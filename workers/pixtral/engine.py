@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -322,5 +322,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _is_fatal(error: Exception) -> bool:
-    """A CUDA error other than memory leaves the process's context unusable."""
-    return not is_out_of_memory(error) and "CUDA error" in str(error)
+    """A CUDA error other than memory leaves the process's context unusable; a CPU needs its lanes."""
+    return isinstance(error, BrokenExecutor) or (not is_out_of_memory(error) and "CUDA error" in str(error))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -26,10 +26,17 @@ class Lanes:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(count, "pagepack-lane", use_one_thread, (torch.get_num_threads(),))
+        if count > 1:
+            self._pool = ThreadPoolExecutor(count, "pagepack-lane", use_one_thread, (torch.get_num_threads(),))
+            together = threading.Barrier(count)  # all start now, and one that cannot is said now
+            for begun in [self._pool.submit(together.wait, 60) for _ in range(count)]:
+                begun.result()
 
     def run(self, work: Callable[[Item], Any], items: Sequence[Item]) -> None:
-        """`work` on every item, in any order; raises the first error, after all lanes have stopped."""
+        """`work` on every item, in any order; raises the first error, after all lanes have stopped.
+
+        Not for gradients, and not from inside a lane: it would wait for itself.
+        """
         joins = self.count == 1 or torch.get_num_threads() == 1
         places = itertools.count()  # next() is atomic
         inference = torch.is_inference_mode_enabled()  # a thread's own setting
@@ -39,8 +46,10 @@ class Lanes:
                 while (place := next(places)) < len(items):
                     work(items[place])
 
-        others = [self._pool.submit(lane) for _ in range(min(self.count, len(items)) - joins)]
+        others: list[Future[None]] = []
         try:
+            for _ in range(min(self.count, len(items)) - joins):
+                others.append(self._pool.submit(lane))
             if joins:
                 lane()
         finally:
