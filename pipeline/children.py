@@ -151,7 +151,7 @@ class Children:
         A net. The one cause that is known, acknowledgements that a dead broker swallowed, is mended in `broker.py`.
         Not for a RapidOCR reader of all batches: bells of prompts that it leaves to others bring it no page.
         """
-        if not self._gives_up and self._settings.model is None:
+        if not self._gives_up and (self._settings.engine == "rapidocr" or self._settings.model is None):
             return
         for place, child in list(self._running.items()):
             if place.role != "read":

@@ -46,7 +46,7 @@ from schemas.tables import (
 Leased = type[Document] | type[PageTask]
 
 GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer
-LEFT_SECONDS = 60.0  # until another reader is asked for a prompt that one does not answer: bells find nobody better
+LEFT_SECONDS = 60.0  # before a prompt that a reader does not answer is rung for again, perhaps to the same reader
 ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
 
 

@@ -12,7 +12,7 @@ from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
 from tests import pixtral_reference as reference
 from workers.pixtral import attention, vision
 from workers.pixtral.arithmetic import Arithmetic, Tiles
-from workers.pixtral.attention import PagedCache
+from workers.pixtral.attention import Boundaries, PagedCache, attend_packed, attend_past
 from workers.pixtral.blocked_attention import attend_blocked
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
@@ -213,6 +213,22 @@ def test_features_are_bitwise_the_same_with_any_number_of_lanes(folder, dtype, m
             vision.encode_images(model, images, Arithmetic(Tiles(32), lanes_of(count))) for count in (1, 2, 5)
         )
     assert torch.equal(one, two) and torch.equal(one, five)
+
+
+def test_long_attention_goes_head_by_head_to_the_lanes_and_is_the_same():
+    """float32, where SDPA computes it: bitwise as on one lane; 1e-5 from the formula in float64 (sums of 700 terms)."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1400, heads, 16) for heads in (4, 2, 2))
+    two = Boundaries((700, 700), None)
+    for causal in (False, True):
+        out = attend_packed(query, key, value, two, causal=causal, lanes=lanes_of(2))
+        assert torch.equal(out, attend_packed(query, key, value, two, causal=causal))
+        exact = [x.double() for x in (query, key, value)]
+        torch.testing.assert_close(out.double(), attend_packed(*exact, two, causal=causal), atol=1e-5, rtol=0)
+    past = attend_past(query[700:], key, value, lanes_of(2))
+    assert torch.equal(past, attend_past(query[700:], key, value))
+    whole = attend_packed(query, key, value, Boundaries((1400,), None), causal=True)
+    torch.testing.assert_close(past, whole[700:], atol=1e-5, rtol=0)
 
 
 def test_an_error_in_a_lane_is_raised_and_the_lanes_go_on():
