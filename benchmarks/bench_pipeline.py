@@ -40,12 +40,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.batches import open_batch
+from pipeline.bells import take_due_pages
 from pipeline.broker import make_app, queue_depth, ring_pages
 from pipeline.database import Database, open_database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.fleet import slots_there
 from pipeline.images import ImageStore, encode
-from pipeline.leases import take_due_pages
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings, load_settings
 from schemas.messages import READ_QUEUE

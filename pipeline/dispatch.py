@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
+from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
 from pipeline.broker import notify, queue_depth, queue_of, ring_documents, ring_pages, target_queue
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
 from pipeline.images import open_images
-from pipeline.leases import Limits, bells_out, expire, forget_bells, take_due_documents, take_due_pages
+from pipeline.leases import Limits, expire
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.progress import pages_waiting, running_work, what_is_open
 from pipeline.retention import sweep_images

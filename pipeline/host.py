@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from pipeline.backlog import Backlog
+from pipeline.bells import forget_bells
 from pipeline.children import Place
 from pipeline.database import open_database
 from pipeline.embedded import HomeLock
 from pipeline.errors import DiskFull, Unavailable, UsageError
 from pipeline.ingest import check_storage
-from pipeline.leases import Limits, forget_bells, give_back
+from pipeline.leases import Limits, give_back
 from pipeline.metrics import collecting
 from pipeline.settings import Settings
 from pipeline.station import Station

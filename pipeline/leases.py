@@ -276,7 +276,7 @@ def renew_tasks(db: Database, owner: str, held: Collection[int], lease_seconds: 
     with db.write() as connection:
         rows = connection.execute(
             update(PageTask)
-            .where(PageTask.id.in_(_locked(PageTask, *ours)))
+            .where(PageTask.id.in_(locked_ids(PageTask, *ours)))
             .values(lease_until=db.clock() + lease_seconds)
             .returning(PageTask.id, PageTask.token)
         )
@@ -331,81 +331,11 @@ def expire(db: Database, limits: Limits) -> int:
         return _return_leases(connection, is_over, "lease expired", True, limits, skip_locked=True)
 
 
-def take_due_documents(db: Database, batch_id: int, *, limit: int) -> list[int]:
-    """Ids of documents to ring for, marked as rung; never more than `limit` rung or leased at a time."""
-    leased = select(sa.func.count()).where(Document.batch_id == batch_id, Document.state == "leased")
-    rung = select(sa.func.count()).where(Document.batch_id == batch_id, is_in(Document, "pending"))
-    with db.read() as connection:
-        busy = (connection.scalar(leased) or 0) + (
-            connection.scalar(rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - 30)) or 0
-        )
-    return _take_due(db, Document, Document.id, batch_id, limit - busy, lost_after=30.0)
-
-
-def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
-    """Ids of pages to ring for, marked as rung: never rung for, or `lost_after` seconds ago."""
-    return sorted(set(_take_due(db, PageTask, PageTask.page_id, batch_id, limit, lost_after)))
-
-
-@retried
-def _take_due(
-    db: Database,
-    table: Leased,
-    column: sa.orm.InstrumentedAttribute[int],
-    batch_id: int,
-    limit: int,
-    lost_after: float | None,
-) -> list[int]:
-    """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else."""
-    due = select(table.id).where(
-        table.batch_id == batch_id, is_in(table, "pending"), table.next_attempt_at <= db.clock()
-    )
-    looks = [due.where(table.rung_at.is_(None)).order_by(table.id)]
-    if lost_after is not None:
-        looks.append(
-            due.where(table.rung_at.is_not(None), table.rung_at < db.clock() - lost_after).order_by(table.rung_at)
-        )
-    if limit > 0 and db.dialect == "sqlite":  # mostly there is nothing: ask before taking the one write lock
-        with db.read() as connection:
-            looks = [look for look in looks if connection.scalar(look.limit(1)) is not None]
-    found: list[int] = []
-    if limit <= 0 or not looks:
-        return found
-    with db.write() as connection:
-        for look in looks:
-            taken = look.limit(limit - len(found)).with_for_update(skip_locked=True).cte("due")
-            ring = update(table).where(table.id.in_(select(taken.c.id))).values(rung_at=db.clock())
-            found += connection.scalars(ring.returning(column))
-            if len(found) >= limit:
-                break
-    return found
-
-
-def bells_out(db: Database) -> dict[int, int]:
-    """Batch id → page tasks that were rung for and are not read yet; a batch without any is not there."""
-    out: dict[int, int] = {}
-    with db.read() as connection:
-        for look in ((is_in(PageTask, "pending"), PageTask.rung_at.is_not(None)), (is_in(PageTask, "leased"),)):
-            counted = select(PageTask.batch_id, sa.func.count()).where(*look).group_by(PageTask.batch_id)
-            for batch_id, count in connection.execute(counted):
-                out[batch_id] = out.get(batch_id, 0) + count
-    return out
-
-
 def holds_pages(db: Database, owner: str) -> bool:
     """Whether a worker has pages in hand."""
     with db.read() as connection:
         held = select(PageTask.id).where(is_in(PageTask, "leased"), PageTask.owner == owner)
         return connection.scalar(held.limit(1)) is not None
-
-
-@retried
-def forget_bells(db: Database) -> None:
-    """The broker is new and empty: whatever waits shall be rung for again."""
-    with db.write() as connection:
-        for table in (Document, PageTask):
-            rung = _locked(table, is_in(table, "pending"), table.rung_at.is_not(None))
-            connection.execute(update(table).where(table.id.in_(rung)).values(rung_at=None))
 
 
 @retried
@@ -483,7 +413,7 @@ def _documents(connection: Connection, table: Leased, ids: list[int]) -> Sequenc
     return connection.scalars(of_tasks.distinct()).all()
 
 
-def _locked(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:
+def locked_ids(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:
     """The ids of rows, locked in their order before the statement around it writes."""
     locked = select(table.id).where(*where).order_by(table.id).with_for_update().cte("locked")
     return select(locked.c.id)

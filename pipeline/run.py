@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
+from pipeline.bells import forget_bells
 from pipeline.children import Place
 from pipeline.database import Database, open_database
 from pipeline.discover import discover
@@ -24,7 +25,7 @@ from pipeline.embedded import HomeLock
 from pipeline.errors import NothingToDo, PagepackError
 from pipeline.images import open_images
 from pipeline.ingest import check_storage
-from pipeline.leases import Limits, expire, forget_bells, give_back
+from pipeline.leases import Limits, expire, give_back
 from pipeline.progress import Progress, progress, what_is_open
 from pipeline.query import batch_state
 from pipeline.retention import sweep_images

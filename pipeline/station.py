@@ -16,6 +16,7 @@ from pathlib import Path
 from celery import Celery
 
 from pipeline.batches import OpenBatch
+from pipeline.bells import forget_bells
 from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, queue_of
 from pipeline.children import Children, Place
 from pipeline.database import Database
@@ -23,7 +24,6 @@ from pipeline.dispatch import Dispatcher
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.fleet import leave_duty, take_duty
-from pipeline.leases import forget_bells
 from pipeline.settings import Settings
 from schemas.messages import READ_TASK
 

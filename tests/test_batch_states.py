@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from pipeline.batches import SeenFile, begin_walk, finish_batches, forget_unseen, open_batch, record_files
+from pipeline.bells import take_due_pages
 from pipeline.errors import PageFailed, Unavailable
-from pipeline.leases import claim_document, expire, take_due_pages
+from pipeline.leases import claim_document, expire
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.store import NewPage, add_pages, complete_page, finish_document, reject_document

@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.database import Database
-from pipeline.leases import claim_pages, expire, renew_tasks, take_due_documents, take_due_pages
+from pipeline.leases import claim_pages, expire, renew_tasks
 from tests.conftest import LIMITS, Archive
 
 DATABASES = ("sqlite", "postgresql")

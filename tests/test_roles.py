@@ -8,10 +8,11 @@ import pytest
 
 from pipeline.answers import ReadAnswer
 from pipeline.batches import finish_batches
+from pipeline.bells import forget_bells, take_due_pages
 from pipeline.database import Database, open_database
 from pipeline.errors import PageFailed, UsageError
 from pipeline.fleet import enlist
-from pipeline.leases import Limits, expire, forget_bells, give_back, renew_tasks, return_claim, take_due_pages
+from pipeline.leases import Limits, expire, give_back, renew_tasks, return_claim
 from pipeline.migrate import downgrade, upgrade
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch

@@ -19,10 +19,11 @@ from hypothesis.stateful import (
 )
 
 from pipeline.batches import SeenFile, record_files, running_batches
+from pipeline.bells import take_due_pages
 from pipeline.database import Database, open_database
 from pipeline.discover import display
 from pipeline.errors import PageFailed, Unavailable
-from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim, take_due_pages
+from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim
 from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from pipeline.batches import SeenFile, finish_batches, mark_all_seen, open_batch, record_files
+from pipeline.bells import forget_bells, take_due_documents, take_due_pages
 from pipeline.database import Database, open_database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import (
@@ -25,13 +26,10 @@ from pipeline.leases import (
     claim_document,
     claim_pages,
     expire,
-    forget_bells,
     give_back,
     renew_document,
     renew_tasks,
     return_claim,
-    take_due_documents,
-    take_due_pages,
 )
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.settings import Settings

@@ -15,11 +15,11 @@ from pathlib import Path
 import pymupdf
 
 from pipeline.batches import open_batch
+from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.broker import make_app, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.ingest import register
-from pipeline.leases import take_due_documents, take_due_pages
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings
 from schemas.prompts import OCR
