@@ -16,15 +16,19 @@ from pipeline.leases import Leased, is_in, locked_ids
 from schemas.tables import Document, PageTask
 
 
-def take_due_documents(db: Database, batch_id: int, *, limit: int) -> list[int]:
-    """Ids of documents to ring for, marked as rung; never more than `limit` rung or leased at a time."""
+def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
+    """Ids of documents to ring for, marked as rung: never rung for, or `lost_after` seconds ago.
+
+    Never are more than `limit` rung or leased at a time.
+    """
     leased = select(sa.func.count()).where(Document.batch_id == batch_id, Document.state == "leased")
     rung = select(sa.func.count()).where(Document.batch_id == batch_id, is_in(Document, "pending"))
     with db.read() as connection:
         busy = (connection.scalar(leased) or 0) + (
-            connection.scalar(rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - 30)) or 0
+            connection.scalar(rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - lost_after))
+            or 0
         )
-    return _take_due(db, Document, Document.id, batch_id, limit - busy, lost_after=30.0)
+    return _take_due(db, Document, Document.id, batch_id, limit - busy, lost_after)
 
 
 def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
@@ -78,9 +82,12 @@ def bells_out(db: Database) -> dict[int, int]:
 
 
 @retried
-def forget_bells(db: Database) -> None:
-    """The broker is new and empty: whatever waits shall be rung for again."""
+def forget_bells(db: Database) -> int:
+    """The broker is new and empty: whatever waits shall be rung for again. Returns for how many rows a bell was out."""
+    out = 0
     with db.write() as connection:
         for table in (Document, PageTask):
             rung = locked_ids(table, is_in(table, "pending"), table.rung_at.is_not(None))
-            connection.execute(update(table).where(table.id.in_(rung)).values(rung_at=None))
+            silenced = update(table).where(table.id.in_(rung)).values(rung_at=None).returning(table.id)
+            out += len(connection.scalars(silenced).all())
+    return out

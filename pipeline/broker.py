@@ -29,6 +29,9 @@ from schemas.messages import (
 
 _BELLS_AT_ONCE = 100  # sent in one round trip
 
+_MEMORY_QUEUE = "pagepack.memory"
+"""Holds one message, which nobody takes: where it is gone, the broker lost what lay in its other queues too."""
+
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
 
@@ -176,6 +179,17 @@ def queue_depth(app: Celery, queue: str) -> int:
         if "NOT_FOUND" in str(error) or getattr(error, "code", None) == 404:
             return 0
         raise
+
+
+def has_forgotten(app: Celery) -> bool:
+    """Whether the broker is new, or lost what it was given: a flush, a restart without its file. Raises Unavailable."""
+    return queue_depth(app, _MEMORY_QUEUE) == 0
+
+
+def remember(app: Celery) -> None:
+    """So that the next loss is seen. Raises Unavailable."""
+    with _broker_errors_translated(app), app.connection_for_write() as connection:
+        connection.SimpleQueue(_MEMORY_QUEUE).put({}, serializer="json")
 
 
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:

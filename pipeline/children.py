@@ -18,7 +18,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.database import Database
+from pipeline.database import Database, refuse_newer
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.fleet import dismiss, is_enlisted
 from pipeline.leases import Limits, give_back, holds_pages
@@ -223,6 +223,9 @@ class Children:
         returned = self._bury()
         self._starts[place] = starts = self._starts.get(place, 0) + 1 if was_quick and not returned else 0
         code = child.process.returncode
+        if code == 2:
+            with suppress(Unavailable):
+                refuse_newer(self._db)  # migrated while we ran: no child comes up any more
         if (code == 2 and not self._was_ever_ready()) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
             raise UsageError(f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}")
         wait = 0.0 if starts == 0 or self._gives_up else min(2.0**starts, _LONGEST_WAIT_SECONDS)

@@ -160,12 +160,8 @@ def open_database(settings: Settings, *, create: bool = False, readonly: bool = 
         home = shlex.quote(str(settings.home))
         way_out = f"`pagepack db upgrade --home {home}`"
         database = _open_file(settings.home / "pagepack.db", home, create, readonly)
-    have, want = current_revision(database), head_revision()
-    if have != want:
-        if have is not None and not is_known(have):
-            raise UsageError(
-                f"{database.name} was written by a newer pagepack (revision {have}); upgrade pagepack to use it"
-            )
+    have = refuse_newer(database)
+    if have != head_revision():
         if not create and have is None:
             other = "choose another --home, or make one there" if database.dialect == "sqlite" else "make one there"
             raise UsageError(f"{database.name} holds no pagepack database; {other}: {way_out}")
@@ -173,6 +169,16 @@ def open_database(settings: Settings, *, create: bool = False, readonly: bool = 
             raise UsageError(f"{database.name} is of an older pagepack (revision {have}); run {way_out}")
         upgrade(database)
     return database
+
+
+def refuse_newer(database: Database) -> str | None:
+    """The revision of a database; None where there is none. Raises UsageError for one that this program cannot know."""
+    have = current_revision(database)
+    if have is not None and not is_known(have):
+        raise UsageError(
+            f"{database.name} was written by a newer pagepack (revision {have}); upgrade pagepack to use it"
+        )
+    return have
 
 
 def _open_file(path: Path, home: str, create: bool, readonly: bool) -> Database:

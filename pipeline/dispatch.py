@@ -21,27 +21,27 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
-from pipeline.broker import notify, queue_depth, queue_of, ring_documents, ring_pages, target_queue
+from pipeline.broker import has_forgotten, queue_depth, queue_of, remember, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
 from pipeline.images import open_images
 from pipeline.leases import Limits, expire
-from pipeline.notices import mark_notices_sent, take_notices
-from pipeline.progress import pages_waiting, running_work, what_is_open
+from pipeline.notices import forget_sent
+from pipeline.progress import Room, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
-from schemas.messages import INGEST_TASK, READ_TASK, DocumentDone
+from pipeline.tell import Teller
+from schemas.messages import INGEST_TASK, READ_TASK
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
+_BATCHES_LOOKED_AT = 64  # in a tick, for documents
 _SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
 _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
-_NOTICES_AT_ONCE = 500
-MOST_NOTICES = 10_000  # in a queue that nobody reads; further ones stay rows, which cost the broker nothing
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -101,7 +101,8 @@ class Dispatcher:
         self._answered_at = time.monotonic()
         self._clock_ahead = time.time() - time.monotonic()
         self._turn = 0
-        self._refused: set[str] = set()  # targets of notices
+        self._teller = Teller(db, say, settings.sweep_seconds)
+        self._looks_for_taken = False
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
@@ -120,8 +121,8 @@ class Dispatcher:
             self.sweep()
             self._next_sweep = time.monotonic() + self._settings.sweep_seconds
         try:
+            self._tell(app)  # first, for it sees whether bells were lost
             self._ring(app)
-            self._tell(app)
             self._answered_at = time.monotonic()
         except Unavailable as error:
             if time.monotonic() - self._answered_at > BROKER_SECONDS:
@@ -139,7 +140,8 @@ class Dispatcher:
     def sweep(self) -> None:
         """What no bell brings: leases of dead workers, workers that fell silent, batches that others finished."""
         self._watch_clock()
-        self._refused.clear()
+        self._teller.try_all_again()
+        self._looks_for_taken = True
         expire(self._db, self._limits)
         forget_silent(self._db, 10 * self._settings.lease_seconds)
         if self._only is None:
@@ -183,35 +185,23 @@ class Dispatcher:
                 room -= self._ring_pages(app, equals, room, lost_after)
 
     def _tell(self, app: Celery) -> None:
-        """Send the notices of documents that are done. Marked after they are sent: rather twice than never.
-
-        A target that refuses (a queue that was declared otherwise) is said and tried again; the others are still told.
-        """
+        """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""
         if time.monotonic() < self._next_notices:
             return
         self._next_notices = time.monotonic() + _NOTICES_SECONDS
-        sent: list[int] = []
-        refused: dict[str, Unavailable] = {}
-        heard: set[str] = set()
-        for notice in take_notices(self._db, _NOTICES_AT_ONCE, without=self._refused):
-            if notice.notify in refused:
-                continue
-            done = DocumentDone(document_id=notice.document_id, batch_id=notice.batch_id)
-            try:
-                if notice.notify not in heard:
-                    heard.add(notice.notify)
-                    if (depth := queue_depth(app, target_queue(notice.notify))) >= MOST_NOTICES:
-                        raise Unavailable(f"{depth:,} messages wait in its queue, and more would fill the broker")
-                notify(app, notice.notify, done)
-            except Unavailable as error:
-                refused[notice.notify] = error
-            else:
-                sent.append(notice.id)
-        if sent:
-            mark_notices_sent(self._db, sent)
-        for target, reason in refused.items():
-            self._say(f"--notify {target}: {reason}; trying again in {self._settings.sweep_seconds:.0f} s")
-        self._refused |= set(refused)  # until the next sweep, so that they do not stand before the others
+        if has_forgotten(app):
+            self._start_anew(app)
+        self._teller.tell(app)
+        if self._looks_for_taken:
+            self._teller.note_taken(app, lambda: has_forgotten(app))
+            self._looks_for_taken = False
+
+    def _start_anew(self, app: Celery) -> None:
+        """The broker's queues are empty. What it lost first, then the mark: who dies in between is repeated."""
+        bells, notices = forget_bells(self._db), forget_sent(self._db)
+        if bells or notices:
+            self._say(f"the broker lost its queues: ringing again for {bells:,} rows, telling again of {notices:,}")
+        remember(app)
 
     def _close(self, batch: OpenBatch) -> None:
         """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""
@@ -234,17 +224,21 @@ class Dispatcher:
 
     def _ring_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
         """The highest priority first; of equals another begins in each tick. Not while bells enough wait."""
-        room = _DOCUMENTS_RUNG - queue_depth(app, queue_of(app, INGEST_TASK))
+        depth = queue_depth(app, queue_of(app, INGEST_TASK))
+        room, lost_after = _DOCUMENTS_RUNG - depth, _LOST_SECONDS if depth == 0 else 30.0
+        if room <= 0:
+            return
         first = self._turn = (self._turn + 1) % len(batches)
-        limit = self._settings.max_waiting_pages
-        for batch, _ in sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1]):
-            if room <= 0:
-                return
-            if pages_waiting(self._db, batch.id, limit) < limit:
-                due = take_due_documents(self._db, batch.id, limit=room)
+        images = Room(self._db, self._settings.max_waiting_pages)
+        in_turn = sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1])
+        for batch, _ in in_turn[:_BATCHES_LOOKED_AT]:
+            if images.is_left(batch.id):
+                due = take_due_documents(self._db, batch.id, limit=room, lost_after=lost_after)
                 ring_documents(app, due)
-                room -= len(due)
                 self.is_busy = self.is_busy or bool(due)
+                room -= len(due)
+                if room <= 0:
+                    return
 
     def _ring_pages(self, app: Celery, batches: Sequence[OpenBatch], room: int, lost_after: float | None) -> int:
         if room <= 0 or not batches:

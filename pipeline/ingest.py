@@ -25,7 +25,7 @@ from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import GONE_SECONDS, DocumentClaim, Limits, claim_document, renew_document, return_claim
 from pipeline.metrics import set_gauge
 from pipeline.patience import R, insist
-from pipeline.progress import pages_waiting
+from pipeline.progress import Room
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 from pipeline.stages import rasterizing
@@ -206,14 +206,14 @@ class Ingester:
         return True
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
-        """Hold back while enough pages of the batch wait; False where the document was given back.
+        """Hold back while enough pages wait; False where the document was given back.
 
         Not for long: another batch's documents may have room. The dispatcher rings again when this one has.
         """
         until = time.monotonic() + _SECONDS_HELD_BACK
         limit = self._settings.max_waiting_pages
         while not self._is_stopping():
-            if self._insist(lambda: pages_waiting(self.db, claim.batch_id, limit)) < limit:
+            if self._insist(lambda: Room(self.db, limit).is_left(claim.batch_id)):
                 return True
             if time.monotonic() > until:
                 break

@@ -1,7 +1,7 @@
 """The outbox: who asked to be told gets a row for each document that is done, in the transaction in which it is.
 
-A row is sent at least once: whoever sends marks it afterwards, and may die in between. The batch's end adds a row where
-one is missing (a document that was done before it was asked about).
+`tell.py` sends the rows. The batch's end adds a row where one is missing (a document that was done before it was asked
+about).
 """
 
 from __future__ import annotations
@@ -115,3 +115,30 @@ def take_notices(db: Database, limit: int, without: Collection[str] = ()) -> lis
 def mark_notices_sent(db: Database, ids: Collection[int]) -> None:
     with db.write() as connection:
         connection.execute(update(Notice).where(Notice.id.in_(ids), Notice.sent_at.is_(None)).values(sent_at=utc_now()))
+
+
+_LIES = (Notice.sent_at.is_not(None), Notice.taken_at.is_(None))
+
+
+def lying_targets(db: Database) -> list[str]:
+    """Whose notices were sent and may lie in a queue still."""
+    with db.read() as connection:
+        targets = select(Batch.notify).join(Notice, Notice.batch_id == Batch.id)
+        return list(connection.scalars(targets.where(*_LIES, Batch.notify.is_not(None)).distinct()))
+
+
+@retried
+def mark_notices_taken(db: Database, targets: Collection[str], depth: int) -> None:
+    """What was sent to these targets, which share a queue, has left it, but for the `depth` that were sent last."""
+    sent = select(Notice.id).join(Batch, Batch.id == Notice.batch_id).where(*_LIES, Batch.notify.in_(targets))
+    last = sent.order_by(Notice.sent_at.desc(), Notice.id.desc()).limit(depth)
+    with db.write() as connection:
+        taken = update(Notice).where(*_LIES, Notice.id.in_(sent), Notice.id.not_in(last))
+        connection.execute(taken.values(taken_at=utc_now()))
+
+
+@retried
+def forget_sent(db: Database) -> int:
+    """The broker lost what lay in its queues: those notices are sent again. Returns how many."""
+    with db.write() as connection:
+        return connection.execute(update(Notice).where(*_LIES).values(sent_at=None)).rowcount

@@ -10,10 +10,12 @@ from sqlalchemy import select
 
 from pipeline.batches import OpenBatch
 from pipeline.database import Database
+from pipeline.leases import is_in
 from schemas.tables import Batch, BatchState, Document, DocumentState, Page, PageTask, TaskState
 
 _OPEN_TASKS = (TaskState.PENDING, TaskState.LEASED)
 _OPEN_DOCUMENTS = (DocumentState.PENDING, DocumentState.LEASED)
+_SMALLEST_SHARE = 16  # pages that ingest stores at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +76,50 @@ def _is_open(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.Colum
 
 def progress(db: Database, batch_id: int) -> Progress:
     """Counts by state: a walk over an index of the batch's tasks, 60 ms for 300,000 of them."""
+    counted = select(PageTask.state, sa.func.count()).where(PageTask.batch_id == batch_id).group_by(PageTask.state)
     with db.read() as connection:
-        tasks = dict(
-            connection.execute(
-                select(PageTask.state, sa.func.count()).where(PageTask.batch_id == batch_id).group_by(PageTask.state)
-            )
-            .tuples()
-            .all()
-        )
+        tasks = {row[0]: row[1] for row in connection.execute(counted)}
     counts = [tasks.get(state, 0) for state in TaskState]
     return Progress(what_is_open(db, batch_id).documents, *counts)
 
 
-def pages_waiting(db: Database, batch_id: int, limit: int) -> int:
-    """Page tasks of a batch that are not read yet, counted up to `limit`: what bounds the images in flight.
+class Room:
+    """Whether ingest may draw more pages, as it was when this was made: what bounds the images in flight.
 
-    Of one batch, for those of an interrupted one wait until somebody goes on with it. A page whose image was freed or
-    lost does not count: it waits for ingest itself.
+    It may while fewer than `limit` page tasks wait in all running batches together. Then still a batch of which fewer
+    wait than its share: a small one shall not wait behind a huge one, nor any behind one that nobody reads.
     """
-    waiting = (
-        select(PageTask.id)
-        .join(Page, Page.id == PageTask.page_id)
-        .where(PageTask.batch_id == batch_id, PageTask.state.in_(_OPEN_TASKS), Page.image_freed_at.is_(None))
-        .limit(limit)
-    )
+
+    def __init__(self, db: Database, limit: int) -> None:
+        self._db = db
+        running = select(Batch.id).where(Batch.state == BatchState.RUNNING)
+        self._is_free = _waiting(db, PageTask.batch_id.in_(running), limit) < limit
+        self._share = limit
+        if not self._is_free:
+            draws = select(Document.id).where(Document.batch_id == Batch.id, Document.state.in_(_OPEN_DOCUMENTS))
+            with db.read() as connection:
+                drawing = connection.scalar(
+                    select(sa.func.count()).select_from(running.where(draws.exists()).subquery())
+                )
+            self._share = max(_SMALLEST_SHARE, limit // max(1, drawing or 0))
+
+    def is_left(self, batch_id: int) -> bool:
+        """For this batch's next pages."""
+        return self._is_free or _waiting(self._db, PageTask.batch_id == batch_id, self._share) < self._share
+
+
+def _waiting(db: Database, of: sa.ColumnElement[bool], limit: int) -> int:
+    """Page tasks that are not read yet, counted up to `limit`.
+
+    A page whose image was freed or lost does not count: it waits for ingest itself.
+    """
+    states = (
+        (is_in(PageTask, "pending"), PageTask.rung_at.is_(None)),
+        (is_in(PageTask, "pending"), PageTask.rung_at.is_not(None)),
+        (is_in(PageTask, "leased"),),
+    )  # each has an index that holds nothing else
+    tasks = sa.union_all(*(select(PageTask.page_id).where(of, *state) for state in states)).subquery()
+    drawn = select(Page.id).join(tasks, tasks.c.page_id == Page.id).where(Page.image_freed_at.is_(None))
+    waiting = drawn.limit(limit)
     with db.read() as connection:
         return connection.scalar(select(sa.func.count()).select_from(waiting.subquery())) or 0

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     rasterize_seconds: float = _(30.0, "wall clock to draw one page", gt=0)
     rasterize_memory_bytes: int = _(2 * 2**30, "address space of the process that opens files", gt=0)
     ingest_processes: int | None = _(None, "documents drawn side by side; default half the cores", ge=1)
-    max_waiting_pages: int = _(2_000, "ingest holds back above this; bounds page images in flight", ge=1)
+    max_waiting_pages: int = _(2_000, "ingest holds back above this, of all batches; each has its share", ge=1)
 
     lease_seconds: float = _(60.0, "a worker that is silent so long loses its pages", gt=0)
     sweep_seconds: float = _(10.0, "how often expired leases are looked for", gt=0)

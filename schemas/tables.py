@@ -371,6 +371,7 @@ class Notice(Base):
     __table_args__ = (
         UniqueConstraint("batch_id", "document_id"),
         _partial_index("notices", "unsent", ("id",), "sent_at IS NULL"),
+        _partial_index("notices", "lying", ("batch_id",), "sent_at IS NOT NULL AND taken_at IS NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -378,3 +379,4 @@ class Notice(Base):
     document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     sent_at: Mapped[datetime | None]
+    taken_at: Mapped[datetime | None]  # seen to have left its queue

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from pipeline.answers import ReadAnswer
 from pipeline.batches import OpenBatch, SeenFile, finish_batch, open_batch, record_files
 from pipeline.database import Database, open_database
+from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import DocumentRejected
 from pipeline.leases import Limits, PageClaim, claim_document, claim_page
 from pipeline.settings import Settings
@@ -193,3 +194,12 @@ def db(settings: Settings) -> Iterator[Database]:
 @pytest.fixture
 def archive(db: Database) -> Archive:
     return Archive(db)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """A broker that is not the home's own."""
+    server = EmbeddedBroker(tmp_path / "elsewhere")
+    server.start()
+    yield server.url
+    server.stop()

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline import dispatch
-from pipeline.broker import delete_queues, make_app, notify, queue_depth, ring_documents, ring_pages
-from pipeline.dispatch import share_out
-from pipeline.embedded import EmbeddedBroker
+from pipeline.broker import delete_queues, make_app, queue_depth, ring_documents, ring_pages
 from pipeline.errors import UsageError
 from pipeline.host import places
-from pipeline.settings import Settings
-from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
-from tests.conftest import Archive
+from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.test_run import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 Starter = Callable[..., "subprocess.Popen[str]"]
@@ -46,15 +39,6 @@ def worker(home: Path) -> Iterator[Starter]:
         process.kill()
         process.communicate()
     wait_until(lambda: not processes_of(home))
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """A broker that is not the home's own."""
-    server = EmbeddedBroker(tmp_path / "elsewhere")
-    server.start()
-    yield server.url
-    server.stop()
 
 
 def folder_of(path: Path, documents: int, pages: int = 1) -> Path:
@@ -136,25 +120,6 @@ def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: 
         assert not connection.default_channel.client.keys("pagepack.*.run.*")
 
 
-def test_notices_stay_rows_while_nobody_reads_their_queue(
-    archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "MOST_NOTICES", 3)
-    archive.batch("b")
-    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
-    app, said = make_app(broker), list[str]()
-    for number in range(3):
-        notify(app, "mine.done@mine", DocumentDone(document_id=str(number), batch_id="b"))
-    archive.file("/in/a.pdf", ["text"])
-    dispatcher = dispatch.Dispatcher(archive.db, settings, said.append)
-    dispatcher.tick(app)
-    assert queue_depth(app, "mine") == 3 and "3 messages wait in its queue" in said[0]
-    with app.connection_for_write() as connection:
-        connection.default_channel.queue_purge("mine")
-    dispatch.Dispatcher(archive.db, settings, said.append).tick(app)
-    assert queue_depth(app, "mine") == 1 and len(said) == 1
-
-
 def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:
     huge, small = folder_of(tmp_path / "huge", 1, pages=600), folder_of(tmp_path / "small", 1, pages=4)
     pagepack("submit", huge, "--home", home, "--batch", "huge")
@@ -210,16 +175,6 @@ def test_places_are_a_process_for_each_device() -> None:
     for role, devices in (("read", "0,0"), ("read", "zero"), ("ingest", "0")):
         with pytest.raises(UsageError, match="--devices"):
             places(role, devices)
-
-
-@given(st.integers(0, 500), st.dictionaries(st.integers(0, 20), st.integers(0, 300), min_size=1, max_size=12))
-def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out: dict[int, int]) -> None:
-    shares = share_out(room, out)
-    assert sum(shares.values()) == room and min(shares.values()) >= 0
-    levels = {batch: out[batch] + share for batch, share in shares.items()}
-    got = [level for batch, level in levels.items() if shares[batch]]
-    if got:
-        assert max(got) - min(levels.values()) <= 1  # whoever got a bell stands no higher than those who are lowest
 
 
 def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:

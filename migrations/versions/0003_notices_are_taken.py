@@ -1,0 +1,28 @@
+"""notices are taken
+
+A notice that was sent may lie in its queue still, and is sent again where the broker loses it. What was sent before
+this counts as taken.
+
+Lock: on PostgreSQL ACCESS EXCLUSIVE on notices for the moment of adding the column, the update and the index: whoever
+finishes a document that somebody shall be told of waits as long.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("notices", sa.Column("taken_at", sa.DateTime(timezone=True), nullable=True))
+    op.execute("UPDATE notices SET taken_at = sent_at")
+    where = sa.text("sent_at IS NOT NULL AND taken_at IS NULL")
+    op.create_index("ix_notices_lying", "notices", ["batch_id"], sqlite_where=where, postgresql_where=where)
+
+
+def downgrade() -> None:
+    op.drop_index("ix_notices_lying", table_name="notices")
+    op.drop_column("notices", "taken_at")

@@ -1,0 +1,128 @@
+"""The dispatcher on a real broker: what is rung for, who is told, and again after the broker lost its queues."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import tell
+from pipeline.broker import make_app, notify, queue_depth
+from pipeline.dispatch import Dispatcher, share_out
+from pipeline.progress import Room
+from pipeline.settings import Settings
+from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
+from tests.conftest import Archive
+
+
+@given(st.integers(0, 500), st.dictionaries(st.integers(0, 20), st.integers(0, 300), min_size=1, max_size=12))
+def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out: dict[int, int]) -> None:
+    shares = share_out(room, out)
+    assert sum(shares.values()) == room and min(shares.values()) >= 0
+    levels = {batch: out[batch] + share for batch, share in shares.items()}
+    got = [level for batch, level in levels.items() if shares[batch]]
+    if got:
+        assert max(got) - min(levels.values()) <= 1  # whoever got a bell stands no higher than those who are lowest
+
+
+def test_notices_stay_rows_while_nobody_reads_their_queue(
+    archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tell, "MOST_NOTICES", 3)
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    app, said = make_app(broker), list[str]()
+    for number in range(3):
+        notify(app, "mine.done@mine", DocumentDone(document_id=str(number), batch_id="b"))
+    archive.file("/in/a.pdf", ["text"])
+    dispatcher = Dispatcher(archive.db, settings, said.append)
+    dispatcher.tick(app)
+    assert queue_depth(app, "mine") == 3 and "3 messages wait in its queue" in said[0]
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("mine")
+    Dispatcher(archive.db, settings, said.append).tick(app)
+    assert queue_depth(app, "mine") == 1 and len(said) == 1
+
+
+class Flushed:
+    """A broker that forgets, and a dispatcher that looks again at once."""
+
+    def __init__(self, archive: Archive, url: str, settings: Settings) -> None:
+        self.app = make_app(url)
+        self.said: list[str] = []
+        self._archive, self._settings = archive, settings
+        self._client = redis.Redis(unix_socket_path=url.removeprefix("redis+socket://").partition("?")[0])
+
+    def tick(self) -> None:
+        Dispatcher(self._archive.db, self._settings, self.said.append).tick(self.app)
+
+    def flush(self) -> None:
+        self._client.flushall()
+
+    def take(self, queue: str, count: int) -> None:
+        for _ in range(count):
+            assert self._client.rpop(queue) is not None
+
+
+@pytest.fixture
+def flushed(archive: Archive, broker: str, settings: Settings) -> Flushed:
+    return Flushed(archive, broker, settings)
+
+
+def test_what_lay_in_its_queue_when_the_broker_was_flushed_is_told_again(archive: Archive, flushed: Flushed) -> None:
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    for number in range(5):
+        archive.file(f"/in/{number}.pdf", [f"text {number}"])
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 5
+    flushed.take("mine", 2)
+    flushed.tick()  # sees that two have left
+    flushed.flush()
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 3 and "telling again of 3" in flushed.said[-1]
+    flushed.take("mine", 3)
+    flushed.tick()
+    flushed.flush()
+    flushed.tick()
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 0 and len(flushed.said) == 1, "nothing lay there, nothing is said"
+
+
+def test_a_flush_before_it_was_seen_what_was_taken_costs_a_repetition_not_a_notice(
+    archive: Archive, flushed: Flushed
+) -> None:
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    archive.file("/in/a.pdf", ["text"])
+    flushed.tick()
+    flushed.take("mine", 1)
+    flushed.flush()  # its queue is as short as if it had been taken, and as if it had been lost
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 1
+
+
+def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: Flushed) -> None:
+    archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
+    archive.see("/in/b.pdf")
+    flushed.tick()
+    assert (queue_depth(flushed.app, READ_QUEUE), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
+    flushed.flush()
+    flushed.tick()
+    assert (queue_depth(flushed.app, READ_QUEUE), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
+    assert "ringing again for 4 rows" in flushed.said[-1]
+
+
+def test_room_for_images_is_one_for_all_batches_and_each_has_its_share(archive: Archive) -> None:
+    huge = archive.batch("huge").id
+    archive.ingest(archive.see("/in/huge.pdf", batch="huge") or 0, [str(page) for page in range(60)])
+    small = archive.batch("small").id
+    archive.see("/in/small.pdf", batch="small")
+    assert Room(archive.db, 61).is_left(huge) and Room(archive.db, 61).is_left(small)
+    full = Room(archive.db, 60)
+    assert not full.is_left(huge) and full.is_left(small)
+    archive.ingest(archive.see("/in/more.pdf", batch="small") or 0, [f"small {page}" for page in range(20)])
+    assert not Room(archive.db, 20).is_left(small), "a share of 20, and 20 wait"
+    archive.execute("UPDATE batches SET state = 'paused' WHERE name = 'huge'")
+    assert Room(archive.db, 61).is_left(small), "what is paused is given to nobody, and holds nobody up"
