@@ -37,7 +37,12 @@ _WHOLE_AT_ONCE = (*_S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "memory")
 _S3_OPTIONS = {
     "use_listings_cache": False,  # others write too
     "max_concurrency": 1,  # many threads ask at once; else each read first asks for the size
-    "config_kwargs": {"max_pool_connections": 64, "retries": {"mode": "standard", "max_attempts": 3}},
+    "config_kwargs": {
+        "max_pool_connections": 64,
+        "retries": {"mode": "standard", "max_attempts": 3},
+        "connect_timeout": 10,
+        "read_timeout": 20,  # between two pieces of an answer
+    },
 }
 _CHANGES = ("ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "updated", "created")
 

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: moto over HTTP, in a process of its own, on 127.0.0.1."""
+"""A real S3 server for tests: moto over HTTP, in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from typing import Any
 
 import pytest
 
-_SERVER = """
+SERVER = """
 import sys, threading
 from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server = ThreadedMotoServer(ip_address=sys.argv[1], port=int(sys.argv[2]), verbose=False)
 server.start()
 print("port", server.get_host_and_port()[1], flush=True)
 sys.stdin.read()  # until whoever started it is gone
 """
+
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test-key",
+    "AWS_SECRET_ACCESS_KEY": "test-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 
 @dataclass
@@ -45,7 +52,7 @@ class Bucket:
 
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    command = [sys.executable, "-c", _SERVER]
+    command = [sys.executable, "-c", SERVER, "127.0.0.1", "0"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as server:
@@ -61,13 +68,7 @@ def s3_endpoint() -> Iterator[str]:
 def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Bucket:
     from fsspec.core import url_to_fs
 
-    variables = {
-        "AWS_ACCESS_KEY_ID": "test-key",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    variables = KEYS | {"AWS_ENDPOINT_URL": s3_endpoint}
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""The fifteen faults of the protocol, in their order; some in several forms."""
+"""The fifteen faults of the protocol, in their order, some in several forms; then what came after them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.chaos import faults_inputs, faults_servers, faults_workers
+from tests.chaos import faults_batches, faults_inputs, faults_servers, faults_workers
 from tests.chaos.world import World
 
 BOTH = ("sqlite", "postgresql")
@@ -53,4 +53,8 @@ FAULTS = [
     Fault(15, "a clock jumps by an hour", faults_inputs.jump_clock, is_other_on_sqlite=True),
     Fault(15, "messages twice, malformed, old, new", faults_inputs.odd_messages),
     Fault(15, "version N beside N + 1", faults_inputs.mix_versions, is_other_on_sqlite=True),
+    Fault(16, "store of images silent, refusing", faults_servers.lose_store, seconds=240),
+    Fault(17, "PostgreSQL read-only for a while", faults_servers.make_read_only, ("postgresql",)),
+    Fault(18, "pause, cancel, flush, kill", faults_batches.change_batches, is_other_on_sqlite=True),
+    Fault(19, "1,000 batches, notices, flushes", faults_batches.ask_a_thousand_times, seconds=240),
 ]

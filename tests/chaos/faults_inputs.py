@@ -97,17 +97,21 @@ def hostile_files(world: World) -> None:
 
 
 def jump_clock(world: World) -> None:
-    """Of the one host on SQLite, which is the database's clock; of one host of two on PostgreSQL, which is not."""
-    host = "h0" if world.kind == "sqlite" else "h1"
+    """Of the one host on SQLite, which is the database's clock; on PostgreSQL of both, which are not, one way each.
+
+    Files are submitted on the first of them in each hour.
+    """
     world.has_clocks = True
     world.open()
     world.start_hosts()
     world.draw(6, 40)
     world.submit()
-    clock = world.folder / f"clock-{host}"
     for seconds in (3600, 0, -3600):
         world.pause(0.7, 2.0)
-        clock.write_text(str(seconds))
+        (world.folder / "clock-h0").write_text(str(seconds))
+        (world.folder / "clock-h1").write_text(str(-seconds))
+        world.draw(1, 10)
+        world.submit()
         world.broker.client().flushall()  # so that bells, too, must be rung by what the clock says
         if world.kind == "sqlite":
             world.explained += 2 * (IN_FLIGHT + 1)  # their leases seem to have run out

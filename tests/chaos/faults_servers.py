@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.faults_workers import IN_FLIGHT
-from tests.chaos.servers import PostgreSQL, Proxy, Valkey, small_disk
+from tests.chaos.servers import S3, PostgreSQL, Proxy, Valkey, small_disk
 from tests.chaos.world import World
 
 
@@ -149,6 +149,42 @@ def forget_connections(world: World) -> None:
     proxy = _behind_proxy(world)
     proxy.tell("forget")
     world.settle(100)
+    world.check()
+
+
+def lose_store(world: World) -> None:
+    """The page images' store falls silent, and refuses: nothing is condemned for it, and it goes on by itself."""
+    store = S3(world.network)
+    world.close_with(store.stop)
+    world.variables |= store.variables
+    _begin(world)
+    world.wait(lambda: world.done() > 0)
+    for mode in ("silent", "refuse"):
+        world.pause(0.2, 1.0)
+        store.proxy.tell(mode)
+        world.pause(12, 16)
+        store.proxy.tell("pass")
+    world.settle(120)
+    world.check()
+
+
+def make_read_only(world: World) -> None:
+    """As where the servers change over: the one that is asked is a standby for a while."""
+    world.open()
+    world.start_hosts()
+    world.draw(6, 40)
+    world.submit()
+    assert isinstance(world.database, PostgreSQL)
+    server = world.database.server
+    for _ in range(2):
+        world.pause(0.5, 2.0)
+        server.execute("ALTER DATABASE pagepack SET default_transaction_read_only = on")
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pagepack'")
+        world.pause(4, 8)
+        server.execute("ALTER DATABASE pagepack RESET default_transaction_read_only")
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pagepack'")
+        world.explained += 2 * IN_FLIGHT  # answers that could not be stored in time
+    world.settle(90)
     world.check()
 
 

@@ -3,6 +3,7 @@
 pass     bytes go through (at first)
 silent   connections stay open and new ones are taken, but not a byte goes through
 forget   the connections of now are silent for ever, new ones pass
+refuse   the connections of now are cut, new ones are closed at once; until the next `pass`
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ class Proxy:
         self._to_port = to_port
         self._passing = asyncio.Event()
         self._passing.set()
+        self._refuses = False
+        self._open: set[asyncio.StreamWriter] = set()
 
     def tell(self, command: str) -> None:
+        self._refuses = command == "refuse"
         if command == "silent":
             self._passing.clear()
         elif command == "pass":
             self._passing.set()
+        elif command == "refuse":
+            for writer in self._open:
+                writer.transport.abort()
         elif command == "forget":
             self._passing.clear()
             self._passing = asyncio.Event()
             self._passing.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
         passing = self._passing
         await passing.wait()
         try:
@@ -37,7 +47,10 @@ class Proxy:
         except OSError:
             writer.close()
             return
+        both = {writer, to_writer}
+        self._open |= both
         await asyncio.gather(_pump(reader, to_writer, passing), _pump(to_reader, writer, passing))
+        self._open -= both
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:

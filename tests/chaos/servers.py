@@ -13,12 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import redis
 import sqlalchemy as sa
 
 from pipeline.embedded import server_binary
 from tests.chaos.network import Loopback, Namespaces
 from tests.postgres import PASSWORD, PostgresServer
+from tests.s3 import KEYS, SERVER
 
 _SECRET = "the-broker-s-secret"
 
@@ -94,6 +96,35 @@ class Proxy:
         self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
+
+
+class S3:
+    """An object store on a port of the hub, with one bucket, behind a proxy."""
+
+    def __init__(self, network: Loopback | Namespaces) -> None:
+        port = network.port()
+        words = [sys.executable, "-c", SERVER, network.address, str(port)]
+        with network.entered("hub"):
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            assert self._process.stdout is not None
+            assert b"port" in self._process.stdout.readline(), "moto did not start"
+            endpoint = f"http://{network.address}:{port}"
+            session = botocore.session.Session()
+            session.set_credentials(KEYS["AWS_ACCESS_KEY_ID"], KEYS["AWS_SECRET_ACCESS_KEY"])
+            client = session.create_client("s3", KEYS["AWS_DEFAULT_REGION"], endpoint_url=endpoint)
+            client.create_bucket(Bucket="pages")
+        self.proxy = Proxy(network, port)
+        self.variables = KEYS | {
+            "AWS_ENDPOINT_URL": endpoint.replace(f":{port}", f":{self.proxy.port}"),
+            "PAGEPACK_IMAGES_URL": "s3://pages/images",
+        }
+
+    def stop(self) -> None:
+        self.proxy.stop()
+        self._process.kill()
+        self._process.communicate()
 
 
 class SqliteFile:

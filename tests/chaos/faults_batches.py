@@ -1,0 +1,89 @@
+"""Many batches: paused, cancelled, asked for again and by the thousand, while the broker forgets."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from pipeline.broker import make_app
+from schemas.messages import INGEST_QUEUE, SUBMIT_TASK
+from tests.chaos import history
+from tests.chaos.faults_workers import IN_FLIGHT, kill_group
+from tests.chaos.world import World
+
+
+def change_batches(world: World) -> None:
+    """Three batches with a file in common: each but one is paused and resumed, one is cancelled and asked for again."""
+    turns = 4
+    world.variables["PAGEPACK_MAX_CRASHES"] = str(turns + 1)
+    world.open()
+    world.start_hosts()
+    long, short, urgent = world.draw(5, 40), world.draw(2, 20), world.draw(1, 20)
+    batches = {"long": long, "short": [*short, long[0]], "urgent": [*urgent, long[1]]}
+    for name, paths in batches.items():
+        world.pagepack("submit", *paths, "--batch", name, "--priority", "5" if name == "urgent" else "0")
+    world.wait(lambda: world.done() > 0)
+    for _ in range(turns):
+        name = world.random.choice(["long", "short"])
+        if _state(world, name) == "running":
+            world.pagepack("pause", name)
+        if world.random.random() < 0.5:
+            world.broker.client().flushall()
+        elif readers := world.readers():
+            world.explained += IN_FLIGHT
+            kill_group(world.random.choice(readers))
+        world.pause(0.0, 1.0)
+        if _state(world, name) == "paused":
+            world.pagepack("resume", name)
+    world.explained += 2 * IN_FLIGHT  # in hand when their batch is cancelled: read, and not wanted
+    world.pagepack("cancel", "long")
+    world.wait(lambda: not history.what_is_open(world.database), 90)
+    world.require(_state(world, "long") == "cancelled", "what was cancelled goes on")
+    for path in [*short, *urgent]:
+        failed = world.count("failures", f"source_path = '{path}'")
+        world.require(failed == 0, f"{failed} pages of {path}, whose batch was not cancelled, failed")
+    world.pagepack("submit", *long, "--batch", "long")
+    world.settle(90)
+    world.check(reopened=True)
+
+
+def ask_a_thousand_times(world: World) -> None:
+    """Messages ask for batches of one page each; of every page its asker is told, whatever the broker forgets."""
+    count = 1_000
+    world.open()
+    world.start_hosts(PAGEPACK_INTERNAL_PAGE_SECONDS="0.01")
+    with world.network.entered("hub"):
+        app = make_app(world.broker_url)
+        for number, path in enumerate(world.draw(count, 1)):
+            asked = {"location": str(path), "batch": f"batch {number}", "notify": "mine.done@mine"}
+            app.send_task(SUBMIT_TASK, kwargs={"version": 1, **asked}, queue=INGEST_QUEUE)
+        app.close()
+    # Until a worker has taken it, a message is all that knows of what it asks for.
+    world.wait(lambda: world.count("batch_sources") == count, 120)
+    client = world.broker.client()
+    told: list[str] = []
+
+    def take(most: int) -> None:
+        for raw in client.rpop("mine", most) or []:
+            _, arguments, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+            told.append(arguments["document_id"])
+
+    while history.what_is_open(world.database):
+        world.pause(0.5, 2.0)
+        take(world.random.randrange(1, 60))
+        if world.random.random() < 0.5:
+            client.flushall()
+    world.check()
+    documents = {identity for (identity,) in world.database.rows("SELECT public_id FROM documents")}
+
+    def all_told() -> bool:
+        take(count)
+        return set(told) == documents
+
+    world.wait(all_told, 30)
+    world.require(len(documents) == count, f"{len(documents)} documents, not {count}")
+
+
+def _state(world: World, batch: str) -> str:
+    ((state,),) = world.database.rows("SELECT state FROM batches WHERE name = :name", name=batch)
+    return str(state)
