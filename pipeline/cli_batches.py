@@ -64,6 +64,8 @@ def status_json(status: Any) -> dict[str, Any]:
 
 
 def _status_table(status: Any, workers: Sequence[Any]) -> Table:
+    from pipeline.fleet import why_nobody_reads
+
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
     rows = {
@@ -77,10 +79,9 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     }
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
         rows["files"] += f"\n{_NOT_ALL_SEEN}"
-    models = {worker.model for worker in workers if worker.role == "read"}
-    if models and status.batch.model and status.batch.model not in models and status.batch.state == "running":
-        rows["workers"] += f"\nnone of them reads with what the batch asked for: {status.batch.engine} "
-        rows["workers"] += f"({status.batch.model}); start a worker with that model, or submit for another"
+    if workers and status.batch.state == "running":
+        why = why_nobody_reads(workers, status.batch.engine, status.batch.model, status.prompts)
+        rows["workers"] += f"\n{why}" if why else ""
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table

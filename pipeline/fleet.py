@@ -10,12 +10,14 @@ holders at once, after a freeze, do double work and no harm: ringing and sweepin
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import delete, select, update
 
 from pipeline import __version__
+from pipeline.batches import TEXT_LAYER
 from pipeline.database import Database, insert_for
 from schemas.tables import Duty, WorkerProcess, utc_now
 
@@ -36,18 +38,28 @@ class WorkerRow:
     version: str
     slots: int
     silent_seconds: float
+    prompts: list[str] | None = None  # that it answers; None: any
 
 
 def enlist(
-    db: Database, owner: str, role: str, slots: int, *, device: str | None, engine: str | None, model: str | None
+    db: Database,
+    owner: str,
+    role: str,
+    slots: int,
+    *,
+    device: str | None = None,
+    engine: str | None = None,
+    model: str | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> None:
-    """A worker is there, and takes `slots` pages or documents at once."""
+    """A worker is there, and takes `slots` pages or documents at once; a reader answers `prompts`, or any."""
     row: dict[str, object] = {
         "role": role,
         "host": socket.gethostname(),
         "device": device,
         "engine": engine,
         "model": model,
+        "prompts": None if prompts is None else list(prompts),
         "version": __version__,
         "slots": slots,
         "started_at": utc_now(),
@@ -95,10 +107,36 @@ def workers(db: Database) -> list[WorkerRow]:
         return [
             WorkerRow(
                 row.owner, row.role, row.host, row.device, row.engine, row.model, row.version, row.slots,
-                silent_seconds=max(0.0, now - row.seen_at),
+                silent_seconds=max(0.0, now - row.seen_at), prompts=row.prompts,
             )
             for row in rows
         ]  # fmt: skip
+
+
+def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompts: Collection[str]) -> str | None:
+    """Why pages of a batch would wait for ever beside these workers, and the way out; None where they are read.
+
+    Args:
+        engine, model: what the batch asked for; model "" where any may read.
+        prompts: the names of what it asks.
+    """
+    readers = [worker for worker in there if worker.role == "read" and worker.silent_seconds < SILENT_SECONDS]
+    if not readers:
+        return "no worker is ready to read; where none is starting, start one: `pagepack worker`"
+    if model := model.removesuffix(TEXT_LAYER):
+        readers = [worker for worker in readers if worker.model == model]
+        if not readers:
+            return (
+                f"no worker reads with what the batch asked for: {engine} ({model}); start a worker with that model, "
+                "or submit for another"
+            )
+    missing = [name for name in prompts if all(name not in (worker.prompts or [name]) for worker in readers)]
+    if missing:
+        return (
+            f"no worker answers the prompt {', '.join(missing)}; start one that does: "
+            "`pagepack worker --engine pixtral --model DIR`"
+        )
+    return None
 
 
 def slots_there(db: Database, role: str) -> int:

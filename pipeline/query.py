@@ -21,6 +21,7 @@ from pipeline.words import Phrase, query_phrases
 from schemas.tables import (
     Answer,
     Batch,
+    BatchPrompt,
     BatchSource,
     CurrentAnswer,
     Document,
@@ -73,6 +74,7 @@ class Status:
     pages_per_second_overall: float  # pages done since the batch was first started, pauses included
     failures: dict[str, int]  # cause → rows in `failures`, most frequent first
     engines: dict[str, int]  # engine → pages and prompts that it answered
+    prompts: list[str]  # names of what is asked about each page
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,13 @@ def batch_state(db: Database, batch_id: int) -> str:
         return connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar_one()
 
 
+def asked_prompts(db: Database, batch_id: int) -> list[str]:
+    """Names of the prompts that a batch asks, in their order."""
+    asked = select(PromptVersion.name).join(BatchPrompt, BatchPrompt.prompt_version == PromptVersion.version)
+    with db.read() as connection:
+        return list(connection.scalars(asked.where(BatchPrompt.batch_id == batch_id).order_by(PromptVersion.name)))
+
+
 def check_prompt(db: Database, name: str) -> None:
     """Raises UsageError where no page was ever asked this; the message names the prompts that there are."""
     with db.read() as connection:
@@ -177,6 +186,7 @@ def status(db: Database, batch: BatchRow) -> Status:
             pages_per_second_overall=row.pages_done / seconds,
             failures=dict(failures.all()),
             engines=dict(engines.all()),
+            prompts=asked_prompts(db, batch.id),
         )
 
 

@@ -21,11 +21,11 @@ from pipeline.database import Database, open_database
 from pipeline.discover import absolute, discover
 from pipeline.embedded import HomeLock
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
-from pipeline.fleet import slots_there
+from pipeline.fleet import why_nobody_reads, workers
 from pipeline.ingest import register
 from pipeline.live import Live
 from pipeline.progress import progress
-from pipeline.query import batch_state
+from pipeline.query import asked_prompts, batch_state, find_batch
 from pipeline.settings import Settings
 from schemas.messages import SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
@@ -200,6 +200,7 @@ def parse_pages(text: str | None) -> list[tuple[int, int]]:
 
 def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
     """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
+    asked, prompts = find_batch(db, batch.public_id), asked_prompts(db, batch.id)
     alone_since = time.monotonic()
     while True:
         state = batch_state(db, batch.id)
@@ -208,10 +209,11 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
             return state
         if is_stopping():
             return None
-        if slots_there(db, "read"):
+        why = why_nobody_reads(workers(db), asked.engine, asked.model, prompts)
+        if why is None:
             alone_since = time.monotonic()
         elif time.monotonic() - alone_since > _ALONE_SECONDS:
-            live.say("no worker is there to read; start one with `pagepack worker`")
+            live.say(why)
             alone_since = time.monotonic() + 300 - _ALONE_SECONDS
         time.sleep(_LOOK_SECONDS)
 

@@ -348,6 +348,7 @@ class WorkerProcess(Base):
     device: Mapped[str | None] = mapped_column(StorableText)
     engine: Mapped[str | None] = mapped_column(StorableText)
     model: Mapped[str | None] = mapped_column(StorableText)
+    prompts: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # that it answers; null: any
     version: Mapped[str] = mapped_column(StorableText)  # of the program
     slots: Mapped[int]  # pages or documents that it takes at once
     started_at: Mapped[datetime]

@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.fleet import enlist
 from pipeline.settings import Settings, load_settings
 from pipeline.submit import submit
-from schemas.prompts import choose_prompts
+from schemas.prompts import DESCRIBE, OCR, choose_prompts
 from tests.conftest import Archive
 from tests.postgres import PASSWORD, PostgresServer
 from tests.test_run import PAGEPACK, environment, pagepack, start, wait_until, write_pdf
@@ -240,7 +240,7 @@ def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
     """Else its pages wait without a word, beside workers that are idle."""
     archive.see("/in/a.pdf")
     home = Path(archive.db.name).parent
-    words = "none of them reads with what the batch asked for: rapidocr (m1)"
+    words = "no worker reads with what the batch asked for: rapidocr (m1)"
 
     def status() -> str:
         return " ".join(pagepack("status", "--home", home).stdout.split())
@@ -248,8 +248,12 @@ def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
     assert words not in status()
     enlist(archive.db, "read/1", "read", 1, device=None, engine="pixtral", model="m2")
     assert words in status()
-    enlist(archive.db, "read/2", "read", 1, device=None, engine="rapidocr", model="m1")
+    enlist(archive.db, "read/2", "read", 1, device=None, engine="rapidocr", model="m1", prompts=["ocr"])
     assert words not in status()
+    archive.batch("c", prompts=[OCR, DESCRIBE])
+    assert "no worker answers the prompt describe; start one that does" in status()
+    enlist(archive.db, "read/3", "read", 1, engine="pixtral", model="m1")
+    assert "no worker answers" not in status()
 
 
 def test_search_stars_and_silence(home: Path) -> None:

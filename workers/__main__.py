@@ -35,6 +35,7 @@ from pipeline.logs import leave_logs_alone, set_up_logs
 from pipeline.settings import Settings, load_settings
 from pipeline.traces import set_up_traces, stop_traces
 from schemas.messages import INGEST_TASK, READ_TASK
+from schemas.prompts import CATALOGUE
 from workers.choose import choose_engine, make_engine
 from workers.tasks import Reader, add_ingest_tasks, add_read_task
 
@@ -77,7 +78,9 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
     slots = engine.capacity + 1
-    _enlist(db, owner, "read", slots, engine=engine.name, model=engine.model)
+    answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
+    prompts = None if len(answered) == len(CATALOGUE) else answered
+    _enlist(db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts)
     _consume(app, settings, "threads", slots, queue_of(app, READ_TASK))
     engine.close()
     return 0
@@ -124,14 +127,12 @@ def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queue: s
     worker.start()
 
 
-def _enlist(
-    db: Database, owner: str, role: str, slots: int, *, engine: str | None = None, model: str | None = None
-) -> None:
+def _enlist(db: Database, owner: str, role: str, slots: int, **engine: Any) -> None:
     """Say that this worker is there and ready, and go on saying so."""
     device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
 
     def enlist_again() -> None:
-        enlist(db, owner, role, slots, device=device, engine=engine, model=model)
+        enlist(db, owner, role, slots, device=device, **engine)
 
     def beat() -> None:
         while True:

@@ -1,10 +1,10 @@
-"""notices are taken
+"""notices are taken, readers say which prompts they answer
 
 A notice that was sent may lie in its queue still, and is sent again where the broker loses it. What was sent before
 this counts as taken.
 
 Lock: on PostgreSQL ACCESS EXCLUSIVE on notices for the moment of adding the column, the update and the index: whoever
-finishes a document that somebody shall be told of waits as long.
+finishes a document that somebody shall be told of waits as long; on worker_processes for a moment.
 """
 
 import sqlalchemy as sa
@@ -21,8 +21,10 @@ def upgrade() -> None:
     op.execute("UPDATE notices SET taken_at = sent_at")
     where = sa.text("sent_at IS NOT NULL AND taken_at IS NULL")
     op.create_index("ix_notices_lying", "notices", ["batch_id"], sqlite_where=where, postgresql_where=where)
+    op.add_column("worker_processes", sa.Column("prompts", sa.JSON(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("worker_processes", "prompts")
     op.drop_index("ix_notices_lying", table_name="notices")
     op.drop_column("notices", "taken_at")
