@@ -9,7 +9,7 @@ from queue import Empty
 from typing import Any
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel as RedisChannel
 from kombu.transport.redis import QoS as RedisQoS
@@ -27,6 +27,7 @@ from schemas.messages import (
     ReadPage,
 )
 
+_OWN_SECONDS = 3600.0  # a run's own queues, without anybody at them
 _BELLS_AT_ONCE = 100  # sent in one round trip
 
 _MEMORY_QUEUE = "pagepack.memory"
@@ -66,7 +67,7 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
         task_acks_late=True,
         task_acks_on_failure_or_timeout=True,  # the row says what became of it; a repeated message adds nothing
         task_default_queue=read,
-        task_queues=[Queue(name) for name in (ingest, read)],  # type: ignore[no-untyped-call]
+        task_queues=[_queue(name, is_own=bool(own)) for name in (ingest, read)],
         task_routes={
             INGEST_TASK: {"queue": ingest},
             SUBMIT_TASK: {"queue": ingest},
@@ -76,6 +77,9 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
         accept_content=["json"],
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=broker_url.startswith(("redis", "valkey")),
+        # After a lost connection Celery would set it back from the threads of its tasks, and wait in each for the answer:
+        # on RabbitMQ, whose client is for one thread, they wait for ever (celery 5.7).
+        worker_enable_prefetch_count_reduction=False,
         worker_hijack_root_logger=False,
         worker_enable_remote_control=events,
         worker_send_task_events=events,
@@ -95,6 +99,14 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
         },
     )
     return app
+
+
+def _queue(name: str, is_own: bool) -> Queue:
+    """On RabbitMQ those of a run that was killed go by themselves; on Redis an empty queue is nothing."""
+    if not is_own:
+        return Queue(name)  # type: ignore[no-untyped-call]
+    exchange = Exchange(name, auto_delete=True)  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, expires=_OWN_SECONDS)  # type: ignore[no-untyped-call]
 
 
 def queue_of(app: Celery, task: str) -> str:

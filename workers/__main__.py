@@ -43,6 +43,7 @@ from workers.tasks import Reader, add_ingest_tasks, add_read_task
 def main(role: str) -> int:
     """Run a role until it is told to stop; the exit code, 2 for settings that do not fit."""
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
+    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")  # a lost connection; we have chosen
     try:
         settings = load_settings()
         owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
