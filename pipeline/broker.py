@@ -77,8 +77,8 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
         accept_content=["json"],
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=broker_url.startswith(("redis", "valkey")),
-        # After a lost connection Celery 5.7 would restore it from the threads of its tasks, each waiting for the answer:
-        # on RabbitMQ, whose client is for one thread, they wait for ever.
+        # After a lost connection Celery 5.7 would restore it from the threads of its tasks, which wait for the answer:
+        # on RabbitMQ, whose client is for one thread, for ever.
         worker_enable_prefetch_count_reduction=False,
         worker_hijack_root_logger=False,
         worker_enable_remote_control=events,

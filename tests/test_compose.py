@@ -242,13 +242,33 @@ def test_flower_sees_the_workers_and_asks_for_its_password(stack: Stack) -> None
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{address}/workers", timeout=10)
     login = base64.b64encode(f"pagepack:{PASSWORDS['FLOWER_PASSWORD']}".encode()).decode()
-    request = urllib.request.Request(f"{address}/workers?json=1", headers={"Authorization": f"Basic {login}"})
 
-    def seen() -> set[str]:
+    def page(path: str) -> bytes:
+        request = urllib.request.Request(f"{address}/{path}", headers={"Authorization": f"Basic {login}"})
         with urllib.request.urlopen(request, timeout=10) as answer:
-            return {worker["hostname"].split("@")[0] for worker in json.load(answer)["data"]}
+            return bytes(answer.read())
 
-    wait_until(lambda: seen() >= {"pagepack.ingest", "pagepack.read"}, 20)
+    def seen() -> dict[str, str]:
+        names = [worker["hostname"] for worker in json.loads(page("workers?json=1"))["data"]]
+        return {name.split("@")[0]: name for name in names}
+
+    wait_until(lambda: set(seen()) >= {"pagepack.ingest", "pagepack.read"}, 20)
+    for path in ("broker", "tasks", f"worker/{seen()['pagepack.read']}"):
+        assert b"<html" in page(path)
+    flower = redis.Redis(
+        port=int(stack.port("redis", "6379")), username="flower", password=PASSWORDS["FLOWER_PASSWORD"]
+    )
+    assert flower.llen("pagepack.read") == 0
+    for forbidden in (
+        lambda: flower.lpush("pagepack.read", "{}"),
+        lambda: flower.rpop("pagepack.ingest"),
+        lambda: flower.delete("pagepack.read"),
+        lambda: flower.flushall(),
+        lambda: flower.config_get("requirepass"),
+    ):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            forbidden()
+    assert "NOPERM" not in stack.log("flower").read_text()
 
 
 def test_a_stopped_worker_finishes_its_page_and_leaves_nothing_behind(stack: Stack) -> None:
