@@ -46,7 +46,6 @@ from schemas.tables import (
 Leased = type[Document] | type[PageTask]
 
 GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer
-LEFT_SECONDS = 60.0  # before a prompt that a reader does not answer is rung for again, perhaps to the same reader
 ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
 
 
@@ -189,7 +188,7 @@ def claim_pages(
 
     A page that was in flight when a worker died is a suspect, and is only taken where it is in `alone`: whoever asks
     reads it then without company. `answers_of` is the model whose answers are looked for. A prompt that any model may
-    answer is left to others where this worker does not `support` it, and not rung for again at once.
+    answer is left to others where this worker does not `support` it, and not rung for again for as long as a lease.
     """
     waiting = (
         select(
@@ -230,7 +229,7 @@ def claim_pages(
         left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
         if left:
             later = update(PageTask).where(PageTask.id.in_(left))
-            connection.execute(later.values(rung_at=None, next_attempt_at=db.clock() + LEFT_SECONDS))
+            connection.execute(later.values(rung_at=None, next_attempt_at=db.clock() + lease_seconds))
             rows = [row for row in rows if row.id not in left]
         suspects = {row.page_id for row in rows if row.crashes > 0} - set(alone)
         rows = [row for row in rows if row.page_id not in suspects]

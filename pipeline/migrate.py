@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection
 
 import migrations
@@ -19,45 +14,64 @@ from pipeline.roles import OWNER, grant_statements
 from schemas.views import COLUMNS, create_statements, drop_statements
 
 if TYPE_CHECKING:
+    from alembic.config import Config
+
     from pipeline.database import Database
 
 _LOCK = 0x706167657061636B  # "pagepack" in bytes: one migration at a time in a PostgreSQL database
+_FOLDER = Path(migrations.__file__).parent
 
 
 def alembic_config() -> Config:
+    from alembic.config import Config  # here, for every process that opens a database would load all of alembic
+
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     return config
+
+
+def _revisions() -> list[str]:
+    """By the files' names, which begin with their numbers."""
+    return sorted(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
 
 
 def head_revision() -> str:
     """The revision that this program's code is written for."""
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    assert head is not None, "no migrations in the package"
-    return head
+    return _revisions()[-1]
 
 
 def is_known(revision: str) -> bool:
     """Whether this program can migrate from a revision; else a newer one wrote it."""
-    return revision in {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    return revision in _revisions()
 
 
 def current_revision(database: Database) -> str | None:
+    """None where nothing was made yet."""
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision_of(connection)
+
+
+def _revision_of(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if revision is None else str(revision)
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """Migrate in one transaction. Two at once are safe: the second waits, and finds nothing to do."""
-    _migrate(database, revision, command.upgrade)
+    _migrate(database, revision, "upgrade")
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Back to an older revision; its views come with the program that knows it."""
-    _migrate(database, revision, command.downgrade)
+    _migrate(database, revision, "downgrade")
 
 
-def _migrate(database: Database, revision: str, step: Any) -> None:
+def _migrate(database: Database, revision: str, step: str) -> None:
+    from alembic import command
+    from alembic.util import CommandError
+
     is_owners = False
     with database.migrate() as connection:
         if database.dialect == "postgresql":
@@ -68,10 +82,10 @@ def _migrate(database: Database, revision: str, step: Any) -> None:
         config = alembic_config()
         config.attributes["connection"] = connection
         try:
-            step(config, revision)
+            getattr(command, step)(config, revision)
         except CommandError as error:
             raise PagepackError(f"{database.name}: cannot migrate to {revision}: {error}") from error
-        if MigrationContext.configure(connection).get_current_revision() == head_revision():
+        if _revision_of(connection) == head_revision():
             _make_views(connection)
             for statement in grant_statements() if is_owners else []:
                 connection.exec_driver_sql(statement)

@@ -25,7 +25,8 @@ from pipeline.leases import Limits, PageClaim, claim_document, claim_page
 from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, complete_page, finish_document, retry_failures, set_page_count
 from schemas.prompts import OCR, Prompt
-from tests.postgres import FAST, PostgresServer, free_port
+from tests.postgres import FAST, PostgresServer
+from tests.running import free_port
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
 
@@ -149,7 +150,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One server for all tests; `pagepack_template` in it is at head and copied for each."""
-    with PostgresServer(**FAST, listen_addresses="127.0.0.1", port=free_port()) as server:
+    with PostgresServer(**FAST, listen_addresses="127.0.0.1", port=str(free_port())) as server:
         server.execute("CREATE DATABASE pagepack_template")
         open_database(Settings(database_url=server.url("pagepack_template")), create=True).dispose()
         yield server

@@ -19,14 +19,9 @@ import pytest
 from celery import Celery
 
 from pipeline.broker import make_app, queue_depth
-from tests.test_run import done_pages, pagepack, reconciles, rows, start, wait_until, write_pdf
+from tests.running import done_pages, free_port, pagepack, reconciles, rows, start, wait_until, write_pdf
 
 _BINARIES = Path("/usr/lib/rabbitmq/bin")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class RabbitMQ:
@@ -35,12 +30,12 @@ class RabbitMQ:
     def __init__(self, folder: Path) -> None:
         assert (_BINARIES / "rabbitmq-server").exists(), "install Debian's package rabbitmq-server"
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         self._environment = os.environ | {
             "RABBITMQ_NODENAME": f"pagepack{self.port}@localhost",
             "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_PLUGINS_EXPAND_DIR": str(folder / "plugins"),

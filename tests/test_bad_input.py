@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import encrypted, nested_forms, pages_of, png_claiming
-from tests.test_run import PAGEPACK, environment, pagepack, reconciles, rows, write_pdf
+from tests.running import PAGEPACK, environment, pagepack, reconciles, rows, write_pdf
 
 
 def test_each_bad_file_gets_its_cause_and_the_good_ones_are_read(tmp_path: Path) -> None:

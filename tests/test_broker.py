@@ -23,13 +23,9 @@ from pipeline.broker import check_broker, make_app, queue_depth, ring_pages
 from pipeline.embedded import server_binary
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from schemas.messages import READ_QUEUE
+from tests.running import free_port
 
 USER, PASSWORD = "packer", "s3cret-of-the-broker"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def start_server(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], int]:

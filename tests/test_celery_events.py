@@ -15,7 +15,8 @@ from pipeline.broker import make_app
 from pipeline.database import Database
 from pipeline.progress import progress
 from pipeline.settings import Settings
-from tests.worker_processes import broker, draw_pdf, submit, wait_until, workers
+from tests.running import wait_until, write_pdf
+from tests.worker_processes import broker, submit, workers
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def listening(app: Celery) -> Iterator[Counter[tuple[str, str]]]:
 
 
 def test_workers_send_heartbeats_and_tasks_and_answer_a_ping(settings: Settings, db: Database, tmp_path: Path) -> None:
-    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 2).parent
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 2).parent
     with (
         broker(settings.home) as url,
         workers(settings, url, "ingest", "read", PAGEPACK_CELERY_EVENTS="true"),
@@ -57,7 +58,7 @@ def test_workers_send_heartbeats_and_tasks_and_answer_a_ping(settings: Settings,
 
 
 def test_without_the_setting_workers_say_and_answer_nothing(settings: Settings, db: Database, tmp_path: Path) -> None:
-    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 1).parent
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 1).parent
     with broker(settings.home) as url, workers(settings, url, "ingest", "read"):
         submit(db, url, settings, folder)
         wait_until(lambda: progress(db, 1).tasks_done == 1)  # they take messages

@@ -22,7 +22,7 @@ from pipeline.submit import submit
 from schemas.prompts import DESCRIBE, OCR, choose_prompts
 from tests.conftest import Archive
 from tests.postgres import PASSWORD, PostgresServer
-from tests.test_run import PAGEPACK, environment, pagepack, start, wait_until, write_pdf
+from tests.running import PAGEPACK, environment, pagepack, start, wait_until, write_pdf
 
 PROGRAM = shlex.join(PAGEPACK)
 

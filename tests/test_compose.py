@@ -31,7 +31,7 @@ from pipeline import __version__
 from pipeline.settings import Settings
 from tests.compose_file import ROOT, MissingVariable, interpolated, load_compose, load_dockerfile
 from tests.compose_stack import Stack, seconds
-from tests.test_run import wait_until
+from tests.running import wait_until
 
 PASSWORDS = {
     name: f"{name.lower().replace('_', '')}fortest"

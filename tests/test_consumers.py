@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from pipeline.embedded import server_binary
-from tests.test_run import ROOT, environment, pagepack, rows, wait_until, write_pdf
+from tests.running import ROOT, environment, pagepack, rows, wait_until, write_pdf
 
 
 @dataclass

@@ -16,7 +16,8 @@ from pipeline.database import Database
 from pipeline.errors import Unavailable, UsageError, redacted
 from pipeline.logs import JsonLines, TextLines, log_event, set_up_logs
 from pipeline.settings import Settings, load_settings
-from tests.worker_processes import broker, draw_pdf, submit, wait_until, workers
+from tests.running import wait_until, write_pdf
+from tests.worker_processes import broker, submit, workers
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_no_message_about_a_broker_shows_its_password(monkeypatch: pytest.Monkey
 
 
 def test_workers_log_each_change_of_state_with_its_page(settings: Settings, db: Database, tmp_path: Path) -> None:
-    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 3, dark=1).parent
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 3, dark=1).parent
     variables = {"PAGEPACK_LOG_FORMAT": "json", "PAGEPACK_LOG_LEVEL": "DEBUG"}
     with (
         broker(settings.home) as url,

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 
 from pipeline.database import Database, open_database
 from pipeline.errors import UsageError
-from pipeline.migrate import alembic_config, downgrade, head_revision, upgrade
+from pipeline.migrate import alembic_config, downgrade, head_revision, is_known, upgrade
 from pipeline.settings import Settings
 from schemas.views import COLUMNS, create_statements, view_definitions
 from tests.conftest import Archive
@@ -129,5 +130,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "pagepack.db").read_text() == "no database " * 500
 
 
-def test_there_is_one_head() -> None:
-    assert head_revision()
+def test_revisions_by_their_files_names_are_alembic_s() -> None:
+    script = ScriptDirectory.from_config(alembic_config())
+    assert script.get_current_head() == head_revision()
+    known = [revision.revision for revision in script.walk_revisions()]
+    assert all(map(is_known, known)) and not is_known("9000")

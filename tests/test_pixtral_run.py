@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoint import make_checkpoint
-from tests.test_run import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 VARIABLES = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64"}
 TEXTS = "SELECT page_number, prompt, text, finish_reason FROM page_text ORDER BY 1, 2"

@@ -14,7 +14,7 @@ from pipeline.readonly_sql import run_sql
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
 from tests.postgres import FAST, PASSWORD, PostgresServer
-from tests.test_run import pagepack
+from tests.running import pagepack
 
 DATABASES = ("postgresql",)
 SECRET = "s3cret-word"

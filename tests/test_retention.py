@@ -17,8 +17,8 @@ from pipeline.settings import Settings
 from pipeline.store import NewPage, add_pages, render_again, set_page_count
 from schemas.prompts import DESCRIBE
 from tests.conftest import Archive, sha
+from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
-from tests.test_run import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 __all__ = ["bucket", "s3_endpoint"]
 

@@ -25,8 +25,8 @@ from schemas.tables import Base
 from schemas.views import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, sha
 from tests.postgres import PostgresServer
+from tests.running import pagepack
 from tests.test_batch_states import notified
-from tests.test_run import pagepack
 
 DATABASES = ("postgresql",)
 

@@ -17,8 +17,8 @@ from pipeline.ingest import Ingester, register
 from pipeline.settings import Settings
 from schemas.prompts import OCR
 from tests.conftest import Archive
+from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
-from tests.test_run import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 __all__ = ["bucket", "s3_endpoint"]
 

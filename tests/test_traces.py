@@ -21,7 +21,8 @@ from pipeline import traces
 from pipeline.database import Database
 from pipeline.settings import Settings
 from pipeline.traces import TracedPage
-from tests.worker_processes import broker, draw_pdf, submit, wait_until, workers
+from tests.running import wait_until, write_pdf
+from tests.worker_processes import broker, submit, workers
 
 
 @dataclass
@@ -81,7 +82,7 @@ def fresh() -> Iterator[None]:
 
 
 def test_a_pages_spans_of_two_processes_are_one_trace(settings: Settings, db: Database, tmp_path: Path) -> None:
-    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 3).parent
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 3).parent
 
     def is_done() -> bool:
         with db.read() as connection:

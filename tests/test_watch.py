@@ -24,7 +24,8 @@ from pipeline.metrics import METRICS, collecting, is_counting
 from pipeline.settings import Settings
 from pipeline.watch import Pulse, serve
 from tests.conftest import Archive
-from tests.worker_processes import ROOT, broker, draw_pdf, submit, wait_until, workers
+from tests.running import ROOT, wait_until, write_pdf
+from tests.worker_processes import broker, submit, workers
 
 Samples = dict[tuple[str, str], float]
 
@@ -55,7 +56,7 @@ def well() -> dict[str, str]:
 def test_real_workers_are_added_up_and_what_they_counted_outlives_them(
     settings: Settings, db: Database, tmp_path: Path
 ) -> None:
-    folder = draw_pdf(tmp_path / "docs" / "a.pdf", 5, dark=2).parent
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 5, dark=2).parent
     (folder / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
     with collecting() as figures, broker(settings.home) as url:
         backlog = Backlog(db, make_app(url), settings.lease_seconds)

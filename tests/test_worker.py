@@ -15,7 +15,7 @@ from pipeline.broker import delete_queues, make_app, queue_depth, ring_documents
 from pipeline.errors import UsageError
 from pipeline.host import places
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
-from tests.test_run import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 Starter = Callable[..., "subprocess.Popen[str]"]
 
@@ -96,7 +96,7 @@ def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path
     """A batch that any model may read: nothing fails for having met a reader that cannot."""
     folder = folder_of(tmp_path / "in", 2, pages=3)
     pagepack("submit", folder, "--home", home, "--prompt", "ocr", "--prompt", "describe")
-    first = worker(engine="OcrOnlyEngine")
+    first = worker(engine="OcrOnlyEngine", PAGEPACK_LEASE_SECONDS="6")
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'ocr'") == [(6,)])
     assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
     first.terminate()

@@ -6,13 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pymupdf
 
 from pipeline.batches import open_batch
 from pipeline.bells import take_due_documents, take_due_pages
@@ -23,8 +20,7 @@ from pipeline.ingest import register
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings
 from schemas.prompts import OCR
-
-ROOT = Path(__file__).parent.parent
+from tests.running import ROOT, wait_until
 
 
 @dataclass
@@ -100,23 +96,3 @@ def submit(db: Database, url: str, settings: Settings, folder: Path) -> None:
     ring_documents(app, take_due_documents(db, batch.id, limit=100))
     wait_until(lambda: not what_is_open(db, batch.id).documents)
     ring_pages(app, take_due_pages(db, batch.id, limit=100, lost_after=None))
-
-
-def draw_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
-    """A PDF whose pages all differ; page index `dark` is black."""
-    path.parent.mkdir(exist_ok=True)
-    with pymupdf.open() as document:
-        for index in range(pages):
-            page = document.new_page(width=200, height=200)
-            if index == dark:
-                page.draw_rect(page.rect, fill=(0, 0, 0))
-            page.insert_text((20, 60), f"{path.stem} {index}")
-        document.save(path)
-    return path
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.postgres import free_port
+from tests.running import free_port
 
 _CLONE_NEWNET = 0x40000000
 _PREFIX = "pagepack-chaos-"
@@ -44,7 +44,7 @@ class Loopback:
         yield
 
     def port(self) -> int:
-        return int(free_port())
+        return free_port()
 
     def set_link(self, host: str, up: bool) -> None:
         raise NotImplementedError

@@ -1,0 +1,117 @@
+"""pagepack as a user starts it, for tests: real processes, what they left in the database, and how to wait for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pymupdf
+
+PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
+ROOT = Path(__file__).parent.parent
+
+
+def environment(engine: str, **variables: str) -> dict[str, str]:
+    """The tests' engines are found by name; leases are short, so that a test need not wait a minute."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
+    return (
+        kept
+        | {
+            "PAGEPACK_INTERNAL_ENGINE": f"tests.stand_ins:{engine}",
+            "PYTHONPATH": str(ROOT),
+            "PAGEPACK_GRACE_SECONDS": "5",
+        }
+        | variables
+    )
+
+
+def pagepack(
+    *arguments: str | Path, engine: str = "InstantEngine", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PAGEPACK, *map(str, arguments)],
+        env=environment(engine, **variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def start(*arguments: str | Path, engine: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*PAGEPACK, *map(str, arguments)],
+        env=environment(engine, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def write_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
+    """A PDF whose pages all differ; page index `dark` is black."""
+    path.parent.mkdir(exist_ok=True)
+    with pymupdf.open() as document:
+        for index in range(pages):
+            page = document.new_page(width=200, height=200)
+            if index == dark:
+                page.draw_rect(page.rect, fill=(0, 0, 0))
+            page.insert_text((20, 60), f"{path.stem} {index}")
+        document.save(path)
+    return path
+
+
+def rows(home: Path, statement: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(home / "pagepack.db", timeout=30) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def done_pages(home: Path) -> int:
+    try:
+        return int(rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'done'")[0][0])
+    except sqlite3.OperationalError:  # not migrated yet
+        return 0
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Every process that has this home in its command line or environment: workers, their children, the broker."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if process.pid != os.getpid() and any(str(home) in word for word in words):
+            found.append(process)
+    return found
+
+
+def reconciles(home: Path) -> None:
+    """After whatever happened: nothing is left open, nothing is counted twice, the history is sound."""
+    counts = "SELECT files_seen, files_done, files_failed, files_rejected FROM batch_summary"
+    for seen, done, failed, rejected in rows(home, counts):
+        assert seen == done + failed + rejected
+    assert rows(home, "SELECT count(*) FROM page_tasks WHERE state NOT IN ('done', 'failed')") == [(0,)]
+    assert rows(home, "SELECT count(*) FROM page_tasks WHERE owner IS NOT NULL") == [(0,)]
+    answered = "SELECT task_id, count(*) FROM task_attempts WHERE error IS NULL GROUP BY task_id HAVING count(*) > 1"
+    assert rows(home, answered) == []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
