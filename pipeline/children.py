@@ -21,7 +21,7 @@ from pathlib import Path
 from pipeline.database import Database, refuse_newer
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.fleet import dismiss, is_enlisted
-from pipeline.leases import Limits, give_back, holds_pages
+from pipeline.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.settings import Settings, is_setting
 
 WORKERS = (sys.executable, "-P", "-m", "workers")
@@ -221,7 +221,8 @@ class Children:
         was_quick = time.monotonic() - child.started_at < 20
         self._mourned.append(child)
         returned = self._bury()
-        self._starts[place] = starts = self._starts.get(place, 0) + 1 if was_quick and not returned else 0
+        is_useless = not returned if self._gives_up else not self._has_read(child)
+        self._starts[place] = starts = self._starts.get(place, 0) + 1 if was_quick and is_useless else 0
         code = child.process.returncode
         if code == 2:
             with suppress(Unavailable):
@@ -232,6 +233,17 @@ class Children:
         self._next_start[place] = time.monotonic() + wait
         again = "starting it again" + (f" in {wait:.0f} s" if wait else "")
         self._say(f"the {place.name} worker died (exit code {code}); {again}")
+
+    def _has_read(self, child: Child) -> bool:
+        """Whether a reader stored an answer; else it may die at every page, a broken GPU's, and shall not go on fast.
+
+        Of a run's readers it is enough that they held a page: there is no other, and a page that kills them fails soon.
+        """
+        if child.place.role != "read":
+            return True
+        with suppress(PagepackError):
+            return has_answered(self._db, child.owner)
+        return False
 
     def _was_ever_ready(self) -> bool:
         """Whether the settings have served for any child: then one that ends with a wrong setting has bad luck."""

@@ -46,6 +46,7 @@ from schemas.tables import (
 Leased = type[Document] | type[PageTask]
 
 GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer
+_LATELY = 10_000  # attempts: of a fleet's last half minute
 ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
 
 
@@ -335,6 +336,14 @@ def holds_pages(db: Database, owner: str) -> bool:
     with db.read() as connection:
         held = select(PageTask.id).where(is_in(PageTask, "leased"), PageTask.owner == owner)
         return connection.scalar(held.limit(1)) is not None
+
+
+def has_answered(db: Database, owner: str) -> bool:
+    """Whether a worker stored an answer, lately: the table grows with each page, and only its end is looked at."""
+    last = select(sa.func.coalesce(sa.func.max(TaskAttempt.id), 0)).scalar_subquery()
+    stored = (TaskAttempt.id > last - _LATELY, TaskAttempt.worker == owner, TaskAttempt.error.is_(None))
+    with db.read() as connection:
+        return connection.scalar(select(TaskAttempt.id).where(*stored).limit(1)) is not None
 
 
 @retried

@@ -28,9 +28,11 @@ class Settings(BaseSettings):
 
     home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
     database_url: str | None = _(None, "a PostgreSQL server instead of SQLite in the home folder", repr=False)
-    broker_url: str | None = _(None, "a Redis, Valkey or RabbitMQ server instead of the embedded one")
+    broker_url: str | None = _(None, "a Redis, Valkey or RabbitMQ server instead of the embedded one", repr=False)
 
-    images_url: str | None = _(None, "where page images lie, such as s3://bucket/images; default images/ in the home")
+    images_url: str | None = _(
+        None, "where page images lie, such as s3://bucket/images; default images/ in the home", repr=False
+    )
     inputs_url: str | None = _(None, "local files are copied here for workers that do not see their paths")
     keep_images: str = _("keep", "page images: keep, until-read, or a number of days; a freed one is drawn again")
 

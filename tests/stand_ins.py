@@ -53,6 +53,15 @@ class OcrOnlyEngine(InstantEngine):
         return prompt.name == "ocr"
 
 
+class BrokenEngine(InstantEngine):
+    """Dies at whatever page, as on a broken GPU."""
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        os._exit(139)
+
+
 class SlowEngine(InstantEngine):
     """Takes a tenth of a second a page, four at a time; notes each page that it begins in a file."""
 

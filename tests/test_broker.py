@@ -23,7 +23,7 @@ from pipeline.broker import check_broker, make_app, queue_depth, ring_pages
 from pipeline.embedded import server_binary
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from schemas.messages import READ_QUEUE
-from tests.running import free_port
+from tests.running import free_port, pagepack, rows, write_pdf
 
 USER, PASSWORD = "packer", "s3cret-of-the-broker"
 
@@ -112,6 +112,16 @@ def test_a_user_with_few_rights_and_tls_suffice(guarded: int, encrypted: tuple[i
         check_broker(app)
         ring_pages(app, [number])
         assert queue_depth(app, READ_QUEUE) == number
+
+
+def test_a_run_reads_through_them(encrypted: tuple[int, Path], tmp_path: Path) -> None:
+    port, certificate = encrypted
+    url = f"rediss://{USER}:{PASSWORD}@127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={certificate}"
+    home, path = tmp_path / "home", write_pdf(tmp_path / "a.pdf", 5)
+    done = pagepack("run", path, "--home", home, PAGEPACK_BROKER_URL=url)
+    assert done.returncode == 0 and rows(home, "SELECT count(*) FROM page_text") == [(5,)], done.stderr
+    logs = "".join(log.read_text() for log in (home / "logs").iterdir())
+    assert PASSWORD not in logs + done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(

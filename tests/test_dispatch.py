@@ -15,6 +15,8 @@ from pipeline.settings import Settings
 from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 from tests.conftest import Archive
 
+DATABASES = ("sqlite", "postgresql")
+
 
 @given(st.integers(0, 500), st.dictionaries(st.integers(0, 20), st.integers(0, 300), min_size=1, max_size=12))
 def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out: dict[int, int]) -> None:

@@ -35,6 +35,18 @@ def docs(bucket: Bucket, tmp_path: Path) -> str:
     return f"{bucket.url}/docs"
 
 
+def test_a_prefix_is_submitted_here_and_read_by_a_worker(bucket: Bucket, docs: str, home: Path) -> None:
+    variables = bucket.variables | {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
+    submitted = pagepack("submit", docs, "--home", home, **variables)
+    assert submitted.returncode == 0, submitted.stderr
+    worker = start("worker", "--home", home, engine="InstantEngine", **variables)
+    try:
+        wait_until(lambda: rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 5)])
+    finally:
+        worker.terminate()
+        worker.communicate()
+
+
 def test_a_prefix_becomes_rows_with_images_in_the_bucket(bucket: Bucket, docs: str, home: Path) -> None:
     bucket.put("docs/notes.txt", b"no page")
     bucket.put("docs/cut.pdf", b"%PDF-1.7\nnothing follows")

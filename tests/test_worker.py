@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,6 +91,34 @@ def test_a_killed_reader_is_started_again_and_its_pages_are_read_once(
     wait_until(lambda: rows(home, "SELECT state FROM batch_summary") == [("finished",)])
     assert rows(home, "SELECT pages_done, pages_failed FROM batch_summary") == [(30, 0)]
     reconciles(home)
+
+
+def test_a_reader_that_dies_at_every_page_is_started_less_and_less_often(
+    tmp_path: Path, home: Path, worker: Starter
+) -> None:
+    """A broken GPU shall not condemn a backlog as fast as it can."""
+    pagepack("submit", folder_of(tmp_path / "in", 1, pages=40), "--home", home)
+    broken = worker("--role", "both", engine="BrokenEngine")
+    deaths = "SELECT count(*) FROM task_attempts WHERE error = 'its worker died'"
+    wait_until(lambda: rows(home, f"SELECT ({deaths}) > 8") == [(1,)])  # more than one reader held
+    wait_until(lambda: rows(home, "SELECT max(crashes) FROM page_tasks") == [(2,)])
+    broken.terminate()
+    _, said = broken.communicate()
+    assert "died (exit code 139); starting it again in 2 s" in said and "starting it again in 4 s" in said, said
+
+
+def test_ingest_holds_back_while_enough_pages_wait(tmp_path: Path, home: Path, worker: Starter) -> None:
+    """20 may wait; of each of the two batches a transaction of 16 more, and what was in hand when it was seen."""
+    for name in ("one", "two"):
+        pagepack("submit", folder_of(tmp_path / name, 6, pages=40), "--home", home, "--batch", name)
+    worker(engine="HangingEngine", PAGEPACK_MAX_WAITING_PAGES="20", PAGEPACK_INGEST_PROCESSES="1")
+    pages = "SELECT count(*) FROM pages"
+    wait_until(lambda: rows(home, pages)[0][0] >= 20)
+    most = 0
+    for _ in range(40):  # each turn another document would be drawn
+        most = max(most, int(rows(home, pages)[0][0]))
+        time.sleep(0.2)
+    assert most <= 20 + 2 * 16 + 16, most
 
 
 def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path, home: Path, worker: Starter) -> None:

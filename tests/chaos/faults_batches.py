@@ -9,6 +9,7 @@ from pipeline.broker import make_app
 from schemas.messages import INGEST_QUEUE, SUBMIT_TASK
 from tests.chaos import history
 from tests.chaos.faults_workers import IN_FLIGHT, kill_group
+from tests.chaos.points import POINTS, prepare
 from tests.chaos.world import World
 
 
@@ -60,28 +61,71 @@ def ask_a_thousand_times(world: World) -> None:
         app.close()
     # Until a worker has taken it, a message is all that knows of what it asks for.
     world.wait(lambda: world.count("batch_sources") == count, 120)
-    client = world.broker.client()
-    told: list[str] = []
-
-    def take(most: int) -> None:
-        for raw in client.rpop("mine", most) or []:
-            _, arguments, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
-            told.append(arguments["document_id"])
-
+    told: set[str] = set()
     while history.what_is_open(world.database):
         world.pause(0.5, 2.0)
-        take(world.random.randrange(1, 60))
+        told |= _told(world, world.random.randrange(1, 60))
         if world.random.random() < 0.5:
-            client.flushall()
+            world.broker.client().flushall()
     world.check()
+    _wait_until_all_are_told(world, told, count)
+
+
+def kill_dispatch(world: World) -> None:
+    """Whoever rings and tells dies in between: marked as rung and not rung, sent and not marked, loss noted and not."""
+    deaths = 2
+    points = list(POINTS["host"])
+    prepare(world.folder / "points", points, deaths)
+    world.variables |= {
+        "PAGEPACK_INTERNAL_KILL": str(world.folder / "points"),
+        "PAGEPACK_MAX_CRASHES": str(len(points) * deaths + 1),
+    }
+    world.open()
+    for number in range(2):
+        world.start_host(f"h{number}")
+    files = 20
+    world.draw(files, 8)
+    world.pagepack("submit", world.docs, "--notify", "mine.done@mine")
+    died = 0
+
+    def left() -> dict[str, str]:
+        return {point: (world.folder / "points" / point).read_text() for point in points}
+
+    def is_over() -> bool:
+        nonlocal died
+        for host in list(world.hosts.values()):
+            if host.process.poll() is not None:
+                died += 1
+                world.explained += IN_FLIGHT
+                world.restart_host(host.name)
+        if left()["loss-noted"] != "0":
+            world.broker.client().flushall()
+        return set(left().values()) == {"0"} and not history.what_is_open(world.database)
+
+    world.wait(is_over, 170)
+    world.require(died == len(points) * deaths, f"{died} hosts died")
+    world.check()
+    _wait_until_all_are_told(world, set(), files)
+
+
+def _wait_until_all_are_told(world: World, told: set[str], count: int) -> None:
     documents = {identity for (identity,) in world.database.rows("SELECT public_id FROM documents")}
+    world.require(len(documents) == count, f"{len(documents)} documents, not {count}")
 
     def all_told() -> bool:
-        take(count)
-        return set(told) == documents
+        told.update(_told(world, count))
+        return told == documents
 
     world.wait(all_told, 30)
-    world.require(len(documents) == count, f"{len(documents)} documents, not {count}")
+
+
+def _told(world: World, most: int) -> set[str]:
+    """Documents of the notices that are taken from their queue."""
+    told = set()
+    for raw in world.broker.client().rpop("mine", most) or []:
+        _, arguments, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+        told.add(arguments["document_id"])
+    return told
 
 
 def _state(world: World, batch: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.broker import make_app
 from pipeline.database import head_revision
-from schemas.messages import INGEST_QUEUE, INGEST_TASK, READ_QUEUE, READ_TASK
+from schemas.messages import INGEST_QUEUE, INGEST_TASK, READ_QUEUE, READ_TASK, SUBMIT_TASK
 from tests import hostile
 from tests.chaos.faults_workers import IN_FLIGHT
 from tests.chaos.points import POINTS, prepare
@@ -133,6 +133,7 @@ def odd_messages(world: World) -> None:
         for page in pages + pages[:50]:
             app.send_task(READ_TASK, kwargs={"version": 1, "page_id": page})
         for odd in (
+            {"version": 0, "page_id": pages[0]},
             {"version": 2, "page_id": pages[0]},
             {"version": 1, "page_id": str(pages[0])},
             {"version": 1},
@@ -143,6 +144,9 @@ def odd_messages(world: World) -> None:
         ):
             app.send_task(READ_TASK, kwargs=odd)
             app.send_task(INGEST_TASK, kwargs={f"document_{key}": value for key, value in odd.items()})
+            app.send_task(INGEST_TASK, kwargs={key.replace("page", "document"): value for key, value in odd.items()})
+            app.send_task(SUBMIT_TASK, kwargs=odd)
+        app.send_task(SUBMIT_TASK, kwargs={"version": 0, "location": str(world.docs), "batch": "of yesterday"})
         app.send_task(READ_TASK, args=[1, 2, 3])
         app.send_task("somebody.elses_task", args=[1], queue=READ_QUEUE)
         app.close()

@@ -117,6 +117,22 @@ def stop_hosts(world: World) -> None:
     world.check()
 
 
+def restart_in_turn(world: World) -> None:
+    """One host after the other, each drained within its grace period: no page is begun twice."""
+    world.open()
+    world.start_hosts()
+    world.draw(6, 50)
+    world.submit()
+    for name in ("h0", "h1", "h0"):
+        world.wait(lambda: world.count("page_tasks", "state = 'leased'") >= BUSY)
+        code = world.hosts[name].end()
+        world.require(code == 0, f"{name} ended with {code}")
+        world.restart_host(name)
+        world.pause(2.0, 4.0)
+    world.settle()
+    world.check()
+
+
 def poison(world: World, engine: str) -> None:
     """Two pages of sixty do harm; those fail, whoever was in flight with them is read, and a retry is answered."""
     crashes = 3

@@ -28,7 +28,12 @@ POINTS = {
         "document-claimed": ("pipeline.ingest", "claim_document", "after"),
         "image-stored": ("pipeline.ingest", "Ingester._stored", "after"),
         "pages-committed": ("pipeline.ingest", "add_pages", "after"),  # and not rung for
-        "pages-rung": ("pipeline.ingest", "finish_document", "before"),
+        "pages-stored": ("pipeline.ingest", "finish_document", "before"),
+    },
+    "host": {
+        "bells-committed": ("pipeline.dispatch", "take_due_pages", "after"),  # and not rung
+        "notices-sent": ("pipeline.tell", "mark_notices_sent", "before"),
+        "loss-noted": ("pipeline.dispatch", "remember", "before"),
     },
 }
 
@@ -58,7 +63,7 @@ def _deadly(function: Callable[..., Any], moment: str, die: Callable[[], None]) 
         if moment == "before":
             die()
         result = function(*args, **kwargs)
-        if moment == "after" and result is not None:
+        if moment == "after" and result not in (None, []):
             die()
         return result
 

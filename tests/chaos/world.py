@@ -232,6 +232,8 @@ class World:
             try:
                 if condition():
                     return
+            except Broken:  # the watchdog, or a condition that says so
+                raise
             except Exception as error:  # the server is being restarted, the table is being migrated
                 last = error
             if time.monotonic() > deadline:
