@@ -30,9 +30,6 @@ from schemas.messages import (
 _OWN_SECONDS = 3600.0  # a run's own queues, without anybody at them
 _BELLS_AT_ONCE = 100  # sent in one round trip
 
-_MEMORY_QUEUE = "pagepack.memory"
-"""Holds one message, which nobody takes: where it is gone, the broker lost what lay in its other queues too."""
-
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
 
@@ -89,6 +86,7 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
             # Longer than any page takes: redelivery is not how lost pages come back here, the sweep is.
             "visibility_timeout": 3600,
             "socket_connect_timeout": 10,
+            "confirm_publish": True,  # RabbitMQ: sent is what the server has
             # Workers ask for a message once a second. A connection that a firewall forgot says nothing, for ever.
             "socket_timeout": 30,
             "socket_keepalive": True,
@@ -183,25 +181,31 @@ def check_broker(app: Celery) -> None:
 
 
 def queue_depth(app: Celery, queue: str) -> int:
-    """Messages that wait in a queue. Raises Unavailable."""
+    """Messages that wait in a queue; none where there is no such queue. Raises Unavailable."""
+    return depth_if_there(app, queue) or 0
+
+
+def depth_if_there(app: Celery, queue: str) -> int | None:
+    """Messages that wait in a queue; None where RabbitMQ has none of that name (on Redis an empty one is none)."""
     try:
         with _broker_errors_translated(app), app.connection_for_read() as connection:
             return int(connection.channel().queue_declare(queue, passive=True).message_count)
     except Exception as error:  # a queue that nobody has declared yet: each transport has its own exception
         if "NOT_FOUND" in str(error) or getattr(error, "code", None) == 404:
-            return 0
+            return None if "amqp" in str(app.conf.broker_url).partition(":")[0] else 0
         raise
 
 
-def has_forgotten(app: Celery) -> bool:
-    """Whether the broker is new, or lost what it was given: a flush, a restart without its file. Raises Unavailable."""
-    return queue_depth(app, _MEMORY_QUEUE) == 0
-
-
-def remember(app: Celery) -> None:
-    """So that the next loss is seen. Raises Unavailable."""
+def put_mark(app: Celery, queue: str) -> None:
+    """A queue with one message, which nobody takes. Raises Unavailable."""
     with _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(_MEMORY_QUEUE).put({}, serializer="json")
+        connection.SimpleQueue(queue).put({}, serializer="json")
+
+
+def delete_mark(app: Celery, queue: str) -> None:
+    """Best effort."""
+    with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
+        connection.SimpleQueue(queue).queue.delete()
 
 
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:

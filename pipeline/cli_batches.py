@@ -79,7 +79,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     }
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
         rows["files"] += f"\n{_NOT_ALL_SEEN}"
-    if workers and status.batch.state == "running":
+    if status.batch.state == "running":
         why = why_nobody_reads(workers, status.batch.engine, status.batch.model, status.prompts)
         rows["workers"] += f"\n{why}" if why else ""
     for name, value in rows.items():

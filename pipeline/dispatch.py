@@ -21,13 +21,12 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
-from pipeline.broker import has_forgotten, queue_depth, queue_of, remember, ring_documents, ring_pages
+from pipeline.broker import queue_depth, queue_of, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there
 from pipeline.images import open_images
 from pipeline.leases import Limits, expire
-from pipeline.notices import forget_sent
 from pipeline.progress import Room, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
@@ -36,7 +35,6 @@ from schemas.messages import INGEST_TASK, READ_TASK
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
-_BATCHES_LOOKED_AT = 64  # in a tick, for documents
 _SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
 _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
@@ -186,22 +184,14 @@ class Dispatcher:
 
     def _tell(self, app: Celery) -> None:
         """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""
-        if time.monotonic() < self._next_notices:
+        if self._only is not None or time.monotonic() < self._next_notices:
             return
         self._next_notices = time.monotonic() + _NOTICES_SECONDS
-        if has_forgotten(app):
-            self._start_anew(app)
+        self._teller.watch_memory(app)
         self._teller.tell(app)
         if self._looks_for_taken:
-            self._teller.note_taken(app, lambda: has_forgotten(app))
             self._looks_for_taken = False
-
-    def _start_anew(self, app: Celery) -> None:
-        """The broker's queues are empty. What it lost first, then the mark: who dies in between is repeated."""
-        bells, notices = forget_bells(self._db), forget_sent(self._db)
-        if bells or notices:
-            self._say(f"the broker lost its queues: ringing again for {bells:,} rows, telling again of {notices:,}")
-        remember(app)
+            self._teller.note_taken(app)
 
     def _close(self, batch: OpenBatch) -> None:
         """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""
@@ -230,8 +220,7 @@ class Dispatcher:
             return
         first = self._turn = (self._turn + 1) % len(batches)
         images = Room(self._db, self._settings.max_waiting_pages)
-        in_turn = sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1])
-        for batch, _ in in_turn[:_BATCHES_LOOKED_AT]:
+        for batch, _ in sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1]):
             if images.is_left(batch.id):
                 due = take_due_documents(self._db, batch.id, limit=room, lost_after=lost_after)
                 ring_documents(app, due)

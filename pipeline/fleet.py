@@ -130,7 +130,9 @@ def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompt
                 f"no worker reads with what the batch asked for: {engine} ({model}); start a worker with that model, "
                 "or submit for another"
             )
-    missing = [name for name in prompts if all(name not in (worker.prompts or [name]) for worker in readers)]
+    missing = [
+        name for name in prompts if all(worker.prompts is not None and name not in worker.prompts for worker in readers)
+    ]
     if missing:
         return (
             f"no worker answers the prompt {', '.join(missing)}; start one that does: "

@@ -6,7 +6,7 @@ about).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from schemas.tables import (
     BatchPrompt,
     BatchSource,
     BatchState,
+    BrokerMark,
     Document,
     DocumentState,
     Notice,
@@ -120,21 +121,25 @@ def mark_notices_sent(db: Database, ids: Collection[int]) -> None:
 _LIES = (Notice.sent_at.is_not(None), Notice.taken_at.is_(None))
 
 
-def lying_targets(db: Database) -> list[str]:
-    """Whose notices were sent and may lie in a queue still."""
+def lying_notices(db: Database) -> dict[str, list[int]]:
+    """Target → ids of the notices that were sent to it and may lie in its queue still, in the order of sending."""
+    lying: dict[str, list[int]] = {}
     with db.read() as connection:
-        targets = select(Batch.notify).join(Notice, Notice.batch_id == Batch.id)
-        return list(connection.scalars(targets.where(*_LIES, Batch.notify.is_not(None)).distinct()))
+        rows = select(Notice.id, Batch.notify).join(Batch, Batch.id == Notice.batch_id)
+        for row in connection.execute(
+            rows.where(*_LIES, Batch.notify.is_not(None)).order_by(Notice.sent_at, Notice.id)
+        ):
+            lying.setdefault(str(row.notify), []).append(row.id)
+    return lying
 
 
 @retried
-def mark_notices_taken(db: Database, targets: Collection[str], depth: int) -> None:
-    """What was sent to these targets, which share a queue, has left it, but for the `depth` that were sent last."""
-    sent = select(Notice.id).join(Batch, Batch.id == Notice.batch_id).where(*_LIES, Batch.notify.in_(targets))
-    last = sent.order_by(Notice.sent_at.desc(), Notice.id.desc()).limit(depth)
+def mark_notices_taken(db: Database, ids: Sequence[int]) -> None:
+    """They have left their queue."""
     with db.write() as connection:
-        taken = update(Notice).where(*_LIES, Notice.id.in_(sent), Notice.id.not_in(last))
-        connection.execute(taken.values(taken_at=utc_now()))
+        for first in range(0, len(ids), 1_000):
+            taken = update(Notice).where(*_LIES, Notice.id.in_(ids[first : first + 1_000]))
+            connection.execute(taken.values(taken_at=utc_now()))
 
 
 @retried
@@ -142,3 +147,20 @@ def forget_sent(db: Database) -> int:
     """The broker lost what lay in its queues: those notices are sent again. Returns how many."""
     with db.write() as connection:
         return connection.execute(update(Notice).where(*_LIES).values(sent_at=None)).rowcount
+
+
+def marked_queue(db: Database) -> str | None:
+    """The queue that holds the broker's mark; None where none was put yet."""
+    with db.read() as connection:
+        return connection.scalar(select(BrokerMark.queue))
+
+
+@retried
+def move_mark(db: Database, before: str | None, queue: str) -> bool:
+    """Say which queue holds the mark from now on; False where another process has moved it meanwhile."""
+    with db.write() as connection:
+        if before is None:
+            put = insert_for(connection)(BrokerMark).values(id=1, queue=queue).on_conflict_do_nothing()
+            return connection.execute(put.returning(BrokerMark.id)).one_or_none() is not None
+        moved = update(BrokerMark).where(BrokerMark.queue == before).values(queue=queue)
+        return connection.execute(moved).rowcount == 1

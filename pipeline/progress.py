@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.orm
@@ -87,25 +88,31 @@ class Room:
     """Whether ingest may draw more pages, as it was when this was made: what bounds the images in flight.
 
     It may while fewer than `limit` page tasks wait in all running batches together. Then still a batch of which fewer
-    wait than its share: a small one shall not wait behind a huge one, nor any behind one that nobody reads.
+    wait than its share: a small one shall not wait behind a huge one, nor any behind one that nobody reads. In all no
+    more than twice the limit wait, but for what ingest stores at once of each batch.
     """
 
     def __init__(self, db: Database, limit: int) -> None:
         self._db = db
         running = select(Batch.id).where(Batch.state == BatchState.RUNNING)
-        self._is_free = _waiting(db, PageTask.batch_id.in_(running), limit) < limit
-        self._share = limit
-        if not self._is_free:
-            draws = select(Document.id).where(Document.batch_id == Batch.id, Document.state.in_(_OPEN_DOCUMENTS))
+        waiting = _waiting(db, PageTask.batch_id.in_(running), 2 * limit)
+        self._is_free = waiting < limit
+        self._share = _SMALLEST_SHARE
+        if limit <= waiting < 2 * limit:
             with db.read() as connection:
-                drawing = connection.scalar(
-                    select(sa.func.count()).select_from(running.where(draws.exists()).subquery())
-                )
-            self._share = max(_SMALLEST_SHARE, limit // max(1, drawing or 0))
+                count = connection.scalar(select(sa.func.count()).select_from(_at_work().subquery())) or 1
+            self._share = max(_SMALLEST_SHARE, limit // count)
 
     def is_left(self, batch_id: int) -> bool:
         """For this batch's next pages."""
         return self._is_free or _waiting(self._db, PageTask.batch_id == batch_id, self._share) < self._share
+
+
+def _at_work() -> sa.Select[Any]:
+    """The running batches that have anything open."""
+    documents = select(Document.id).where(Document.batch_id == Batch.id, Document.state.in_(_OPEN_DOCUMENTS))
+    tasks = select(PageTask.id).where(PageTask.batch_id == Batch.id, PageTask.state.in_(_OPEN_TASKS))
+    return select(Batch.id).where(Batch.state == BatchState.RUNNING, sa.or_(documents.exists(), tasks.exists()))
 
 
 def _waiting(db: Database, of: sa.ColumnElement[bool], limit: int) -> int:

@@ -40,6 +40,7 @@ INGEST = {
     "worker_processes": _ALL,
     "duties": _ALL,
     "notices": _ALL,
+    "broker_marks": "SELECT, INSERT, UPDATE",
 }
 
 WORKER = {

@@ -4,19 +4,32 @@
        ▲              │
        └── the broker forgot what lay in it ──┘
 
-A notice is sent at least once: marked after it was sent, and the sender may die in between.
+A notice is sent at least once: marked after it was sent, and the sender may die in between. What the broker forgets is
+known by a mark: a queue with one message, put anew after each sending, whose name is a row. Only who dispatches for all
+tells and watches: a run has perhaps a broker of its own, which ends with it.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 from celery import Celery
 
-from pipeline.broker import notify, queue_depth, target_queue
+from pipeline.bells import forget_bells
+from pipeline.broker import delete_mark, depth_if_there, notify, put_mark, queue_depth, target_queue
 from pipeline.database import Database
 from pipeline.errors import Unavailable
-from pipeline.notices import lying_targets, mark_notices_sent, mark_notices_taken, take_notices
+from pipeline.notices import (
+    forget_sent,
+    lying_notices,
+    mark_notices_sent,
+    mark_notices_taken,
+    marked_queue,
+    move_mark,
+    take_notices,
+)
 from schemas.messages import DocumentDone
 
 MOST_NOTICES = 10_000  # in a queue that nobody reads; further ones stay rows, which cost the broker nothing
@@ -31,6 +44,7 @@ class Teller:
         self._say = say
         self._again_seconds = again_seconds
         self._refused: set[str] = set()  # targets
+        self._is_marked = True  # the broker's mark is younger than what was sent
 
     def try_all_again(self) -> None:
         """Targets that refused, too."""
@@ -60,20 +74,48 @@ class Teller:
                 sent.append(notice.id)
         if sent:
             mark_notices_sent(self._db, sent)
+            self._mark_anew(app)
         for target, reason in refused.items():
             self._say(f"--notify {target}: {reason}; trying again in {self._again_seconds:.0f} s")
         self._refused |= set(refused)  # until the next sweep, so that they do not stand before the others
 
-    def note_taken(self, app: Celery, has_forgotten: Callable[[], bool]) -> None:
-        """Mark what has left its queue, the oldest first: no flush can lose it any more.
+    def watch_memory(self, app: Celery) -> None:
+        """Has the broker lost what it was given? Then rows are rung for again, and what lay in queues is sent again.
 
-        Asked after the queues' depths, `has_forgotten` says whether a flush is why they are short.
+        What was lost is noted first, then the mark is put: who dies in between is repeated.
         """
-        queues: dict[str, list[str]] = {}
-        for target in lying_targets(self._db):
-            queues.setdefault(target_queue(target), []).append(target)
-        depths = {queue: queue_depth(app, queue) for queue in queues}
-        if not depths or has_forgotten():
+        mark = marked_queue(self._db)
+        if self._is_marked and mark is not None and queue_depth(app, mark):
             return
-        for queue, targets in queues.items():
-            mark_notices_taken(self._db, targets, depths[queue])
+        bells, notices = forget_bells(self._db), forget_sent(self._db)
+        if bells or notices:
+            self._say(f"the broker lost its queues: ringing again for {bells:,} rows, telling again of {notices:,}")
+        self._mark_anew(app)
+
+    def _mark_anew(self, app: Celery) -> None:
+        """A mark after what was sent: a broker that comes back without its last second lacks the mark, too."""
+        self._is_marked = False  # where this fails, nobody knows what the broker has
+        is_ours = False
+        while not is_ours:  # another dispatcher may do the same
+            before, queue = marked_queue(self._db), f"pagepack.memory.{uuid.uuid4().hex}"
+            put_mark(app, queue)
+            is_ours = move_mark(self._db, before, queue)
+            left_over = before if is_ours else queue
+            if left_over is not None:
+                delete_mark(app, left_over)
+        self._is_marked = True
+
+    def note_taken(self, app: Celery) -> None:
+        """Mark what has left its queue, the oldest first: no flush can lose it any more."""
+        mark, lying = marked_queue(self._db), lying_notices(self._db)
+        taken: list[int] = []
+        queues: dict[str, list[int]] = {}
+        for target, ids in lying.items():
+            queues.setdefault(target_queue(target), []).extend(ids)
+        for queue, ids in queues.items():
+            with suppress(Unavailable):  # one that cannot be asked holds up no other
+                depth = depth_if_there(app, queue)
+                taken += ids[: len(ids) - depth] if depth is not None and depth < len(ids) else []
+        # Asked after the depths: a loss is why they are short.
+        if taken and mark is not None and queue_depth(app, mark):
+            mark_notices_taken(self._db, taken)

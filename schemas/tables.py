@@ -365,6 +365,15 @@ class Duty(Base):
     held_until: Mapped[float] = mapped_column(Float)
 
 
+class BrokerMark(Base):
+    """One row: the queue in the broker that holds a mark, until the broker loses what it was given."""
+
+    __tablename__ = "broker_marks"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # 1
+    queue: Mapped[str] = mapped_column(StorableText)
+
+
 class Notice(Base):
     """The outbox: a document of a batch with `notify` is done, and whoever asked is to be told, at least once."""
 

@@ -53,18 +53,18 @@ class Flushed:
     def __init__(self, archive: Archive, url: str, settings: Settings) -> None:
         self.app = make_app(url)
         self.said: list[str] = []
-        self._archive, self._settings = archive, settings
-        self._client = redis.Redis(unix_socket_path=url.removeprefix("redis+socket://").partition("?")[0])
+        self._archive, self.settings = archive, settings
+        self.client = redis.Redis(unix_socket_path=url.removeprefix("redis+socket://").partition("?")[0])
 
     def tick(self) -> None:
-        Dispatcher(self._archive.db, self._settings, self.said.append).tick(self.app)
+        Dispatcher(self._archive.db, self.settings, self.said.append).tick(self.app)
 
     def flush(self) -> None:
-        self._client.flushall()
+        self.client.flushall()
 
     def take(self, queue: str, count: int) -> None:
         for _ in range(count):
-            assert self._client.rpop(queue) is not None
+            assert self.client.rpop(queue) is not None
 
 
 @pytest.fixture
@@ -105,6 +105,45 @@ def test_a_flush_before_it_was_seen_what_was_taken_costs_a_repetition_not_a_noti
     assert queue_depth(flushed.app, "mine") == 1
 
 
+def test_a_broker_that_comes_back_without_its_last_second_tells_again(archive: Archive, flushed: Flushed) -> None:
+    """What was stored of it before is there, the first notice and its mark; the second notice is not."""
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    archive.file("/in/a.pdf", ["a"])
+    flushed.tick()
+    kept = {key: flushed.client.dump(key) for key in flushed.client.scan_iter()}
+    archive.file("/in/b.pdf", ["b"])
+    flushed.tick()
+    flushed.flush()
+    for key, value in kept.items():
+        flushed.client.restore(key, 0, value)
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 3, "the first one that came back, and both again"
+
+
+def test_a_run_on_the_same_broker_takes_no_loss_for_its_own(archive: Archive, flushed: Flushed) -> None:
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    archive.file("/in/a.pdf", ["a"])
+    flushed.tick()
+    flushed.flush()
+    Dispatcher(archive.db, flushed.settings, flushed.said.append, archive.batches["b"]).tick(flushed.app)
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 1
+
+
+def test_a_queue_that_cannot_be_asked_holds_up_nobody(archive: Archive, flushed: Flushed) -> None:
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    archive.file("/in/a.pdf", ["a"])
+    flushed.tick()
+    flushed.client.delete("mine")
+    flushed.client.set("mine", "not a list")
+    archive.ingest(archive.see("/in/b.pdf") or 0, ["b"])
+    flushed.tick()
+    assert queue_depth(flushed.app, READ_QUEUE) == 1
+
+
 def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: Flushed) -> None:
     archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
     archive.see("/in/b.pdf")
@@ -125,6 +164,7 @@ def test_room_for_images_is_one_for_all_batches_and_each_has_its_share(archive: 
     full = Room(archive.db, 60)
     assert not full.is_left(huge) and full.is_left(small)
     archive.ingest(archive.see("/in/more.pdf", batch="small") or 0, [f"small {page}" for page in range(20)])
-    assert not Room(archive.db, 20).is_left(small), "a share of 20, and 20 wait"
+    assert not Room(archive.db, 41).is_left(small), "a share of 20, and 20 wait"
+    assert not Room(archive.db, 20).is_left(small), "twice the limit wait in all"
     archive.execute("UPDATE batches SET state = 'paused' WHERE name = 'huge'")
     assert Room(archive.db, 61).is_left(small), "what is paused is given to nobody, and holds nobody up"

@@ -33,7 +33,7 @@ POINTS = {
     "host": {
         "bells-committed": ("pipeline.dispatch", "take_due_pages", "after"),  # and not rung
         "notices-sent": ("pipeline.tell", "mark_notices_sent", "before"),
-        "loss-noted": ("pipeline.dispatch", "remember", "before"),
+        "loss-noted": ("pipeline.tell", "put_mark", "before"),
     },
 }
 
