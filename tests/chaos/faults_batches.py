@@ -18,8 +18,8 @@ def change_batches(world: World) -> None:
     turns = 4
     world.variables["PAGEPACK_MAX_CRASHES"] = str(turns + 1)
     world.open()
-    world.start_hosts()
-    long, short, urgent = world.draw(5, 40), world.draw(2, 20), world.draw(1, 20)
+    world.start_hosts(PAGEPACK_INTERNAL_PAGE_SECONDS="0.4")  # so that the long one is not over before it is cancelled
+    long, short, urgent = world.draw(6, 60), world.draw(2, 20), world.draw(1, 20)
     batches = {"long": long, "short": [*short, long[0]], "urgent": [*urgent, long[1]]}
     for name, paths in batches.items():
         world.pagepack("submit", *paths, "--batch", name, "--priority", "5" if name == "urgent" else "0")
