@@ -23,11 +23,9 @@ def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: f
     """
     leased = select(sa.func.count()).where(Document.batch_id == batch_id, Document.state == "leased")
     rung = select(sa.func.count()).where(Document.batch_id == batch_id, is_in(Document, "pending"))
+    rung = rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - lost_after)
     with db.read() as connection:
-        busy = (connection.scalar(leased) or 0) + (
-            connection.scalar(rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - lost_after))
-            or 0
-        )
+        busy = (connection.scalar(leased) or 0) + (connection.scalar(rung) or 0)
     return _take_due(db, Document, Document.id, batch_id, limit - busy, lost_after)
 
 

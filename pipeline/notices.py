@@ -121,16 +121,12 @@ def mark_notices_sent(db: Database, ids: Collection[int]) -> None:
 _LIES = (Notice.sent_at.is_not(None), Notice.taken_at.is_(None))
 
 
-def lying_notices(db: Database) -> dict[str, list[int]]:
-    """Target → ids of the notices that were sent to it and may lie in its queue still, in the order of sending."""
-    lying: dict[str, list[int]] = {}
+def lying_notices(db: Database) -> list[tuple[int, str]]:
+    """Id and target of the notices that were sent and may lie in their queues still, in the order of sending."""
+    lying = select(Notice.id, Batch.notify).join(Batch, Batch.id == Notice.batch_id)
     with db.read() as connection:
-        rows = select(Notice.id, Batch.notify).join(Batch, Batch.id == Notice.batch_id)
-        for row in connection.execute(
-            rows.where(*_LIES, Batch.notify.is_not(None)).order_by(Notice.sent_at, Notice.id)
-        ):
-            lying.setdefault(str(row.notify), []).append(row.id)
-    return lying
+        rows = connection.execute(lying.where(*_LIES, Batch.notify.is_not(None)).order_by(Notice.sent_at, Notice.id))
+        return [(row.id, str(row.notify)) for row in rows]
 
 
 @retried

@@ -110,8 +110,8 @@ class Teller:
         mark, lying = marked_queue(self._db), lying_notices(self._db)
         taken: list[int] = []
         queues: dict[str, list[int]] = {}
-        for target, ids in lying.items():
-            queues.setdefault(target_queue(target), []).extend(ids)
+        for notice, target in lying:  # of several targets, perhaps
+            queues.setdefault(target_queue(target), []).append(notice)
         for queue, ids in queues.items():
             with suppress(Unavailable):  # one that cannot be asked holds up no other
                 depth = depth_if_there(app, queue)

@@ -92,6 +92,23 @@ def test_what_lay_in_its_queue_when_the_broker_was_flushed_is_told_again(archive
     assert queue_depth(flushed.app, "mine") == 0 and len(flushed.said) == 1, "nothing lay there, nothing is said"
 
 
+def test_targets_that_share_a_queue_are_taken_in_the_order_of_sending(archive: Archive, flushed: Flushed) -> None:
+    for name in ("a", "b", "c"):
+        archive.batch(name)
+        archive.execute("UPDATE batches SET notify = :target WHERE name = :name", name=name, target=f"{name}@mine")
+    archive.execute("UPDATE batches SET notify = 'a@mine' WHERE name = 'c'")
+    for name in ("a", "b", "c"):
+        archive.file(f"/in/{name}.pdf", [name], batch=name)
+        flushed.tick()
+    flushed.take("mine", 2)  # the first of `a` and that of `b`; the second of `a` lies there
+    flushed.tick()
+    flushed.flush()
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 1
+    lying = "SELECT b.name FROM notices n JOIN batches b ON b.id = n.batch_id WHERE n.taken_at IS NULL"
+    assert archive.rows(lying) == [("c",)]
+
+
 def test_a_flush_before_it_was_seen_what_was_taken_costs_a_repetition_not_a_notice(
     archive: Archive, flushed: Flushed
 ) -> None:
