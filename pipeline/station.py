@@ -53,7 +53,7 @@ class Station:
         self._settings = settings
         self._say = say
         self._is_run = only is not None
-        here = f"2 {socket.gethostname()} {settings.home.absolute()} {[place.name for place in places]}"
+        here = f"{socket.gethostname()} {settings.home.absolute()} {[place.name for place in places]}"
         mark = hashlib.sha256(os.fsencode(here)).hexdigest()[:16]
         self._alarm_queue = f"pagepack.alarm.{mark}"
         # On a broker that others share, a run's workers are for its batch, and take nobody else's bells.
