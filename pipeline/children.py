@@ -218,11 +218,9 @@ class Children:
         del self._running[place]
         child.signal(signal.SIGKILL)  # what it left of its process group
         self._any_ready = self._any_ready or child.was_ready
-        was_quick = time.monotonic() - child.started_at < 20
         self._mourned.append(child)
         returned = self._bury()
-        is_useless = not returned if self._gives_up else not self._has_read(child)
-        self._starts[place] = starts = self._starts.get(place, 0) + 1 if was_quick and is_useless else 0
+        self._starts[place] = starts = self._starts.get(place, 0) + 1 if self._was_useless(child, returned) else 0
         code = child.process.returncode
         if code == 2:
             with suppress(Unavailable):
@@ -234,16 +232,18 @@ class Children:
         again = "starting it again" + (f" in {wait:.0f} s" if wait else "")
         self._say(f"the {place.name} worker died (exit code {code}); {again}")
 
-    def _has_read(self, child: Child) -> bool:
-        """Whether a reader stored an answer; else it may die at every page, a broken GPU's, and shall not go on fast.
+    def _was_useless(self, child: Child, returned: int) -> bool:
+        """Whether a dead child, which held `returned` pages or documents, did nothing for its start.
 
-        Of a run's readers it is enough that they held a page: there is no other, and a page that kills them fails soon.
+        A host's reader must have stored an answer: on a broken GPU it dies at every page, and shall not go on fast. Of
+        a run's it is enough that it held a page: there is no other, and a page that kills it fails soon.
         """
-        if child.place.role != "read":
-            return True
+        was_quick = time.monotonic() - child.started_at < 20
+        if self._gives_up or child.place.role != "read":
+            return was_quick and not returned
         with suppress(PagepackError):
-            return has_answered(self._db, child.owner)
-        return False
+            return (was_quick or returned > 0) and not has_answered(self._db, child.owner)
+        return was_quick
 
     def _was_ever_ready(self) -> bool:
         """Whether the settings have served for any child: then one that ends with a wrong setting has bad luck."""
