@@ -23,7 +23,7 @@ demo-pixtral: .venv/all
 	$(BIN)/python -m benchmarks.reader.demo compare pagepack-data/demo-pixtral
 
 test: .venv/all
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 chaos: .venv/all
 	$(BIN)/python -m tests.chaos

@@ -85,6 +85,12 @@ class SlowEngine(InstantEngine):
         return Answer(f"{prompt.name} of {image_hash}", "stop", self.seconds)
 
 
+class SlowerEngine(SlowEngine):
+    """Leaves the time to start a command, on a slow machine too, before it has read two hundred pages."""
+
+    seconds = 1.0
+
+
 class CrashingEngine(InstantEngine):
     """Kills its process at the page whose hash is in PAGEPACK_INTERNAL_POISON; others are answered."""
 

@@ -23,20 +23,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_reads_every_page_once_and_gives_the_text_of_an_undisturbed_one(
     model: Path, tmp_path: Path
 ) -> None:
-    document = write_pdf(tmp_path / "a.pdf", 12)
-    arguments = ["run", document, "--model", model, "--prompt", "ocr", "--prompt", "describe", "--home"]
+    document = write_pdf(tmp_path / "a.pdf", 8)
+    (tmp_path / "question.txt").write_text("What is it?")  # 1,024 tokens at most, as `describe`; `ocr` may write 4,096
+    prompts = ["--prompt", "describe", "--prompt-file", tmp_path / "question.txt"]
+    arguments = ["run", document, "--model", model, *prompts, "--home"]
     undisturbed = pagepack(*arguments, tmp_path / "whole", **VARIABLES)
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert "engine pixtral" in undisturbed.stderr
     home = tmp_path / "killed"
     first = start(*map(str, arguments), str(home), engine="", **VARIABLES)
-    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 2)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     wait_until(lambda: processes_of(home) == [], 15)
     second = pagepack(*arguments, home, **VARIABLES)
     assert second.returncode == 0, second.stderr
-    assert len(rows(home, TEXTS)) == 24
+    assert len(rows(home, TEXTS)) == 16
     assert rows(home, TEXTS) == rows(tmp_path / "whole", TEXTS)
     assert all(tokens > 0 for (tokens,) in rows(home, "SELECT prompt_tokens FROM page_text"))
     reconciles(home)

@@ -102,7 +102,7 @@ def test_unseen_pages_are_read_and_every_answer_stops_by_itself(pages, packed):
 @pytest.mark.parametrize("neighbours", [1, 2, 7, 31])
 def test_text_is_the_same_with_any_number_of_neighbours(model, processor, pages, packed, neighbours):
     """64 at once is what `packed` is; here every page stands in packs of `neighbours`, in another order."""
-    order = np.random.default_rng(neighbours).permutation(len(pages))[: 16 if neighbours == 1 else 64].tolist()
+    order = np.random.default_rng(neighbours).permutation(len(pages))[: 16 if neighbours < 7 else 64].tolist()
     found = {}
     for first in range(0, len(order), neighbours):
         part = order[first : first + neighbours]
@@ -240,17 +240,20 @@ def test_training_takes_the_products_arithmetic():
 
 
 def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch, tmp_path):
+    """Cut in the middle of a group of steps; weights after the next step show that the optimizers' state came back."""
     monkeypatch.setattr(train, "BATCH", 4)
-    monkeypatch.setattr(train, "GROUP", 2)
-    straight, first, second = (train.Trainer(3, torch.device("cpu"), False, 1) for _ in range(3))
-    straight.stage = first.stage = 1
-    losses = [straight.train_step(100, 0)["text"] for _ in range(4)]
-    begun = [first.train_step(100, 0)["text"] for _ in range(2)]
-    train.save(first, tmp_path / "state.pt", tmp_path / "out")
-    second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert begun + [second.train_step(100, 0)["text"] for _ in range(2)] == losses
+    monkeypatch.setattr(train, "GROUP", 3)
+    straight, resumed = (train.Trainer(3, torch.device("cpu"), False, 1) for _ in range(2))
+    straight.stage = 1
+    straight.train_step(100, 0)
+    train.save(straight, tmp_path / "state.pt", tmp_path / "out")
     saved = load_model(tmp_path / "out").state_dict()
-    assert all(torch.equal(saved[name], weight) for name, weight in first.model.state_dict().items())
+    assert all(torch.equal(saved[name], weight) for name, weight in straight.model.state_dict().items())
+    resumed.resume(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert resumed.train_step(100, 0)["text"] == straight.train_step(100, 0)["text"]
+    after = resumed.model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in straight.model.state_dict().items())
+    assert any(not torch.equal(after[name], weight) for name, weight in saved.items())
 
 
 def test_drawing_is_repeatable_and_training_never_draws_an_unseen_page():

@@ -225,7 +225,7 @@ def test_places_are_a_process_for_each_device() -> None:
 def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
     folder = folder_of(tmp_path / "docs", 1, pages=200)
     pagepack("submit", folder, "--home", home, "--batch", "b")
-    worker(engine="SlowEngine")
+    slow = worker(engine="SlowerEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
     assert pagepack("pause", "b", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
@@ -238,6 +238,9 @@ def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, wor
     assert pagepack("cancel", "b", "--home", home).returncode == 0
     assert rows(home, "SELECT state FROM batch_summary") == [("cancelled",)]
     assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
+    slow.terminate()
+    slow.wait(30)
+    worker()
     again = pagepack("submit", folder, "--home", home, "--batch", "b", "--wait")
     assert again.returncode == 0, again.stderr
     assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 200, 0)]
