@@ -176,10 +176,10 @@ def test_gauges_of_the_dead_go_and_engines_counters_rise_through_a_restart(tmp_p
 
 def test_without_a_folder_counting_writes_nothing_and_imports_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, timeit\n"
+        "import sys\n"
         "from pipeline.metrics import count, observe\n"
-        "seconds = timeit.timeit(lambda: count('pagepack_pages_total', outcome='done'), number=10_000) / 10_000\n"
-        "assert seconds < 2e-6, seconds\n"
+        "count('pagepack_pages_total', outcome='done')\n"
+        "observe('pagepack_stage_seconds', 1.0, stage='read')\n"
         "assert 'prometheus_client' not in sys.modules\n"
     )
     environment = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
