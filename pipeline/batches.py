@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, select, update
 from pipeline.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
 from pipeline.database import Database, insert_for, retried
 from pipeline.errors import DocumentRejected
-from pipeline.notices import note_all_ended
+from pipeline.notices import forget_notices, note_all_ended
 from schemas.prompts import Prompt
 from schemas.tables import (
     Batch,
@@ -224,10 +224,11 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
                 Source.path.in_([file.path for file in files])
             ),
         )
+        fresh = {field: seen.excluded[field] for field in as_seen}
+        last = sa.case((BatchSource.seen_at > fresh["seen_at"], BatchSource.seen_at), else_=fresh["seen_at"])
+        # Walks may overlap: a later one that has met this file shall not find it marked as before its time, and gone.
         connection.execute(
-            seen.on_conflict_do_update(
-                index_elements=["batch_id", "source_id"], set_={field: seen.excluded[field] for field in as_seen}
-            )
+            seen.on_conflict_do_update(index_elements=["batch_id", "source_id"], set_=fresh | {"seen_at": last})
         )
         documents = list(ids.values())
         connection.execute(
@@ -238,11 +239,9 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
         # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
         # Nor does it say anything that another batch, which waited for it, was cancelled.
         for state, causes in ((DocumentState.REJECTED, OF_THE_PATH), (DocumentState.FAILED, (CANCELLED,))):
-            connection.execute(
-                update(Document)
-                .where(Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
-                .values(**_WAITS_AGAIN, batch_id=batch.id)
-            )
+            ended = (Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
+            waits = update(Document).where(*ended).values(**_WAITS_AGAIN, batch_id=batch.id)
+            forget_notices(connection, connection.scalars(waits.returning(Document.id)).all())
         ensure_tasks(connection, batch.id, documents)
 
 
@@ -315,6 +314,9 @@ def ensure_tasks(
         _settle_from_text_layer(connection, own)
     if not show:
         return
+    open_tasks = (PageTask.batch_id == batch_id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+    waiting = select(Page.document_id).join(PageTask, PageTask.page_id == Page.id).where(*asked, *open_tasks)
+    forget_notices(connection, waiting, batch_id)  # told of what was asked before; done again with what is asked now
     shown = insert(CurrentAnswer).from_select(
         ["page_id", "prompt", "answer_id"],
         select(PageTask.page_id, PromptVersion.name, PageTask.answer_id)

@@ -208,7 +208,13 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
 
 @cli.command()
 @batch_options
-@click.option("--priority", default=0, show_default=True, help="A higher one goes first; equal ones share.")
+@click.option(
+    "--priority",
+    default=0,
+    show_default=True,
+    type=click.IntRange(-(2**31), 2**31 - 1),
+    help="A higher one goes first; equal ones share.",
+)
 @click.option("--notify", metavar="TASK[@QUEUE]", help="Send this Celery task for each document that is done.")
 @click.option("--wait", is_flag=True, help="Follow the batch to its end, with its exit code.")
 def submit(

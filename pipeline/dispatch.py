@@ -24,10 +24,10 @@ from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due
 from pipeline.broker import queue_depth, queue_of, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
-from pipeline.fleet import forget_silent, slots_there
+from pipeline.fleet import forget_silent, slots_there, workers
 from pipeline.images import open_images
 from pipeline.leases import Limits, expire
-from pipeline.progress import Room, running_work, what_is_open
+from pipeline.progress import Room, models_asked, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.tell import Teller
@@ -40,6 +40,7 @@ _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
+_READERS_SECONDS = 2.0
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -101,6 +102,8 @@ class Dispatcher:
         self._turn = 0
         self._teller = Teller(db, say, settings.sweep_seconds)
         self._looks_for_taken = False
+        self._next_look_at_readers = 0.0
+        self._models: set[str] = set()  # of the readers that are there
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
@@ -178,9 +181,22 @@ class Dispatcher:
             self._ring_documents(app, drawing)
         if waiting:  # asking the broker opens a connection
             room, lost_after = self._look(app)
+            waiting = self._of_readers_there(waiting)
             for priority in sorted({priority for _, priority in waiting}, reverse=True):
                 equals = [batch for batch, its_priority in waiting if its_priority == priority]
                 room -= self._ring_pages(app, equals, room, lost_after)
+
+    def _of_readers_there(self, waiting: list[tuple[OpenBatch, int]]) -> list[tuple[OpenBatch, int]]:
+        """Without the batches whose model no reader has: those that are there would only take the bells away."""
+        if self._only is not None:
+            return waiting
+        if time.monotonic() >= self._next_look_at_readers:
+            self._next_look_at_readers = time.monotonic() + _READERS_SECONDS
+            self._models = {worker.model or "" for worker in workers(self._db) if worker.is_reading()}
+        if not self._models:  # whoever comes up first finds bells
+            return waiting
+        asked = models_asked(self._db, [batch.id for batch, _ in waiting])
+        return [one for one in waiting if asked[one[0].id] in self._models | {""}]
 
     def _tell(self, app: Celery) -> None:
         """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""

@@ -40,6 +40,9 @@ class WorkerRow:
     silent_seconds: float
     prompts: list[str] | None = None  # that it answers; None: any
 
+    def is_reading(self) -> bool:
+        return self.role == "read" and self.silent_seconds < SILENT_SECONDS
+
 
 def enlist(
     db: Database,
@@ -120,7 +123,7 @@ def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompt
         engine, model: what the batch asked for; model "" where any may read.
         prompts: the names of what it asks.
     """
-    readers = [worker for worker in there if worker.role == "read" and worker.silent_seconds < SILENT_SECONDS]
+    readers = [worker for worker in there if worker.is_reading()]
     if not readers:
         return "no worker is ready to read; where none is starting, start one: `pagepack worker`"
     if model := model.removesuffix(TEXT_LAYER):

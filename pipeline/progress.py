@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 from sqlalchemy import select
 
-from pipeline.batches import OpenBatch
+from pipeline.batches import TEXT_LAYER, OpenBatch
 from pipeline.database import Database
 from pipeline.leases import is_in
 from schemas.tables import Batch, BatchState, Document, DocumentState, Page, PageTask, TaskState
@@ -62,6 +63,13 @@ def running_work(db: Database) -> list[tuple[OpenBatch, int, Open]]:
             .order_by(Batch.id)
         )
         return [(OpenBatch(*row[:3]), row[3], Open(*map(bool, row[4:]))) for row in rows]
+
+
+def models_asked(db: Database, batches: Collection[int]) -> dict[int, str]:
+    """Batch → the model that shall read it, "" where any may."""
+    with db.read() as connection:
+        rows = connection.execute(select(Batch.id, Batch.model).where(Batch.id.in_(batches))).all()
+    return {row.id: row.model.removesuffix(TEXT_LAYER) for row in rows}
 
 
 def _is_open(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.ColumnElement[bool]]:

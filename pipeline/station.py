@@ -95,6 +95,7 @@ class Station:
             self._look_for_stalls(app)
         except Unavailable:
             self._dispatcher.hold_sweep()
+            self._leave_duty()  # another may reach what this one does not
             raise
 
     def _takes_duty(self) -> bool:
@@ -132,9 +133,14 @@ class Station:
             self._own = ""  # once: a broker that is silent takes half a minute
         if self._broker is not None:
             self._broker.stop()
+        self._leave_duty()
+
+    def _leave_duty(self) -> None:
+        """Give another host the time to take it."""
         if self.has_duty and not self._is_run:
             with suppress(PagepackError):
                 leave_duty(self._db, _DUTY, self._name)
+                self._dispatches_from = time.monotonic() + _DUTY_SECONDS
             self.has_duty = False
 
     def _look_for_stalls(self, app: Celery) -> None:

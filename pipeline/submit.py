@@ -27,7 +27,7 @@ from pipeline.live import Live
 from pipeline.progress import progress
 from pipeline.query import asked_prompts, batch_state, find_batch
 from pipeline.settings import Settings
-from schemas.messages import SubmitDocument
+from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
 from schemas.text import storable
@@ -96,6 +96,8 @@ def open_named_batch(
     notify: str | None = None,
 ) -> OpenBatch:
     """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again."""
+    if batch_name is not None and len(batch_name) > MOST_OF_A_NAME:
+        raise UsageError(f"--batch {batch_name[:20]}…: {len(batch_name):,} characters; at most {MOST_OF_A_NAME}")
     places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
     identity = json.dumps([places, versions, model, settings.text_layer, *pages])
@@ -203,8 +205,10 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
     asked, prompts = find_batch(db, batch.public_id), asked_prompts(db, batch.id)
     alone_since = time.monotonic()
     while True:
+        began = time.monotonic()
         state = batch_state(db, batch.id)
         live.show(progress(db, batch.id), None, True)
+        counted = time.monotonic() - began
         if state in (BatchState.FINISHED, BatchState.CANCELLED):
             return state
         if is_stopping():
@@ -215,7 +219,7 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
         elif time.monotonic() - alone_since > _ALONE_SECONDS:
             live.say(why)
             alone_since = time.monotonic() + 300 - _ALONE_SECONDS
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(max(_LOOK_SECONDS, min(20 * counted, 30.0)))  # a count of millions of pages is the server's work
 
 
 def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:

@@ -73,8 +73,8 @@ class Teller:
             else:
                 sent.append(notice.id)
         if sent:
+            self._mark_anew(app)  # before the rows say it: who dies in between sends again
             mark_notices_sent(self._db, sent)
-            self._mark_anew(app)
         for target, reason in refused.items():
             self._say(f"--notify {target}: {reason}; trying again in {self._again_seconds:.0f} s")
         self._refused |= set(refused)  # until the next sweep, so that they do not stand before the others

@@ -15,6 +15,7 @@ READ_TASK = "pagepack.read_page"
 SUBMIT_TASK = "pagepack.submit_document"
 INGEST_QUEUE = "pagepack.ingest"
 READ_QUEUE = "pagepack.read"
+MOST_OF_A_NAME = 500  # characters of a batch's name, which an index holds
 
 
 class IngestDocument(BaseModel):
@@ -44,11 +45,11 @@ class SubmitDocument(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     version: Literal[1] = 1
-    location: str
-    batch: str = Field(description="name of the batch that it joins; made where there is none")
+    location: str = Field(max_length=4_096)
+    batch: str = Field(max_length=MOST_OF_A_NAME, description="name of the batch that it joins, or makes")
     prompts: list[str] = Field(["ocr"], description="names in the prompt catalogue")
     pages: str | None = Field(None, description="page numbers from 1 and ranges, like 3-5,8,20-; default all")
-    priority: int = 0
+    priority: int = Field(0, ge=-(2**31), lt=2**31)
     notify: str | None = Field(None, description="TASK or TASK@QUEUE, sent with a DocumentDone when it is done")
 
 

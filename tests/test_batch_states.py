@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.batches import SeenFile, begin_walk, finish_batches, forget_unseen, open_batch, record_files
 from pipeline.bells import take_due_pages
-from pipeline.errors import PageFailed, Unavailable
+from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import claim_document, expire
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
@@ -253,6 +253,56 @@ def test_a_walk_begins_later_than_every_walk_before_it(archive: Archive) -> None
     record_files(archive.db, batch, [document], began)
     forget_unseen(archive.db, batch, began)
     assert archive.rows("SELECT source_path FROM files") == [("/in/a.pdf",)]
+
+
+def test_walks_of_one_batch_may_overlap(archive: Archive) -> None:
+    """Whoever repeats a command while the first still walks: what the first meets late was met by the second."""
+    files = [SeenFile(f"/in/{n}.pdf", f"file:///in/{n}.pdf", 1, 1, kind="pdf", content_hash=sha(n)) for n in "abc"]
+    batch = archive.batch()
+    first = begin_walk(archive.db, batch)
+    record_files(archive.db, batch, files[:1], first)
+    second = begin_walk(archive.db, batch)
+    record_files(archive.db, batch, files, second)
+    record_files(archive.db, batch, files[1:], first)
+    forget_unseen(archive.db, batch, second)
+    forget_unseen(archive.db, batch, first)
+    assert len(archive.rows("SELECT source_path FROM files")) == 3
+
+
+def test_whoever_asks_again_is_told_again(archive: Archive) -> None:
+    """With another prompt, or of a file that could not be opened before."""
+    batch = archive.batch("n")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    archive.file("/in/a.pdf", ["text"], batch="n")
+    denied = archive.see("/in/b.pdf", batch="n") or 0
+    claim = claim_document(archive.db, denied, "ingest/1", LIMITS.lease_seconds)
+    assert claim is not None
+    reject_document(archive.db, claim, DocumentRejected("no permission", cause="unreadable"))
+    told = take_notices(archive.db, 10)
+    assert len(told) == 2
+    mark_notices_sent(archive.db, [notice.id for notice in told])
+    archive.see("/in/b.pdf", batch="n")
+    page_ids = archive.ingest(denied, ["b"])
+    assert take_notices(archive.db, 10) == [], "not before it is done"
+    archive.read(page_ids[0], "text")
+    assert [notice.document_id for notice in take_notices(archive.db, 10)] == [told[1].document_id]
+    mark_notices_sent(archive.db, [notice.id for notice in take_notices(archive.db, 10)])
+    finish_batches(archive.db)
+    with_both = open_batch(
+        archive.db,
+        key="n",
+        name="n",
+        prompts=[OCR, DESCRIBE],
+        engine="rapidocr",
+        model="m1",
+        text_layer="keep",
+        notify="mine.done@mine",
+    )
+    assert with_both.id == batch.id
+    archive.see("/in/a.pdf", batch="n")
+    page = archive.scalar("SELECT page_id FROM page_tasks WHERE state = 'pending' ORDER BY id LIMIT 1")
+    archive.read(page, "described")
+    assert [notice.document_id for notice in take_notices(archive.db, 10)] == [told[0].document_id]
 
 
 def test_refused_notices_do_not_stand_before_others(archive: Archive) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tell
+from pipeline import dispatch, tell
 from pipeline.broker import make_app, notify, queue_depth
 from pipeline.dispatch import Dispatcher, share_out
+from pipeline.errors import Unavailable
+from pipeline.fleet import enlist, take_duty
 from pipeline.progress import Room
 from pipeline.settings import Settings
+from pipeline.station import Station
 from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 from tests.conftest import Archive
 
@@ -170,6 +175,38 @@ def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: F
     flushed.tick()
     assert (queue_depth(flushed.app, READ_QUEUE), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
     assert "ringing again for 4 rows" in flushed.said[-1]
+
+
+def test_a_model_that_no_reader_has_is_not_rung_for(archive: Archive, flushed: Flushed) -> None:
+    """Its bells would be taken by those who cannot read it, as fast as they are rung, and others would wait."""
+    archive.batch("theirs", model="m9")
+    archive.execute("UPDATE batches SET priority = 5")
+    archive.ingest(archive.see("/in/a.pdf", batch="theirs") or 0, [str(page) for page in range(20)])
+    archive.batch("ours")
+    archive.ingest(archive.see("/in/b.pdf", batch="ours") or 0, ["b"])
+    enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
+    flushed.tick()
+    assert queue_depth(flushed.app, READ_QUEUE) == 1
+    enlist(archive.db, "h:read-2", "read", 4, engine="rapidocr", model="m9")
+    flushed.tick()
+    assert queue_depth(flushed.app, READ_QUEUE) > 1
+
+
+@pytest.mark.only("postgresql")
+def test_a_host_that_does_not_reach_the_broker_leaves_the_duty(
+    archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "BROKER_SECONDS", 0.0)
+    archive.batch()
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    station = Station(archive.db, settings, [], lambda _: None)
+    station._app = make_app("redis://127.0.0.1:1/0")  # it came up, and then something came between
+    with pytest.raises(Unavailable):
+        station.tick()
+    assert take_duty(archive.db, "dispatch", "another:1", 15)
+    with suppress(Unavailable):
+        station.tick()
+    assert not station.has_duty
 
 
 def test_room_for_images_is_one_for_all_batches_and_each_has_its_share(archive: Archive) -> None:

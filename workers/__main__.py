@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -81,7 +82,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     slots = engine.capacity + 1
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
-    _enlist(db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts)
+    _presence(lambda: db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts).start()
     _consume(app, settings, "threads", slots, queue_of(app, READ_TASK))
     engine.close()
     return 0
@@ -106,7 +107,8 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     signals.worker_process_shutdown.connect(lambda **_: stop_traces(), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
-    signals.worker_ready.connect(lambda **_: _enlist(open_database(settings), owner, "ingest", processes), weak=False)
+    ready = _presence(lambda: open_database(settings), owner, "ingest", processes)
+    signals.worker_ready.connect(lambda **_: ready.start(), weak=False)
     _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
     return 0
 
@@ -128,22 +130,22 @@ def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queue: s
     worker.start()
 
 
-def _enlist(db: Database, owner: str, role: str, slots: int, **engine: Any) -> None:
-    """Say that this worker is there and ready, and go on saying so."""
+def _presence(opened: Callable[[], Database], owner: str, role: str, slots: int, **engine: Any) -> threading.Thread:
+    """Says that this worker is there and ready, and goes on saying so; as soon as it can where the database is away."""
     device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
 
-    def enlist_again() -> None:
-        enlist(db, owner, role, slots, device=device, **engine)
-
-    def beat() -> None:
+    def stay() -> None:
+        db = None
         while True:
-            time.sleep(BEAT_SECONDS)
-            with suppress(PagepackError):  # the next beat may get through
+            pause = 1.0
+            with suppress(PagepackError):
+                db = db or opened()
                 if not still_there(db, owner):
-                    enlist_again()
+                    enlist(db, owner, role, slots, device=device, **engine)
+                pause = BEAT_SECONDS
+            time.sleep(pause)
 
-    enlist_again()
-    threading.Thread(target=beat, name="presence", daemon=True).start()
+    return threading.Thread(target=stay, name="presence", daemon=True)
 
 
 def _die_with_parent() -> None:
