@@ -52,10 +52,11 @@ class _ForgivingQoS(RedisQoS):
 RedisChannel.QoS = _ForgivingQoS
 
 
-def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
+def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_seconds: float = 30) -> Celery:
     """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower.
 
     `own` makes the names of both queues its own: bells for one run and its workers, on a broker that others share.
+    A server that says nothing for `silence_seconds` is taken for gone.
     """
     app = Celery("pagepack", broker=broker_url, set_as_current=False)
     ingest, read = INGEST_QUEUE + own, READ_QUEUE + own
@@ -88,7 +89,7 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "") -> Celery:
             "socket_connect_timeout": 10,
             "confirm_publish": True,  # RabbitMQ: sent is what the server has
             # Workers ask for a message once a second. A connection that a firewall forgot says nothing, for ever.
-            "socket_timeout": 30,
+            "socket_timeout": silence_seconds,
             "socket_keepalive": True,
             # kombu would wait for ever where the supervisor must go on and start its broker again.
             "max_retries": 2,

@@ -28,6 +28,7 @@ from pipeline.settings import Settings
 from schemas.messages import READ_TASK
 
 _DUTY = "dispatch"
+_SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM
 _DUTY_SECONDS = 15.0
 _FORBIDDEN_SECONDS = 60.0  # a host that may not have the duty asks again so often: roles change
 _LOOK_SECONDS = 5.0  # between two looks for readers that take nothing
@@ -173,7 +174,7 @@ class Station:
             self._broker.start()
             self._url = self._broker.url
             forget_bells(self._db)  # it is new and empty
-        app = make_app(self._url, events=self._settings.celery_events, own=self._own)
+        app = make_app(self._url, events=self._settings.celery_events, own=self._own, silence_seconds=_SILENCE_SECONDS)
         check_broker(app)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one

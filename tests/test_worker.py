@@ -198,12 +198,17 @@ def test_anyone_asks_for_a_document_in_a_message(tmp_path: Path, home: Path, wor
     ask(location=str(tmp_path / "gone.pdf"), batch="by message")
     ask(location=str(path), batch="nonsense", prompts=["no such prompt"])
     ask(location=str(path), batch="of tomorrow", version=2)
+    ask(location=str(path), batch="no number of the database", priority=2**40)
+    ask(location=str(path), batch="no name" * 500)
     stranger.send_task("pagepack.read_page", kwargs={"page": "one"}, queue="pagepack.read")
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_text") == [(4,)])
     pages = rows(home, "SELECT page_number, prompt FROM page_text ORDER BY 1, 2")
     assert pages == [(2, "describe"), (2, "ocr"), (3, "describe"), (3, "ocr")]
     wait_until(lambda: rows(home, "SELECT cause FROM failures") == [("missing",)])
     assert rows(home, "SELECT DISTINCT name FROM batch_summary") == [("by message",)]
+    for wrong in (("--priority", str(2**40)), ("--batch", "no name" * 500)):
+        refused = pagepack("submit", path, "--home", home, *wrong)
+        assert refused.returncode == 2 and wrong[0] in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_worker_without_a_broker_of_its_own_says_what_is_wrong(home: Path) -> None:
