@@ -105,7 +105,7 @@ def test_killed_in_the_middle_it_goes_on_and_reads_no_finished_page_again(
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= pages_before_the_kill)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    wait_until(lambda: processes_of(home) == [], 15)  # workers and broker die with it
+    wait_until(lambda: processes_of(home) == [], 60)  # workers and broker die with it
     finished = {text.split()[-1] for (text,) in rows(home, "SELECT text FROM page_text")} if done_pages(home) else set()
     log.write_text("")
     second = pagepack("run", folder, "--home", home, engine="SlowEngine", **variables)
@@ -160,7 +160,7 @@ def interrupted(folder: Path, home: Path, **variables: str) -> None:
     wait_until(lambda: rows(home, "SELECT count(*) FROM documents WHERE state <> 'ready'") == [(0,)])
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
-    wait_until(lambda: processes_of(home) == [], 15)
+    wait_until(lambda: processes_of(home) == [], 60)
 
 
 def test_an_interrupted_batch_holds_up_no_other(folder: Path, home: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_ctrl_c_is_clean_at_any_moment(folder: Path, home: Path) -> None:
         _, errors = run.communicate(timeout=60)
         assert run.returncode in (130, 0, -signal.SIGINT), errors
         assert "Traceback" not in errors or run.returncode == -signal.SIGINT  # before Python read our first line
-    wait_until(lambda: processes_of(home) == [], 15)
+    wait_until(lambda: processes_of(home) == [], 60)
 
 
 def test_a_failed_page_is_retried_on_request_only(folder: Path, home: Path) -> None:
