@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from kombu.transport.redis import Channel as RedisChannel
 from kombu.transport.redis import QoS as RedisQoS
 from kombu.transport.virtual.base import QoS as VirtualQoS
@@ -233,7 +233,13 @@ def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
 def _broker_errors_translated(app: Celery) -> Iterator[None]:
     """Each transport has its own errors, and kombu knows them."""
     any_connection = app.connection_for_read()
-    away = (OperationalError, OSError, *any_connection.connection_errors, *any_connection.channel_errors)
+    away = (
+        OperationalError,
+        BatchPublishError,
+        OSError,
+        *any_connection.connection_errors,
+        *any_connection.channel_errors,
+    )
     try:
         yield
     except away as error:

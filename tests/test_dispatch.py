@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import redis
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import dispatch, tell
-from pipeline.broker import make_app, notify, queue_depth
+from pipeline.broker import make_app, notify, queue_depth, ring_pages
 from pipeline.dispatch import Dispatcher, share_out
+from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import Unavailable
 from pipeline.fleet import enlist, take_duty
 from pipeline.progress import Room
@@ -207,6 +210,22 @@ def test_a_host_that_does_not_reach_the_broker_leaves_the_duty(
     with suppress(Unavailable):
         station.tick()
     assert not station.has_duty
+
+
+def test_a_broker_that_dies_while_it_is_rung_is_away(tmp_path: Path) -> None:
+    """Bells go out in one pipeline; kombu has an error of its own for one that is cut."""
+    server = EmbeddedBroker(tmp_path)
+    server.start()
+    app = make_app(server.url)
+    ring_pages(app, [1])
+
+    def until_it_dies() -> Iterator[int]:
+        yield 2
+        server.stop()
+        yield 3
+
+    with pytest.raises(Unavailable):
+        ring_pages(app, until_it_dies())
 
 
 def test_room_for_images_is_one_for_all_batches_and_each_has_its_share(archive: Archive) -> None:

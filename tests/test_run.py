@@ -227,8 +227,10 @@ def test_ctrl_c_is_clean_at_any_moment(folder: Path, home: Path) -> None:
         time.sleep(seconds)
         os.killpg(run.pid, signal.SIGINT)
         _, errors = run.communicate(timeout=60)
-        assert run.returncode in (130, 0, -signal.SIGINT), errors
-        assert "Traceback" not in errors or run.returncode == -signal.SIGINT  # before Python read our first line
+        if run.returncode == -signal.SIGINT or "Fatal Python error: init_" in errors:
+            continue  # before Python read our first line
+        assert run.returncode in (130, 0), errors
+        assert "Traceback" not in errors
     wait_until(lambda: processes_of(home) == [], 60)
 
 
