@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, select, update
 from pipeline.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
 from pipeline.database import Database, insert_for, retried
 from pipeline.errors import DocumentRejected
-from pipeline.notices import forget_notices, note_all_ended
+from pipeline.notices import forget_notices, forget_outdated, note_all_ended
 from schemas.prompts import Prompt
 from schemas.tables import (
     Batch,
@@ -243,6 +243,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
             waits = update(Document).where(*ended).values(**_WAITS_AGAIN, batch_id=batch.id)
             forget_notices(connection, connection.scalars(waits.returning(Document.id)).all())
         ensure_tasks(connection, batch.id, documents)
+        forget_outdated(connection, batch.id, documents)
 
 
 _WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
@@ -314,9 +315,6 @@ def ensure_tasks(
         _settle_from_text_layer(connection, own)
     if not show:
         return
-    open_tasks = (PageTask.batch_id == batch_id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
-    waiting = select(Page.document_id).join(PageTask, PageTask.page_id == Page.id).where(*asked, *open_tasks)
-    forget_notices(connection, waiting, batch_id)  # told of what was asked before; done again with what is asked now
     shown = insert(CurrentAnswer).from_select(
         ["page_id", "prompt", "answer_id"],
         select(PageTask.page_id, PromptVersion.name, PageTask.answer_id)

@@ -27,7 +27,7 @@ from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import forget_silent, slots_there, workers
 from pipeline.images import open_images
 from pipeline.leases import Limits, expire
-from pipeline.progress import Room, models_asked, running_work, what_is_open
+from pipeline.progress import Room, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.tell import Teller
@@ -103,7 +103,7 @@ class Dispatcher:
         self._teller = Teller(db, say, settings.sweep_seconds)
         self._looks_for_taken = False
         self._next_look_at_readers = 0.0
-        self._models: set[str] = set()  # of the readers that are there
+        self._models: set[str | None] = set()  # of the readers that are there
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
@@ -169,34 +169,32 @@ class Dispatcher:
 
     def _ring(self, app: Celery) -> None:
         if self._only is not None:
-            work = [(self._only, 0, what_is_open(self._db, self._only.id))]
+            work = [(self._only, 0, "", what_is_open(self._db, self._only.id))]
         else:
             work = running_work(self._db)
-        for batch, _, now in work:
+        for batch, _, _, now in work:
             if not now and self._only is None:
                 self._close(batch)
-        drawing = [(batch, priority) for batch, priority, now in work if now.documents]
-        waiting = [(batch, priority) for batch, priority, now in work if now.tasks_pending]
+        drawing = [(batch, priority) for batch, priority, _, now in work if now.documents]
+        waiting = [
+            (batch, priority) for batch, priority, model, now in work if now.tasks_pending and self._is_read(model)
+        ]
         if drawing:
             self._ring_documents(app, drawing)
         if waiting:  # asking the broker opens a connection
             room, lost_after = self._look(app)
-            waiting = self._of_readers_there(waiting)
             for priority in sorted({priority for _, priority in waiting}, reverse=True):
                 equals = [batch for batch, its_priority in waiting if its_priority == priority]
                 room -= self._ring_pages(app, equals, room, lost_after)
 
-    def _of_readers_there(self, waiting: list[tuple[OpenBatch, int]]) -> list[tuple[OpenBatch, int]]:
-        """Without the batches whose model no reader has: those that are there would only take the bells away."""
-        if self._only is not None:
-            return waiting
+    def _is_read(self, model: str) -> bool:
+        """Whether a reader has the model, or no reader is there; those of another would only take the bells away."""
+        if model == "":
+            return True
         if time.monotonic() >= self._next_look_at_readers:
             self._next_look_at_readers = time.monotonic() + _READERS_SECONDS
-            self._models = {worker.model or "" for worker in workers(self._db) if worker.is_reading()}
-        if not self._models:  # whoever comes up first finds bells
-            return waiting
-        asked = models_asked(self._db, [batch.id for batch, _ in waiting])
-        return [one for one in waiting if asked[one[0].id] in self._models | {""}]
+            self._models = {worker.model for worker in workers(self._db) if worker.is_reading()}
+        return not self._models or model in self._models
 
     def _tell(self, app: Celery) -> None:
         """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""

@@ -88,12 +88,22 @@ def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
     connection.execute(notices.on_conflict_do_nothing())
 
 
-def forget_notices(
-    connection: Connection, documents: Collection[int] | sa.Select[int], batch_id: int | None = None
-) -> None:
-    """These documents are tried again, and their batches, or this one, will be told of them again."""
-    of_batch = () if batch_id is None else (Notice.batch_id == batch_id,)
-    connection.execute(delete(Notice).where(Notice.document_id.in_(documents), *of_batch))
+def forget_notices(connection: Connection, documents: Collection[int]) -> None:
+    """These documents are tried again, and will be told of again."""
+    connection.execute(delete(Notice).where(Notice.document_id.in_(documents)))
+
+
+def forget_outdated(connection: Connection, batch_id: int, documents: Collection[int]) -> None:
+    """Those of these documents that the batch asks about anew, with another prompt perhaps, will be told of again."""
+    waits = (
+        select(PageTask.id)
+        .join(Page, Page.id == PageTask.page_id)
+        .where(Page.document_id == Notice.document_id, PageTask.batch_id == batch_id)
+        .where(PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        .correlate(Notice)
+        .exists()
+    )
+    connection.execute(delete(Notice).where(Notice.batch_id == batch_id, Notice.document_id.in_(documents), waits))
 
 
 def take_notices(db: Database, limit: int, without: Collection[str] = ()) -> list[UnsentNotice]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +53,21 @@ def what_is_open(db: Database, batch_id: int) -> Open:
     return Open(*map(bool, row))
 
 
-def running_work(db: Database) -> list[tuple[OpenBatch, int, Open]]:
-    """Every running batch, the oldest first, with its priority and what is open of it: one statement for all."""
+def running_work(db: Database) -> list[tuple[OpenBatch, int, str, Open]]:
+    """Every running batch, the oldest first, with its priority, model and what is open of it: one statement for all.
+
+    The model is "" where any may read.
+    """
     with db.read() as connection:
         rows = connection.execute(
-            select(Batch.id, Batch.public_id, Batch.name, Batch.priority, *_is_open(Batch.id))
+            select(Batch.id, Batch.public_id, Batch.name, Batch.priority, Batch.model, *_is_open(Batch.id))
             .where(Batch.state == BatchState.RUNNING)
             .order_by(Batch.id)
         )
-        return [(OpenBatch(*row[:3]), row[3], Open(*map(bool, row[4:]))) for row in rows]
-
-
-def models_asked(db: Database, batches: Collection[int]) -> dict[int, str]:
-    """Batch → the model that shall read it, "" where any may."""
-    with db.read() as connection:
-        rows = connection.execute(select(Batch.id, Batch.model).where(Batch.id.in_(batches))).all()
-    return {row.id: row.model.removesuffix(TEXT_LAYER) for row in rows}
+        return [
+            (OpenBatch(*row[:3]), row.priority, row.model.removesuffix(TEXT_LAYER), Open(*map(bool, row[5:])))
+            for row in rows
+        ]
 
 
 def _is_open(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.ColumnElement[bool]]:

@@ -68,6 +68,7 @@ class Station:
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
         self._dispatches_from = 0.0
         self._was_refused = False
+        self._is_cut_off = False  # takes no duty before the broker answers
         self._next_look = 0.0
         self.has_duty = False
 
@@ -90,6 +91,9 @@ class Station:
         app = self._watch_broker()
         try:
             self.children.watch(self._url)
+            if self._is_cut_off:
+                check_broker(app)
+                self._is_cut_off = False
             self.has_duty = self._is_run or self._takes_duty()
             if self.has_duty:
                 self._dispatcher.tick(app)
@@ -97,6 +101,7 @@ class Station:
         except Unavailable:
             self._dispatcher.hold_sweep()
             self._leave_duty()  # another may reach what this one does not
+            self._is_cut_off = True
             raise
 
     def _takes_duty(self) -> bool:
@@ -131,17 +136,15 @@ class Station:
         self.children.stop(is_hurried)
         if self._app is not None and self._own and not is_hurried():
             delete_queues(self._app)
-            self._own = ""  # once: a broker that is silent takes half a minute
+            self._own = ""  # once: a broker that is silent takes its time
         if self._broker is not None:
             self._broker.stop()
         self._leave_duty()
 
     def _leave_duty(self) -> None:
-        """Give another host the time to take it."""
         if self.has_duty and not self._is_run:
             with suppress(PagepackError):
                 leave_duty(self._db, _DUTY, self._name)
-                self._dispatches_from = time.monotonic() + _DUTY_SECONDS
             self.has_duty = False
 
     def _look_for_stalls(self, app: Celery) -> None:

@@ -204,12 +204,15 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
     """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
     asked, prompts = find_batch(db, batch.public_id), asked_prompts(db, batch.id)
     alone_since = time.monotonic()
+    next_count = 0.0
     while True:
-        began = time.monotonic()
         state = batch_state(db, batch.id)
-        live.show(progress(db, batch.id), None, True)
-        counted = time.monotonic() - began
-        if state in (BatchState.FINISHED, BatchState.CANCELLED):
+        is_over = state in (BatchState.FINISHED, BatchState.CANCELLED)
+        started = time.monotonic()
+        if is_over or started >= next_count:
+            live.show(progress(db, batch.id), None, True)
+            next_count = started + 20 * (time.monotonic() - started)  # counting a large batch must not become the work
+        if is_over:
             return state
         if is_stopping():
             return None
@@ -219,7 +222,7 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
         elif time.monotonic() - alone_since > _ALONE_SECONDS:
             live.say(why)
             alone_since = time.monotonic() + 300 - _ALONE_SECONDS
-        time.sleep(max(_LOOK_SECONDS, min(20 * counted, 30.0)))  # a count of millions of pages is the server's work
+        time.sleep(_LOOK_SECONDS)
 
 
 def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:

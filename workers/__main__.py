@@ -22,6 +22,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -29,7 +30,7 @@ from celery import signals
 from pipeline.broker import make_app, queue_of
 from pipeline.cores import num_cores
 from pipeline.database import Database, open_database
-from pipeline.errors import PagepackError, UsageError
+from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.fleet import BEAT_SECONDS, enlist, still_there
 from pipeline.ingest import Ingester
 from pipeline.logs import leave_logs_alone, set_up_logs
@@ -82,7 +83,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     slots = engine.capacity + 1
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
-    _presence(lambda: db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts).start()
+    _enlist(lambda: db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts)
     _consume(app, settings, "threads", slots, queue_of(app, READ_TASK))
     engine.close()
     return 0
@@ -107,8 +108,8 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     signals.worker_process_shutdown.connect(lambda **_: stop_traces(), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
-    ready = _presence(lambda: open_database(settings), owner, "ingest", processes)
-    signals.worker_ready.connect(lambda **_: ready.start(), weak=False)
+    ready = partial(_enlist, lambda: open_database(settings), owner, "ingest", processes)
+    signals.worker_ready.connect(lambda **_: ready(), weak=False)
     _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
     return 0
 
@@ -130,22 +131,32 @@ def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queue: s
     worker.start()
 
 
-def _presence(opened: Callable[[], Database], owner: str, role: str, slots: int, **engine: Any) -> threading.Thread:
-    """Says that this worker is there and ready, and goes on saying so; as soon as it can where the database is away."""
+def _enlist(opened: Callable[[], Database], owner: str, role: str, slots: int, **engine: Any) -> None:
+    """Say that this worker is there and ready, and go on saying so; later where the database is away.
+
+    Raises:
+        UsageError: the database refuses this worker's user, or is of another version.
+    """
     device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
+    db: Database | None = None
 
-    def stay() -> None:
-        db = None
+    def was_said() -> bool:
+        nonlocal db
+        try:
+            db = db or opened()
+            if not still_there(db, owner):
+                enlist(db, owner, role, slots, device=device, **engine)
+        except Unavailable:
+            return False
+        return True
+
+    def go_on(said: bool) -> None:
         while True:
-            pause = 1.0
-            with suppress(PagepackError):
-                db = db or opened()
-                if not still_there(db, owner):
-                    enlist(db, owner, role, slots, device=device, **engine)
-                pause = BEAT_SECONDS
-            time.sleep(pause)
+            time.sleep(BEAT_SECONDS if said else 1.0)
+            with suppress(PagepackError):  # the next beat may get through
+                said = was_said()
 
-    return threading.Thread(target=stay, name="presence", daemon=True)
+    threading.Thread(target=go_on, args=(was_said(),), name="presence", daemon=True).start()
 
 
 def _die_with_parent() -> None:
