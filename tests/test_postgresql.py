@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
+import redis
 
 from pipeline.database import Database, open_database, retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
@@ -14,7 +20,7 @@ from pipeline.readonly_sql import run_sql
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
 from tests.postgres import FAST, PASSWORD, PostgresServer
-from tests.running import pagepack
+from tests.running import environment, pagepack, wait_until
 
 DATABASES = ("postgresql",)
 SECRET = "s3cret-word"
@@ -170,3 +176,25 @@ def test_a_transaction_that_may_be_repeated_is_repeated(db: Database) -> None:
     with pytest.raises(DiskFull):
         full(db)
     assert len(calls) == 1
+
+
+def test_an_ingest_worker_that_comes_up_before_its_database_says_so_when_it_can(
+    own_server: PostgresServer, broker: str
+) -> None:
+    url = own_server.url()
+    assert pagepack("db", "upgrade", PAGEPACK_DATABASE_URL=url).returncode == 0
+    own_server.stop()
+    places = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker}
+    command = [sys.executable, "-P", "-m", "workers", "ingest"]
+    worker = subprocess.Popen(command, env=environment("InstantEngine", **places), start_new_session=True)
+    client = redis.Redis(unix_socket_path=broker.removeprefix("redis+socket://").partition("?")[0])
+    try:
+        wait_until(lambda: any(one["cmd"] == "brpop" for one in client.client_list()))  # it consumes
+        time.sleep(1)  # and has tried to say so
+        own_server.start()
+        with psycopg.connect(url, autocommit=True) as connection:
+            roles = "SELECT role FROM worker_processes"
+            wait_until(lambda: connection.execute(roles).fetchall() == [("ingest",)])
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
