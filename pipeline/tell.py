@@ -72,8 +72,8 @@ class Teller:
                 refused[notice.notify] = error
             else:
                 sent.append(notice.id)
-        if sent:
-            self._mark_anew(app)  # before the rows say it: who dies in between sends again
+        # Before the rows say it: who dies in between sends again. So does who finds that a loss came in between.
+        if sent and self._mark_anew(app):
             mark_notices_sent(self._db, sent)
         for target, reason in refused.items():
             self._say(f"--notify {target}: {reason}; trying again in {self._again_seconds:.0f} s")
@@ -90,20 +90,28 @@ class Teller:
         bells, notices = forget_bells(self._db), forget_sent(self._db)
         if bells or notices:
             self._say(f"the broker lost its queues: ringing again for {bells:,} rows, telling again of {notices:,}")
-        self._mark_anew(app)
+        self._mark_anew(app, loss_is_noted=True)
 
-    def _mark_anew(self, app: Celery) -> None:
-        """A mark after what was sent: a broker that comes back without its last second lacks the mark, too."""
+    def _mark_anew(self, app: Celery, *, loss_is_noted: bool = False) -> bool:
+        """A mark after what was sent: a broker that comes back without its last second lacks the mark, too.
+
+        False, and all is as it was, where the mark before is gone and nobody noted it yet. It is looked for when the
+        new one is put: what is lost after that is lost with the new one.
+        """
         self._is_marked = False  # where this fails, nobody knows what the broker has
         is_ours = False
         while not is_ours:  # another dispatcher may do the same
             before, queue = marked_queue(self._db), f"pagepack.memory.{uuid.uuid4().hex}"
             put_mark(app, queue)
+            if not loss_is_noted and (before is None or not queue_depth(app, before)):
+                delete_mark(app, queue)
+                return False
             is_ours = move_mark(self._db, before, queue)
             left_over = before if is_ours else queue
             if left_over is not None:
                 delete_mark(app, left_over)
         self._is_marked = True
+        return True
 
     def note_taken(self, app: Celery) -> None:
         """Mark what has left its queue, the oldest first: no flush can lose it any more."""

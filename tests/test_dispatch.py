@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,6 +129,28 @@ def test_a_flush_before_it_was_seen_what_was_taken_costs_a_repetition_not_a_noti
     flushed.flush()  # its queue is as short as if it had been taken, and as if it had been lost
     flushed.tick()
     assert queue_depth(flushed.app, "mine") == 1
+
+
+def test_a_flush_while_notices_are_being_sent_loses_none(
+    archive: Archive, flushed: Flushed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.batch("b")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
+    for number in range(4):
+        archive.file(f"/in/{number}.pdf", [f"text {number}"])
+    dispatcher, sent = Dispatcher(archive.db, flushed.settings, flushed.said.append), []
+
+    def notify_and_lose(app: Celery, target: str, message: DocumentDone) -> None:
+        notify(app, target, message)
+        sent.append(message.document_id)
+        if len(sent) == 2:
+            flushed.flush()
+
+    monkeypatch.setattr(tell, "notify", notify_and_lose)
+    dispatcher.tick(flushed.app)
+    assert queue_depth(flushed.app, "mine") == 2, "the flush came in the middle"
+    flushed.tick()  # of whoever has the duty then
+    assert set(sent[2:]) == {identity for (identity,) in archive.rows("SELECT public_id FROM documents")}
 
 
 def test_a_broker_that_comes_back_without_its_last_second_tells_again(archive: Archive, flushed: Flushed) -> None:
