@@ -109,7 +109,7 @@ def test_absent_credentials_and_silent_endpoints_are_named(bucket: Bucket, monke
         began = time.monotonic()
         error = failure("s3://user:secret@some-bucket/x")
         assert isinstance(error, StorageGone) and error.retryable and "127.0.0.1:9" in str(error)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     with monkeypatch.context() as patch:
         patch.delenv("AWS_ACCESS_KEY_ID")
         patch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -124,7 +124,7 @@ def test_a_silent_database_does_not_hold_up_a_scrape(settings: Settings, db: Dat
     backlog = Backlog(Silent(db.engine, "silent"), make_app("redis://127.0.0.1:1/0"), 60)
     started = time.monotonic()
     assert "did not answer" in backlog.problems()["database"]
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 25
 
 
 def test_health_follows_the_loop_and_names_what_is_wrong(tmp_path: Path) -> None:

@@ -172,24 +172,41 @@ def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: 
         assert not connection.default_channel.client.keys("pagepack.*.run.*")
 
 
+# When the last page of the small one was answered, how many of the big one's had been since pages of both waited.
+ANSWERED_MEANWHILE = """
+  WITH of_small AS (
+    SELECT min(p.created_at) AS come, max(a.id) AS last_answer FROM batches b
+      JOIN documents d ON d.batch_id = b.id JOIN pages p ON p.document_id = d.id
+      JOIN answers a ON a.image_hash = p.image_hash WHERE b.name = 'small')
+  SELECT count(*) FROM of_small, answers a JOIN pages p ON p.image_hash = a.image_hash
+    JOIN documents d ON d.id = p.document_id JOIN batches b ON b.id = d.batch_id
+    WHERE b.name = 'big' AND a.created_at > come AND a.id < last_answer"""
+
+
 def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:
-    huge, small = folder_of(tmp_path / "huge", 1, pages=600), folder_of(tmp_path / "small", 1, pages=4)
-    pagepack("submit", huge, "--home", home, "--batch", "huge")
-    worker(engine="SlowEngine")
+    big, small = folder_of(tmp_path / "big", 1, pages=600), folder_of(tmp_path / "small", 1, pages=4)
+    pagepack("submit", big, "--home", home, "--batch", "big")
+    worker(engine="SlowerEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
-    pagepack("submit", small, "--home", home, "--batch", "small", "--wait", engine="SlowEngine")
-    assert rows(home, "SELECT state FROM batch_summary WHERE name = 'huge'") == [("running",)]
-    assert rows(home, "SELECT pages_done < 400 FROM batch_summary WHERE name = 'huge'") == [(1,)]
+    pagepack("submit", small, "--home", home, "--batch", "small", "--wait", engine="SlowerEngine")
+    assert rows(home, "SELECT state FROM batch_summary WHERE name = 'big'") == [("running",)]
+    [(meanwhile,)] = rows(home, ANSWERED_MEANWHILE)
+    assert meanwhile < 100
 
 
 def test_a_higher_priority_goes_first(tmp_path: Path, home: Path, worker: Starter) -> None:
-    """Both wait before the worker begins; the urgent one, submitted last, is done while most of the other waits."""
-    first, urgent = folder_of(tmp_path / "first", 1, pages=60), folder_of(tmp_path / "urgent", 1, pages=60)
-    pagepack("submit", first, "--home", home, "--batch", "first")
-    pagepack("submit", urgent, "--home", home, "--batch", "urgent", "--priority", "5")
-    worker(engine="SlowEngine")
-    wait_until(lambda: rows(home, "SELECT state FROM batch_summary WHERE name = 'urgent'") == [("finished",)])
-    assert rows(home, "SELECT pages_done < 45 FROM batch_summary WHERE name = 'first'") == [(1,)]
+    """Pages of both wait before any is read; those of the urgent one, submitted last, are read first."""
+    big, small = folder_of(tmp_path / "big", 1, pages=60), folder_of(tmp_path / "small", 1, pages=60)
+    pagepack("submit", big, "--home", home, "--batch", "big")
+    pagepack("submit", small, "--home", home, "--batch", "small", "--priority", "5")
+    ingest = worker("--role", "ingest")
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks") == [(120,)])
+    ingest.terminate()
+    assert ingest.wait(60) == 0
+    worker("--role", "read", engine="SlowEngine")
+    wait_until(lambda: rows(home, "SELECT state FROM batch_summary WHERE name = 'small'") == [("finished",)])
+    [(meanwhile,)] = rows(home, ANSWERED_MEANWHILE)
+    assert meanwhile < 20
 
 
 def test_anyone_asks_for_a_document_in_a_message(tmp_path: Path, home: Path, worker: Starter, broker: str) -> None:
