@@ -232,7 +232,8 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
     """The page's image is gone from the store: its document goes back to ingest, which renders it again.
 
     Where retention had freed it, nothing has failed: those of the claim's tasks that `asked` for it (all, if None) wait
-    for the new image, no attempt is counted, and this is True.
+    for the new image, no attempt is counted, and this is True. The document's other freed pages wait likewise, else
+    each would be claimed in vain before its image is there.
     """
     with db.write() as connection:
         connection.execute(
@@ -268,6 +269,11 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "rung_at": None}
         until = db.now(connection) + _RENDER_SECONDS
         connection.execute(update(PageTask).where(held).values(**waiting, next_attempt_at=until))
+        freed = select(Page.id).where(Page.document_id == claim.document_id, Page.image_freed_at.is_not(None))
+        others = select(PageTask.id).where(PageTask.page_id.in_(freed), PageTask.state == TaskState.PENDING)
+        free = others.order_by(PageTask.id).with_for_update(skip_locked=True).cte("others")
+        later = update(PageTask).where(PageTask.id.in_(select(free.c.id)))
+        connection.execute(later.values(rung_at=None, next_attempt_at=until))
         return True
 
 

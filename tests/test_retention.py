@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import progress
+from pipeline.bells import take_due_pages
 from pipeline.images import ImageStore, open_images
 from pipeline.leases import claim_document, return_claim
 from pipeline.progress import Room
@@ -102,6 +103,24 @@ def test_a_page_that_waits_for_its_image_has_not_failed(archive: Archive, images
     assert archive.rows("SELECT image_freed_at FROM pages") == [(None,)]
     again = archive.claim(page)
     assert again and not render_again(archive.db, again), "lost without being freed, it would count"
+
+
+def test_the_first_page_that_lacks_its_image_spares_the_others_a_claim(archive: Archive, images: ImageStore) -> None:
+    pages = ingest(archive, images, "/in/a.pdf", ["0", "1", "2"])
+    for page in pages:
+        archive.read(page, "text")
+    free_read_images(archive.db, images, pages)
+    batch = archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")
+    assert take_due_pages(archive.db, batch.id, limit=2, lost_after=None) == pages[:2], "bells are out"
+    first = archive.claim(pages[0])
+    assert first and render_again(archive.db, first)
+    assert archive.claim(pages[1]) is None and archive.claim(pages[2]) is None
+    assert take_due_pages(archive.db, batch.id, limit=9, lost_after=None) == []
+    document_id = archive.scalar("SELECT id FROM documents")
+    drawn = [NewPage(index, sha(str(index)), 16, 32) for index in range(3)]
+    assert archive.ingest(document_id, drawn) == pages, "their bells ring"
+    assert all(archive.claim(page) for page in pages)
 
 
 def test_a_freed_page_whose_document_is_refused_comes_to_an_end(archive: Archive, images: ImageStore) -> None:
