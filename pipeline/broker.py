@@ -27,7 +27,7 @@ from schemas.messages import (
     ReadPage,
 )
 
-_OWN_SECONDS = 3600.0  # a run's own queues, without anybody at them
+_OWN_SECONDS = 3600.0  # queues of one run or one host, without anybody at them
 _BELLS_AT_ONCE = 100  # sent in one round trip
 
 ALARM_QUEUE = "pagepack.alarm"
@@ -102,10 +102,13 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_se
 
 def _queue(name: str, is_own: bool) -> Queue:
     """On RabbitMQ those of a run that was killed go by themselves; on Redis an empty queue is nothing."""
-    if not is_own:
-        return Queue(name)  # type: ignore[no-untyped-call]
+    return _passing_queue(name, expires=_OWN_SECONDS) if is_own else Queue(name)  # type: ignore[no-untyped-call]
+
+
+def _passing_queue(name: str, expires: float | None = None) -> Queue:
+    """One whose exchange goes with it; on RabbitMQ it goes itself when nobody was at it for `expires` seconds."""
     exchange = Exchange(name, auto_delete=True)  # type: ignore[no-untyped-call]
-    return Queue(name, exchange, routing_key=name, expires=_OWN_SECONDS)  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, expires=expires)  # type: ignore[no-untyped-call]
 
 
 def queue_of(app: Celery, task: str) -> str:
@@ -200,20 +203,20 @@ def depth_if_there(app: Celery, queue: str) -> int | None:
 def put_mark(app: Celery, queue: str) -> None:
     """A queue with one message, which nobody takes. Raises Unavailable."""
     with _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(queue).put({}, serializer="json")
+        connection.SimpleQueue(_passing_queue(queue)).put({}, serializer="json")
 
 
 def delete_mark(app: Celery, queue: str) -> None:
     """Best effort."""
     with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(queue).queue.delete()
+        connection.SimpleQueue(_passing_queue(queue)).queue.delete()
 
 
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:
     """Tell the supervisor; best effort, for where even the database cannot be written."""
     with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
         queue = os.environ.get("PAGEPACK_INTERNAL_ALARM", ALARM_QUEUE)
-        connection.SimpleQueue(queue).put({"cause": cause, "reason": reason}, serializer="json")
+        connection.SimpleQueue(_queue(queue, is_own=True)).put({"cause": cause, "reason": reason}, serializer="json")
 
 
 def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
@@ -223,7 +226,7 @@ def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
         _broker_errors_translated(app),
         app.connection_for_read() as connection,
     ):
-        message = connection.SimpleQueue(queue).get(block=False)
+        message = connection.SimpleQueue(_queue(queue, is_own=True)).get(block=False)
         message.ack()
         return dict(message.payload)
     return None

@@ -141,6 +141,12 @@ def test_a_broker_that_lost_everything_costs_nothing_but_time(rabbit: RabbitMQ, 
         print(errors)
     assert worker.returncode == 0, errors
     reconciles(home)
+    left = {kind: rabbit.list(kind, "name", "arguments") for kind in ("queues", "exchanges")}
+    for kind, found in left.items():
+        marks = [row for row in found if str(row["name"]).startswith("pagepack.memory.")]
+        assert len(marks) <= 1, f"{kind} of marks pile up: {marks}"
+    alarms = [row for row in left["queues"] if str(row["name"]).startswith("pagepack.alarm.")]
+    assert all("x-expires" in str(row["arguments"]) for row in alarms), alarms
 
 
 def test_anyone_asks_for_a_document(rabbit: RabbitMQ, tmp_path: Path, home: Path) -> None:
