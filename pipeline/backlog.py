@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from celery import Celery
 from sqlalchemy import select
 
-from pipeline.broker import queue_depth
+from pipeline.broker import queue_depth, queue_of_model
 from pipeline.database import Database
 from pipeline.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
@@ -37,6 +37,7 @@ class Figures:
     pages: dict[str, int] = field(default_factory=dict)  # by state
     failed_pages: dict[str, int] = field(default_factory=dict)  # by cause
     workers: dict[str, int] = field(default_factory=dict)  # by role
+    models: frozenset[str] = frozenset()  # of the readers
 
 
 class Backlog:
@@ -44,12 +45,18 @@ class Backlog:
 
     def __init__(self, db: Database, app: Celery, lease_seconds: float) -> None:
         self._database = _Looker(lambda: _figures(db, lease_seconds))
-        self._broker = _Looker(lambda: {queue: queue_depth(app, queue) for queue in (INGEST_QUEUE, READ_QUEUE)})
+        self._broker = _Looker(lambda: {queue: queue_depth(app, queue) for queue in self._queues(app)})
 
     def problems(self) -> dict[str, str]:
         """What does not answer, and what it says instead."""
         looks = {"database": self._database.look(), "broker": self._broker.look()}
         return {name: look for name, look in looks.items() if isinstance(look, str)}
+
+    def _queues(self, app: Celery) -> list[str]:
+        """Readers of several models have a queue for each beside that of all."""
+        figures = self._database.found
+        models = sorted(figures.models) if isinstance(figures, Figures) else []
+        return [INGEST_QUEUE, READ_QUEUE, *(queue_of_model(app, model) for model in models if len(models) > 1)]
 
     def collect(self) -> Iterable[Any]:
         """The gauges; those of a part that does not answer are left out."""
@@ -76,11 +83,14 @@ def _figures(db: Database, lease_seconds: float) -> Figures:
             rows = connection.execute(select(column, sa.func.count()).where(*where).group_by(column))
             return {str(name): int(number) for name, number in rows}
 
+        is_there = WorkerProcess.seen_at > db.now(connection) - lease_seconds
+        readers = select(WorkerProcess.model).where(is_there, WorkerProcess.model.is_not(None))
         return Figures(
             counts(Document.state, Document.batch_id.in_(opened), Document.state == "pending").get("pending", 0),
             counts(PageTask.state, *unread),
             counts(PageTask.cause, *failed),
-            counts(WorkerProcess.role, WorkerProcess.seen_at > db.now(connection) - lease_seconds),
+            counts(WorkerProcess.role, is_there),
+            frozenset(connection.scalars(readers.distinct())),
         )
 
 
@@ -101,7 +111,7 @@ class _Looker(Generic[T]):
 
     def __init__(self, get: Callable[[], T]) -> None:
         self._get = get
-        self._found: T | str = "was not asked yet"
+        self.found: T | str = "was not asked yet"
         self._again_at = 0.0
         self._answered = threading.Event()
         self._is_asking = False
@@ -114,15 +124,15 @@ class _Looker(Generic[T]):
                 self._answered.clear()
                 threading.Thread(target=self._ask, name="backlog", daemon=True).start()
         if self._answered.wait(_PATIENCE_SECONDS):
-            return self._found
+            return self.found
         return f"did not answer within {_PATIENCE_SECONDS:g} s"
 
     def _ask(self) -> None:
         started = time.monotonic()
         try:
-            self._found = self._get()
+            self.found = self._get()
         except Exception as error:
-            self._found = str(error) or type(error).__name__
+            self.found = str(error) or type(error).__name__
         took = time.monotonic() - started
         with self._lock:
             self._again_at = time.monotonic() + max(_KEPT_SECONDS, _SHARE * took)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any
@@ -29,6 +30,7 @@ from schemas.messages import (
 
 _OWN_SECONDS = 3600.0  # queues of one run or one host, without anybody at them
 _BELLS_AT_ONCE = 100  # sent in one round trip
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
@@ -102,7 +104,12 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_se
 
 def _queue(name: str, is_own: bool) -> Queue:
     """On RabbitMQ those of a run that was killed go by themselves; on Redis an empty queue is nothing."""
-    return _passing_queue(name, expires=_OWN_SECONDS) if is_own else Queue(name)  # type: ignore[no-untyped-call]
+    return _passing_queue(name, expires=_OWN_SECONDS) if is_own else _lasting_queue(name)
+
+
+def _lasting_queue(name: str) -> Queue:
+    """Bound as Celery binds a queue of which it knows the name only; else all would share one exchange and key."""
+    return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 def _passing_queue(name: str, expires: float | None = None) -> Queue:
@@ -114,6 +121,17 @@ def _passing_queue(name: str, expires: float | None = None) -> Queue:
 def queue_of(app: Celery, task: str) -> str:
     """Where the app sends a task, and its workers look for it."""
     return str(app.conf.task_routes[task]["queue"])
+
+
+def queue_of_model(app: Celery, model: str) -> str:
+    """Where the bells of pages go that a certain model shall read; the app knows the queue from then on.
+
+    In a fleet of several models, the readers of another would take them in vain.
+    """
+    name = f"{queue_of(app, READ_TASK)}.{_NOT_IN_A_NAME.sub('-', model)}"
+    if name not in app.amqp.queues:
+        app.amqp.queues.add(_lasting_queue(name))
+    return name
 
 
 def delete_queues(app: Celery) -> None:
@@ -134,19 +152,20 @@ def ring_documents(app: Celery, document_ids: Iterable[int]) -> None:
     _send(app, INGEST_TASK, (IngestDocument(document_id=document_id) for document_id in document_ids))
 
 
-def ring_pages(app: Celery, page_ids: Iterable[int]) -> None:
-    """Say that these pages wait to be read. Raises as `ring_documents`."""
-    _send(app, READ_TASK, (ReadPage(page_id=page_id) for page_id in page_ids))
+def ring_pages(app: Celery, page_ids: Iterable[int], queue: str | None = None) -> None:
+    """Say that these pages wait to be read, in the queue of all readers or in this one. Raises as `ring_documents`."""
+    _send(app, READ_TASK, (ReadPage(page_id=page_id) for page_id in page_ids), queue)
 
 
-def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage]) -> None:
+def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage], queue: str | None = None) -> None:
+    where = {} if queue is None else {"queue": queue}
     with (
         _broker_errors_translated(app),
         app.producer_pool.acquire(block=True, timeout=30) as producer,
         producer.batch(max_size=_BELLS_AT_ONCE),
     ):
         for message in messages:
-            app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False)
+            app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False, **where)
 
 
 def notify(app: Celery, target: str, message: DocumentDone) -> None:

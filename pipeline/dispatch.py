@@ -8,6 +8,9 @@ seconds, so that a flushed or slow broker costs little, and a small batch does n
 room in the queue goes to the highest priority first, and among equals to whoever has the fewest bells out:
 
     room 6, bells out {a: 8, b: 0, c: 1}   →   {b: 4, c: 2 …}: levels rise together, like water
+
+All readers hear one queue. Where they have several models, pages that a certain one shall read are rung for in the
+queue of its own readers: the others would take those bells in vain, as fast as they are rung.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
-from pipeline.broker import queue_depth, queue_of, ring_documents, ring_pages
+from pipeline.broker import queue_depth, queue_of, queue_of_model, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
-from pipeline.fleet import forget_silent, slots_there, workers
+from pipeline.fleet import WorkerRow, forget_silent, workers
 from pipeline.images import open_images
 from pipeline.leases import Limits, expire
-from pipeline.progress import Room, running_work, what_is_open
+from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.tell import Teller
@@ -40,7 +43,7 @@ _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
-_READERS_SECONDS = 2.0
+_READERS_SECONDS = 1.0
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -93,7 +96,7 @@ class Dispatcher:
         self._say = say
         self._only = only
         self._limits = Limits.of(settings)
-        self._pace = _Pace()
+        self._paces: dict[str, _Pace] = {}  # by read queue
         self._next_sweep = self._next_notices = 0.0
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
@@ -103,7 +106,7 @@ class Dispatcher:
         self._teller = Teller(db, say, settings.sweep_seconds)
         self._looks_for_taken = False
         self._next_look_at_readers = 0.0
-        self._models: set[str | None] = set()  # of the readers that are there
+        self._readers: list[WorkerRow] = []  # that are there
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
@@ -176,25 +179,31 @@ class Dispatcher:
             if not now and self._only is None:
                 self._close(batch)
         drawing = [(batch, priority) for batch, priority, _, now in work if now.documents]
-        waiting = [
-            (batch, priority) for batch, priority, model, now in work if now.tasks_pending and self._is_read(model)
-        ]
         if drawing:
             self._ring_documents(app, drawing)
-        if waiting:  # asking the broker opens a connection
-            room, lost_after = self._look(app)
-            for priority in sorted({priority for _, priority in waiting}, reverse=True):
-                equals = [batch for batch, its_priority in waiting if its_priority == priority]
-                room -= self._ring_pages(app, equals, room, lost_after)
+        for model, batches in self._by_model(work).items():  # asking the broker opens a connection
+            queue = queue_of_model(app, model) if model else queue_of(app, READ_TASK)
+            room, lost_after = self._look(app, queue, model)
+            for priority in sorted({priority for _, priority in batches}, reverse=True):
+                equals = [batch for batch, its_priority in batches if its_priority == priority]
+                room -= self._ring_pages(app, queue, equals, room, lost_after)
 
-    def _is_read(self, model: str) -> bool:
-        """Whether a reader has the model, or no reader is there; those of another would only take the bells away."""
-        if model == "":
-            return True
-        if time.monotonic() >= self._next_look_at_readers:
+    def _by_model(self, work: Sequence[tuple[OpenBatch, int, str, Open]]) -> dict[str, list[tuple[OpenBatch, int]]]:
+        """Batches of which pages wait, with their priorities; all under "" where all readers have one model.
+
+        None whose model no reader has, unless no reader is there at all.
+        """
+        waiting = [(batch, priority, model) for batch, priority, model, now in work if now.tasks_pending]
+        if waiting and time.monotonic() >= self._next_look_at_readers:
             self._next_look_at_readers = time.monotonic() + _READERS_SECONDS
-            self._models = {worker.model for worker in workers(self._db) if worker.is_reading()}
-        return not self._models or model in self._models
+            self._readers = [worker for worker in workers(self._db) if worker.is_reading()]
+        models = {reader.model for reader in self._readers}
+        is_mixed = len(models) > 1 and self._only is None
+        found: dict[str, list[tuple[OpenBatch, int]]] = {}
+        for batch, priority, model in waiting:
+            if not model or not models or model in models:
+                found.setdefault(model if is_mixed else "", []).append((batch, priority))
+        return found
 
     def _tell(self, app: Celery) -> None:
         """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""
@@ -217,14 +226,15 @@ class Dispatcher:
         else:
             self._closing[batch.id] = min(2 * wait, self._settings.sweep_seconds), time.monotonic() + wait
 
-    def _look(self, app: Celery) -> tuple[int, float]:
-        """Room for bells in the read queue, and after how long a bell counts as lost."""
-        depth = queue_depth(app, queue_of(app, READ_TASK))
-        self._pace.look(depth)
-        room = self._pace.wanted(slots_there(self._db, "read")) - depth
+    def _look(self, app: Celery, queue: str, model: str) -> tuple[int, float]:
+        """Room for bells in a read queue, and after how long a bell counts as lost."""
+        depth = queue_depth(app, queue)
+        pace = self._paces.setdefault(queue, _Pace())
+        pace.look(depth)
+        room = pace.wanted(sum(worker.slots for worker in self._readers if not model or worker.model == model)) - depth
         if depth == 0:
             return room, _LOST_SECONDS
-        return room, 60.0 + 3 * depth / max(self._pace.per_second, 0.01)
+        return room, 60.0 + 3 * depth / max(pace.per_second, 0.01)
 
     def _ring_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
         """The highest priority first; of equals another begins in each tick. Not while bells enough wait."""
@@ -243,7 +253,9 @@ class Dispatcher:
                 if room <= 0:
                     return
 
-    def _ring_pages(self, app: Celery, batches: Sequence[OpenBatch], room: int, lost_after: float | None) -> int:
+    def _ring_pages(
+        self, app: Celery, queue: str, batches: Sequence[OpenBatch], room: int, lost_after: float | None
+    ) -> int:
         if room <= 0 or not batches:
             return 0
         level = bells_out(self._db) if len(batches) > 1 else {}
@@ -253,8 +265,8 @@ class Dispatcher:
             if share == 0:
                 continue
             due = take_due_pages(self._db, batch_id, limit=share, lost_after=lost_after)
-            ring_pages(app, due)
+            ring_pages(app, due, queue)
             rung += len(due)
-        self._pace.depth += rung
+        self._paces[queue].depth += rung
         self.is_busy = self.is_busy or rung > 0
         return rung

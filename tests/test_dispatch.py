@@ -11,18 +11,25 @@ import redis
 from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline import dispatch, tell
-from pipeline.broker import make_app, notify, queue_depth, ring_pages
+from pipeline.backlog import Backlog
+from pipeline.broker import make_app, notify, queue_depth, queue_of_model, ring_pages
 from pipeline.dispatch import Dispatcher, share_out
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import Unavailable
 from pipeline.fleet import enlist, take_duty
+from pipeline.images import encode, open_images
 from pipeline.progress import Room
 from pipeline.settings import Settings
 from pipeline.station import Station
+from pipeline.store import NewPage
 from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 from tests.conftest import Archive
+from tests.running import wait_until
+from tests.stand_ins import InstantEngine, OcrOnlyEngine
+from tests.worker_processes import workers
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -215,7 +222,54 @@ def test_a_model_that_no_reader_has_is_not_rung_for(archive: Archive, flushed: F
     assert queue_depth(flushed.app, READ_QUEUE) == 1
     enlist(archive.db, "h:read-2", "read", 4, engine="rapidocr", model="m9")
     flushed.tick()
-    assert queue_depth(flushed.app, READ_QUEUE) > 1
+    assert queue_depth(flushed.app, queue_of_model(flushed.app, "m9")) > 1
+    assert queue_depth(flushed.app, READ_QUEUE) == 1
+
+
+def test_each_of_several_models_has_its_queue(archive: Archive, flushed: Flushed) -> None:
+    """As `pagepack.read` alone it would be: each takes bells of the other in vain, as fast as they are rung."""
+    for number, model in enumerate(("m/1", "m/2", "")):
+        archive.batch(model, model=model)
+        archive.ingest(archive.see(f"/in/{number}.pdf", batch=model) or 0, [f"{number} {page}" for page in range(3)])
+    archive.execute("UPDATE batches SET model = '' WHERE name = ''")
+    archive.execute("UPDATE page_tasks SET model = '' WHERE batch_id = (SELECT id FROM batches WHERE name = '')")
+    for model in ("m/1", "m/2"):
+        enlist(archive.db, f"h:{model}", "read", 4, engine="rapidocr", model=model)
+    flushed.tick()
+    queues = [queue_of_model(flushed.app, model) for model in ("m/1", "m/2")]
+    assert queues == ["pagepack.read.m-1", "pagepack.read.m-2"]
+    assert [queue_depth(flushed.app, queue) for queue in (*queues, READ_QUEUE)] == [3, 3, 3]
+    depths = Backlog(archive.db, flushed.app, 60)
+    assert not depths.problems()
+    (gauge,) = [gauge for gauge in depths.collect() if gauge.name == "pagepack_queue_depth"]
+    assert {sample.labels["queue"]: sample.value for sample in gauge.samples} == dict.fromkeys(
+        (*queues, READ_QUEUE), 3
+    ) | {INGEST_QUEUE: 0}
+
+
+@pytest.mark.only("sqlite")
+def test_readers_of_two_models_read_what_each_is_for(archive: Archive, broker: str, settings: Settings) -> None:
+    images, app = open_images(settings), make_app(broker)
+    models = (InstantEngine.model, OcrOnlyEngine.model)
+    for number, model in enumerate(models):
+        archive.batch(model, model=model)
+        colours = [(number, page, 0) for page in range(30)]
+        hashes = [images.put(encode(Image.new("RGB", (16, 16), colour))) for colour in colours]
+        pages = [NewPage(index, image_hash, 16, 16) for index, image_hash in enumerate(hashes)]
+        archive.ingest(archive.see(f"/in/{number}.pdf", batch=model) or 0, pages)
+    dispatcher = Dispatcher(archive.db, settings, print)
+    with (
+        workers(settings, broker, "read"),
+        workers(settings, broker, "read", engine="OcrOnlyEngine", PAGEPACK_INTERNAL_OWNER="other/"),
+    ):
+
+        def is_read() -> bool:
+            dispatcher.tick(app)
+            return archive.scalar("SELECT count(*) FROM page_tasks WHERE state <> 'done'") == 0
+
+        wait_until(is_read)
+    read = "SELECT DISTINCT t.model, w.worker FROM page_tasks t JOIN task_attempts w ON w.task_id = t.id ORDER BY 1"
+    assert archive.rows(read) == list(zip(models, ("read-of-a-test/", "other/"), strict=True))
 
 
 @pytest.mark.only("postgresql")

@@ -27,7 +27,7 @@ from typing import Any
 
 from celery import signals
 
-from pipeline.broker import make_app, queue_of
+from pipeline.broker import make_app, queue_of, queue_of_model
 from pipeline.cores import num_cores
 from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, Unavailable, UsageError
@@ -74,7 +74,8 @@ def main(role: str) -> int:
 
 def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
-    app = make_app(broker_url, events=settings.celery_events, own=os.environ.get("PAGEPACK_INTERNAL_QUEUES", ""))
+    own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")  # of a run, whose readers have one model
+    app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
     db = open_database(settings)
     reader = Reader(db, engine, settings, owner)
@@ -84,7 +85,8 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
     _enlist(lambda: db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts)
-    _consume(app, settings, "threads", slots, queue_of(app, READ_TASK))
+    queues = [queue_of(app, READ_TASK)] + ([] if own else [queue_of_model(app, engine.model)])
+    _consume(app, settings, "threads", slots, queues)
     engine.close()
     return 0
 
@@ -110,17 +112,17 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
     ready = partial(_enlist, lambda: open_database(settings), owner, "ingest", processes)
     signals.worker_ready.connect(lambda **_: ready(), weak=False)
-    _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
+    _consume(app, settings, "prefork", processes, [queue_of(app, INGEST_TASK)])
     return 0
 
 
-def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queue: str) -> None:
+def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queues: list[str]) -> None:
     signals.setup_logging.connect(leave_logs_alone)
     worker = app.Worker(
         pool=pool,
         concurrency=concurrency,
-        queues=[queue],
-        hostname=f"{queue}@{uuid.uuid4().hex[:8]}",
+        queues=queues,
+        hostname=f"{queues[0]}@{uuid.uuid4().hex[:8]}",
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
