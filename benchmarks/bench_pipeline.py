@@ -44,7 +44,7 @@ from pipeline.bells import take_due_pages
 from pipeline.broker import make_app, queue_depth, ring_pages
 from pipeline.database import Database, open_database
 from pipeline.embedded import EmbeddedBroker
-from pipeline.fleet import slots_there
+from pipeline.fleet import workers
 from pipeline.images import ImageStore, encode
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings, load_settings
@@ -204,7 +204,7 @@ def measure(
         if settings.database_url:
             environment["PAGEPACK_DATABASE_URL"] = settings.database_url
         with _started(["workers", "read"], processes, environment) as readers:
-            while slots_there(db, "read") < processes * (capacity + 1):
+            while sum(worker.slots for worker in workers(db)) < processes * (capacity + 1):
                 assert all(reader.poll() is None for reader in readers), "a worker did not come up"
                 time.sleep(0.1)
             watched = {

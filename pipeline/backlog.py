@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from celery import Celery
 from sqlalchemy import select
 
-from pipeline.broker import queue_depth, queue_of_model
+from pipeline.broker import queue_depth, read_queue
 from pipeline.database import Database
 from pipeline.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
@@ -44,6 +44,7 @@ class Backlog:
     """A collector for prometheus_client, and the answer to whether database and broker are there."""
 
     def __init__(self, db: Database, app: Celery, lease_seconds: float) -> None:
+        self._models: frozenset[str] = frozenset()  # as they were known last
         self._database = _Looker(lambda: _figures(db, lease_seconds))
         self._broker = _Looker(lambda: {queue: queue_depth(app, queue) for queue in self._queues(app)})
 
@@ -53,10 +54,10 @@ class Backlog:
         return {name: look for name, look in looks.items() if isinstance(look, str)}
 
     def _queues(self, app: Celery) -> list[str]:
-        """Readers of several models have a queue for each beside that of all."""
-        figures = self._database.found
-        models = sorted(figures.models) if isinstance(figures, Figures) else []
-        return [INGEST_QUEUE, READ_QUEUE, *(queue_of_model(app, model) for model in models if len(models) > 1)]
+        """Each model of a reader has one beside that of all."""
+        if isinstance(figures := self._database.found, Figures):
+            self._models = figures.models
+        return [INGEST_QUEUE, READ_QUEUE, *(read_queue(app, model) for model in sorted(self._models))]
 
     def collect(self) -> Iterable[Any]:
         """The gauges; those of a part that does not answer are left out."""
@@ -84,13 +85,13 @@ def _figures(db: Database, lease_seconds: float) -> Figures:
             return {str(name): int(number) for name, number in rows}
 
         is_there = WorkerProcess.seen_at > db.now(connection) - lease_seconds
-        readers = select(WorkerProcess.model).where(is_there, WorkerProcess.model.is_not(None))
+        models = select(WorkerProcess.model).where(WorkerProcess.role == "read", WorkerProcess.model.is_not(None))
         return Figures(
             counts(Document.state, Document.batch_id.in_(opened), Document.state == "pending").get("pending", 0),
             counts(PageTask.state, *unread),
             counts(PageTask.cause, *failed),
             counts(WorkerProcess.role, is_there),
-            frozenset(connection.scalars(readers.distinct())),
+            frozenset(connection.scalars(models.distinct())),
         )
 
 

@@ -127,9 +127,7 @@ def open_batch(
         ).one()
         versions = [prompt.version for prompt in prompts]
         is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
-        old = (PageTask.batch_id == row.id, PageTask.state == TaskState.PENDING, is_old)
-        superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
-        connection.execute(update(PageTask).where(*old).values(superseded))
+        supersede(connection, PageTask.batch_id == row.id, is_old)
         documents = (Document.batch_id == row.id, Document.state == "failed", Document.cause == CANCELLED)
         connection.execute(update(Document).where(*documents).values(_WAITS_AGAIN))
         tasks = (PageTask.batch_id == row.id, PageTask.state == "failed", PageTask.cause == CANCELLED, ~is_old)
@@ -141,6 +139,12 @@ def open_batch(
         for first, last in pages:
             connection.execute(insert(BatchPages).values(batch_id=row.id, first_index=first, last_index=last))
         return OpenBatch(row.id, row.public_id, row.name)
+
+
+def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+    """Nobody asks for these waiting tasks any more."""
+    superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
+    connection.execute(update(PageTask).where(PageTask.state == TaskState.PENDING, *which).values(superseded))
 
 
 def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str, str | None]]:

@@ -7,13 +7,17 @@ rung_at null ──ring──► rung_at ──claim──► …
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
-import sqlalchemy.orm
 from sqlalchemy import select, update
 
+from pipeline.batches import supersede
 from pipeline.database import Database, retried
 from pipeline.leases import Leased, is_in, locked_ids
-from schemas.tables import Document, PageTask
+from pipeline.notices import note_ended
+from schemas.tables import Batch, Document, Page, PageTask
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
@@ -26,23 +30,33 @@ def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: f
     rung = rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - lost_after)
     with db.read() as connection:
         busy = (connection.scalar(leased) or 0) + (connection.scalar(rung) or 0)
-    return _take_due(db, Document, Document.id, batch_id, limit - busy, lost_after)
+    return [row.id for row in _take_due(db, Document, (Document.id,), batch_id, limit - busy, lost_after)]
 
 
 def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
-    """Ids of pages to ring for, marked as rung: never rung for, or `lost_after` seconds ago."""
-    return sorted(set(_take_due(db, PageTask, PageTask.page_id, batch_id, limit, lost_after)))
+    """Ids of pages to ring for, marked as rung: never rung for, or `lost_after` seconds ago.
+
+    A task that was in flight while its batch was asked for again with another model, and came back, is dropped.
+    """
+    is_old = PageTask.model != select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
+    due = _take_due(db, PageTask, (PageTask.page_id, is_old, PageTask.id), batch_id, limit, lost_after)
+    if old := {task_id: page_id for page_id, was_old, task_id in due if was_old}:
+        with db.write() as connection:
+            supersede(connection, PageTask.id.in_(locked_ids(PageTask, PageTask.id.in_(old))), is_old)
+            documents = select(Page.document_id).where(Page.id.in_(old.values())).distinct()
+            note_ended(connection, connection.scalars(documents).all())
+    return sorted({page_id for page_id, was_old, _ in due if not was_old})
 
 
 @retried
 def _take_due(
     db: Database,
     table: Leased,
-    column: sa.orm.InstrumentedAttribute[int],
+    columns: Sequence[Any],
     batch_id: int,
     limit: int,
     lost_after: float | None,
-) -> list[int]:
+) -> list[Any]:
     """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else."""
     due = select(table.id).where(
         table.batch_id == batch_id, is_in(table, "pending"), table.next_attempt_at <= db.clock()
@@ -55,14 +69,14 @@ def _take_due(
     if limit > 0 and db.dialect == "sqlite":  # mostly there is nothing: ask before taking the one write lock
         with db.read() as connection:
             looks = [look for look in looks if connection.scalar(look.limit(1)) is not None]
-    found: list[int] = []
+    found: list[Any] = []
     if limit <= 0 or not looks:
         return found
     with db.write() as connection:
         for look in looks:
             taken = look.limit(limit - len(found)).with_for_update(skip_locked=True).cte("due")
             ring = update(table).where(table.id.in_(select(taken.c.id))).values(rung_at=db.clock())
-            found += connection.scalars(ring.returning(column))
+            found += connection.execute(ring.returning(*columns)).all()
             if len(found) >= limit:
                 break
     return found

@@ -28,7 +28,7 @@ from schemas.messages import (
     ReadPage,
 )
 
-_OWN_SECONDS = 3600.0  # queues of one run or one host, without anybody at them
+_OWN_SECONDS = 3600.0  # queues of one run, host or model, without anybody at them
 _BELLS_AT_ONCE = 100  # sent in one round trip
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -104,11 +104,9 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_se
 
 def _queue(name: str, is_own: bool) -> Queue:
     """On RabbitMQ those of a run that was killed go by themselves; on Redis an empty queue is nothing."""
-    return _passing_queue(name, expires=_OWN_SECONDS) if is_own else _lasting_queue(name)
-
-
-def _lasting_queue(name: str) -> Queue:
-    """Bound as Celery binds a queue of which it knows the name only; else all would share one exchange and key."""
+    if is_own:
+        return _passing_queue(name, expires=_OWN_SECONDS)
+    # Bound as Celery binds a queue of which it knows the name only; else all would share one exchange and key.
     return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
@@ -123,14 +121,17 @@ def queue_of(app: Celery, task: str) -> str:
     return str(app.conf.task_routes[task]["queue"])
 
 
-def queue_of_model(app: Celery, model: str) -> str:
-    """Where the bells of pages go that a certain model shall read; the app knows the queue from then on.
+def read_queue(app: Celery, model: str = "") -> str:
+    """Where the bells of pages go that a certain model shall read, or any; the app knows the queue from then on.
 
-    In a fleet of several models, the readers of another would take them in vain.
+    In one queue for all, readers would take the bells of other models in vain. A run's own readers have one model.
     """
-    name = f"{queue_of(app, READ_TASK)}.{_NOT_IN_A_NAME.sub('-', model)}"
+    of_all = queue_of(app, READ_TASK)
+    if not model or of_all != READ_QUEUE:
+        return of_all
+    name = f"{of_all}.{_NOT_IN_A_NAME.sub('-', model)}"
     if name not in app.amqp.queues:
-        app.amqp.queues.add(_lasting_queue(name))
+        app.amqp.queues.add(_passing_queue(name, expires=_OWN_SECONDS))  # the rows know what was rung
     return name
 
 

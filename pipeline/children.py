@@ -140,6 +140,10 @@ class Children:
         running = [self._running.get(place) for place in self._places]
         return all(child is not None and child.process.poll() is None and child.is_ready(self._db) for child in running)
 
+    def owners(self) -> set[str]:
+        """The incarnations that run."""
+        return {child.owner for child in self._running.values()}
+
     def replace_all(self, reason: str) -> None:
         """Kill children that are not to blame; `watch` starts others."""
         for place in list(self._running):

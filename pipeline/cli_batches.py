@@ -90,7 +90,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
 def _worker_line(worker: Any) -> str:
     """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
     device = f" (GPU {worker.device})" if worker.device is not None else ""
-    unit = "pages" if worker.role == "read" else "documents"
+    unit = "documents" if worker.role == "ingest" else "pages"
     silent = f", silent for {duration(worker.silent_seconds)}" if worker.silent_seconds > 30 else ""
     engine = f"{worker.engine}, " if worker.engine else ""
     return f"{worker.role} on {worker.host}{device}: {engine}{worker.slots} {unit} at once{silent}"

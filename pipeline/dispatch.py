@@ -9,8 +9,8 @@ room in the queue goes to the highest priority first, and among equals to whoeve
 
     room 6, bells out {a: 8, b: 0, c: 1}   →   {b: 4, c: 2 …}: levels rise together, like water
 
-All readers hear one queue. Where they have several models, pages that a certain one shall read are rung for in the
-queue of its own readers: the others would take those bells in vain, as fast as they are rung.
+Pages that a certain model shall read are rung for in a queue of its readers: those of another model would take the
+bells in vain, as fast as they are rung. All readers hear the queue of pages that any may read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
-from pipeline.broker import queue_depth, queue_of, queue_of_model, ring_documents, ring_pages
+from pipeline.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import WorkerRow, forget_silent, workers
@@ -34,7 +34,7 @@ from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.tell import Teller
-from schemas.messages import INGEST_TASK, READ_TASK
+from schemas.messages import INGEST_TASK
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
@@ -182,27 +182,28 @@ class Dispatcher:
         if drawing:
             self._ring_documents(app, drawing)
         for model, batches in self._by_model(work).items():  # asking the broker opens a connection
-            queue = queue_of_model(app, model) if model else queue_of(app, READ_TASK)
+            queue = read_queue(app, model)
             room, lost_after = self._look(app, queue, model)
             for priority in sorted({priority for _, priority in batches}, reverse=True):
                 equals = [batch for batch, its_priority in batches if its_priority == priority]
                 room -= self._ring_pages(app, queue, equals, room, lost_after)
 
     def _by_model(self, work: Sequence[tuple[OpenBatch, int, str, Open]]) -> dict[str, list[tuple[OpenBatch, int]]]:
-        """Batches of which pages wait, with their priorities; all under "" where all readers have one model.
+        """Batches of which pages wait, with their priorities, under the model that shall read them ("": any).
 
         None whose model no reader has, unless no reader is there at all.
         """
         waiting = [(batch, priority, model) for batch, priority, model, now in work if now.tasks_pending]
         if waiting and time.monotonic() >= self._next_look_at_readers:
             self._next_look_at_readers = time.monotonic() + _READERS_SECONDS
-            self._readers = [worker for worker in workers(self._db) if worker.is_reading()]
+            is_run = self._only is not None
+            there = [worker for worker in workers(self._db) if worker.is_reading()]
+            self._readers = [worker for worker in there if is_run or worker.role == "read"]
         models = {reader.model for reader in self._readers}
-        is_mixed = len(models) > 1 and self._only is None
         found: dict[str, list[tuple[OpenBatch, int]]] = {}
         for batch, priority, model in waiting:
             if not model or not models or model in models:
-                found.setdefault(model if is_mixed else "", []).append((batch, priority))
+                found.setdefault(model, []).append((batch, priority))
         return found
 
     def _tell(self, app: Celery) -> None:

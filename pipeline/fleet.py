@@ -27,7 +27,10 @@ SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted o
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A worker as people see it; `silent_seconds` since it last said that it is there."""
+    """A worker as people see it; `silent_seconds` since it last said that it is there.
+
+    Its role is `ingest`, `read`, or `run`: a reader that serves one `pagepack run` on a broker that others share.
+    """
 
     owner: str
     role: str
@@ -41,7 +44,7 @@ class WorkerRow:
     prompts: list[str] | None = None  # that it answers; None: any
 
     def is_reading(self) -> bool:
-        return self.role == "read" and self.silent_seconds < SILENT_SECONDS
+        return self.role in ("read", "run") and self.silent_seconds < SILENT_SECONDS
 
 
 def enlist(
@@ -142,13 +145,6 @@ def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompt
             "`pagepack worker --engine pixtral --model DIR`"
         )
     return None
-
-
-def slots_there(db: Database, role: str) -> int:
-    """Pages (or documents) that all workers of a role take at once."""
-    with db.read() as connection:
-        there = (WorkerProcess.role == role, WorkerProcess.seen_at > db.now(connection) - SILENT_SECONDS)
-        return int(connection.scalar(select(sa.func.coalesce(sa.func.sum(WorkerProcess.slots), 0)).where(*there)) or 0)
 
 
 def take_duty(db: Database, name: str, owner: str, seconds: float) -> bool:

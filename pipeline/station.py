@@ -17,15 +17,14 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch
 from pipeline.bells import forget_bells
-from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, queue_of
+from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, read_queue
 from pipeline.children import Children, Place
 from pipeline.database import Database
 from pipeline.dispatch import Dispatcher
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
-from pipeline.fleet import leave_duty, take_duty
+from pipeline.fleet import leave_duty, take_duty, workers
 from pipeline.settings import Settings
-from schemas.messages import READ_TASK
 
 _DUTY = "dispatch"
 _SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM
@@ -155,7 +154,9 @@ class Station:
             depth = 0  # no reader is to blame for a broker that is away, nor for what kept this process from looking
             with suppress(Unavailable):
                 if late < _LOOK_SECONDS:
-                    depth = queue_depth(app, queue_of(app, READ_TASK))
+                    own = [worker for worker in workers(self._db) if worker.owner in self.children.owners()]
+                    queues = {read_queue(app), *(read_queue(app, worker.model or "") for worker in own)}
+                    depth = sum(queue_depth(app, queue) for queue in queues)
             self.children.check_stall(depth)
 
     def _watch_broker(self) -> Celery:

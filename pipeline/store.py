@@ -271,6 +271,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         connection.execute(update(PageTask).where(held).values(**waiting, next_attempt_at=until))
         freed = select(Page.id).where(Page.document_id == claim.document_id, Page.image_freed_at.is_not(None))
         others = select(PageTask.id).where(PageTask.page_id.in_(freed), PageTask.state == TaskState.PENDING)
+        others = others.where(PageTask.next_attempt_at <= db.clock())  # else each reader of them writes them all again
         free = others.order_by(PageTask.id).with_for_update(skip_locked=True).cte("others")
         later = update(PageTask).where(PageTask.id.in_(select(free.c.id)))
         connection.execute(later.values(rung_at=None, next_attempt_at=until))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from pipeline.broker import make_app, queue_depth, queue_of_model, ring_pages
+from pipeline.broker import make_app, queue_depth, read_queue, ring_pages
 from pipeline.errors import Unavailable
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import done_pages, free_port, pagepack, reconciles, rows, start, wait_until, write_pdf
@@ -165,7 +165,7 @@ def test_anyone_asks_for_a_document(rabbit: RabbitMQ, tmp_path: Path, home: Path
 
 def test_what_is_rung_in_the_queue_of_a_model_is_there_alone(rabbit: RabbitMQ) -> None:
     app = make_app(rabbit.url)
-    queue = queue_of_model(app, "m/1")
+    queue = read_queue(app, "m/1")
     ring_pages(app, range(3), queue)
     ring_pages(app, range(2))
     assert (queue_depth(app, queue), queue_depth(app, READ_QUEUE), queue_depth(app, INGEST_QUEUE)) == (3, 2, 0)

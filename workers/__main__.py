@@ -27,7 +27,7 @@ from typing import Any
 
 from celery import signals
 
-from pipeline.broker import make_app, queue_of, queue_of_model
+from pipeline.broker import make_app, queue_of, read_queue
 from pipeline.cores import num_cores
 from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, Unavailable, UsageError
@@ -36,7 +36,7 @@ from pipeline.ingest import Ingester
 from pipeline.logs import leave_logs_alone, set_up_logs
 from pipeline.settings import Settings, load_settings
 from pipeline.traces import set_up_traces, stop_traces
-from schemas.messages import INGEST_TASK, READ_TASK
+from schemas.messages import INGEST_TASK
 from schemas.prompts import CATALOGUE
 from workers.choose import choose_engine, make_engine
 from workers.tasks import Reader, add_ingest_tasks, add_read_task
@@ -74,7 +74,7 @@ def main(role: str) -> int:
 
 def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
-    own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")  # of a run, whose readers have one model
+    own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")
     app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
     db = open_database(settings)
@@ -84,9 +84,9 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     slots = engine.capacity + 1
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
-    _enlist(lambda: db, owner, "read", slots, engine=engine.name, model=engine.model, prompts=prompts)
-    queues = [queue_of(app, READ_TASK)] + ([] if own else [queue_of_model(app, engine.model)])
-    _consume(app, settings, "threads", slots, queues)
+    role = "run" if own else "read"  # one that hears its own run alone
+    _enlist(lambda: db, owner, role, slots, engine=engine.name, model=engine.model, prompts=prompts)
+    _consume(app, settings, "threads", slots, read_queue(app), read_queue(app, engine.model))
     engine.close()
     return 0
 
@@ -112,16 +112,16 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
     ready = partial(_enlist, lambda: open_database(settings), owner, "ingest", processes)
     signals.worker_ready.connect(lambda **_: ready(), weak=False)
-    _consume(app, settings, "prefork", processes, [queue_of(app, INGEST_TASK)])
+    _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
     return 0
 
 
-def _consume(app: Any, settings: Settings, pool: str, concurrency: int, queues: list[str]) -> None:
+def _consume(app: Any, settings: Settings, pool: str, concurrency: int, *queues: str) -> None:
     signals.setup_logging.connect(leave_logs_alone)
     worker = app.Worker(
         pool=pool,
         concurrency=concurrency,
-        queues=queues,
+        queues=set(queues),
         hostname=f"{queues[0]}@{uuid.uuid4().hex[:8]}",
         loglevel="WARNING",
         without_gossip=True,
