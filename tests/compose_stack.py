@@ -115,7 +115,7 @@ class Stack:
             cwd=self._folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def stop(self, name: str) -> int:

@@ -252,7 +252,7 @@ def test_flower_sees_the_workers_and_asks_for_its_password(stack: Stack) -> None
         names = [worker["hostname"] for worker in json.loads(page("workers?json=1"))["data"]]
         return {name.split("@")[0]: name for name in names}
 
-    wait_until(lambda: set(seen()) >= {"pagepack.ingest", "pagepack.read"}, 20)
+    wait_until(lambda: set(seen()) >= {"pagepack.ingest", "pagepack.read"})
     for path in ("broker", "tasks", f"worker/{seen()['pagepack.read']}"):
         assert b"<html" in page(path)
     flower = redis.Redis(
@@ -276,7 +276,7 @@ def test_a_stopped_worker_finishes_its_page_and_leaves_nothing_behind(stack: Sta
     shutil.copy(ROOT / "samples" / "timetable-landscape.pdf", stack.documents)
     submitted = stack.run("pagepack", "submit", "/documents/timetable-landscape.pdf")
     assert submitted.returncode == 0, submitted.stderr
-    wait_until(lambda: rows(stack, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(1,)], 20)
+    wait_until(lambda: rows(stack, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(1,)])
     assert stack.stop("read") == 0
     assert rows(stack, "SELECT count(*) FROM page_text WHERE text LIKE '%Gull Island%'") == [(1,)]
     assert rows(stack, "SELECT count(*) FROM page_tasks WHERE owner IS NOT NULL") == [(0,)]

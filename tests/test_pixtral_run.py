@@ -35,7 +35,7 @@ def test_a_killed_run_reads_every_page_once_and_gives_the_text_of_an_undisturbed
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 2)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    wait_until(lambda: processes_of(home) == [], 60)
+    wait_until(lambda: processes_of(home) == [])
     second = pagepack(*arguments, home, **VARIABLES)
     assert second.returncode == 0, second.stderr
     assert len(rows(home, TEXTS)) == 16

@@ -185,7 +185,7 @@ def test_what_a_crash_left_is_swept_at_the_end_of_the_batch(tmp_path: Path) -> N
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 5)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    wait_until(lambda: processes_of(home) == [], 60)
+    wait_until(lambda: processes_of(home) == [])
     assert len(list((home / "images").rglob("*.png"))) >= 5
     second = pagepack("run", folder, "--home", home, engine="SlowEngine", PAGEPACK_KEEP_IMAGES="until-read")
     assert second.returncode == 0, second.stderr

@@ -120,7 +120,7 @@ def test_killed_in_the_middle_it_goes_on_from_the_bucket(bucket: Bucket, tmp_pat
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 5)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    wait_until(lambda: processes_of(home) == [], 60)
+    wait_until(lambda: processes_of(home) == [])
     second = pagepack("run", f"{bucket.url}/docs", "--home", home, engine="SlowEngine", **variables)
     assert second.returncode == 0, second.stderr
     assert len(rows(home, "SELECT * FROM page_text")) == 30

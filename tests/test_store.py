@@ -343,7 +343,7 @@ class Store(RuleBasedStateMachine):
             assert seen == done + failed + rejected
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_the_store_keeps_its_promises_under_any_order_of_calls(new_settings: Callable[[], Settings]) -> None:
     Store.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(

@@ -291,7 +291,7 @@ def said(prompt: Prompt, claim: PageClaim, model: str) -> Any:
     return answer(f"{prompt.name} of {claim.image_hash}", model)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_whatever_happens_honest_workers_finish_it(new_settings: Callable[[], Settings], backend: str) -> None:
     Fleet.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(

@@ -152,7 +152,7 @@ def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'ocr'") == [(6,)])
     assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
     first.terminate()
-    first.wait(30)
+    first.wait(100)
     worker()
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'describe'") == [(6,)])
     assert rows(home, "SELECT DISTINCT model FROM page_text WHERE prompt = 'describe'") == [("instant/1",)]
@@ -268,7 +268,7 @@ def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, wor
     assert rows(home, "SELECT state FROM batch_summary") == [("cancelled",)]
     assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
     slow.terminate()
-    slow.wait(30)
+    slow.wait(100)
     worker()
     again = pagepack("submit", folder, "--home", home, "--batch", "b", "--wait")
     assert again.returncode == 0, again.stderr

@@ -116,7 +116,7 @@ def _wait_until_all_are_told(world: World, told: set[str], count: int) -> None:
         told.update(_told(world, count))
         return told == documents
 
-    world.wait(all_told, 30)
+    world.wait(all_told)
 
 
 def _told(world: World, most: int) -> set[str]:

@@ -43,7 +43,7 @@ def submit_at_once(world: World) -> None:
     names = [[] if number % 2 else ["--batch", f"batch {number}"] for number in range(10)]
     started = [world.begin_pagepack("submit", path, *name) for name in names]
     for process in started:
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate(timeout=180)
         world.require(process.returncode == 0, f"submit ended with {process.returncode}: {errors[-500:]}")
     world.settle()
     world.require(world.count("batches") == 6, f"{world.count('batches')} batches, not 6")

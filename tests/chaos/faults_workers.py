@@ -86,7 +86,7 @@ def freeze(world: World) -> None:
         ((holder,),) = world.database.rows("SELECT owner FROM duties")
         pid = int(holder.rpartition(":")[2])
         os.kill(pid, signal.SIGSTOP)
-        world.wait(lambda: world.database.rows("SELECT owner FROM duties") != [(holder,)], 30)
+        world.wait(lambda: world.database.rows("SELECT owner FROM duties") != [(holder,)])
         os.kill(pid, signal.SIGCONT)
     world.settle()
     world.require(world.count("task_attempts", ran_out) > 0, "no lease ran out")
