@@ -67,9 +67,7 @@ METRICS = {
     "pagepack_engine_busy_seconds_total": Metric("counter", "time in which the engines had something to compute"),
     # The rest is of the whole installation, asked for by each supervisor: take the maximum over hosts, not the sum.
     "pagepack_reachable": Metric("gauge", "1 where it answers: database, broker", ("part",)),
-    "pagepack_queue_depth": Metric(
-        "gauge", "messages that wait in the broker; each model of a reader has a queue", ("queue",)
-    ),
+    "pagepack_queue_depth": Metric("gauge", "messages that wait; each model of a reader has a queue", ("queue",)),
     "pagepack_waiting_documents": Metric("gauge", "documents of open batches that wait for ingest"),
     "pagepack_waiting_pages": Metric("gauge", "pages of open batches that wait to be read, once a prompt"),
     "pagepack_leased_pages": Metric("gauge", "pages of open batches that some worker reads, once a prompt"),
