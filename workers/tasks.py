@@ -77,6 +77,7 @@ class Reader:
             is_stopping=lambda: self._stop_at is not None,
             is_over=self._is_over,
             supports=engine.supports,
+            most_in_hand=engine.capacity + 1,
         )
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 

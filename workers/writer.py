@@ -27,8 +27,8 @@ from schemas.prompts import Prompt
 log = logging.getLogger("pagepack.worker")
 
 _MOST_AT_ONCE = 64
-_ENOUGH = 16  # wishes that a group is begun for at once
-_GATHER_SECONDS = 0.04  # and else so long after the last one began: nothing beside the time to read a page
+_ENOUGH = 32  # wishes that a group is begun for at once; less where half of what is in hand at most is less
+_GATHER_SECONDS = 0.1  # and else so long after the last one began: nothing beside the time to read a page
 _WAIT_SECONDS = (0.1, 5.0)  # first and longest, between two tries at a database that is away
 _REFUSED_SECONDS = 1.0  # after an error that no try mends: whoever asks next shall not make a busy loop of it
 
@@ -58,7 +58,7 @@ class Writer:
     """`is_stopping` says that nothing more is claimed, `is_over` that nothing is waited for any more.
 
     `hold` is told of each page before the thread that asked for it; `held` gives the ids of all page tasks in hand;
-    `supports` says whether the engine answers a prompt at all.
+    `supports` says whether the engine answers a prompt at all; `most_in_hand` is how many pages there may be at once.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Writer:
         is_stopping: Callable[[], bool],
         is_over: Callable[[], bool],
         supports: Callable[[Prompt], bool] = lambda prompt: True,
+        most_in_hand: int = 2 * _ENOUGH,
     ) -> None:
         self._db = db
         self._supports = supports
@@ -85,6 +86,7 @@ class Writer:
         self._held = held
         self._is_stopping = is_stopping
         self._is_over = is_over
+        self._enough = max(1, min(_ENOUGH, most_in_hand // 2))
         self._wishes: list[_Claim | _Complete] = []
         self._wake = threading.Condition()
         threading.Thread(target=self._serve, name="writer", daemon=True).start()
@@ -107,7 +109,7 @@ class Writer:
     def _put(self, wish: _Claim | _Complete) -> None:
         with self._wake:
             self._wishes.append(wish)
-            if len(self._wishes) in (1, _ENOUGH):
+            if len(self._wishes) in (1, self._enough):
                 self._wake.notify()
 
     def _serve(self) -> None:
@@ -116,7 +118,7 @@ class Writer:
             with self._wake:
                 self._wake.wait_for(lambda: self._wishes)
                 gather = begun + _GATHER_SECONDS - time.monotonic()
-                self._wake.wait_for(lambda: len(self._wishes) >= _ENOUGH, timeout=max(0.0, gather))
+                self._wake.wait_for(lambda: len(self._wishes) >= self._enough, timeout=max(0.0, gather))
                 wishes, self._wishes = self._wishes[:_MOST_AT_ONCE], self._wishes[_MOST_AT_ONCE:]
             begun = time.monotonic()
             self._complete([wish for wish in wishes if isinstance(wish, _Complete)])
