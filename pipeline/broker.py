@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any
@@ -29,7 +30,8 @@ from schemas.messages import (
 )
 
 _OWN_SECONDS = 3600.0  # queues of one run, host or model, without anybody at them
-_BELLS_AT_ONCE = 100  # sent in one round trip
+_AT_ONCE = 500  # operations of the broker in one round trip, on Redis some five a message
+_ACK_SECONDS = 0.3
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 ALARM_QUEUE = "pagepack.alarm"
@@ -51,7 +53,56 @@ class _ForgivingQoS(RedisQoS):
             raise
 
 
+class _GatheringQoS(_ForgivingQoS):
+    """Acknowledges in the round trip that notes the next message, or within some tenths of a second without one.
+
+    A third of the time of a reader's main thread was waiting for the answer to each. Who dies in between leaves
+    messages that come again when their visibility timeout is over, as where the answer was lost: their rows say that
+    all is done.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._acked: list[str] = []
+        self._acked_at = 0.0  # the first of them
+
+    def ack(self, delivery_tag: str) -> None:
+        if not self._acked:
+            self._acked_at = time.monotonic()
+        self._acked.append(delivery_tag)
+        VirtualQoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
+        with super().pipe_or_acquire(pipe, client) as ours:
+            acked = [] if pipe else list(self._acked)
+            if acked:
+                ours.zrem(self.unacked_index_key, *acked).hdel(self.unacked_key, *acked)
+            yield ours
+            del self._acked[: len(acked)]  # not where it failed
+
+    def can_consume(self) -> bool:
+        if self._acked and time.monotonic() - self._acked_at > _ACK_SECONDS:
+            self._send_acks()
+        return bool(super().can_consume())  # type: ignore[no-untyped-call]
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        with contextlib.suppress(Exception):  # the broker is away
+            self._send_acks()
+        super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
+
+    def _send_acks(self) -> None:
+        if self._acked:
+            with self.pipe_or_acquire() as pipe:
+                pipe.execute()
+
+
 RedisChannel.QoS = _ForgivingQoS
+
+
+def gather_acknowledgements() -> None:
+    """For a process that acknowledges many messages a second, on Redis or Valkey."""
+    RedisChannel.QoS = _GatheringQoS
 
 
 def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_seconds: float = 30) -> Celery:
@@ -163,10 +214,12 @@ def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage],
     with (
         _broker_errors_translated(app),
         app.producer_pool.acquire(block=True, timeout=30) as producer,
-        producer.batch(max_size=_BELLS_AT_ONCE),
+        producer.batch(max_size=_AT_ONCE),
     ):
         for message in messages:
-            app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False, **where)
+            told = message.model_dump()
+            shown = {"argsrepr": "()", "kwargsrepr": repr(told)}  # Celery would take an eighth of the time to draw them
+            app.send_task(task, kwargs=told, producer=producer, retry=False, **shown, **where)
 
 
 def notify(app: Celery, target: str, message: DocumentDone) -> None:

@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from kombu.transport.redis import Channel as RedisChannel
 
-from pipeline.broker import check_broker, make_app, queue_depth, ring_pages
+from pipeline.broker import check_broker, gather_acknowledgements, make_app, queue_depth, ring_pages
 from pipeline.embedded import server_binary
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from schemas.messages import READ_QUEUE
@@ -153,3 +156,36 @@ def test_a_full_broker_costs_bells_and_nothing_else(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RedisChannel, "QoS", RedisChannel.QoS)  # back as it was, after this
+    gather_acknowledgements()
+    app, taken = make_app(broker), list[Any]()
+    ring_pages(app, range(6))
+    with make_app(broker).connection_for_read() as watching, app.connection_for_read() as connection:
+        noted = partial(watching.default_channel.client.hlen, "unacked")
+        channel = connection.channel()
+        consumer = app.amqp.TaskConsumer(channel, queues=[app.amqp.queues[READ_QUEUE]])
+        consumer.register_callback(lambda _, message: taken.append(message))
+        consumer.consume()
+
+        def take(count: int) -> None:
+            while len(taken) < count:
+                connection.drain_events(timeout=10)
+
+        take(3)
+        taken[0].ack()
+        taken[1].ack()
+        assert noted() == 3 and channel.qos.can_consume()
+        take(4)
+        assert noted() == 2, "in the round trip that notes the fourth"
+        taken[2].ack()
+        time.sleep(0.5)
+        assert channel.qos.can_consume() and noted() == 1, "no other came"
+        take(6)
+        for message in taken[3:5]:
+            message.ack()
+        consumer.cancel()
+        channel.close()
+        assert noted() == 0 and queue_depth(app, READ_QUEUE) == 1, "what was acknowledged is gone, the rest is back"

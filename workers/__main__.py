@@ -27,7 +27,7 @@ from typing import Any
 
 from celery import signals
 
-from pipeline.broker import make_app, queue_of, read_queue
+from pipeline.broker import gather_acknowledgements, make_app, queue_of, read_queue
 from pipeline.cores import num_cores
 from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, Unavailable, UsageError
@@ -75,6 +75,7 @@ def main(role: str) -> int:
 def _read(settings: Settings, broker_url: str, owner: str) -> int:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
     own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")
+    gather_acknowledgements()
     app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
     db = open_database(settings)
