@@ -309,7 +309,9 @@ def ensure_tasks(
     )
     columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
     connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
-    others = PageTask.batch_id != batch_id if show else _waits_for_none(PageTask.batch_id)
+    asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).scalar_subquery()
+    is_dropped = sa.or_(_waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
+    others = PageTask.batch_id != batch_id if show else is_dropped
     connection.execute(
         update(PageTask).where(own, PageTask.state == TaskState.PENDING, others).values(batch_id=batch_id, rung_at=None)
     )

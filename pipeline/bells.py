@@ -16,8 +16,7 @@ from sqlalchemy import select, update
 from pipeline.batches import supersede
 from pipeline.database import Database, retried
 from pipeline.leases import Leased, is_in, locked_ids
-from pipeline.notices import note_ended
-from schemas.tables import Batch, Document, Page, PageTask
+from schemas.tables import Batch, Document, PageTask
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
@@ -36,16 +35,20 @@ def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: f
 def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
     """Ids of pages to ring for, marked as rung: never rung for, or `lost_after` seconds ago.
 
-    A task that was in flight while its batch was asked for again with another model, and came back, is dropped.
+    A task that was in flight while its batch was asked for again with another model, and came back, is dropped; another
+    batch that asks for it takes it up when it tries to finish.
     """
     is_old = PageTask.model != select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
     due = _take_due(db, PageTask, (PageTask.page_id, is_old, PageTask.id), batch_id, limit, lost_after)
-    if old := {task_id: page_id for page_id, was_old, task_id in due if was_old}:
-        with db.write() as connection:
-            supersede(connection, PageTask.id.in_(locked_ids(PageTask, PageTask.id.in_(old))), is_old)
-            documents = select(Page.document_id).where(Page.id.in_(old.values())).distinct()
-            note_ended(connection, connection.scalars(documents).all())
+    if old := [task_id for _, was_old, task_id in due if was_old]:
+        _drop(db, locked_ids(PageTask, PageTask.id.in_(old)), is_old)
     return sorted({page_id for page_id, was_old, _ in due if not was_old})
+
+
+@retried
+def _drop(db: Database, ids: sa.Select[tuple[int]], is_old: sa.ColumnElement[bool]) -> None:
+    with db.write() as connection:
+        supersede(connection, PageTask.id.in_(ids), is_old)
 
 
 @retried

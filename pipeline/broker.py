@@ -54,7 +54,7 @@ class _ForgivingQoS(RedisQoS):
 
 
 class _GatheringQoS(_ForgivingQoS):
-    """Acknowledges in the round trip that notes the next message, or within some tenths of a second without one.
+    """Acknowledges in the round trip that notes the next message, or soon where there is room for one and none comes.
 
     A third of the time of a reader's main thread was waiting for the answer to each. Who dies in between leaves
     messages that come again when their visibility timeout is over, as where the answer was lost: their rows say that
@@ -67,6 +67,9 @@ class _GatheringQoS(_ForgivingQoS):
         self._acked_at = 0.0  # the first of them
 
     def ack(self, delivery_tag: str) -> None:
+        if self.channel.closed:  # nobody will ask whether it can consume
+            super().ack(delivery_tag)
+            return
         if not self._acked:
             self._acked_at = time.monotonic()
         self._acked.append(delivery_tag)

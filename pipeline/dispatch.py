@@ -10,7 +10,7 @@ room in the queue goes to the highest priority first, and among equals to whoeve
     room 6, bells out {a: 8, b: 0, c: 1}   →   {b: 4, c: 2 …}: levels rise together, like water
 
 Pages that a certain model shall read are rung for in a queue of its readers: those of another model would take the
-bells in vain, as fast as they are rung. All readers hear the queue of pages that any may read.
+bells in vain, as fast as they are rung. Where there are several models, all hear one more queue: of what any may read.
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ class Dispatcher:
     def _by_model(self, work: Sequence[tuple[OpenBatch, int, str, Open]]) -> dict[str, list[tuple[OpenBatch, int]]]:
         """Batches of which pages wait, with their priorities, under the model that shall read them ("": any).
 
-        None whose model no reader has, unless no reader is there at all.
+        None whose model no reader has, unless no reader is there at all. Where all readers have one model, it reads
+        what any may read, too: in one queue, priorities and shares hold among all.
         """
         waiting = [(batch, priority, model) for batch, priority, model, now in work if now.tasks_pending]
         if waiting and time.monotonic() >= self._next_look_at_readers:
@@ -199,11 +200,12 @@ class Dispatcher:
             is_run = self._only is not None
             there = [worker for worker in workers(self._db) if worker.is_reading()]
             self._readers = [worker for worker in there if is_run or worker.role == "read"]
-        models = {reader.model for reader in self._readers}
+        models = {reader.model or "" for reader in self._readers}
+        any_model = min(models) if len(models) == 1 and self._only is None else ""
         found: dict[str, list[tuple[OpenBatch, int]]] = {}
         for batch, priority, model in waiting:
             if not model or not models or model in models:
-                found.setdefault(model, []).append((batch, priority))
+                found.setdefault(model or any_model, []).append((batch, priority))
         return found
 
     def _tell(self, app: Celery) -> None:

@@ -29,7 +29,7 @@ SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted o
 class WorkerRow:
     """A worker as people see it; `silent_seconds` since it last said that it is there.
 
-    Its role is `ingest`, `read`, or `run`: a reader that serves one `pagepack run` on a broker that others share.
+    Its role is `ingest`, `read`, or `run`: a reader that serves its own `pagepack run` alone.
     """
 
     owner: str

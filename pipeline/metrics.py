@@ -72,7 +72,9 @@ METRICS = {
     "pagepack_waiting_pages": Metric("gauge", "pages of open batches that wait to be read, once a prompt"),
     "pagepack_leased_pages": Metric("gauge", "pages of open batches that some worker reads, once a prompt"),
     "pagepack_failed_pages": Metric("gauge", "pages of open batches that failed, once a prompt", ("cause",)),
-    "pagepack_workers": Metric("gauge", "worker processes that were heard of within a lease", ("role",)),
+    "pagepack_workers": Metric(
+        "gauge", "worker processes: ingest, read, or run (one that reads for its own)", ("role",)
+    ),
 }
 """Every name that pagepack serves; docs/watching.md holds the same table."""
 

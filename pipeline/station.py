@@ -63,7 +63,11 @@ class Station:
         self._url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._dispatcher = Dispatcher(db, settings, say, only)
-        variables = {"PAGEPACK_INTERNAL_ALARM": self._alarm_queue, "PAGEPACK_INTERNAL_QUEUES": self._own}
+        variables = {
+            "PAGEPACK_INTERNAL_ALARM": self._alarm_queue,
+            "PAGEPACK_INTERNAL_QUEUES": self._own,
+            "PAGEPACK_INTERNAL_ROLE": "run" if self._is_run else "read",
+        }
         self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
         self._dispatches_from = 0.0
         self._was_refused = False

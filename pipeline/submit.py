@@ -216,7 +216,8 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
             return state
         if is_stopping():
             return None
-        why = why_nobody_reads(workers(db), asked.engine, asked.model, prompts)
+        there = [worker for worker in workers(db) if worker.role != "run"]
+        why = why_nobody_reads(there, asked.engine, asked.model, prompts)
         if why is None:
             alone_since = time.monotonic()
         elif time.monotonic() - alone_since > _ALONE_SECONDS:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline import dispatch, tell
 from pipeline.backlog import Backlog
+from pipeline.batches import finish_batch
 from pipeline.broker import make_app, notify, queue_depth, read_queue, ring_pages
 from pipeline.dispatch import Dispatcher, share_out
 from pipeline.embedded import EmbeddedBroker
@@ -268,6 +269,39 @@ def test_a_page_that_comes_back_after_its_batch_was_asked_of_another_model_is_dr
     assert archive.rows(tasks) == [("m1", "failed", "superseded"), ("m2", "done", None)]
     flushed.tick()
     assert archive.scalar("SELECT state FROM batches") == "finished"
+
+
+def test_a_page_that_one_batch_dropped_is_read_for_another(archive: Archive, flushed: Flushed) -> None:
+    archive.batch("b")
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["a"])
+    claim = archive.claim(page)
+    archive.batch("c")
+    archive.execute("UPDATE batches SET notify = 'mine.done@mine' WHERE name = 'c'")
+    archive.see("/in/a.pdf", batch="c")
+    archive.batch("b", model="m2")
+    assert claim is not None and return_claim(archive.db, claim, "the worker stops") == 1
+    enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")  # and none of m2
+    flushed.tick()
+    assert not finish_batch(archive.db, archive.batches["c"]) and queue_depth(flushed.app, "mine") == 0
+    flushed.tick()
+    assert flushed.rung() == 1
+    archive.read(page, "text")
+    flushed.tick()
+    assert queue_depth(flushed.app, "mine") == 1
+
+
+def test_with_one_model_what_any_may_read_shares_its_queue(archive: Archive, flushed: Flushed) -> None:
+    """Else a higher priority there would share with lower ones here."""
+    archive.batch("any")
+    archive.execute("UPDATE batches SET model = '', priority = 5")
+    archive.ingest(archive.see("/in/a.pdf", batch="any") or 0, [f"any {page}" for page in range(50)])
+    archive.batch("m1")
+    archive.ingest(archive.see("/in/b.pdf", batch="m1") or 0, [f"m1 {page}" for page in range(50)])
+    enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
+    flushed.tick()
+    rung = "SELECT DISTINCT b.name FROM page_tasks t JOIN batches b ON b.id = t.batch_id WHERE rung_at IS NOT NULL"
+    assert archive.rows(rung) == [("any",)]
+    assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
 
 
 @pytest.mark.only("sqlite")

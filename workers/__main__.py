@@ -85,7 +85,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     slots = engine.capacity + 1
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
-    role = "run" if own else "read"  # one that hears its own run alone
+    role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
     _enlist(lambda: db, owner, role, slots, engine=engine.name, model=engine.model, prompts=prompts)
     _consume(app, settings, "threads", slots, read_queue(app), read_queue(app, engine.model))
     engine.close()
