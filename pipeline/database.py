@@ -143,11 +143,13 @@ def _of_sqlite(name: str, error: DBAPIError) -> PagepackError | None:
     return Unavailable(f"{name} did not answer: {text}") if isinstance(error, OperationalError) else None
 
 
-def open_database(settings: Settings, *, create: bool = False, readonly: bool = False) -> Database:
+def open_database(
+    settings: Settings, *, create: bool = False, readonly: bool = False, by_key: bool = False
+) -> Database:
     """Open the settings' database; it must be at this program's revision.
 
     With `create`, missing tables are made and older ones are migrated. With `readonly`, nothing is written to a
-    SQLite file, not even by SQLite itself where the folder cannot be written.
+    SQLite file, not even by SQLite itself where the folder cannot be written. `by_key` as in `server_engine`.
 
     Raises:
         UsageError: no database yet, unreadable folder, a wrong URL or password, a revision that does not fit.
@@ -155,7 +157,7 @@ def open_database(settings: Settings, *, create: bool = False, readonly: bool = 
     """
     if settings.database_url is not None:
         url = server_url(settings.database_url)
-        database, way_out = Database(server_engine(url), server_name(url)), "`pagepack db upgrade`"
+        database, way_out = Database(server_engine(url, by_key=by_key), server_name(url)), "`pagepack db upgrade`"
     else:
         home = shlex.quote(str(settings.home))
         way_out = f"`pagepack db upgrade --home {home}`"

@@ -5,15 +5,17 @@ No message holds the password: a server is named by `server_name`, never by its 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
 
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 
 NO_DRIVER = "PAGEPACK_DATABASE_URL names a PostgreSQL server: pip install 'pagepack[postgres]'"
 
+_IDLE_SECONDS = 1.0
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 _CONNECT: dict[str, Any] = {
@@ -61,18 +63,41 @@ def connect_arguments(url: sa.URL) -> dict[str, Any]:
     return {name: value for name, value in _CONNECT.items() if name not in url.query}
 
 
-def server_engine(url: sa.URL) -> sa.Engine:
-    """Connections are looked at before they are used, so that a restarted server costs a reconnect.
+def server_engine(url: sa.URL, *, by_key: bool = False) -> sa.Engine:
+    """Connections that have idled are looked at before they are used, so that a restarted server costs a reconnect.
+
+    `by_key` is for a process that finds all its rows by an index. A session keeps the plan that it made for a foreign
+    key's check: made while the other table was small it reads that whole, and longer with every row, until autovacuum
+    comes by. Storing a page took three times as long after 6,000 (benchmarks/RESULTS.md, "Pipeline").
 
     Raises:
         UsageError: psycopg is not installed.
     """
     try:
-        return sa.create_engine(
-            url, connect_args=connect_arguments(url), pool_pre_ping=True, max_overflow=-1, hide_parameters=True
-        )
+        engine = sa.create_engine(url, connect_args=connect_arguments(url), max_overflow=-1, hide_parameters=True)
     except ImportError as error:
         raise UsageError(NO_DRIVER) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, record: Any) -> None:
+        _on_checkin(connection, record)
+        if by_key:
+            connection.execute("SET enable_seqscan = off")
+            connection.commit()
+
+    @sa.event.listens_for(engine, "checkin")
+    def _on_checkin(_: Any, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _on_checkout(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info["used_at"] > _IDLE_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error  # SQLAlchemy connects anew
+
+    return engine
 
 
 def translated(name: str, error: DBAPIError) -> PagepackError | None:

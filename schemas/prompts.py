@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from schemas.text import storable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prompt:
     """A question to a page, with the sampling parameters that it is asked with.
 
@@ -35,7 +36,7 @@ class Prompt:
         for field in ("name", "text"):
             object.__setattr__(self, field, storable(getattr(self, field)))
 
-    @property
+    @cached_property  # so no slots
     def version(self) -> str:
         """First 16 hex digits of the SHA-256 of name, text and parameters."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]

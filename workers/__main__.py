@@ -78,7 +78,7 @@ def _read(settings: Settings, broker_url: str, owner: str) -> int:
     gather_acknowledgements()
     app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
-    db = open_database(settings)
+    db = open_database(settings, by_key=True)
     reader = Reader(db, engine, settings, owner)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
@@ -103,7 +103,7 @@ def _ingest(settings: Settings, broker_url: str, owner: str) -> int:
         pid = os.getpid()
         if pid not in own:
             own.clear()
-            own[pid] = Ingester(open_database(settings), settings, f"{owner}{pid}", stopping.is_set)
+            own[pid] = Ingester(open_database(settings, by_key=True), settings, f"{owner}{pid}", stopping.is_set)
         return own[pid]
 
     add_ingest_tasks(app, settings, ingester)
