@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from pipeline.database import insert_for
+from pipeline.database import GivenRows
 from pipeline.words import search_terms, search_vector
-from schemas.tables import Answer, CurrentAnswer, PageTask, TaskState, utc_now
+from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState, utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,11 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
         }
         for key, answer in sorted(of_key.items(), key=lambda item: item[0])
     ]
-    stored = insert_for(connection)(Answer).on_conflict_do_nothing().returning(Answer.id, *_KEY)
-    ids = {AnswerKey(*row[1:]): row.id for row in connection.execute(stored, rows)}
+    if connection.dialect.name == "postgresql":
+        stored = connection.execute(_STORE, _ANSWERS.arrays(rows))
+    else:
+        stored = connection.execute(sqlite.insert(Answer).on_conflict_do_nothing().returning(Answer.id, *_KEY), rows)
+    ids = {AnswerKey(*row[1:]): row.id for row in stored}
     _index_words(connection, [(answer_id, of_key[key].text) for key, answer_id in ids.items()])
     if missing := [tuple(key) for key in of_key if key not in ids]:
         found = select(Answer.id, *_KEY).where(sa.tuple_(*_KEY).in_(missing))
@@ -87,33 +91,61 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
 
 
 _KEY = (Answer.image_hash, Answer.prompt_version, Answer.model)
+_ANSWERS = GivenRows(*[column for column in Answer.__table__.columns if column is not Answer.__table__.c.id])
+_STORE = (
+    postgresql.insert(Answer)
+    .from_select(_ANSWERS.names, _ANSWERS.select)
+    .on_conflict_do_nothing()
+    .returning(Answer.id, *_KEY)
+)
 _ADD_TERMS = sa.text("INSERT INTO page_search (rowid, terms) VALUES (:id, :terms)")
-_ADD_VECTOR = sa.text("INSERT INTO page_search (rowid, terms) VALUES (:id, CAST(:terms AS tsvector))")
+_ADD_VECTORS = sa.text(
+    "INSERT INTO page_search (rowid, terms) "
+    "SELECT id, CAST(vector AS tsvector) "
+    "FROM unnest(CAST(:ids AS bigint[]), CAST(:vectors AS text[])) AS given (id, vector)"
+)
 
 
 def _index_words(connection: Connection, texts: Sequence[tuple[int, str]]) -> None:
     if not texts:
         return
-    is_server = connection.dialect.name == "postgresql"
-    words = search_vector if is_server else search_terms
-    add = _ADD_VECTOR if is_server else _ADD_TERMS
-    connection.execute(add, [{"id": answer_id, "terms": words(text)} for answer_id, text in texts])
+    ids = [answer_id for answer_id, _ in texts]
+    if connection.dialect.name == "postgresql":
+        connection.execute(_ADD_VECTORS, {"ids": ids, "vectors": [search_vector(text) for _, text in texts]})
+    else:
+        connection.execute(_ADD_TERMS, [{"id": answer_id, "terms": search_terms(text)} for answer_id, text in texts])
 
 
+_DONE: dict[str, Any] = {
+    "state": TaskState.DONE,
+    "owner": None,
+    "lease_until": None,
+    "cause": None,
+    "reason": None,
+    "finished_at": bindparam("now"),
+}
+_SETTLED = GivenRows(PageTask.id, PageTask.answer_id, PageTask.attempts)
+_SETTLE_ALL = (
+    update(PageTask)
+    .where(PageTask.id == _SETTLED.table.c.id)
+    .values(answer_id=_SETTLED.table.c.answer_id, attempts=PageTask.attempts + _SETTLED.table.c.attempts, **_DONE)
+)
 _SETTLE = (
     update(PageTask)
     .where(PageTask.id == bindparam("task_id"))
-    .values(
-        state=TaskState.DONE,
-        owner=None,
-        lease_until=None,
-        answer_id=bindparam("answer"),
-        attempts=PageTask.attempts + bindparam("more"),
-        cause=None,
-        reason=None,
-        finished_at=bindparam("now"),
-    )
+    .values(answer_id=bindparam("answer"), attempts=PageTask.attempts + bindparam("more"), **_DONE)
 )
+_SHOWN = GivenRows(CurrentAnswer.page_id, CurrentAnswer.prompt, CurrentAnswer.answer_id)
+
+
+def _replacing(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
+        index_elements=["page_id", "prompt"], set_={"answer_id": insert.excluded.answer_id}
+    )
+
+
+_SHOW_ALL = _replacing(postgresql.insert(CurrentAnswer).from_select(_SHOWN.names, _SHOWN.select))
+_SHOW = _replacing(sqlite.insert(CurrentAnswer))
 
 
 def settle(connection: Connection, settled: Sequence[Settled]) -> None:
@@ -121,13 +153,25 @@ def settle(connection: Connection, settled: Sequence[Settled]) -> None:
     if not settled:
         return
     now = utc_now()
-    rows = [{"task_id": one.task_id, "answer": one.answer_id, "more": one.attempts, "now": now} for one in settled]
-    connection.execute(_SETTLE, rows)
-    shown = insert_for(connection)(CurrentAnswer)
-    connection.execute(
-        shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id}),
-        sorted(
-            ({"page_id": one.page_id, "prompt": one.prompt, "answer_id": one.answer_id} for one in settled),
-            key=lambda row: (row["page_id"], row["prompt"]),
-        ),
-    )
+    shown = [{"page_id": one.page_id, "prompt": one.prompt, "answer_id": one.answer_id} for one in settled]
+    shown.sort(key=lambda row: (row["page_id"], row["prompt"]))
+    if connection.dialect.name == "postgresql":
+        tasks = [{"id": one.task_id, "answer_id": one.answer_id, "attempts": one.attempts} for one in settled]
+        connection.execute(_SETTLE_ALL, _SETTLED.arrays(tasks) | {"now": now})
+        connection.execute(_SHOW_ALL, _SHOWN.arrays(shown))
+    else:
+        rows = [{"task_id": one.task_id, "answer": one.answer_id, "more": one.attempts, "now": now} for one in settled]
+        connection.execute(_SETTLE, rows)
+        connection.execute(_SHOW, shown)
+
+
+_ATTEMPTS = GivenRows(*[column for column in TaskAttempt.__table__.columns if column is not TaskAttempt.__table__.c.id])
+_ADD_ATTEMPTS = sa.insert(TaskAttempt).from_select(_ATTEMPTS.names, _ATTEMPTS.select)
+
+
+def add_attempts(connection: Connection, attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Add to the history; each is a whole row of `TaskAttempt` but for its id."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_ADD_ATTEMPTS, _ATTEMPTS.arrays(attempts))
+    else:
+        connection.execute(sa.insert(TaskAttempt), attempts)

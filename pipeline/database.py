@@ -15,7 +15,7 @@ import random
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -116,6 +116,24 @@ def retried(function: Callable[Concatenate[Database, P], R]) -> Callable[Concate
 def insert_for(connection: Connection) -> Any:
     """The INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy keeps a class for each."""
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+class GivenRows:
+    """Rows that a statement of PostgreSQL is given as one array a column, executed with `rows.arrays(…)`.
+
+    Its text is the same for any number of rows, and the server and we have a fraction of the work of one statement a
+    row. What it does to them it does in their order. `insert(table).from_select(rows.names, rows.select)` stores them.
+    """
+
+    def __init__(self, *columns: Any) -> None:
+        self.names = [column.key for column in columns]
+        given = [sa.bindparam(f"all_{column.key}", type_=postgresql.ARRAY(column.type)) for column in columns]
+        named = [sa.column(column.key, column.type) for column in columns]
+        self.table = sa.func.unnest(*given).table_valued(*named).render_derived(name="given")
+        self.select = sa.select(*self.table.c)
+
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {f"all_{name}": [row[name] for row in rows] for name in self.names}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, insert, select, update
 
-from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, put_answers, settle
+from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
 from pipeline.batches import ensure_tasks
 from pipeline.database import Database, insert_for, retried
 from pipeline.errors import PagepackError
@@ -182,7 +182,7 @@ def complete_pages(
                 values = _after_failure(db, attempts, one.outcome, limits) | {"attempts": attempts}
                 connection.execute(update(PageTask).where(PageTask.id == one.task.task_id).values(values))
         if tried := [one.attempt(worker) for one in ended if not isinstance(one.outcome, ReusedAnswer)]:
-            connection.execute(insert(TaskAttempt), tried)
+            add_attempts(connection, tried)
         note_ended(connection, {one.claim.document_id for one in ended})
         return {one.task.task_id for one in ended}
 

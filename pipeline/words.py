@@ -18,11 +18,14 @@ CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\u
 """Inside the brackets of a regular expression: the characters that are terms of their own."""
 
 _TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
+_WORD = re.compile(r"[^\W_]+")  # a term where nothing is CJK, in half the time
+_HAS_CJK = re.compile(f"[{CJK}]")
+_ASCII = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 _MAX_TERM_CHARACTERS = 255  # a longer word counts by its beginning; PostgreSQL takes 2,046 bytes
 _MAX_VECTOR_BYTES = 1_000_000  # of a page; PostgreSQL takes 1,048,575. Words after that are not found
 _SURELY_FITS = 60_000  # characters: each is at most a term of 4 bytes, which takes 12
-_MAX_POSITION = 16_383  # PostgreSQL's last place in a page: after it a phrase is not found, its words are
+_ENOUGH_PLACES = 2_500  # characters of an entry: PostgreSQL keeps 256 of its places, none after 16,383
 
 
 def fold(text: str) -> str:
@@ -35,7 +38,12 @@ def fold(text: str) -> str:
 
 def terms(text: str) -> list[str]:
     """In their order; letters and digits only, so that none can leave the quotes around it."""
-    return [term[:_MAX_TERM_CHARACTERS] for term in _TERM.findall(fold(text))]
+    plain = fold(text)
+    if plain.isascii():
+        found = plain.translate(_ASCII).split()  # a tenth of the time
+    else:
+        found = (_TERM if _HAS_CJK.search(plain) else _WORD).findall(plain)
+    return [term[:_MAX_TERM_CHARACTERS] for term in found]
 
 
 def search_terms(text: str) -> str:
@@ -48,13 +56,13 @@ def search_vector(text: str) -> str:
     found = terms(text)
     if len(text) > _SURELY_FITS:
         found = found[: _how_many_fit(found)]
-    places: dict[str, list[str]] = {}
+    entries: dict[str, str] = {}
     for place, term in enumerate(found, 1):
-        if term in places:
-            places[term].append(str(min(place, _MAX_POSITION)))
-        else:
-            places[term] = [str(min(place, _MAX_POSITION))]
-    return " ".join([f"'{term}':{','.join(at[:255])}" for term, at in places.items()])
+        if term not in entries:
+            entries[term] = f"'{term}':{place}"
+        elif len(entries[term]) < _ENOUGH_PLACES:
+            entries[term] += f",{place}"
+    return " ".join(entries.values())
 
 
 def _how_many_fit(found: list[str]) -> int:
