@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
+import sqlalchemy.orm
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -80,9 +81,7 @@ class Database:
         Hosts' clocks differ, so no host's clock decides about a lease on a server. The time at which the statement
         began, for an index can be asked with it; with the clock that moves on meanwhile it cannot.
         """
-        if self.dialect == "postgresql":
-            return sa.cast(sa.func.extract("epoch", sa.func.statement_timestamp()), sa.Float)
-        return sa.literal(time.time(), sa.Float)
+        return clock(self.dialect)
 
     def now(self, connection: Connection) -> float:
         """The same as a number; costs a round trip on a server."""
@@ -113,6 +112,21 @@ def retried(function: Callable[Concatenate[Database, P], R]) -> Callable[Concate
     return run
 
 
+@functools.cache
+def clock(dialect: str) -> sa.ColumnElement[float]:
+    """As `Database.clock`, for statements that are made once; asked anew each time that they are executed."""
+    if dialect == "postgresql":
+        return sa.cast(sa.func.extract("epoch", sa.func.statement_timestamp()), sa.Float)
+    return sa.bindparam("clock", type_=sa.Float, callable_=time.time)
+
+
+def is_given(dialect: str, column: sa.orm.InstrumentedAttribute[Any], name: str) -> sa.ColumnElement[bool]:
+    """Whether a column's value is among those of a parameter, a list; on PostgreSQL of one text for any length."""
+    if dialect == "postgresql":
+        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(column.type)))
+    return column.in_(sa.bindparam(name, expanding=True))
+
+
 def insert_for(connection: Connection) -> Any:
     """The INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy keeps a class for each."""
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -127,8 +141,12 @@ class GivenRows:
 
     def __init__(self, *columns: Any) -> None:
         self.names = [column.key for column in columns]
-        given = [sa.bindparam(f"all_{column.key}", type_=postgresql.ARRAY(column.type)) for column in columns]
-        named = [sa.column(column.key, column.type) for column in columns]
+        types = [sa.String() if isinstance(column.type, sa.String) else column.type for column in columns]
+        # Without the length: the cast to an array of VARCHAR(16) would cut a longer text, where a column refuses it.
+        given = [
+            sa.bindparam(f"all_{name}", type_=postgresql.ARRAY(of)) for name, of in zip(self.names, types, strict=True)
+        ]
+        named = [sa.column(name, of) for name, of in zip(self.names, types, strict=True)]
         self.table = sa.func.unnest(*given).table_valued(*named).render_derived(name="given")
         self.select = sa.select(*self.table.c)
 

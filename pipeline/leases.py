@@ -16,6 +16,7 @@ for each other; who only looks for work skips rows that somebody holds.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ import sqlalchemy.orm
 from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.batches import TEXT_LAYER
-from pipeline.database import Database, retried
+from pipeline.database import Database, clock, is_given, retried
 from pipeline.notices import note_ended
 from pipeline.settings import Settings
 from schemas.prompts import Prompt
@@ -133,7 +134,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             update(Document)
             .where(Document.id == document_id, is_in(Document, "pending"), is_wanted(Document))
             .where(Document.next_attempt_at <= db.clock())
-            .values(_leased(db, Document, owner, lease_seconds))
+            .values(_leased(db.dialect, Document, owner, lease_seconds))
             .returning(
                 Document.token,
                 Document.kind,
@@ -191,41 +192,9 @@ def claim_pages(
     reads it then without company. `answers_of` is the model whose answers are looked for. A prompt that any model may
     answer is left to others where this worker does not `support` it, and not rung for again for as long as a lease.
     """
-    waiting = (
-        select(
-            PageTask.id,
-            PageTask.page_id,
-            PageTask.token,
-            PageTask.prompt_version,
-            PageTask.model,
-            PageTask.crashes,
-            Page.document_id,
-            Page.page_index,
-            Page.image_hash,
-            Document.public_id,
-            Batch.public_id.label("batch_public_id"),
-            PageTask.attempts,
-            (db.clock() - PageTask.rung_at).label("waited_seconds"),
-            Answer.id.label("answer_id"),
-        )
-        .join(Page, Page.id == PageTask.page_id)
-        .join(Document, Document.id == Page.document_id)
-        .join(Batch, Batch.id == PageTask.batch_id)
-        .outerjoin(
-            Answer,
-            sa.and_(
-                Answer.image_hash == Page.image_hash,
-                Answer.prompt_version == PageTask.prompt_version,
-                Answer.model == answers_of,
-            ),
-        )
-        .where(PageTask.page_id.in_(page_ids), is_in(PageTask, "pending"), Batch.state == BatchState.RUNNING)
-        .where(PageTask.model.in_(models), PageTask.next_attempt_at <= db.clock())
-        .order_by(PageTask.id)
-        .with_for_update(of=PageTask)
-    )
     with db.write() as connection:
-        rows = connection.execute(waiting).all()
+        asked = {"page_ids": list(page_ids), "models": list(models), "answers_of": answers_of}
+        rows = connection.execute(_waiting_tasks(db.dialect), asked).all()
         prompts = _prompts(connection, {row.prompt_version for row in rows})
         left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
         if left:
@@ -236,8 +205,8 @@ def claim_pages(
         rows = [row for row in rows if row.page_id not in suspects]
         if not rows:
             return Claimed({}, suspects)
-        ours = PageTask.id.in_([row.id for row in rows])
-        connection.execute(update(PageTask).where(ours).values(_leased(db, PageTask, owner, lease_seconds)))
+        lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
+        connection.execute(_lease_tasks(db.dialect), lease)
     pages: dict[int, PageClaim] = {}
     for row in rows:
         new = PageClaim(
@@ -255,6 +224,53 @@ def claim_pages(
         if row.answer_id is not None:
             claim.answered[row.id] = row.answer_id
     return Claimed(pages, suspects)
+
+
+@functools.cache  # to make one takes as long as to execute it
+def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        select(
+            PageTask.id,
+            PageTask.page_id,
+            PageTask.token,
+            PageTask.prompt_version,
+            PageTask.model,
+            PageTask.crashes,
+            Page.document_id,
+            Page.page_index,
+            Page.image_hash,
+            Document.public_id,
+            Batch.public_id.label("batch_public_id"),
+            PageTask.attempts,
+            (clock(dialect) - PageTask.rung_at).label("waited_seconds"),
+            Answer.id.label("answer_id"),
+        )
+        .join(Page, Page.id == PageTask.page_id)
+        .join(Document, Document.id == Page.document_id)
+        .join(Batch, Batch.id == PageTask.batch_id)
+        .outerjoin(
+            Answer,
+            sa.and_(
+                Answer.image_hash == Page.image_hash,
+                Answer.prompt_version == PageTask.prompt_version,
+                Answer.model == bindparam("answers_of"),
+            ),
+        )
+        .where(
+            is_given(dialect, PageTask.page_id, "page_ids"),
+            is_in(PageTask, "pending"),
+            Batch.state == BatchState.RUNNING,
+        )
+        .where(is_given(dialect, PageTask.model, "models"), PageTask.next_attempt_at <= clock(dialect))
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
+    )
+
+
+@functools.cache
+def _lease_tasks(dialect: str) -> sa.Update:
+    leased = _leased(dialect, PageTask, bindparam("by"), bindparam("seconds"))
+    return update(PageTask).where(is_given(dialect, PageTask.id, "task_ids")).values(leased)
 
 
 @retried
@@ -427,12 +443,12 @@ def locked_ids(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple
     return select(locked.c.id)
 
 
-def _leased(db: Database, table: Leased, owner: str, lease_seconds: float) -> dict[str, Any]:
+def _leased(dialect: str, table: Leased, owner: Any, lease_seconds: Any) -> dict[str, Any]:
     return {
         "state": "leased",
         "owner": owner,
         "token": table.token + 1,
-        "lease_until": db.clock() + lease_seconds,
+        "lease_until": clock(dialect) + lease_seconds,
     }
 
 

@@ -6,13 +6,14 @@ about).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
 
-from pipeline.database import Database, insert_for, retried
+from pipeline.database import Database, insert_for, is_given, retried
 from schemas.tables import (
     Batch,
     BatchPages,
@@ -42,16 +43,21 @@ class UnsentNotice:
 
 def note_ended(connection: Connection, documents: Collection[int]) -> None:
     """Add notices for those of these documents that are done, after some of their tasks ended in this transaction."""
+    ended = _told_documents(connection.dialect.name)
+    if ids := connection.scalars(ended, {"documents": list(documents)}).all():
+        _insert(connection, BatchSource.document_id.in_(ids), Batch.state == BatchState.RUNNING)
+
+
+@functools.cache
+def _told_documents(dialect: str) -> sa.Select[int]:
     asked = (
         select(BatchSource.document_id)
         .join(Batch, Batch.id == BatchSource.batch_id)
         .where(Batch.state == BatchState.RUNNING, Batch.notify.is_not(None))
-        .where(BatchSource.document_id.in_(documents))
+        .where(is_given(dialect, BatchSource.document_id, "documents"))
     )
     # Locked, so that of two workers that end a document's last two pages at once, the later one sees both ended.
-    ended = select(Document.id).where(Document.id.in_(asked)).order_by(Document.id).with_for_update()
-    if ids := connection.scalars(ended).all():
-        _insert(connection, BatchSource.document_id.in_(ids), Batch.state == BatchState.RUNNING)
+    return select(Document.id).where(Document.id.in_(asked)).order_by(Document.id).with_for_update()
 
 
 def note_all_ended(connection: Connection, batch_id: int) -> None:

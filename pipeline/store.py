@@ -7,6 +7,7 @@ done, which changes nothing either.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
 from pipeline.batches import ensure_tasks
-from pipeline.database import Database, insert_for, retried
+from pipeline.database import Database, insert_for, is_given, retried
 from pipeline.errors import PagepackError
 from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim
 from pipeline.notices import forget_notices, note_ended
@@ -353,15 +354,20 @@ def _holds_document(connection: Connection, claim: DocumentClaim) -> bool:
     return connection.scalar(select(Document.id).where(_is_held(claim)).with_for_update()) is not None
 
 
-def _held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], int]:
-    """(Task id, token) → attempts so far, of the claims' tasks; a claim whose token is not there lost its lease."""
-    ids = [task.task_id for claim in claims for task in claim.tasks]
-    rows = connection.execute(
+@functools.cache
+def _leased_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return (
         select(PageTask.id, PageTask.token, PageTask.attempts)
-        .where(PageTask.id.in_(ids), PageTask.state == TaskState.LEASED)
+        .where(is_given(dialect, PageTask.id, "task_ids"), PageTask.state == TaskState.LEASED)
         .order_by(PageTask.id)
         .with_for_update()
     )
+
+
+def _held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], int]:
+    """(Task id, token) → attempts so far, of the claims' tasks; a claim whose token is not there lost its lease."""
+    ids = [task.task_id for claim in claims for task in claim.tasks]
+    rows = connection.execute(_leased_tasks(connection.dialect.name), {"task_ids": ids})
     return {(row.id, row.token): row.attempts for row in rows}
 
 
