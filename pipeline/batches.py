@@ -377,6 +377,7 @@ def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:
         return [(OpenBatch(row.id, row.public_id, row.name), row.priority) for row in rows]
 
 
+@retried
 def mark_all_seen(db: Database, batch: OpenBatch) -> None:
     """The walk through the batch's paths is through: it may finish."""
     with db.write() as connection:

@@ -15,7 +15,7 @@ from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 
 NO_DRIVER = "PAGEPACK_DATABASE_URL names a PostgreSQL server: pip install 'pagepack[postgres]'"
 
-_IDLE_SECONDS = 1.0
+_IDLE_SECONDS = 0.2
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 _CONNECT: dict[str, Any] = {

@@ -156,6 +156,22 @@ def test_a_restarted_server_costs_a_reconnect(own_server: PostgresServer) -> Non
     db.dispose()
 
 
+def test_a_workers_session_reads_no_whole_table(postgres: PostgresServer, archive: Archive) -> None:
+    """PostgreSQL keeps a session's plan of a foreign key's check: of a table that it knew as empty, a whole read."""
+    with archive.db.write() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    scanned = archive.scalar("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'answers'")
+    archive.db.dispose()
+    name = str(archive.db.engine.url.database)
+    archive.db = open_database(Settings(database_url=postgres.url(name)), by_key=True)
+    for page in archive.ingest(archive.see("/in/a.pdf") or 0, [str(number) for number in range(20)]):
+        assert archive.read(page, f"text {page}") == 1
+    archive.db.dispose()  # the server counts at the end of a session
+    counted = "SELECT seq_scan, idx_scan >= 20 FROM pg_stat_user_tables WHERE relname = 'answers'"
+    wait_until(lambda: archive.rows(counted)[0][1])
+    assert archive.rows(counted) == [(scanned, True)]
+
+
 def test_a_transaction_that_may_be_repeated_is_repeated(db: Database) -> None:
     calls: list[int] = []
 
