@@ -153,8 +153,11 @@ def settle(connection: Connection, settled: Sequence[Settled]) -> None:
     if not settled:
         return
     now = utc_now()
-    shown = [{"page_id": one.page_id, "prompt": one.prompt, "answer_id": one.answer_id} for one in settled]
-    shown.sort(key=lambda row: (row["page_id"], row["prompt"]))
+    of_page = {(one.page_id, one.prompt): one.answer_id for one in settled}  # of two prompts of one name, the last
+    shown = [
+        {"page_id": page_id, "prompt": prompt, "answer_id": of_page[page_id, prompt]}
+        for page_id, prompt in sorted(of_page)
+    ]
     if connection.dialect.name == "postgresql":
         tasks = [{"id": one.task_id, "answer_id": one.answer_id, "attempts": one.attempts} for one in settled]
         connection.execute(_SETTLE_ALL, _SETTLED.arrays(tasks) | {"now": now})

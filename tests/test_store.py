@@ -84,6 +84,18 @@ def test_the_same_page_image_in_two_documents_has_one_answer(archive: Archive) -
     assert archive.scalar("SELECT count(*) FROM answers") == 1 and archive.finish()
 
 
+def test_two_prompts_of_one_name_are_answered_in_one_transaction(archive: Archive) -> None:
+    """Two batches with different texts for `ocr`: the page shows one of the answers, and none is lost."""
+    for batch, text in (("b", "Read."), ("c", "Read all.")):
+        archive.batch(batch, prompts=[Prompt("ocr", text)])
+        document_id = archive.see("/in/a.pdf", batch=batch) or 0
+    (page,) = archive.ingest(document_id, ["a"])
+    assert archive.read(page, lambda prompt: f"said to {prompt.text}") == 2
+    stored = archive.rows("SELECT text FROM answers ORDER BY text")
+    assert stored == [("said to Read all.",), ("said to Read.",)]
+    assert archive.rows("SELECT text FROM page_text") == [("said to Read all.",)]
+
+
 def test_the_same_page_read_twice_at_once_keeps_the_first_answer(archive: Archive) -> None:
     pages = []
     for path in ("/in/a.pdf", "/in/b.pdf"):
