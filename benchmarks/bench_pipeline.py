@@ -201,9 +201,9 @@ def measure(
         db = open_database(settings, create=True)
         warm_id = prepare(db, ImageStore(settings.home / "images"), WARM, WARM)
         before_preparing = time.monotonic()
-        batch_id = prepare(db, ImageStore(settings.home / "images"), count, round(1_000 * most_seconds))
+        real = round(1_000 * most_seconds)
+        batch_id = prepare(db, ImageStore(settings.home / "images"), count, real)
         prepared = time.monotonic() - before_preparing
-        size = _database_bytes(db, settings)
         environment = os.environ | {
             "PAGEPACK_INTERNAL_ENGINE": "benchmarks.bench_pipeline:BenchEngine",
             "PAGEPACK_HOME": str(settings.home),
@@ -219,6 +219,7 @@ def measure(
                 time.sleep(0.1)
             with _started(["benchmarks.bench_pipeline", "--ring", str(warm_id)], 1, environment) as (ringer,):
                 ringer.communicate(b"go\n")
+            size = _database_bytes(db, settings)
             watched = {
                 "read worker": [psutil.Process(reader.pid) for reader in readers],
                 "broker": _by_name("valkey", psutil.Process().children(recursive=True)),
@@ -243,7 +244,11 @@ def measure(
                         weigh_at = time.monotonic() + _WEIGH_SECONDS
                     time.sleep(min(0.25, count / 50_000))  # of a small number the end would be seen late
                 seconds = time.monotonic() - began
+                memory |= {
+                    name: _resident(some) for name, some in watched.items() if name != "ringer"
+                }  # which has ended
                 read, distinct = (found - WARM for found in _answered(db))
+        assert read < real or count <= real, "pages without an image were read"
         assert read == distinct, f"{distinct} pages were read {read} times"
         with redis.Redis(unix_socket_path=broker.url.removeprefix("redis+socket://")) as client:
             peak = client.info("memory")["used_memory_peak"]

@@ -341,6 +341,9 @@ def _waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnEle
     return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING))
 
 
+_TEXTS_AT_ONCE = 1_000
+
+
 def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool]) -> None:
     """Where a PDF page carries text and the user prefers it, that text is the answer to `ocr`."""
     rows = connection.execute(
@@ -351,6 +354,8 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
         .join(Page, Page.id == PageTask.page_id)
         .join(TextLayer, TextLayer.page_id == Page.id)
         .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
     ).all()
     answers: list[tuple[AnswerKey, ReadAnswer]] = []
     settled: list[tuple[int, int, str, AnswerKey]] = []
@@ -362,8 +367,10 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
             key = AnswerKey(row.image_hash, row.prompt_version, model)
             answers.append((key, answer))
             settled.append((row.id, row.page_id, row.name, key))
-    ids = put_answers(connection, answers)
-    settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in settled])
+    for start in range(0, len(settled), _TEXTS_AT_ONCE):
+        ids = put_answers(connection, answers[start : start + _TEXTS_AT_ONCE])
+        some = settled[start : start + _TEXTS_AT_ONCE]
+        settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in some])
 
 
 def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:

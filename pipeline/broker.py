@@ -78,7 +78,7 @@ class _GatheringQoS(_ForgivingQoS):
 
     @contextlib.contextmanager
     def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
-        with super().pipe_or_acquire(pipe, client or self._kept_client()) as ours:
+        with super().pipe_or_acquire(pipe, client if pipe else client or self._kept_client()) as ours:
             acked = [] if pipe else list(self._acked)
             if acked:
                 ours.zrem(self.unacked_index_key, *acked).hdel(self.unacked_key, *acked)

@@ -136,7 +136,7 @@ class GivenRows:
     """Rows that a statement of PostgreSQL is given as one array a column, executed with `rows.arrays(…)`.
 
     Its text is the same for any number of rows, and the server and we have a fraction of the work of one statement a
-    row. What it does to them it does in their order. `insert(table).from_select(rows.names, rows.select)` stores them.
+    row. `insert(table).from_select(rows.names, rows.select)` stores them in their order; an UPDATE has none.
     """
 
     def __init__(self, *columns: Any) -> None:

@@ -64,26 +64,37 @@ def connect_arguments(url: sa.URL) -> dict[str, Any]:
 
 
 def server_engine(url: sa.URL, *, by_key: bool = False) -> sa.Engine:
-    """Connections that have idled are looked at before they are used, so that a restarted server costs a reconnect.
+    """Connections are looked at before they are used, so that a restarted server costs a reconnect.
 
-    `by_key` is for a process that finds all its rows by an index. A session keeps the plan that it made for a foreign
-    key's check: made while the other table was small it reads that whole, and longer with every row, until autovacuum
-    comes by. Storing a page took three times as long after 6,000 (benchmarks/RESULTS.md, "Pipeline").
+    `by_key` is for a process that finds all its rows by an index, and repeats what was lost. A session keeps the plan
+    that it made for a foreign key's check: made while the other table was small, it reads that whole, and longer with
+    every row, until autovacuum comes by (benchmarks/RESULTS.md, "Pipeline"). Connections that are used many times a
+    second are not looked at each time.
 
     Raises:
         UsageError: psycopg is not installed.
     """
     try:
-        engine = sa.create_engine(url, connect_args=connect_arguments(url), max_overflow=-1, hide_parameters=True)
+        engine = sa.create_engine(
+            url,
+            connect_args=connect_arguments(url),
+            pool_pre_ping=not by_key,
+            max_overflow=-1,
+            hide_parameters=True,
+        )
     except ImportError as error:
         raise UsageError(NO_DRIVER) from error
+    if by_key:
+        _serve_a_worker(engine)
+    return engine
 
+
+def _serve_a_worker(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
         _on_checkin(connection, record)
-        if by_key:
-            connection.execute("SET enable_seqscan = off")
-            connection.commit()
+        connection.execute("SET enable_seqscan = off")
+        connection.commit()
 
     @sa.event.listens_for(engine, "checkin")
     def _on_checkin(_: Any, record: Any) -> None:
@@ -96,8 +107,6 @@ def server_engine(url: sa.URL, *, by_key: bool = False) -> sa.Engine:
                 engine.dialect.do_ping(connection)
             except engine.dialect.loaded_dbapi.Error as error:
                 raise InvalidatePoolError from error  # SQLAlchemy connects anew
-
-    return engine
 
 
 def translated(name: str, error: DBAPIError) -> PagepackError | None:

@@ -20,7 +20,7 @@ CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\u
 _TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
 _WORD = re.compile(r"[^\W_]+")  # a term where nothing is CJK, in half the time
 _HAS_CJK = re.compile(f"[{CJK}]")
-_ASCII = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
+_BREAKS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 _MAX_TERM_CHARACTERS = 255  # a longer word counts by its beginning; PostgreSQL takes 2,046 bytes
 _MAX_VECTOR_BYTES = 1_000_000  # of a page; PostgreSQL takes 1,048,575. Words after that are not found
@@ -40,7 +40,7 @@ def terms(text: str) -> list[str]:
     """In their order; letters and digits only, so that none can leave the quotes around it."""
     plain = fold(text)
     if plain.isascii():
-        found = plain.translate(_ASCII).split()  # a tenth of the time
+        found = plain.translate(_BREAKS).split()  # a tenth of the time
     else:
         found = (_TERM if _HAS_CJK.search(plain) else _WORD).findall(plain)
     return [term[:_MAX_TERM_CHARACTERS] for term in found]

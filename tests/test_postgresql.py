@@ -156,6 +156,20 @@ def test_a_restarted_server_costs_a_reconnect(own_server: PostgresServer) -> Non
     db.dispose()
 
 
+def test_a_session_that_ends_between_two_transactions_is_replaced(postgres: PostgresServer, archive: Archive) -> None:
+    url = postgres.url(str(archive.db.engine.url.database))
+    for by_key in (False, True):
+        archive.db = open_database(Settings(database_url=url), by_key=by_key)
+        archive.see(f"/in/{by_key}.pdf")
+        with archive.db.read() as connection:
+            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        if by_key:
+            time.sleep(0.3)  # it looks at connections that have rested, and repeats what was lost
+        postgres.execute(f"SELECT pg_terminate_backend({pid})")
+        assert archive.scalar("SELECT count(*) FROM sources") == 1 + by_key
+        archive.db.dispose()
+
+
 def test_a_workers_session_reads_no_whole_table(postgres: PostgresServer, archive: Archive) -> None:
     """PostgreSQL keeps a session's plan of a foreign key's check: of a table that it knew as empty, a whole read."""
     with archive.db.write() as connection:
