@@ -198,11 +198,11 @@ class World:
     def submit(self, *paths: Path, **variables: Any) -> None:
         self.pagepack("submit", *(paths or (self.docs,)), **variables)
 
-    def pagepack(self, *words: str | Path, **variables: Any) -> str:
-        """A command on the first host; what it printed. Raises Broken where it fails."""
+    def pagepack(self, *words: str | Path, codes: Collection[int] = (0,), **variables: Any) -> str:
+        """A command on the first host; what it printed. Raises Broken where it ends with none of these codes."""
         started = self.begin_pagepack(*words, **variables)
         output, errors = started.communicate(timeout=180)
-        if started.returncode != 0:
+        if started.returncode not in codes:
             raise Broken(f"pagepack {words[0]} ended with {started.returncode}: {errors[-500:]}")
         return output
 
