@@ -139,6 +139,10 @@ def prepare(db: Database, images: ImageStore, count: int, real: int) -> int:
         for statement in _rest(count - real, batch.id) if count > real else []:
             connection.execute(sa.text(statement))
         connection.exec_driver_sql("ANALYZE")
+    if db.dialect == "postgresql":  # what so many rows at once leave to do is no page's time either
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql("CHECKPOINT")
     return batch.id
 
 

@@ -404,7 +404,9 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
     First makes sure of its tasks: a page stored while the batch was being registered may have missed it. And at the
     end of its notices: a document may have been done before the batch asked about it.
     """
-    with db.read() as connection:  # cheap looks first: the rest costs a walk through all documents of the batch
+    with db.read(
+        by_key=True
+    ) as connection:  # cheap looks first: the rest costs a walk through all documents of the batch
         seen = (Batch.id == batch.id, Batch.all_seen)
         own = (PageTask.batch_id == batch.id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
         if connection.scalar(select(Batch.id).where(*seen)) is None:

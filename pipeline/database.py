@@ -53,8 +53,15 @@ class Database:
         self._reader = engine.execution_options(**snapshot)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self, *, by_key: bool = False) -> Iterator[Connection]:
+        """With `by_key` PostgreSQL looks for all rows by an index.
+
+        Where nearly all rows of a table wait, it expects the first of them soon and reads from the table's beginning,
+        where those lie that are done: all of them, in each tick.
+        """
         with _errors_translated(self.name), self._reader.begin() as connection:
+            if by_key and self.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             yield connection
         if self._unchanged is not None:
             self._unchanged.check()

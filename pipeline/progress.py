@@ -11,11 +11,9 @@ from sqlalchemy import select
 
 from pipeline.batches import TEXT_LAYER, OpenBatch
 from pipeline.database import Database
-from pipeline.leases import is_in
-from schemas.tables import Batch, BatchState, Document, DocumentState, Page, PageTask, TaskState
+from pipeline.leases import Leased, is_in
+from schemas.tables import Batch, BatchState, Document, Page, PageTask, TaskState
 
-_OPEN_TASKS = (TaskState.PENDING, TaskState.LEASED)
-_OPEN_DOCUMENTS = (DocumentState.PENDING, DocumentState.LEASED)
 _SMALLEST_SHARE = 16  # pages that ingest stores at once
 
 
@@ -48,7 +46,7 @@ class Progress:
 
 def what_is_open(db: Database, batch_id: int) -> Open:
     """Asked in every tick of a run."""
-    with db.read() as connection:
+    with db.read(by_key=True) as connection:
         row = connection.execute(select(*_is_open(batch_id))).one()
     return Open(*map(bool, row))
 
@@ -58,7 +56,7 @@ def running_work(db: Database) -> list[tuple[OpenBatch, int, str, Open]]:
 
     The model is "" where any may read.
     """
-    with db.read() as connection:
+    with db.read(by_key=True) as connection:
         rows = connection.execute(
             select(Batch.id, Batch.public_id, Batch.name, Batch.priority, Batch.model, *_is_open(Batch.id))
             .where(Batch.state == BatchState.RUNNING)
@@ -71,14 +69,19 @@ def running_work(db: Database) -> list[tuple[OpenBatch, int, str, Open]]:
 
 
 def _is_open(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.ColumnElement[bool]]:
-    def exists(table: type[Document] | type[PageTask], *states: str) -> sa.ColumnElement[bool]:
-        return select(table.id).where(table.batch_id == batch_id, table.state.in_(states)).exists()
+    def exists(table: Leased, *which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        return select(table.id).where(table.batch_id == batch_id, *which).exists()
 
-    return [
-        exists(Document, *_OPEN_DOCUMENTS),
-        exists(PageTask, TaskState.PENDING),
-        exists(PageTask, TaskState.LEASED),
-    ]
+    def is_pending(table: Leased) -> sa.ColumnElement[bool]:  # each has an index that holds nothing else
+        pending = is_in(table, "pending")
+        return sa.or_(
+            exists(table, pending, table.rung_at.is_(None)), exists(table, pending, table.rung_at.is_not(None))
+        )
+
+    def is_leased(table: Leased) -> sa.ColumnElement[bool]:
+        return exists(table, is_in(table, "leased"))
+
+    return [sa.or_(is_pending(Document), is_leased(Document)), is_pending(PageTask), is_leased(PageTask)]
 
 
 def progress(db: Database, batch_id: int) -> Progress:
@@ -105,7 +108,7 @@ class Room:
         self._is_free = waiting < limit
         self._share = _SMALLEST_SHARE
         if limit <= waiting < 2 * limit:
-            with db.read() as connection:
+            with db.read(by_key=True) as connection:
                 count = connection.scalar(select(sa.func.count()).select_from(_at_work().subquery())) or 1
             self._share = max(_SMALLEST_SHARE, limit // count)
 
@@ -116,9 +119,7 @@ class Room:
 
 def _at_work() -> sa.Select[Any]:
     """The running batches that have anything open."""
-    documents = select(Document.id).where(Document.batch_id == Batch.id, Document.state.in_(_OPEN_DOCUMENTS))
-    tasks = select(PageTask.id).where(PageTask.batch_id == Batch.id, PageTask.state.in_(_OPEN_TASKS))
-    return select(Batch.id).where(Batch.state == BatchState.RUNNING, sa.or_(documents.exists(), tasks.exists()))
+    return select(Batch.id).where(Batch.state == BatchState.RUNNING, sa.or_(*_is_open(Batch.id)))
 
 
 def _waiting(db: Database, of: sa.ColumnElement[bool], limit: int) -> int:
@@ -134,5 +135,5 @@ def _waiting(db: Database, of: sa.ColumnElement[bool], limit: int) -> int:
     tasks = sa.union_all(*(select(PageTask.page_id).where(of, *state) for state in states)).subquery()
     drawn = select(Page.id).join(tasks, tasks.c.page_id == Page.id).where(Page.image_freed_at.is_(None))
     waiting = drawn.limit(limit)
-    with db.read() as connection:
+    with db.read(by_key=True) as connection:
         return connection.scalar(select(sa.func.count()).select_from(waiting.subquery())) or 0

@@ -14,8 +14,10 @@ import psycopg
 import pytest
 import redis
 
+from pipeline.batches import finish_batch
 from pipeline.database import Database, open_database, retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.readonly_sql import run_sql
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
@@ -184,6 +186,27 @@ def test_a_workers_session_reads_no_whole_table(postgres: PostgresServer, archiv
     counted = "SELECT seq_scan, idx_scan >= 20 FROM pg_stat_user_tables WHERE relname = 'answers'"
     wait_until(lambda: archive.rows(counted)[0][1])
     assert archive.rows(counted) == [(scanned, True)]
+
+
+def test_a_tick_reads_no_whole_table(archive: Archive) -> None:
+    """Of a batch of a million pages those that are done lie first; whether any waits was asked by reading them all."""
+    for page in archive.ingest(archive.see("/in/a.pdf") or 0, [str(number) for number in range(40)])[:30]:
+        archive.read(page, "text")
+    with archive.db.write() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    archive.db.dispose()  # the server counts at the end of a session
+    counted = (
+        "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('page_tasks', 'documents') ORDER BY 1"
+    )
+    scanned = archive.rows(counted)
+    assert what_is_open(archive.db, archive.batches["b"].id) == Open(False, True, False)
+    assert [work[3] for work in running_work(archive.db)] == [Open(False, True, False)]
+    assert Room(archive.db, 10).is_left(archive.batches["b"].id)
+    assert not finish_batch(archive.db, archive.batches["b"])
+    archive.db.dispose()
+    looked = "SELECT sum(idx_scan) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'ix_page_tasks_%'"
+    wait_until(lambda: archive.scalar(looked) >= 4)
+    assert archive.rows(counted) == scanned
 
 
 def test_a_transaction_that_may_be_repeated_is_repeated(db: Database) -> None:
