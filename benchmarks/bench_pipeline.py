@@ -333,7 +333,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, help="one size; the same as --sizes N")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="postgresql")
-    parser.add_argument("--processes", type=int, default=1, help="read workers")
+    parser.add_argument("--processes", type=int, default=2, help="read workers")
     parser.add_argument("--capacity", type=int, default=64, help="pages that a worker holds at once")
     parser.add_argument("--words", type=int, default=200, help="of an answer")
     parser.add_argument("--seconds", type=float, default=100.0, help="of a larger size, measure so long")
