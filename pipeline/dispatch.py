@@ -107,6 +107,8 @@ class Dispatcher:
         self._looks_for_taken = False
         self._next_look_at_readers = 0.0
         self._readers: list[WorkerRow] = []  # that are there
+        self._any_model = ""  # whose queue what any may read is rung for in
+        self._moves_until = 0.0
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang: the next one may come soon
@@ -183,6 +185,8 @@ class Dispatcher:
             self._ring_documents(app, drawing)
         for model, batches in self._by_model(work).items():  # asking the broker opens a connection
             queue = read_queue(app, model)
+            if time.monotonic() < self._moves_until and model and queue_depth(app, read_queue(app)):
+                continue  # readers take from both queues in turn: what was rung for before would no longer go first
             room, lost_after = self._look(app, queue, model)
             for priority in sorted({priority for _, priority in batches}, reverse=True):
                 equals = [batch for batch, its_priority in batches if its_priority == priority]
@@ -202,6 +206,8 @@ class Dispatcher:
             self._readers = [worker for worker in there if is_run or worker.role == "read"]
         models = {reader.model or "" for reader in self._readers}
         any_model = min(models) if len(models) == 1 and self._only is None else ""
+        if any_model != self._any_model:
+            self._any_model, self._moves_until = any_model, time.monotonic() + 2 * _SECONDS_AHEAD
         found: dict[str, list[tuple[OpenBatch, int]]] = {}
         for batch, priority, model in waiting:
             if not model or not models or model in models:
