@@ -304,6 +304,21 @@ def test_with_one_model_what_any_may_read_shares_its_queue(archive: Archive, flu
     assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
 
 
+def test_what_was_rung_before_the_first_reader_was_known_goes_first(archive: Archive, flushed: Flushed) -> None:
+    """It lies in another queue, and readers take from both in turn: a lower priority would share with a higher one."""
+    archive.batch("any")
+    archive.execute("UPDATE batches SET model = ''")
+    archive.ingest(archive.see("/in/a.pdf", batch="any") or 0, [f"any {page}" for page in range(50)])
+    flushed.tick()
+    assert queue_depth(flushed.app, READ_QUEUE) == 8
+    enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
+    flushed.tick()
+    assert flushed.rung() == 0
+    flushed.take(READ_QUEUE, 8)
+    flushed.tick()
+    assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
+
+
 @pytest.mark.only("sqlite")
 def test_readers_of_two_models_take_no_bells_of_each_other(
     archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
