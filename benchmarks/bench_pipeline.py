@@ -56,7 +56,6 @@ from workers.engines import Answer
 
 MODEL = "bench/1"
 PAGES_A_DOCUMENT = 1_000
-_WEIGH_SECONDS = 5.0
 WARM = 200  # pages that are read before the time counts: workers run for days
 DEPTH = 2_000  # bells that wait at most: the broker's memory is bounded whatever the number of pages
 _rng = random.Random(1)
@@ -233,24 +232,20 @@ def measure(
             spent = {name: _cpu(some) for name, some in watched.items()}
             with _started(["benchmarks.bench_pipeline", "--ring", str(batch_id)], 1, environment) as (ringer,):
                 assert ringer.stdout and ringer.stdin and ringer.stdout.readline()
-                watched["ringer"] = [psutil.Process(ringer.pid)]
-                spent["ringer"] = _cpu(watched["ringer"])
+                rings = psutil.Process(ringer.pid)
+                watched["ringer"] = [rings]
+                spent["ringer"] = _cpu([rings])
                 began = time.monotonic()
                 ringer.stdin.write(b"go\n")
                 ringer.stdin.flush()
-                weigh_at = began
-                while what_is_open(db, batch_id) and time.monotonic() < began + most_seconds:
+                ringer_resident = 0  # the last before it ends by itself
+                while what_is_open(db, batch_id) and time.monotonic() < began + most_seconds:  # little: two cores read
                     assert all(reader.poll() is None for reader in readers), "a worker died"
-                    for name, some in watched.items():
-                        spent[f"{name} now"] = max(spent.get(f"{name} now", 0.0), _cpu(some))
-                    if time.monotonic() > weigh_at:  # the kernel takes its time, of the two cores' that are measured
-                        memory = {name: _resident(some) for name, some in watched.items()}
-                        weigh_at = time.monotonic() + _WEIGH_SECONDS
-                    time.sleep(min(0.25, count / 50_000))  # of a small number the end would be seen late
+                    ringer_resident = rings.memory_info().rss or ringer_resident
+                    time.sleep(min(0.25, count / 20_000))  # of a small number the end would be seen late
                 seconds = time.monotonic() - began
-                memory |= {
-                    name: _resident(some) for name, some in watched.items() if name != "ringer"
-                }  # which has ended
+                spent = {name: _cpu(some) - spent[name] for name, some in watched.items()}
+                memory = {name: _resident(some) for name, some in watched.items()} | {"ringer": ringer_resident}
                 read, distinct = (found - WARM for found in _answered(db))
         assert read < real or count <= real, "pages without an image were read"
         assert read == distinct, f"{distinct} pages were read {read} times"
@@ -263,7 +258,7 @@ def measure(
         "pages": count,
         "pages_read": read,
         "pages_per_second": round(read / seconds, 1),
-        "cpu_ms_a_page": {name: round(1e3 * (spent[f"{name} now"] - spent[name]) / read, 2) for name in watched},
+        "cpu_ms_a_page": {name: round(1e3 * cpu / read, 2) for name, cpu in spent.items()},
         "resident_mib": {name: round(size / 2**20, 1) for name, size in memory.items()},
         "broker_peak_mib": round(peak / 2**20, 1),
         "database_bytes_a_page": round(grown),

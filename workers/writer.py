@@ -27,7 +27,7 @@ from schemas.prompts import Prompt
 log = logging.getLogger("pagepack.worker")
 
 _MOST_AT_ONCE = 64
-_ENOUGH = 32  # wishes that a group is begun for at once; less where half of what is in hand at most is less
+_ENOUGH = 48  # wishes that a group is begun for at once; less where three quarters of what is in hand at most are less
 _GATHER_SECONDS = 0.1  # and else so long after the last one began: nothing beside the time to read a page
 _WAIT_SECONDS = (0.1, 5.0)  # first and longest, between two tries at a database that is away
 _REFUSED_SECONDS = 1.0  # after an error that no try mends: whoever asks next shall not make a busy loop of it
@@ -86,7 +86,7 @@ class Writer:
         self._held = held
         self._is_stopping = is_stopping
         self._is_over = is_over
-        self._enough = max(1, min(_ENOUGH, most_in_hand // 2))
+        self._enough = max(1, min(_ENOUGH, 3 * most_in_hand // 4))
         self._wishes: list[_Claim | _Complete] = []
         self._wake = threading.Condition()
         threading.Thread(target=self._serve, name="writer", daemon=True).start()
