@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
@@ -23,7 +24,6 @@ from pipeline.embedded import HomeLock
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.fleet import why_nobody_reads, workers
 from pipeline.ingest import register
-from pipeline.live import Live
 from pipeline.progress import progress
 from pipeline.query import asked_prompts, batch_state, find_batch
 from pipeline.settings import Settings
@@ -31,6 +31,9 @@ from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
 from schemas.text import storable
+
+if TYPE_CHECKING:
+    from pipeline.live import Live  # what draws it takes a worker a tenth of a second to import
 
 _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0

@@ -1,0 +1,115 @@
+"""What the roles of a worker do until they are told to stop: Celery around an engine, or around ingesters."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from billiard import Event
+from celery import signals
+
+from pipeline.broker import gather_acknowledgements, make_app, queue_of, read_queue
+from pipeline.cores import num_cores
+from pipeline.database import Database, open_database
+from pipeline.errors import PagepackError, Unavailable
+from pipeline.fleet import BEAT_SECONDS, enlist, still_there
+from pipeline.ingest import Ingester
+from pipeline.logs import leave_logs_alone
+from pipeline.settings import Settings
+from pipeline.traces import stop_traces
+from schemas.messages import INGEST_TASK
+from schemas.prompts import CATALOGUE
+from workers.choose import make_engine
+from workers.tasks import Reader, add_ingest_tasks, add_read_task
+
+
+def read(settings: Settings, broker_url: str, owner: str) -> None:
+    """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
+    own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")
+    gather_acknowledgements()
+    app = make_app(broker_url, events=settings.celery_events, own=own)
+    engine = make_engine(settings)
+    db = open_database(settings, by_key=True)
+    reader = Reader(db, engine, settings, owner)
+    add_read_task(app, reader)
+    signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
+    slots = engine.capacity + 1
+    answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
+    prompts = None if len(answered) == len(CATALOGUE) else answered
+    role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
+    _enlist(lambda: db, owner, role, slots, engine=engine.name, model=engine.model, prompts=prompts)
+    _consume(app, settings, "threads", slots, read_queue(app), read_queue(app, engine.model))
+    engine.close()
+
+
+def ingest(settings: Settings, broker_url: str, owner: str) -> None:
+    app = make_app(broker_url, events=settings.celery_events, own=os.environ.get("PAGEPACK_INTERNAL_QUEUES", ""))
+    stopping = Event()
+    own: dict[int, Ingester] = {}  # by process id: a forked child makes its own
+
+    def ingester() -> Ingester:
+        pid = os.getpid()
+        if pid not in own:
+            own.clear()
+            own[pid] = Ingester(open_database(settings, by_key=True), settings, f"{owner}{pid}", stopping.is_set)
+        return own[pid]
+
+    add_ingest_tasks(app, settings, ingester)
+    signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    signals.worker_process_shutdown.connect(lambda **_: stop_traces(), weak=False)
+    processes = settings.ingest_processes or max(1, num_cores() // 2)
+    # Forked children must not find the thread's connection: this process speaks to the database through its own.
+    ready = partial(_enlist, lambda: open_database(settings), owner, "ingest", processes)
+    signals.worker_ready.connect(lambda **_: ready(), weak=False)
+    _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
+
+
+def _consume(app: Any, settings: Settings, pool: str, concurrency: int, *queues: str) -> None:
+    signals.setup_logging.connect(leave_logs_alone)
+    worker = app.Worker(
+        pool=pool,
+        concurrency=concurrency,
+        queues=set(queues),
+        hostname=f"{queues[0]}@{uuid.uuid4().hex[:8]}",
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=not settings.celery_events,
+        send_events=settings.celery_events,
+        quiet=True,
+    )
+    worker.start()
+
+
+def _enlist(opened: Callable[[], Database], owner: str, role: str, slots: int, **engine: Any) -> None:
+    """Say that this worker is there and ready, and go on saying so; later where the database is away.
+
+    Raises:
+        UsageError: the database refuses this worker's user, or is of another version.
+    """
+    device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
+    db: Database | None = None
+
+    def was_said() -> bool:
+        nonlocal db
+        try:
+            db = db or opened()
+            if not still_there(db, owner):
+                enlist(db, owner, role, slots, device=device, **engine)
+        except Unavailable:
+            return False
+        return True
+
+    def go_on(said: bool) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS if said else 1.0)
+            with suppress(PagepackError):  # the next beat may get through
+                said = was_said()
+
+    threading.Thread(target=go_on, args=(was_said(),), name="presence", daemon=True).start()
