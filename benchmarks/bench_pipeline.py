@@ -309,10 +309,12 @@ def _resident(processes: list[psutil.Process]) -> int:
     """The largest of several workers; of a server with processes that share memory, the sum of what each has alone."""
     largest = 0
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = process.children(recursive=True)
-            alone = sum(one.memory_full_info().uss for one in [process, *children]) if children else 0
-            largest = max(largest, alone or process.memory_info().rss)
+        children = process.children(recursive=True)
+        total = 0
+        for one in [process, *children]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's autovacuum comes and goes
+                total += one.memory_full_info().uss if children else one.memory_info().rss
+        largest = max(largest, total)
     return largest
 
 
