@@ -245,8 +245,8 @@ def measure(
                     time.sleep(min(0.25, count / 20_000))  # of a small number the end would be seen late
                 seconds = time.monotonic() - began
                 spent = {name: _cpu(some) - spent[name] for name, some in watched.items()}
-                memory = {name: _resident(some) for name, some in watched.items()} | {"ringer": ringer_resident}
                 read, distinct = (found - WARM for found in _answered(db))
+                memory = {name: _resident(some) for name, some in watched.items()} | {"ringer": ringer_resident}
         assert read < real or count <= real, "pages without an image were read"
         assert read == distinct, f"{distinct} pages were read {read} times"
         with redis.Redis(unix_socket_path=broker.url.removeprefix("redis+socket://")) as client:
@@ -306,14 +306,16 @@ def _cpu(processes: list[psutil.Process]) -> float:
 
 
 def _resident(processes: list[psutil.Process]) -> int:
-    """The largest of several workers; of a server with processes that share memory, the sum of what each has alone."""
+    """The largest of several workers; of a server's processes, the sum of their memory without what they share."""
     largest = 0
     for process in processes:
-        children = process.children(recursive=True)
+        children = process.children(recursive=True) if process.is_running() else []
         total = 0
         for one in [process, *children]:
             with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's autovacuum comes and goes
-                total += one.memory_full_info().uss if children else one.memory_info().rss
+                memory = one.memory_info()
+                # Pages of shared buffers that no other process touched yet would be in what the kernel calls unique.
+                total += memory.rss - memory.shared if children else memory.rss
         largest = max(largest, total)
     return largest
 

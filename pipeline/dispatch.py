@@ -44,6 +44,7 @@ _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
 _READERS_SECONDS = 1.0
+_MOVE_SECONDS = 6.0  # the longest that a model's queue waits for what was rung for before in the queue of all
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
 
@@ -108,10 +109,10 @@ class Dispatcher:
         self._next_look_at_readers = 0.0
         self._readers: list[WorkerRow] = []  # that are there
         self._any_model = ""  # whose queue what any may read is rung for in
-        self._moves_until = 0.0
+        self._moves_until = 0.0  # from the queue of all
         self._ticked_at = time.monotonic()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
-        self.is_busy = False  # whether the last tick rang: the next one may come soon
+        self.is_busy = False  # whether the last tick rang, or will as soon as it may: the next one may come soon
 
     def tick(self, app: Celery) -> None:
         """Ring for what waits and do what is due.
@@ -185,7 +186,8 @@ class Dispatcher:
             self._ring_documents(app, drawing)
         for model, batches in self._by_model(work).items():  # asking the broker opens a connection
             queue = read_queue(app, model)
-            if time.monotonic() < self._moves_until and model and queue_depth(app, read_queue(app)):
+            if time.monotonic() < self._moves_until and queue_depth(app, read_queue(app)):
+                self.is_busy = True
                 continue  # readers take from both queues in turn: what was rung for before would no longer go first
             room, lost_after = self._look(app, queue, model)
             for priority in sorted({priority for _, priority in batches}, reverse=True):
@@ -207,7 +209,8 @@ class Dispatcher:
         models = {reader.model or "" for reader in self._readers}
         any_model = min(models) if len(models) == 1 and self._only is None else ""
         if any_model != self._any_model:
-            self._any_model, self._moves_until = any_model, time.monotonic() + 2 * _SECONDS_AHEAD
+            self._any_model = any_model
+            self._moves_until = time.monotonic() + _MOVE_SECONDS if any_model else 0.0
         found: dict[str, list[tuple[OpenBatch, int]]] = {}
         for batch, priority, model in waiting:
             if not model or not models or model in models:

@@ -304,19 +304,57 @@ def test_with_one_model_what_any_may_read_shares_its_queue(archive: Archive, flu
     assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
 
 
-def test_what_was_rung_before_the_first_reader_was_known_goes_first(archive: Archive, flushed: Flushed) -> None:
-    """It lies in another queue, and readers take from both in turn: a lower priority would share with a higher one."""
+@pytest.fixture
+def steady(archive: Archive, flushed: Flushed, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
+    """One dispatcher for many ticks, and a batch of 50 pages that any model may read."""
+    monkeypatch.setattr(dispatch, "_READERS_SECONDS", 0.0)
     archive.batch("any")
     archive.execute("UPDATE batches SET model = ''")
     archive.ingest(archive.see("/in/a.pdf", batch="any") or 0, [f"any {page}" for page in range(50)])
-    flushed.tick()
+    return Dispatcher(archive.db, flushed.settings, flushed.said.append)
+
+
+def test_what_was_rung_before_the_first_reader_was_known_goes_first(
+    archive: Archive, flushed: Flushed, steady: Dispatcher
+) -> None:
+    """It lies in another queue, and readers take from both in turn: a lower priority would share with a higher one."""
+    steady.tick(flushed.app)
     assert queue_depth(flushed.app, READ_QUEUE) == 8
     enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
-    flushed.tick()
-    assert flushed.rung() == 0
+    steady.tick(flushed.app)
+    assert flushed.rung() == 0 and steady.is_busy, "it looks again soon"
     flushed.take(READ_QUEUE, 8)
-    flushed.tick()
+    steady.tick(flushed.app)
     assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
+
+
+def test_what_nobody_takes_from_the_queue_of_before_holds_up_nothing_for_long(
+    archive: Archive, flushed: Flushed, steady: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_MOVE_SECONDS", 0.5)
+    steady.tick(flushed.app)
+    enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
+    steady.tick(flushed.app)
+    assert flushed.rung() == 0
+    time.sleep(0.6)
+    steady.tick(flushed.app)
+    assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 8
+
+
+def test_readers_of_a_second_model_are_rung_for_at_once(archive: Archive, flushed: Flushed, steady: Dispatcher) -> None:
+    """Though what any may read is rung for in the queue of all from then on, which is never empty."""
+    archive.batch("m2")
+    archive.ingest(archive.see("/in/b.pdf", batch="m2") or 0, [f"m2 {page}" for page in range(50)])
+    archive.execute("UPDATE batches SET model = 'm2', priority = 9 WHERE name = 'm2'")
+    archive.execute("UPDATE page_tasks SET model = 'm2' WHERE batch_id = (SELECT id FROM batches WHERE name = 'm2')")
+    enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
+    steady.tick(flushed.app)
+    assert flushed.rung("m1") == 8 and flushed.rung("m2") == 0, "nobody has that model"
+    enlist(archive.db, "h:read-2", "read", 4, engine="pixtral", model="m2")
+    steady.tick(flushed.app)
+    assert flushed.rung("m2") == 8 and queue_depth(flushed.app, READ_QUEUE) > 0
+    steady.tick(flushed.app)
+    assert flushed.rung("m2") == 8
 
 
 @pytest.mark.only("sqlite")

@@ -49,6 +49,7 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
 
 
 def ingest(settings: Settings, broker_url: str, owner: str) -> None:
+    """Each forked process has a renderer and a connection of its own."""
     app = make_app(broker_url, events=settings.celery_events, own=os.environ.get("PAGEPACK_INTERNAL_QUEUES", ""))
     stopping = Event()
     own: dict[int, Ingester] = {}  # by process id: a forked child makes its own
