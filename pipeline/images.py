@@ -178,6 +178,12 @@ class ImageStore:
         """Remove an image; one that is not there is no error."""
         self._path(image_hash).unlink(missing_ok=True)
 
+    def is_untouched(self) -> bool:
+        """Whether no image was ever put into this folder: the wrong one, perhaps, or a disk that is not mounted."""
+        with contextlib.suppress(FileNotFoundError):
+            return next(self.root.iterdir(), None) is None
+        return True
+
     def _missing(self, image_hash: str) -> PageFailed:
         message = f"page image {image_hash} is not in {self.place}; retry the page to render it again"
         return PageFailed(message, cause="image-missing")
@@ -216,6 +222,9 @@ class RemoteImageStore(ImageStore):
     def delete(self, image_hash: str) -> None:
         with _gone():
             self._storage.delete(_key(image_hash))
+
+    def is_untouched(self) -> bool:
+        return False  # a URL is not a host's own folder by mistake
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -22,7 +23,7 @@ from pipeline.readonly_sql import run_sql
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
 from tests.postgres import FAST, PASSWORD, PostgresServer
-from tests.running import environment, pagepack, wait_until
+from tests.running import environment, pagepack, start, wait_until, write_pdf
 
 DATABASES = ("postgresql",)
 SECRET = "s3cret-word"
@@ -251,3 +252,35 @@ def test_an_ingest_worker_that_comes_up_before_its_database_says_so_when_it_can(
     finally:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
+
+
+def test_a_reader_that_looks_for_page_images_in_another_folder_says_so_and_fails_no_page(
+    tmp_path: Path, postgres: PostgresServer, broker: str
+) -> None:
+    """The second host of an installation, where PAGEPACK_IMAGES_URL was forgotten."""
+    postgres.execute("CREATE DATABASE of_two_hosts")
+    url = postgres.url("of_two_hosts")
+    places = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker}
+    assert pagepack("db", "upgrade", **places).returncode == 0
+    write_pdf(tmp_path / "in" / "a.pdf", 4)
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert pagepack("submit", tmp_path / "in", "--home", here, **places).returncode == 0
+    workers = [
+        start("worker", "--role", role, "--home", home, engine="InstantEngine", **places)
+        for role, home in (("ingest", here), ("read", there))
+    ]
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            given_back = "SELECT count(*) >= 4 FROM task_attempts WHERE error LIKE '%set PAGEPACK_IMAGES_URL%'"
+            wait_until(lambda: connection.execute(given_back).fetchall() == [(True,)])
+            counted = "SELECT count(*) FROM page_tasks WHERE state = 'failed' OR attempts > 0"
+            assert connection.execute(counted).fetchall() == [(0,)]
+            workers.append(start("worker", "--role", "read", "--home", here, engine="InstantEngine", **places))
+            ended = "SELECT pages_done, pages_failed FROM batch_summary WHERE state = 'finished'"
+            wait_until(lambda: connection.execute(ended).fetchall() == [(4, 0)])
+    finally:
+        said = []
+        for worker in workers:
+            worker.terminate()
+            said.append(worker.communicate(timeout=60)[1])
+    assert f"no page image was ever stored in {there}/images" in said[1], said[1]

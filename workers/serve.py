@@ -36,13 +36,13 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
     app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
     db = open_database(settings, by_key=True)
-    reader = Reader(db, engine, settings, owner)
+    role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
+    reader = Reader(db, engine, settings, owner, is_of_many=role == "read" and settings.database_url is not None)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
     slots = engine.capacity + 1
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
-    role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
     _enlist(lambda: db, owner, role, slots, engine=engine.name, model=engine.model, prompts=prompts)
     _consume(app, settings, "threads", slots, read_queue(app), read_queue(app, engine.model))
     engine.close()

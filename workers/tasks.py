@@ -51,12 +51,16 @@ _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease 
 class Reader:
     """What a read worker process holds: one engine, and the leases of the pages in it."""
 
-    def __init__(self, db: Database, engine: Engine, settings: Settings, owner: str) -> None:
+    def __init__(
+        self, db: Database, engine: Engine, settings: Settings, owner: str, *, is_of_many: bool = False
+    ) -> None:
+        """With `is_of_many`, ingest workers are on other hosts perhaps, and may keep page images elsewhere."""
         self.engine = engine
         self._db = db
         self._settings = settings
         self._owner = owner
         self._images = open_images(settings)
+        self._is_of_many = is_of_many
         self._limits = Limits.of(settings)
         self._stop_at: float | None = None
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
@@ -192,7 +196,13 @@ class Reader:
         except PageFailed as error:
             if error.cause == "image-damaged":
                 self._images.delete(claim.image_hash)
-            if render_again(self._db, claim, asked):
+            is_on_its_way = render_again(self._db, claim, asked)
+            if error.cause == "image-missing" and self._is_of_many and self._images.is_untouched():
+                raise StorageGone(  # a page's tries would be over in a second
+                    f"no page image was ever stored in {self._images.place}, and pages that wait have theirs: "
+                    "set PAGEPACK_IMAGES_URL as on the hosts that ingest, or mount the folder that they use"
+                ) from error
+            if is_on_its_way:
                 return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
