@@ -45,7 +45,7 @@ METRICS = {
     "pagepack_tokens_total": Metric("counter", "tokens of stored answers: prompt, output", ("kind",)),
     "pagepack_stage_seconds": Metric(
         "histogram",
-        "time of a page in a stage: rasterize, wait (from its bell to its claim), claim, load, read, store",
+        "time of a page in a stage: rasterize, wait (from its wake-up message to its claim), claim, load, read, store",
         ("stage",),
     ),
     "pagepack_failures_total": Metric("counter", "pages and documents that failed for good, by cause", ("cause",)),
