@@ -123,15 +123,16 @@ def open_batch(
             insert(Batch)
             .values(public_id=uuid7(), key=key, name=name, started_at=utc_now(), **asked)
             .on_conflict_do_update(index_elements=["key"], set_=again)
-            .returning(Batch.id, Batch.public_id, Batch.name)
+            .returning(Batch.id, Batch.public_id, Batch.name, Batch.state)
         ).one()
         versions = [prompt.version for prompt in prompts]
         is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
         supersede(connection, PageTask.batch_id == row.id, is_old)
-        documents = (Document.batch_id == row.id, Document.state == "failed", Document.cause == CANCELLED)
-        connection.execute(update(Document).where(*documents).values(_WAITS_AGAIN))
-        tasks = (PageTask.batch_id == row.id, PageTask.state == "failed", PageTask.cause == CANCELLED, ~is_old)
-        connection.execute(update(PageTask).where(*tasks).values(_WAITS_AGAIN))
+        if row.state != BatchState.CANCELLED:
+            documents = (Document.batch_id == row.id, Document.state == "failed", Document.cause == CANCELLED)
+            connection.execute(update(Document).where(*documents).values(_WAITS_AGAIN))
+            tasks = (PageTask.batch_id == row.id, PageTask.state == "failed", PageTask.cause == CANCELLED, ~is_old)
+            connection.execute(update(PageTask).where(*tasks).values(_WAITS_AGAIN))
         for table in (BatchPrompt, BatchPages):
             connection.execute(delete(table).where(table.batch_id == row.id))
         for version in {prompt.version for prompt in prompts}:
@@ -144,7 +145,8 @@ def open_batch(
 def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
     """Nobody asks for these waiting tasks any more."""
     superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
-    connection.execute(update(PageTask).where(PageTask.state == TaskState.PENDING, *which).values(superseded))
+    waiting = update(PageTask).where(PageTask.state == TaskState.PENDING, *which)
+    connection.execute(waiting.values(**superseded, finished_at=utc_now()))
 
 
 def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str, str | None]]:
@@ -172,12 +174,12 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
     """Store what was seen, in one transaction, with the tasks of pages that are known already.
 
     A batch that has finished meanwhile goes on: another command that registers the same one came to its end first. One
-    that was cancelled meanwhile sees nothing more.
+    that was cancelled meanwhile sees nothing more, and one that is paused takes nothing from a batch that is running.
     """
     moment = seen_at or utc_now()
     with db.write() as connection:
         insert = insert_for(connection)
-        state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update())
+        state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update(key_share=True))
         if state == BatchState.CANCELLED:
             return
         if state == BatchState.FINISHED:
@@ -235,9 +237,10 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
             seen.on_conflict_do_update(index_elements=["batch_id", "source_id"], set_=fresh | {"seen_at": last})
         )
         documents = list(ids.values())
+        is_free = _waits_for_none(Document.batch_id) if state == BatchState.PAUSED else sa.true()
         connection.execute(
             update(Document)
-            .where(Document.id.in_(documents), Document.state == DocumentState.PENDING)
+            .where(Document.id.in_(documents), Document.state == DocumentState.PENDING, is_free)
             .values(batch_id=batch.id)
         )
         # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
@@ -245,9 +248,20 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
         for state, causes in ((DocumentState.REJECTED, OF_THE_PATH), (DocumentState.FAILED, (CANCELLED,))):
             ended = (Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
             waits = update(Document).where(*ended).values(**_WAITS_AGAIN, batch_id=batch.id)
-            forget_notices(connection, connection.scalars(waits.returning(Document.id)).all())
+            if revived := connection.scalars(waits.returning(Document.id)).all():
+                forget_notices(connection, revived)
+                _reopen(connection, revived)
         ensure_tasks(connection, batch.id, documents)
         forget_outdated(connection, batch.id, documents)
+
+
+def _reopen(connection: Connection, documents: Sequence[int]) -> None:
+    """No other batch may say that it is finished while one of these documents, which it saw, waits again."""
+    seen = select(BatchSource.batch_id).where(BatchSource.document_id.in_(documents))
+    # Locked whatever their states are: one that is about to finish has looked at the documents as they were.
+    connection.execute(select(Batch.id).where(Batch.id.in_(seen)).order_by(Batch.id).with_for_update(key_share=True))
+    again = update(Batch).where(Batch.id.in_(seen), Batch.state == BatchState.FINISHED)
+    connection.execute(again.values(state=BatchState.RUNNING, finished_at=None))
 
 
 _WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
@@ -286,10 +300,10 @@ def ensure_tasks(
     """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown.
 
     Without `show` the pages keep the answers that they show, and other running batches their tasks: the batch was asked
-    for before.
+    for before. They keep them, too, where the batch is paused.
     """
     insert = insert_for(connection)
-    batch = connection.execute(select(Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
+    batch = connection.execute(select(Batch.state, Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
     versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
     asked = (Page.document_id.in_(documents), Page.page_index >= first_page, is_asked_about(batch_id))
     pages = select(Page.id).where(*asked)
@@ -311,7 +325,8 @@ def ensure_tasks(
     connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
     asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).scalar_subquery()
     is_dropped = sa.or_(_waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
-    others = PageTask.batch_id != batch_id if show else is_dropped
+    takes_all = show and batch.state == BatchState.RUNNING
+    others = PageTask.batch_id != batch_id if takes_all else is_dropped
     connection.execute(
         update(PageTask).where(own, PageTask.state == TaskState.PENDING, others).values(batch_id=batch_id, rung_at=None)
     )

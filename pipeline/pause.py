@@ -1,7 +1,8 @@
 """Pausing, resuming and cancelling a batch: nothing of it is given out while it is not running.
 
-A page that another running batch wants too goes over to that one. All of this may be repeated: a call that died on its
-way is finished by the next.
+What another batch wants too goes over to that one: of a paused batch to one that is running, for else it may as well
+wait here; of a cancelled one to any that is not over, for a paused batch goes on with it when it is resumed. All of
+this may be repeated: a call that died on its way is finished by the next.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.batches import CANCELLED
 from pipeline.database import Database, retried
-from pipeline.leases import Leased
+from pipeline.leases import Leased, is_in
 from schemas.tables import (
     Batch,
     BatchPages,
@@ -22,6 +23,7 @@ from schemas.tables import (
     BatchSource,
     BatchState,
     Document,
+    DocumentState,
     Page,
     PageTask,
     TaskAttempt,
@@ -76,23 +78,39 @@ def _set_state(db: Database, batch_id: int, state: BatchState, *before: BatchSta
 def _take_all(db: Database, batch_id: int, is_cancelled: bool) -> None:
     """Documents first: after them no more pages come."""
     for table in (Document, PageTask):
+        if table is PageTask:
+            _wait_for_pages(db, batch_id)
         after: int | None = 0
         while after is not None:
             after = _take_some(db, table, batch_id, after, is_cancelled)
 
 
 @retried
+def _wait_for_pages(db: Database, batch_id: int) -> None:
+    """Of a document that another batch waits for as well: who stores pages now may have found this batch running."""
+    seen = select(BatchSource.document_id).where(BatchSource.batch_id == batch_id)
+    drawn = select(Document.id).where(is_in(Document, "leased"), Document.id.in_(seen)).order_by(Document.id)
+    with db.write() as connection:
+        connection.execute(drawn.with_for_update(read=True)).all()
+
+
+@retried
 def _take_some(db: Database, table: Leased, batch_id: int, after: int, is_cancelled: bool) -> int | None:
     """Hand over or fail the next rows of a batch that is not running any more; the last one's id, None at the end."""
     states = ["pending", "leased"] if is_cancelled else ["pending"]
+    takers = [BatchState.RUNNING, BatchState.PAUSED] if is_cancelled else [BatchState.RUNNING]
+    others = select(Batch.id).where(Batch.state.in_(takers), Batch.id != batch_id).order_by(Batch.id)
+    other = _another_batch(table, batch_id, takers).scalar_subquery().label("other")
     mine = (
-        select(table.id, table.token, table.owner, _another_batch(table, batch_id).scalar_subquery().label("other"))
+        select(table.id, table.token, table.owner, other)
         .where(table.batch_id == batch_id, table.state.in_(states), table.id > after)
         .order_by(table.id)
         .limit(_ROWS_A_TRANSACTION)
         .with_for_update(of=table)
     )
     with db.write() as connection:
+        # One that was paused or cancelled meanwhile has gone through its own rows, and would not look at these again.
+        connection.execute(others.with_for_update(read=True)).all()
         rows = connection.execute(mine).all()
         _take(connection, table, rows, is_cancelled)
     return rows[-1].id if rows else None
@@ -104,6 +122,8 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
     if handed:
         connection.execute(at_row.values(batch_id=bindparam("other"), rung_at=None), handed)
     gone = [row for row in rows if row.other is None] if is_cancelled else []
+    if gone and table is Document:
+        gone = _without_whole(connection, gone)
     if gone:
         failed = {"state": "failed", "cause": CANCELLED, "reason": _REASON, "finished_at": utc_now()}
         freed = {"owner": None, "lease_until": None, "rung_at": None}
@@ -114,12 +134,30 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
         connection.execute(sa.insert(TaskAttempt), attempts)
 
 
-def _another_batch(table: Leased, batch_id: int) -> sa.Select[Any]:
-    """The oldest other running batch that wants a row of the enclosing statement."""
+def _without_whole(connection: Connection, documents: Sequence[Any]) -> list[Any]:
+    """Those that are to fail. One that was only to be drawn again, for an image that was freed, is ready as it was:
+
+    all its pages have their rows, and batches that finished long ago show their answers.
+    """
+    of_document = Page.document_id == Document.id
+    count = select(sa.func.count(Page.id)).where(of_document).correlate(Document).scalar_subquery()
+    last = select(sa.func.max(Page.page_index)).where(of_document).correlate(Document).scalar_subquery()
+    is_whole = sa.and_(last + 1 == count, sa.func.coalesce(Document.page_count, count) == count)
+    ready = {"state": DocumentState.READY, "page_count": count, "finished_at": utc_now()}
+    freed = {"owner": None, "lease_until": None, "rung_at": None}
+    again = update(Document).where(Document.id.in_([row.id for row in documents]), is_whole)
+    whole = set(connection.scalars(again.values(**ready, **freed).returning(Document.id)))
+    return [row for row in documents if row.id not in whole]
+
+
+def _another_batch(table: Leased, batch_id: int, takers: Sequence[BatchState]) -> sa.Select[Any]:
+    """The oldest other batch in one of these states that wants a row of the enclosing statement; first the running."""
     others = (
-        select(sa.func.min(Batch.id))
+        select(Batch.id)
         .join(BatchSource, BatchSource.batch_id == Batch.id)
-        .where(Batch.state == BatchState.RUNNING, Batch.id != batch_id)
+        .where(Batch.state.in_(takers), Batch.id != batch_id)
+        .order_by(sa.case((Batch.state == BatchState.RUNNING, 0), else_=1), Batch.id)
+        .limit(1)
     )
     if table is Document:
         return others.where(BatchSource.document_id == Document.id).correlate(Document)

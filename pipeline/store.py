@@ -234,9 +234,13 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
 
     Where retention had freed it, nothing has failed: those of the claim's tasks that `asked` for it (all, if None) wait
     for the new image, no attempt is counted, and this is True. The document's other freed pages wait likewise, else
-    each would be claimed in vain before its image is there.
+    each would be claimed in vain before its image is there. A claim that was lost asks for nothing.
     """
     with db.write() as connection:
+        leased = _held_tasks(connection, [claim])
+        held_ids = {task.task_id for task in claim.tasks if (task.task_id, task.token) in leased}
+        if not held_ids:
+            return False
         connection.execute(
             update(Document)
             .where(Document.id == claim.document_id, Document.state == DocumentState.READY)
@@ -257,7 +261,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         if not was_freed or connection.scalar(document) is None:
             return False
         waiting_ids = {task.task_id for task in (claim.tasks if asked is None else asked)}
-        held = PageTask.id.in_(waiting_ids & {task_id for task_id, _ in _held_tasks(connection, [claim])})
+        held = PageTask.id.in_(waiting_ids & held_ids)
         history = select(
             PageTask.id,
             PageTask.token,

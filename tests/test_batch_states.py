@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from pipeline.batches import SeenFile, begin_walk, finish_batches, forget_unseen, open_batch, record_files
+from pipeline.batches import (
+    SeenFile,
+    begin_walk,
+    ensure_tasks,
+    finish_batches,
+    forget_unseen,
+    open_batch,
+    record_files,
+)
 from pipeline.bells import take_due_pages
+from pipeline.database import Database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import claim_document, expire
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
-from pipeline.store import NewPage, add_pages, complete_page, finish_document, reject_document
+from pipeline.store import (
+    NewPage,
+    add_pages,
+    complete_page,
+    finish_document,
+    reject_document,
+    render_again,
+    set_page_count,
+)
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, sha
@@ -110,6 +131,234 @@ def test_what_another_running_batch_wants_goes_over_to_it(archive: Archive) -> N
     archive.read(first, "y")
     archive.ingest(waiting, [])
     assert archive.finish("other") and state(archive) == "cancelled"
+
+
+def waits_for(archive: Archive, table: str) -> list[tuple[str, str]]:
+    """State and batch of each row."""
+    joined = f"SELECT t.state, b.name FROM {table} t JOIN batches b ON b.id = t.batch_id ORDER BY t.id"
+    return archive.rows(joined)
+
+
+def test_what_a_paused_batch_wants_waits_for_it_when_another_is_cancelled(archive: Archive) -> None:
+    """Rather than to fail: the paused one is resumed, and goes on with it."""
+    archive.batch("paused", prompts=[OCR])
+    archive.batch("gone", prompts=[OCR, DESCRIBE])
+    for name in ("paused", "gone"):
+        archive.see("/in/a.pdf", batch=name)
+        waiting, leased = archive.see("/in/b.pdf", batch=name) or 0, archive.see("/in/c.pdf", batch=name) or 0
+    first, held = archive.ingest(archive.scalar("SELECT id FROM documents ORDER BY id"), ["0", "1"])
+    document = claim_document(archive.db, leased, "ingest/1", 60)
+    claim = archive.claim(held)
+    archive.execute("UPDATE documents SET batch_id = :id", id=archive.batches["gone"].id)
+    archive.execute("UPDATE page_tasks SET batch_id = :id", id=archive.batches["gone"].id)
+    assert claim and document and pause_batch(archive.db, archive.batches["paused"].id)
+    assert cancel_batch(archive.db, archive.batches["gone"].id)
+    assert waits_for(archive, "documents")[1:] == [("pending", "paused"), ("leased", "paused")]
+    assert archive.rows("SELECT cause FROM documents WHERE state <> 'ready'") == [(None,), (None,)]
+    wanted = "SELECT state, cause, batch_id FROM page_tasks WHERE prompt_version = :v ORDER BY state"
+    paused, gone = archive.batches["paused"].id, archive.batches["gone"].id
+    assert archive.rows(wanted, v=OCR.version) == [("leased", None, paused), ("pending", None, paused)]
+    assert archive.rows(wanted, v=DESCRIBE.version) == [("failed", "cancelled", gone)] * 2
+    outcomes = {task.task_id: answer("in hand") for task in claim.tasks}
+    assert complete_page(archive.db, claim, "read/1", outcomes, LIMITS) == 1
+    assert archive.claim(first) is None and claim_document(archive.db, waiting, "ingest/1", 60) is None
+    assert resume_batch(archive.db, paused)
+    archive.read(first, "text")
+    archive.ingest(waiting, [])
+    assert finish_document(archive.db, document, 0)
+    assert archive.finish("paused")
+    assert archive.rows("SELECT * FROM failures WHERE batch_id = :id", id=archive.batches["paused"].public_id) == []
+
+
+def test_a_running_batch_comes_before_a_paused_one_and_pausing_hands_to_running_ones_only(archive: Archive) -> None:
+    for name in ("older", "paused", "running", "last"):
+        archive.see("/in/a.pdf", batch=name)
+    (page,) = archive.ingest(1, ["0"])
+    archive.see("/in/b.pdf", batch="older")
+    archive.see("/in/b.pdf", batch="last")
+    assert pause_batch(archive.db, archive.batches["older"].id) and pause_batch(
+        archive.db, archive.batches["paused"].id
+    )
+    assert waits_for(archive, "page_tasks") == [("pending", "last")]
+    assert cancel_batch(archive.db, archive.batches["last"].id)
+    assert waits_for(archive, "page_tasks") == [("pending", "running")]
+    assert waits_for(archive, "documents")[1:] == [("pending", "older")], "no running batch wants it"
+    assert pause_batch(archive.db, archive.batches["running"].id)
+    assert waits_for(archive, "page_tasks") == [("pending", "running")], "not to one that is paused as well"
+    assert cancel_batch(archive.db, archive.batches["running"].id)
+    assert waits_for(archive, "page_tasks") == [("pending", "older")]
+    assert resume_batch(archive.db, archive.batches["older"].id) and archive.claim(page)
+
+
+def test_a_batch_whose_files_are_still_being_seen_keeps_what_it_saw(archive: Archive) -> None:
+    """It is running, though it may not finish yet; what it sees later it takes up then."""
+    archive.batches["seeing"] = open_batch(
+        archive.db,
+        key="seeing",
+        name="seeing",
+        prompts=[OCR],
+        engine="rapidocr",
+        model="m1",
+        text_layer="keep",
+        all_seen=False,
+    )
+    for path in ("/in/a.pdf", "/in/b.pdf"):
+        archive.see(path, batch="seeing")
+        archive.see(path)
+    archive.see("/in/c.pdf")
+    assert cancel_batch(archive.db, archive.batches["b"].id)
+    assert waits_for(archive, "documents") == [("pending", "seeing"), ("pending", "seeing"), ("failed", "b")]
+    archive.see("/in/c.pdf", batch="seeing")
+    assert waits_for(archive, "documents") == [("pending", "seeing")] * 3
+
+
+def test_a_paused_batch_that_sees_files_takes_nothing_from_a_running_one(archive: Archive) -> None:
+    """As one that was paused while its files were being seen, or that a message names."""
+    archive.see("/in/a.pdf")
+    archive.see("/in/b.pdf")
+    (page,) = archive.ingest(1, ["0"])
+    archive.batch("paused")
+    assert pause_batch(archive.db, archive.batches["paused"].id)
+    for path in ("/in/a.pdf", "/in/b.pdf", "/in/c.pdf"):
+        archive.see(path, batch="paused")
+    assert waits_for(archive, "page_tasks") == [("pending", "b")]
+    assert waits_for(archive, "documents")[1:] == [("pending", "b"), ("pending", "paused")]
+    assert archive.claim(page) and claim_document(archive.db, 2, "ingest/1", 60)
+
+
+def freed(archive: Archive, path: str) -> int:
+    """A document of the finished batch `old`, read, whose image is freed; its page's id."""
+    archive.file(path, ["text"], batch="old")
+    assert archive.finish("old")
+    archive.execute("UPDATE pages SET image_freed_at = :now", now=utc_now())
+    return int(archive.scalar("SELECT max(id) FROM pages"))
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_cancelling_fails_no_document_that_was_only_to_be_drawn_again(archive: Archive, is_claimed: bool) -> None:
+    page = freed(archive, "/in/a.pdf")
+    archive.batch("new", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="new")
+    claim = archive.claim(page)
+    assert claim and render_again(archive.db, claim)
+    drawing = claim_document(archive.db, claim.document_id, "ingest/1", 60) if is_claimed else None
+    if drawing:
+        set_page_count(archive.db, drawing, 1)
+    assert cancel_batch(archive.db, archive.batches["new"].id)
+    assert archive.rows("SELECT state, page_count, owner, cause FROM documents") == [("ready", 1, None, None)]
+    assert drawing is None or add_pages(archive.db, drawing, [NewPage(0, sha("0"), 16, 16)]) is None
+    states = "SELECT b.name, f.state FROM files f JOIN batch_summary b ON b.batch_id = f.batch_id ORDER BY 1"
+    assert archive.rows(states) == [("new", "failed"), ("old", "done")]
+    assert archive.retry(batch="new") == (0, 1)
+    again = archive.claim(page)
+    assert again and render_again(archive.db, again), "its image is still gone"
+    archive.ingest(again.document_id, [NewPage(0, sha("/in/a.pdf#0"), 16, 32)])
+    archive.read(page, "a picture")
+    assert archive.finish("new")
+
+
+def test_cancelling_fails_a_document_of_which_pages_are_missing(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf") or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim
+    set_page_count(archive.db, claim, 2)
+    add_pages(archive.db, claim, [NewPage(0, sha("0"), 16, 16)])
+    assert cancel_batch(archive.db, archive.batches["b"].id)
+    assert archive.rows("SELECT state, cause FROM documents") == [("failed", "cancelled")]
+
+
+def test_a_lost_claim_has_nothing_drawn_again_and_takes_nothing_from_its_successor(archive: Archive) -> None:
+    page = freed(archive, "/in/a.pdf")
+    archive.batch("new", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="new")
+    lost = archive.claim(page)
+    archive.execute("UPDATE page_tasks SET lease_until = 1 WHERE state = 'leased'")
+    assert lost and expire(archive.db, LIMITS) == 1
+    successor = archive.claim(page, owner="read/2")
+    assert successor and not render_again(archive.db, lost)
+    assert archive.rows("SELECT owner FROM page_tasks WHERE state = 'leased'") == [("read/2",)]
+    assert archive.scalar("SELECT state FROM documents") == "ready"
+    assert cancel_batch(archive.db, archive.batches["new"].id) and not render_again(archive.db, successor)
+    assert archive.scalar("SELECT state FROM documents") == "ready", "it would wait for a batch that is over"
+
+
+def test_a_message_revives_nothing_of_a_batch_that_stays_cancelled(archive: Archive) -> None:
+    def ask() -> None:
+        archive.batches["m"] = open_batch(
+            archive.db, key="m", name="m", prompts=[OCR], engine="any", model="m1", text_layer="keep", reopens=False
+        )
+
+    ask()
+    archive.ingest(archive.see("/in/a.pdf", batch="m") or 0, ["0"])
+    archive.see("/in/b.pdf", batch="m")
+    assert cancel_batch(archive.db, archive.batches["m"].id)
+    ask()
+    assert waits_for(archive, "documents") == [("ready", "m"), ("failed", "m")]
+    assert waits_for(archive, "page_tasks") == [("failed", "m")]
+
+
+def test_a_finished_batch_goes_on_with_a_document_that_another_has_opened_again(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf", "content") or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim and reject_document(archive.db, claim, DocumentRejected("no permission", cause="unreadable"))
+    assert archive.finish()
+    archive.see("/in/copy.pdf", "content", batch="other")
+    assert state(archive) == "running", "a file of it waits"
+    (page,) = archive.ingest(document_id, ["0"])
+    archive.read(page, "text")
+    assert archive.finish() and archive.finish("other")
+
+
+def test_what_was_asked_otherwise_says_when(archive: Archive) -> None:
+    archive.ingest(archive.see("/in/a.pdf") or 0, ["0"])
+    archive.batch(model="m2")
+    assert archive.rows("SELECT cause, finished_at IS NOT NULL FROM page_tasks") == [("superseded", True)]
+
+
+def start(archive: Archive, call: Callable[[Database, int], object], batch: str, locks: int = 1) -> threading.Thread:
+    """In a thread, until it has ended or `locks` of the server's sessions wait for a lock."""
+    thread = threading.Thread(target=call, args=(archive.db, archive.batches[batch].id))
+    thread.start()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while thread.is_alive() and archive.scalar(waits) < locks:
+        time.sleep(0.01)
+    return thread
+
+
+@pytest.mark.only("postgresql")
+def test_pages_that_are_being_stored_while_a_batch_is_cancelled_wait_for_nobody_afterwards(archive: Archive) -> None:
+    """Their document waits for another batch, so that cancelling has nothing to do with its row."""
+    archive.batch("gone", prompts=[DESCRIBE])
+    for name in ("gone", "b"):
+        document_id = archive.see("/in/a.pdf", batch=name) or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim and claim.batch_id == archive.batches["b"].id
+    with archive.db.engine.connect() as storing:  # as `add_pages` does, up to its commit
+        held = sa.text("SELECT id FROM documents WHERE id = :id FOR UPDATE")
+        storing.execute(held, {"id": document_id})
+        columns = "document_id, page_index, image_hash, width_px, height_px, created_at"
+        page = sa.text(f"INSERT INTO pages ({columns}) VALUES (:id, 0, 'x', 16, 16, now())")
+        storing.execute(page, {"id": document_id})
+        ensure_tasks(storing, archive.batches["gone"].id, [document_id])
+        cancelling = start(archive, cancel_batch, "gone")
+        storing.commit()
+        cancelling.join()
+    assert archive.rows("SELECT state, cause FROM page_tasks") == [("failed", "cancelled")]
+
+
+@pytest.mark.only("postgresql")
+def test_of_two_batches_that_are_cancelled_at_once_neither_leaves_anything_to_the_other(archive: Archive) -> None:
+    for name in ("first", "second"):
+        archive.see("/in/a.pdf", batch=name)
+    assert waits_for(archive, "documents") == [("pending", "second")]
+    with archive.db.engine.connect() as holding:
+        # The second has looked at `first` and found it running, but cannot hand its row over yet.
+        holding.execute(sa.text("SELECT id FROM documents FOR UPDATE"))
+        both = [start(archive, cancel_batch, "second"), start(archive, cancel_batch, "first", locks=2)]
+        holding.commit()
+        for thread in both:
+            thread.join()
+    assert [row[0] for row in waits_for(archive, "documents")] == ["failed"]
 
 
 def test_a_batch_opened_later_revives_what_another_left_cancelled(archive: Archive) -> None:
