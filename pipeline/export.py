@@ -47,7 +47,7 @@ def export(
     batch: BatchRow | None = None,
     prompt: str | None = None,
 ) -> ExportSummary:
-    """Write the current answers of a batch, or of all sources.
+    """Write the current answers of a batch, in its files as it saw them, or of all sources as they are.
 
     `out` is a folder for Markdown and a file for the others; `-` writes JSONL to the standard output. Files that
     exist are replaced.

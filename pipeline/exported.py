@@ -77,17 +77,19 @@ def first_and_last_path(db: Database, batch: BatchRow | None) -> tuple[str, str]
 
 
 def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedSource]:
-    """All sources, by path."""
-    cause = func.coalesce(Source.cause, Document.cause)
-    reason = func.coalesce(Source.reason, Document.reason)
+    """All sources, by path; of a batch, each with what the batch saw there, whatever lies there now."""
+    seen = Source if batch is None else BatchSource
+    cause = func.coalesce(seen.cause, Document.cause)
+    reason = func.coalesce(seen.reason, Document.reason)
     query = (
         select(Source.path, Document.public_id, Document.page_count, cause, reason, Document.id)
-        .outerjoin(Document, Document.id == Source.document_id)
+        .select_from(Source)
         .order_by(Source.path)
         .limit(_SOURCES_AT_ONCE)
     )
     if batch is not None:
         query = query.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
+    query = query.outerjoin(Document, Document.id == seen.document_id)
     after: str | None = None
     while True:
         with db.read() as connection:

@@ -193,7 +193,7 @@ def status(db: Database, batch: BatchRow) -> Status:
 def search(
     db: Database, words: str, *, prompt: str | None = None, limit: int = 20, batch: BatchRow | None = None
 ) -> list[Hit]:
-    """Pages whose current answer holds all the words, best first.
+    """Pages whose current answer holds all the words, best first; of a batch, in the files as it saw them.
 
     Words in double quotes must stand together; a `*` after a word, or after the quotes, stands for any ending. All
     other signs are ignored, so any text is a safe query.
@@ -290,14 +290,14 @@ def _ranked(
         .join(CurrentAnswer, CurrentAnswer.answer_id == found.c.answer_id)
         .join(Page, Page.id == CurrentAnswer.page_id)
         .join(Document, Document.id == Page.document_id)
-        .join(Source, Source.document_id == Document.id)
         .order_by(found.c.score.desc(), Source.path, Page.page_index, CurrentAnswer.prompt)
     )
     if prompt is not None:
         query = query.where(CurrentAnswer.prompt == prompt)
-    if batch is not None:
-        query = query.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
-    return query
+    if batch is None:
+        return query.join(Source, Source.document_id == Document.id)
+    seen = query.join(BatchSource, BatchSource.document_id == Document.id).where(BatchSource.batch_id == batch.id)
+    return seen.join(Source, Source.id == BatchSource.source_id)  # what lies there now may be another document
 
 
 def _matches_sqlite(phrases: list[Phrase]) -> sa.TextClause:

@@ -53,6 +53,38 @@ def test_markdown_keeps_the_folders_and_the_extensions(archive: Archive, tmp_pat
     )
 
 
+@pytest.mark.parametrize("form", ["markdown", "jsonl", "parquet"])
+def test_a_batch_is_exported_as_it_saw_its_files(archive: Archive, tmp_path: Path, form: Format) -> None:
+    """Whatever lies at their paths by now, or why nothing does."""
+    for path in ("/in/changed.pdf", "/in/gone.pdf"):
+        (page,) = archive.ingest(archive.see(path, f"{path} before", batch="old") or 0, [f"{path} 1"])
+        archive.read(page, f"{path} as it was")
+    archive.see("/in/was-locked.pdf", batch="old", rejection="encrypted")
+    for path in ("/in/changed.pdf", "/in/was-locked.pdf"):
+        pages = archive.ingest(archive.see(path, f"{path} now", batch="new") or 0, [f"{path} 2", f"{path} 3"])
+        for page in pages:
+            archive.read(page, f"{path} as it is")
+    archive.see("/in/gone.pdf", batch="new", rejection="missing")
+
+    def exported(batch: str | None) -> dict[str, list[str]]:
+        out = tmp_path / str(batch)
+        export(archive.db, out, form, find_batch(archive.db, batch) if batch else None)
+        if form == "markdown":
+            return {name: list(pages_of(text).values()) for name, text in files(out).items()}
+        read = parquet.read_table(out).to_pylist() if form == "parquet" else map(json.loads, out.open())
+        texts: dict[str, list[str]] = {}
+        for row in read:
+            texts.setdefault(row["source_path"].removeprefix("/in/") + ".md", []).append(row["text"])
+        return texts
+
+    says_why = form == "markdown"  # in a file without pages; the other forms hold pages alone
+    old = {"changed.pdf.md": ["/in/changed.pdf as it was"], "gone.pdf.md": ["/in/gone.pdf as it was"]}
+    now = {path: [f"/in/{path[:-3]} as it is"] * 2 for path in ("changed.pdf.md", "was-locked.pdf.md")}
+    assert exported("old") == old | ({"was-locked.pdf.md": []} if says_why else {})
+    for batch in ("new", None):
+        assert exported(batch) == now | ({"gone.pdf.md": []} if says_why else {})
+
+
 def test_no_page_and_no_file_is_silently_absent(archive: Archive, tmp_path: Path) -> None:
     good, bad, _ = archive.ingest(
         archive.see("/in/a.pdf") or 0,

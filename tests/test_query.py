@@ -136,6 +136,16 @@ def test_search_shows_current_answers_only(archive: Archive) -> None:
     assert found(archive, "old") == [] and found(archive, "new") == [("/in/a.pdf", 1)]
 
 
+def test_search_in_a_batch_looks_at_its_files_as_it_saw_them(archive: Archive) -> None:
+    for batch, words in (("old", "words of then"), ("new", "words of now")):
+        pages = archive.ingest(archive.see("/in/a.pdf", words, batch=batch) or 0, [words])
+        archive.read(pages[0], words)
+    old, new = find_batch(archive.db, "old"), find_batch(archive.db, "new")
+    assert found(archive, "words then", batch=old) == [("/in/a.pdf", 1)] == found(archive, "words now", batch=new)
+    assert found(archive, "now", batch=old) == [] == found(archive, "then", batch=new)
+    assert found(archive, "words") == [("/in/a.pdf", 1)] == found(archive, "now") and found(archive, "then") == []
+
+
 LATIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F), min_size=1, max_size=60)
 CHINESE = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1, max_size=20)
 
