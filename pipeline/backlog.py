@@ -6,6 +6,7 @@ three seconds for it and then goes on without. So a broker that is away costs it
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,9 +19,12 @@ from sqlalchemy import select
 
 from pipeline.broker import queue_depth, read_queue
 from pipeline.database import Database
+from pipeline.errors import PagepackError
 from pipeline.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from schemas.tables import Batch, BatchState, Document, PageTask, TaskState, WorkerProcess
+
+log = logging.getLogger("pagepack.host")
 
 _KEPT_SECONDS = 5.0
 _PATIENCE_SECONDS = 3.0
@@ -123,7 +127,11 @@ class _Looker(Generic[T]):
             if not self._is_asking and time.monotonic() >= self._again_at:
                 self._is_asking = True
                 self._answered.clear()
-                threading.Thread(target=self._ask, name="backlog", daemon=True).start()
+                try:
+                    threading.Thread(target=self._ask, name="backlog", daemon=True).start()
+                except RuntimeError as error:  # no thread is to be had now; the next look asks again
+                    self._is_asking = False
+                    return f"was not asked: {error}"
         if self._answered.wait(_PATIENCE_SECONDS):
             return self.found
         return f"did not answer within {_PATIENCE_SECONDS:g} s"
@@ -132,7 +140,10 @@ class _Looker(Generic[T]):
         started = time.monotonic()
         try:
             self.found = self._get()
-        except Exception as error:
+        except PagepackError as error:
+            self.found = str(error)
+        except BaseException as error:  # else nobody would ask again
+            log.exception("the backlog is not known")
             self.found = str(error) or type(error).__name__
         took = time.monotonic() - started
         with self._lock:

@@ -15,6 +15,7 @@ bells in vain, as fast as they are rung. Where there are several models, all hea
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.tell import Teller
 from schemas.messages import INGEST_TASK
+
+log = logging.getLogger("pagepack.dispatch")
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
 _DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
@@ -172,6 +175,9 @@ class Dispatcher:
             sweep_images(self._db, open_images(self._settings), self._settings)
         except PagepackError as error:
             self._say(f"page images were not freed: {error}")
+        except BaseException as error:  # the next sweep begins another thread
+            log.exception("the sweep of page images failed")
+            self._say(f"page images were not freed: {type(error).__name__}: {error}")
 
     def _ring(self, app: Celery) -> None:
         if self._only is not None:

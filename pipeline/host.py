@@ -6,6 +6,7 @@ its children keep what they hold as long as their leases last.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,15 @@ from pipeline.bells import forget_bells
 from pipeline.children import Place
 from pipeline.database import open_database
 from pipeline.embedded import HomeLock
-from pipeline.errors import DiskFull, Unavailable, UsageError
+from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, give_back
 from pipeline.metrics import collecting
 from pipeline.settings import Settings
 from pipeline.station import Station
 from pipeline.watch import Pulse, serve
+
+log = logging.getLogger("pagepack.host")
 
 _TICK_SECONDS = 0.5
 _BUSY_TICK_SECONDS = 0.1
@@ -58,6 +61,7 @@ class Host:
         self._station: Station | None = None
         self._stop_signals = 0
         self._said: str | None = None
+        self._faults = 0  # ticks in a row that ended by what nobody foresaw
         self._was_ready = False
         self._pulse = Pulse()
 
@@ -136,6 +140,15 @@ class Host:
         except Unavailable as error:
             self._say_once(str(error))
             return _AWAY_SECONDS
+        except PagepackError:
+            raise
+        except Exception as error:  # a fault of ours ends one tick, and no worker whose pages are in hand
+            wait = min(_AWAY_SECONDS * 2**self._faults, _FULL_SECONDS)
+            self._faults += 1
+            log.exception("a tick of the worker's supervisor failed; the next one is in %g s", wait)
+            self._said = f"a tick failed: {type(error).__name__}: {error}"
+            return wait
+        self._faults = 0
         if self._said is not None:
             self._say("all is back")
             self._said = None

@@ -6,10 +6,10 @@ Ingester   one document → pages, in an ingest worker, several of them side by 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, known_files, record_files
+from pipeline.daemons import start_daemon
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
@@ -128,7 +129,7 @@ class Ingester:
         self._rasterizer = Rasterizer(settings)
         self._claim: DocumentClaim | None = None  # in hand: the heartbeat renews it
         self._limits = Limits.of(settings)
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
 
     def ingest(self, document_id: int) -> None:
         """Turn one waiting document into pages. The dispatcher rings for them, so that long ones do not fill the queue.
@@ -226,16 +227,12 @@ class Ingester:
         return insist(call, self._is_stopping)
 
     def _beat(self) -> None:
-        while True:
-            time.sleep(self._settings.heartbeat_seconds)
-            claim = self._claim
-            set_gauge("pagepack_leases", claim is not None)
-            if claim is None:
-                continue
-            try:
+        time.sleep(self._settings.heartbeat_seconds)
+        claim = self._claim
+        if claim is not None:
+            with suppress(PagepackError):  # the next beat may get through; a lease that ran out is fenced off
                 renew_document(self.db, claim, self._settings.lease_seconds)
-            except PagepackError:
-                continue  # the next beat may get through; a lease that ran out is fenced off
+        set_gauge("pagepack_leases", claim is not None)
 
 
 def _names(db: Database, claim: DocumentClaim) -> dict[str, str]:

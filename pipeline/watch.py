@@ -11,6 +11,7 @@ the loopback address unless another is asked for.
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -21,8 +22,11 @@ from pathlib import Path
 from socketserver import TCPServer
 from typing import Any
 
+from pipeline.daemons import start_daemon
 from pipeline.errors import UsageError, redacted
 from pipeline.metrics import forget_the_dead
+
+log = logging.getLogger("pagepack.host")
 
 Problems = Callable[[], Mapping[str, str]]
 """Says what is wrong, by the name of a part; empty where all is well."""
@@ -69,10 +73,12 @@ def serve(
         raise UsageError(
             f"cannot serve metrics at {host}:{port}: {reason}; choose another PAGEPACK_METRICS_PORT or _HOST"
         ) from error
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    is_over = threading.Event()
+    start_daemon("metrics", server.serve_forever, is_over=is_over.is_set)
     try:
         yield server.server_port
     finally:
+        is_over.set()
         server.shutdown()
         server.server_close()
 
@@ -83,6 +89,10 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away in the middle, mostly; in the log, where all else is."""
+        log.warning("a request to /metrics, /healthz or /readyz was not answered", exc_info=True)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer's asks the name service who we are, which may take long

@@ -190,3 +190,23 @@ def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothin
     ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=300)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert fingerprint().startswith("PP-OCRv6-small/")
+
+
+class Unspeakable(Exception):
+    """As a native library's whose message is no UTF-8: the error cannot be put into words."""
+
+    def __str__(self) -> str:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+def test_a_thread_reads_on_after_an_error_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = RapidOcrEngine(num_threads=1)
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(engine, "_read", lambda *_: (_ for _ in ()).throw(Unspeakable()))
+            (future,) = engine.submit("hash", two_columns(), [OCR])
+            with pytest.raises(Unavailable, match="its log says why"):
+                future.result(timeout=60)
+        assert read(engine, two_columns()).text
+    finally:
+        engine.close()

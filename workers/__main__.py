@@ -12,6 +12,7 @@ is a pipe ends when the pipe closes, so that none outlives the process that star
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from pipeline.logs import set_up_logs
 from pipeline.settings import load_settings
 from pipeline.traces import set_up_traces, stop_traces
 from workers.choose import choose_engine
+
+log = logging.getLogger("pagepack.worker")
 
 
 def main(role: str) -> int:
@@ -64,8 +67,11 @@ def _die_with_parent() -> None:
         return
 
     def watch() -> None:
-        while os.read(0, 4096):  # not through sys.stdin: its lock would be held in every forked child
-            pass
+        try:
+            while os.read(0, 4096):  # not through sys.stdin: its lock would be held in every forked child
+                pass
+        except OSError:  # it guards no more; whoever started this process starts another
+            log.critical("standard input cannot be read, whose end tells of the parent's: ending", exc_info=True)
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

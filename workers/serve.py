@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from celery import signals
 
 from pipeline.broker import gather_acknowledgements, make_app, queue_of, read_queue
 from pipeline.cores import num_cores
+from pipeline.daemons import start_daemon
 from pipeline.database import Database, open_database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import BEAT_SECONDS, enlist, still_there
@@ -96,6 +96,7 @@ def _enlist(opened: Callable[[], Database], owner: str, role: str, slots: int, *
     """
     device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
     db: Database | None = None
+    said = False
 
     def was_said() -> bool:
         nonlocal db
@@ -107,10 +108,11 @@ def _enlist(opened: Callable[[], Database], owner: str, role: str, slots: int, *
             return False
         return True
 
-    def go_on(said: bool) -> None:
-        while True:
-            time.sleep(BEAT_SECONDS if said else 1.0)
-            with suppress(PagepackError):  # the next beat may get through
-                said = was_said()
+    def say_again() -> None:
+        nonlocal said
+        time.sleep(BEAT_SECONDS if said else 1.0)
+        with suppress(PagepackError):  # the next beat may get through
+            said = was_said()
 
-    threading.Thread(target=go_on, args=(was_said(),), name="presence", daemon=True).start()
+    said = was_said()
+    start_daemon("presence", say_again)

@@ -25,6 +25,7 @@ from pipeline import events
 from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.broker import raise_alarm
+from pipeline.daemons import start_daemon
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.images import open_images
@@ -83,7 +84,8 @@ class Reader:
             supports=engine.supports,
             most_in_hand=engine.capacity + 1,
         )
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._figures = EngineFigures()
+        start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
 
     def stop(self) -> None:
         """Claim nothing more; what is in the engine may finish within the grace period, then it is given back."""
@@ -255,24 +257,29 @@ class Reader:
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""
-        figures = EngineFigures()
-        while True:
-            figures.take(self.engine.stats())
-            time.sleep(self._settings.heartbeat_seconds)
-            with self._lock:
-                before = dict(self._held)
-            set_gauge("pagepack_leases", len(before))
-            try:
-                held = renew_tasks(self._db, self._owner, before, self._settings.lease_seconds) if before else {}
-            except PagepackError as error:
-                log.warning("leases were not renewed: %s", error)
-                continue
-            with self._lock:
-                self._lost |= {
-                    (task_id, token)
-                    for task_id, token in before.items()
-                    if held.get(task_id) != token and self._held.get(task_id) == token
-                }
+        self._show_figures()
+        time.sleep(self._settings.heartbeat_seconds)
+        with self._lock:
+            before = dict(self._held)
+        try:
+            held = renew_tasks(self._db, self._owner, before, self._settings.lease_seconds) if before else {}
+        except PagepackError as error:
+            log.warning("leases were not renewed: %s", error)
+            return
+        with self._lock:
+            self._lost |= {
+                (task_id, token)
+                for task_id, token in before.items()
+                if held.get(task_id) != token and self._held.get(task_id) == token
+            }
+
+    def _show_figures(self) -> None:
+        """For people who watch; no lease shall run out for the sake of a figure that cannot be had."""
+        try:
+            set_gauge("pagepack_leases", len(self._held))
+            self._figures.take(self.engine.stats())
+        except Exception:
+            log.exception("the engine's figures are not shown")
 
 
 def add_read_task(app: Celery, reader: Reader) -> None:

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pipeline.daemons import start_daemon
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
 from pipeline.leases import Claimed, Limits, PageClaim, claim_pages, give_back_unheld
@@ -89,7 +90,8 @@ class Writer:
         self._enough = max(1, min(_ENOUGH, 3 * most_in_hand // 4))
         self._wishes: list[_Claim | _Complete] = []
         self._wake = threading.Condition()
-        threading.Thread(target=self._serve, name="writer", daemon=True).start()
+        self._begun = 0.0
+        start_daemon("writer", self._serve)
 
     def claim(self, page_id: int, alone: bool) -> Claimed:
         """Lease what waits on a page. Raises Stopping."""
@@ -113,16 +115,21 @@ class Writer:
                 self._wake.notify()
 
     def _serve(self) -> None:
-        begun = 0.0
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._wishes)
-                gather = begun + _GATHER_SECONDS - time.monotonic()
-                self._wake.wait_for(lambda: len(self._wishes) >= self._enough, timeout=max(0.0, gather))
-                wishes, self._wishes = self._wishes[:_MOST_AT_ONCE], self._wishes[_MOST_AT_ONCE:]
-            begun = time.monotonic()
+        """One group. Whatever happens, none of the threads that wait for it waits for ever."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._wishes)
+            gather = self._begun + _GATHER_SECONDS - time.monotonic()
+            self._wake.wait_for(lambda: len(self._wishes) >= self._enough, timeout=max(0.0, gather))
+            wishes, self._wishes = self._wishes[:_MOST_AT_ONCE], self._wishes[_MOST_AT_ONCE:]
+        self._begun = time.monotonic()
+        try:
             self._complete([wish for wish in wishes if isinstance(wish, _Complete)])
             self._claim([wish for wish in wishes if isinstance(wish, _Claim)])
+        except BaseException as error:
+            for wish in wishes:
+                if not wish.result.done():
+                    wish.result.set_exception(error)
+            raise
 
     def _complete(self, wishes: list[_Complete]) -> None:
         def store(some: list[_Complete]) -> None:
@@ -210,9 +217,13 @@ def _all_or_each(wishes: list[W], together: Callable[[list[W]], None], single: C
         log.warning("%d pages at once failed, so one by one: %s", len(wishes), error)
     was_refused = False
     for wish in wishes:
+        if wish.result.done():  # together it came so far
+            continue
         try:
             single(wish)
         except BaseException as error:
+            if wish.result.done():
+                raise
             if isinstance(error, PagepackError) and not error.retryable and not was_refused:
                 was_refused = True
                 time.sleep(_REFUSED_SECONDS)

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cores import num_cores
+from pipeline.daemons import start_daemon
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
@@ -94,10 +95,9 @@ class RapidOcrEngine:
         self._stats = {"pages": 0.0, "lines": 0.0, "failed": 0.0, "seconds": 0.0}
         self._reader = _load(self._check)
         self._threads = [
-            threading.Thread(target=self._work, name=f"rapidocr-{i}", daemon=True) for i in range(num_threads)
+            start_daemon(f"rapidocr-{i}", self._work, longest_seconds=1.0, is_over=lambda: self._closed)
+            for i in range(num_threads)
         ]
-        for thread in self._threads:
-            thread.start()
 
     def supports(self, prompt: Prompt) -> bool:
         return prompt.name == "ocr"
@@ -163,6 +163,9 @@ class RapidOcrEngine:
             except Exception as exc:
                 failed = 1
                 job.future.set_exception(_page_failed(job.pixels, exc))
+            finally:
+                if not job.future.done():  # whoever waits for it must hear of it, too
+                    job.future.set_exception(Unavailable("the thread that read this page failed; its log says why"))
             with self._changed:
                 self._stats["pages"] += 1 - failed
                 self._stats["failed"] += failed
