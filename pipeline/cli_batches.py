@@ -40,8 +40,9 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
 
     db = open_database(load_settings(home=home), readonly=True)
     console = Console()
+    followed = find_batch(db, batch).batch_id  # the one of now: a later one may be the latest, or have the same name
     while True:
-        now = query_status(db, find_batch(db, batch))
+        now = query_status(db, find_batch(db, followed))
         there = workers(db)
         if as_json:
             row = status_json(now) | {"workers": [asdict(worker) for worker in there]}

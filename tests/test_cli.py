@@ -256,6 +256,22 @@ def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
     assert "no worker answers" not in status()
 
 
+@pytest.mark.parametrize("named", [[], ["b"]])
+def test_who_watches_sees_the_batch_that_it_began_with(archive: Archive, named: list[str]) -> None:
+    """Neither one that was submitted meanwhile, nor that its name now stands for two."""
+    archive.see("/in/a.pdf")
+    home, first = Path(archive.db.name).parent, archive.batches["b"].public_id
+    watching = start("status", *named, "--watch", "--json", "--home", home, engine="InstantEngine")
+    assert watching.stdout is not None
+    seen = [json.loads(watching.stdout.readline())["batch_id"]]
+    archive.batch("later")
+    archive.execute("UPDATE batches SET name = 'b'")
+    seen += [json.loads(watching.stdout.readline() or "{}").get("batch_id") for _ in range(2)]
+    archive.execute("UPDATE batches SET state = 'cancelled' WHERE public_id = :id", id=first)
+    _, errors = watching.communicate(timeout=90)
+    assert seen == [first] * 3 and watching.returncode == 0, errors
+
+
 def test_search_stars_and_silence(home: Path) -> None:
     assert "a.pdf:2" in pagepack("search", "tid* garden", "--home", home).stdout
     assert "a.pdf:2" in pagepack("search", "gard*", "tid*", "--home", home).stdout
