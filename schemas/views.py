@@ -16,7 +16,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "text": "the current answer",
         "engine": "rapidocr, pixtral, text-layer",
         "model": "fingerprint of what read the page",
-        "finish_reason": "stop, length, repetition or deadline",
+        "finish_reason": "stop, length or deadline",
         "prompt_tokens": "tokens of image and prompt; 0 where the engine has none",
         "output_tokens": "tokens of the answer; 0 where the engine has none",
         "seconds": "the engine's time for this answer",

@@ -163,7 +163,7 @@ def test_a_page_of_a_kind_it_never_saw_gives_some_text_and_an_end(model, process
         generation = engine.submit(request).result(60)
     finally:
         engine.close()
-    assert generation.finish_reason in ("stop", "length", "repetition")
+    assert generation.finish_reason in ("stop", "length")
     assert isinstance(generation.text, str)
 
 

@@ -17,7 +17,7 @@ from schemas.prompts import Prompt
 class Answer:
     """What an engine says about one page and one prompt.
 
-    `finish_reason` is stop, length, repetition, deadline, cancelled or error. `seconds` is the engine's own time
+    `finish_reason` is stop, length, deadline, cancelled or error. `seconds` is the engine's own time
     for this answer. `confidence` (0 to 1) is None where the engine has none. `details` is small JSON for people
     who look closer (line boxes, timings); it is stored as it is.
     """
