@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 
@@ -14,8 +15,12 @@ def _leave(*_: Any) -> None:
 def main() -> None:
     """Load the commands, which takes a moment, then run one."""
     signal.signal(signal.SIGINT, _leave)
-    from pipeline import cli
+    try:
+        from pipeline import cli
+    except Exception as error:  # a library that is broken
+        from pipeline.errors import exit_code
 
+        sys.exit(exit_code(error))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 

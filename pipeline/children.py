@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.database import Database, refuse_newer
-from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.errors import EXIT_FAULT, PagepackError, ProgramFault, Unavailable, UsageError
 from pipeline.fleet import dismiss, is_enlisted
 from pipeline.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.settings import Settings, is_setting
@@ -123,7 +123,7 @@ class Children:
         """See that all run.
 
         Raises:
-            UsageError: one does not come up; the message holds the end of its log.
+            UsageError, ProgramFault: one does not come up; the message holds the end of its log.
         """
         self._bury()
         for place in self._places:
@@ -230,7 +230,8 @@ class Children:
             with suppress(Unavailable):
                 refuse_newer(self._db)  # migrated while we ran: no child comes up any more
         if (code == 2 and not self._was_ever_ready()) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
-            raise UsageError(f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}")
+            words = f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}"
+            raise (ProgramFault if code == EXIT_FAULT else UsageError)(words)
         wait = 0.0 if starts == 0 or self._gives_up else min(2.0**starts, _LONGEST_WAIT_SECONDS)
         self._next_start[place] = time.monotonic() + wait
         again = "starting it again" + (f" in {wait:.0f} s" if wait else "")

@@ -20,7 +20,6 @@ from pipeline.command import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_NOTHING,
     EXIT_STOPPED,
     EXIT_USAGE,
     F,
@@ -34,7 +33,7 @@ from pipeline.command import (
     quoted,
     visible,
 )
-from pipeline.errors import NothingToDo, PagepackError, UsageError
+from pipeline.errors import UsageError, exit_code
 from pipeline.live import Live, duration
 from pipeline.output import OutputEnded, guard_output, silence_output
 from pipeline.settings import Settings, load_settings
@@ -59,17 +58,9 @@ def main() -> None:
         code = EXIT_DONE if error.was_read_enough else EXIT_STOPPED
         if code:
             click.echo(f"pagepack: cannot write to the standard output: {error}", err=True)
-    except PagepackError as error:
-        click.echo(f"pagepack: {error}", err=True)
+    except Exception as error:
         code = exit_code(error)
     sys.exit(code or EXIT_DONE)
-
-
-def exit_code(error: PagepackError) -> int:
-    """What a program that calls pagepack should see."""
-    if isinstance(error, NothingToDo):
-        return EXIT_NOTHING
-    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_STOPPED
 
 
 def batch_options(command: F) -> F:

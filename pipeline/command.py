@@ -34,7 +34,8 @@ def cli() -> None:
 
     \b
     Exit codes: 0 all pages done · 1 some failed or were rejected, the rest is stored · 2 wrong usage or settings
-    3 nothing to do at the paths · 4 stopped by the machine (disk full, a server gone) · 130 interrupted
+    3 nothing to do at the paths · 4 stopped by the machine (disk full, a server gone)
+    70 a fault of the program, told with its traceback; what was stored stays · 130 interrupted
     """
 
 

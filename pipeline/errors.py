@@ -5,17 +5,25 @@
     ├── NothingToDo             stop: no file at the paths (exit code 3)
     ├── DocumentRejected        this file is not taken in; the rest goes on
     ├── PageFailed              this page fails now and would fail again; the rest goes on
-    └── Unavailable             try again later: a server, a worker or a child process is gone
+    ├── ProgramFault            stop: another process of ours ended by what nobody foresaw (exit code 70)
+    └── Unavailable             try again later: a server, a worker or a child process is gone (exit code 4)
         ├── DiskFull            stop: no retry helps before someone frees some space
         └── StorageGone         stop: page images or inputs cannot be reached, after some tries
 
-Each error has a `cause`, one stable word that `failures.cause` stores and `pagepack retry --cause` selects;
-its text names the thing, the fact and the way out.
+Each error has a `cause`, one stable word that `failures.cause` stores and `pagepack retry --cause` selects; its text
+names the thing, the fact and the way out. Its `exit_code` is what a program ends with that it stops; `exit_code(error)`
+says of any other exception that the program is at fault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
+import traceback
+
+EXIT_FAULT = 70
+"""EX_SOFTWARE of sysexits.h: an exception that nobody foresaw. Not Python's 1, which says that some pages failed."""
 
 
 class PagepackError(Exception):
@@ -23,6 +31,7 @@ class PagepackError(Exception):
 
     cause = "error"
     retryable = False
+    exit_code = 4
 
     def __init__(self, message: str, *, cause: str | None = None) -> None:
         super().__init__(message)
@@ -34,12 +43,14 @@ class UsageError(PagepackError):
     """Wrong arguments, settings, or a machine that lacks what was asked for."""
 
     cause = "usage"
+    exit_code = 2
 
 
 class NothingToDo(PagepackError):
     """No readable file lies at the paths given."""
 
     cause = "nothing-to-do"
+    exit_code = 3
 
 
 class DocumentRejected(PagepackError):
@@ -52,6 +63,13 @@ class PageFailed(PagepackError):
     """One page that cannot be rendered or read: `damaged`, `timeout`, `memory`, `crash`, `too-large`, `engine`…"""
 
     cause = "engine"
+
+
+class ProgramFault(PagepackError):
+    """A process that this one started ended by an exception that nobody foresaw; what it said is in the text."""
+
+    cause = "fault"
+    exit_code = EXIT_FAULT
 
 
 class Unavailable(PagepackError):
@@ -85,3 +103,22 @@ def redacted(text: str) -> str:
     for pattern in _SECRETS:
         text = pattern.sub(r"\1***", text)
     return text
+
+
+def exit_code(error: Exception) -> int:
+    """Say on standard error why a program ends, and give the code for it: the one place that knows all.
+
+    An error that was raised on purpose is one line; of any other the traceback is told, and that the fault is ours.
+    """
+    if isinstance(error, PagepackError):
+        said, code = f"pagepack: {error}\n", error.exit_code
+    else:
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        said, code = redacted("".join(traceback.format_exception(error))), EXIT_FAULT
+        said += (
+            f"pagepack: {redacted(fault)}: this is a fault of the program, or of the machine below it; the lines above "
+            "say where. What was stored stays; run the same command again\n"
+        )
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no standard error: the code must do
+        sys.stderr.write(said)
+    return code

@@ -143,7 +143,7 @@ class Host:
         except PagepackError:
             raise
         except Exception as error:  # a fault of ours ends one tick, and no worker whose pages are in hand
-            wait = min(_AWAY_SECONDS * 2**self._faults, _FULL_SECONDS)
+            wait = min(_AWAY_SECONDS * 2.0 ** min(self._faults, 4), _FULL_SECONDS)
             self._faults += 1
             log.exception("a tick of the worker's supervisor failed; the next one is in %g s", wait)
             self._said = f"a tick failed: {type(error).__name__}: {error}"

@@ -82,7 +82,8 @@ class Run:
         """Do the job; returns its batch when every page is done or failed.
 
         Raises:
-            Stopped: the user stopped it. UsageError: it cannot start. Unavailable: a part of it cannot go on.
+            Stopped: the user stopped it. UsageError, ProgramFault: it cannot start.
+            Unavailable: a part of it cannot go on.
         """
         # Before anything is made: a path that is not there, a folder without files.
         if next(discover(self._paths, self._settings), None) is None:

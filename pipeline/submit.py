@@ -21,7 +21,16 @@ from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
 from pipeline.discover import absolute, discover
 from pipeline.embedded import HomeLock
-from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
+from pipeline.errors import (
+    EXIT_FAULT,
+    DocumentRejected,
+    NothingToDo,
+    PagepackError,
+    ProgramFault,
+    StorageGone,
+    UsageError,
+    redacted,
+)
 from pipeline.fleet import why_nobody_reads, workers
 from pipeline.ingest import register
 from pipeline.progress import progress
@@ -59,7 +68,7 @@ def describe_engine(settings: Settings) -> EngineChoice:
     """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
 
     Raises:
-        UsageError: the engine cannot run here; the message says why.
+        UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
     """
     done = subprocess.run(
         [*WORKERS, "describe"],
@@ -71,7 +80,7 @@ def describe_engine(settings: Settings) -> EngineChoice:
     )
     if done.returncode != 0:
         lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
-        raise UsageError(lines[-1].removeprefix("pagepack: "))
+        raise (ProgramFault if done.returncode == EXIT_FAULT else UsageError)(lines[-1].removeprefix("pagepack: "))
     return EngineChoice(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 

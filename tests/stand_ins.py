@@ -62,6 +62,13 @@ class BrokenEngine(InstantEngine):
         os._exit(139)
 
 
+class UnstartableEngine(InstantEngine):
+    """Raises what nobody foresaw when it is loaded."""
+
+    def __init__(self) -> None:
+        raise KeyError("no such kernel")
+
+
 class SlowEngine(InstantEngine):
     """Takes a tenth of a second a page, four at a time; notes each page that it begins in a file."""
 

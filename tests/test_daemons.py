@@ -168,7 +168,18 @@ def test_the_writer_serves_on_after_an_exception(archive: Archive) -> None:
         hold(claim)
 
     never: Callable[[], bool] = lambda: False  # noqa: E731
-    writer = Writer(archive.db, "read/1", ["m1"], "m1", LIMITS, hold=take, held=set, is_stopping=never, is_over=never)
+    writer = Writer(
+        archive.db,
+        "read/1",
+        ["m1"],
+        "m1",
+        LIMITS,
+        hold=take,
+        held=set,
+        is_stopping=never,
+        is_over=never,
+        most_in_hand=3,
+    )
     found: dict[int, object] = {}
 
     def claim(page: int) -> None:
@@ -177,11 +188,11 @@ def test_the_writer_serves_on_after_an_exception(archive: Archive) -> None:
         except KeyError as error:
             found[page] = error
 
-    with writer._wake:  # so that both are of one group
-        threads = [threading.Thread(target=claim, args=(page,), daemon=True) for page in (first, second)]
-        for thread in threads:
-            thread.start()
-        writer._begun = time.monotonic() + 1
+    writer._begun = time.monotonic() + 3600  # so that both are of one group, in this order
+    threads = [threading.Thread(target=claim, args=(page,), daemon=True) for page in (first, second)]
+    threads[0].start()
+    wait_until(lambda: bool(writer._wishes))
+    threads[1].start()
     for thread in threads:
         thread.join(60)
     claim(third)

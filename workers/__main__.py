@@ -21,7 +21,7 @@ import threading
 import uuid
 import warnings
 
-from pipeline.errors import PagepackError, UsageError
+from pipeline.errors import UsageError, exit_code
 from pipeline.logs import set_up_logs
 from pipeline.settings import load_settings
 from pipeline.traces import set_up_traces, stop_traces
@@ -31,7 +31,7 @@ log = logging.getLogger("pagepack.worker")
 
 
 def main(role: str) -> int:
-    """Run a role until it is told to stop; the exit code, 2 for settings that do not fit."""
+    """Run a role until it is told to stop; the exit code, as of `pagepack`: 2, 4, or 70 for a fault of the program."""
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
     warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")  # a lost connection; we have chosen
     try:
@@ -54,9 +54,8 @@ def main(role: str) -> int:
 
         (serve.ingest if role == "ingest" else serve.read)(settings, settings.broker_url, owner)
         return 0
-    except PagepackError as error:
-        print(f"pagepack: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    except Exception as error:
+        return exit_code(error)
     finally:
         stop_traces()
 

@@ -1,0 +1,76 @@
+"""What a program that calls pagepack sees of an end that nobody foresaw; real processes, a fault of the engine's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import (
+    DiskFull,
+    DocumentRejected,
+    NothingToDo,
+    PageFailed,
+    PagepackError,
+    ProgramFault,
+    StorageGone,
+    Unavailable,
+    UsageError,
+    exit_code,
+)
+from pipeline.settings import Settings
+from tests.running import ROOT, environment, pagepack, write_pdf
+
+
+def worker(role: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    told = environment("UnstartableEngine", PAGEPACK_HOME=str(home), **variables)
+    command = [sys.executable, "-P", "-m", "workers", role]
+    return subprocess.run(
+        command, env=told, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, cwd=ROOT
+    )
+
+
+def test_each_error_knows_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    codes = {UsageError: 2, NothingToDo: 3, ProgramFault: 70}
+    others = [PagepackError, DocumentRejected, PageFailed, Unavailable, DiskFull, StorageGone]
+    for error in [*codes, *others]:
+        assert exit_code(error("why")) == codes.get(error, 4)
+        assert capsys.readouterr().err == "pagepack: why\n"
+    assert exit_code(ValueError("postgresql://me:secret@db/x\nsays no")) == 70
+    said = capsys.readouterr().err
+    assert "Traceback" not in said, "none was raised"
+    assert said.splitlines()[-1].startswith("pagepack: ValueError: postgresql://me:***@db/x: this is a fault of the")
+    assert "secret" not in said
+
+
+def test_a_worker_whose_engine_raises_ends_with_a_code_of_its_own(settings: Settings, broker: str) -> None:
+    ended = worker("read", settings.home, PAGEPACK_BROKER_URL=broker)
+    assert ended.returncode == 70, ended.stderr
+    assert "Traceback" in ended.stderr and "KeyError: 'no such kernel': this is a fault of the program" in ended.stderr
+    assert worker("read", settings.home, PAGEPACK_LEASE_SECONDS="0").returncode == 2
+
+
+def test_a_run_whose_reader_cannot_start_says_whose_fault_it_is(tmp_path: Path) -> None:
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 1).parent
+    ended = pagepack("run", folder, "--home", tmp_path / "home", engine="UnstartableEngine")
+    assert ended.returncode == 70, ended.stderr
+    assert "the read worker does not come up (exit code 70)" in ended.stderr and "no such kernel" in ended.stderr
+
+
+def test_an_engine_that_cannot_even_be_described_is_no_wrong_usage(tmp_path: Path) -> None:
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 1).parent
+    ended = pagepack("run", folder, "--home", tmp_path / "home", engine="NoSuchEngine")
+    assert ended.returncode == 70 and "NoSuchEngine" in ended.stderr, ended.stderr
+
+
+def test_a_command_with_a_fault_does_not_end_as_if_some_pages_had_failed(settings: Settings, tmp_path: Path) -> None:
+    """A library that breaks when it is first used, and one that breaks when the program is loaded."""
+    for number, module in enumerate(("pipeline.query", "pipeline.cli_query")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+        ended = pagepack("status", "--home", settings.home, PYTHONPATH=f"{folder}:{ROOT}")
+        assert ended.returncode == 70, ended.stderr
+        assert "Traceback" in ended.stderr and "this is a fault of the program" in ended.stderr
