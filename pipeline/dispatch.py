@@ -25,6 +25,7 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
+from pipeline.boottime import boottime
 from pipeline.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
@@ -105,7 +106,7 @@ class Dispatcher:
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
-        self._clock_ahead = time.time() - time.monotonic()
+        self._clock_ahead = time.time() - boottime()
         self._turn = 0
         self._teller = Teller(db, say, settings.sweep_seconds)
         self._looks_for_taken = False
@@ -113,7 +114,8 @@ class Dispatcher:
         self._readers: list[WorkerRow] = []  # that are there
         self._any_model = ""  # whose queue what any may read is rung for in
         self._moves_until = 0.0  # from the queue of all
-        self._ticked_at = time.monotonic()
+        self._ticked_at = boottime()
+        self._leases_at = time.time()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
         self.is_busy = False  # whether the last tick rang, or will as soon as it may: the next one may come soon
 
@@ -124,9 +126,7 @@ class Dispatcher:
             Unavailable: the broker has been silent for a minute, or the database does not answer.
         """
         self.is_busy = False
-        if time.monotonic() - self._ticked_at > self._settings.lease_seconds / 2:
-            self.hold_sweep()
-        self._ticked_at = time.monotonic()
+        self._hold_sweep_if_it_slept()
         if time.monotonic() >= self._next_sweep:
             self.sweep()
             self._next_sweep = time.monotonic() + self._settings.sweep_seconds
@@ -140,6 +140,15 @@ class Dispatcher:
             self._say(str(error))
             time.sleep(1)
 
+    def _hold_sweep_if_it_slept(self) -> None:
+        """Or was stopped; or on SQLite the clock that leases run by, which is this machine's, was set on."""
+        slept = boottime() - self._ticked_at
+        if self._db.dialect == "sqlite":
+            slept = max(slept, time.time() - self._leases_at)
+        if slept > self._settings.lease_seconds / 2:
+            self.hold_sweep()
+        self._ticked_at, self._leases_at = boottime(), time.time()
+
     def hold_sweep(self) -> None:
         """Whatever kept this process may have kept all from renewing: those who live get the time for two heartbeats.
 
@@ -152,7 +161,7 @@ class Dispatcher:
         self._watch_clock()
         self._teller.try_all_again()
         self._looks_for_taken = True
-        expire(self._db, self._limits)
+        expire(self._db, self._limits, self._ticked_at)
         forget_silent(self._db, 10 * self._settings.lease_seconds)
         if self._only is None:
             finish_batches(self._db)
@@ -163,7 +172,7 @@ class Dispatcher:
 
     def _watch_clock(self) -> None:
         """Set back, this host's clock leaves bells in the future, where none counts as lost. A server has its own."""
-        ahead = time.time() - time.monotonic()
+        ahead = time.time() - boottime()
         if self._db.dialect == "sqlite" and ahead < self._clock_ahead - 1:
             self._say("the clock was set back; ringing again for all that waits")
             forget_bells(self._db)

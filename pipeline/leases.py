@@ -17,7 +17,6 @@ for each other; who only looks for work skips rows that somebody holds.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ import sqlalchemy.orm
 from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.batches import TEXT_LAYER
+from pipeline.boottime import boottime
 from pipeline.database import Database, clock, is_given, retried
 from pipeline.notices import note_ended
 from pipeline.settings import Settings
@@ -329,22 +329,30 @@ def give_back_unheld(db: Database, owner: str, held: Collection[int]) -> int:
 
 
 @retried
-def expire(db: Database, limits: Limits) -> int:
-    """The sweep: leases past their time back to waiting, as after a crash."""
+def expire(db: Database, limits: Limits, awake_at: float | None = None) -> int:
+    """The sweep: leases past their time back to waiting, as after a crash.
+
+    None where this process was kept from it for long since `awake_at` (of `boottime`; now, if None), by another's write
+    lock or a suspended machine: then nobody here could renew, and those who live are about to.
+    """
 
     def is_over(table: Leased) -> sa.ColumnElement[bool]:
         return table.lease_until < db.clock()
+
+    began = boottime() if awake_at is None else awake_at
+
+    def was_not_kept() -> bool:
+        return boottime() - began <= limits.lease_seconds / 4
 
     if db.dialect == "sqlite":  # most sweeps find nothing: ask before taking the one write lock
         with db.read() as connection:
             looks = [select(table.id).where(is_in(table, "leased"), is_over(table)) for table in (Document, PageTask)]
             if not any(connection.scalar(look.limit(1)) for look in looks):
                 return 0
-    asked_at = time.monotonic()
     with db.write() as connection:
-        if time.monotonic() - asked_at > limits.lease_seconds / 4:
-            return 0  # the write lock was another's for long: nobody could renew, and those who live are about to
-        return _return_leases(connection, is_over, "lease expired", True, limits, skip_locked=True)
+        return _return_leases(
+            connection, is_over, "lease expired", True, limits, skip_locked=True, is_sound=was_not_kept
+        )
 
 
 def holds_pages(db: Database, owner: str) -> bool:
@@ -392,13 +400,15 @@ def _return_leases(
     tokens: dict[int, int] | None = None,
     skip_locked: bool = False,
     due: sa.ColumnElement[float] | None = None,
+    is_sound: Callable[[], bool] = lambda: True,
 ) -> int:
+    """`is_sound` is asked after each look: only then is it known how late the clock was that the look went by."""
     returned = 0
     for table in (Document, PageTask):
         held = select(table.id, table.token, table.owner, table.crashes).where(is_in(table, "leased"), which(table))
         rows = connection.execute(held.order_by(table.id).with_for_update(skip_locked=skip_locked)).all()
         rows = [row for row in rows if tokens is None or tokens[row.id] == row.token]
-        if not rows:
+        if not rows or not is_sound():
             continue
         returned += len(rows)
         most = limits.max_crashes if crashed and limits is not None else None

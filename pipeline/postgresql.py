@@ -5,12 +5,12 @@ No message holds the password: a server is named by `server_name`, never by its 
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
 
+from pipeline.boottime import boottime
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 
 NO_DRIVER = "PAGEPACK_DATABASE_URL names a PostgreSQL server: pip install 'pagepack[postgres]'"
@@ -98,11 +98,11 @@ def _serve_a_worker(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "checkin")
     def _on_checkin(_: Any, record: Any) -> None:
-        record.info["used_at"] = time.monotonic()
+        record.info["used_at"] = boottime()
 
     @sa.event.listens_for(engine, "checkout")
     def _on_checkout(connection: Any, record: Any, _: Any) -> None:
-        if time.monotonic() - record.info["used_at"] > _IDLE_SECONDS:
+        if boottime() - record.info["used_at"] > _IDLE_SECONDS:
             try:
                 engine.dialect.do_ping(connection)
             except engine.dialect.loaded_dbapi.Error as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import forget_bells
+from pipeline.boottime import boottime
 from pipeline.children import Place
 from pipeline.database import Database, open_database
 from pipeline.discover import discover
@@ -148,7 +149,11 @@ class Run:
     def _loop(self, db: Database, batch: OpenBatch, station: Station) -> None:
         next_sweep = next_count = 0.0
         was_paused = False
+        ticked_at = boottime()
         while True:
+            slept, ticked_at = boottime() - ticked_at, boottime()
+            if slept > self._settings.lease_seconds / 2:  # others on this machine did too, and renew before the sweep
+                next_sweep = time.monotonic() + self._settings.lease_seconds / 2
             if self._stop_signals:
                 raise Stopped
             if self._seeing_failed is not None:
@@ -174,6 +179,6 @@ class Run:
             if now:
                 station.tick()
             elif started >= next_sweep:  # what others hold: the batch waits for pages that they read
-                expire(db, self._limits)
+                expire(db, self._limits, ticked_at)
                 next_sweep = started + self._settings.sweep_seconds
             self._done_seeing.wait(_TICK_SECONDS) if not all_seen else time.sleep(_TICK_SECONDS)

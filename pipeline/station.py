@@ -17,6 +17,7 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch
 from pipeline.bells import forget_bells
+from pipeline.boottime import boottime
 from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, read_queue
 from pipeline.children import Children, Place
 from pipeline.database import Database
@@ -152,9 +153,9 @@ class Station:
 
     def _look_for_stalls(self, app: Celery) -> None:
         """Of this host's own readers; whoever has the duty knows nothing of them."""
-        late = time.monotonic() - self._next_look
+        late = boottime() - self._next_look
         if late >= 0:
-            self._next_look = time.monotonic() + _LOOK_SECONDS
+            self._next_look = boottime() + _LOOK_SECONDS
             depth = 0  # no reader is to blame for a broker that is away, nor for what kept this process from looking
             with suppress(Unavailable):
                 if late < _LOOK_SECONDS:
