@@ -10,10 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from pipeline import cli_admin, cli_batches, cli_query  # the other commands
 from pipeline.command import (
@@ -34,10 +33,12 @@ from pipeline.command import (
     visible,
 )
 from pipeline.errors import UsageError, exit_code
-from pipeline.live import Live, duration
 from pipeline.output import OutputEnded, guard_output, silence_output
-from pipeline.settings import Settings, load_settings
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
+
+if TYPE_CHECKING:  # each command imports what it needs: `--help` is not to wait for all of it
+    from pipeline.live import Live
+    from pipeline.settings import Settings
 
 __all__ = ["cli_admin", "cli_batches", "cli_query", "main"]
 
@@ -108,6 +109,7 @@ def run(
     s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
     the same command again to go on after an interruption, or after files were added; no page is read twice.
     """
+    from pipeline.settings import load_settings
     from pipeline.submit import parse_pages
 
     settings = load_settings(home=home, **flags)
@@ -127,6 +129,9 @@ def _execute(
     pages: Sequence[tuple[int, int]],
 ) -> str | None:
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
+    from rich.console import Console
+
+    from pipeline.live import Live
     from pipeline.run import Run, Stopped
 
     with Live(Console(stderr=True)) as live:
@@ -173,6 +178,7 @@ def _read_prompt(path: Path) -> str:
 
 def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
     from pipeline.database import open_database
+    from pipeline.live import duration
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
 
@@ -226,6 +232,10 @@ def submit(
     Workers are started with `pagepack worker`, on as many machines as you like. Submitting the same again goes on
     where it was, and takes up files that were added.
     """
+    from rich.console import Console
+
+    from pipeline.live import Live
+    from pipeline.settings import load_settings
     from pipeline.submit import check_notify, parse_pages
     from pipeline.submit import submit as submit_batch
 
@@ -279,6 +289,7 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     """
     from pipeline.host import Host, places
     from pipeline.logs import set_up_logs
+    from pipeline.settings import load_settings
 
     settings = load_settings(home=home, **flags)
     set_up_logs(settings)
@@ -307,6 +318,7 @@ def ask(
     Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
     """
     from pipeline.readonly_sql import run_sql
+    from pipeline.settings import load_settings
     from pipeline.submit import parse_pages
 
     settings = load_settings(home=home, **flags)

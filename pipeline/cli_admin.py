@@ -7,11 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from pipeline.command import EXIT_DONE, EXIT_USAGE, cli, home_option, json_option, path
-from pipeline.settings import load_settings
 
 
 @cli.command()
@@ -38,6 +35,7 @@ def upgrade(home: Path | None, as_json: bool) -> int:
     from pipeline.database import open_database
     from pipeline.embedded import HomeLock
     from pipeline.migrate import head_revision
+    from pipeline.settings import load_settings
 
     settings = load_settings(home=home)
     with HomeLock(settings.home) if settings.database_url is None else nullcontext():
@@ -65,6 +63,7 @@ def roles(home: Path | None, only_print: bool) -> int:
     """
     from pipeline.database import open_database
     from pipeline.roles import GRANTS, OWNER, create_roles, role_statements
+    from pipeline.settings import load_settings
 
     if only_print:
         click.echo(";\n".join(role_statements()) + ";")
@@ -81,7 +80,11 @@ def roles(home: Path | None, only_print: bool) -> int:
 @json_option
 def doctor(home: Path | None, model: Path | None, as_json: bool) -> int:
     """What this machine can run, what is missing, and the way out."""
+    from rich.console import Console
+    from rich.text import Text
+
     from pipeline.doctor import check_machine
+    from pipeline.settings import load_settings
 
     checks = check_machine(load_settings(home=home, model=model))
     if as_json:

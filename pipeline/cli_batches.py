@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pipeline.command import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
 from pipeline.errors import UsageError
-from pipeline.live import duration
-from pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # each command imports what it needs: `--help` is not to wait for all of it
+    from rich.table import Table
+
+    from pipeline.settings import Settings
 
 # Both look the same in the database, so neither is claimed.
 _NOT_ALL_SEEN = (
@@ -33,10 +33,13 @@ _NOT_ALL_SEEN = (
 @json_option
 def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> int:
     """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
+    from rich.console import Console
+
     from pipeline.database import open_database
     from pipeline.fleet import workers
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
+    from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)
     console = Console()
@@ -65,7 +68,11 @@ def status_json(status: Any) -> dict[str, Any]:
 
 
 def _status_table(status: Any, workers: Sequence[Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     from pipeline.fleet import why_nobody_reads
+    from pipeline.live import duration
 
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
@@ -90,6 +97,8 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
 
 def _worker_line(worker: Any) -> str:
     """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
+    from pipeline.live import duration
+
     device = f" (GPU {worker.device})" if worker.device is not None else ""
     unit = "documents" if worker.role == "ingest" else "pages"
     silent = f", silent for {duration(worker.silent_seconds)}" if worker.silent_seconds > 30 else ""
@@ -105,6 +114,7 @@ def _change(ref: str | None, home: Path | None, done: str, wrong: str, change: C
     """Find a batch and change its state; one that is not in a state for it is said, and nothing changes."""
     from pipeline.database import open_database
     from pipeline.query import find_batch
+    from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home))
     batch = find_batch(db, ref)
@@ -161,6 +171,7 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     """
     from pipeline.database import open_database
     from pipeline.query import find_batch, paths_not_taken_in
+    from pipeline.settings import load_settings
     from pipeline.store import retry_failures
 
     settings = load_settings(home=home)

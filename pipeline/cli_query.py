@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from pipeline.command import EXIT_DONE, EXIT_FAILED, cli, home_option, json_option, path, visible
 from pipeline.errors import UsageError
-from pipeline.settings import load_settings
 
 
 @cli.command()
@@ -32,9 +29,13 @@ def search(
 
     Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
     """
+    from rich.console import Console
+    from rich.text import Text
+
     from pipeline.database import open_database
     from pipeline.query import find_batch
     from pipeline.query import search as query_search
+    from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)
     hits = query_search(
@@ -81,6 +82,7 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float, as_
     """
     from pipeline.formats import write_csv, write_json, write_table
     from pipeline.readonly_sql import run_sql
+    from pipeline.settings import load_settings
 
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds {seconds:g}: give a number above 0")
@@ -118,6 +120,7 @@ def export(
     from pipeline.export import STDOUT
     from pipeline.export import export as write_export
     from pipeline.query import find_batch
+    from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)
     summary = write_export(db, out, form, batch=find_batch(db, batch) if batch else None, prompt=prompt)

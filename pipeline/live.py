@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from pipeline.progress import Progress
+if TYPE_CHECKING:  # with it comes SQLAlchemy, which `--help` can do without
+    from pipeline.progress import Progress
 
 _LINE_SECONDS = 10.0
 

@@ -54,3 +54,15 @@ def test_the_commands_load_no_model_library() -> None:
     code = "import sys, pipeline.cli, pipeline.run; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert {"torch", "onnxruntime", "cv2", "rapidocr", "pymupdf"}.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["status", "--help"]])
+def test_help_waits_for_no_library_that_only_work_needs(command: list[str]) -> None:
+    """Each command imports what it needs when it is called."""
+    python = [sys.executable, "-X", "importtime", "-P", "-m", "pipeline"]
+    done = subprocess.run([*python, *command], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "Usage:" in done.stdout
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "click" in names
+    heavy = {"sqlalchemy", "alembic", "celery", "kombu", "redis", "numpy", "PIL", "pymupdf", "pydantic", "rich"}
+    assert heavy.isdisjoint(names)
