@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import UsageError, redacted
 from pipeline.storage import has_credentials
@@ -21,10 +20,10 @@ EngineName = Literal["auto", "pixtral", "rapidocr"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every knob, with its unit in the name. A flag beats its variable, a variable beats the default."""
 
-    model_config = SettingsConfigDict(env_prefix="PAGEPACK_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = _(Path("pagepack-data"), "folder of the database, page images and logs")
     database_url: str | None = _(None, "a PostgreSQL server instead of SQLite in the home folder", repr=False)
@@ -129,13 +128,17 @@ def load_settings(**flags: object) -> Settings:
     Raises:
         UsageError: a value does not fit; the message names its variable.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    known = {f"PAGEPACK_{name}".upper() for name in Settings.model_fields}
+    # Not through pydantic-settings: every process of a run would take a seventh of a second to import it.
+    variables = {f"PAGEPACK_{name}".upper(): name for name in Settings.model_fields}
     for variable in sorted(os.environ):
-        if is_setting(variable) and variable not in known:
-            raise UsageError(f"{variable} is not a setting of pagepack; known are {', '.join(sorted(known))}")
+        if is_setting(variable) and variable not in variables:
+            raise UsageError(f"{variable} is not a setting of pagepack; known are {', '.join(sorted(variables))}")
+    given: dict[str, Any] = {
+        name: os.environ[variable] for variable, name in variables.items() if variable in os.environ
+    }
+    given |= {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
