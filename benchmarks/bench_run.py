@@ -3,24 +3,29 @@
     python -m benchmarks.bench_run overhead [--pages 16]    real OCR through the pipeline, then a bare RapidOCR loop
     python -m benchmarks.bench_run again [--files 1000]     the same command over a finished folder
     python -m benchmarks.bench_run memory [--pages 100 1000 10000]    peak resident memory of each process
+    python -m benchmarks.bench_run startup [--times 5] [--against DIR]    processor time of --help and of one page
 
 Each prints a table and ends in one line of JSON. `overhead` counts from the first claim to the last stored answer, so
 start-up (printed beside) is out of both sides of the ratio. `again` and `memory` put an engine that answers at once in
-the place of OCR: 10,000 pages of real OCR would take most of a day here.
+the place of OCR: 10,000 pages of real OCR would take most of a day here. `startup` counts the processor time of all the
+processes of a command, each time in a new home, and takes turns with another checkout where one is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import resource
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -133,6 +138,43 @@ def memory(page_counts: list[int], work: Path) -> dict[str, object]:
     return {"peak_mib": table}
 
 
+def startup(times: int, against: Path | None, work: Path) -> dict[str, object]:
+    commands = {
+        "help": (["--help"], None),
+        "page_instant": (["run", str(ROOT / "samples" / "street.jpg")], "tests.stand_ins:InstantEngine"),
+        "page_rapidocr": (["run", str(ROOT / "samples" / "street.jpg"), "--engine", "rapidocr"], None),
+    }
+    trees = {"here": ROOT} | ({"against": against.resolve()} if against is not None else {})
+    taken: dict[str, dict[str, list[tuple[float, float]]]] = {name: {tree: [] for tree in trees} for name in commands}
+    if sys.platform == "linux":  # what outlives its own parent is waited for here, and so counted
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
+    for turn in range(times):
+        for name, (command, engine) in commands.items():
+            for tree, root in trees.items():
+                home = [] if name == "help" else ["--home", str(work / f"{tree}-{name}-{turn}")]
+                taken[name][tree].append(_taken([*command, *home], root, engine))
+    row: dict[str, object] = {}
+    for name, of_trees in taken.items():
+        for tree, figures in of_trees.items():
+            cpu, wall = (statistics.median(column) for column in zip(*figures, strict=True))
+            print(f"{name:<14} {tree:<8} {cpu:6.2f} s of processor, {wall:6.2f} s, median of {times}")
+            row[f"{name}_{tree}_cpu_seconds"], row[f"{name}_{tree}_seconds"] = round(cpu, 3), round(wall, 3)
+    return row
+
+
+def _taken(command: list[str], root: Path, engine: str | None) -> tuple[float, float]:
+    """Processor seconds of all processes of a command, and its own seconds."""
+    environment = os.environ | {"PYTHONPATH": str(root)} | ({"PAGEPACK_INTERNAL_ENGINE": engine} if engine else {})
+    before, started = cpu_seconds(), time.monotonic()
+    python = [sys.executable, "-P", "-m", "pipeline"]
+    subprocess.run([*python, *command], env=environment, cwd=root, check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    with suppress(ChildProcessError):
+        while os.wait():
+            pass
+    return cpu_seconds() - before, seconds
+
+
 def _pdf(path: Path, pages: int, start: int) -> None:
     with pymupdf.open() as document:
         for index in range(pages):
@@ -142,9 +184,11 @@ def _pdf(path: Path, pages: int, start: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["overhead", "again", "memory"])
+    parser.add_argument("what", choices=["overhead", "again", "memory", "startup"])
     parser.add_argument("--files", type=int, default=1_000)
     parser.add_argument("--pages", type=int, nargs="+", default=None)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="another checkout, measured in turns with this one")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="pagepack-bench-"))
     try:
@@ -152,6 +196,8 @@ def main() -> None:
             result: dict[str, object] = dict(overhead((arguments.pages or [16])[0], work))
         elif arguments.what == "again":
             result = dict(again(arguments.files, work))
+        elif arguments.what == "startup":
+            result = startup(arguments.times, arguments.against, work)
         else:
             result = memory(arguments.pages or [100, 1_000, 10_000], work)
     finally:

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from pipeline.errors import PageFailed, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
 from workers.pixtral.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["PixtralEngine", "fingerprint"]
 

@@ -26,10 +26,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cores import num_cores
 from pipeline.daemons import start_daemon
@@ -37,6 +34,10 @@ from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
 from workers.engines.reading_order import Line, text_in_reading_order
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MODEL_FILES = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}
 _PARAMETERS: dict[str, Any] = {
@@ -199,6 +200,8 @@ class RapidOcrEngine:
 
     def _read(self, pixels: NDArray[np.uint8], started: float) -> Answer:
         """The page as it stands; turned where its lines stand upright or it makes little sense."""
+        import numpy as np
+
         lines, turns = self._lines(pixels), 0
         for other in _turns_to_try(lines):
             turned = self._lines(np.rot90(pixels, other))
@@ -216,6 +219,8 @@ class RapidOcrEngine:
         )
 
     def _lines(self, pixels: NDArray[np.uint8]) -> list[Line]:
+        import numpy as np
+
         found = self._reader(np.ascontiguousarray(pixels[:, :, ::-1]))  # arrays are taken as BGR
         return [] if found.txts is None else list(map(_line, found.boxes, found.txts, found.scores))
 
@@ -251,6 +256,7 @@ def _load(check: Callable[[], None]) -> Any:
     paths = {f"{part}.model_path": str(path) for part, path in _model_paths().items()}  # a given path is never fetched
     try:
         import cv2
+        import numpy as np
         import onnxruntime
         from rapidocr import RapidOCR
 
