@@ -20,6 +20,8 @@ import sys
 import threading
 import uuid
 import warnings
+from contextlib import suppress
+from typing import NoReturn
 
 from pipeline.errors import UsageError, exit_code
 from pipeline.logs import set_up_logs
@@ -76,5 +78,13 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def _leave(code: int) -> NoReturn:
+    """End at once: to take a heap of all these modules apart takes a fifth of a second, and leaves nothing else."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    _leave(main(sys.argv[1]))

@@ -63,12 +63,20 @@ def ingest(settings: Settings, broker_url: str, owner: str) -> None:
 
     add_ingest_tasks(app, settings, ingester)
     signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
-    signals.worker_process_shutdown.connect(lambda **_: stop_traces(), weak=False)
+    signals.worker_process_shutdown.connect(partial(_leave_pool, stopping), weak=False)
     processes = settings.ingest_processes or max(1, num_cores() // 2)
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
     ready = partial(_enlist, lambda: open_database(settings), owner, "ingest", processes)
     signals.worker_ready.connect(lambda **_: ready(), weak=False)
     _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
+
+
+def _leave_pool(stopping: Any, exitcode: int = 0, **_: Any) -> None:
+    """In a forked process that ends. billiard's own end sleeps for a second, in which the pool may hear of it; who
+    stops the whole pool waits for its processes, and for that second."""
+    stop_traces()
+    if stopping.is_set():
+        os._exit(exitcode)
 
 
 def _consume(app: Any, settings: Settings, pool: str, concurrency: int, *queues: str) -> None:
