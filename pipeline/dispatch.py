@@ -30,7 +30,6 @@ from pipeline.broker import queue_depth, queue_of, read_queue, ring_documents, r
 from pipeline.database import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import WorkerRow, forget_silent, workers
-from pipeline.images import open_images
 from pipeline.leases import Limits, expire
 from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.retention import sweep_images
@@ -181,7 +180,7 @@ class Dispatcher:
     def _sweep_images(self) -> None:
         """In a thread: a thousand deletes in an object store take seconds."""
         try:
-            sweep_images(self._db, open_images(self._settings), self._settings)
+            sweep_images(self._db, self._settings)
         except PagepackError as error:
             self._say(f"page images were not freed: {error}")
         except BaseException as error:  # the next sweep begins another thread

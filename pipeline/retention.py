@@ -22,7 +22,7 @@ from sqlalchemy.orm import aliased
 
 from pipeline.database import Database
 from pipeline.errors import PagepackError
-from pipeline.images import ImageStore
+from pipeline.images import ImageStore, open_images
 from pipeline.settings import Settings
 from schemas.tables import Document, DocumentState, Page, PageTask, TaskState, utc_now
 
@@ -47,7 +47,7 @@ def free_read_images(db: Database, images: ImageStore, page_ids: Sequence[int]) 
         return 0
 
 
-def sweep_images(db: Database, images: ImageStore, settings: Settings, most_images: int = 10_000) -> int:
+def sweep_images(db: Database, settings: Settings, most_images: int = 10_000) -> int:
     """Remove what the settings keep no longer, the oldest first; how many images went.
 
     No more than about `most_images`, so that a call takes seconds; call it every few minutes. Documents that are still
@@ -64,7 +64,7 @@ def sweep_images(db: Database, images: ImageStore, settings: Settings, most_imag
         select(Document.id).where(Document.id == Page.document_id, Document.state == DocumentState.READY).exists()
     )
     chosen = select(Page.image_hash).where(_is_kept(), is_old, is_ready, _is_idle()).order_by(Page.created_at)
-    freed = 0
+    images, freed = open_images(settings), 0
     while freed < most_images:
         with db.read() as connection:
             hashes = connection.scalars(chosen.limit(_IMAGES_A_STEP)).all()

@@ -24,7 +24,6 @@ from pipeline.database import Database, open_database
 from pipeline.discover import discover
 from pipeline.embedded import HomeLock
 from pipeline.errors import NothingToDo, PagepackError
-from pipeline.images import open_images
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, expire, give_back
 from pipeline.progress import Progress, progress, what_is_open
@@ -174,7 +173,7 @@ class Run:
                 was_paused = state == BatchState.PAUSED
             if all_seen and not now and finish_batch(db, batch):
                 finish_batches(db)
-                sweep_images(db, open_images(self._settings), self._settings)
+                sweep_images(db, self._settings)
                 return
             if now:
                 station.tick()

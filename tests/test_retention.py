@@ -44,8 +44,8 @@ def kept(images: ImageStore) -> int:
     return len(list(images.root.rglob("*.png")))
 
 
-def swept(archive: Archive, images: ImageStore, settings: Settings, keep: str, most: int = 10_000) -> int:
-    return sweep_images(archive.db, images, settings.model_copy(update={"keep_images": keep}), most)
+def swept(archive: Archive, settings: Settings, keep: str, most: int = 10_000) -> int:
+    return sweep_images(archive.db, settings.model_copy(update={"keep_images": keep}), most)
 
 
 def test_an_image_goes_with_the_last_task_of_the_last_page_that_shows_it(archive: Archive, images: ImageStore) -> None:
@@ -64,21 +64,21 @@ def test_the_sweep_frees_what_readers_left_and_nothing_that_waits(
 ) -> None:
     read, waiting = ingest(archive, images, "/in/a.pdf", ["x", "y"])
     archive.read(read, "text")
-    assert swept(archive, images, settings, "keep") == 0
-    assert swept(archive, images, settings, "2") == 0
-    assert swept(archive, images, settings, "until-read") == 1 and kept(images) == 1
+    assert swept(archive, settings, "keep") == 0
+    assert swept(archive, settings, "2") == 0
+    assert swept(archive, settings, "until-read") == 1 and kept(images) == 1
     archive.read(waiting, "text")
     archive.execute("UPDATE pages SET created_at = '2020-01-01 00:00:00'")
-    assert swept(archive, images, settings, "2") == 1 and kept(images) == 0
-    assert swept(archive, images, settings, "2") == swept(archive, images, settings, "until-read") == 0
+    assert swept(archive, settings, "2") == 1 and kept(images) == 0
+    assert swept(archive, settings, "2") == swept(archive, settings, "until-read") == 0
 
 
 def test_a_sweep_of_many_is_bounded_and_goes_on(archive: Archive, images: ImageStore, settings: Settings) -> None:
     names = [f"page {index}" for index in range(1_200)]
     ingest(archive, images, "/in/a.pdf", names)
     archive.execute("UPDATE page_tasks SET state = 'failed'")
-    assert swept(archive, images, settings, "until-read", most=600) == 1_000
-    assert swept(archive, images, settings, "until-read") == 200 and kept(images) == 0
+    assert swept(archive, settings, "until-read", most=600) == 1_000
+    assert swept(archive, settings, "until-read") == 200 and kept(images) == 0
 
 
 @pytest.mark.only("sqlite")
