@@ -168,12 +168,12 @@ def settle(connection: Connection, settled: Sequence[Settled]) -> None:
         connection.execute(_SHOW, shown)
 
 
-_ATTEMPTS = GivenRows(*[column for column in TaskAttempt.__table__.columns if column is not TaskAttempt.__table__.c.id])
-_ADD_ATTEMPTS = sa.insert(TaskAttempt).from_select(_ATTEMPTS.names, _ATTEMPTS.select)
+_ATTEMPTS = GivenRows(*[column for column in TaskAttempt.__table__.columns if column.key not in ("id", "ended_at")])
+_ADD_ATTEMPTS = sa.insert(TaskAttempt).from_select(_ATTEMPTS.names, _ATTEMPTS.select)  # and its default: ended_at
 
 
 def add_attempts(connection: Connection, attempts: Sequence[Mapping[str, Any]]) -> None:
-    """Add to the history; each is a whole row of `TaskAttempt` but for its id."""
+    """Add to the history; each is a whole row of `TaskAttempt` but for its id and its end, which is now."""
     if connection.dialect.name == "postgresql":
         connection.execute(_ADD_ATTEMPTS, _ATTEMPTS.arrays(attempts))
     else:

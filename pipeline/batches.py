@@ -19,6 +19,7 @@ from pipeline.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
 from pipeline.database import Database, insert_for, retried
 from pipeline.errors import DocumentRejected
 from pipeline.notices import forget_notices, forget_outdated, note_all_ended
+from schemas.columns import server_now
 from schemas.prompts import Prompt
 from schemas.tables import (
     Batch,
@@ -121,7 +122,7 @@ def open_batch(
             again["finished_at"] = sa.case((is_held, Batch.finished_at), else_=None)
         row = connection.execute(
             insert(Batch)
-            .values(public_id=uuid7(), key=key, name=name, started_at=utc_now(), **asked)
+            .values(public_id=uuid7(), key=key, name=name, started_at=server_now(), **asked)
             .on_conflict_do_update(index_elements=["key"], set_=again)
             .returning(Batch.id, Batch.public_id, Batch.name, Batch.state)
         ).one()
@@ -467,6 +468,6 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
         connection.execute(
             update(Batch)
             .where(Batch.id == batch.id, Batch.state == BatchState.RUNNING)
-            .values(state=BatchState.FINISHED, finished_at=utc_now())
+            .values(state=BatchState.FINISHED, finished_at=server_now())
         )
         return True

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from pipeline.batches import CANCELLED
 from pipeline.database import Database, retried
 from pipeline.leases import Leased, is_in
+from schemas.columns import server_now
 from schemas.tables import (
     Batch,
     BatchPages,
@@ -69,7 +70,7 @@ def cancel_batch(db: Database, batch_id: int) -> bool:
 
 @retried
 def _set_state(db: Database, batch_id: int, state: BatchState, *before: BatchState) -> bool:
-    ended = {"finished_at": sa.func.coalesce(Batch.finished_at, utc_now())} if state == BatchState.CANCELLED else {}
+    ended = {"finished_at": sa.func.coalesce(Batch.finished_at, server_now())} if state == BatchState.CANCELLED else {}
     with db.write() as connection:
         at = (Batch.id == batch_id, Batch.state.in_([*before, state]))
         return connection.execute(update(Batch).where(*at).values(state=state, **ended)).rowcount == 1

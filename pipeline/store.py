@@ -215,7 +215,6 @@ class _Ended:
             "worker": worker,
             **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
             "error": None if answer else str(self.outcome),
-            "ended_at": utc_now(),
         }
 
 
@@ -267,9 +266,8 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
             PageTask.token,
             PageTask.owner,
             sa.literal("its image was freed; it is rendered again"),
-            sa.literal(utc_now(), Page.created_at.type),
         )
-        columns = ["task_id", "token", "worker", "error", "ended_at"]
+        columns = ["task_id", "token", "worker", "error"]
         connection.execute(insert(TaskAttempt).from_select(columns, history.where(held)))
         waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "rung_at": None}
         until = db.now(connection) + _RENDER_SECONDS

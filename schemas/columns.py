@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from schemas.text import storable
 
@@ -21,3 +24,20 @@ class StorableText(sa.types.TypeDecorator[str]):
 
 ByteOrderedText = StorableText().with_variant(StorableText(collation="C"), "postgresql")
 """Sorted by code points on PostgreSQL too, whatever its locale, as on SQLite: paths of one folder stand together."""
+
+
+class server_now(FunctionElement[datetime]):  # noqa: N801, as the functions of sa.func
+    """The moment in which a row is written, by the database's clock; hosts' clocks differ, and moments are compared."""
+
+    type = sa.DateTime(timezone=True)
+    inherit_cache = True
+
+
+@compiles(server_now, "postgresql")
+def _on_postgresql(element: server_now, compiler: Any, **_: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(server_now, "sqlite")
+def _on_sqlite(element: server_now, compiler: Any, **_: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"  # as SQLAlchemy writes a moment, which has microseconds

@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from schemas.columns import ByteOrderedText, StorableText
+from schemas.columns import ByteOrderedText, StorableText, server_now
 
 
 class BatchState(StrEnum):
@@ -129,7 +129,7 @@ class Batch(Base):
         StorableText
     )  # `TASK` or `TASK@QUEUE`, sent for each document that is done
     all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
-    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime] = mapped_column(default=server_now())
     finished_at: Mapped[datetime | None]
 
 
@@ -334,7 +334,7 @@ class TaskAttempt(Base):
     output_tokens: Mapped[int | None]
     seconds: Mapped[float | None] = mapped_column(Float)
     error: Mapped[str | None] = mapped_column(StorableText)
-    ended_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime] = mapped_column(default=server_now())
 
 
 class WorkerProcess(Base):

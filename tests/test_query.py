@@ -9,22 +9,27 @@ import os
 import re
 import shutil
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PageFailed, UsageError
 from pipeline.formats import write_csv, write_json, write_table
+from pipeline.leases import give_back
+from pipeline.pause import cancel_batch, pause_batch
 from pipeline.query import batch_rows, find_batch, search, status
 from pipeline.readonly_sql import run_sql
 from pipeline.settings import Settings
 from schemas.prompts import DESCRIBE, OCR
+from schemas.tables import TaskAttempt
 from schemas.views import COLUMNS
-from tests.conftest import Archive, sha
+from tests.conftest import LIMITS, Archive, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -454,3 +459,39 @@ def test_readers_do_not_need_more_than_sqlite_itself(archive: Archive, settings:
         assert connection.execute("SELECT source_path, page_number, text FROM page_text").fetchall() == [
             ("/in/a.pdf", 1, "text")
         ]
+
+
+@pytest.mark.only("postgresql")
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_the_rate_is_by_the_servers_clock_whatever_a_workers_says(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Attempts of a worker whose clock is an hour slow were none of the last minute, and the time left was unknown."""
+    off = datetime.now(UTC) + timedelta(hours=hours)
+    for module in ("store", "leases", "pause", "answers", "batches"):
+        monkeypatch.setattr(f"pipeline.{module}.utc_now", lambda: off, raising=False)
+    archive.batch("b")
+    archive.file("/in/a.pdf", ["one", "two"])
+    (page,) = archive.ingest(archive.see("/in/b.pdf") or 0, ["x"])
+    archive.claim(page, "read/dead")
+    assert give_back(archive.db, "read/dead", reason="its worker died", crashed=True, limits=LIMITS) == 1
+    assert pause_batch(archive.db, archive.batches["b"].id) and cancel_batch(archive.db, archive.batches["b"].id)
+    ages = "SELECT max(abs(extract(epoch FROM clock_timestamp() - {}))) < 120 FROM {}"
+    assert archive.scalar(ages.format("ended_at", "task_attempts"))
+    assert archive.scalar(ages.format("started_at", "batches")) and archive.scalar(
+        ages.format("finished_at", "batches")
+    )
+    now = status(archive.db, find_batch(archive.db))
+    assert 0 < now.pages_per_second <= 2 and 0 < now.pages_per_second_overall <= 2
+
+
+def test_a_moment_that_the_database_wrote_is_read_as_one_that_we_wrote(archive: Archive) -> None:
+    before = datetime.now(UTC)
+    archive.file("/in/a.pdf", ["one"])
+    with archive.db.read() as connection:
+        ended = connection.scalar(sa.select(TaskAttempt.ended_at))
+    assert ended is not None
+    moment = ended if ended.tzinfo else ended.replace(tzinfo=UTC)
+    assert before - timedelta(seconds=1) <= moment <= datetime.now(UTC) + timedelta(seconds=1)
+    if archive.db.dialect == "sqlite":
+        assert len(archive.scalar("SELECT ended_at FROM task_attempts")) == len("2026-01-01 00:00:00.000000")
