@@ -56,7 +56,7 @@ def run(folder: Path, home: Path, engine: str | None) -> tuple[float, dict[str, 
     while process.poll() is None:
         for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
             try:
-                name, resident = _kind(member.cmdline()), member.memory_info().rss
+                name, resident = _kind([member.name(), *member.cmdline()]), member.memory_info().rss
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             peaks[name] = max(peaks.get(name, 0), resident)
@@ -68,8 +68,8 @@ def run(folder: Path, home: Path, engine: str | None) -> tuple[float, dict[str, 
 def _kind(command: list[str]) -> str:
     words = " ".join(command)
     for mark, name in (
-        ("workers read", "read worker"),
-        ("workers ingest", "ingest worker"),
+        ("pagepack:read", "read worker"),
+        ("pagepack:ingest", "ingest worker"),
         ("rasterize_child", "rasterizer"),
         ("valkey", "broker"),
         ("pipeline run", "supervisor"),

@@ -21,6 +21,7 @@ from pathlib import Path
 from pipeline.database import Database, refuse_newer
 from pipeline.errors import EXIT_FAULT, PagepackError, ProgramFault, Unavailable, UsageError
 from pipeline.fleet import dismiss, is_enlisted
+from pipeline.forked import Forked
 from pipeline.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.settings import Settings, is_setting
 
@@ -58,7 +59,7 @@ class Child:
     """A running child, and the incarnation whose leases it takes."""
 
     place: Place
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     owner: str
     log: Path | None  # None: it writes where this process writes
     started_at: float = field(default_factory=time.monotonic)
@@ -99,7 +100,9 @@ class Children:
         gives_up: bool,
         logs: Path | None,
         variables: Mapping[str, str] | None = None,
+        spare: list[Forked] | None = None,
     ) -> None:
+        """`spare` are processes that were forked ahead, to begin with."""
         self._db = db
         self._settings = settings
         self._places = places
@@ -107,6 +110,7 @@ class Children:
         self._gives_up = gives_up
         self._logs = logs
         self._variables = dict(variables or {})
+        self._spare = spare or []
         self._limits = Limits.of(settings)
         self._running: dict[Place, Child] = {}
         self._starts: dict[Place, int] = {}  # in a row, without a page
@@ -203,6 +207,10 @@ class Children:
             environment |= {"CUDA_VISIBLE_DEVICES": place.device, "PAGEPACK_INTERNAL_DEVICE": place.device}
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
+        if self._spare:
+            forked = self._spare.pop()
+            forked.begin(place.role, environment, log)
+            return Child(place, forked, owner, log)
         with log.open("ab") if log is not None else nullcontext(sys.stderr) as stream:
             process = subprocess.Popen(
                 [*WORKERS, place.role],

@@ -131,11 +131,12 @@ def _execute(
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
 
+    from pipeline.forked import fork_ahead
     from pipeline.live import Live
-    from pipeline.run import Run, Stopped
+    from pipeline.run import PLACES, Run, Stopped
 
-    with Live(Console(stderr=True)) as live:
-        job = Run(settings, paths, prompts, batch, live.say, live.show, pages)
+    with fork_ahead(len(PLACES)) as spare, Live(Console(stderr=True)) as live:  # before the bar has a thread
+        job = Run(settings, paths, prompts, batch, live.say, live.show, pages, spare)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:

@@ -24,6 +24,7 @@ from pipeline.database import Database, open_database
 from pipeline.discover import discover
 from pipeline.embedded import HomeLock
 from pipeline.errors import NothingToDo, PagepackError
+from pipeline.forked import Forked
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, expire, give_back
 from pipeline.progress import Progress, progress, what_is_open
@@ -36,7 +37,7 @@ from schemas.prompts import Prompt
 from schemas.tables import BatchState
 
 _TICK_SECONDS = 0.2
-_PLACES = [Place("read"), Place("ingest")]
+PLACES = [Place("read"), Place("ingest")]
 
 
 class Stopped(Exception):
@@ -57,6 +58,7 @@ class Run:
         say: Callable[[str], None],
         on_progress: Callable[[Progress, int, bool], None],
         pages: Sequence[tuple[int, int]] = (),
+        spare: list[Forked] | None = None,
     ) -> None:
         self._settings = settings
         self._paths = paths
@@ -65,6 +67,7 @@ class Run:
         self._say = say
         self._on_progress = on_progress
         self._pages = pages
+        self._spare = spare
         self._limits = Limits.of(settings)
         self._station: Station | None = None
         self._stop_signals = 0
@@ -104,7 +107,7 @@ class Run:
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
             batch = open_named_batch(db, self._settings, *asked)
             logs = self._settings.home / "logs"
-            self._station = Station(db, self._settings, _PLACES, self._say, only=batch, logs=logs)
+            self._station = Station(db, self._settings, PLACES, self._say, only=batch, logs=logs, spare=self._spare)
             seeing = threading.Thread(target=self._see, args=(db, batch), name="discover", daemon=True)
             seeing.start()
             stack.callback(self._join, seeing)

@@ -25,6 +25,7 @@ from pipeline.dispatch import Dispatcher
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.fleet import leave_duty, take_duty, workers
+from pipeline.forked import Forked
 from pipeline.settings import Settings
 
 _DUTY = "dispatch"
@@ -49,6 +50,7 @@ class Station:
         *,
         only: OpenBatch | None = None,
         logs: Path | None = None,
+        spare: list[Forked] | None = None,
     ) -> None:
         self._db = db
         self._settings = settings
@@ -69,7 +71,9 @@ class Station:
             "PAGEPACK_INTERNAL_QUEUES": self._own,
             "PAGEPACK_INTERNAL_ROLE": "run" if self._is_run else "read",
         }
-        self.children = Children(db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables)
+        self.children = Children(
+            db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables, spare=spare
+        )
         self._dispatches_from = 0.0
         self._was_refused = False
         self._is_cut_off = False  # takes no duty before the broker answers

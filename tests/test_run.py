@@ -116,12 +116,12 @@ def test_killed_in_the_middle_it_goes_on_and_reads_no_finished_page_again(
     reconciles(home)
 
 
-@pytest.mark.parametrize("victim", ["workers read", "workers ingest", "valkey-server"])
+@pytest.mark.parametrize("victim", ["pagepack:read", "pagepack:ingest", "valkey-server"])
 def test_a_killed_part_is_started_again(folder: Path, home: Path, victim: str) -> None:
     write_pdf(folder / "a.pdf", 40)
     run = start("run", folder, "--home", home, engine="SlowEngine")
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
-    victims = [process for process in processes_of(home) if victim in " ".join(process.cmdline())]
+    victims = [process for process in processes_of(home) if victim in " ".join([process.name(), *process.cmdline()])]
     assert victims
     for process in victims:
         process.kill()

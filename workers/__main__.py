@@ -11,6 +11,7 @@ is a pipe ends when the pipe closes, so that none outlives the process that star
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from pipeline.traces import set_up_traces, stop_traces
 from workers.choose import choose_engine
 
 log = logging.getLogger("pagepack.worker")
+_PR_SET_NAME = 15  # linux/prctl.h
 
 
 def main(role: str) -> int:
@@ -52,6 +54,7 @@ def main(role: str) -> int:
         if settings.broker_url is None:
             raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")
         _die_with_parent()
+        _take_name(role)
         from workers import serve  # takes a second to import, which the others need not wait for
 
         (serve.ingest if role == "ingest" else serve.read)(settings, settings.broker_url, owner)
@@ -76,6 +79,12 @@ def _die_with_parent() -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _take_name(role: str) -> None:
+    """As `ps -o comm` and `top` show it; the command line is the run's where a run forked this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, f"pagepack:{role}".encode(), 0, 0, 0)
 
 
 def _leave(code: int) -> NoReturn:
