@@ -109,11 +109,11 @@ def identify(path: str | Path, name: str | None = None) -> Identity:
     name = name or display(os.fspath(path))
     with open_regular(path, name) as file:
         before = os.fstat(file.fileno())
-        kind = kind_of(file.read(1024))
-        if kind is None:
-            raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
-        file.seek(0)
         try:
+            kind = kind_of(file.read(1024))
+            if kind is None:
+                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+            file.seek(0)
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise rejected("unreadable", name, f"cannot be read: {error.strerror}") from error
@@ -202,24 +202,34 @@ def without_covered(starts: Sequence[str]) -> list[str]:
 
     What the walk of the folder would not reach stays: a file hidden by a rule, a link that leads out.
     """
-    folders = {start: os.path.realpath(start) for start in starts if os.path.isdir(start)}
+    folders = {start: _real_path(start) for start in starts if os.path.isdir(start)}
 
     def is_covered(start: str) -> bool:
         for folder in _ancestors(start):
             if folder in folders:
                 below = os.path.relpath(start, folder).split(os.sep)
-                if not any(map(is_skipped, below)) and _is_inside(os.path.realpath(start), folders[folder]):
+                if not any(map(is_skipped, below)) and _is_inside(_real_path(start), folders[folder]):
                     return True
         return False
 
     return [start for start in dict.fromkeys(starts) if not is_covered(start)]
 
 
-def _expand(path: str) -> Iterator[str]:
-    if not os.path.lexists(path) and glob.has_magic(path):
-        yield from map(os.path.abspath, sorted(glob.iglob(path, recursive=True)))
-    else:
-        yield os.path.abspath(path)
+def _expand(path: str) -> list[str]:
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return [os.path.abspath(path)]
+    try:
+        return [os.path.abspath(found) for found in sorted(glob.iglob(path, recursive=True))]
+    except RecursionError as error:
+        raise UsageError(f"{display(path)[:80]}… has too many parts to be a pattern; nothing was done") from error
+
+
+def _real_path(path: str) -> str:
+    """With the links on its way resolved; a link that we may not follow (`/proc` has some) stays one."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return path
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -246,7 +256,7 @@ def _walk_all(starts: Sequence[str], settings: Settings) -> Iterator[Found]:
     folders = [local_path(place) for place in places if place is not None]
     own = {os.path.realpath(folder) for folder in folders if folder is not None}
     for start in starts:
-        target = os.path.realpath(start)
+        target = _real_path(start)
         if os.path.isdir(target):
             yield from _walk(start, target, own, settings)
         else:
@@ -263,7 +273,7 @@ def _walk(start: str, root: str, own: set[str], settings: Settings) -> Iterator[
             continue
         is_link = path != start and os.path.islink(path)
         if is_link:
-            target = os.path.realpath(path)
+            target = _real_path(path)
             if not _is_inside(target, root):
                 fact = f"is a link that leads out of {display(start)}; submit its target to take it"
                 yield Found(path, display(path), 0, 0, rejected("symlink", display(path), fact))
@@ -289,5 +299,6 @@ def _found(shown: str, path: str, settings: Settings) -> Found:
         cause = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         return Found(path, name, 0, 0, rejected(cause, name, f"cannot be found: {error.strerror}"))
     if stat.S_ISLNK(status.st_mode):
-        return Found(path, name, 0, 0, rejected("symlink", name, "is a link that leads back to itself"))
+        fact = "is a link that leads back to itself, or that nobody may follow"
+        return Found(path, name, 0, 0, rejected("symlink", name, fact))
     return Found(path, name, status.st_size, status.st_mtime_ns, judge(name, status, settings.max_file_bytes))

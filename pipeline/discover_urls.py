@@ -92,7 +92,10 @@ def _matching(url: str, settings: Settings) -> Iterator[Found]:
 
     fixed = url[: re.search(r"[*?[]", url).start()]  # type: ignore[union-attr]
     folder, _, start = fixed.rpartition("/")
-    pattern = re.compile(glob_translate(url[len(folder) + 1 :].rstrip("/")))
+    try:
+        pattern = re.compile(glob_translate(url[len(folder) + 1 :].rstrip("/")))
+    except (ValueError, re.error) as error:
+        raise UsageError(f"{display(url)} is no pattern: {error}; nothing was done") from error
 
     def is_meant(file: Listed) -> bool:
         parts = file.key.split("/")

@@ -60,7 +60,7 @@ def local_path(text: str) -> str | None:
     """The local path that a path or `file://` URL names; None for other URLs.
 
     Raises:
-        UsageError: a `file://` URL names a host.
+        UsageError: a `file://` URL names a host, or holds a NUL.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or not is_url(text):
@@ -70,7 +70,10 @@ def local_path(text: str) -> str | None:
     rest = rest.removeprefix("localhost")
     if not rest.startswith("/"):
         raise UsageError(f"{text}: a file:// URL has three slashes and an absolute path, like file:///{rest}")
-    return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
+    path = unquote_to_bytes(rest.encode("utf-8", "surrogateescape"))
+    if b"\0" in path:
+        raise UsageError(f"{text}: no path holds a NUL (%00)")
+    return os.fsdecode(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ class Storage:
     def files(self, start: str = "") -> Iterator[Listed]:
         """Every file below the URL whose key begins with `start`, in an order that stays.
 
-        S3 lists 1,000 keys at a time and memory holds no more; elsewhere it holds one folder on each level.
+        S3 lists 1,000 keys at a time and memory holds no more; elsewhere it holds one folder on each level. A folder
+        that is not there, or was removed meanwhile, has none.
         """
         with self._translated():
             if self._protocol in _S3:
@@ -168,7 +172,11 @@ class Storage:
 
     def _walk(self, folder: str) -> Iterator[Listed]:
         self._fs.invalidate_cache()
-        for info in sorted(self._fs.ls(self._path(folder), detail=True), key=lambda info: str(info["name"])):
+        try:
+            listed = self._fs.ls(self._path(folder), detail=True)
+        except FileNotFoundError:
+            return
+        for info in sorted(listed, key=lambda info: str(info["name"])):
             key = "/".join(filter(None, (folder, str(info["name"]).rstrip("/").rpartition("/")[2])))
             if info["type"] == "directory":
                 yield from self._walk(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import subprocess
 import time
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
 from pipeline.database import Database, open_database
-from pipeline.discover import absolute, discover
+from pipeline.discover import absolute, discover, display
 from pipeline.embedded import HomeLock
 from pipeline.errors import (
     EXIT_FAULT,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
+_MOST_OF_A_TARGET = 255  # bytes of a task's or queue's name, as RabbitMQ has it
+
+log = logging.getLogger("pagepack.submit")
 
 
 class BadMessage(PagepackError):
@@ -193,8 +197,12 @@ def submit(
 
 def check_notify(notify: str | None) -> None:
     """Raises UsageError unless it is a task's name, with or without a queue."""
-    if notify is not None and not re.fullmatch(r"[^@\s]+(@[^@\s]+)?", notify):
-        raise UsageError(f"--notify {notify}: write a Celery task's name, or TASK@QUEUE")
+    if notify is None:
+        return
+    if not re.fullmatch(r"[^@\s]+(@[^@\s]+)?", notify):
+        raise UsageError(f"--notify {_begin(notify)}: write a Celery task's name, or TASK@QUEUE")
+    if any(len(name.encode("utf-8", "surrogatepass")) > _MOST_OF_A_TARGET for name in notify.split("@")):
+        raise UsageError(f"--notify {_begin(notify)}: a task's or queue's name has at most {_MOST_OF_A_TARGET} bytes")
 
 
 def parse_pages(text: str | None) -> list[tuple[int, int]]:
@@ -205,15 +213,21 @@ def parse_pages(text: str | None) -> list[tuple[int, int]]:
     """
     ranges: dict[int, int] = {}
     for part in (text or "").split(",") if text else []:
-        match = re.fullmatch(r"\s*(\d+)\s*(-\s*(\d*))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,20})\s*(-\s*(\d{0,20}))?\s*", part)  # Python reads 4,300 digits, no more
         if match is None:
-            raise UsageError(f"--pages {text}: write page numbers and ranges, like 3-5,8,20-")
+            raise UsageError(f"--pages {_begin(str(text))}: write page numbers and ranges, like 3-5,8,20-")
         first = int(match[1])
         last = first if match[2] is None else int(match[3] or 2**31 - 1)
         if not 1 <= first <= last < 2**31:
-            raise UsageError(f"--pages {text}: {part.strip()!r} is no range of page numbers; they count from 1")
+            fact = f"{part.strip()!r} is no range of page numbers; they count from 1"
+            raise UsageError(f"--pages {_begin(str(text))}: {fact}")
         ranges[first - 1] = max(last - 1, ranges.get(first - 1, 0))
     return sorted(ranges.items())
+
+
+def _begin(text: str) -> str:
+    """Enough of it for a message."""
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
@@ -245,11 +259,11 @@ def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[],
 def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:
     """What anyone asked for in a message. Messages of one batch that ask the same in the same way are one batch.
 
-    A location that is not there, or not to be reached, is recorded so in the view `failures`. A batch that was paused
-    or cancelled stays so.
+    A location that is not there, not to be reached, or that nothing can be made of, is recorded so in the view
+    `failures`. A batch that was paused or cancelled stays so.
 
     Raises:
-        BadMessage: it asks for what there is not. Whatever else is raised is the machine's fault, and may pass.
+        BadMessage: it asks for what there is not. Unavailable: the database is away; that may pass.
     """
     try:
         prompts = choose_prompts(message.prompts, [])
@@ -276,9 +290,17 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
     )
     location = storable(message.location)
     try:
-        for _ in register(db, batch, [location], settings, forget_gone=False, is_stopping=lambda: False):
-            pass
+        if not any([*register(db, batch, [location], settings, forget_gone=False, is_stopping=lambda: False)]):
+            raise UsageError(f"no file found at {location}")
     except (UsageError, StorageGone) as error:  # nobody waits at a command line: `failures` says it
         cause = "missing" if isinstance(error, UsageError) else error.cause
-        rejection = DocumentRejected(str(error), cause=cause)
-        record_files(db, batch, [SeenFile(redacted(location), "", 0, 0, rejection=rejection)])
+        rejection = DocumentRejected(redacted(str(error)), cause=cause)
+    except PagepackError:
+        raise
+    except Exception as error:  # of a library that knows no better; the same message would raise it again
+        log.exception("%s cannot be registered", redacted(location))
+        reason = f"{redacted(location)} cannot be registered: {type(error).__name__}: {redacted(str(error))}"
+        rejection = DocumentRejected(reason, cause="unreadable")
+    else:
+        return
+    record_files(db, batch, [SeenFile(display(redacted(location)), "", 0, 0, rejection=rejection)])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -218,3 +221,31 @@ def test_a_folder_that_vanishes_on_the_way_is_one_rejection(tmp_path: Path) -> N
     (tmp_path / "b.pdf").unlink()
     gone = next(walk)
     assert gone.rejection is not None and gone.rejection.cause == "missing"
+
+
+def test_a_link_that_may_not_be_followed_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of /proc: nobody may read where they lead, not even root."""
+    (files(tmp_path, "a.pdf") / "link").symlink_to("/proc/1/cwd")
+    readlink = os.readlink
+
+    def refuse(path: str, **how: Any) -> str:
+        if path.endswith("link"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return readlink(path, **how)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    assert taken(tmp_path) == ["a.pdf"] and causes(tmp_path) == {"link": "symlink"}
+
+
+class BrokenDisk(FileIO):
+    """A file whose first block cannot be read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_file_that_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.discover.open_regular", lambda path, _: BrokenDisk(path))
+    with pytest.raises(DocumentRejected, match="cannot be read: Input/output error") as raised:
+        identify(files(tmp_path, "a.pdf") / "a.pdf")
+    assert raised.value.cause == "unreadable"

@@ -304,7 +304,7 @@ def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ing
                 submit_message(ingester().db, settings, SubmitDocument(**message))
             except (BadMessage, ValidationError):
                 raise
-            except Exception as error:  # no row says yet what was asked for: the message must stay
+            except PagepackError as error:  # away; and no row says yet what was asked for: the message must stay
                 log.warning("%s %s waits: %s", SUBMIT_TASK, message, error)
                 time.sleep(_AWAY_SECONDS)
                 raise Reject(str(error), requeue=True) from error
