@@ -6,13 +6,14 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.exceptions import BatchPublishError, LimitExceeded, OperationalError
+from kombu.simple import SimpleQueue
 from kombu.transport.redis import Channel as RedisChannel
 from kombu.transport.redis import QoS as RedisQoS
 from kombu.transport.virtual.base import QoS as VirtualQoS
@@ -33,6 +34,8 @@ _OWN_SECONDS = 3600.0  # queues of one run, host or model, without anybody at th
 _AT_ONCE = 500  # operations of the broker in one round trip, on Redis some five a message
 _ACK_SECONDS = 0.3
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+
+R = TypeVar("R")
 
 ALARM_QUEUE = "pagepack.alarm"
 """Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
@@ -198,11 +201,14 @@ def read_queue(app: Celery, model: str = "") -> str:
 
 def delete_queues(app: Celery) -> None:
     """Both queues, and what lies in them; best effort, and only for an app that has its own."""
-    with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
-        channel = connection.default_channel
+
+    def delete(channel: Any) -> None:
         for task in (INGEST_TASK, READ_TASK):
             app.amqp.queues[queue_of(app, task)](channel).declare()  # else kombu knows nothing to delete
             channel.queue_delete(queue_of(app, task))
+
+    with contextlib.suppress(Unavailable):
+        _ask(app, delete)
 
 
 def ring_documents(app: Celery, document_ids: Iterable[int]) -> None:
@@ -275,45 +281,82 @@ def queue_depth(app: Celery, queue: str) -> int:
 
 def depth_if_there(app: Celery, queue: str) -> int | None:
     """Messages that wait in a queue; None where RabbitMQ has none of that name (on Redis an empty one is none)."""
-    try:
-        with _broker_errors_translated(app), app.connection_for_read() as connection:
-            return int(connection.channel().queue_declare(queue, passive=True).message_count)
-    except Exception as error:  # a queue that nobody has declared yet: each transport has its own exception
-        if "NOT_FOUND" in str(error) or getattr(error, "code", None) == 404:
-            return None if "amqp" in str(app.conf.broker_url).partition(":")[0] else 0
-        raise
+
+    def look(channel: Any) -> int | None:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except Exception as error:  # a queue that nobody has declared yet: each transport has its own exception
+            if "NOT_FOUND" in str(error) or getattr(error, "code", None) == 404:
+                return None if "amqp" in str(app.conf.broker_url).partition(":")[0] else 0
+            raise
+
+    return _ask(app, look)
 
 
 def put_mark(app: Celery, queue: str) -> None:
-    """A queue with one message, which nobody takes. Raises Unavailable."""
-    with _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(_passing_queue(queue)).put({}, serializer="json")
+    """A queue with one message, or two, which nobody takes. Raises Unavailable."""
+    _ask(app, lambda channel: _simple(channel, _passing_queue(queue)).put({}, serializer="json"))
 
 
 def delete_mark(app: Celery, queue: str) -> None:
     """Best effort."""
-    with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
-        connection.SimpleQueue(_passing_queue(queue)).queue.delete()
+
+    def delete(channel: Any) -> None:
+        mark = _simple(channel, _passing_queue(queue)).queue
+        mark.delete()
+        mark.exchange.delete()  # on Redis kombu would note it in this process for ever
+
+    with contextlib.suppress(Unavailable):
+        _ask(app, delete)
 
 
 def raise_alarm(app: Celery, cause: str, reason: str) -> None:
     """Tell the supervisor; best effort, for where even the database cannot be written."""
-    with contextlib.suppress(Unavailable), _broker_errors_translated(app), app.connection_for_write() as connection:
-        queue = os.environ.get("PAGEPACK_INTERNAL_ALARM", ALARM_QUEUE)
-        connection.SimpleQueue(_queue(queue, is_own=True)).put({"cause": cause, "reason": reason}, serializer="json")
+    queue = _queue(os.environ.get("PAGEPACK_INTERNAL_ALARM", ALARM_QUEUE), is_own=True)
+    alarm = {"cause": cause, "reason": reason}
+    with contextlib.suppress(Unavailable):
+        _ask(app, lambda channel: _simple(channel, queue).put(alarm, serializer="json"))
 
 
 def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
     """The oldest alarm, taken off its queue; None where all is well or the broker is away."""
-    with (
-        contextlib.suppress(Empty, Unavailable),
-        _broker_errors_translated(app),
-        app.connection_for_read() as connection,
-    ):
-        message = connection.SimpleQueue(_queue(queue, is_own=True)).get(block=False)
-        message.ack()
-        return dict(message.payload)
+
+    def take(channel: Any) -> dict[str, Any] | None:
+        with contextlib.suppress(Empty):
+            message = _simple(channel, _queue(queue, is_own=True)).get(block=False)
+            message.ack()
+            return dict(message.payload)
+        return None
+
+    with contextlib.suppress(Unavailable):
+        return _ask(app, take)
     return None
+
+
+def _simple(channel: Any, queue: Queue) -> Any:
+    return SimpleQueue(channel, queue)  # type: ignore[no-untyped-call]
+
+
+def _ask(app: Celery, work: Callable[[Any], R]) -> R:
+    """What `work` makes of a channel, on a connection that this process keeps for all its looks.
+
+    A new one for each look made 7 to 15 a second, behind TLS with a handshake each. Celery's pool gives none to forked
+    children, and replaces one on which anything is raised. Redis' client opens anew what broke since the last look; for
+    RabbitMQ's, this does it once, and does `work` again. There each look has a channel of its own, for a queue that is
+    not there closes it.
+    """
+    with _broker_errors_translated(app), app.pool.acquire(block=True, timeout=30) as connection:
+        if connection.transport.driver_type != "amqp":
+            return work(connection.default_channel)
+        try:
+            connection.connect()  # unless it is
+            with connection.channel() as channel:
+                return work(channel)
+        except connection.recoverable_connection_errors:
+            connection.collect()
+            connection.connect()
+            with connection.channel() as channel:
+                return work(channel)
 
 
 @contextlib.contextmanager
@@ -323,6 +366,7 @@ def _broker_errors_translated(app: Celery) -> Iterator[None]:
     away = (
         OperationalError,
         BatchPublishError,
+        LimitExceeded,  # others of this process wait for it already
         OSError,
         *any_connection.connection_errors,
         *any_connection.channel_errors,

@@ -16,14 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from billiard.context import ForkProcess
+from celery import Celery
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kombu.transport.redis import Channel as RedisChannel
 
-from pipeline.broker import check_broker, gather_acknowledgements, make_app, queue_depth, ring_pages
-from pipeline.embedded import server_binary
+from pipeline.broker import (
+    check_broker,
+    delete_mark,
+    depth_if_there,
+    gather_acknowledgements,
+    heard_alarm,
+    make_app,
+    put_mark,
+    queue_depth,
+    raise_alarm,
+    ring_pages,
+)
+from pipeline.embedded import EmbeddedBroker, server_binary
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from schemas.messages import READ_QUEUE
 from tests.running import free_port, pagepack, rows, write_pdf
@@ -115,6 +129,84 @@ def test_a_user_with_few_rights_and_tls_suffice(guarded: int, encrypted: tuple[i
         check_broker(app)
         ring_pages(app, [number])
         assert queue_depth(app, READ_QUEUE) == number
+
+
+def client_of(url: str) -> redis.Redis:
+    return redis.Redis(unix_socket_path=url.removeprefix("redis+socket://").partition("?")[0])
+
+
+def num_connections(url: str) -> int:
+    """That the server has taken since it started, but for the one that asks."""
+    with client_of(url) as client:
+        return int(client.info("stats")["total_connections_received"]) - 1
+
+
+def ids_of_clients(url: str) -> set[str]:
+    """All but the one that asks."""
+    with client_of(url) as client:
+        return {str(row["id"]) for row in client.client_list() if row["cmd"] != "client|list"}
+
+
+def look_at_all(app: Celery) -> None:
+    assert queue_depth(app, READ_QUEUE) == 1 and depth_if_there(app, "pagepack.nobody's") == 0
+    put_mark(app, "pagepack.memory.1")
+    assert queue_depth(app, "pagepack.memory.1") == 1
+    delete_mark(app, "pagepack.memory.1")
+    assert queue_depth(app, "pagepack.memory.1") == 0
+    raise_alarm(app, "disk-full", "no room")
+    alarms = [heard_alarm(app, "pagepack.alarm") for _ in range(2)]
+    assert alarms == [{"cause": "disk-full", "reason": "no room"}, None]
+
+
+def test_looks_at_the_broker_share_a_connection(broker: str) -> None:
+    """There were 7 a second where nothing was to be done, and 15 where something was; behind TLS each shakes hands."""
+    app = make_app(broker)
+    ring_pages(app, [1])
+    look_at_all(app)
+    before = num_connections(broker)
+    for _ in range(20):
+        look_at_all(app)
+    assert num_connections(broker) == before + 1, "that of the count before"
+
+
+def test_a_forked_child_has_a_connection_of_its_own(broker: str) -> None:
+    """On one of its parent's, each would read the answers to the other's questions."""
+    app = make_app(broker)
+    ring_pages(app, [1])
+    look_at_all(app)
+    before, count = ids_of_clients(broker), num_connections(broker)
+
+    def look() -> None:
+        for _ in range(200):
+            assert queue_depth(app, READ_QUEUE) == 1
+
+    child = ForkProcess(target=look)
+    child.start()
+    look()
+    child.join(60)
+    assert child.exitcode == 0 and before <= ids_of_clients(broker), "it closed none of its parent's"
+    assert num_connections(broker) > count + 2, "but for those that counted"
+
+
+def test_looks_go_on_after_the_broker_was_started_again(tmp_path: Path) -> None:
+    server = EmbeddedBroker(tmp_path)
+    server.start()
+    app = make_app(server.url, silence_seconds=5)
+    try:
+        ring_pages(app, [1])
+        look_at_all(app)
+        server.stop()
+        with pytest.raises(Unavailable):
+            queue_depth(app, READ_QUEUE)
+        server.start()
+        assert queue_depth(app, READ_QUEUE) == 0, "the first look finds the new one"
+        ring_pages(app, [1])
+        look_at_all(app)
+        server.stop()
+        server.start()  # and nobody looked in between
+        assert queue_depth(app, READ_QUEUE) == 0
+    finally:
+        server.stop()
 
 
 def test_a_run_reads_through_them(encrypted: tuple[int, Path], tmp_path: Path) -> None:
