@@ -237,7 +237,7 @@ def submit(
 
     from pipeline.live import Live
     from pipeline.settings import load_settings
-    from pipeline.submit import check_notify, parse_pages
+    from pipeline.submit import asked_model, check_notify, check_paths, parse_pages
     from pipeline.submit import submit as submit_batch
 
     settings = load_settings(home=home, **flags)
@@ -248,7 +248,9 @@ def submit(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
     with Live(Console(stderr=True)) as live:
-        done = submit_batch(settings, paths, chosen, batch, ranges, priority, notify, live.seen, lambda: bool(stopping))
+        check_paths(paths, settings)
+        asked = (settings, paths, chosen, batch, ranges, priority, notify)
+        done = submit_batch(*asked, live.seen, lambda: bool(stopping), *asked_model(settings, chosen))
         if stopping:
             live.say(f"stopped while files were registered; submit the same again to go on with batch {done.public_id}")
             return EXIT_INTERRUPTED

@@ -64,11 +64,11 @@ def _server(settings: Settings) -> Check:
 
 
 def _images(settings: Settings) -> Check:
-    from pipeline.images import open_images
+    from pipeline.ingest import check_storage
 
     where = redacted(settings.images_url or "images/ in the home folder")
     try:
-        open_images(settings).check()
+        check_storage(settings)
     except PagepackError as error:
         return Check("page images", "broken", str(error))
     days = settings.keep_images_days

@@ -165,7 +165,9 @@ class Ingester:
             self._claim = None
 
     def _rasterize(self, claim: DocumentClaim) -> None:
-        file, name = open_input(claim, _names(self.db, claim), self._settings)
+        names = _names(self.db, claim)
+        locations = {location: names.get(location, location) for location in claim.locations}
+        file, name = open_input(claim.content_hash, locations, self._settings)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
             self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []

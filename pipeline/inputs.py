@@ -24,7 +24,6 @@ from urllib.parse import quote_from_bytes
 
 from pipeline.discover import display, identify, open_regular, rejected
 from pipeline.errors import DiskFull, DocumentRejected, UsageError
-from pipeline.leases import DocumentClaim
 from pipeline.settings import Settings
 from pipeline.storage import Storage, is_url, local_path
 
@@ -71,25 +70,24 @@ class InputCopies:
         return f"{self._url}/{key}"
 
 
-def open_input(claim: DocumentClaim, names: Mapping[str, str], settings: Settings) -> tuple[BinaryIO, str]:
-    """The claimed content as an open local file, verified, and the path by which its user knows it.
+def open_input(content_hash: str, locations: Mapping[str, str], settings: Settings) -> tuple[BinaryIO, str]:
+    """The content of this hash as an open local file, verified, and the path by which its user knows it.
 
-    `names` maps the claim's locations to those paths.
+    `locations` maps where it may lie to those paths.
 
     Raises:
         DocumentRejected: at every location the file is gone, unreadable or another one by now.
         StorageGone, DiskFull: it cannot be fetched for now.
     """
     last: DocumentRejected | None = None
-    for location in claim.locations:
-        name = names.get(location, location)
+    for location, name in locations.items():
         try:
             path = local_path(location)
-            file, content_hash = _fetch(location, name, settings) if path is None else _open(path, name)
+            file, found = _fetch(location, name, settings) if path is None else _open(path, name)
         except DocumentRejected as error:
-            last = _explained(error, location, name, claim)
+            last = _explained(error, location, name, content_hash)
             continue
-        if content_hash == claim.content_hash:
+        if found == content_hash:
             return file, name
         file.close()
     if last is not None:
@@ -128,11 +126,11 @@ def _fetch(location: str, name: str, settings: Settings) -> tuple[BinaryIO, str]
     return file, digest.hexdigest()
 
 
-def _explained(error: DocumentRejected, location: str, name: str, claim: DocumentClaim) -> DocumentRejected:
+def _explained(error: DocumentRejected, location: str, name: str, content_hash: str) -> DocumentRejected:
     """A file that is not there may lie on another machine."""
     if error.cause != "missing" or local_path(location) is None:
         return error
-    if claim.content_hash in location:
+    if content_hash in location:
         return rejected("missing", name, f"has lost its copy {location}; run the same command again")
     way = "if it lies on another, share its folder, or set PAGEPACK_INPUTS_URL where it is submitted"
     return rejected("missing", name, f"is not on this machine ({socket.gethostname()}), or gone; {way}")

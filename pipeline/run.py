@@ -21,9 +21,8 @@ from pipeline.bells import forget_bells
 from pipeline.boottime import boottime
 from pipeline.children import Place
 from pipeline.database import Database, open_database
-from pipeline.discover import discover
 from pipeline.embedded import HomeLock
-from pipeline.errors import NothingToDo, PagepackError
+from pipeline.errors import PagepackError
 from pipeline.forked import Forked
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, expire, give_back
@@ -32,7 +31,7 @@ from pipeline.query import batch_state
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.station import Station
-from pipeline.submit import check_prompts, describe_engine, open_named_batch, see
+from pipeline.submit import check_paths, check_prompts, describe_engine, open_named_batch, see
 from schemas.prompts import Prompt
 from schemas.tables import BatchState
 
@@ -88,9 +87,7 @@ class Run:
             Stopped: the user stopped it. UsageError, ProgramFault: it cannot start.
             Unavailable: a part of it cannot go on.
         """
-        # Before anything is made: a path that is not there, a folder without files.
-        if next(discover(self._paths, self._settings), None) is None:
-            raise NothingToDo(f"no file found at {', '.join(map(str, self._paths))}")
+        check_paths(self._paths, self._settings)
         with ExitStack() as stack:
             stack.enter_context(HomeLock(self._settings.home))
             check_storage(self._settings)

@@ -102,6 +102,25 @@ def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
             )
 
 
+def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str]:
+    """Engine and model that shall read, where the settings name one, and answer these prompts; else any.
+
+    Raises:
+        UsageError: the engine cannot run here, or does not answer one of the prompts.
+    """
+    if settings.engine == "auto" and settings.model is None:
+        return "any", ""
+    choice = describe_engine(settings)
+    check_prompts(choice, prompts)
+    return choice.engine, choice.model
+
+
+def check_paths(paths: Sequence[str | Path], settings: Settings) -> None:
+    """Raises NothingToDo where no file is at the paths; asked before anything is made. Else raises as `discover`."""
+    if next(discover(paths, settings), None) is None:
+        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}")
+
+
 def open_named_batch(
     db: Database,
     settings: Settings,
@@ -170,19 +189,14 @@ def submit(
     notify: str | None,
     on_seen: Callable[[int], None],
     is_stopping: Callable[[], bool],
+    engine: str = "any",
+    model: str = "",
 ) -> OpenBatch:
-    """Register the files for workers elsewhere. Where no engine is asked for, whatever the workers read with serves.
+    """Register the files for workers elsewhere. Where no model is named, whatever the workers read with serves.
 
     Raises:
-        NothingToDo: no file at the paths. UsageError: settings or a database that do not fit.
+        UsageError: settings or a database that do not fit.
     """
-    if next(discover(paths, settings), None) is None:
-        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}")
-    engine, model = "any", ""
-    if settings.engine != "auto" or settings.model is not None:
-        choice = describe_engine(settings)
-        check_prompts(choice, prompts)
-        engine, model = choice.engine, choice.model
     db = open_or_make(settings)
     try:
         batch = open_named_batch(
