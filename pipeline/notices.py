@@ -94,9 +94,10 @@ def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
     connection.execute(notices.on_conflict_do_nothing())
 
 
-def forget_notices(connection: Connection, documents: Collection[int]) -> None:
-    """These documents are tried again, and will be told of again."""
-    connection.execute(delete(Notice).where(Notice.document_id.in_(documents)))
+def forget_notices(connection: Connection, documents: Collection[int], batches: Collection[int] | None = None) -> None:
+    """These documents are tried again, and will be told of again; for these batches, where some are given."""
+    of_batches = sa.true() if batches is None else Notice.batch_id.in_(batches)
+    connection.execute(delete(Notice).where(Notice.document_id.in_(documents), of_batches))
 
 
 def forget_outdated(connection: Connection, batch_id: int, documents: Collection[int]) -> None:

@@ -8,7 +8,7 @@ done, which changes nothing either.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_a
 from pipeline.batches import ensure_tasks
 from pipeline.database import Database, insert_for, is_given, retried
 from pipeline.errors import PagepackError
-from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim
+from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim, locked_ids
 from pipeline.notices import forget_notices, note_ended
 from schemas.tables import (
     Batch,
+    BatchPages,
     BatchPrompt,
     BatchSource,
     BatchState,
@@ -119,9 +120,23 @@ def _fail_known_page(connection: Connection, document_id: int, page_index: int, 
     return True
 
 
+@retried
 def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool:
-    """Every page has its row. False where the lease was lost."""
-    return _end_document(db, claim, {"state": DocumentState.READY, "page_count": page_count})
+    """Ready, where every page has its row; else it waits again, and whoever takes it begins at the missing one.
+
+    False where it waits, or where the lease was lost.
+    """
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return False
+        stored = select(sa.func.count(Page.id)).where(Page.document_id == claim.document_id)
+        is_whole = connection.scalar(stored.where(Page.page_index < page_count)) == page_count
+        ended = {"state": DocumentState.READY, "finished_at": utc_now()}
+        values = ended if is_whole else {"state": DocumentState.PENDING, "rung_at": None}
+        freed = {"owner": None, "lease_until": None, "page_count": page_count}
+        connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
+        note_ended(connection, [claim.document_id])
+        return is_whole
 
 
 @retried
@@ -285,65 +300,114 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
     """Failures, as (source path, page number or None for the file), back to waiting with fresh counts.
 
     Returns how many documents are rendered again (rejected ones, and those with pages that could not be rendered) and
-    how many page tasks are read again.
+    how many page tasks are read again. Each transaction takes some of them, so that others write and leases live
+    meanwhile; a call that died on its way is finished by the next, which finds the rest among the failures.
     """
-    fresh = {
-        "state": "pending",
-        "batch_id": batch_id,
-        "cause": None,
-        "reason": None,
-        "rung_at": None,
-        "attempts": 0,
-        "crashes": 0,
-        "next_attempt_at": 0.0,
-        "finished_at": None,
-    }
-    documents, tasks, touched = 0, 0, set[int]()
+    documents, tasks = set[int](), 0
+    for start in range(0, len(failures), _FAILURES_A_TRANSACTION):
+        drawn, read = _retry_some(db, batch_id, failures[start : start + _FAILURES_A_TRANSACTION])
+        documents |= drawn  # one with many failed pages may be in several
+        tasks += read
+    return len(documents), tasks
+
+
+@retried
+def _retry_some(db: Database, batch_id: int, failures: Sequence[tuple[str, int | None]]) -> tuple[set[int], int]:
+    """The documents that are drawn again, and how many tasks are read again.
+
+    A document that is being drawn while a failed page of it goes is taken from its worker, which would go on from its
+    own place and leave the page out.
+    """
     with db.write() as connection:
+        seen = select(Source.path, BatchSource.document_id).join(BatchSource, BatchSource.source_id == Source.id)
+        seen = seen.where(BatchSource.batch_id == batch_id, BatchSource.document_id.is_not(None))
+        rows = connection.execute(seen.where(Source.path.in_({path for path, _ in failures})))
+        document_of = {row.path: row.document_id for row in rows}  # what was not taken in, the next run looks at again
+        chosen = [(document_of[path], number) for path, number in failures if path in document_of]
+        if not chosen:
+            return set(), 0
+        states = _lock(connection, set(document_of.values()))
+        at = {(document_id, number - 1) for document_id, number in chosen if number is not None}
+        pages = select(Page.id, Page.document_id, Page.cause)
+        pages = pages.where(sa.tuple_(Page.document_id, Page.page_index).in_(at))
+        found = connection.execute(pages).all()  # without those that went already, under another path
+        gone = [page.id for page in found if page.cause is not None]
+        connection.execute(delete(TextLayer).where(TextLayer.page_id.in_(gone)))
+        connection.execute(delete(Page).where(Page.id.in_(gone)))
+        lacking = {page.document_id for page in found if page.cause is not None}
+        whole = {document_id for document_id, number in chosen if number is None}
+        drawn = {one for one in whole if states[one] in (DocumentState.REJECTED, DocumentState.FAILED)}
+        drawn |= {one for one in lacking if states[one] in (DocumentState.READY, DocumentState.LEASED)}
+        fresh = _FRESH | {"batch_id": batch_id}
+        free = {"owner": None, "lease_until": None}
+        connection.execute(update(Document).where(Document.id.in_(drawn)).values(**fresh, **free))
         model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
         versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
-        asked = (PageTask.model == model, PageTask.prompt_version.in_(versions))
-        for path, page_number in failures:
-            seen = select(BatchSource.document_id).join(Source, Source.id == BatchSource.source_id)
-            document_id = connection.scalar(seen.where(Source.path == path, BatchSource.batch_id == batch_id))
-            if document_id is None:
-                continue  # not taken in: the next run looks at the file again anyway
-            again = update(Document).where(Document.id == document_id).values(fresh)
-            if page_number is None:
-                ended = Document.state.in_([DocumentState.REJECTED, DocumentState.FAILED])
-                documents += connection.execute(again.where(ended)).rowcount
-                touched.add(document_id)
-                continue
-            at = (Page.document_id == document_id, Page.page_index == page_number - 1)
-            page = connection.execute(select(Page.id, Page.cause).where(*at)).one_or_none()
-            if page is None:
-                continue  # the same document failed under another path, and this page went already
-            if page.cause is not None:
-                connection.execute(delete(TextLayer).where(TextLayer.page_id == page.id))
-                connection.execute(delete(Page).where(Page.id == page.id))
-                documents += connection.execute(again.where(Document.state == DocumentState.READY)).rowcount
-            else:
-                failed = (PageTask.page_id == page.id, PageTask.state == TaskState.FAILED, *asked)
-                tasks += connection.execute(update(PageTask).where(*failed).values(fresh)).rowcount
-            touched.add(document_id)
-        forget_notices(connection, touched)
-        _reopen(connection, batch_id, touched)
-    return documents, tasks
+        of_pages = PageTask.page_id.in_([page.id for page in found if page.cause is None])
+        failed = (of_pages, PageTask.state == TaskState.FAILED, PageTask.model == model)
+        failed_ids = locked_ids(PageTask, *failed, PageTask.prompt_version.in_(versions))
+        read = update(PageTask).where(PageTask.id.in_(failed_ids)).values(fresh).returning(PageTask.id)
+        task_ids = connection.scalars(read).all()
+        _reopen(connection, batch_id, drawn | lacking, task_ids)
+        return drawn, len(task_ids)
 
 
-def _reopen(connection: Connection, batch_id: int, documents: set[int]) -> None:
-    """Batches share documents: none of them may say that it is finished while a file of it waits."""
-    batches = {batch_id} if documents else set()
-    for document_id in documents:
-        batches.update(connection.scalars(select(BatchSource.batch_id).where(BatchSource.document_id == document_id)))
-    connection.execute(
-        update(Batch)
-        .where(Batch.id.in_(batches), Batch.state == BatchState.FINISHED)
-        .values(state=BatchState.RUNNING, finished_at=None)
+_FAILURES_A_TRANSACTION = 1_000  # a fraction of a second
+_FRESH: dict[str, Any] = {
+    "state": "pending",
+    "cause": None,
+    "reason": None,
+    "rung_at": None,
+    "attempts": 0,
+    "crashes": 0,
+    "next_attempt_at": 0.0,
+    "finished_at": None,
+}
+
+
+def _lock(connection: Connection, documents: Collection[int]) -> dict[int, str]:
+    """Document id → state; the batches that saw them first, as whoever finishes a batch locks them.
+
+    Else one could finish that looked before this transaction's end, and never see what waits for it.
+    """
+    sharing = select(BatchSource.batch_id).where(BatchSource.document_id.in_(documents))
+    batches = select(Batch.id).where(Batch.id.in_(sharing)).order_by(Batch.id)
+    connection.execute(batches.with_for_update(key_share=True)).all()
+    states = select(Document.id, Document.state).where(Document.id.in_(documents)).order_by(Document.id)
+    return {row.id: row.state for row in connection.execute(states.with_for_update())}
+
+
+def _reopen(connection: Connection, batch_id: int, documents: Collection[int], task_ids: Sequence[int]) -> None:
+    """Batches share documents and tasks: none of them may say that it is finished while a file of it waits.
+
+    One that shares a document, but asks for none of the tasks, has said its last. Of the others' files is told again.
+    """
+    if not documents and not task_ids:
+        return
+    ranges = select(BatchPages.batch_id).where(
+        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
     )
-    if documents:
-        again = (Batch.id == batch_id, Batch.state == BatchState.CANCELLED)
-        connection.execute(update(Batch).where(*again).values(state=BatchState.RUNNING, finished_at=None))
+    asking = (
+        select(BatchSource.batch_id, BatchSource.document_id)
+        .join(Page, Page.document_id == BatchSource.document_id)
+        .join(PageTask, PageTask.page_id == Page.id)
+        .join(Batch, sa.and_(Batch.id == BatchSource.batch_id, Batch.model == PageTask.model))
+        .join(
+            BatchPrompt,
+            sa.and_(BatchPrompt.batch_id == Batch.id, BatchPrompt.prompt_version == PageTask.prompt_version),
+        )
+        .where(PageTask.id.in_(task_ids), sa.or_(Batch.all_pages, ranges.correlate(Batch, Page).exists()))
+    )
+    sharing = select(BatchSource.batch_id, BatchSource.document_id).where(BatchSource.document_id.in_(documents))
+    rows = connection.execute(sa.union(asking, sharing)).all()
+    batches = {row.batch_id for row in rows}
+    forget_notices(connection, {row.document_id for row in rows}, batches)
+    running = {"state": BatchState.RUNNING, "finished_at": None}
+    is_over = sa.or_(
+        sa.and_(Batch.id.in_(batches), Batch.state == BatchState.FINISHED),
+        sa.and_(Batch.id == batch_id, Batch.state == BatchState.CANCELLED),
+    )
+    connection.execute(update(Batch).where(is_over).values(running))
 
 
 def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:

@@ -17,17 +17,29 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import event
 
+from pipeline import store
 from pipeline.batches import SeenFile, record_files, running_batches
-from pipeline.bells import take_due_pages
+from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.database import Database, open_database
 from pipeline.discover import display
-from pipeline.errors import PageFailed, Unavailable
-from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, return_claim
+from pipeline.errors import DocumentRejected, PageFailed, Unavailable
+from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, renew_tasks, return_claim
 from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
-from pipeline.store import NewPage, add_pages, complete_page, render_again, reuse_answers
+from pipeline.store import (
+    NewPage,
+    add_pages,
+    complete_page,
+    finish_document,
+    reject_document,
+    render_again,
+    reuse_answers,
+    set_page_count,
+)
 from schemas.prompts import DESCRIBE, OCR, Prompt
+from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, sha
 
 DATABASES = ("sqlite", "postgresql")
@@ -182,6 +194,134 @@ def test_retry_by_cause_takes_only_that_cause(archive: Archive) -> None:
     assert archive.rows("SELECT cause FROM failures") == [("memory",)]
     again = claim_document(archive.db, unrendered, "ingest/1", 60)
     assert again and again.first_page == 0
+
+
+def test_a_retry_while_a_document_is_drawn_takes_it_from_its_worker(archive: Archive) -> None:
+    """It would go on behind the page that waits again, and leave it out."""
+    document_id = archive.see("/in/a.pdf") or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim
+    set_page_count(archive.db, claim, 3)
+    slow = NewPage(1, error=PageFailed("page 2 took too long", cause="timeout"))
+    add_pages(archive.db, claim, [NewPage(0, sha("0"), 16, 16), slow])
+    assert archive.retry() == (1, 0)
+    assert add_pages(archive.db, claim, [NewPage(2, sha("2"), 16, 16)]) is None
+    assert not finish_document(archive.db, claim, 3) and not archive.finish()
+    again = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert again and again.first_page == 1
+    add_pages(archive.db, again, [NewPage(index, sha(str(index)), 16, 16) for index in (1, 2)])
+    assert finish_document(archive.db, again, 3)
+    for (page,) in archive.rows("SELECT id FROM pages ORDER BY page_index"):
+        archive.read(page, "text")
+    assert archive.finish()
+    assert archive.rows("SELECT state, page_count, pages_done FROM files") == [("done", 3, 3)]
+
+
+def test_a_document_is_ready_with_as_many_rows_as_pages_else_it_waits(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf") or 0
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim and add_pages(archive.db, claim, [NewPage(index, sha(str(index)), 16, 16) for index in (0, 2)])
+    assert not finish_document(archive.db, claim, 3)
+    assert archive.rows("SELECT state, owner, lease_until FROM documents") == [("pending", None, None)]
+    assert take_due_documents(archive.db, archive.batches["b"].id, limit=9) == [document_id]
+    again = claim_document(archive.db, document_id, "ingest/2", 60)
+    assert again and again.first_page == 1
+    assert add_pages(archive.db, again, [NewPage(1, sha("1"), 16, 16)]) and finish_document(archive.db, again, 3)
+    assert archive.scalar("SELECT state FROM documents") == "ready"
+
+
+def statements(db: Database, work: Callable[[], Any]) -> int:
+    """How many the database was given meanwhile."""
+    seen: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    work()
+    event.remove(db.engine, "before_cursor_execute", note)
+    return len(seen)
+
+
+def fail(archive: Archive, path: str, count: int, unread: str = "slow") -> None:
+    """A document with a page that could not be drawn, and others that could not be read; and a refused one."""
+    undrawn = NewPage(0, error=PageFailed("hangs", cause="timeout"))
+    archive.ingest(archive.see(path) or 0, [undrawn, *(f"{path} {index}" for index in range(1, count))])
+    failed = "state = 'failed', cause = 'deadline', reason = :why, finished_at = :now"
+    archive.execute(f"UPDATE page_tasks SET {failed} WHERE state = 'pending'", why=unread, now=utc_now())
+    claim = claim_document(archive.db, archive.see(f"{path} refused") or 0, "ingest/1", 60)
+    assert claim and reject_document(archive.db, claim, DocumentRejected("no"))
+
+
+def test_a_retry_takes_as_many_statements_for_few_failures_as_for_many(archive: Archive) -> None:
+    taken = []
+    for name, count in (("few", 3), ("many", 300)):
+        fail(archive, f"/in/{name}.pdf", count)
+        where = f"source_path LIKE '/in/{name}%'"
+        taken.append(statements(archive.db, lambda: archive.retry(where)))  # noqa: B023
+        assert archive.rows(f"SELECT * FROM failures WHERE {where}") == []
+    assert taken[0] == taken[1] < 20
+
+
+def test_others_write_between_the_transactions_of_a_retry(
+    archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker keeps its page alive; one write transaction for all would have held the lock of SQLite for minutes."""
+    monkeypatch.setattr(store, "_FAILURES_A_TRANSACTION", 4)
+    held = archive.claim(*archive.ingest(archive.see("/in/held.pdf") or 0, ["held"]))
+    assert held
+    mine = [task.task_id for task in held.tasks]
+    failed = archive.see("/in/a.pdf") or 0
+    for page in archive.ingest(failed, [str(index) for index in range(10)]):
+        archive.read(page, PageFailed("slow", cause="timeout"))
+    other = open_database(settings)
+    waiting: list[int] = []
+
+    def write(*_: Any) -> None:
+        assert list(renew_tasks(other, "read/1", mine, 60)) == mine
+        waiting.append(Archive(other).scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'"))
+
+    failures = archive.rows("SELECT source_path, page_number FROM failures ORDER BY 2")
+    event.listen(archive.db.engine, "checkin", write)  # when a transaction is over
+    assert store.retry_failures(archive.db, archive.batches["b"].id, failures) == (0, 10)
+    event.remove(archive.db.engine, "checkin", write)
+    assert waiting == [4, 8, 10]
+    other.dispose()
+
+
+def test_a_retry_that_died_on_its_way_is_finished_by_the_next(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_FAILURES_A_TRANSACTION", 4)
+    fail(archive, "/in/a.pdf", 10)
+    started: list[Any] = []
+
+    def die(connection: Any) -> None:
+        started.append(connection)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    failures = archive.rows("SELECT source_path, page_number FROM failures ORDER BY 1, 2")
+    event.listen(archive.db.engine, "begin", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.retry_failures(archive.db, archive.batches["b"].id, failures)
+    event.remove(archive.db.engine, "begin", die)
+    assert archive.scalar("SELECT count(*) FROM failures") == len(failures) - 4
+    done = archive.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'")
+    assert archive.retry() == (1, 9 - done) and archive.rows("SELECT * FROM failures") == []
+
+
+def test_a_retry_opens_no_finished_batch_that_asks_for_none_of_it(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["text"], batch="old")
+    archive.see("/in/a.pdf", batch="old")
+    assert archive.finish("old")
+    said = archive.rows("SELECT * FROM batch_summary WHERE name = 'old'")
+    archive.batch(prompts=[DESCRIBE])
+    archive.see("/in/a.pdf")
+    archive.read(1, PageFailed("slow", cause="timeout"))
+    assert archive.finish() and archive.retry() == (0, 1)
+    assert archive.rows("SELECT * FROM batch_summary WHERE name = 'old'") == said
+    assert archive.scalar("SELECT state FROM batches WHERE name = 'b'") == "running"
 
 
 def test_a_file_that_is_seen_after_the_end_opens_the_batch_again(archive: Archive) -> None:

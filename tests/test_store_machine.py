@@ -71,6 +71,7 @@ class Fleet(RuleBasedStateMachine):
         self.db: Database = open_database(type(self).new_settings())
         self.archive = Archive(self.db)
         self.rows = Rows(self.db)
+        self.drawn: dict[tuple[int, int], int] = {}  # (document, token) → where its ingester has come to
         history.install(self.rows)
         for name in NAMES:
             self.ask(name, "ocr", "m1", True, None)
@@ -127,16 +128,14 @@ class Fleet(RuleBasedStateMachine):
     def add_pages(self, claim: DocumentClaim | None, count: int, broken: bool) -> None:
         """The next ones, wherever another worker has come to: a claim that was lost adds none."""
         if claim is not None:
-            have = self.archive.scalar("SELECT count(*) FROM pages WHERE document_id = :id", id=claim.document_id)
-            new = [new_page(claim, index, broken) for index in range(have, min(have + count, pages_of(claim)))]
-            add_pages(self.db, claim, new)
+            self.draw(claim, count, broken)
 
     @rule(claim=documents, how=st.sampled_from(["whole", "rejected", "later", "back", "beat"]))
     def end_document(self, claim: DocumentClaim | None, how: str) -> None:
         if claim is None:
             return
         if how == "whole":
-            draw_all(self.db, claim)
+            self.draw_all(claim)
         elif how == "rejected":
             reject_document(self.db, claim, DocumentRejected("it is damaged"))
         elif how == "later":
@@ -213,6 +212,12 @@ class Fleet(RuleBasedStateMachine):
         finish_batches(self.db)
 
     @invariant()
+    def a_ready_document_has_a_row_for_each_page(self) -> None:
+        stored = "(SELECT count(*) FROM pages WHERE document_id = documents.id)"
+        ready = f"SELECT id, page_count, {stored} FROM documents WHERE state = 'ready' AND page_count <> {stored}"
+        assert self.archive.rows(ready) == []
+
+    @invariant()
     def finished_batches_reconcile(self) -> None:
         sums = "SELECT name FROM batch_summary WHERE state = 'finished' AND files_seen <> "
         assert self.archive.rows(f"{sums} files_done + files_failed + files_rejected") == []
@@ -222,6 +227,20 @@ class Fleet(RuleBasedStateMachine):
         for table in ("documents", "page_tasks"):
             is_wrong = "(state = 'leased') <> (owner IS NOT NULL AND lease_until IS NOT NULL)"
             assert self.archive.rows(f"SELECT id, state, owner FROM {table} WHERE {is_wrong}") == []
+
+    def draw(self, claim: DocumentClaim, count: int, broken: bool = False) -> bool:
+        """As `Ingester` does: from its own place on, whatever became of the pages before. False where it was lost."""
+        own = (claim.document_id, claim.token)
+        start = self.drawn.get(own, claim.first_page)
+        end = min(start + count, pages_of(claim))
+        if add_pages(self.db, claim, [new_page(claim, index, broken) for index in range(start, end)]) is None:
+            return False
+        self.drawn[own] = end
+        return True
+
+    def draw_all(self, claim: DocumentClaim) -> None:
+        if self.draw(claim, pages_of(claim)):
+            finish_document(self.db, claim, pages_of(claim))
 
     def drain(self) -> None:
         """Honest workers end it all, with what the store tells them alone."""
@@ -236,7 +255,7 @@ class Fleet(RuleBasedStateMachine):
                 for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100):
                     claim = claim_document(self.db, document_id, "honest/1", LIMITS.lease_seconds)
                     if claim is not None:
-                        draw_all(self.db, claim)
+                        self.draw_all(claim)
                 for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=None):
                     page = lease(self.db, page_id, "honest/1", ["m1", ""])
                     if page is not None:
@@ -278,13 +297,6 @@ def new_page(claim: DocumentClaim, index: int, broken: bool = False) -> NewPage:
     if broken:
         return NewPage(index, error=PageFailed("it cannot be drawn", cause="damaged"))
     return NewPage(index, sha("shared" if index == 0 else f"{claim.content_hash} {index}"), 16, 16)
-
-
-def draw_all(db: Database, claim: DocumentClaim) -> None:
-    """As `Ingester` does: what is stored already is not drawn again."""
-    new = [new_page(claim, index) for index in range(claim.first_page, pages_of(claim))]
-    if add_pages(db, claim, new) is not None:
-        finish_document(db, claim, pages_of(claim))
 
 
 def said(prompt: Prompt, claim: PageClaim, model: str) -> Any:
