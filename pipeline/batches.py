@@ -7,7 +7,7 @@ document by its content, a task by page, prompt and model), so repeating a comma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -184,8 +184,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
         if state == BatchState.CANCELLED:
             return
         if state == BatchState.FINISHED:
-            again = {"state": BatchState.RUNNING, "finished_at": None}
-            connection.execute(update(Batch).where(Batch.id == batch.id).values(again))
+            connection.execute(update(Batch).where(Batch.id == batch.id).values(_RUNS_AGAIN))
         taken = {file.content_hash: file for file in files if file.content_hash is not None}
         if taken:
             connection.execute(
@@ -246,26 +245,55 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
         )
         # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
         # Nor does it say anything that another batch, which waited for it, was cancelled.
+        again: list[int] = []
         for state, causes in ((DocumentState.REJECTED, OF_THE_PATH), (DocumentState.FAILED, (CANCELLED,))):
             ended = (Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
             waits = update(Document).where(*ended).values(**_WAITS_AGAIN, batch_id=batch.id)
-            if revived := connection.scalars(waits.returning(Document.id)).all():
-                forget_notices(connection, revived)
-                _reopen(connection, revived)
+            again += connection.scalars(waits.returning(Document.id))
+        undrawn = select(Page.id).where(Page.document_id.in_(documents), Page.image_freed_at.is_not(None))
+        of_path = (PageTask.state == TaskState.FAILED, PageTask.cause.in_(OF_THE_PATH), PageTask.page_id.in_(undrawn))
+        tasks = update(PageTask).where(PageTask.batch_id == batch.id, *of_path)
+        tasks = tasks.values(**_WAITS_AGAIN, next_attempt_at=0.0)
+        reopen(connection, again, connection.scalars(tasks.returning(PageTask.id)).all())
         ensure_tasks(connection, batch.id, documents)
         forget_outdated(connection, batch.id, documents)
 
 
-def _reopen(connection: Connection, documents: Sequence[int]) -> None:
-    """No other batch may say that it is finished while one of these documents, which it saw, waits again."""
-    seen = select(BatchSource.batch_id).where(BatchSource.document_id.in_(documents))
-    # Locked whatever their states are: one that is about to finish has looked at the documents as they were.
-    connection.execute(select(Batch.id).where(Batch.id.in_(seen)).order_by(Batch.id).with_for_update(key_share=True))
-    again = update(Batch).where(Batch.id.in_(seen), Batch.state == BatchState.FINISHED)
-    connection.execute(again.values(state=BatchState.RUNNING, finished_at=None))
-
-
 _WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
+
+
+_RUNS_AGAIN = {"state": BatchState.RUNNING, "finished_at": None}
+
+
+def reopen(connection: Connection, documents: Collection[int], task_ids: Collection[int]) -> None:
+    """Documents that are drawn again, and tasks that are read again: whoever shares them is told of them again.
+
+    None of those batches may say that it is finished while a file of it waits. One that shares a document, but asks for
+    none of the tasks, has said its last.
+    """
+    if not documents and not task_ids:
+        return
+    ranges = select(BatchPages.batch_id).where(
+        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
+    )
+    asked = sa.and_(BatchPrompt.batch_id == Batch.id, BatchPrompt.prompt_version == PageTask.prompt_version)
+    asking = (
+        select(BatchSource.batch_id, BatchSource.document_id)
+        .join(Page, Page.document_id == BatchSource.document_id)
+        .join(PageTask, PageTask.page_id == Page.id)
+        .join(Batch, sa.and_(Batch.id == BatchSource.batch_id, Batch.model == PageTask.model))
+        .join(BatchPrompt, asked)
+        .where(PageTask.id.in_(task_ids), sa.or_(Batch.all_pages, ranges.correlate(Batch, Page).exists()))
+    )
+    sharing = select(BatchSource.batch_id, BatchSource.document_id).where(BatchSource.document_id.in_(documents))
+    rows = connection.execute(sa.union(asking, sharing)).all()
+    batches = {row.batch_id for row in rows}
+    # Locked whatever their states are: one that is about to finish has looked at its documents as they were.
+    locked = select(Batch.id).where(Batch.id.in_(batches)).order_by(Batch.id)
+    connection.execute(locked.with_for_update(key_share=True)).all()
+    forget_notices(connection, {row.document_id for row in rows}, batches)
+    finished = (Batch.id.in_(batches), Batch.state == BatchState.FINISHED)
+    connection.execute(update(Batch).where(*finished).values(_RUNS_AGAIN))
 
 
 def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:

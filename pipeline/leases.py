@@ -29,6 +29,7 @@ from pipeline.batches import TEXT_LAYER
 from pipeline.boottime import boottime
 from pipeline.database import Database, clock, is_given, retried
 from pipeline.notices import note_ended
+from pipeline.redraw import drawn_before, fail_undrawn
 from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from schemas.tables import (
@@ -151,7 +152,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
         is_drawn = Page.image_freed_at.is_(None)  # or could not be; one that was freed or lost is drawn again
         stored = select(Page.page_index).where(Page.document_id == document_id, is_drawn).order_by(Page.page_index)
         first_page = 0
-        if row.page_count is not None:  # else it is new, or it begins anew: all of it
+        if row.page_count is not None:  # else it is new: all of it
             for first_page, index in enumerate([*connection.scalars(stored), -1]):
                 if index != first_page:
                     break
@@ -414,6 +415,7 @@ def _return_leases(
         most = limits.max_crashes if crashed and limits is not None else None
         failed = [row for row in rows if most is not None and row.crashes + 1 >= most]
         waiting = [{"row": row.id} for row in rows if row not in failed]
+        drawn = drawn_before(connection, [row.id for row in failed]) if failed and table is Document else set()
         freed: dict[str, Any] = {
             "owner": None,
             "lease_until": None,
@@ -426,8 +428,14 @@ def _return_leases(
         if waiting:
             connection.execute(at_row.values(state="pending"), waiting)
         if failed:
-            gone = at_row.values(state="failed", cause="crash", reason=bindparam("why"), finished_at=utc_now())
-            connection.execute(gone, [{"row": row.id, "why": _crash_reason(row.crashes + 1)} for row in failed])
+            whys = {row.id: _crash_reason(row.crashes + 1) for row in failed}
+            gone = [{"row": row_id, "why": why} for row_id, why in whys.items() if row_id not in drawn]
+            if gone:
+                ended = {"state": "failed", "cause": "crash", "finished_at": utc_now()}
+                connection.execute(at_row.values(**ended, reason=bindparam("why")), gone)
+            for document_id in sorted(drawn):
+                fail_undrawn(connection, document_id, "crash", whys[document_id])
+                connection.execute(at_row.values(state="ready", crashes=0, finished_at=utc_now()), {"row": document_id})
         if table is PageTask:
             attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": reason} for row in rows]
             connection.execute(sa.insert(TaskAttempt), attempts)

@@ -94,10 +94,9 @@ def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
     connection.execute(notices.on_conflict_do_nothing())
 
 
-def forget_notices(connection: Connection, documents: Collection[int], batches: Collection[int] | None = None) -> None:
-    """These documents are tried again, and will be told of again; for these batches, where some are given."""
-    of_batches = sa.true() if batches is None else Notice.batch_id.in_(batches)
-    connection.execute(delete(Notice).where(Notice.document_id.in_(documents), of_batches))
+def forget_notices(connection: Connection, documents: Collection[int], batches: Collection[int]) -> None:
+    """These batches try these documents again, and whoever asked is told again."""
+    connection.execute(delete(Notice).where(Notice.document_id.in_(documents), Notice.batch_id.in_(batches)))
 
 
 def forget_outdated(connection: Connection, batch_id: int, documents: Collection[int]) -> None:

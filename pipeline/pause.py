@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from pipeline.batches import CANCELLED
 from pipeline.database import Database, retried
 from pipeline.leases import Leased, is_in
+from pipeline.redraw import drawn_before
 from schemas.columns import server_now
 from schemas.tables import (
     Batch,
@@ -24,7 +25,6 @@ from schemas.tables import (
     BatchSource,
     BatchState,
     Document,
-    DocumentState,
     Page,
     PageTask,
     TaskAttempt,
@@ -123,32 +123,19 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
     if handed:
         connection.execute(at_row.values(batch_id=bindparam("other"), rung_at=None), handed)
     gone = [row for row in rows if row.other is None] if is_cancelled else []
-    if gone and table is Document:
-        gone = _without_whole(connection, gone)
+    freed = {"owner": None, "lease_until": None, "rung_at": None}
+    if drawn := drawn_before(connection, [row.id for row in gone]) if gone and table is Document else set():
+        connection.execute(
+            at_row.values(**freed, state="ready", finished_at=utc_now()), [{"row": one} for one in drawn]
+        )
+        gone = [row for row in gone if row.id not in drawn]
     if gone:
         failed = {"state": "failed", "cause": CANCELLED, "reason": _REASON, "finished_at": utc_now()}
-        freed = {"owner": None, "lease_until": None, "rung_at": None}
         connection.execute(at_row.values(**failed, **freed), [{"row": row.id} for row in gone])
     held = [row for row in gone if row.owner is not None]
     if held and table is PageTask:
         attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": _REASON} for row in held]
         connection.execute(sa.insert(TaskAttempt), attempts)
-
-
-def _without_whole(connection: Connection, documents: Sequence[Any]) -> list[Any]:
-    """Those that are to fail. One that was only to be drawn again, for an image that was freed, is ready as it was:
-
-    all its pages have their rows, and batches that finished long ago show their answers.
-    """
-    of_document = Page.document_id == Document.id
-    count = select(sa.func.count(Page.id)).where(of_document).correlate(Document).scalar_subquery()
-    last = select(sa.func.max(Page.page_index)).where(of_document).correlate(Document).scalar_subquery()
-    is_whole = sa.and_(last + 1 == count, sa.func.coalesce(Document.page_count, count) == count)
-    ready = {"state": DocumentState.READY, "page_count": count, "finished_at": utc_now()}
-    freed = {"owner": None, "lease_until": None, "rung_at": None}
-    again = update(Document).where(Document.id.in_([row.id for row in documents]), is_whole)
-    whole = set(connection.scalars(again.values(**ready, **freed).returning(Document.id)))
-    return [row for row in documents if row.id not in whole]
 
 
 def _another_batch(table: Leased, batch_id: int, takers: Sequence[BatchState]) -> sa.Select[Any]:

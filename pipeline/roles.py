@@ -50,7 +50,7 @@ WORKER = {
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
     "batch_sources": "SELECT",
-    "documents": f"SELECT, UPDATE ({_LEASE}, batch_id, page_count, next_attempt_at)",  # a lost image is drawn again
+    "documents": f"SELECT, UPDATE ({_LEASE}, batch_id, next_attempt_at)",  # a lost image is drawn again
     "pages": "SELECT, UPDATE (image_freed_at)",  # images that are kept until they are read
     "page_tasks": f"SELECT, UPDATE ({_LEASE}, token, attempts, next_attempt_at, answer_id)",
     "answers": "SELECT, INSERT",

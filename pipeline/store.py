@@ -15,15 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, insert, select, update
 
+from pipeline import redraw
 from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
-from pipeline.batches import ensure_tasks
+from pipeline.batches import ensure_tasks, reopen
 from pipeline.database import Database, insert_for, is_given, retried
 from pipeline.errors import PagepackError
 from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim, locked_ids
-from pipeline.notices import forget_notices, note_ended
+from pipeline.notices import note_ended
 from schemas.tables import (
     Batch,
-    BatchPages,
     BatchPrompt,
     BatchSource,
     BatchState,
@@ -67,8 +67,15 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
     with db.write() as connection:
         if not _holds_document(connection, claim):
             return None
+        of_these = (Page.document_id == claim.document_id, Page.page_index.in_([page.page_index for page in pages]))
+        known = connection.execute(select(Page.id, Page.page_index, Page.cause).where(*of_these))
+        known_pages = {row.page_index: row for row in known}
         for page in pages:
-            if page.error is not None and _fail_known_page(connection, claim.document_id, page.page_index, page.error):
+            before = known_pages.get(page.page_index)
+            if before is not None and before.cause is not None:
+                continue  # it failed, and batches that have finished say so; `retry` forgets it
+            if before is not None and page.error is not None:
+                _fail_waiting(connection, before.id, page.error)
                 continue
             found = {
                 "image_hash": page.image_hash,
@@ -106,18 +113,13 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         return list(ids)
 
 
-def _fail_known_page(connection: Connection, document_id: int, page_index: int, error: PagepackError) -> bool:
+def _fail_waiting(connection: Connection, page_id: int, error: PagepackError) -> None:
     """A page that had an image, lost it and cannot be rendered any more: what waits for it fails, answers stay."""
-    at = (Page.document_id == document_id, Page.page_index == page_index, Page.image_hash.is_not(None))
-    page_id = connection.scalar(select(Page.id).where(*at))
-    if page_id is None:
-        return False
     connection.execute(
         update(PageTask)
         .where(PageTask.page_id == page_id, PageTask.state == TaskState.PENDING)
         .values(state=TaskState.FAILED, cause=error.cause, reason=str(error), finished_at=utc_now())
     )
-    return True
 
 
 @retried
@@ -146,9 +148,18 @@ def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
         connection.execute(update(Document).where(_is_held(claim)).values(page_count=page_count))
 
 
+@retried
 def reject_document(db: Database, claim: DocumentClaim, error: PagepackError) -> bool:
-    """The content cannot be taken in; `failures` says why."""
-    return _end_document(db, claim, {"state": DocumentState.REJECTED, "cause": error.cause, "reason": str(error)})
+    """The content cannot be taken in; `failures` says why. False where the lease was lost."""
+    rejected = {"state": DocumentState.REJECTED, "cause": error.cause, "reason": str(error)}
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return False
+        values = redraw.ended(connection, claim.document_id, rejected)
+        freed = {"owner": None, "lease_until": None, "finished_at": utc_now()}
+        connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
+        note_ended(connection, [claim.document_id])
+        return True
 
 
 @retried
@@ -159,6 +170,7 @@ def retry_document(db: Database, claim: DocumentClaim, error: Exception, limits:
             return False
         attempts = connection.execute(select(Document.attempts).where(Document.id == claim.document_id)).scalar_one()
         values = _after_failure(db, attempts + 1, error, limits) | {"attempts": attempts + 1}
+        values = redraw.ended(connection, claim.document_id, values)
         connection.execute(update(Document).where(Document.id == claim.document_id).values(values))
         note_ended(connection, [claim.document_id])
         return True
@@ -261,7 +273,6 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
             .values(
                 state=DocumentState.PENDING,
                 batch_id=select(PageTask.batch_id).where(PageTask.id == claim.tasks[0].task_id).scalar_subquery(),
-                page_count=None,
                 rung_at=None,
                 next_attempt_at=0.0,
                 finished_at=None,
@@ -348,7 +359,10 @@ def _retry_some(db: Database, batch_id: int, failures: Sequence[tuple[str, int |
         failed_ids = locked_ids(PageTask, *failed, PageTask.prompt_version.in_(versions))
         read = update(PageTask).where(PageTask.id.in_(failed_ids)).values(fresh).returning(PageTask.id)
         task_ids = connection.scalars(read).all()
-        _reopen(connection, batch_id, drawn | lacking, task_ids)
+        reopen(connection, drawn | lacking, task_ids)
+        if drawn or lacking or task_ids:
+            again = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.CANCELLED)
+            connection.execute(again.values(state=BatchState.RUNNING, finished_at=None))
         return drawn, len(task_ids)
 
 
@@ -377,39 +391,6 @@ def _lock(connection: Connection, documents: Collection[int]) -> dict[int, str]:
     return {row.id: row.state for row in connection.execute(states.with_for_update())}
 
 
-def _reopen(connection: Connection, batch_id: int, documents: Collection[int], task_ids: Sequence[int]) -> None:
-    """Batches share documents and tasks: none of them may say that it is finished while a file of it waits.
-
-    One that shares a document, but asks for none of the tasks, has said its last. Of the others' files is told again.
-    """
-    if not documents and not task_ids:
-        return
-    ranges = select(BatchPages.batch_id).where(
-        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
-    )
-    asking = (
-        select(BatchSource.batch_id, BatchSource.document_id)
-        .join(Page, Page.document_id == BatchSource.document_id)
-        .join(PageTask, PageTask.page_id == Page.id)
-        .join(Batch, sa.and_(Batch.id == BatchSource.batch_id, Batch.model == PageTask.model))
-        .join(
-            BatchPrompt,
-            sa.and_(BatchPrompt.batch_id == Batch.id, BatchPrompt.prompt_version == PageTask.prompt_version),
-        )
-        .where(PageTask.id.in_(task_ids), sa.or_(Batch.all_pages, ranges.correlate(Batch, Page).exists()))
-    )
-    sharing = select(BatchSource.batch_id, BatchSource.document_id).where(BatchSource.document_id.in_(documents))
-    rows = connection.execute(sa.union(asking, sharing)).all()
-    batches = {row.batch_id for row in rows}
-    forget_notices(connection, {row.document_id for row in rows}, batches)
-    running = {"state": BatchState.RUNNING, "finished_at": None}
-    is_over = sa.or_(
-        sa.and_(Batch.id.in_(batches), Batch.state == BatchState.FINISHED),
-        sa.and_(Batch.id == batch_id, Batch.state == BatchState.CANCELLED),
-    )
-    connection.execute(update(Batch).where(is_over).values(running))
-
-
 def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
     return sa.and_(
         Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED
@@ -435,15 +416,6 @@ def _held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tup
     ids = [task.task_id for claim in claims for task in claim.tasks]
     rows = connection.execute(_leased_tasks(connection.dialect.name), {"task_ids": ids})
     return {(row.id, row.token): row.attempts for row in rows}
-
-
-@retried
-def _end_document(db: Database, claim: DocumentClaim, values: dict[str, Any]) -> bool:
-    ended = {"owner": None, "lease_until": None, "finished_at": utc_now()}
-    with db.write() as connection:
-        done = connection.execute(update(Document).where(_is_held(claim)).values(**values, **ended))
-        note_ended(connection, [claim.document_id])
-        return done.rowcount == 1
 
 
 def is_final(error: Exception, attempts: int, limits: Limits) -> bool:

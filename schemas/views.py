@@ -128,6 +128,10 @@ JOIN batch_prompts bp ON bp.batch_id = b.id AND bp.prompt_version = t.prompt_ver
 _IS_ASKED_ABOUT = """(b.all_pages OR EXISTS (SELECT 1 FROM batch_pages r WHERE r.batch_id = b.id
    AND p.page_index BETWEEN r.first_index AND r.last_index))"""
 
+# Where a document is drawn again, only those who wait for an image of it see that.
+_IS_DRAWN = """(coalesce(d.page_count, 0) > 0 AND d.page_count =
+   (SELECT count(*) FROM pages p WHERE p.document_id = d.id AND p.page_index < d.page_count))"""
+
 _FAILURES = f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, CAST(NULL AS INTEGER) AS page_number, 'rejected' AS kind,
        bs.cause AS cause, bs.reason AS reason, 1 AS attempts, bs.seen_at AS failed_at
@@ -176,7 +180,8 @@ def _files(only: str = "") -> str:
 SELECT b.public_id AS batch_id, s.path AS source_path, d.public_id AS document_id, d.kind AS kind,
        CASE WHEN bs.cause IS NOT NULL OR d.state = 'rejected' THEN 'rejected'
             WHEN d.state = 'failed' THEN 'failed'
-            WHEN d.state <> 'ready' OR n.pages_done + n.pages_failed < n.pages_asked THEN 'pending'
+            WHEN d.state <> 'ready' AND NOT {_IS_DRAWN} THEN 'pending'
+            WHEN n.pages_done + n.pages_failed < n.pages_asked THEN 'pending'
             WHEN n.pages_failed > 0 THEN 'failed'
             ELSE 'done' END AS state,
        d.page_count AS page_count, coalesce(n.pages_done, 0) AS pages_done, coalesce(n.pages_failed, 0) AS pages_failed

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import progress
 from pipeline.bells import take_due_pages
+from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.images import ImageStore, open_images
-from pipeline.leases import claim_document, return_claim
+from pipeline.leases import DocumentClaim, claim_document, give_back, return_claim
+from pipeline.pause import cancel_batch
 from pipeline.progress import Room
 from pipeline.retention import free_read_images, sweep_images
 from pipeline.settings import Settings
-from pipeline.store import NewPage, add_pages, render_again, set_page_count
-from schemas.prompts import DESCRIBE
-from tests.conftest import Archive, sha
+from pipeline.store import NewPage, add_pages, reject_document, render_again, retry_document, set_page_count
+from schemas.prompts import DESCRIBE, OCR
+from tests.conftest import LIMITS, Archive, sha
 from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
 
@@ -132,6 +136,126 @@ def test_a_freed_page_whose_document_is_refused_comes_to_an_end(archive: Archive
     archive.execute("UPDATE documents SET state = 'rejected', cause = 'missing', reason = 'gone'")
     claim = archive.claim(page)
     assert claim and not render_again(archive.db, claim)
+
+
+def read_and_freed(archive: Archive, images: ImageStore) -> tuple[list[int], DocumentClaim]:
+    """Batch `b` has finished with a document whose images were freed; for `c` it is being drawn again."""
+    pages = ingest(archive, images, "/in/a.pdf", ["0", "1", "2"])
+    undrawn = archive.see("/in/b.pdf")
+    archive.ingest(undrawn or 0, [NewPage(0, error=PageFailed("hangs", cause="timeout"))])
+    for page in pages:
+        archive.read(page, "text" if page != pages[2] else PageFailed("no"))
+    free_read_images(archive.db, images, pages)
+    assert archive.finish()
+    archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")
+    waiting = archive.claim(pages[0])
+    assert waiting and render_again(archive.db, waiting)
+    claim = claim_document(archive.db, archive.scalar("SELECT min(id) FROM documents"), "ingest/1", 60)
+    assert claim and claim.first_page == 0
+    return pages, claim
+
+
+def says(archive: Archive, name: str = "b") -> list[list[Any]]:
+    """All that the views say of a batch."""
+    batch_id = archive.batches[name].public_id
+    orders = {"batch_summary": "1", "files": "source_path", "failures": "source_path, page_number"}
+    query = "SELECT * FROM {} WHERE batch_id = :id ORDER BY {}"
+    return [archive.rows(query.format(view, order), id=batch_id) for view, order in orders.items()]
+
+
+def refuse(archive: Archive, claim: DocumentClaim) -> None:
+    assert reject_document(archive.db, claim, DocumentRejected("it is gone", cause="missing"))
+
+
+def try_too_often(archive: Archive, claim: DocumentClaim | None) -> None:
+    for _ in range(LIMITS.max_attempts):
+        assert claim and retry_document(archive.db, claim, Unavailable("the disk is away"), LIMITS)
+        archive.execute("UPDATE documents SET next_attempt_at = 0")
+        claim = claim_document(archive.db, claim.document_id, "ingest/1", 60)
+    assert claim is None
+
+
+def crash_too_often(archive: Archive, claim: DocumentClaim | None) -> None:
+    for _ in range(LIMITS.max_crashes):
+        assert claim and give_back(archive.db, "ingest/1", reason="it died", crashed=True, limits=LIMITS) == 1
+        claim = claim_document(archive.db, claim.document_id, "ingest/1", 60)
+    assert claim is None
+
+
+def cancel(archive: Archive, claim: DocumentClaim) -> None:
+    assert cancel_batch(archive.db, archive.batches["c"].id)
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"),
+    [(refuse, "missing"), (try_too_often, "unavailable"), (crash_too_often, "crash"), (cancel, "cancelled")],
+)
+def test_what_a_finished_batch_says_stays_whatever_becomes_of_drawing_its_pages_again(
+    archive: Archive, images: ImageStore, end: Callable[[Archive, DocumentClaim], None], cause: str
+) -> None:
+    pages, claim = read_and_freed(archive, images)
+    said = says(archive)
+    assert said[0][0][2] == "finished" and len(said[1]) == 2 and len(said[2]) == 2
+    set_page_count(archive.db, claim, 3)
+    assert says(archive) == said, "while it is drawn"
+    add_pages(archive.db, claim, [NewPage(0, sha("0"), 16, 32)])
+    end(archive, claim)
+    assert says(archive) == said
+    tries = "SELECT state, attempts, crashes FROM documents ORDER BY id LIMIT 1"
+    assert archive.rows(tries) == [("ready", 0, 0)], "whoever asks next has all of them"
+    assert add_pages(archive.db, claim, [NewPage(1, sha("1"), 16, 32)]) is None, "its late writes change nothing"
+    failed = [(row[2], row[4]) for row in says(archive, "c")[2]]
+    also = [(1, "cancelled")] if cause == "cancelled" else []
+    assert failed == [*also, (2, cause), (3, cause)], "and the new batch says why"
+    if cause != "cancelled":
+        archive.read(pages[0], "seen")
+        assert archive.finish("c") and says(archive, "c")[0][0][4:10] == (0, 1, 0, 3, 1, 2)
+    archive.batch("d", prompts=[DESCRIBE, OCR])
+    assert says(archive) == said
+
+
+def test_what_could_not_be_drawn_again_is_tried_again_when_its_batch_is_asked_for_again(
+    archive: Archive, images: ImageStore
+) -> None:
+    pages, claim = read_and_freed(archive, images)
+    said = says(archive)
+    refuse(archive, claim)
+    assert archive.finish("c")
+    archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")  # it is there again
+    waiting = archive.claim(pages[1])
+    assert waiting and render_again(archive.db, waiting)
+    assert archive.ingest(claim.document_id, [NewPage(index, sha(str(index)), 16, 32) for index in range(3)]) == pages
+    for page in pages:
+        archive.read(page, "seen")
+    assert archive.finish("c") and says(archive, "c")[0][0][4:10] == (1, 0, 0, 3, 3, 0)
+    assert says(archive) == said
+
+
+def test_a_page_that_failed_is_not_drawn_anew_behind_a_finished_batch(archive: Archive, images: ImageStore) -> None:
+    """It would have an image, no task, and no failure: the batch's file would wait for ever."""
+    undrawn = NewPage(1, error=PageFailed("hangs", cause="timeout"))
+    images.put(b"0", sha("0"))
+    document_id = archive.see("/in/a.pdf") or 0
+    (page,) = archive.ingest(document_id, [NewPage(0, sha("0"), 16, 32), undrawn])
+    archive.read(page, "text")
+    free_read_images(archive.db, images, [page])
+    assert archive.finish()
+    said = says(archive)
+    archive.batch("c", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="c")
+    waiting = archive.claim(page)
+    assert waiting and render_again(archive.db, waiting)
+    assert archive.ingest(document_id, ["0", "1"]) == [page]
+    assert says(archive) == said
+    archive.read(page, "seen")
+    assert archive.finish("c")
+    assert archive.retry() == (1, 0)
+    drawn = archive.ingest(document_id, ["0", "1"])
+    archive.read(drawn[-1], lambda prompt: f"{prompt.name} of it")
+    for name in "bc":
+        assert archive.finish(name) and says(archive, name)[0][0][4:10] == (1, 0, 0, 2, 2, 0)
 
 
 @pytest.mark.only("sqlite")

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from pipeline.batches import SeenFile, finish_batches, mark_all_seen, open_batch, record_files
 from pipeline.bells import forget_bells, take_due_documents, take_due_pages
@@ -45,6 +45,7 @@ from pipeline.store import (
     set_page_count,
 )
 from schemas.prompts import DESCRIBE, OCR, Prompt
+from schemas.tables import utc_now
 from tests.chaos import history
 from tests.conftest import LIMITS, Archive, answer, sha
 
@@ -54,6 +55,13 @@ NAMES = ("b", "c")
 PROMPTS = {"ocr": [OCR], "describe": [DESCRIBE], "both": [OCR, DESCRIBE]}
 PAGES = {"long": 3, "short": 1, "none": 0}  # content → pages; the first page of all looks the same
 OWNERS = ("a/1", "a/2", "b/1")
+FINISHED = "SELECT name, batch_id, finished_at FROM batch_summary WHERE state = 'finished'"
+VIEWS = (
+    ("batch_summary", ""),
+    ("files", "ORDER BY source_path"),
+    ("failures", "ORDER BY source_path, page_number, cause"),
+)
+CAUSES = ("crash", "engine", "damaged", "unavailable")
 FAILURES = (PageFailed("no"), Unavailable("away"), RuntimeError("a fault of the engine"))
 
 batches, owners = st.sampled_from(NAMES), st.sampled_from(OWNERS)
@@ -71,6 +79,7 @@ class Fleet(RuleBasedStateMachine):
         self.db: Database = open_database(type(self).new_settings())
         self.archive = Archive(self.db)
         self.rows = Rows(self.db)
+        self.said: dict[str, tuple[Any, list[Any]]] = {}  # of batches that have finished: when, and what then
         self.drawn: dict[tuple[int, int], int] = {}  # (document, token) → where its ingester has come to
         history.install(self.rows)
         for name in NAMES:
@@ -81,6 +90,23 @@ class Fleet(RuleBasedStateMachine):
             self.drain()
         finally:
             self.db.dispose()
+
+    @initialize(target=documents, where=st.sampled_from(["nowhere", "drawing", "asked again"]))
+    def begin(self, where: str) -> DocumentClaim | None:
+        """In the midst of it: a page failed while others are drawn, or a file that was read is asked otherwise."""
+        if where == "nowhere":
+            return None
+        self.see("b", "x", "long")
+        if where == "drawing":
+            claim: DocumentClaim | None = self.claim_document(1, "a/1")
+            assert claim is not None and self.draw(claim, 1) and self.draw(claim, 1, broken=True)
+            return claim
+        self.work()
+        finish_batches(self.db)
+        self.free()
+        self.ask("c", "describe", "m1", True, None)
+        self.see("c", "x", "long")
+        return None
 
     @rule(
         name=batches,
@@ -130,12 +156,14 @@ class Fleet(RuleBasedStateMachine):
         if claim is not None:
             self.draw(claim, count, broken)
 
-    @rule(claim=documents, how=st.sampled_from(["whole", "rejected", "later", "back", "beat"]))
+    @rule(claim=documents, how=st.sampled_from(["whole", "gone", "rejected", "later", "back", "beat"]))
     def end_document(self, claim: DocumentClaim | None, how: str) -> None:
         if claim is None:
             return
         if how == "whole":
             self.draw_all(claim)
+        elif how == "gone":
+            reject_document(self.db, claim, DocumentRejected("it is not there any more", cause="missing"))
         elif how == "rejected":
             reject_document(self.db, claim, DocumentRejected("it is damaged"))
         elif how == "later":
@@ -199,13 +227,20 @@ class Fleet(RuleBasedStateMachine):
         for table in ("documents", "page_tasks"):
             self.archive.execute(f"UPDATE {table} SET next_attempt_at = 0")
 
-    @rule(name=batches, cause=st.sampled_from(["crash", "engine", "damaged", "unavailable"]))
-    def retry(self, name: str, cause: str) -> None:
-        self.archive.retry(f"cause = '{cause}'", batch=name)
+    @rule(name=batches, where=st.sampled_from(["1 = 1", *(f"cause = '{cause}'" for cause in CAUSES)]))
+    def retry(self, name: str, where: str) -> None:
+        self.archive.retry(where, batch=name)
 
     @rule(name=batches, call=st.sampled_from([pause_batch, resume_batch, cancel_batch]))
     def halt(self, name: str, call: Callable[[Database, int], bool]) -> None:
         call(self.db, self.archive.batches[name].id)
+
+    @rule()
+    def free(self) -> None:
+        """Retention, of all images that nobody waits for."""
+        waits = "EXISTS (SELECT 1 FROM page_tasks t WHERE t.page_id = pages.id AND t.state IN ('pending', 'leased'))"
+        freed = f"image_hash IS NOT NULL AND image_freed_at IS NULL AND NOT {waits}"
+        self.archive.execute(f"UPDATE pages SET image_freed_at = :now WHERE {freed}", now=utc_now())
 
     @rule()
     def finish(self) -> None:
@@ -221,6 +256,20 @@ class Fleet(RuleBasedStateMachine):
     def finished_batches_reconcile(self) -> None:
         sums = "SELECT name FROM batch_summary WHERE state = 'finished' AND files_seen <> "
         assert self.archive.rows(f"{sums} files_done + files_failed + files_rejected") == []
+
+    @invariant()
+    def what_a_finished_batch_says_never_changes(self) -> None:
+        """Not before somebody retries it or asks again, which opens it."""
+        said = {}
+        for name, batch_id, at in self.archive.rows(FINISHED):
+            says = [
+                self.archive.rows(f"SELECT * FROM {view} WHERE batch_id = :id {order}", id=batch_id)
+                for view, order in VIEWS
+            ]
+            said[name] = (at, says)
+            if self.said.get(name, (None, None))[0] == at:
+                assert says == self.said[name][1]
+        self.said = said
 
     @invariant()
     def only_leases_have_owners(self) -> None:
@@ -251,23 +300,27 @@ class Fleet(RuleBasedStateMachine):
             self.see_all(name)
         for _ in range(12):
             self.wait()
-            for name in NAMES:
-                for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100):
-                    claim = claim_document(self.db, document_id, "honest/1", LIMITS.lease_seconds)
-                    if claim is not None:
-                        self.draw_all(claim)
-                for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=None):
-                    page = lease(self.db, page_id, "honest/1", ["m1", ""])
-                    if page is not None:
-                        reuse_answers(self.db, page, page.answered)
-                        unread = [task for task in page.tasks if task.task_id not in page.answered]
-                        rest = {task.task_id: said(task.prompt, page, "m1") for task in unread}
-                        complete_page(self.db, page, "honest/1", rest, LIMITS)
+            self.work()
             finish_batches(self.db)
             if not history.what_is_open(self.rows):
                 break
         wrong = history.check(self.rows, {}, (), reopened=True, clock_is_true=False)
         assert wrong == [], "; ".join(wrong)
+
+    def work(self) -> None:
+        """Honest workers do what is rung for."""
+        for name in NAMES:
+            for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100):
+                claim = claim_document(self.db, document_id, "honest/1", LIMITS.lease_seconds)
+                if claim is not None:
+                    self.draw_all(claim)
+            for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=None):
+                page = lease(self.db, page_id, "honest/1", ["m1", ""])
+                if page is not None:
+                    reuse_answers(self.db, page, page.answered)
+                    unread = [task for task in page.tasks if task.task_id not in page.answered]
+                    rest = {task.task_id: said(task.prompt, page, "m1") for task in unread}
+                    complete_page(self.db, page, "honest/1", rest, LIMITS)
 
 
 class Rows:
