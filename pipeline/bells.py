@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from pipeline.batches import supersede
 from pipeline.database import Database, retried
 from pipeline.leases import Leased, is_in, locked_ids
-from schemas.tables import Batch, Document, PageTask
+from schemas.tables import Batch, BatchState, Document, PageTask
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
@@ -30,6 +30,16 @@ def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: f
     with db.read() as connection:
         busy = (connection.scalar(leased) or 0) + (connection.scalar(rung) or 0)
     return [row.id for row in _take_due(db, Document, (Document.id,), batch_id, limit - busy, lost_after)]
+
+
+def is_ingest_wanted(db: Database, batch_id: int, seconds: float) -> bool:
+    """Whether a document of another batch was rung for so long ago, and no ingest worker was free to hear it."""
+    unheard = (is_in(Document, "pending"), Document.rung_at.is_not(None), Document.rung_at < db.clock() - seconds)
+    running = select(Batch.id).where(Batch.state == BatchState.RUNNING, Batch.id != batch_id)
+    with db.read(by_key=True) as connection:
+        return bool(
+            connection.scalar(select(select(Document.id).where(Document.batch_id.in_(running), *unheard).exists()))
+        )
 
 
 def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:

@@ -271,7 +271,7 @@ class Dispatcher:
         first = self._turn = (self._turn + 1) % len(batches)
         images = Room(self._db, self._settings.max_waiting_pages)
         for batch, _ in sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1]):
-            if images.is_left(batch.id):
+            if images.is_ample(batch.id):
                 due = take_due_documents(self._db, batch.id, limit=room, lost_after=lost_after)
                 ring_documents(app, due)
                 self.is_busy = self.is_busy or bool(due)

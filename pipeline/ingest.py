@@ -17,13 +17,22 @@ from sqlalchemy import select
 
 from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, known_files, record_files
+from pipeline.bells import is_ingest_wanted
 from pipeline.daemons import start_daemon
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
 from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
-from pipeline.leases import GONE_SECONDS, DocumentClaim, Limits, claim_document, renew_document, return_claim
+from pipeline.leases import (
+    GONE_SECONDS,
+    DocumentClaim,
+    Limits,
+    claim_document,
+    holds_document,
+    renew_document,
+    return_claim,
+)
 from pipeline.metrics import set_gauge
 from pipeline.patience import R, insist
 from pipeline.progress import Room
@@ -37,7 +46,10 @@ from schemas.tables import Source
 _FILES_A_TRANSACTION = 200
 _FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
 _PAGES_A_TRANSACTION = 16
-_SECONDS_HELD_BACK = 5.0
+_SECONDS_HELD_BACK = 5.0  # at least, before another batch's document takes the place
+_SECONDS_UNHEARD = 2.0  # a bell of another batch: then no worker is free for it
+_MOST_SECONDS_HELD = 1200.0  # RabbitMQ takes a message for lost that is not acknowledged within half an hour
+_ROOM_SECONDS = 0.5
 _SECONDS_A_TRANSACTION = 1.0  # whichever comes first: readers shall not starve behind slow pages
 
 
@@ -209,18 +221,26 @@ class Ingester:
         return True
 
     def _wait_for_room(self, claim: DocumentClaim) -> bool:
-        """Hold back while enough pages wait; False where the document was given back.
+        """Hold back while enough pages wait; False where the document was given back, or lost.
 
-        Not for long: another batch's documents may have room. The dispatcher rings again when this one has.
+        It stays in hand, open, while nobody else needs this worker: taken up again, it would be fetched and hashed
+        again, from a bucket perhaps, for the few pages that were read meanwhile. The dispatcher rings again for one
+        that was given back.
         """
-        until = time.monotonic() + _SECONDS_HELD_BACK
+        began = time.monotonic()
         limit = self._settings.max_waiting_pages
         while not self._is_stopping():
             if self._insist(lambda: Room(self.db, limit).is_left(claim.batch_id)):
                 return True
-            if time.monotonic() > until:
+            if not self._insist(lambda: holds_document(self.db, claim)):
+                return False
+            held = time.monotonic() - began
+            if held > _MOST_SECONDS_HELD or (
+                held > _SECONDS_HELD_BACK
+                and self._insist(lambda: is_ingest_wanted(self.db, claim.batch_id, _SECONDS_UNHEARD))
+            ):
                 break
-            time.sleep(0.5)
+            time.sleep(_ROOM_SECONDS)
         reason = "the worker stopped" if self._is_stopping() else "enough pages wait"
         events.given_back(claim, reason, self._insist(lambda: return_claim(self.db, claim, reason)))
         return False

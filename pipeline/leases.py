@@ -282,6 +282,13 @@ def renew_document(db: Database, claim: DocumentClaim, lease_seconds: float) -> 
         connection.execute(update(Document).where(*held).values(lease_until=db.clock() + lease_seconds))
 
 
+def holds_document(db: Database, claim: DocumentClaim) -> bool:
+    """False where the claim was lost: the batch was cancelled, or the lease ran out."""
+    mine = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, "leased"))
+    with db.read(by_key=True) as connection:
+        return connection.scalar(select(Document.id).where(*mine)) is not None
+
+
 @retried
 def renew_tasks(db: Database, owner: str, held: Collection[int], lease_seconds: float) -> dict[int, int]:
     """The heartbeat of a read worker: one statement for the page tasks that it has in hand, and for no others.

@@ -99,22 +99,36 @@ class Room:
     It may while fewer than `limit` page tasks wait in all running batches together. Then still a batch of which fewer
     wait than its share: a small one shall not wait behind a huge one, nor any behind one that nobody reads. In all no
     more than twice the limit wait, but for what ingest stores at once of each batch.
+
+    What is in hand goes on while there `is_left` any. What is not begins when there `is_ample` room, half of that: for
+    a few pages no document shall be fetched, hashed and opened.
     """
 
     def __init__(self, db: Database, limit: int) -> None:
         self._db = db
+        self._limit = limit
         running = select(Batch.id).where(Batch.state == BatchState.RUNNING)
-        waiting = _waiting(db, PageTask.batch_id.in_(running), 2 * limit)
-        self._is_free = waiting < limit
+        self._in_all = _waiting(db, PageTask.batch_id.in_(running), 2 * limit)
         self._share = _SMALLEST_SHARE
-        if limit <= waiting < 2 * limit:
+        if _half(limit) <= self._in_all < 2 * limit:
             with db.read(by_key=True) as connection:
                 count = connection.scalar(select(sa.func.count()).select_from(_at_work().subquery())) or 1
             self._share = max(_SMALLEST_SHARE, limit // count)
 
     def is_left(self, batch_id: int) -> bool:
         """For this batch's next pages."""
-        return self._is_free or _waiting(self._db, PageTask.batch_id == batch_id, self._share) < self._share
+        return self._is_under(batch_id, self._limit, self._share)
+
+    def is_ample(self, batch_id: int) -> bool:
+        """For another document of this batch."""
+        return self._is_under(batch_id, _half(self._limit), _half(self._share))
+
+    def _is_under(self, batch_id: int, limit: int, share: int) -> bool:
+        return self._in_all < limit or _waiting(self._db, PageTask.batch_id == batch_id, share) < share
+
+
+def _half(limit: int) -> int:
+    return (limit + 1) // 2
 
 
 def _at_work() -> sa.Select[Any]:
