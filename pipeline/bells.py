@@ -20,16 +20,8 @@ from schemas.tables import Batch, BatchState, Document, PageTask
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
-    """Ids of documents to ring for, marked as rung: never rung for, or `lost_after` seconds ago.
-
-    Never are more than `limit` rung or leased at a time.
-    """
-    leased = select(sa.func.count()).where(Document.batch_id == batch_id, Document.state == "leased")
-    rung = select(sa.func.count()).where(Document.batch_id == batch_id, is_in(Document, "pending"))
-    rung = rung.where(Document.rung_at.is_not(None), Document.rung_at > db.clock() - lost_after)
-    with db.read() as connection:
-        busy = (connection.scalar(leased) or 0) + (connection.scalar(rung) or 0)
-    return [row.id for row in _take_due(db, Document, (Document.id,), batch_id, limit - busy, lost_after)]
+    """Ids of documents to ring for, marked as rung: never rung for, or `lost_after` seconds ago."""
+    return [row.id for row in _take_due(db, Document, (Document.id,), batch_id, limit, lost_after)]
 
 
 def is_ingest_wanted(db: Database, batch_id: int, seconds: float) -> bool:

@@ -40,13 +40,12 @@ from schemas.messages import INGEST_TASK
 log = logging.getLogger("pagepack.dispatch")
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
-_DOCUMENTS_RUNG = 64  # enough that ingest never waits for the next tick; small documents take 20 ms
 _SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
 _FEWEST_BELLS = 8
 _MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
-_READERS_SECONDS = 1.0
+_WORKERS_SECONDS = 1.0
 _MOVE_SECONDS = 6.0  # the longest that a model's queue waits for what was rung for before in the queue of all
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
 
@@ -84,9 +83,9 @@ class _Pace:
         self.per_second += (used - self.per_second) * share
         self.looked_at, self.depth = now, depth
 
-    def wanted(self, slots: int) -> int:
-        """Bells that the queue shall hold."""
-        return int(min(_MOST_BELLS, max(_FEWEST_BELLS, 2 * slots, _SECONDS_AHEAD * self.per_second)))
+    def wanted(self, at_once: int) -> int:
+        """Bells that the queue shall hold, where its workers may take so many at once."""
+        return int(min(_MOST_BELLS, max(_FEWEST_BELLS, at_once, _SECONDS_AHEAD * self.per_second)))
 
 
 class Dispatcher:
@@ -100,7 +99,7 @@ class Dispatcher:
         self._say = say
         self._only = only
         self._limits = Limits.of(settings)
-        self._paces: dict[str, _Pace] = {}  # by read queue
+        self._paces: dict[str, _Pace] = {}  # by queue
         self._next_sweep = self._next_notices = 0.0
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
@@ -109,7 +108,8 @@ class Dispatcher:
         self._turn = 0
         self._teller = Teller(db, say, settings.sweep_seconds)
         self._looks_for_taken = False
-        self._next_look_at_readers = 0.0
+        self._next_look_at_workers = 0.0
+        self._workers: list[WorkerRow] = []
         self._readers: list[WorkerRow] = []  # that are there
         self._any_model = ""  # whose queue what any may read is rung for in
         self._moves_until = 0.0  # from the queue of all
@@ -198,12 +198,13 @@ class Dispatcher:
         drawing = [(batch, priority) for batch, priority, _, now in work if now.documents]
         if drawing:
             self._ring_documents(app, drawing)
-        for model, batches in self._by_model(work).items():  # asking the broker opens a connection
+        for model, batches in self._by_model(work).items():
             queue = read_queue(app, model)
             if time.monotonic() < self._moves_until and queue_depth(app, read_queue(app)):
                 self.is_busy = True
                 continue  # readers take from both queues in turn: what was rung for before would no longer go first
-            room, lost_after = self._look(app, queue, model)
+            readers = [worker for worker in self._readers if not model or worker.model == model]
+            room, lost_after = self._look(app, queue, 2 * sum(worker.slots for worker in readers))
             for priority in sorted({priority for _, priority in batches}, reverse=True):
                 equals = [batch for batch, its_priority in batches if its_priority == priority]
                 room -= self._ring_pages(app, queue, equals, room, lost_after)
@@ -215,10 +216,9 @@ class Dispatcher:
         what any may read, too: in one queue, priorities and shares hold among all.
         """
         waiting = [(batch, priority, model) for batch, priority, model, now in work if now.tasks_pending]
-        if waiting and time.monotonic() >= self._next_look_at_readers:
-            self._next_look_at_readers = time.monotonic() + _READERS_SECONDS
+        if waiting:
             is_run = self._only is not None
-            there = [worker for worker in workers(self._db) if worker.is_reading()]
+            there = [worker for worker in self._known_workers() if worker.is_reading()]
             self._readers = [worker for worker in there if is_run or worker.role == "read"]
         models = {reader.model or "" for reader in self._readers}
         any_model = min(models) if len(models) == 1 and self._only is None else ""
@@ -230,6 +230,12 @@ class Dispatcher:
             if not model or not models or model in models:
                 found.setdefault(model or any_model, []).append((batch, priority))
         return found
+
+    def _known_workers(self) -> list[WorkerRow]:
+        if time.monotonic() >= self._next_look_at_workers:
+            self._next_look_at_workers = time.monotonic() + _WORKERS_SECONDS
+            self._workers = workers(self._db)
+        return self._workers
 
     def _tell(self, app: Celery) -> None:
         """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""
@@ -252,20 +258,25 @@ class Dispatcher:
         else:
             self._closing[batch.id] = min(2 * wait, self._settings.sweep_seconds), time.monotonic() + wait
 
-    def _look(self, app: Celery, queue: str, model: str) -> tuple[int, float]:
-        """Room for bells in a read queue, and after how long a bell counts as lost."""
+    def _look(self, app: Celery, queue: str, at_once: int) -> tuple[int, float]:
+        """Room for bells in a queue whose workers may take so many at once, and after how long one counts as lost."""
         depth = queue_depth(app, queue)
         pace = self._paces.setdefault(queue, _Pace())
         pace.look(depth)
-        room = pace.wanted(sum(worker.slots for worker in self._readers if not model or worker.model == model)) - depth
+        room = pace.wanted(at_once) - depth
         if depth == 0:
             return room, _LOST_SECONDS
         return room, 60.0 + 3 * depth / max(pace.per_second, 0.01)
 
     def _ring_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
-        """The highest priority first; of equals another begins in each tick. Not while bells enough wait."""
-        depth = queue_depth(app, queue_of(app, INGEST_TASK))
-        room, lost_after = _DOCUMENTS_RUNG - depth, _LOST_SECONDS if depth == 0 else 30.0
+        """The highest priority first; of equals another begins in each tick.
+
+        One for each place of an ingest worker, or as many as they use up in the next seconds. What they have in hand is
+        not in the queue, and takes no room there.
+        """
+        queue = queue_of(app, INGEST_TASK)
+        places = sum(worker.slots for worker in self._known_workers() if worker.is_ingesting())
+        room, lost_after = self._look(app, queue, places)
         if room <= 0:
             return
         first = self._turn = (self._turn + 1) % len(batches)
@@ -274,6 +285,7 @@ class Dispatcher:
             if images.is_ample(batch.id):
                 due = take_due_documents(self._db, batch.id, limit=room, lost_after=lost_after)
                 ring_documents(app, due)
+                self._paces[queue].depth += len(due)
                 self.is_busy = self.is_busy or bool(due)
                 room -= len(due)
                 if room <= 0:

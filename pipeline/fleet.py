@@ -46,6 +46,9 @@ class WorkerRow:
     def is_reading(self) -> bool:
         return self.role in ("read", "run") and self.silent_seconds < SILENT_SECONDS
 
+    def is_ingesting(self) -> bool:
+        return self.role == "ingest" and self.silent_seconds < SILENT_SECONDS
+
 
 def enlist(
     db: Database,

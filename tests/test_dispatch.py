@@ -216,6 +216,32 @@ def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: F
     assert "ringing again for 4 rows" in flushed.said[-1]
 
 
+def test_a_document_is_rung_for_each_place_of_the_ingest_workers(archive: Archive, flushed: Flushed) -> None:
+    """It was 64 of a batch, in hand or in the queue, whatever the fleet; what was rung was counted in both."""
+    for number in range(220):
+        archive.see(f"/in/{number}.pdf")
+    for host in range(2):
+        enlist(archive.db, f"h{host}:ingest-1", "ingest", 40)
+    enlist(archive.db, "h0:read-1", "read", 40, engine="rapidocr", model="m1")
+    flushed.tick()
+    assert queue_depth(flushed.app, INGEST_QUEUE) == 80
+    flushed.tick()
+    assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "one bell for each place"
+    flushed.take(INGEST_QUEUE, 70)
+    archive.execute("UPDATE documents SET state = 'leased', owner = 'h0:ingest-1/1', lease_until = 9e9 WHERE id <= 70")
+    flushed.tick()
+    assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "those that were taken are in hand, and others wait"
+
+
+def test_a_small_fleet_is_rung_for_little_ahead(archive: Archive, flushed: Flushed) -> None:
+    """What lies in the queue stands before a higher priority."""
+    for number in range(20):
+        archive.see(f"/in/{number}.pdf")
+    enlist(archive.db, "h:ingest-1", "ingest", 2)
+    flushed.tick()
+    assert queue_depth(flushed.app, INGEST_QUEUE) == 8
+
+
 def test_a_model_that_no_reader_has_is_not_rung_for(archive: Archive, flushed: Flushed) -> None:
     """Its bells would be taken by those who cannot read it, as fast as they are rung, and others would wait."""
     archive.batch("theirs", model="m9")
@@ -307,7 +333,7 @@ def test_with_one_model_what_any_may_read_shares_its_queue(archive: Archive, flu
 @pytest.fixture
 def steady(archive: Archive, flushed: Flushed, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
     """One dispatcher for many ticks, and a batch of 50 pages that any model may read."""
-    monkeypatch.setattr(dispatch, "_READERS_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "_WORKERS_SECONDS", 0.0)
     archive.batch("any")
     archive.execute("UPDATE batches SET model = ''")
     archive.ingest(archive.see("/in/a.pdf", batch="any") or 0, [f"any {page}" for page in range(50)])

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from pipeline.bells import take_due_documents, take_due_pages
+from pipeline.bells import is_ingest_wanted, take_due_documents, take_due_pages
 from pipeline.database import Database
 from pipeline.leases import claim_pages, expire, renew_tasks
 from pipeline.progress import Room
@@ -85,7 +85,9 @@ def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> N
     pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
     assert "ix_page_tasks_due" in pages and "ix_page_tasks_rung" in pages and scans(pages) == [], pages
     documents = plans(large.db, lambda: take_due_documents(large.db, 1, limit=64))
-    assert "ix_documents_rung" in documents and scans(documents) == [], documents
+    assert scans(documents) == [], documents
+    wanted = plans(large.db, lambda: is_ingest_wanted(large.db, 1, 2.0))
+    assert "ix_documents_rung" in wanted and scans(wanted) == [], wanted
 
 
 def test_room_is_counted_by_an_index_where_most_was_read(large: Archive) -> None:
