@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.settings import Settings
 from schemas.views import COLUMNS
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def view_tables() -> str:

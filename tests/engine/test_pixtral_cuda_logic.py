@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="Triton's interpreter is tested on Linux only"
 )
@@ -91,7 +91,7 @@ def check_engine(folder: Path) -> None:
     import torch
 
     from benchmarks.checkpoint import make_checkpoint
-    from tests import test_pixtral_isolation as isolation
+    from tests.engine import test_pixtral_isolation as isolation
     from workers.pixtral import cuda_executor
     from workers.pixtral.attention import attend_past
     from workers.pixtral.processor import Processor

@@ -288,7 +288,7 @@ def test_small_images_are_padded_and_large_ones_shrink(rasterizer: Rasterizer, t
 
 def test_encrypted_cut_short_and_empty_documents_are_rejected(rasterizer: Rasterizer, tmp_path: Path) -> None:
     assert rejection(rasterizer, hostile.encrypted(tmp_path / "e.pdf")).cause == "encrypted"
-    samples = Path(__file__).parent.parent / "samples"
+    samples = Path(__file__).parents[2] / "samples"
     assert rejection(rasterizer, samples / "catalogue-cut-short.pdf").cause == "damaged"
     assert rejection(rasterizer, samples / "minutes-encrypted.pdf").cause == "encrypted"
     (tmp_path / "z.pdf").write_bytes(b"")
@@ -408,7 +408,7 @@ with Rasterizer(Settings()) as r, r.open({str(path)!r}, "pdf") as d:
     print(r._child._process.pid, flush=True)
     list(d.pages())
 """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())

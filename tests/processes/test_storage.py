@@ -17,8 +17,8 @@ from pipeline.images import ImageStore, RemoteImageStore, encode, open_images
 from pipeline.settings import Settings, load_settings
 from pipeline.storage import Storage, local_path
 from tests.s3 import Bucket, bucket, s3_endpoint
-from tests.test_discover import PDF
-from tests.test_images import picture
+from tests.unit.test_discover import PDF
+from tests.unit.test_images import picture
 
 __all__ = ["bucket", "s3_endpoint"]
 

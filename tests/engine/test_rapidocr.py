@@ -186,7 +186,7 @@ def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothin
         "engine.close()\n"
         "sys.exit(0 if engine.model == name else name)\n"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=300)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert fingerprint().startswith("PP-OCRv6-small/")

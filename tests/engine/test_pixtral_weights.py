@@ -218,7 +218,7 @@ def test_importing_the_engine_prints_nothing_and_no_transformers(folder):
 def _root():
     from pathlib import Path
 
-    return Path(__file__).parent.parent
+    return Path(__file__).parents[2]
 
 
 def test_experts_and_merging_load_too(tmp_path):

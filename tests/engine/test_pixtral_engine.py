@@ -408,6 +408,6 @@ engine.close()
 assert used < granted, used
 print(used)
 """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root)
     assert run.returncode == 0, run.stderr

@@ -24,9 +24,9 @@ from pipeline.store import NewPage, complete_page, render_again
 from schemas.tables import Base
 from schemas.views import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, sha
+from tests.database.test_batch_states import notified
 from tests.postgres import PostgresServer
 from tests.running import pagepack
-from tests.test_batch_states import notified
 
 DATABASES = ("postgresql",)
 

@@ -18,9 +18,9 @@ from pipeline.leases import Limits, give_back_unheld, renew_tasks
 from pipeline.settings import Settings
 from pipeline.store import NewPage
 from tests.conftest import LIMITS, Archive, answer
+from tests.database.test_postgresql import fails_with
 from tests.postgres import FAST, PostgresServer
 from tests.stand_ins import InstantEngine
-from tests.test_postgresql import fails_with
 from workers import writer as writer_module
 from workers.tasks import Reader
 from workers.writer import Stopping, Writer

@@ -127,7 +127,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_wheel_works_in_another_folder_without_the_source(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq"]
     shutil.copytree(
         root, tmp_path / "source", ignore=shutil.ignore_patterns(".venv", ".git", "pagepack-data", ".*_cache")

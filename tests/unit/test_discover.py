@@ -137,14 +137,14 @@ def test_unreadable_files_and_folders_have_a_reason(tmp_path: Path) -> None:
     code = """if True:
         import os, sys
         from pathlib import Path
-        from tests.test_discover import found, verdict
+        from tests.unit.test_discover import found, verdict
         if os.getuid() == 0:
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
         print("\\n".join(map(verdict, found(Path(sys.argv[1])))))
     """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     seen = subprocess.run([sys.executable, "-c", code, folder], cwd=root, capture_output=True, text=True, check=True)
     (folder / "shut").chmod(0o700)
     assert seen.stdout.splitlines() == ["locked.pdf unreadable", "open.pdf pdf", "shut unreadable"]
