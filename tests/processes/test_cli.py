@@ -22,7 +22,7 @@ from pipeline.submit import submit
 from schemas.prompts import DESCRIBE, OCR, choose_prompts
 from tests.conftest import Archive
 from tests.postgres import PASSWORD, PostgresServer
-from tests.running import PAGEPACK, environment, pagepack, start, wait_until, write_pdf
+from tests.running import PAGEPACK, call, environment, pagepack, start, wait_until, write_pdf
 
 PROGRAM = shlex.join(PAGEPACK)
 
@@ -72,12 +72,12 @@ def test_a_full_disk_under_the_output_is_one_line(home: Path, command: str) -> N
     assert result.stderr == "pagepack: cannot write to the standard output: No space left on device\n"
 
 
-@pytest.mark.parametrize("command", ["status", "search tides", "sql 'SELECT 1'", "export --format jsonl --out -"])
-def test_closed_streams_are_no_accident(home: Path, command: str) -> None:
-    for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_accident(home: Path, closed: str) -> None:
+    for command in ("sql 'SELECT 1'", "export --format jsonl --out -"):
         result = shell(f"pagepack {command} {closed}", home)
-        assert result.returncode == 0 and "Traceback" not in result.stderr, closed
-    assert shell("pagepack sql 'SELECT count(*) FROM page_text'", home).stdout.split() == ["count(*)", "2"]
+        assert result.returncode == 0 and "Traceback" not in result.stderr, command
+    assert call("sql", "SELECT count(*) FROM page_text", "--home", home).stdout.split() == ["count(*)", "2"]
 
 
 @pytest.mark.parametrize(
@@ -109,16 +109,16 @@ def test_texts_are_written_whatever_the_locale(home: Path, variables: dict[str, 
 )
 def test_an_empty_path_is_not_the_current_folder(home: Path, tmp_path: Path, arguments: list[str]) -> None:
     where = [] if "--home" in arguments else ["--home", str(home)]
-    result = pagepack(*arguments, *where)
+    result = call(*arguments, *where)
     assert result.returncode == 2 and "is empty" in result.stderr
 
 
 def test_a_home_that_is_empty_or_a_file_is_named(tmp_path: Path) -> None:
-    empty = pagepack("status", PAGEPACK_HOME="")
+    empty = call("status", PAGEPACK_HOME="")
     assert empty.returncode == 2 and "PAGEPACK_HOME" in empty.stderr and "is empty" in empty.stderr
     (tmp_path / "file").write_text("x")
     for arguments, variables in ((["--home", str(tmp_path / "file")], {}), ([], {"PAGEPACK_HOME": f"{tmp_path}/file"})):
-        result = pagepack("status", *arguments, **variables)
+        result = call("status", *arguments, **variables)
         assert result.returncode == 2 and f"{tmp_path}/file is a file" in result.stderr
     with pytest.raises(UsageError, match="is a file"):
         load_settings(home=tmp_path / "file")
@@ -132,8 +132,8 @@ def test_a_home_of_any_name_works_and_its_hints_can_be_pasted(tmp_path: Path) ->
     (hint,) = [line for line in result.stdout.splitlines() if line.startswith("read:")]
     pasted = shell(hint.removeprefix("read:"), tmp_path)
     assert pasted.returncode == 0 and pasted.stdout.count("ocr of") == 2
-    assert pagepack("status", "--home", home).returncode == 0
-    missing = pagepack("status", "--home", tmp_path / "not here")
+    assert call("status", "--home", home).returncode == 0
+    missing = call("status", "--home", tmp_path / "not here")
     assert f"--home '{tmp_path}/not here'" in missing.stderr
 
 
@@ -171,37 +171,42 @@ def test_a_database_that_cannot_be_written_is_read(locked: Path, arguments: list
         locked.chmod(mode)
         result = humbly(*arguments, "--home", locked)
         assert result.returncode == 0 and result.stdout, result.stderr
-    refused = humbly("retry", "--home", locked)
-    assert refused.returncode == 2 and "is read-only" in refused.stderr
+
+
+def test_a_database_that_cannot_be_written_refuses_what_writes(locked: Path) -> None:
+    for mode in (0o555, 0o755):
+        locked.chmod(mode)
+        refused = humbly("retry", "--home", locked)
+        assert refused.returncode == 2 and "is read-only" in refused.stderr
 
 
 def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
     with archive.db.write() as connection:
         connection.exec_driver_sql("UPDATE answers SET text = 'half'")
-        for arguments in READING:
-            result = pagepack(*arguments, "--home", home)
+        for look, *arguments in ((pagepack, *READING[0]), *((call, *each) for each in READING)):
+            result = look(*arguments, "--home", home)
             assert result.returncode == 0 and "half" not in result.stdout, result.stderr
     archive.file("/in/b.pdf", ["tides late"], batch="later")
-    assert "/in/b.pdf" in pagepack("search", "late", "--home", home).stdout
+    assert "/in/b.pdf" in call("search", "late", "--home", home).stdout
 
 
 def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
-    result = pagepack("retry", "--cause", "unsupported", "--home", home)
+    result = call("retry", "--cause", "unsupported", "--home", home)
     assert result.returncode == 0
     assert result.stdout == "1 files that were not taken in are looked at again when the same is run or submitted\n"
-    told = pagepack("retry", "--json", "--home", home)
+    told = call("retry", "--json", "--home", home)
     assert json.loads(told.stdout) == {"files_waiting": 0, "pages_waiting": 0, "files_looked_at_again": 1}
-    unknown = pagepack("retry", "--cause", "timeouts", "--home", home)
+    unknown = call("retry", "--cause", "timeouts", "--home", home)
     assert unknown.returncode == 2 and "they have unsupported" in unknown.stderr
     for where in ("source_path LIKE", "nothing = 1"):
-        wrong = pagepack("retry", "--where", where, "--home", home)
+        wrong = call("retry", "--where", where, "--home", home)
         assert wrong.returncode == 2 and f"--where {where}: " in wrong.stderr
-    none = pagepack("retry", "--where", "page_number = 7", "--home", home)
+    none = call("retry", "--where", "page_number = 7", "--home", home)
     assert none.returncode == 3 and "0 files and 0 pages" in none.stdout
 
 
 def said(home: Path, *arguments: str | Path) -> Any:
-    result = pagepack(*arguments, "--home", home)
+    result = call(*arguments, "--home", home)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -209,11 +214,11 @@ def said(home: Path, *arguments: str | Path) -> Any:
 def test_programs_get_json(home: Path, tmp_path: Path) -> None:
     counts = said(home, "export", "--out", tmp_path / "out", "--json")
     assert counts["files"] == 1 and counts["pages"] == 2
-    rows = pagepack("export", "--format", "jsonl", "--out", "-", "--json", "--home", home)
+    rows = call("export", "--format", "jsonl", "--out", "-", "--json", "--home", home)
     assert len(rows.stdout.splitlines()) == 2 and json.loads(rows.stderr)["pages"] == 2
     assert said(home, "db", "upgrade", "--json")["revision"]
     assert said(home, "sql", "SELECT 1 AS n", "--json") == [{"n": 1}]
-    assert pagepack("sql", "SELECT 1", "--json", "--format", "csv", "--home", home).returncode == 2
+    assert call("sql", "SELECT 1", "--json", "--format", "csv", "--home", home).returncode == 2
     status = said(home, "status", "--json")
     for name in ("started_at", "finished_at"):
         assert datetime.fromisoformat(status[name]).utcoffset() == timedelta(0)
@@ -227,11 +232,11 @@ def test_status_says_that_a_submit_did_not_end(home: Path, tmp_path: Path) -> No
     words = (
         "still being registered, or that was interrupted and the batch waits for it: repeat the same `pagepack submit`"
     )
-    status = " ".join(pagepack("status", "--home", home).stdout.split())
+    status = " ".join(call("status", "--home", home).stdout.split())
     assert words in status and "b.pdf" in status
     assert said(home, "status", "--json")["all_seen"] is False
-    assert pagepack("submit", tmp_path / "b.pdf", "--home", home).returncode == 0
-    assert "still being registered" not in pagepack("status", "--home", home).stdout
+    assert call("submit", tmp_path / "b.pdf", "--home", home).returncode == 0
+    assert "still being registered" not in call("status", "--home", home).stdout
     again = said(home, "status", "--json")
     assert (again["all_seen"], again["state"], again["name"]) == (True, "running", "b.pdf")
 
@@ -243,7 +248,7 @@ def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
     words = "no worker reads with what the batch asked for: rapidocr (m1)"
 
     def status() -> str:
-        return " ".join(pagepack("status", "--home", home).stdout.split())
+        return " ".join(call("status", "--home", home).stdout.split())
 
     assert words not in status()
     enlist(archive.db, "read/1", "read", 1, device=None, engine="pixtral", model="m2")
@@ -273,30 +278,30 @@ def test_who_watches_sees_the_batch_that_it_began_with(archive: Archive, named: 
 
 
 def test_search_stars_and_silence(home: Path) -> None:
-    assert "a.pdf:2" in pagepack("search", "tid* garden", "--home", home).stdout
-    assert "a.pdf:2" in pagepack("search", "gard*", "tid*", "--home", home).stdout
-    assert "a.pdf:1" in pagepack("search", "tide tables", "--home", home).stdout
-    nothing = pagepack("search", "tables tide", "--home", home)
+    assert "a.pdf:2" in call("search", "tid* garden", "--home", home).stdout
+    assert "a.pdf:2" in call("search", "gard*", "tid*", "--home", home).stdout
+    assert "a.pdf:1" in call("search", "tide tables", "--home", home).stdout
+    nothing = call("search", "tables tide", "--home", home)
     assert nothing.returncode == 1 and nothing.stdout == "" and "no page holds all of: tables tide" in nothing.stderr
     for command in (["search", "tides"], ["export", "--out", home / "out"]):
-        wrong = pagepack(*command, "--prompt", "nope", "--home", home)
+        wrong = call(*command, "--prompt", "nope", "--home", home)
         assert wrong.returncode == 2 and "'nope'; known are ocr" in wrong.stderr
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
 def test_a_limit_of_no_time_is_refused(home: Path, seconds: str) -> None:
-    result = pagepack("sql", "SELECT 1", "--seconds", seconds, "--home", home)
+    result = call("sql", "SELECT 1", "--seconds", seconds, "--home", home)
     assert result.returncode == 2 and "--seconds" in result.stderr
 
 
 def test_what_is_no_database_is_called_so(tmp_path: Path) -> None:
     path = tmp_path / "pagepack.db"
     path.touch()
-    empty = pagepack("status", "--home", tmp_path)
+    empty = call("status", "--home", tmp_path)
     assert empty.returncode == 2 and "holds no pagepack database" in empty.stderr and "None" not in empty.stderr
     path.write_text("no database " * 500)
     for command in (["sql", "SELECT * FROM files"], ["status"]):
-        damaged = pagepack(*command, "--home", tmp_path)
+        damaged = call(*command, "--home", tmp_path)
         assert damaged.returncode == 2 and f"{path} is not a whole SQLite database" in damaged.stderr
 
 
