@@ -23,7 +23,7 @@ from pipeline.readonly_sql import run_sql
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
 from tests.postgres import FAST, PASSWORD, PostgresServer
-from tests.running import environment, pagepack, start, wait_until, write_pdf
+from tests.running import call, environment, start, wait_until, write_pdf
 
 DATABASES = ("postgresql",)
 SECRET = "s3cret-word"
@@ -83,7 +83,7 @@ def test_settings_do_not_show_the_password(postgres: PostgresServer) -> None:
 
 def test_commands_on_a_server_say_no_password(postgres: PostgresServer) -> None:
     def ran(*words: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
-        done = pagepack(*words, PAGEPACK_DATABASE_URL=postgres.tcp_url("of_commands", password=password))
+        done = call(*words, PAGEPACK_DATABASE_URL=postgres.tcp_url("of_commands", password=password))
         assert SECRET not in done.stdout + done.stderr and PASSWORD not in done.stdout + done.stderr
         return done
 
@@ -236,7 +236,7 @@ def test_an_ingest_worker_that_comes_up_before_its_database_says_so_when_it_can(
     own_server: PostgresServer, broker: str
 ) -> None:
     url = own_server.url()
-    assert pagepack("db", "upgrade", PAGEPACK_DATABASE_URL=url).returncode == 0
+    assert call("db", "upgrade", PAGEPACK_DATABASE_URL=url).returncode == 0
     own_server.stop()
     places = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker}
     command = [sys.executable, "-P", "-m", "workers", "ingest"]
@@ -261,10 +261,10 @@ def test_a_reader_that_looks_for_page_images_in_another_folder_says_so_and_fails
     postgres.execute("CREATE DATABASE of_two_hosts")
     url = postgres.url("of_two_hosts")
     places = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker}
-    assert pagepack("db", "upgrade", **places).returncode == 0
+    assert call("db", "upgrade", **places).returncode == 0
     write_pdf(tmp_path / "in" / "a.pdf", 4)
     here, there = tmp_path / "here", tmp_path / "there"
-    assert pagepack("submit", tmp_path / "in", "--home", here, **places).returncode == 0
+    assert call("submit", tmp_path / "in", "--home", here, **places).returncode == 0
     workers = [
         start("worker", "--role", role, "--home", home, engine="InstantEngine", **places)
         for role, home in (("ingest", here), ("read", there))

@@ -26,7 +26,7 @@ from schemas.views import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, sha
 from tests.database.test_batch_states import notified
 from tests.postgres import PostgresServer
-from tests.running import pagepack
+from tests.running import call
 
 DATABASES = ("postgresql",)
 
@@ -190,7 +190,7 @@ def test_commands_that_read_work_as_the_query_role(
     archive.see("/in/notes.txt", batch="told", rejection="unsupported")
     enlist(archive.db, "read/1", "read", 1, device=None, engine="e", model="m")
     words = [word.replace("\t", " ") for word in command.split(" ")]
-    done = pagepack(*words, PAGEPACK_DATABASE_URL=settings_as("query").database_url or "")
+    done = call(*words, PAGEPACK_DATABASE_URL=settings_as("query").database_url or "")
     assert done.returncode == 0, done.stderr
     assert ("tides" if "status" not in command else "told") in done.stdout
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_a_question_is_asked_of_the_chosen_pages_only(folder: Path, home: Path) 
     again = pagepack(*question, "--home", home, "--json")
     assert again.stdout == result.stdout
     assert rows(home, "SELECT count(*) FROM attempts") == [(3,)]
-    assert pagepack("ask", "why?", folder, "--pages", "3-1", "--home", home).returncode == 2
-    refused = pagepack("ask", "why?", folder, "--home", home, PAGEPACK_INTERNAL_ENGINE="")
+    assert call("ask", "why?", folder, "--pages", "3-1", "--home", home).returncode == 2
+    refused = call("ask", "why?", folder, "--home", home, PAGEPACK_INTERNAL_ENGINE="")
     assert refused.returncode == 2 and "answers ocr only" in refused.stderr
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_comes_back_is_taken_in(folder: Path, home: Path) -> None:
 
 def test_an_absent_broker_stops_the_run(folder: Path, home: Path) -> None:
     write_pdf(folder / "a.pdf", 1)
-    nonsense = pagepack("run", folder, "--home", home, PAGEPACK_BROKER_URL="foo")
+    nonsense = call("run", folder, "--home", home, PAGEPACK_BROKER_URL="foo")
     assert nonsense.returncode == 2 and "PAGEPACK_BROKER_URL" in nonsense.stderr
 
 
@@ -241,8 +241,8 @@ def test_a_failed_page_is_retried_on_request_only(folder: Path, home: Path) -> N
         (2, "engine", "this page is dark", 1)
     ]
     assert pagepack("run", folder, "--home", home).returncode == 1  # not by itself
-    assert "0 files and 0 pages" in pagepack("retry", "--home", home, "--where", "page_number = 7").stdout
-    assert "0 files and 1 pages" in pagepack("retry", "--home", home, "--cause", "engine").stdout
+    assert "0 files and 0 pages" in call("retry", "--home", home, "--where", "page_number = 7").stdout
+    assert "0 files and 1 pages" in call("retry", "--home", home, "--cause", "engine").stdout
     assert pagepack("run", folder, "--home", home).returncode == 0
     assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
     reconciles(home)
@@ -295,22 +295,22 @@ def test_a_second_run_on_one_home_is_refused_with_the_reason(folder: Path, home:
 
 
 def test_paths_and_homes_that_do_not_fit_are_named(folder: Path, home: Path) -> None:
-    missing = pagepack("run", folder / "nothing here", "--home", home)
+    missing = call("run", folder / "nothing here", "--home", home)
     assert missing.returncode == 2 and "no such file or folder" in missing.stderr
-    empty = pagepack("run", folder, "--home", home)
+    empty = call("run", folder, "--home", home)
     assert empty.returncode == 3 and "no file found" in empty.stderr
     assert not home.exists()  # a typing error leaves nothing behind
-    absent = pagepack("status", "--home", home)
+    absent = call("status", "--home", home)
     assert absent.returncode == 2 and "no database" in absent.stderr
-    assert pagepack("run").returncode == 2
-    odd = pagepack("run", folder, PAGEPACK_LEASE_SECONDS="soon")
+    assert call("run").returncode == 2
+    odd = call("run", folder, PAGEPACK_LEASE_SECONDS="soon")
     assert odd.returncode == 2 and "PAGEPACK_LEASE_SECONDS" in odd.stderr
-    unknown = pagepack("run", folder, PAGEPACK_LEASE="60")
+    unknown = call("run", folder, PAGEPACK_LEASE="60")
     assert unknown.returncode == 2 and "PAGEPACK_LEASE is not a setting" in unknown.stderr
     write_pdf(folder / "a.pdf", 1)
     blocked = folder.parent / "file"
     blocked.write_text("")
-    not_a_folder = pagepack("run", folder, "--home", blocked / "home")
+    not_a_folder = call("run", folder, "--home", blocked / "home")
     assert not_a_folder.returncode == 2 and "cannot be written" in not_a_folder.stderr
 
 

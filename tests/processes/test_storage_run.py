@@ -17,7 +17,7 @@ from pipeline.ingest import Ingester, register
 from pipeline.settings import Settings
 from schemas.prompts import OCR
 from tests.conftest import Archive
-from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
 
 __all__ = ["bucket", "s3_endpoint"]
@@ -37,7 +37,7 @@ def docs(bucket: Bucket, tmp_path: Path) -> str:
 
 def test_a_prefix_is_submitted_here_and_read_by_a_worker(bucket: Bucket, docs: str, home: Path) -> None:
     variables = bucket.variables | {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
-    submitted = pagepack("submit", docs, "--home", home, **variables)
+    submitted = call("submit", docs, "--home", home, **variables)
     assert submitted.returncode == 0, submitted.stderr
     worker = start("worker", "--home", home, engine="InstantEngine", **variables)
     try:
@@ -98,17 +98,17 @@ def test_file_urls_are_local_paths(tmp_path: Path, home: Path) -> None:
 def test_storage_that_cannot_be_used_stops_the_run_before_its_work(bucket: Bucket, tmp_path: Path, home: Path) -> None:
     path = write_pdf(tmp_path / "a.pdf", 1)
     absent = "s3://key:secret@no-such-bucket/x"
-    wrong = pagepack("run", path, "--home", home, **bucket.variables, PAGEPACK_IMAGES_URL=absent)
+    wrong = call("run", path, "--home", home, **bucket.variables, PAGEPACK_IMAGES_URL=absent)
     assert (
         wrong.returncode == 2 and "s3://key:***@no-such-bucket/x (PAGEPACK_IMAGES_URL) does not exist" in wrong.stderr
     )
     assert "secret" not in wrong.stderr and not (home / "pagepack.db").exists()
     silent = bucket.variables | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    gone = pagepack("run", bucket.url, "--home", home, **silent)
+    gone = call("run", bucket.url, "--home", home, **silent)
     assert gone.returncode == 4 and "127.0.0.1:9" in gone.stderr and "Traceback" not in gone.stderr
-    missing = pagepack("run", f"{bucket.url}/nothing", "--home", home, **bucket.variables)
+    missing = call("run", f"{bucket.url}/nothing", "--home", home, **bucket.variables)
     assert missing.returncode == 2 and "no such file or folder" in missing.stderr
-    empty = pagepack("run", bucket.url, "--home", home, **bucket.variables)
+    empty = call("run", bucket.url, "--home", home, **bucket.variables)
     assert empty.returncode == 3 and "no file found" in empty.stderr
 
 

@@ -16,7 +16,7 @@ from pipeline.broker import delete_queues, make_app, queue_depth, ring_documents
 from pipeline.errors import UsageError
 from pipeline.host import places
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
-from tests.running import ROOT, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import ROOT, call, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 Starter = Callable[..., "subprocess.Popen[str]"]
 
@@ -53,7 +53,7 @@ def test_what_is_submitted_is_read_by_a_worker_that_was_started_later(
     tmp_path: Path, home: Path, worker: Starter
 ) -> None:
     folder = folder_of(tmp_path / "docs", 3, pages=2)
-    submitted = pagepack("submit", folder, "--home", home, "--json")
+    submitted = call("submit", folder, "--home", home, "--json")
     assert submitted.returncode == 0, submitted.stderr
     batch_id = json.loads(submitted.stdout)["batch_id"]
     assert rows(home, "SELECT state FROM batch_summary") == [("running",)]
@@ -61,7 +61,7 @@ def test_what_is_submitted_is_read_by_a_worker_that_was_started_later(
     wait_until(lambda: rows(home, "SELECT state FROM batch_summary") == [("finished",)])
     assert rows(home, "SELECT batch_id, pages_done FROM batch_summary") == [(batch_id, 6)]
     reconciles(home)
-    status = json.loads(pagepack("status", "--home", home, "--json").stdout)
+    status = json.loads(call("status", "--home", home, "--json").stdout)
     assert {worker["role"] for worker in status["workers"]} == {"read", "ingest"}
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
@@ -71,7 +71,7 @@ def test_what_is_submitted_is_read_by_a_worker_that_was_started_later(
 def test_submit_waits_for_the_end_and_exits_as_run_does(tmp_path: Path, home: Path, worker: Starter) -> None:
     folder = folder_of(tmp_path / "docs", 2)
     (folder / "notes.txt").write_text("no page")
-    pagepack("db", "upgrade", "--home", home)
+    call("db", "upgrade", "--home", home)
     worker()
     result = pagepack("submit", folder, "--home", home, "--wait")
     assert result.returncode == 1, result.stderr
@@ -82,7 +82,7 @@ def test_a_killed_reader_is_started_again_and_its_pages_are_read_once(
     tmp_path: Path, home: Path, worker: Starter
 ) -> None:
     folder = folder_of(tmp_path / "docs", 1, pages=30)
-    pagepack("submit", folder, "--home", home)
+    call("submit", folder, "--home", home)
     worker(engine="SlowEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
     readers = [p for p in processes_of(home) if p.cmdline()[-2:] == ["workers", "read"]]
@@ -97,7 +97,7 @@ def test_a_reader_that_dies_at_every_page_is_started_less_and_less_often(
     tmp_path: Path, home: Path, worker: Starter
 ) -> None:
     """A broken GPU shall not condemn a backlog as fast as it can."""
-    pagepack("submit", folder_of(tmp_path / "in", 1, pages=4), "--home", home)
+    call("submit", folder_of(tmp_path / "in", 1, pages=4), "--home", home)
     broken = worker("--role", "both", engine="BrokenEngine")
     died = "SELECT count(DISTINCT worker) FROM task_attempts WHERE error = 'its worker died'"
     wait_until(lambda: rows(home, died) >= [(2,)])
@@ -120,7 +120,7 @@ def test_an_ingest_worker_that_cannot_start_is_started_less_and_less_often(
         "    os._exit(3)\n"
     )
     (tmp_path / "broken" / "sitecustomize.py").write_text(dies)
-    pagepack("db", "upgrade", "--home", home)
+    call("db", "upgrade", "--home", home)
     broken = worker(PYTHONPATH=f"{tmp_path / 'broken'}:{ROOT}")
     wait_until(lambda: rows(home, "SELECT count(*) FROM worker_processes WHERE role = 'read'") == [(1,)])
     wait_until(lambda: deaths.stat().st_size >= 3)
@@ -133,7 +133,7 @@ def test_an_ingest_worker_that_cannot_start_is_started_less_and_less_often(
 def test_ingest_holds_back_while_enough_pages_wait(tmp_path: Path, home: Path, worker: Starter) -> None:
     """20 may wait; of each of the two batches a transaction of 16 more, and what was in hand when it was seen."""
     for name in ("one", "two"):
-        pagepack("submit", folder_of(tmp_path / name, 6, pages=40), "--home", home, "--batch", name)
+        call("submit", folder_of(tmp_path / name, 6, pages=40), "--home", home, "--batch", name)
     worker(engine="HangingEngine", PAGEPACK_MAX_WAITING_PAGES="20", PAGEPACK_INGEST_PROCESSES="1")
     pages = "SELECT count(*) FROM pages"
     wait_until(lambda: rows(home, pages)[0][0] >= 20)
@@ -147,7 +147,7 @@ def test_ingest_holds_back_while_enough_pages_wait(tmp_path: Path, home: Path, w
 def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path, home: Path, worker: Starter) -> None:
     """A batch that any model may read: nothing fails for having met a reader that cannot."""
     folder = folder_of(tmp_path / "in", 2, pages=3)
-    pagepack("submit", folder, "--home", home, "--prompt", "ocr", "--prompt", "describe")
+    call("submit", folder, "--home", home, "--prompt", "ocr", "--prompt", "describe")
     first = worker(engine="OcrOnlyEngine", PAGEPACK_LEASE_SECONDS="6")
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'ocr'") == [(6,)])
     assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
@@ -185,7 +185,7 @@ ANSWERED_MEANWHILE = """
 
 def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:
     big, small = folder_of(tmp_path / "big", 1, pages=600), folder_of(tmp_path / "small", 1, pages=4)
-    pagepack("submit", big, "--home", home, "--batch", "big")
+    call("submit", big, "--home", home, "--batch", "big")
     worker(engine="SlowerEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
     pagepack("submit", small, "--home", home, "--batch", "small", "--wait", engine="SlowerEngine")
@@ -197,8 +197,8 @@ def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Pat
 def test_a_higher_priority_goes_first(tmp_path: Path, home: Path, worker: Starter) -> None:
     """Pages of both wait before any is read; those of the urgent one, submitted last, are read first."""
     big, small = folder_of(tmp_path / "big", 1, pages=60), folder_of(tmp_path / "small", 1, pages=60)
-    pagepack("submit", big, "--home", home, "--batch", "big")
-    pagepack("submit", small, "--home", home, "--batch", "small", "--priority", "5")
+    call("submit", big, "--home", home, "--batch", "big")
+    call("submit", small, "--home", home, "--batch", "small", "--priority", "5")
     ingest = worker("--role", "ingest")
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks") == [(120,)])
     ingest.terminate()
@@ -211,7 +211,7 @@ def test_a_higher_priority_goes_first(tmp_path: Path, home: Path, worker: Starte
 
 def test_anyone_asks_for_a_document_in_a_message(tmp_path: Path, home: Path, worker: Starter, broker: str) -> None:
     path = write_pdf(tmp_path / "asked.pdf", 5)
-    pagepack("db", "upgrade", "--home", home)
+    call("db", "upgrade", "--home", home)
     worker(PAGEPACK_BROKER_URL=broker)
     stranger = Celery("stranger", broker=broker)
 
@@ -231,7 +231,7 @@ def test_anyone_asks_for_a_document_in_a_message(tmp_path: Path, home: Path, wor
     wait_until(lambda: rows(home, "SELECT cause FROM failures") == [("missing",)])
     assert rows(home, "SELECT DISTINCT name FROM batch_summary") == [("by message",)]
     for wrong in (("--priority", str(2**40)), ("--batch", "no name" * 500)):
-        refused = pagepack("submit", path, "--home", home, *wrong)
+        refused = call("submit", path, "--home", home, *wrong)
         assert refused.returncode == 2 and wrong[0] in refused.stderr and "Traceback" not in refused.stderr
 
 
@@ -253,18 +253,18 @@ def test_places_are_a_process_for_each_device() -> None:
 
 def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
     folder = folder_of(tmp_path / "docs", 1, pages=200)
-    pagepack("submit", folder, "--home", home, "--batch", "b")
+    call("submit", folder, "--home", home, "--batch", "b")
     slow = worker(engine="SlowerEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
-    assert pagepack("pause", "b", "--home", home).returncode == 0
+    assert call("pause", "b", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
     done = rows(home, "SELECT pages_done FROM batch_summary")
-    assert pagepack("pause", "b", "--home", home).returncode == 0, "it may be repeated"
+    assert call("pause", "b", "--home", home).returncode == 0, "it may be repeated"
     assert rows(home, "SELECT state FROM batch_summary") == [("paused",)]
     assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(200,)]
-    assert pagepack("resume", "--home", home).returncode == 0
+    assert call("resume", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT pages_done FROM batch_summary") > done)
-    assert pagepack("cancel", "b", "--home", home).returncode == 0
+    assert call("cancel", "b", "--home", home).returncode == 0
     assert rows(home, "SELECT state FROM batch_summary") == [("cancelled",)]
     assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
     slow.terminate()
@@ -278,7 +278,7 @@ def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, wor
 
 def test_whoever_asked_is_told_of_each_document(tmp_path: Path, home: Path, worker: Starter, broker: str) -> None:
     folder = folder_of(tmp_path / "docs", 3, pages=2)
-    pagepack("submit", folder, "--home", home, "--notify", "mine.document_done@mine")
+    call("submit", folder, "--home", home, "--notify", "mine.document_done@mine")
     worker(PAGEPACK_BROKER_URL=broker)
     wait_until(lambda: rows(home, "SELECT count(*) FROM notices WHERE sent_at IS NOT NULL") == [(3,)])
     told = set()
@@ -290,4 +290,4 @@ def test_whoever_asked_is_told_of_each_document(tmp_path: Path, home: Path, work
             assert message.headers["task"] == "mine.document_done"
             told.add(message.payload[1]["document_id"])
     assert told == {row for (row,) in rows(home, "SELECT DISTINCT document_id FROM files")}
-    assert pagepack("submit", folder, "--home", home, "--notify", "no task").returncode == 2
+    assert call("submit", folder, "--home", home, "--notify", "no task").returncode == 2
