@@ -27,6 +27,9 @@ from pipeline.errors import Unavailable, UsageError
 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux, the final NUL included
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "9p")
+_START_SECONDS = (
+    60.0  # it comes up in 0.1 s; a machine that is busy or swaps may need long, and its end is seen at once
+)
 _GUARDED = '(read -r _ <&3; kill -TERM $$) & exec "$@"'  # $$ stays the shell's pid, which exec hands to the server
 
 
@@ -161,7 +164,7 @@ class EmbeddedBroker:
             raise Unavailable(f"the embedded broker {binary} cannot be started: {error}") from error
         finally:
             os.close(read_end)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + _START_SECONDS
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -187,8 +187,8 @@ class Station:
             self._broker.start()
             self._url = self._broker.url
             forget_bells(self._db)  # it is new and empty
+        check_broker(make_app(self._url))  # with the patience of a command: on a busy machine one slow answer is no end
         app = make_app(self._url, events=self._settings.celery_events, own=self._own, silence_seconds=_SILENCE_SECONDS)
-        check_broker(app)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one
         return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import signal
 import socket
 import ssl
 import subprocess
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kombu.transport.redis import Channel as RedisChannel
 
+from pipeline import station
 from pipeline.broker import (
     check_broker,
     delete_mark,
@@ -37,8 +39,10 @@ from pipeline.broker import (
     raise_alarm,
     ring_pages,
 )
+from pipeline.database import Database
 from pipeline.embedded import EmbeddedBroker, server_binary
 from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.settings import Settings
 from schemas.messages import READ_QUEUE
 from tests.running import free_port, pagepack, rows, write_pdf
 
@@ -51,7 +55,7 @@ def start_server(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], 
     port = free_port()
     words = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=1)):
             return process, port
@@ -250,6 +254,24 @@ def test_a_full_broker_costs_bells_and_nothing_else(tmp_path: Path) -> None:
         process.wait()
 
 
+def test_one_slow_answer_of_the_broker_ends_no_start(
+    tmp_path: Path, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is busy: what is too slow for a loop that shall hear SIGTERM is no broker that is away."""
+    monkeypatch.setattr(station, "_SILENCE_SECONDS", 0.2)
+    server, port = start_server(tmp_path)
+    there = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{port}/0"})
+    goes_on = threading.Timer(2.0, server.send_signal, [signal.SIGCONT])
+    try:
+        server.send_signal(signal.SIGSTOP)
+        goes_on.start()
+        station.Station(db, there, [], lambda _: None).connect()
+    finally:
+        goes_on.join()
+        server.kill()
+        server.wait()
+
+
 def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RedisChannel, "QoS", RedisChannel.QoS)  # back as it was, after this
     gather_acknowledgements()
@@ -264,7 +286,7 @@ def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatc
 
         def take(count: int) -> None:
             while len(taken) < count:
-                connection.drain_events(timeout=10)
+                connection.drain_events(timeout=600)
 
         take(3)
         taken[0].ack()
