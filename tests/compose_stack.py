@@ -115,7 +115,7 @@ class Stack:
             cwd=self._folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
 
     def stop(self, name: str) -> int:
@@ -198,7 +198,10 @@ class Stack:
         environment = self.environment(name)
         command[0] = shutil.which(command[0], path=environment["PATH"]) or command[0]
         limit = seconds(self.services[name]["healthcheck"]["timeout"])
-        return subprocess.run(command, env=environment, capture_output=True, timeout=limit).returncode == 0
+        try:
+            return subprocess.run(command, env=environment, capture_output=True, timeout=limit).returncode == 0
+        except subprocess.TimeoutExpired:  # as Docker: one failed check
+            return False
 
     def _write_program(self, name: str, text: str) -> None:
         (self._binaries / name).write_text(text)
@@ -207,10 +210,10 @@ class Stack:
     def _wait_for(self, name: str, condition: str) -> None:
         process = self.running[name]
         if condition == "service_completed_successfully":
-            assert process.wait(120) == 0, f"{name} failed:\n{self.log(name).read_text()}"
+            assert process.wait(600) == 0, f"{name} failed:\n{self.log(name).read_text()}"
             return
         assert condition == "service_healthy"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not self.is_healthy(name):
             said = self.log(name).read_text()[-3000:]
             assert process.poll() is None, f"{name} ended with {process.returncode}:\n{said}"

@@ -30,7 +30,7 @@ class Worker:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=100)
+        self.process.wait(timeout=600)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def workers(
                 os.killpg(worker.process.pid, signal.SIGTERM)
         for worker in started.values():
             try:
-                worker.process.wait(timeout=60)
+                worker.process.wait(timeout=600)
             except subprocess.TimeoutExpired:
                 os.killpg(worker.process.pid, signal.SIGKILL)
                 worker.process.wait()

@@ -282,5 +282,5 @@ def test_a_reader_that_looks_for_page_images_in_another_folder_says_so_and_fails
         said = []
         for worker in workers:
             worker.terminate()
-            said.append(worker.communicate(timeout=60)[1])
+            said.append(worker.communicate(timeout=600)[1])
     assert f"no page image was ever stored in {there}/images" in said[1], said[1]

@@ -29,7 +29,7 @@ def test_interpreted_kernels_agree_with_the_cpu_path(part, tmp_path):
     }
     run = subprocess.run(
         [sys.executable, str(Path(__file__)), part, str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=400,
+        env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
 

@@ -18,7 +18,7 @@ def test_a_flood_of_mixed_pages_stays_within_the_grant():
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.bench_memory", "--preset", "tiny", "--granted-gb", "0.22", "--pages", "40"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        capture_output=True, text=True, timeout=400,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     figures = json.loads(run.stdout.splitlines()[-1])

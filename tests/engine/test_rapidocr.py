@@ -56,7 +56,7 @@ def engine() -> Iterator[RapidOcrEngine]:
 
 
 def read(engine: RapidOcrEngine, pixels: Pixels) -> Answer:
-    return engine.submit("hash", pixels, [OCR])[0].result(timeout=300)
+    return engine.submit("hash", pixels, [OCR])[0].result(timeout=600)
 
 
 COLUMNS_TEXT = f"A heading that runs over both of the columns here\n\n{' '.join(LEFT)}\n\n{' '.join(RIGHT)}"
@@ -116,7 +116,7 @@ def test_page_without_text_is_empty(engine: RapidOcrEngine, shape: tuple[int, in
 def test_pages_read_together_equal_pages_read_alone(engine: RapidOcrEngine) -> None:
     pages = [draw((20, 40, f"Sheet number {i} of the harbour ledger")) for i in range(6)]
     together = [engine.submit(str(i), page, [OCR])[0] for i, page in enumerate(pages)]
-    texts = [future.result(timeout=300).text for future in together]
+    texts = [future.result(timeout=600).text for future in together]
     assert texts == [f"Sheet number {i} of the harbour ledger" for i in range(6)]
     alone = [read(engine, page) for page in pages[:2]]
     assert [(a.text, a.details) for a in alone] == [(f.result().text, f.result().details) for f in together[:2]]
@@ -126,27 +126,27 @@ def test_other_prompts_fail_on_their_own_future_only(engine: RapidOcrEngine) -> 
     assert engine.supports(OCR) and not engine.supports(DESCRIBE)
     transcript, description = engine.submit("hash", draw((20, 40, "Receipt 204")), [OCR, DESCRIBE])
     with pytest.raises(PageFailed, match="describe"):
-        description.result(timeout=300)
-    assert transcript.result(timeout=300).text == "Receipt 204"
+        description.result(timeout=600)
+    assert transcript.result(timeout=600).text == "Receipt 204"
 
 
 def test_bad_page_fails_alone(engine: RapidOcrEngine) -> None:
     bad = engine.submit("bad", np.zeros((0, 0, 3), np.uint8), [OCR])[0]
     good = engine.submit("good", draw((20, 40, "Receipt 205")), [OCR])[0]
     with pytest.raises(PageFailed, match=r"\(0, 0, 3\)"):
-        bad.result(timeout=300)
-    assert good.result(timeout=300).text == "Receipt 205"
+        bad.result(timeout=600)
+    assert good.result(timeout=600).text == "Receipt 205"
     assert engine.stats()["failed"] >= 1
 
 
 def test_page_past_its_deadline_ends_with_empty_text(engine: RapidOcrEngine) -> None:
-    late = engine.submit("hash", two_columns(), [OCR], deadline=time.monotonic() - 1)[0].result(timeout=300)
+    late = engine.submit("hash", two_columns(), [OCR], deadline=time.monotonic() - 1)[0].result(timeout=600)
     assert (late.text, late.finish_reason) == ("", "deadline")
 
 
 def test_deadline_of_a_running_page_is_seen_between_model_calls(engine: RapidOcrEngine) -> None:
     page = np.concatenate([two_columns()] * 4)
-    answer = engine.submit("hash", page, [OCR], deadline=time.monotonic() + 0.15)[0].result(timeout=300)
+    answer = engine.submit("hash", page, [OCR], deadline=time.monotonic() + 0.15)[0].result(timeout=600)
     assert (answer.text, answer.finish_reason) == ("", "deadline")
 
 
@@ -187,7 +187,7 @@ def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothin
         "sys.exit(0 if engine.model == name else name)\n"
     )
     root = Path(__file__).parents[2]
-    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=600)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert fingerprint().startswith("PP-OCRv6-small/")
 

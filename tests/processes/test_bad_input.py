@@ -82,7 +82,7 @@ def test_an_unreadable_file_and_a_read_only_home_are_named(tmp_path: Path) -> No
 
     def run_humbly(home: Path) -> subprocess.CompletedProcess[str]:
         command = [*humble, *PAGEPACK, "run", str(folder), "--home", str(home)]
-        return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=600)
 
     refused = run_humbly(locked / "home")
     assert refused.returncode == 2 and "cannot be written" in refused.stderr
@@ -118,7 +118,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
         env=environment("InstantEngine", COUNT=count),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
     )
     assert "full: 4" in result.stdout, result.stdout + result.stderr
     assert "no room left" in result.stderr or "disk" in result.stderr
@@ -153,7 +153,7 @@ def test_a_wheel_works_in_another_folder_without_the_source(tmp_path: Path) -> N
         cwd=folder.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     assert rows(folder.parent / "pagepack-data", "SELECT count(*) FROM page_text") == [(1,)]

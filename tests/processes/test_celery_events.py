@@ -44,7 +44,7 @@ def test_workers_send_heartbeats_and_tasks_and_answer_a_ping(settings: Settings,
         workers(settings, url, "ingest", "read", PAGEPACK_CELERY_EVENTS="true"),
     ):
         app = make_app(url, events=True)
-        wait_until(lambda: len(app.control.ping(timeout=0.5)) == 2)
+        wait_until(lambda: len(app.control.ping(timeout=5, limit=2)) == 2)
         with listening(app) as seen:
             submit(db, url, settings, folder)
             wanted = {

@@ -40,7 +40,7 @@ def shell(script: str, home: Path, **variables: str) -> subprocess.CompletedProc
     """bash, with `pagepack` as a function."""
     defined = f'pagepack() {{ {PROGRAM} "$@"; }}\n{script}'
     told = environment("InstantEngine", PAGEPACK_HOME=str(home), **variables)
-    return subprocess.run(["bash", "-c", defined], env=told, capture_output=True, text=True, timeout=300)
+    return subprocess.run(["bash", "-c", defined], env=told, capture_output=True, text=True, timeout=600)
 
 
 MANY = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000) SELECT i FROM n"
@@ -91,7 +91,7 @@ def test_texts_are_written_whatever_the_locale(home: Path, variables: dict[str, 
     for command in ("search tide", "sql 'SELECT text FROM page_text'", "export --format jsonl --out -"):
         told = environment("InstantEngine", **variables)
         result = subprocess.run(
-            ["bash", "-c", f"{PROGRAM} {command} --home {home}"], env=told, capture_output=True, timeout=120
+            ["bash", "-c", f"{PROGRAM} {command} --home {home}"], env=told, capture_output=True, timeout=600
         )
         assert result.returncode == 0, result.stderr
         assert "crème" in result.stdout.decode() and "年度" in result.stdout.decode()
@@ -154,7 +154,7 @@ def humbly(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Root writes where it likes, unless it gives up that privilege."""
     humble = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     command = [*humble, *PAGEPACK, *map(str, arguments)]
-    return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=600)
 
 
 READING = [
@@ -316,6 +316,6 @@ def test_a_stopped_run_names_the_server_that_holds_the_answers(
     run = start(*words, engine="SlowEngine", PAGEPACK_DATABASE_URL=url)
     wait_until(lambda: archive.scalar("SELECT count(*) FROM page_text") > 0)
     run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=200)
+    _, errors = run.communicate(timeout=600)
     assert run.returncode == 130, errors
     assert f"answers are stored in {url.replace(':' + PASSWORD, '')}. Run the same command again" in errors, errors

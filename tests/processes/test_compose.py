@@ -240,12 +240,12 @@ def test_flower_sees_the_workers_and_asks_for_its_password(stack: Stack) -> None
     stack.up("ingest", "read", "flower")
     address = f"http://127.0.0.1:{stack.port('flower', '5555')}"
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{address}/workers", timeout=10)
+        urllib.request.urlopen(f"{address}/workers", timeout=120)
     login = base64.b64encode(f"pagepack:{PASSWORDS['FLOWER_PASSWORD']}".encode()).decode()
 
     def page(path: str) -> bytes:
         request = urllib.request.Request(f"{address}/{path}", headers={"Authorization": f"Basic {login}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return bytes(answer.read())
 
     def seen() -> dict[str, str]:

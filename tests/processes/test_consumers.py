@@ -57,14 +57,14 @@ class Place:
 
     def letters(self) -> list[tuple[Any, ...]]:
         """What the consumer noted."""
-        with sqlite3.connect(self.folder / "mine.db", timeout=30) as mine:
+        with sqlite3.connect(self.folder / "mine.db", timeout=60) as mine:
             if not mine.execute("SELECT * FROM sqlite_master WHERE name = 'letters'").fetchall():
                 return []
             return mine.execute("SELECT document_id, words, state FROM letters ORDER BY document_id").fetchall()
 
     def ask(self, *paths: Path) -> None:
         command = [sys.executable, "-m", "docs.consumer", *map(str, paths)]
-        subprocess.run(command, env=environment("", **self.variables), cwd=ROOT, check=True, timeout=200)
+        subprocess.run(command, env=environment("", **self.variables), cwd=ROOT, check=True, timeout=600)
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -123,7 +123,7 @@ def test_who_was_away_or_is_told_twice_has_each_document_once(place: Place, tmp_
     )
     assert submitted.returncode == 0, submitted.stderr
     wait_until(lambda: rows(place.home, "SELECT count(*) FROM notices WHERE sent_at IS NOT NULL") == [(1,)])
-    with sqlite3.connect(place.home / "pagepack.db", timeout=30) as database:  # as if the sender had died before this
+    with sqlite3.connect(place.home / "pagepack.db", timeout=60) as database:  # as if the sender had died before this
         database.execute("UPDATE notices SET sent_at = NULL")
     wait_until(lambda: rows(place.home, "SELECT count(*) FROM notices WHERE sent_at IS NOT NULL") == [(1,)])
     with redis.Redis.from_url(place.broker_url) as client:
@@ -174,4 +174,4 @@ def test_who_may_ask_may_do_nothing_else(place: Place, tmp_path: Path) -> None:
 def test_the_example_needs_nothing_of_pagepack() -> None:
     code = "import sys, docs.consumer; sys.exit(bool({'pipeline', 'schemas', 'workers'} & set(sys.modules)))"
     given = {**os.environ, "PAGEPACK_BROKER_URL": "redis://127.0.0.1:1/0"}
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=given, timeout=200).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=given, timeout=600).returncode == 0

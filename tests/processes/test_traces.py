@@ -144,7 +144,7 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end(fresh: None, monkeypa
         traces.record_span("read", TracedPage("0195-a", number), 1.0, 2.0)
     started = time.monotonic()
     traces.stop_traces()
-    assert time.monotonic() - started < 9
+    assert time.monotonic() - started < 60, "the exporter alone would try for longer"
 
 
 def test_traces_are_off_without_an_endpoint_and_a_missing_package_is_said(
