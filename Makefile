@@ -1,9 +1,11 @@
-# `make demo` reads the samples, `make test` runs every test, `make chaos` breaks hosts and servers. From a bare clone.
+# `make demo` reads the samples, `make test` runs every test, `make test-fast` those of a minute, `make fuzz` looks for
+# new counterexamples, `make chaos` breaks hosts and servers. From a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: demo demo-pixtral test chaos lint clean
+.PHONY: demo demo-pixtral test test-fast fuzz chaos lint clean
 
 demo: .venv/core
 	@rm -rf pagepack-data/demo
@@ -23,7 +25,13 @@ demo-pixtral: .venv/all
 	$(BIN)/python -m benchmarks.reader.demo compare pagepack-data/demo-pixtral
 
 test: .venv/all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
+	$(PYTEST) -n 3 --dist loadgroup --no-loadscope-reorder
+
+test-fast: .venv/all
+	$(PYTEST) -n 2 tests/unit tests/database -k "not postgresql" -m "not hypothesis"
+
+fuzz: .venv/all
+	$(PYTEST) -n 2 -m hypothesis --hypothesis-profile fuzz --timeout 0
 
 chaos: .venv/all
 	$(BIN)/python -m tests.chaos

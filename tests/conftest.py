@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from pipeline.answers import ReadAnswer
 from pipeline.batches import OpenBatch, SeenFile, finish_batch, open_batch, record_files
@@ -28,6 +30,12 @@ from schemas.prompts import OCR, Prompt
 from tests.postgres import FAST, PostgresServer
 from tests.running import free_port
 
+# `make test` tries the same examples each time, `make fuzz` others and twenty times as many. Slowness is no fault.
+_SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture]
+for _name, _how in {"fixed": {"derandomize": True}, "fuzz": {"max_examples": 2_000, "print_blob": True}}.items():
+    hypothesis_settings.register_profile(_name, deadline=None, suppress_health_check=_SLOW_IS_FINE, **_how)
+hypothesis_settings.load_profile("fixed")
+
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
 
 
@@ -37,6 +45,11 @@ def sha(text: str) -> str:
 
 def answer(text: str, model: str = "m1", **given: Any) -> ReadAnswer:
     return ReadAnswer(**{"engine": "rapidocr", "model": model, "text": text, "finish_reason": "stop"} | given)
+
+
+def examples(count: int) -> hypothesis_settings:
+    """So many of them in `make test`, for what is slow or needs more than a hundred."""
+    return hypothesis_settings(max_examples=count * hypothesis_settings().max_examples // 100)
 
 
 @dataclass
@@ -133,6 +146,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only")
         metafunc.parametrize("backend", only.args if only else getattr(metafunc.module, "DATABASES", ("sqlite",)))
+
+
+_LONGEST_FIRST = ("processes", "engine", "", "database", "unit")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Test processes get their tests in this order, so that short ones fill up the end."""
+    here = Path(__file__).parent
+    ranks = {name: rank for rank, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.parent.name if item.path.parent != here else "", 2))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -20,7 +20,7 @@ from pipeline.export_paths import Targets, safe_name, shared_folder
 from pipeline.query import find_batch
 from pipeline.store import NewPage
 from schemas.prompts import DESCRIBE, OCR
-from tests.conftest import Archive, sha
+from tests.conftest import Archive, examples, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -138,7 +138,7 @@ def test_prompts_become_sections_and_can_be_chosen(archive: Archive, tmp_path: P
     assert set(files(tmp_path / "batch")) == {"b.pdf.md"}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=3)
 )

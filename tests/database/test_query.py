@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PageFailed, UsageError
@@ -29,7 +28,7 @@ from pipeline.settings import Settings
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import TaskAttempt
 from schemas.views import COLUMNS
-from tests.conftest import LIMITS, Archive, sha
+from tests.conftest import LIMITS, Archive, examples, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -155,7 +154,7 @@ LATIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F), min_size
 CHINESE = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1, max_size=20)
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(texts=st.lists(st.one_of(LATIN, CHINESE, st.tuples(LATIN, CHINESE).map(" ".join)), min_size=1, max_size=4))
 def test_any_word_of_a_stored_text_finds_its_page(archive: Archive, texts: list[str]) -> None:
     path = f"/in/{sha(repr(texts))}.pdf"
@@ -198,7 +197,7 @@ def test_any_query_is_safe(archive: Archive, words: str) -> None:
         assert "search for" in str(error)
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(words=st.text(st.one_of(st.sampled_from('"*^:(){}-+ ANDOR_,;'), st.characters()), max_size=30))
 def test_random_queries_are_safe(archive: Archive, words: str) -> None:
     try:

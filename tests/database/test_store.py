@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -40,7 +40,7 @@ from pipeline.store import (
 )
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
-from tests.conftest import LIMITS, Archive, answer, sha
+from tests.conftest import LIMITS, Archive, answer, examples, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -495,18 +495,12 @@ class Store(RuleBasedStateMachine):
             assert seen == done + failed + rejected
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.hypothesis
 def test_the_store_keeps_its_promises_under_any_order_of_calls(new_settings: Callable[[], Settings]) -> None:
     Store.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(
         Store,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=20,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-        ),
+        settings=settings(examples(40), stateful_step_count=20),
     )
 
 

@@ -47,7 +47,7 @@ from pipeline.store import (
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
 from tests.chaos import history
-from tests.conftest import LIMITS, Archive, answer, sha
+from tests.conftest import LIMITS, Archive, answer, examples, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -356,16 +356,14 @@ def said(prompt: Prompt, claim: PageClaim, model: str) -> Any:
     return answer(f"{prompt.name} of {claim.image_hash}", model)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.hypothesis
 def test_whatever_happens_honest_workers_finish_it(new_settings: Callable[[], Settings], backend: str) -> None:
     Fleet.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=25 if backend == "sqlite" else 15,
+            examples(25 if backend == "sqlite" else 15),
             stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
 from tests import pixtral_reference as reference
+from tests.conftest import examples
 from workers.pixtral import attention, vision
 from workers.pixtral.arithmetic import Arithmetic, Tiles
 from workers.pixtral.attention import Boundaries, PagedCache, attend_packed, attend_past
@@ -127,7 +128,7 @@ work_lists = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     work=work_lists,
     max_sequences=st.just(16),
@@ -147,7 +148,7 @@ def test_text_is_bitwise_the_same_in_any_pack_and_order(model, processor, alone,
     assert len(states) == len(work)
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(
     work=work_lists,
     chunk=st.sampled_from([5, 16, 33]),

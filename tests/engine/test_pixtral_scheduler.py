@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from workers.pixtral import packing
 from workers.pixtral.kv_cache import BlockPool
 from workers.pixtral.scheduler import Limits, Scheduler
@@ -36,7 +37,7 @@ def commit(step, finish):
                 finish(seq, "length")
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     seed=st.integers(0, 2**32),
     blocks=st.integers(8, 60),

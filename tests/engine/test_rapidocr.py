@@ -19,6 +19,8 @@ from schemas.prompts import DESCRIBE, OCR
 from workers.engines import Answer, rapidocr
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint
 
+pytestmark = pytest.mark.xdist_group("rapidocr")  # one test process pays for what they share
+
 Pixels = NDArray[np.uint8]
 LEFT = ["The harbour office holds", "forty-one boxes of letters,", "ledgers and old drawings,", "unread since 1913."]
 RIGHT = ["Damp had reached the lowest", "shelf, and many of the sheets", "could not be separated from", "one another."]

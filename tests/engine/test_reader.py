@@ -37,6 +37,8 @@ from workers.pixtral.scheduler import Limits, Scheduler
 from workers.pixtral.sequence import Sampling
 from workers.pixtral.weights import load_model
 
+pytestmark = pytest.mark.xdist_group("reader")  # one test process pays for what they share
+
 ROOT = Path(__file__).parents[2]
 MOST_ERRORS = 0.03  # of the 64 pages here; the evaluation's figure, on more pages, is in the card
 CANVASES = ((192, 64), (128, 48), (192, 32), (64, 32))

@@ -10,6 +10,8 @@ import pytest
 
 from tests.chaos.world import ROOT
 
+pytestmark = pytest.mark.xdist_group("chaos")  # one test process pays for what they share
+
 SELECTION = [("1", "postgresql"), ("3", "sqlite"), ("6", "sqlite"), ("7", "postgresql"), ("13b", "sqlite")]
 COMMAND = [sys.executable, "-m", "tests.chaos", "--seeds", "1", "--network", "loopback"]
 

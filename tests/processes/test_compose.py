@@ -33,6 +33,8 @@ from tests.compose_file import ROOT, MissingVariable, interpolated, load_compose
 from tests.compose_stack import Stack, seconds
 from tests.running import wait_until
 
+pytestmark = pytest.mark.xdist_group("compose")  # one test process pays for what they share
+
 PASSWORDS = {
     name: f"{name.lower().replace('_', '')}fortest"
     for name in ("POSTGRES_PASSWORD", "INGEST_PASSWORD", "READ_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")

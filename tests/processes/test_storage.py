@@ -20,6 +20,8 @@ from tests.s3 import Bucket, bucket, s3_endpoint
 from tests.unit.test_discover import PDF
 from tests.unit.test_images import picture
 
+pytestmark = pytest.mark.xdist_group("storage")  # one test process pays for what they share
+
 __all__ = ["bucket", "s3_endpoint"]
 
 

@@ -6,9 +6,10 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from workers.engines.reading_order import Line, text_in_reading_order
 
 PITCH = 20.0
@@ -125,7 +126,7 @@ def test_line_that_the_detector_broke_is_one_line() -> None:
 boxes = st.tuples(st.integers(0, 900), st.integers(0, 1000), st.integers(2, 600), st.integers(2, 60))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(boxes, max_size=40), st.integers(0, 1000), st.floats(-20, 20))
 def test_every_line_appears_once_whatever_the_order(found: list[tuple[int, ...]], seed: int, degrees: float) -> None:
     lines = turned([line(f"<{i}>", *map(float, box)) for i, box in enumerate(found)], degrees)
