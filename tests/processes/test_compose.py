@@ -26,7 +26,6 @@ import pymupdf
 import pytest
 import redis
 
-from benchmarks.checkpoint import make_checkpoint
 from pipeline import __version__
 from pipeline.settings import Settings
 from tests.compose_file import ROOT, MissingVariable, interpolated, load_compose, load_dockerfile
@@ -177,6 +176,8 @@ def test_what_the_file_names_is_no_secret_of_the_image() -> None:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
+    from benchmarks.checkpoint import make_checkpoint  # four seconds, which collecting the tests need not take
+
     folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
     folder.chmod(0o755)  # the server of PostgreSQL is another user
     make_checkpoint(folder / "model", "tiny")

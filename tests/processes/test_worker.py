@@ -252,7 +252,7 @@ def test_places_are_a_process_for_each_device() -> None:
 
 
 def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
-    folder = folder_of(tmp_path / "docs", 1, pages=200)
+    folder = folder_of(tmp_path / "docs", 1, pages=80)
     call("submit", folder, "--home", home, "--batch", "b")
     slow = worker(engine="SlowerEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
@@ -261,7 +261,7 @@ def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, wor
     done = rows(home, "SELECT pages_done FROM batch_summary")
     assert call("pause", "b", "--home", home).returncode == 0, "it may be repeated"
     assert rows(home, "SELECT state FROM batch_summary") == [("paused",)]
-    assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(200,)]
+    assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(80,)]
     assert call("resume", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT pages_done FROM batch_summary") > done)
     assert call("cancel", "b", "--home", home).returncode == 0
@@ -272,7 +272,7 @@ def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, wor
     worker()
     again = pagepack("submit", folder, "--home", home, "--batch", "b", "--wait")
     assert again.returncode == 0, again.stderr
-    assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 200, 0)]
+    assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 80, 0)]
     reconciles(home)
 
 
