@@ -303,3 +303,24 @@ def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatc
         consumer.cancel()
         channel.close()
         assert noted() == 0 and queue_depth(app, READ_QUEUE) == 1, "what was acknowledged is gone, the rest is back"
+
+
+def test_a_message_whose_acknowledgement_was_lost_holds_up_no_other(tmp_path: Path) -> None:
+    """Celery's consumer asks this before it takes a message; an ingest worker holds one at a time."""
+    broker = EmbeddedBroker(tmp_path)
+    broker.start()
+    app = make_app(broker.url)
+    try:
+        with app.connection_for_write() as connection:
+            connection.SimpleQueue("q").put({})
+            channel = connection.channel()
+            channel.basic_qos(0, 1, False)
+            message = channel.basic_get("q")
+            assert not channel.qos.can_consume()
+            broker.stop()
+            with pytest.raises(connection.connection_errors):
+                message.ack()
+            assert channel.qos.can_consume()
+    finally:
+        app.close()
+        broker.stop()
