@@ -39,13 +39,13 @@ def change_batches(world: World) -> None:
             world.pagepack("resume", name)
     world.explained += 2 * IN_FLIGHT  # in hand when their batch is cancelled: read, and not wanted
     world.pagepack("cancel", "long")
-    world.wait(lambda: not history.what_is_open(world.database), 90)
+    world.wait(lambda: not history.what_is_open(world.database))
     world.require(_state(world, "long") == "cancelled", "what was cancelled goes on")
     for path in [*short, *urgent]:
         failed = world.count("failures", f"source_path = '{path}'")
         world.require(failed == 0, f"{failed} pages of {path}, whose batch was not cancelled, failed")
     world.pagepack("submit", *long, "--batch", "long")
-    world.settle(90)
+    world.settle()
     world.check(reopened=True)
 
 
@@ -61,7 +61,7 @@ def ask_a_thousand_times(world: World) -> None:
             app.send_task(SUBMIT_TASK, kwargs={"version": 1, **asked}, queue=INGEST_QUEUE)
         app.close()
     # Until a worker has taken it, a message is all that knows of what it asks for.
-    world.wait(lambda: world.count("batch_sources") == count, 120)
+    world.wait(lambda: world.count("batch_sources") == count)
     told: set[str] = set()
     while history.what_is_open(world.database):
         world.pause(0.5, 2.0)
@@ -103,7 +103,7 @@ def kill_dispatch(world: World) -> None:
             world.broker.client().flushall()
         return set(left().values()) == {"0"} and not history.what_is_open(world.database)
 
-    world.wait(is_over, 170)
+    world.wait(is_over)
     world.require(died == len(points) * deaths, f"{died} hosts died")
     world.check()
     _wait_until_all_are_told(world, set(), files)

@@ -29,7 +29,7 @@ def kill_ingest(world: World) -> None:
     world.start_hosts()
     world.draw(8, 20)
     world.submit()
-    world.settle(100)
+    world.settle()
     left = {point: (world.folder / "points" / point).read_text() for point in points}
     world.require(set(left.values()) == {"0"}, f"not every point was met: {left}")
     world.check()
@@ -43,7 +43,7 @@ def submit_at_once(world: World) -> None:
     names = [[] if number % 2 else ["--batch", f"batch {number}"] for number in range(10)]
     started = [world.begin_pagepack("submit", path, *name) for name in names]
     for process in started:
-        _, errors = process.communicate(timeout=180)
+        _, errors = process.communicate(timeout=500)
         world.require(process.returncode == 0, f"submit ended with {process.returncode}: {errors[-500:]}")
     world.settle()
     world.require(world.count("batches") == 6, f"{world.count('batches')} batches, not 6")
@@ -89,7 +89,7 @@ def hostile_files(world: World) -> None:
     os.mkfifo(bad / "pipe.pdf")
     shutil.copy(good[0], os.fsencode(bad) + b"/\xff\xfe\n name.pdf")
     world.submit()
-    world.settle(120)
+    world.settle()
     ((seen,),) = world.database.rows("SELECT files_seen FROM batch_summary")
     world.explained = 2  # equal pages of one file, which two threads may read at once
     world.require(seen == len(os.listdir(bad)), f"{seen} files seen of {len(os.listdir(bad))}")
@@ -115,7 +115,7 @@ def jump_clock(world: World) -> None:
         world.broker.client().flushall()  # so that bells, too, must be rung by what the clock says
         if world.kind == "sqlite":
             world.explained += 2 * (IN_FLIGHT + 1)  # their leases seem to have run out
-    world.settle(90)
+    world.settle()
     world.check(clock_is_true=False)
 
 
@@ -156,7 +156,7 @@ def odd_messages(world: World) -> None:
             client.lpush(queue, raw)
     world.draw(2, 20)
     world.submit()
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -183,7 +183,7 @@ def mix_versions(world: World) -> None:
             child.kill()
     world.draw(2, 20)
     world.submit(root=root)
-    world.settle(90)
+    world.settle()
     world.check()
     if world.kind == "sqlite":
         world.hosts["h0"].end()

@@ -37,7 +37,7 @@ def kill_broker(world: World, aof: bool) -> None:
         world.broker.kill()
         world.pause(0.2, 4.0)
         world.broker.start()
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -66,7 +66,7 @@ def restart_database(world: World) -> None:
         world.pause(0.0, 1.5)
         world.database.start()
         world.explained += 2 * IN_FLIGHT  # answers that could not be stored in time
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -89,7 +89,7 @@ def fill_images(world: World) -> None:
     _begin(world)
     world.pause(0.2, 1.0)
     _fill_for(world, disk, 5)
-    world.settle(100)
+    world.settle()
     world.check()
 
 
@@ -101,7 +101,7 @@ def fill_broker(world: World) -> None:
     world.submit()
     world.pause(0.2, 1.5)
     _fill_for(world, disk, 6)
-    world.settle(100)
+    world.settle()
     world.check()
 
 
@@ -119,7 +119,7 @@ def fill_database(world: World) -> None:
     world.pause(0.2, 1.5)
     _fill_for(world, disk, 6)
     world.explained += 4 * IN_FLIGHT  # read, and no room for the answer
-    world.settle(100)
+    world.settle()
     world.check()
 
 
@@ -130,7 +130,7 @@ def fill_memory(world: World) -> None:
     world.broker.client().config_set("maxmemory", "1")
     time.sleep(8)
     world.broker.client().config_set("maxmemory", "0")
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -140,7 +140,7 @@ def silence_broker(world: World) -> None:
     proxy.tell("silent")
     time.sleep(70)
     proxy.tell("pass")
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -148,7 +148,7 @@ def forget_connections(world: World) -> None:
     """What a firewall does that lost its table: old connections are silent for ever, new ones go through."""
     proxy = _behind_proxy(world)
     proxy.tell("forget")
-    world.settle(100)
+    world.settle()
     world.check()
 
 
@@ -164,7 +164,7 @@ def lose_store(world: World) -> None:
         store.proxy.tell(mode)
         world.pause(12, 16)
         store.proxy.tell("pass")
-    world.settle(120)
+    world.settle()
     world.check()
 
 
@@ -184,7 +184,7 @@ def make_read_only(world: World) -> None:
         server.execute("ALTER DATABASE pagepack RESET default_transaction_read_only")
         server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pagepack'")
         world.explained += 2 * IN_FLIGHT  # answers that could not be stored in time
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -198,7 +198,7 @@ def cut_host(world: World) -> None:
         world.network.set_link(name, True)
         world.explained += 2 * IN_FLIGHT
         world.pause(0.5, 2.0)
-    world.settle(120)
+    world.settle()
     world.check()
 
 

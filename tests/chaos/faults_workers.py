@@ -55,7 +55,7 @@ def kill_at_points(world: World) -> None:
     world.draw(4, 40)
     world.submit()
     world.explained = len(points) * deaths * IN_FLIGHT
-    world.settle(90)
+    world.settle()
     world.require(
         all((world.folder / "points" / point).read_text() == "0" for point in points), "not every point was met"
     )
@@ -112,14 +112,14 @@ def stop_hosts(world: World) -> None:
             host.process.terminate()
         if turn == "and killed":
             host.process.kill()
-        host.process.wait(30)
+        host.process.wait(300)
         world.require(time.monotonic() - began < 12, f"SIGTERM {turn}: gone after {time.monotonic() - began:.0f} s")
         if turn != "and killed":
             held = world.count("page_tasks", "owner IS NOT NULL") if world.kind == "sqlite" else 0
             world.require(held == 0, f"SIGTERM {turn}: {held} leases left")
             world.require(world.count("page_tasks", "crashes > 0") == 0, f"SIGTERM {turn}: pages are blamed")
         world.restart_host("h0", **slow)
-    world.settle(90)
+    world.settle()
     world.check()
 
 
@@ -149,7 +149,7 @@ def poison(world: World, engine: str) -> None:
     paths = world.draw(3, 20, dark)
     poisoned = [(str(paths[file]), page + 1) for file, page in dark]
     world.submit()
-    world.settle(100)
+    world.settle()
     world.explained = len(dark) * (crashes * IN_FLIGHT)
     failed = world.database.rows("SELECT source_path, page_number FROM failures ORDER BY 1, 2")
     world.require(failed == sorted(poisoned), f"failed are {failed}, not {poisoned}")

@@ -57,7 +57,7 @@ class Valkey:
             self._process = subprocess.Popen(
                 [binary, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 120
         while True:
             with suppress(redis.RedisError, OSError):
                 self.client().ping()

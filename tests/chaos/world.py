@@ -56,7 +56,7 @@ class Host:
                         found.append(child)
         return found
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 60) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = 300) -> int:
         self.process.send_signal(number)
         return self.process.wait(seconds)
 
@@ -201,7 +201,7 @@ class World:
     def pagepack(self, *words: str | Path, codes: Collection[int] = (0,), **variables: Any) -> str:
         """A command on the first host; what it printed. Raises Broken where it ends with none of these codes."""
         started = self.begin_pagepack(*words, **variables)
-        output, errors = started.communicate(timeout=180)
+        output, errors = started.communicate(timeout=500)
         if started.returncode not in codes:
             raise Broken(f"pagepack {words[0]} ended with {started.returncode}: {errors[-500:]}")
         return output
@@ -224,7 +224,7 @@ class World:
     def done(self) -> int:
         return self.count("page_tasks", "state = 'done'")
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 500) -> None:
         """Until it holds. Raises Broken where it does not in time; a database that is away counts as not yet."""
         deadline = time.monotonic() + seconds
         last: Exception | None = None
@@ -243,7 +243,7 @@ class World:
     def pause(self, least: float, most: float) -> None:
         time.sleep(self.random.uniform(least, most))
 
-    def settle(self, seconds: float = 150) -> None:
+    def settle(self, seconds: float = 500) -> None:
         """Until nothing is open. Raises Broken with what is."""
         try:
             self.wait(lambda: not history.what_is_open(self.database), seconds)

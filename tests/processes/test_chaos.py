@@ -38,5 +38,5 @@ def trials() -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 @pytest.mark.parametrize("label", [label for label, _ in SELECTION])
 def test_a_fault_loses_nothing(label: str, trials: dict[str, subprocess.Popen[str]]) -> None:
-    output, _ = trials[label].communicate(timeout=600)
+    output, _ = trials[label].communicate(timeout=800)
     assert trials[label].returncode == 0, output
