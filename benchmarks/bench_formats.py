@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline import images
+from pipeline.blobs import png
 from pipeline.discover import discover, identify
 from pipeline.errors import DocumentRejected
 from pipeline.rasterize import RasterizedPage, Rasterizer
@@ -41,7 +41,7 @@ def by_pillow(name: str, **options: Any) -> Callable[[Image.Image], bytes]:
 
 
 FORMATS: dict[str, Callable[[Image.Image], bytes]] = {
-    "png unfiltered, level 1 (ours)": images.encode,
+    "png unfiltered, level 1 (ours)": png.encode,
     "png, Pillow, level 1": by_pillow("PNG", compress_level=1),
     "png, Pillow, level 6": by_pillow("PNG", compress_level=6),
     "webp lossless, method 0": by_pillow("WEBP", lossless=True, method=0, quality=0),
@@ -68,7 +68,7 @@ def sample_pages() -> dict[str, Image.Image]:
                 with rasterizer.open(found.path, identify(found.path).kind) as document:
                     for page in document.pages():
                         assert isinstance(page, RasterizedPage), page
-                        pages[f"{Path(found.path).name} {page.page_index + 1}"] = images.load(page.image)
+                        pages[f"{Path(found.path).name} {page.page_index + 1}"] = png.load(page.image)
             except DocumentRejected:
                 continue
     return pages

@@ -41,11 +41,12 @@ from PIL import Image
 
 from pipeline.batches import open_batch
 from pipeline.bells import take_due_pages
+from pipeline.blobs.page_images import ImageStore
+from pipeline.blobs.png import encode
 from pipeline.broker import make_app, queue_depth, ring_pages
 from pipeline.database import Database, open_database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.fleet import workers
-from pipeline.images import ImageStore, encode
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings, load_settings
 from schemas.messages import READ_QUEUE

@@ -31,7 +31,7 @@ from typing import Any
 import pymupdf
 from PIL import Image
 
-from pipeline import images
+from pipeline.blobs import png
 from pipeline.errors import DocumentRejected
 from pipeline.rasterize import RasterizedPage, Rasterizer
 from pipeline.settings import Settings
@@ -67,9 +67,9 @@ def bare(paths: list[Path], then: Callable[[Any, Any], object]) -> int:
 def stored(page: Any, pixmap: Any) -> None:
     page.get_text()
     size = (pixmap.width, pixmap.height)
-    image = images.canonical(Image.frombuffer("RGB", size, pixmap.samples, "raw", "RGB", 0, 1))
-    images.hash_pixels(image)
-    images.encode(image)
+    image = png.canonical(Image.frombuffer("RGB", size, pixmap.samples, "raw", "RGB", 0, 1))
+    png.hash_pixels(image)
+    png.encode(image)
 
 
 def sandboxed(rasterizer: Rasterizer, paths: list[Path]) -> int:
@@ -83,12 +83,12 @@ def sandboxed(rasterizer: Rasterizer, paths: list[Path]) -> int:
 
 
 def without_encoding(rasterizer: Rasterizer, paths: list[Path]) -> int:
-    kept = images.encode, images.hash_pixels, images.canonical
-    images.encode, images.hash_pixels, images.canonical = (lambda _: b""), (lambda _: ""), (lambda image: image)
+    kept = png.encode, png.hash_pixels, png.canonical
+    png.encode, png.hash_pixels, png.canonical = (lambda _: b""), (lambda _: ""), (lambda image: image)
     try:
         return sandboxed(rasterizer, paths)
     finally:
-        images.encode, images.hash_pixels, images.canonical = kept
+        png.encode, png.hash_pixels, png.canonical = kept
 
 
 def cpu_seconds(rasterizer: Rasterizer) -> float:

@@ -151,7 +151,7 @@ def _database_name(settings: Settings) -> str:
     """As people know it, without a password."""
     if settings.database_url is None:
         return str(settings.home / "pagepack.db")
-    from pipeline.postgresql import server_name, server_url
+    from pipeline.urls import server_name, server_url
 
     return server_name(server_url(settings.database_url))
 

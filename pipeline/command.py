@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline import __version__
-from pipeline.storage import is_url
+from pipeline.urls import is_url
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 

@@ -28,9 +28,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.migrate import current_revision, head_revision, is_known, upgrade
-from pipeline.postgresql import server_engine, server_name, server_url, translated
+from pipeline.postgresql import server_engine, translated
 from pipeline.readonly_file import Unchanged, connect_readonly, is_immutable
 from pipeline.settings import Settings
+from pipeline.urls import server_name, server_url
 
 BUSY_TIMEOUT_MS = 60_000  # a backup or another process may hold SQLite's one write lock for half a minute
 _WAITS_SECONDS = (0.05, 0.2, 0.8)  # before the second, third and fourth try of a transaction that may be repeated

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.settings import Settings
-from pipeline.storage import is_url, local_path
+from pipeline.urls import is_url, local_path
 
 _LONGEST_PATH_BYTES = 2_600  # a row of a PostgreSQL index holds 2,704
 

@@ -15,10 +15,11 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 
+from pipeline.blobs.storage import Listed, Storage
 from pipeline.discover import Found, Identity, display, is_skipped, kind_of, rejected
 from pipeline.errors import DocumentRejected, UsageError, redacted
 from pipeline.settings import Settings
-from pipeline.storage import Listed, Storage, has_credentials
+from pipeline.urls import has_credentials
 
 _HEAD_BYTES = 1024
 

@@ -18,11 +18,11 @@ from sqlalchemy import select
 from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, known_files, record_files
 from pipeline.bells import is_ingest_wanted
+from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database import Database
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
-from pipeline.images import open_images
 from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import (
     GONE_SECONDS,
@@ -39,8 +39,8 @@ from pipeline.progress import Room
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 from pipeline.stages import rasterizing
-from pipeline.storage import is_url
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
+from pipeline.urls import is_url
 from schemas.tables import Source
 
 _FILES_A_TRANSACTION = 200

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import quote_from_bytes
 
+from pipeline.blobs.storage import Storage
 from pipeline.discover import display, identify, open_regular, rejected
 from pipeline.errors import DiskFull, DocumentRejected, UsageError
 from pipeline.settings import Settings
-from pipeline.storage import Storage, is_url, local_path
+from pipeline.urls import is_url, local_path
 
 
 def location_of(path: str) -> str:

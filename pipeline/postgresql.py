@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 
 from pipeline.boottime import boottime
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
@@ -16,7 +16,6 @@ from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 NO_DRIVER = "PAGEPACK_DATABASE_URL names a PostgreSQL server: pip install 'pagepack[postgres]'"
 
 _IDLE_SECONDS = 0.2
-_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 _CONNECT: dict[str, Any] = {
     "application_name": "pagepack",
@@ -30,32 +29,6 @@ _CONNECT: dict[str, Any] = {
 
 _AGAIN = ("40001", "40P01", "55P03", "57014", "57P", "53300", "08")
 """SQLSTATEs, or how they begin, that may pass: conflicts, a server that stops or starts, no connection left."""
-
-
-def server_url(url: str) -> sa.URL:
-    """The URL as SQLAlchemy and psycopg read it; `server_url(url).query` goes to libpq (sslmode, …).
-
-    Raises:
-        ValueError: it is none of PostgreSQL's; the message does not repeat it, for it may hold a password.
-    """
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in _SCHEMES:
-        raise ValueError("not a URL like postgresql://user:password@host:5432/database")
-    try:
-        parsed = sa.make_url(url)
-    except (ArgumentError, ValueError):  # their words may hold the password
-        raise ValueError(
-            "not a URL like postgresql://user:password@host:5432/database; write / : @ # ? % in a password as %2F %3A…"
-        ) from None
-    return parsed.set(drivername="postgresql+psycopg")
-
-
-def server_name(url: sa.URL) -> str:
-    """`postgresql://user@host:5432/database`: for messages."""
-    host = url.host or url.query.get("host") or ""
-    user = f"{url.username}@" if url.username else ""
-    port = f":{url.port}" if url.port else ""
-    return f"postgresql://{user}{host}{port}/{url.database or ''}"
 
 
 def connect_arguments(url: sa.URL) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from typing import Any, BinaryIO, Self
 
 from PIL import Image
 
-from pipeline import images
+from pipeline.blobs import png
 from pipeline.discover import display, open_regular
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.rasterize_child import SLOT_BYTES, SLOTS, length, pack
@@ -367,13 +367,13 @@ class _Child:
 def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
     text, dpi = message["text_layer"], message["dpi"]
-    image = images.canonical(drawn)
+    image = png.canonical(drawn)
     return RasterizedPage(
         page_index=page_index,
         width_px=image.width,
         height_px=image.height,
-        image=images.encode(image),
-        image_hash=images.hash_pixels(image),
+        image=png.encode(image),
+        image_hash=png.hash_pixels(image),
         text_layer=None if text is None else str(text),
         dpi=None if dpi is None else float(dpi),
         rotation_degrees=int(message["rotation_degrees"]),

@@ -22,8 +22,9 @@ from psycopg.types.string import TextLoader
 
 from pipeline.errors import UsageError
 from pipeline.formats import Value
-from pipeline.postgresql import connect_arguments, server_name, server_url, translated_words
+from pipeline.postgresql import connect_arguments, translated_words
 from pipeline.readonly_sql import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, too_slow
+from pipeline.urls import server_name, server_url
 
 QUERY_ROLE = "pagepack_query"
 _MAY_TAKE_ROLE = """

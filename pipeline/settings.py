@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import UsageError, redacted
-from pipeline.storage import has_credentials
+from pipeline.urls import has_credentials
 
 
 def _(default: Any, description: str, **limits: Any) -> Any:
@@ -94,7 +94,7 @@ class Settings(BaseModel):
     @classmethod
     def _is_server(cls, value: str | None) -> str | None:
         if value is not None:
-            from pipeline.postgresql import server_url  # with it comes SQLAlchemy, which `--help` can do without
+            from pipeline.urls import server_url
 
             server_url(value)
         return value

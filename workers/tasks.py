@@ -24,11 +24,11 @@ from pydantic import ValidationError
 from pipeline import events
 from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
+from pipeline.blobs.page_images import open_images
 from pipeline.broker import raise_alarm
 from pipeline.daemons import start_daemon
 from pipeline.database import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
-from pipeline.images import open_images
 from pipeline.ingest import Ingester
 from pipeline.leases import GONE_SECONDS, Limits, PageClaim, TaskClaim, renew_tasks, return_claim
 from pipeline.metrics import EngineFigures, set_gauge

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.reader.draw import UNSEEN, Layout, generator, lay_out, pdf_bytes, plain, render
 from benchmarks.reader.lesson import STAGES
-from pipeline.images import hash_pixels
+from pipeline.blobs.png import hash_pixels
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from workers.engines import Answer, Engine
 
@@ -64,7 +64,7 @@ def draw_samples(
 
 def rasterized(layouts: Sequence[Layout], max_side_px: int) -> list[NDArray[np.uint8]]:
     """Each layout as a PDF file through the product's rasterizer."""
-    from pipeline.images import load
+    from pipeline.blobs.png import load
     from pipeline.rasterize import RasterizedPage, Rasterizer
     from pipeline.settings import Settings
 

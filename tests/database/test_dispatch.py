@@ -16,12 +16,13 @@ from PIL import Image
 from pipeline import dispatch, tell
 from pipeline.backlog import Backlog
 from pipeline.batches import finish_batch
+from pipeline.blobs.page_images import open_images
+from pipeline.blobs.png import encode
 from pipeline.broker import make_app, notify, queue_depth, read_queue, ring_pages
 from pipeline.dispatch import Dispatcher, share_out
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import Unavailable
 from pipeline.fleet import enlist, take_duty
-from pipeline.images import encode, open_images
 from pipeline.leases import return_claim
 from pipeline.progress import Room
 from pipeline.settings import Settings

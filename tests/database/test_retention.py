@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import progress
 from pipeline.bells import take_due_pages
+from pipeline.blobs.page_images import ImageStore, open_images
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
-from pipeline.images import ImageStore, open_images
 from pipeline.leases import DocumentClaim, claim_document, give_back, return_claim
 from pipeline.pause import cancel_batch
 from pipeline.progress import Room

@@ -11,9 +11,10 @@ import pytest
 from celery.exceptions import Reject
 from PIL import Image
 
+from pipeline.blobs.page_images import ImageStore
+from pipeline.blobs.png import encode
 from pipeline.database import Database, open_database
 from pipeline.errors import DiskFull
-from pipeline.images import ImageStore, encode
 from pipeline.leases import Limits, give_back_unheld, renew_tasks
 from pipeline.settings import Settings
 from pipeline.store import NewPage

@@ -27,9 +27,9 @@ from pipeline.leases import claim_document
 from pipeline.settings import Settings
 from pipeline.watch import serve
 from tests.conftest import LIMITS, Archive
+from tests.processes.test_watch import get, well
 from tests.running import environment, wait_until
 from tests.stand_ins import InstantEngine
-from tests.processes.test_watch import get, well
 from workers import serve as worker
 from workers import tasks
 from workers.tasks import Reader

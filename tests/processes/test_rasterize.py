@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
+from pipeline.blobs.png import load
 from pipeline.discover import identify
 from pipeline.draw import clean, fit, padded_px
 from pipeline.errors import DocumentRejected
-from pipeline.images import load
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 from tests import hostile

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import storage as storage_module
+from pipeline.blobs import storage as storage_module
+from pipeline.blobs.page_images import ImageStore, RemoteImageStore, open_images
+from pipeline.blobs.png import encode
+from pipeline.blobs.storage import Storage
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PageFailed, PagepackError, StorageGone, UsageError, redacted
-from pipeline.images import ImageStore, RemoteImageStore, encode, open_images
 from pipeline.settings import Settings, load_settings
-from pipeline.storage import Storage, local_path
+from pipeline.urls import local_path
 from tests.s3 import Bucket, bucket, s3_endpoint
 from tests.unit.test_discover import PDF
 from tests.unit.test_images import picture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.batches import open_batch
+from pipeline.blobs.page_images import open_images
 from pipeline.database import Database
 from pipeline.errors import StorageGone
-from pipeline.images import open_images
 from pipeline.ingest import Ingester, register
 from pipeline.settings import Settings
 from schemas.prompts import OCR

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from pipeline.blobs.page_images import ImageStore
+from pipeline.blobs.png import canonical, encode, hash_pixels, load
 from pipeline.errors import PageFailed, Unavailable, UsageError
-from pipeline.images import ImageStore, canonical, encode, hash_pixels, load
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,13 +22,12 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from pipeline.errors import DiskFull, PagepackError, StorageGone, UsageError, redacted
+from pipeline.urls import URL_PATTERN
 
 CHUNK_BYTES = 8 * 2**20
 PARTS = ".parts"  # below the root: one folder to sweep, on the same disk, so that a rename is one step
 PART_SECONDS = 3600.0  # a file that is still being written after so long was left by a process that died
 KEYS_A_PAGE = 1_000  # of an S3 listing: as many as S3 gives at once
-
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/@]*:[^@]*)@)?(.*)", re.DOTALL)
 _S3 = ("s3", "s3a")
 # Object stores show an object only when it is whole; elsewhere it is written beside its place and moved there.
 _WHOLE_AT_ONCE = (*_S3, "gs", "gcs", "az", "abfs", "abfss", "oss", "memory")
@@ -45,35 +42,6 @@ _S3_OPTIONS = {
     },
 }
 _CHANGES = ("ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "updated", "created")
-
-
-def is_url(text: str) -> bool:
-    """`s3://bucket` and `file:///folder` are URLs; what has no `://` is a path."""
-    return _URL.match(text) is not None
-
-
-def has_credentials(url: str) -> bool:
-    return redacted(url) != url
-
-
-def local_path(text: str) -> str | None:
-    """The local path that a path or `file://` URL names; None for other URLs.
-
-    Raises:
-        UsageError: a `file://` URL names a host, or holds a NUL.
-    """
-    scheme, separator, rest = text.partition("://")
-    if not separator or not is_url(text):
-        return text
-    if scheme.lower() not in ("file", "local"):
-        return None
-    rest = rest.removeprefix("localhost")
-    if not rest.startswith("/"):
-        raise UsageError(f"{text}: a file:// URL has three slashes and an absolute path, like file:///{rest}")
-    path = unquote_to_bytes(rest.encode("utf-8", "surrogateescape"))
-    if b"\0" in path:
-        raise UsageError(f"{text}: no path holds a NUL (%00)")
-    return os.fsdecode(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +217,7 @@ class Storage:
 def _open(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # keeps one file system a process and set of options
 
-    match = _URL.match(url)
+    match = URL_PATTERN.match(url)
     if match is None or "::" in url or not match[3].strip("/"):
         raise ValueError("a URL names a bucket or host, like s3://bucket/prefix, and no chain of them")
     scheme, credentials, rest = match[1].lower(), match[2], match[3]
