@@ -44,7 +44,8 @@ from pipeline.bells import take_due_pages
 from pipeline.blobs.page_images import ImageStore
 from pipeline.blobs.png import encode
 from pipeline.broker import make_app, queue_depth, ring_pages
-from pipeline.database import Database, open_database
+from pipeline.database.engine import Database
+from pipeline.database.open import open_database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.fleet import workers
 from pipeline.progress import what_is_open

@@ -1,4 +1,4 @@
-"""How Alembic runs here: on the connection that `pipeline.database` hands over, inside its transaction."""
+"""How Alembic runs here: on the connection that `pipeline.database.engine` hands over, inside its transaction."""
 
 from alembic import context
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pipeline.database import GivenRows
+from pipeline.database.dialect import GivenRows
 from pipeline.words import search_terms, search_vector
 from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState, utc_now
 

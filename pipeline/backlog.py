@@ -18,7 +18,7 @@ from celery import Celery
 from sqlalchemy import select
 
 from pipeline.broker import queue_depth, read_queue
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import PagepackError
 from pipeline.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
 
 from pipeline.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
-from pipeline.database import Database, insert_for, retried
+from pipeline.database.dialect import insert_for
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
 from pipeline.errors import DocumentRejected
 from pipeline.notices import forget_notices, forget_outdated, note_all_ended
 from schemas.columns import server_now

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import select, update
 
 from pipeline.batches import supersede
-from pipeline.database import Database, retried
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
 from pipeline.leases import Leased, is_in, locked_ids
 from schemas.tables import Batch, BatchState, Document, PageTask
 

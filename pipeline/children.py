@@ -18,7 +18,8 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.database import Database, refuse_newer
+from pipeline.database.engine import Database
+from pipeline.database.open import refuse_newer
 from pipeline.errors import EXIT_FAULT, PagepackError, ProgramFault, Unavailable, UsageError
 from pipeline.fleet import dismiss, is_enlisted
 from pipeline.forked import Forked

@@ -178,7 +178,7 @@ def _read_prompt(path: Path) -> str:
 
 
 def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.live import duration
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
@@ -266,7 +266,7 @@ def submit(
 
 def _follow(settings: Settings, batch: Any, live: Live, is_stopping: Callable[[], bool]) -> bool:
     """Show a batch's progress until it ends; False where the user left first."""
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.submit import follow
 
     db = open_database(settings, readonly=True)

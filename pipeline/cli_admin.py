@@ -32,9 +32,9 @@ def upgrade(home: Path | None, as_json: bool) -> int:
     """Bring the database to this program's schema; safe to repeat, and on a server by several at once."""
     from contextlib import nullcontext
 
-    from pipeline.database import open_database
-    from pipeline.embedded import HomeLock
-    from pipeline.migrate import head_revision
+    from pipeline.database.home import HomeLock
+    from pipeline.database.migrate import head_revision
+    from pipeline.database.open import open_database
     from pipeline.settings import load_settings
 
     settings = load_settings(home=home)
@@ -61,8 +61,8 @@ def roles(home: Path | None, only_print: bool) -> int:
 
     None can log in: GRANT them to the users that programs log in as. Run `pagepack db upgrade` before.
     """
-    from pipeline.database import open_database
-    from pipeline.roles import GRANTS, OWNER, create_roles, role_statements
+    from pipeline.database.open import open_database
+    from pipeline.database.roles import GRANTS, OWNER, create_roles, role_statements
     from pipeline.settings import load_settings
 
     if only_print:

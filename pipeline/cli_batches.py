@@ -35,7 +35,7 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
     from rich.console import Console
 
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.fleet import workers
     from pipeline.query import find_batch
     from pipeline.query import status as query_status
@@ -112,7 +112,7 @@ def _waiting(status: Any) -> int:
 
 def _change(ref: str | None, home: Path | None, done: str, wrong: str, change: Callable[[Any, int], bool]) -> int:
     """Find a batch and change its state; one that is not in a state for it is said, and nothing changes."""
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.query import find_batch
     from pipeline.settings import load_settings
 
@@ -169,7 +169,7 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
 
     Workers that run read them; else repeat the batch's `pagepack run`.
     """
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.query import find_batch, paths_not_taken_in
     from pipeline.settings import load_settings
     from pipeline.store import retry_failures

@@ -32,7 +32,7 @@ def search(
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.query import find_batch
     from pipeline.query import search as query_search
     from pipeline.settings import load_settings
@@ -116,7 +116,7 @@ def export(
 
     Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
     """
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
     from pipeline.export import STDOUT
     from pipeline.export import export as write_export
     from pipeline.query import find_batch

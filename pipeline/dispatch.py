@@ -25,9 +25,9 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
-from pipeline.boottime import boottime
 from pipeline.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
-from pipeline.database import Database
+from pipeline.database.boottime import boottime
+from pipeline.database.engine import Database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import WorkerRow, forget_silent, workers
 from pipeline.leases import Limits, expire

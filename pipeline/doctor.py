@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cores import num_cores
-from pipeline.embedded import file_system, server_binary
+from pipeline.database.home import file_system
+from pipeline.embedded import server_binary
 from pipeline.errors import PagepackError, redacted
 from pipeline.settings import Settings
 
@@ -53,7 +54,7 @@ def _sqlite() -> Check:
 
 def _server(settings: Settings) -> Check:
     """PAGEPACK_DATABASE_URL: it answers, and its schema is this program's."""
-    from pipeline.database import open_database
+    from pipeline.database.open import open_database
 
     try:
         database = open_database(settings)

@@ -9,7 +9,6 @@ only the parent holds open, and ends the server when the pipe closes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -19,72 +18,16 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 import redis
 
 from pipeline.errors import Unavailable, UsageError
 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux, the final NUL included
-_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "9p")
 _START_SECONDS = (
     60.0  # it comes up in 0.1 s; a machine that is busy or swaps may need long, and its end is seen at once
 )
 _GUARDED = '(read -r _ <&3; kill -TERM $$) & exec "$@"'  # $$ stays the shell's pid, which exec hands to the server
-
-
-def file_system(path: Path) -> str:
-    """Type of the file system that a path lies on, as Linux names it; "" where that cannot be told."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    kinds = [line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == wanted]
-    return kinds[-1] if kinds else ""
-
-
-class HomeLock:
-    """Held by the one `pagepack run` or `worker` of a home; the kernel lets go of it however the process ends."""
-
-    def __init__(self, home: Path, command: str = "pagepack run") -> None:
-        self._command = command
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            self._file = (home / "lock").open("a+")
-        except OSError as error:
-            raise UsageError(
-                f"{home} cannot be written: {error.strerror}; give it write permission or choose another --home"
-            ) from error
-        self._home = home
-        kind = file_system(home)
-        if kind in _NETWORK_FILE_SYSTEMS:
-            raise UsageError(
-                f"{home} lies on a network file system ({kind}), where SQLite's locks do not hold; choose a --home on "
-                "a local disk"
-            )
-
-    def __enter__(self) -> HomeLock:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise UsageError(
-                f"{self._home} is in use by {holder}; wait until it ends, or use another --home at the same time"
-            ) from error
-        self._file.truncate(0)
-        self._file.write(f"`{self._command}` with process id {os.getpid()}")
-        self._file.flush()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.truncate(0)
-        self._file.close()
 
 
 def server_binary() -> str | None:

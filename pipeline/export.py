@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TextIO
 
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, Unavailable, UsageError
 from pipeline.export_paths import Targets, shared_folder
 from pipeline.exported import ExportedPage, ExportedSource, exported_pages, exported_sources, first_and_last_path

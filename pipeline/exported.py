@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 
 from pipeline.batches import is_asked_about
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import NothingToDo
 from pipeline.query import BatchRow
 from schemas.tables import (

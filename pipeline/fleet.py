@@ -18,7 +18,8 @@ from sqlalchemy import delete, select, update
 
 from pipeline import __version__
 from pipeline.batches import TEXT_LAYER
-from pipeline.database import Database, insert_for
+from pipeline.database.dialect import insert_for
+from pipeline.database.engine import Database
 from schemas.tables import Duty, WorkerProcess, utc_now
 
 BEAT_SECONDS = 5.0

@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pipeline.backlog import Backlog
 from pipeline.bells import forget_bells
 from pipeline.children import Place
-from pipeline.database import open_database
-from pipeline.embedded import HomeLock
+from pipeline.database.home import HomeLock
+from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, give_back

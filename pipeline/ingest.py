@@ -20,7 +20,8 @@ from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, kno
 from pipeline.bells import is_ingest_wanted
 from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
-from pipeline.database import Database
+from pipeline.database.engine import Database
+from pipeline.database.retry import R, insist
 from pipeline.discover import Found, discover, identify
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
 from pipeline.inputs import InputCopies, location_of, open_input
@@ -34,7 +35,6 @@ from pipeline.leases import (
     return_claim,
 )
 from pipeline.metrics import set_gauge
-from pipeline.patience import R, insist
 from pipeline.progress import Room
 from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings

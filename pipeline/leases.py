@@ -26,8 +26,10 @@ import sqlalchemy.orm
 from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.batches import TEXT_LAYER
-from pipeline.boottime import boottime
-from pipeline.database import Database, clock, is_given, retried
+from pipeline.database.boottime import boottime
+from pipeline.database.dialect import clock, is_given
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
 from pipeline.notices import note_ended
 from pipeline.redraw import drawn_before, fail_undrawn
 from pipeline.settings import Settings

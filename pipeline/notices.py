@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
 
-from pipeline.database import Database, insert_for, is_given, retried
+from pipeline.database.dialect import insert_for, is_given
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
 from schemas.tables import (
     Batch,
     BatchPages,

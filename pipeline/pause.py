@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.batches import CANCELLED
-from pipeline.database import Database, retried
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
 from pipeline.leases import Leased, is_in
 from pipeline.redraw import drawn_before
 from schemas.columns import server_now

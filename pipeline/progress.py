@@ -10,7 +10,7 @@ import sqlalchemy.orm
 from sqlalchemy import select
 
 from pipeline.batches import TEXT_LAYER, OpenBatch
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.leases import Leased, is_in
 from schemas.tables import Batch, BatchState, Document, Page, PageTask, TaskState
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection, func, select
 
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import UsageError
 from pipeline.progress import Progress
 from pipeline.progress import progress as count_progress

@@ -20,9 +20,9 @@ import psycopg
 from psycopg.adapt import Loader
 from psycopg.types.string import TextLoader
 
+from pipeline.database.postgresql import connect_arguments, translated_words
 from pipeline.errors import UsageError
 from pipeline.formats import Value
-from pipeline.postgresql import connect_arguments, translated_words
 from pipeline.readonly_sql import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, too_slow
 from pipeline.urls import server_name, server_url
 

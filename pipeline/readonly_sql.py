@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.database.postgresql import NO_DRIVER
+from pipeline.database.sqlite import Unchanged, connect_readonly, is_immutable
 from pipeline.errors import UsageError
 from pipeline.formats import Value
-from pipeline.postgresql import NO_DRIVER
-from pipeline.readonly_file import Unchanged, connect_readonly, is_immutable
 from pipeline.settings import Settings
 from schemas.views import COLUMNS
 

@@ -21,7 +21,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import aliased
 
 from pipeline.blobs.page_images import ImageStore, open_images
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from schemas.tables import Document, DocumentState, Page, PageTask, TaskState, utc_now

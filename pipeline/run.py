@@ -18,10 +18,11 @@ from pathlib import Path
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import forget_bells
-from pipeline.boottime import boottime
 from pipeline.children import Place
-from pipeline.database import Database, open_database
-from pipeline.embedded import HomeLock
+from pipeline.database.boottime import boottime
+from pipeline.database.engine import Database
+from pipeline.database.home import HomeLock
+from pipeline.database.open import open_database
 from pipeline.errors import PagepackError
 from pipeline.forked import Forked
 from pipeline.ingest import check_storage

@@ -17,10 +17,10 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch
 from pipeline.bells import forget_bells
-from pipeline.boottime import boottime
 from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, read_queue
 from pipeline.children import Children, Place
-from pipeline.database import Database
+from pipeline.database.boottime import boottime
+from pipeline.database.engine import Database
 from pipeline.dispatch import Dispatcher
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError

@@ -18,7 +18,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 from pipeline import redraw
 from pipeline.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
 from pipeline.batches import ensure_tasks, reopen
-from pipeline.database import Database, insert_for, is_given, retried
+from pipeline.database.dialect import insert_for, is_given
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
 from pipeline.errors import PagepackError
 from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim, locked_ids
 from pipeline.notices import note_ended

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
-from pipeline.database import Database, open_database
+from pipeline.database.engine import Database
+from pipeline.database.home import HomeLock
+from pipeline.database.open import open_database
 from pipeline.discover import absolute, discover, display
-from pipeline.embedded import HomeLock
 from pipeline.errors import (
     EXIT_FAULT,
     DocumentRejected,

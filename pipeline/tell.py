@@ -19,7 +19,7 @@ from celery import Celery
 
 from pipeline.bells import forget_bells
 from pipeline.broker import delete_mark, depth_if_there, notify, put_mark, queue_depth, target_queue
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import Unavailable
 from pipeline.notices import (
     forget_sent,

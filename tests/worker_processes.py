@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.batches import open_batch
 from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.broker import make_app, ring_documents, ring_pages
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.ingest import register
 from pipeline.progress import what_is_open

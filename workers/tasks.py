@@ -27,12 +27,12 @@ from pipeline.batches import TEXT_LAYER
 from pipeline.blobs.page_images import open_images
 from pipeline.broker import raise_alarm
 from pipeline.daemons import start_daemon
-from pipeline.database import Database
+from pipeline.database.engine import Database
+from pipeline.database.retry import insist
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.ingest import Ingester
 from pipeline.leases import GONE_SECONDS, Limits, PageClaim, TaskClaim, renew_tasks, return_claim
 from pipeline.metrics import EngineFigures, set_gauge
-from pipeline.patience import insist
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
 from pipeline.stages import stage

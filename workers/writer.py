@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.daemons import start_daemon
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
 from pipeline.leases import Claimed, Limits, PageClaim, claim_pages, give_back_unheld
 from pipeline.store import Outcome, complete_pages

@@ -20,7 +20,7 @@ from pipeline.batches import (
     record_files,
 )
 from pipeline.bells import take_due_pages
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import claim_document, expire
 from pipeline.notices import mark_notices_sent, take_notices

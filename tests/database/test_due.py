@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from pipeline.bells import is_ingest_wanted, take_due_documents, take_due_pages
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.leases import claim_pages, expire, renew_tasks
 from pipeline.progress import Room
 from tests.conftest import LIMITS, Archive

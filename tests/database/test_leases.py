@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.database import open_database
+from pipeline.database.open import open_database
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.leases import (
     ANY_MODEL,

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from pipeline.database import Database, open_database
+from pipeline.database.engine import Database
+from pipeline.database.migrate import alembic_config, downgrade, head_revision, is_known, upgrade
+from pipeline.database.open import open_database
 from pipeline.errors import UsageError
-from pipeline.migrate import alembic_config, downgrade, head_revision, is_known, upgrade
 from pipeline.settings import Settings
 from schemas.views import COLUMNS, create_statements, view_definitions
 from tests.conftest import Archive

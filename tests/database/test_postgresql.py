@@ -16,7 +16,9 @@ import pytest
 import redis
 
 from pipeline.batches import finish_batch
-from pipeline.database import Database, open_database, retried
+from pipeline.database.engine import Database
+from pipeline.database.open import open_database
+from pipeline.database.retry import retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.readonly_sql import run_sql

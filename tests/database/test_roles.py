@@ -9,16 +9,17 @@ import pytest
 from pipeline.answers import ReadAnswer
 from pipeline.batches import finish_batches
 from pipeline.bells import forget_bells, take_due_pages
-from pipeline.database import Database, open_database
+from pipeline.database.engine import Database
+from pipeline.database.migrate import downgrade, upgrade
+from pipeline.database.open import open_database
+from pipeline.database.roles import INGEST, QUERY, READ, create_roles, role_statements
 from pipeline.errors import PageFailed, UsageError
 from pipeline.fleet import enlist
 from pipeline.leases import Limits, expire, give_back, renew_tasks, return_claim
-from pipeline.migrate import downgrade, upgrade
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.query import find_batch, search, status
 from pipeline.readonly_sql import run_sql
-from pipeline.roles import INGEST, QUERY, READ, create_roles, role_statements
 from pipeline.settings import Settings
 from pipeline.store import NewPage, complete_page, render_again
 from schemas.tables import Base

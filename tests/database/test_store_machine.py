@@ -18,7 +18,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from pipeline.batches import SeenFile, finish_batches, mark_all_seen, open_batch, record_files
 from pipeline.bells import forget_bells, take_due_documents, take_due_pages
-from pipeline.database import Database, open_database
+from pipeline.database.engine import Database
+from pipeline.database.open import open_database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import (
     DocumentClaim,

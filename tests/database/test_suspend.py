@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import boottime as clocks
 from pipeline import dispatch, leases, run
 from pipeline.broker import make_app
+from pipeline.database import boottime as clocks
 from pipeline.dispatch import Dispatcher
 from pipeline.leases import PageClaim, expire, renew_tasks
 from pipeline.run import Run, Stopped

@@ -13,7 +13,8 @@ from PIL import Image
 
 from pipeline.blobs.page_images import ImageStore
 from pipeline.blobs.png import encode
-from pipeline.database import Database, open_database
+from pipeline.database.engine import Database
+from pipeline.database.open import open_database
 from pipeline.errors import DiskFull
 from pipeline.leases import Limits, give_back_unheld, renew_tasks
 from pipeline.settings import Settings

@@ -39,7 +39,7 @@ from pipeline.broker import (
     raise_alarm,
     ring_pages,
 )
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.embedded import EmbeddedBroker, server_binary
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 
 from pipeline.broker import make_app
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.progress import progress
 from pipeline.settings import Settings
 from tests.running import wait_until, write_pdf

@@ -154,7 +154,7 @@ def test_the_dockerfile_holds_together(compose: dict[str, Any]) -> None:
         for source in stage.copies:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored, f".dockerignore hides {source}"
-    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert packages | {"pyproject.toml", "README.md", "LICENSE"} == set(stages["build"].copies)
     extras = set(re.findall(r"\.\[([\w,]+)\]", (ROOT / "Dockerfile").read_text()))
     assert {extra for group in extras for extra in group.split(",")} <= set(project["project"]["optional-dependencies"])

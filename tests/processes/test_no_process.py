@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import children, doctor, submit
 from pipeline.children import Children, Place
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.embedded import EmbeddedBroker
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.batches import open_batch
 from pipeline.blobs.page_images import open_images
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import StorageGone
 from pipeline.ingest import Ingester, register
 from pipeline.settings import Settings

@@ -18,7 +18,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from pipeline import traces
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.settings import Settings
 from pipeline.traces import TracedPage
 from tests.running import wait_until, write_pdf

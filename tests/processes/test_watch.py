@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.backlog import Backlog
 from pipeline.broker import make_app
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.errors import UsageError
 from pipeline.metrics import METRICS, collecting, is_counting
 from pipeline.settings import Settings

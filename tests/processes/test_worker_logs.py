@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.database import Database
+from pipeline.database.engine import Database
 from pipeline.settings import Settings
 from tests.running import wait_until, write_pdf
 from tests.worker_processes import broker, submit, workers

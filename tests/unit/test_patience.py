@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.database.retry import insist
 from pipeline.errors import DiskFull, Unavailable
-from pipeline.patience import insist
 
 
 class Away:

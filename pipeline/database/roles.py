@@ -16,7 +16,8 @@ from pipeline.errors import UsageError
 from schemas.views import COLUMNS
 
 if TYPE_CHECKING:
-    from pipeline.database import Database
+    from pipeline.database.engine import Database
+
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 _LEASE = "owner, lease_until, state, crashes, rung_at, cause, reason, finished_at"  # what giving back a lease writes

@@ -9,14 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 import migrations
+from pipeline.database.roles import OWNER, grant_statements
 from pipeline.errors import PagepackError
-from pipeline.roles import OWNER, grant_statements
 from schemas.views import COLUMNS, create_statements, drop_statements
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-    from pipeline.database import Database
+    from pipeline.database.engine import Database
+
 
 _LOCK = 0x706167657061636B  # "pagepack" in bytes: one migration at a time in a PostgreSQL database
 _FOLDER = Path(migrations.__file__).parent

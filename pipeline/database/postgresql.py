@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 
-from pipeline.boottime import boottime
+from pipeline.database.boottime import boottime
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 
 NO_DRIVER = "PAGEPACK_DATABASE_URL names a PostgreSQL server: pip install 'pagepack[postgres]'"
