@@ -23,9 +23,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.blobs import png
-from pipeline.discover import discover, identify
+from pipeline.documents.discover import discover
+from pipeline.documents.identify import identify
+from pipeline.documents.rasterize import Rasterizer
+from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected
-from pipeline.rasterize import RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 
 SAMPLES = Path(__file__).parent.parent / "samples"

@@ -32,8 +32,9 @@ import pymupdf
 from PIL import Image
 
 from pipeline.blobs import png
+from pipeline.documents.rasterize import Rasterizer
+from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected
-from pipeline.rasterize import RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 
 SAMPLES = Path(__file__).parent.parent / "samples"

@@ -22,9 +22,13 @@ from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import R, insist
-from pipeline.discover import Found, discover, identify
+from pipeline.documents.discover import discover
+from pipeline.documents.files import Found
+from pipeline.documents.identify import identify
+from pipeline.documents.inputs import InputCopies, location_of, open_input
+from pipeline.documents.rasterize import PageFailure, Rasterizer
+from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
-from pipeline.inputs import InputCopies, location_of, open_input
 from pipeline.leases import (
     GONE_SECONDS,
     DocumentClaim,
@@ -36,7 +40,6 @@ from pipeline.leases import (
 )
 from pipeline.metrics import set_gauge
 from pipeline.progress import Room
-from pipeline.rasterize import PageFailure, RasterizedPage, Rasterizer
 from pipeline.settings import Settings
 from pipeline.stages import rasterizing
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count

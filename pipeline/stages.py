@@ -12,7 +12,8 @@ from pipeline.leases import DocumentClaim, PageClaim
 from pipeline.traces import TracedPage
 
 if TYPE_CHECKING:  # a read worker has no use for the rasterizer
-    from pipeline.rasterize import PageFailure, RasterizedPage
+    from pipeline.documents.rasterize import PageFailure
+    from pipeline.documents.render_process import RasterizedPage
 
 
 class stage:  # noqa: N801 - a context manager, used like a function

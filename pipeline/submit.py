@@ -22,7 +22,8 @@ from pipeline.children import WORKERS, child_environment
 from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
-from pipeline.discover import absolute, discover, display
+from pipeline.documents.discover import absolute, discover
+from pipeline.documents.files import display
 from pipeline.errors import (
     EXIT_FAULT,
     DocumentRejected,

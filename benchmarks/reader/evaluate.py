@@ -65,7 +65,8 @@ def draw_samples(
 def rasterized(layouts: Sequence[Layout], max_side_px: int) -> list[NDArray[np.uint8]]:
     """Each layout as a PDF file through the product's rasterizer."""
     from pipeline.blobs.png import load
-    from pipeline.rasterize import RasterizedPage, Rasterizer
+    from pipeline.documents.rasterize import Rasterizer
+    from pipeline.documents.render_process import RasterizedPage
     from pipeline.settings import Settings
 
     pages = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.database.engine import Database
 from pipeline.database.migrate import current_revision, head_revision, is_known, upgrade
 from pipeline.database.postgresql import server_engine
-from pipeline.database.sqlite import Unchanged, sqlite_engine, readonly_engine, is_immutable
+from pipeline.database.sqlite import Unchanged, is_immutable, readonly_engine, sqlite_engine
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.urls import server_name, server_url

@@ -24,7 +24,7 @@ from pipeline.batches import SeenFile, record_files, running_batches
 from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
-from pipeline.discover import display
+from pipeline.documents.files import display
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, renew_tasks, return_claim
 from pipeline.pause import cancel_batch

@@ -14,7 +14,9 @@ from pipeline.blobs import storage as storage_module
 from pipeline.blobs.page_images import ImageStore, RemoteImageStore, open_images
 from pipeline.blobs.png import encode
 from pipeline.blobs.storage import Storage
-from pipeline.discover import Found, discover, identify
+from pipeline.documents.discover import discover
+from pipeline.documents.files import Found
+from pipeline.documents.identify import identify
 from pipeline.errors import DiskFull, DocumentRejected, PageFailed, PagepackError, StorageGone, UsageError, redacted
 from pipeline.settings import Settings, load_settings
 from pipeline.urls import local_path

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.discover import Found, Kind, discover, display, identify, is_skipped, kind_of
+from pipeline.documents.discover import discover
+from pipeline.documents.files import Found, Kind, display, is_skipped, kind_of
+from pipeline.documents.identify import identify
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.settings import Settings
 
@@ -245,7 +247,7 @@ class BrokenDisk(FileIO):
 
 
 def test_a_file_that_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.discover.open_regular", lambda path, _: BrokenDisk(path))
+    monkeypatch.setattr("pipeline.documents.files.open_regular", lambda path, _: BrokenDisk(path))
     with pytest.raises(DocumentRejected, match="cannot be read: Input/output error") as raised:
         identify(files(tmp_path, "a.pdf") / "a.pdf")
     assert raised.value.cause == "unreadable"

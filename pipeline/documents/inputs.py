@@ -23,7 +23,8 @@ from typing import BinaryIO, cast
 from urllib.parse import quote_from_bytes
 
 from pipeline.blobs.storage import Storage
-from pipeline.discover import display, identify, open_regular, rejected
+from pipeline.documents.files import display, open_regular, rejected
+from pipeline.documents.identify import identify
 from pipeline.errors import DiskFull, DocumentRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.urls import is_url, local_path

@@ -10,18 +10,15 @@ An object is known again by its size and its version: its ETag, else its time, e
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 import time
 from collections.abc import Iterator, Sequence
 
 from pipeline.blobs.storage import Listed, Storage
-from pipeline.discover import Found, Identity, display, is_skipped, kind_of, rejected
-from pipeline.errors import DocumentRejected, UsageError, redacted
+from pipeline.documents.files import Found, display, is_skipped, rejected
+from pipeline.errors import UsageError, redacted
 from pipeline.settings import Settings
 from pipeline.urls import has_credentials
-
-_HEAD_BYTES = 1024
 
 
 def find_urls(url: str, settings: Settings) -> Iterator[Found]:
@@ -45,39 +42,6 @@ def find_urls(url: str, settings: Settings) -> Iterator[Found]:
     if _is_pattern(url):
         return _matching(url, settings)
     raise UsageError(f"no such file or folder: {display(url)}; nothing was done")
-
-
-def identify_url(url: str) -> Identity:
-    """Read an object once: its kind from the first bytes, its SHA-256 from all of them.
-
-    Raises:
-        DocumentRejected: it is gone, refused, empty, of a kind we do not take, or it changed while it was read.
-        StorageGone: the storage does not answer.
-    """
-    name, digest, head, size = display(url), hashlib.sha256(), b"", 0
-    try:
-        storage = Storage(url)
-        before = storage.stat()
-        if before is None:
-            raise FileNotFoundError(url)
-        for chunk in storage.chunks():
-            head = head or chunk[:_HEAD_BYTES]
-            if not size and kind_of(head) is None:
-                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
-            digest.update(chunk)
-            size += len(chunk)
-        after = storage.stat()
-    except FileNotFoundError as error:
-        raise rejected("missing", name, "is gone") from error
-    except UsageError as error:
-        raise DocumentRejected(str(error), cause="unreadable") from error
-    if size == 0:
-        raise rejected("empty", name, "has zero bytes")
-    if after is None or before.version != after.version or after.size_bytes not in (None, size):
-        raise rejected("changed", name, "changed while it was read; run again when it is complete")
-    kind = kind_of(head)
-    assert kind is not None
-    return Identity(kind, digest.hexdigest(), size, after.version or time.time_ns())
 
 
 def _below(url: str, files: Iterator[Listed], settings: Settings) -> Iterator[Found]:

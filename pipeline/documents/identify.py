@@ -1,0 +1,75 @@
+"""A file or object read once: its kind and its content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from pipeline.blobs.storage import Storage
+from pipeline.documents.files import Identity, display, kind_of, open_regular, rejected
+from pipeline.errors import DocumentRejected, UsageError
+from pipeline.urls import is_url
+
+
+def identify(path: str | Path, name: str | None = None) -> Identity:
+    """Read a file once: its kind from the first 1,024 bytes, its SHA-256 from all of them; `name` is for messages.
+
+    Raises:
+        DocumentRejected: not a regular file, no permission, zero bytes, a kind we do not take, or it changed while
+            it was read (someone is still writing it: the next run sees it again).
+    """
+    if is_url(os.fspath(path)):
+        return identify_url(os.fspath(path))
+    name = name or display(os.fspath(path))
+    with open_regular(path, name) as file:
+        before = os.fstat(file.fileno())
+        try:
+            kind = kind_of(file.read(1024))
+            if kind is None:
+                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+            file.seek(0)
+            content_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise rejected("unreadable", name, f"cannot be read: {error.strerror}") from error
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise rejected("changed", name, "changed while it was read; run again when it is complete")
+    return Identity(kind, content_hash, after.st_size, after.st_mtime_ns)
+
+
+_HEAD_BYTES = 1024
+
+
+def identify_url(url: str) -> Identity:
+    """Read an object once: its kind from the first bytes, its SHA-256 from all of them.
+
+    Raises:
+        DocumentRejected: it is gone, refused, empty, of a kind we do not take, or it changed while it was read.
+        StorageGone: the storage does not answer.
+    """
+    name, digest, head, size = display(url), hashlib.sha256(), b"", 0
+    try:
+        storage = Storage(url)
+        before = storage.stat()
+        if before is None:
+            raise FileNotFoundError(url)
+        for chunk in storage.chunks():
+            head = head or chunk[:_HEAD_BYTES]
+            if not size and kind_of(head) is None:
+                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+            digest.update(chunk)
+            size += len(chunk)
+        after = storage.stat()
+    except FileNotFoundError as error:
+        raise rejected("missing", name, "is gone") from error
+    except UsageError as error:
+        raise DocumentRejected(str(error), cause="unreadable") from error
+    if size == 0:
+        raise rejected("empty", name, "has zero bytes")
+    if after is None or before.version != after.version or after.size_bytes not in (None, size):
+        raise rejected("changed", name, "changed while it was read; run again when it is complete")
+    kind = kind_of(head)
+    assert kind is not None
+    return Identity(kind, digest.hexdigest(), size, after.version or time.time_ns())

@@ -1,0 +1,227 @@
+"""The process that draws pages, as its parent sees it: started with limits and without credentials, asked, killed.
+
+The child's own side is `render_child`; what is drawn, and when a child is given up, is decided in `rasterize`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from pipeline.blobs import png
+from pipeline.documents.render_child import SLOT_BYTES, SLOTS, length, pack
+from pipeline.errors import Unavailable
+from pipeline.settings import Settings
+
+START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need long, and no page is to blame
+MAX_CHILD_PAGES = 5_000  # then a fresh child: MuPDF's caches and the heap's holes do not grow for ever
+PREFIX_BYTES = 4
+_KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no credentials
+
+_HEAP = {  # glibc gives back every block above 128 KiB and asks for it anew: 2.3 of 4.9 ms a page went to page faults
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RasterizedPage:
+    """One page as it is stored."""
+
+    page_index: int
+    width_px: int  # of the image, padding included: multiples of 16
+    height_px: int
+    image: bytes  # encoded, for ImageStore.put
+    image_hash: str  # images.hash_pixels
+    text_layer: str | None  # the PDF's own text in MuPDF's reading order; None where it has none
+    dpi: float | None  # image pixels per inch of page; None for image files
+    rotation_degrees: int  # the page's /Rotate, already applied
+    warnings: str  # what MuPDF mended or left out, one line each
+
+
+class ChildGone(Exception):
+    """The child died or was killed. `cause` is that of the page that it was drawing."""
+
+    def __init__(self, cause: str, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+class Child:
+    """The process of `rasterize_child` and our end of its socket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_rss_bytes = settings.rasterize_memory_bytes // 2
+        self._pages, self._rss_bytes, self._is_ready = 0, 0, False
+        setup = {
+            "memory_bytes": settings.rasterize_memory_bytes,
+            "seconds": settings.rasterize_seconds,
+            "parent_pid": os.getpid(),
+            # Linux ties the signal to the thread that starts the child, so only the main thread may ask for it.
+            "dies_with_parent": threading.current_thread() is threading.main_thread(),
+            "limits": {
+                "max_side_px": settings.max_side_px,
+                "max_pages": settings.max_pages,
+                "max_page_pt": settings.max_page_pt,
+                "max_image_pixels": settings.max_image_pixels,
+            },
+        }
+        # Anonymous memory that both see. Only the parent may size it: the child can write no file.
+        with _anonymous_file() as shared:
+            shared.truncate(SLOTS * SLOT_BYTES)
+            self._shared = mmap.mmap(shared.fileno(), SLOTS * SLOT_BYTES)
+            setup["shared_descriptor"] = shared.fileno()
+            self._start(setup, shared.fileno())
+
+    def _start(self, setup: dict[str, Any], shared_descriptor: int) -> None:
+        variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        variables |= _HEAP
+        variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        command = [sys.executable, "-P", "-m", "pipeline.documents.render_child", json.dumps(setup)]
+        self._socket, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=variables,
+                pass_fds=[shared_descriptor],
+            )
+        except OSError as error:
+            self._socket.close()
+            raise Unavailable(f"the rasterizing process cannot be started: {error}") from error
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self) -> None:
+        """Wait until the child has imported what it needs."""
+        if self._is_ready:
+            return
+        try:
+            self.receive(START_SECONDS)
+        except ChildGone as error:
+            raise Unavailable(f"the rasterizing process does not start: {error}") from error
+        self._is_ready = True
+
+    def is_worn(self) -> bool:
+        """Has it died, or used so much that a fresh one is better?"""
+        if self._process.poll() is not None:
+            return True
+        return self._pages >= MAX_CHILD_PAGES or self._rss_bytes > self._max_rss_bytes
+
+    def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
+        """Send a request, with an open file if one is given."""
+        try:
+            socket.send_fds(self._socket, [pack(message)], [] if descriptor is None else [descriptor])
+        except OSError as error:
+            raise self._gone() from error
+
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """The next answer, within so many seconds from now; a child that takes longer is killed.
+
+        The answer comes from a process that strangers' files may have turned, so its form is checked.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            size = length(self._read(PREFIX_BYTES, deadline))
+            message: dict[str, Any] = json.loads(self._read(size, deadline))
+            self._rss_bytes = int(message.get("rss_bytes", 0))
+            self._pages += message["is"] == "page"
+            return message
+        except TimeoutError as error:
+            self.kill()
+            text = f"took longer than {seconds:g} s; raise PAGEPACK_RASTERIZE_SECONDS if it is no hostile file"
+            raise ChildGone("timeout", text) from error
+        except (OSError, EOFError) as error:
+            raise self._gone() from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._nonsense(error) from error
+
+    def take(self, page_index: int, message: dict[str, Any]) -> RasterizedPage:
+        """The page that a message announces; its slot is free again afterwards."""
+        try:
+            mode, width, height = str(message["mode"]), int(message["width_px"]), int(message["height_px"])
+            start = (0, SLOT_BYTES)[message["slot"]]
+            size = width * height * {"L": 1, "RGB": 3}[mode]
+            if not 0 < size <= SLOT_BYTES:
+                raise ValueError(f"an image of {width} × {height} px")
+            pixels = memoryview(self._shared)[start : start + size]
+            page = _page(page_index, message, Image.frombytes(mode, (width, height), pixels))
+            self._socket.sendall(b".")
+            return page
+        except OSError as error:
+            raise self._gone() from error
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise self._nonsense(error) from error
+
+    def _nonsense(self, error: Exception) -> ChildGone:
+        self.kill()
+        return ChildGone("crash", f"the rasterizing process sent nonsense: {error}")
+
+    def kill(self) -> None:
+        """End it now, and leave no zombie."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+
+    def _read(self, size: int, deadline: float) -> bytearray:
+        data = bytearray(size)
+        view, done = memoryview(data), 0
+        while done < size:
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
+            received = self._socket.recv_into(view[done:])
+            if not received:
+                raise EOFError
+            done += received
+        return data
+
+    def _gone(self) -> ChildGone:
+        """Why the socket has ended, from how the process did."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return ChildGone("crash", "the rasterizing process closed its socket")
+        if code == -signal.SIGXCPU:
+            return ChildGone("timeout", "used up its time on the processor; raise PAGEPACK_RASTERIZE_SECONDS")
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return ChildGone("crash", f"the rasterizing process {how}")
+
+
+def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
+    """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
+    text, dpi = message["text_layer"], message["dpi"]
+    image = png.canonical(drawn)
+    return RasterizedPage(
+        page_index=page_index,
+        width_px=image.width,
+        height_px=image.height,
+        image=png.encode(image),
+        image_hash=png.hash_pixels(image),
+        text_layer=None if text is None else str(text),
+        dpi=None if dpi is None else float(dpi),
+        rotation_degrees=int(message["rotation_degrees"]),
+        warnings=str(message["warnings"]),
+    )
+
+
+def _anonymous_file() -> BinaryIO:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("pagepack-pages"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
