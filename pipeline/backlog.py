@@ -20,7 +20,7 @@ from sqlalchemy import select
 from pipeline.broker import queue_depth, read_queue
 from pipeline.database.engine import Database
 from pipeline.errors import PagepackError
-from pipeline.metrics import METRICS
+from pipeline.telemetry.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from schemas.tables import Batch, BatchState, Document, PageTask, TaskState, WorkerProcess
 

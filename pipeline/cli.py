@@ -291,8 +291,8 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
     from pipeline.host import Host, places
-    from pipeline.logs import set_up_logs
     from pipeline.settings import load_settings
+    from pipeline.telemetry.logs import set_up_logs
 
     settings = load_settings(home=home, **flags)
     set_up_logs(settings)

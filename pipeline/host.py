@@ -20,9 +20,9 @@ from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, give_back
-from pipeline.metrics import collecting
 from pipeline.settings import Settings
 from pipeline.station import Station
+from pipeline.telemetry.metrics import collecting
 from pipeline.watch import Pulse, serve
 
 log = logging.getLogger("pagepack.host")

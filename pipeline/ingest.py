@@ -15,7 +15,6 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from pipeline import events
 from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, known_files, record_files
 from pipeline.bells import is_ingest_wanted
 from pipeline.blobs.page_images import open_images
@@ -38,11 +37,12 @@ from pipeline.leases import (
     renew_document,
     return_claim,
 )
-from pipeline.metrics import set_gauge
 from pipeline.progress import Room
 from pipeline.settings import Settings
-from pipeline.stages import rasterizing
 from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
+from pipeline.telemetry import events
+from pipeline.telemetry.metrics import set_gauge
+from pipeline.telemetry.stage_timing import rasterizing
 from pipeline.urls import is_url
 from schemas.tables import Source
 

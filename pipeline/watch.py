@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.daemons import start_daemon
 from pipeline.errors import UsageError, redacted
-from pipeline.metrics import forget_the_dead
+from pipeline.telemetry.metrics import forget_the_dead
 
 log = logging.getLogger("pagepack.host")
 

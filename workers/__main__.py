@@ -25,9 +25,9 @@ from contextlib import suppress
 from typing import NoReturn
 
 from pipeline.errors import UsageError, exit_code
-from pipeline.logs import set_up_logs
 from pipeline.settings import load_settings
-from pipeline.traces import set_up_traces, stop_traces
+from pipeline.telemetry.logs import set_up_logs
+from pipeline.telemetry.traces import set_up_traces, stop_traces
 from workers.choose import choose_engine
 
 log = logging.getLogger("pagepack.worker")

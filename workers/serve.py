@@ -21,9 +21,9 @@ from pipeline.database.open import open_database
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import BEAT_SECONDS, enlist, still_there
 from pipeline.ingest import Ingester
-from pipeline.logs import leave_logs_alone
 from pipeline.settings import Settings
-from pipeline.traces import stop_traces
+from pipeline.telemetry.logs import leave_logs_alone
+from pipeline.telemetry.traces import stop_traces
 from schemas.messages import INGEST_TASK
 from schemas.prompts import CATALOGUE
 from workers.choose import make_engine

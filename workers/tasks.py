@@ -21,7 +21,6 @@ from celery import Celery
 from celery.exceptions import Reject
 from pydantic import ValidationError
 
-from pipeline import events
 from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.blobs.page_images import open_images
@@ -32,12 +31,13 @@ from pipeline.database.retry import insist
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.ingest import Ingester
 from pipeline.leases import GONE_SECONDS, Limits, PageClaim, TaskClaim, renew_tasks, return_claim
-from pipeline.metrics import EngineFigures, set_gauge
 from pipeline.retention import free_read_images
 from pipeline.settings import Settings
-from pipeline.stages import stage
 from pipeline.store import Outcome, render_again
 from pipeline.submit import BadMessage, submit_message
+from pipeline.telemetry import events
+from pipeline.telemetry.metrics import EngineFigures, set_gauge
+from pipeline.telemetry.stage_timing import stage
 from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
 from workers.engines import Answer, Engine
 from workers.writer import Stopping, Writer

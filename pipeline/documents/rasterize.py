@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pipeline.documents.files import display, open_regular
-from pipeline.documents.render_process import RasterizedPage, Child, ChildGone
+from pipeline.documents.render_process import Child, ChildGone, RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.settings import Settings
 

@@ -17,10 +17,10 @@ import pytest
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from pipeline import traces
 from pipeline.database.engine import Database
 from pipeline.settings import Settings
-from pipeline.traces import TracedPage
+from pipeline.telemetry import traces
+from pipeline.telemetry.traces import TracedPage
 from tests.running import wait_until, write_pdf
 from tests.worker_processes import broker, submit, workers
 

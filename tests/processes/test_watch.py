@@ -21,8 +21,8 @@ from pipeline.backlog import Backlog
 from pipeline.broker import make_app
 from pipeline.database.engine import Database
 from pipeline.errors import UsageError
-from pipeline.metrics import METRICS, collecting, is_counting
 from pipeline.settings import Settings
+from pipeline.telemetry.metrics import METRICS, collecting, is_counting
 from pipeline.watch import Pulse, serve
 from tests.conftest import Archive
 from tests.running import ROOT, wait_until, write_pdf
@@ -162,7 +162,7 @@ def test_an_address_that_cannot_be_had_is_a_usage_error(tmp_path: Path) -> None:
 def test_gauges_of_the_dead_go_and_engines_counters_rise_through_a_restart(tmp_path: Path) -> None:
     """Two processes one after the other, each with an engine that begins to count anew."""
     code = (
-        "from pipeline.metrics import EngineFigures\n"
+        "from pipeline.telemetry.metrics import EngineFigures\n"
         "figures = EngineFigures()\n"
         "figures.take({'steps': 3.0, 'running': 2.0, 'cache_use': 0.5, 'seconds': 1.0})\n"
         "figures.take({'steps': 5.0, 'running': 1.0, 'cache_use': 0.25, 'seconds': 2.0})\n"
@@ -181,7 +181,7 @@ def test_gauges_of_the_dead_go_and_engines_counters_rise_through_a_restart(tmp_p
 def test_without_a_folder_counting_writes_nothing_and_imports_nothing(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from pipeline.metrics import count, observe\n"
+        "from pipeline.telemetry.metrics import count, observe\n"
         "count('pagepack_pages_total', outcome='done')\n"
         "observe('pagepack_stage_seconds', 1.0, stage='read')\n"
         "assert 'prometheus_client' not in sys.modules\n"

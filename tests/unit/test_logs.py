@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.broker import make_app, queue_depth
 from pipeline.errors import Unavailable, UsageError, redacted
-from pipeline.logs import JsonLines, TextLines, log_event, set_up_logs
 from pipeline.settings import Settings, load_settings
+from pipeline.telemetry.logs import JsonLines, TextLines, log_event, set_up_logs
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.metrics import METRICS
+from pipeline.telemetry.metrics import METRICS
 
 DOCS = Path(__file__).parents[2] / "docs"
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))

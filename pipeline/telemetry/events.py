@@ -16,10 +16,10 @@ from typing import Any
 from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.errors import PagepackError
 from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim
-from pipeline.logs import is_logged, log_event
-from pipeline.metrics import count, is_counting
-from pipeline.stages import waited
 from pipeline.store import NewPage, Outcome, is_final
+from pipeline.telemetry.logs import is_logged, log_event
+from pipeline.telemetry.metrics import count, is_counting
+from pipeline.telemetry.stage_timing import waited
 
 
 def claimed(claim: PageClaim | DocumentClaim) -> None:

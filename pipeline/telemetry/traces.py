@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import redacted
 
 if TYPE_CHECKING:
-    from pipeline.otlp import Exporter
+    from pipeline.telemetry.otlp import Exporter
+
 
 log = logging.getLogger("pagepack.traces")
 
@@ -89,7 +90,7 @@ def _own() -> Exporter:
     global _exporter
     with _lock:
         if _exporter is None or _exporter.pid != os.getpid():
-            from pipeline.otlp import Exporter
+            from pipeline.telemetry.otlp import Exporter
 
             _exporter = Exporter()
         return _exporter

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline import metrics, traces
 from pipeline.leases import DocumentClaim, PageClaim
-from pipeline.traces import TracedPage
+from pipeline.telemetry import metrics, traces
+from pipeline.telemetry.traces import TracedPage
 
-if TYPE_CHECKING:  # a read worker has no use for the rasterizer
+if TYPE_CHECKING:
     from pipeline.documents.rasterize import PageFailure
     from pipeline.documents.render_process import RasterizedPage
 
