@@ -43,10 +43,10 @@ from pipeline.batches import open_batch
 from pipeline.bells import take_due_pages
 from pipeline.blobs.page_images import ImageStore
 from pipeline.blobs.png import encode
-from pipeline.broker import make_app, queue_depth, ring_pages
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
-from pipeline.embedded import EmbeddedBroker
+from pipeline.delivery.broker import make_app, queue_depth, ring_pages
+from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.fleet import workers
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings, load_settings

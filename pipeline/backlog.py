@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from celery import Celery
 from sqlalchemy import select
 
-from pipeline.broker import queue_depth, read_queue
 from pipeline.database.engine import Database
+from pipeline.delivery.broker import queue_depth, read_queue
 from pipeline.errors import PagepackError
 from pipeline.telemetry.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.cores import num_cores
 from pipeline.database.home import file_system
-from pipeline.embedded import server_binary
+from pipeline.delivery.embedded_broker import server_binary
 from pipeline.errors import PagepackError, redacted
 from pipeline.settings import Settings
 
@@ -90,7 +90,7 @@ def _home(home: Path) -> Check:
 
 def _broker(settings: Settings) -> Check:
     if settings.broker_url is not None:
-        from pipeline.broker import check_broker, make_app
+        from pipeline.delivery.broker import check_broker, make_app
 
         try:
             check_broker(make_app(settings.broker_url))

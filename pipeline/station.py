@@ -17,12 +17,13 @@ from celery import Celery
 
 from pipeline.batches import OpenBatch
 from pipeline.bells import forget_bells
-from pipeline.broker import check_broker, delete_queues, heard_alarm, make_app, queue_depth, read_queue
 from pipeline.children import Children, Place
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
-from pipeline.dispatch import Dispatcher
-from pipeline.embedded import EmbeddedBroker
+from pipeline.delivery.alarms import heard_alarm
+from pipeline.delivery.broker import check_broker, delete_queues, make_app, queue_depth, read_queue
+from pipeline.delivery.dispatcher import Dispatcher
+from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.fleet import leave_duty, take_duty, workers
 from pipeline.forked import Forked

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.embedded import server_binary
+from pipeline.delivery.embedded_broker import server_binary
 from tests.compose_file import ROOT, load_compose, load_dockerfile
 
 PORTS = {"postgres": "5432", "redis": "6379"}  # where the images of others listen

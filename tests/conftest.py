@@ -22,7 +22,7 @@ from pipeline.answers import ReadAnswer
 from pipeline.batches import OpenBatch, SeenFile, finish_batch, open_batch, record_files
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
-from pipeline.embedded import EmbeddedBroker
+from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DocumentRejected
 from pipeline.leases import Limits, PageClaim, claim_document, claim_page
 from pipeline.settings import Settings

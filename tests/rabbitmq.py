@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from pipeline.broker import make_app, queue_depth, read_queue, ring_pages
+from pipeline.delivery.broker import make_app, queue_depth, read_queue, ring_pages
 from pipeline.errors import Unavailable
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import done_pages, free_port, pagepack, reconciles, rows, start, wait_until, write_pdf

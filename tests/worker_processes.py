@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pipeline.batches import open_batch
 from pipeline.bells import take_due_documents, take_due_pages
-from pipeline.broker import make_app, ring_documents, ring_pages
 from pipeline.database.engine import Database
-from pipeline.embedded import EmbeddedBroker
+from pipeline.delivery.broker import make_app, ring_documents, ring_pages
+from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.ingest import register
 from pipeline.progress import what_is_open
 from pipeline.settings import Settings

@@ -13,11 +13,12 @@ from typing import Any
 from billiard import Event
 from celery import signals
 
-from pipeline.broker import gather_acknowledgements, make_app, queue_of, read_queue
 from pipeline.cores import num_cores
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
+from pipeline.delivery.broker import make_app, queue_of, read_queue
+from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import BEAT_SECONDS, enlist, still_there
 from pipeline.ingest import Ingester

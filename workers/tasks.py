@@ -24,10 +24,10 @@ from pydantic import ValidationError
 from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.batches import TEXT_LAYER
 from pipeline.blobs.page_images import open_images
-from pipeline.broker import raise_alarm
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import insist
+from pipeline.delivery.alarms import raise_alarm
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.ingest import Ingester
 from pipeline.leases import GONE_SECONDS, Limits, PageClaim, TaskClaim, renew_tasks, return_claim

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 
-from pipeline.broker import make_app
 from pipeline.command import EXIT_DONE, EXIT_NOTHING
+from pipeline.delivery.broker import make_app
 from schemas.messages import INGEST_QUEUE, SUBMIT_TASK
 from tests.chaos import history
 from tests.chaos.faults_workers import IN_FLIGHT, kill_group

@@ -31,9 +31,9 @@ POINTS = {
         "pages-stored": ("pipeline.ingest", "finish_document", "before"),
     },
     "host": {
-        "bells-committed": ("pipeline.dispatch", "take_due_pages", "after"),  # and not rung
-        "notices-sent": ("pipeline.tell", "mark_notices_sent", "before"),
-        "loss-noted": ("pipeline.tell", "put_mark", "before"),
+        "bells-committed": ("pipeline.delivery.dispatcher", "take_due_pages", "after"),  # and not rung
+        "notices-sent": ("pipeline.delivery.outbox_relay", "mark_notices_sent", "before"),
+        "loss-noted": ("pipeline.delivery.outbox_relay", "put_mark", "before"),
     },
 }
 

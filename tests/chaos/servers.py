@@ -17,7 +17,7 @@ import botocore.session
 import redis
 import sqlalchemy as sa
 
-from pipeline.embedded import server_binary
+from pipeline.delivery.embedded_broker import server_binary
 from tests.chaos.network import Loopback, Namespaces
 from tests.postgres import PASSWORD, PostgresServer
 from tests.s3 import KEYS, SERVER

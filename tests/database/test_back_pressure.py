@@ -13,8 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import ingest
 from pipeline.bells import take_due_documents
-from pipeline.broker import make_app, queue_depth
-from pipeline.dispatch import Dispatcher
+from pipeline.delivery.broker import make_app, queue_depth
+from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.ingest import Ingester, register
 from pipeline.pause import cancel_batch
 from pipeline.settings import Settings

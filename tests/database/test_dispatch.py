@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import dispatch, tell
 from pipeline.backlog import Backlog
 from pipeline.batches import finish_batch
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
-from pipeline.broker import make_app, notify, queue_depth, read_queue, ring_pages
-from pipeline.dispatch import Dispatcher, share_out
-from pipeline.embedded import EmbeddedBroker
+from pipeline.delivery import dispatcher as dispatch
+from pipeline.delivery import outbox_relay
+from pipeline.delivery.broker import make_app, notify, queue_depth, read_queue, ring_pages
+from pipeline.delivery.dispatcher import Dispatcher
+from pipeline.delivery.embedded_broker import EmbeddedBroker
+from pipeline.delivery.pacing import share_out
 from pipeline.errors import Unavailable
 from pipeline.fleet import enlist, take_duty
 from pipeline.leases import return_claim
@@ -50,7 +52,7 @@ def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out
 def test_notices_stay_rows_while_nobody_reads_their_queue(
     archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tell, "MOST_NOTICES", 3)
+    monkeypatch.setattr(outbox_relay, "MOST_NOTICES", 3)
     archive.batch("b")
     archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
     app, said = make_app(broker), list[str]()
@@ -160,7 +162,7 @@ def test_a_flush_while_notices_are_being_sent_loses_none(
         if len(sent) == 2:
             flushed.flush()
 
-    monkeypatch.setattr(tell, "notify", notify_and_lose)
+    monkeypatch.setattr(outbox_relay, "notify", notify_and_lose)
     dispatcher.tick(flushed.app)
     assert queue_depth(flushed.app, "mine") == 2, "the flush came in the middle"
     flushed.tick()  # of whoever has the duty then

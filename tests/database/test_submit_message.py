@@ -11,7 +11,7 @@ import pytest
 from celery.exceptions import Reject
 
 from pipeline import submit
-from pipeline.broker import make_app
+from pipeline.delivery.broker import make_app
 from pipeline.errors import Unavailable
 from pipeline.ingest import Ingester
 from pipeline.settings import Settings

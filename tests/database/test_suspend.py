@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import dispatch, leases, run
-from pipeline.broker import make_app
+from pipeline import leases, run
 from pipeline.database import boottime as clocks
-from pipeline.dispatch import Dispatcher
+from pipeline.delivery import dispatcher as dispatch
+from pipeline.delivery.broker import make_app
+from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.leases import PageClaim, expire, renew_tasks
 from pipeline.run import Run, Stopped
 from pipeline.settings import Settings

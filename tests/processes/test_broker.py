@@ -27,20 +27,19 @@ from cryptography.x509.oid import NameOID
 from kombu.transport.redis import Channel as RedisChannel
 
 from pipeline import station
-from pipeline.broker import (
+from pipeline.database.engine import Database
+from pipeline.delivery.alarms import heard_alarm, raise_alarm
+from pipeline.delivery.broker import (
     check_broker,
     delete_mark,
     depth_if_there,
-    gather_acknowledgements,
-    heard_alarm,
     make_app,
     put_mark,
     queue_depth,
-    raise_alarm,
     ring_pages,
 )
-from pipeline.database.engine import Database
-from pipeline.embedded import EmbeddedBroker, server_binary
+from pipeline.delivery.embedded_broker import EmbeddedBroker, server_binary
+from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
 from schemas.messages import READ_QUEUE

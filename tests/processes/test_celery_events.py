@@ -11,8 +11,8 @@ from typing import Any
 
 from celery import Celery
 
-from pipeline.broker import make_app
 from pipeline.database.engine import Database
+from pipeline.delivery.broker import make_app
 from pipeline.progress import progress
 from pipeline.settings import Settings
 from tests.running import wait_until, write_pdf

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.embedded import server_binary
+from pipeline.delivery.embedded_broker import server_binary
 from tests.running import ROOT, environment, pagepack, rows, wait_until, write_pdf
 
 

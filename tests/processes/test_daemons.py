@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import dispatch, ingest, watch
+from pipeline import ingest, watch
 from pipeline.backlog import _Looker
 from pipeline.daemons import start_daemon
-from pipeline.dispatch import Dispatcher
+from pipeline.delivery import dispatcher as dispatch
+from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.errors import Unavailable, UsageError
 from pipeline.host import Host
 from pipeline.ingest import Ingester

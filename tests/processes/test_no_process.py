@@ -14,7 +14,7 @@ import pytest
 from pipeline import children, doctor, submit
 from pipeline.children import Children, Place
 from pipeline.database.engine import Database
-from pipeline.embedded import EmbeddedBroker
+from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
 from tests.running import wait_until

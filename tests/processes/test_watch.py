@@ -18,8 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.backlog import Backlog
-from pipeline.broker import make_app
 from pipeline.database.engine import Database
+from pipeline.delivery.broker import make_app
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import METRICS, collecting, is_counting

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from pipeline.broker import delete_queues, make_app, queue_depth, ring_documents, ring_pages
+from pipeline.delivery.broker import delete_queues, make_app, queue_depth, ring_documents, ring_pages
 from pipeline.errors import UsageError
 from pipeline.host import places
 from schemas.messages import INGEST_QUEUE, READ_QUEUE

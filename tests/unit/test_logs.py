@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.broker import make_app, queue_depth
+from pipeline.delivery.broker import make_app, queue_depth
 from pipeline.errors import Unavailable, UsageError, redacted
 from pipeline.settings import Settings, load_settings
 from pipeline.telemetry.logs import JsonLines, TextLines, log_event, set_up_logs

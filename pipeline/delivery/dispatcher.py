@@ -18,74 +18,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from celery import Celery
 
 from pipeline.batches import OpenBatch, finish_batch, finish_batches
 from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
-from pipeline.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
+from pipeline.delivery.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
+from pipeline.delivery.outbox_relay import Teller
+from pipeline.delivery.pacing import Pace, share_out
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.fleet import WorkerRow, forget_silent, workers
 from pipeline.leases import Limits, expire
 from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
-from pipeline.tell import Teller
 from schemas.messages import INGEST_TASK
 
 log = logging.getLogger("pagepack.dispatch")
 
 BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; rows wait, nothing is lost
-_SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
-_FEWEST_BELLS = 8
-_MOST_BELLS = 5_000
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
 _WORKERS_SECONDS = 1.0
 _MOVE_SECONDS = 6.0  # the longest that a model's queue waits for what was rung for before in the queue of all
 _LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
-
-
-def share_out(room: int, out: Mapping[int, int]) -> dict[int, int]:
-    """Divide `room` bells among batches that have `out` bells each, so that the lowest levels rise together."""
-    shares = dict.fromkeys(out, 0)
-    by_level = sorted(out, key=lambda batch: out[batch])
-    for count in range(1, len(by_level) + 1):
-        low = by_level[:count]
-        ceiling = out[by_level[count]] if count < len(by_level) else None
-        level = out[low[-1]]
-        gap = room if ceiling is None else min(room, (ceiling - level) * count)
-        for index, batch in enumerate(low):
-            shares[batch] += gap // count + (index < gap % count)
-        room -= gap
-        if room <= 0:
-            break
-    return shares
-
-
-@dataclass
-class _Pace:
-    """How many bells the workers use up, from the queue's depth at each look."""
-
-    per_second: float = 0.0
-    depth: int = 0  # after the last ring
-    looked_at: float = field(default_factory=time.monotonic)
-
-    def look(self, depth: int) -> None:
-        now = time.monotonic()
-        seconds = max(now - self.looked_at, 0.01)
-        used = max(0, self.depth - depth) / seconds
-        share = min(1.0, seconds)  # of the last second or so
-        self.per_second += (used - self.per_second) * share
-        self.looked_at, self.depth = now, depth
-
-    def wanted(self, at_once: int) -> int:
-        """Bells that the queue shall hold, where its workers may take so many at once."""
-        return int(min(_MOST_BELLS, max(_FEWEST_BELLS, at_once, _SECONDS_AHEAD * self.per_second)))
 
 
 class Dispatcher:
@@ -99,7 +58,7 @@ class Dispatcher:
         self._say = say
         self._only = only
         self._limits = Limits.of(settings)
-        self._paces: dict[str, _Pace] = {}  # by queue
+        self._paces: dict[str, Pace] = {}  # by queue
         self._next_sweep = self._next_notices = 0.0
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
@@ -261,7 +220,7 @@ class Dispatcher:
     def _look(self, app: Celery, queue: str, at_once: int) -> tuple[int, float]:
         """Room for bells in a queue whose workers may take so many at once, and after how long one counts as lost."""
         depth = queue_depth(app, queue)
-        pace = self._paces.setdefault(queue, _Pace())
+        pace = self._paces.setdefault(queue, Pace())
         pace.look(depth)
         room = pace.wanted(at_once) - depth
         if depth == 0:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
-from queue import Empty
 from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import BatchPublishError, LimitExceeded, OperationalError
 from kombu.simple import SimpleQueue
-from kombu.transport.redis import Channel as RedisChannel
-from kombu.transport.redis import QoS as RedisQoS
-from kombu.transport.virtual.base import QoS as VirtualQoS
 
 from pipeline.errors import Unavailable, UsageError, redacted
 from schemas.messages import (
@@ -32,90 +26,9 @@ from schemas.messages import (
 
 _OWN_SECONDS = 3600.0  # queues of one run, host or model, without anybody at them
 _AT_ONCE = 500  # operations of the broker in one round trip, on Redis some five a message
-_ACK_SECONDS = 0.3
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 R = TypeVar("R")
-
-ALARM_QUEUE = "pagepack.alarm"
-"""Where a worker says what no retry will mend (a full disk); its supervisor names it a queue of its own and listens."""
-
-
-class _ForgivingQoS(RedisQoS):
-    """An acknowledgement that a broken connection swallowed is over all the same: the row says what became of it.
-
-    kombu 5.7 leaves such a message among the delivered ones, where it counts against the prefetch limit for ever: an
-    ingest worker, whose limit is one, never took another document after one broken connection.
-    """
-
-    def ack(self, delivery_tag: str) -> None:
-        try:
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except Exception:
-            VirtualQoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
-            raise
-
-
-class _GatheringQoS(_ForgivingQoS):
-    """Acknowledges in the round trip that notes the next message, or soon where there is room for one and none comes.
-
-    A third of the time of a reader's main thread was waiting for the answer to each. Who dies in between leaves
-    messages that come again when their visibility timeout is over, as where the answer was lost: their rows say that
-    all is done.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._acked: list[str] = []
-        self._acked_at = 0.0  # the first of them
-        self._client: Any = None
-
-    def ack(self, delivery_tag: str) -> None:
-        if self.channel.closed:  # nobody will ask whether it can consume
-            super().ack(delivery_tag)
-            return
-        if not self._acked:
-            self._acked_at = time.monotonic()
-        self._acked.append(delivery_tag)
-        VirtualQoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
-
-    @contextlib.contextmanager
-    def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
-        with super().pipe_or_acquire(pipe, client if pipe else client or self._kept_client()) as ours:
-            acked = [] if pipe else list(self._acked)
-            if acked:
-                ours.zrem(self.unacked_index_key, *acked).hdel(self.unacked_key, *acked)
-            yield ours
-            del self._acked[: len(acked)]  # not where it failed
-
-    def _kept_client(self) -> Any:
-        """kombu makes one for each message, which takes a sixth of the main thread's time."""
-        if self._client is None or self._client.connection_pool is not self.channel.pool:
-            self._client = self.channel._create_client()
-        return self._client
-
-    def can_consume(self) -> bool:
-        if self._acked and time.monotonic() - self._acked_at > _ACK_SECONDS:
-            self._send_acks()
-        return bool(super().can_consume())  # type: ignore[no-untyped-call]
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        with contextlib.suppress(Exception):  # the broker is away
-            self._send_acks()
-        super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]
-
-    def _send_acks(self) -> None:
-        if self._acked:
-            with self.pipe_or_acquire() as pipe:
-                pipe.execute()
-
-
-RedisChannel.QoS = _ForgivingQoS
-
-
-def gather_acknowledgements() -> None:
-    """For a process that acknowledges many messages a second, on Redis or Valkey."""
-    RedisChannel.QoS = _GatheringQoS
 
 
 def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_seconds: float = 30) -> Celery:
@@ -131,7 +44,7 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_se
         task_acks_late=True,
         task_acks_on_failure_or_timeout=True,  # the row says what became of it; a repeated message adds nothing
         task_default_queue=read,
-        task_queues=[_queue(name, is_own=bool(own)) for name in (ingest, read)],
+        task_queues=[make_queue(name, is_own=bool(own)) for name in (ingest, read)],
         task_routes={
             INGEST_TASK: {"queue": ingest},
             SUBMIT_TASK: {"queue": ingest},
@@ -166,7 +79,7 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_se
     return app
 
 
-def _queue(name: str, is_own: bool) -> Queue:
+def make_queue(name: str, is_own: bool) -> Queue:
     """On RabbitMQ those of a run that was killed go by themselves; on Redis an empty queue is nothing."""
     if is_own:
         return _passing_queue(name, expires=_OWN_SECONDS)
@@ -208,7 +121,7 @@ def delete_queues(app: Celery) -> None:
             channel.queue_delete(queue_of(app, task))
 
     with contextlib.suppress(Unavailable):
-        _ask(app, delete)
+        ask_broker(app, delete)
 
 
 def ring_documents(app: Celery, document_ids: Iterable[int]) -> None:
@@ -290,54 +203,31 @@ def depth_if_there(app: Celery, queue: str) -> int | None:
                 return None if "amqp" in str(app.conf.broker_url).partition(":")[0] else 0
             raise
 
-    return _ask(app, look)
+    return ask_broker(app, look)
 
 
 def put_mark(app: Celery, queue: str) -> None:
     """A queue with one message, or two, which nobody takes. Raises Unavailable."""
-    _ask(app, lambda channel: _simple(channel, _passing_queue(queue)).put({}, serializer="json"))
+    ask_broker(app, lambda channel: simple_queue(channel, _passing_queue(queue)).put({}, serializer="json"))
 
 
 def delete_mark(app: Celery, queue: str) -> None:
     """Best effort."""
 
     def delete(channel: Any) -> None:
-        mark = _simple(channel, _passing_queue(queue)).queue
+        mark = simple_queue(channel, _passing_queue(queue)).queue
         mark.delete()
         mark.exchange.delete()  # on Redis kombu would note it in this process for ever
 
     with contextlib.suppress(Unavailable):
-        _ask(app, delete)
+        ask_broker(app, delete)
 
 
-def raise_alarm(app: Celery, cause: str, reason: str) -> None:
-    """Tell the supervisor; best effort, for where even the database cannot be written."""
-    queue = _queue(os.environ.get("PAGEPACK_INTERNAL_ALARM", ALARM_QUEUE), is_own=True)
-    alarm = {"cause": cause, "reason": reason}
-    with contextlib.suppress(Unavailable):
-        _ask(app, lambda channel: _simple(channel, queue).put(alarm, serializer="json"))
-
-
-def heard_alarm(app: Celery, queue: str) -> dict[str, Any] | None:
-    """The oldest alarm, taken off its queue; None where all is well or the broker is away."""
-
-    def take(channel: Any) -> dict[str, Any] | None:
-        with contextlib.suppress(Empty):
-            message = _simple(channel, _queue(queue, is_own=True)).get(block=False)
-            message.ack()
-            return dict(message.payload)
-        return None
-
-    with contextlib.suppress(Unavailable):
-        return _ask(app, take)
-    return None
-
-
-def _simple(channel: Any, queue: Queue) -> Any:
+def simple_queue(channel: Any, queue: Queue) -> Any:
     return SimpleQueue(channel, queue)  # type: ignore[no-untyped-call]
 
 
-def _ask(app: Celery, work: Callable[[Any], R]) -> R:
+def ask_broker(app: Celery, work: Callable[[Any], R]) -> R:
     """What `work` makes of a channel, on a connection that this process keeps for all its looks.
 
     A new one for each look made 7 to 15 a second, behind TLS with a handshake each. Celery's pool gives none to forked

@@ -18,8 +18,8 @@ from contextlib import suppress
 from celery import Celery
 
 from pipeline.bells import forget_bells
-from pipeline.broker import delete_mark, depth_if_there, notify, put_mark, queue_depth, target_queue
 from pipeline.database.engine import Database
+from pipeline.delivery.broker import delete_mark, depth_if_there, notify, put_mark, queue_depth, target_queue
 from pipeline.errors import Unavailable
 from pipeline.notices import (
     forget_sent,
