@@ -180,8 +180,8 @@ def _read_prompt(path: Path) -> str:
 def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
     from pipeline.database.open import open_database
     from pipeline.live import duration
-    from pipeline.query import find_batch
-    from pipeline.query import status as query_status
+    from pipeline.query.batch_status import find_batch
+    from pipeline.query.batch_status import status as query_status
 
     db = open_database(settings)
     summary = query_status(db, find_batch(db, batch_id))
@@ -320,7 +320,7 @@ def ask(
 
     Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
     """
-    from pipeline.readonly_sql import run_sql
+    from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
     from pipeline.submit import parse_pages
 

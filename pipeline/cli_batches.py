@@ -37,8 +37,8 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
 
     from pipeline.database.open import open_database
     from pipeline.fleet import workers
-    from pipeline.query import find_batch
-    from pipeline.query import status as query_status
+    from pipeline.query.batch_status import find_batch
+    from pipeline.query.batch_status import status as query_status
     from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)
@@ -113,7 +113,7 @@ def _waiting(status: Any) -> int:
 def _change(ref: str | None, home: Path | None, done: str, wrong: str, change: Callable[[Any, int], bool]) -> int:
     """Find a batch and change its state; one that is not in a state for it is said, and nothing changes."""
     from pipeline.database.open import open_database
-    from pipeline.query import find_batch
+    from pipeline.query.batch_status import find_batch
     from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home))
@@ -170,7 +170,7 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     Workers that run read them; else repeat the batch's `pagepack run`.
     """
     from pipeline.database.open import open_database
-    from pipeline.query import find_batch, paths_not_taken_in
+    from pipeline.query.batch_status import find_batch, paths_not_taken_in
     from pipeline.settings import load_settings
     from pipeline.store import retry_failures
 
@@ -201,7 +201,7 @@ def _chosen_failures(
     Raises:
         UsageError: no failure has the cause, though there are failures; or `where` is no condition.
     """
-    from pipeline.readonly_sql import run_sql
+    from pipeline.query.sql import run_sql
 
     of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)}"
     select = f"SELECT DISTINCT source_path, page_number {of_batch}"

@@ -33,8 +33,8 @@ def search(
     from rich.text import Text
 
     from pipeline.database.open import open_database
-    from pipeline.query import find_batch
-    from pipeline.query import search as query_search
+    from pipeline.query.batch_status import find_batch
+    from pipeline.query.search import search as query_search
     from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)
@@ -80,8 +80,8 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float, as_
     attempts         a row a try                 files          a row a file and batch
     page_images      a row a page image          schema_doc     what each column means
     """
-    from pipeline.formats import write_csv, write_json, write_table
-    from pipeline.readonly_sql import run_sql
+    from pipeline.query.formats import write_csv, write_json, write_table
+    from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
 
     if not 0 < seconds < math.inf:
@@ -117,9 +117,9 @@ def export(
     Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
     """
     from pipeline.database.open import open_database
-    from pipeline.export import STDOUT
-    from pipeline.export import export as write_export
-    from pipeline.query import find_batch
+    from pipeline.query.batch_status import find_batch
+    from pipeline.query.export import STDOUT
+    from pipeline.query.export import export as write_export
     from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)

@@ -28,7 +28,7 @@ from pipeline.forked import Forked
 from pipeline.ingest import check_storage
 from pipeline.leases import Limits, expire, give_back
 from pipeline.progress import Progress, progress, what_is_open
-from pipeline.query import batch_state
+from pipeline.query.batch_status import batch_state
 from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.station import Station

@@ -38,7 +38,7 @@ from pipeline.errors import (
 from pipeline.fleet import why_nobody_reads, workers
 from pipeline.ingest import register
 from pipeline.progress import progress
-from pipeline.query import asked_prompts, batch_state, find_batch
+from pipeline.query.batch_status import asked_prompts, batch_state, find_batch
 from pipeline.settings import Settings
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts

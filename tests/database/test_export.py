@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pipeline.errors import DiskFull, NothingToDo, PageFailed, UsageError
-from pipeline.export import Format, export
-from pipeline.export_paths import Targets, safe_name, shared_folder
-from pipeline.query import find_batch
+from pipeline.query.batch_status import find_batch
+from pipeline.query.export import Format, export
+from pipeline.query.export_paths import Targets, safe_name, shared_folder
 from pipeline.store import NewPage
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, examples, sha

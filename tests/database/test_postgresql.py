@@ -21,7 +21,7 @@ from pipeline.database.open import open_database
 from pipeline.database.retry import retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.progress import Open, Room, running_work, what_is_open
-from pipeline.readonly_sql import run_sql
+from pipeline.query.sql import run_sql
 from pipeline.settings import Settings, load_settings
 from tests.conftest import Archive
 from tests.postgres import FAST, PASSWORD, PostgresServer

@@ -18,8 +18,9 @@ from pipeline.fleet import enlist
 from pipeline.leases import Limits, expire, give_back, renew_tasks, return_claim
 from pipeline.notices import mark_notices_sent, take_notices
 from pipeline.pause import cancel_batch, pause_batch, resume_batch
-from pipeline.query import find_batch, search, status
-from pipeline.readonly_sql import run_sql
+from pipeline.query.batch_status import find_batch, status
+from pipeline.query.search import search
+from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
 from pipeline.store import NewPage, complete_page, render_again
 from schemas.tables import Base

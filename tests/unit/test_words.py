@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.snippets import make_snippet
+from pipeline.query.snippets import make_snippet
 from pipeline.words import Phrase, query_phrases, search_terms, search_vector, terms
 
 

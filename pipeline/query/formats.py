@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Value = str | int | float | bytes | None
+from pipeline.query.sql_result import Value
 
 _TABLE_ROWS = 1_000  # a table is laid out in memory; more rows than people read go to csv or json
 

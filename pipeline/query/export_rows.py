@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from pipeline.batches import is_asked_about
 from pipeline.database.engine import Database
 from pipeline.errors import NothingToDo
-from pipeline.query import BatchRow
+from pipeline.query.batch_status import BatchRow
 from schemas.tables import (
     Answer,
     Batch,

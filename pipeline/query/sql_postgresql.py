@@ -22,8 +22,7 @@ from psycopg.types.string import TextLoader
 
 from pipeline.database.postgresql import connect_arguments, translated_words
 from pipeline.errors import UsageError
-from pipeline.formats import Value
-from pipeline.readonly_sql import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, too_slow
+from pipeline.query.sql_result import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, Value, too_slow
 from pipeline.urls import server_name, server_url
 
 QUERY_ROLE = "pagepack_query"

@@ -1,10 +1,8 @@
-"""A user's own SQL, which can read everything and change nothing.
+"""A user's own SQL on SQLite: an authorizer allows reading alone, a clock ends what takes too long.
 
-SQLite asks an authorizer before it compiles each part of a statement; here it hears yes to SELECT, to reading a column,
-to functions and to recursion, and no to everything else: writes, ATTACH (which `mode=ro` alone lets create files),
-PRAGMA, extensions. A deadline counts the time that SQLite works, not the time that a pager waits.
-
-On a PostgreSQL server `readonly_server` does the same.
+SQLite asks the authorizer before it compiles each part of a statement. Here it hears yes to SELECT, to reading a
+column, to functions and to recursion, and no to everything else: writes, ATTACH (which `mode=ro` alone lets create
+files), PRAGMA, extensions. A deadline counts the time that SQLite works, not the time that a pager waits.
 """
 
 from __future__ import annotations
@@ -12,57 +10,21 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.database.postgresql import NO_DRIVER
 from pipeline.database.sqlite import Unchanged, connect_readonly, is_immutable
 from pipeline.errors import UsageError
-from pipeline.formats import Value
-from pipeline.settings import Settings
-from schemas.views import COLUMNS
+from pipeline.query.sql_result import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, Value, too_slow
 
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
-MAX_STATEMENT_BYTES = 100_000
 _MAX_VALUE_BYTES = 256 * 2**20  # one text or blob: document_text of 20,000 dense pages is under half of it
 _STEPS_BETWEEN_LOOKS = 10_000  # virtual machine steps between two looks at the clock: about 0.1 ms
-ROWS_AT_ONCE = 200
 
 
-@dataclass
-class SqlResult:
-    """The columns' names and the rows, which are read while they are asked for.
-
-    `is_truncated` turns true where `max_rows` cut the rows short. Closing `rows` closes the database.
-    """
-
-    columns: list[str]
-    rows: Iterator[tuple[Value, ...]] = field(repr=False)
-    is_truncated: bool = False
-
-
-def run_sql(
-    where: Settings | Path, statement: str, *, limit_seconds: float = 60.0, max_rows: int | None = None
-) -> SqlResult:
-    """Run one SELECT on the settings' database, or on the SQLite file at a path.
-
-    Works while a run writes: readers wait for nobody. Where the folder cannot be written, SQLite can make no lock
-    files; such a database is read as if nobody changes it, and if somebody does, the rows end with an error instead
-    of being wrong.
-
-    Raises:
-        UsageError: not a statement that reads, what the database says of it, past `limit_seconds` (also from `rows`).
-        Unavailable: the server does not answer (also from `rows`).
-    """
-    if isinstance(where, Settings) and where.database_url is not None:
-        try:
-            from pipeline.readonly_server import run_on_server
-        except ImportError as error:
-            raise UsageError(NO_DRIVER) from error
-        return run_on_server(where.database_url, statement, limit_seconds, max_rows)
-    path = where if isinstance(where, Path) else where.home / "pagepack.db"
+def run_on_file(path: Path, statement: str, limit_seconds: float, max_rows: int | None) -> SqlResult:
+    """Run one SELECT on a SQLite file. Raises as `run_sql`."""
     if not path.is_file():
         raise UsageError(f"no database at {path}; `pagepack run PATH` makes one, --home says where")
     unchanged = Unchanged(path) if is_immutable(path) else None
@@ -84,17 +46,6 @@ def run_sql(
     result = SqlResult(columns, iter(()))
     result.rows = _rows(result, connection, cursor, clock, max_rows, unchanged, path)
     return result
-
-
-HINT = (
-    f"`pagepack sql` reads only: SELECT from the views {', '.join(COLUMNS)} (their columns: SELECT * FROM schema_doc)"
-)
-
-
-def too_slow(limit_seconds: float) -> UsageError:
-    return UsageError(
-        f"the query was stopped after {limit_seconds:g} seconds; narrow it with WHERE or LIMIT, or raise the limit"
-    )
 
 
 class _Clock:

@@ -19,9 +19,15 @@ from typing import Literal, TextIO
 
 from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, Unavailable, UsageError
-from pipeline.export_paths import Targets, shared_folder
-from pipeline.exported import ExportedPage, ExportedSource, exported_pages, exported_sources, first_and_last_path
-from pipeline.query import BatchRow, check_prompt
+from pipeline.query.batch_status import BatchRow, check_prompt
+from pipeline.query.export_paths import Targets, shared_folder
+from pipeline.query.export_rows import (
+    ExportedPage,
+    ExportedSource,
+    exported_pages,
+    exported_sources,
+    first_and_last_path,
+)
 
 Format = Literal["markdown", "jsonl", "parquet"]
 

@@ -1,0 +1,37 @@
+"""A user's own SQL, which can read everything and change nothing.
+
+`sql_sqlite` and `sql_postgresql` hold it to that, each with its database's own means.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.database.postgresql import NO_DRIVER
+from pipeline.errors import UsageError
+from pipeline.query.sql_result import SqlResult
+from pipeline.query.sql_sqlite import run_on_file
+from pipeline.settings import Settings
+
+
+def run_sql(
+    where: Settings | Path, statement: str, *, limit_seconds: float = 60.0, max_rows: int | None = None
+) -> SqlResult:
+    """Run one SELECT on the settings' database, or on the SQLite file at a path.
+
+    Works while a run writes: readers wait for nobody. Where the folder cannot be written, SQLite can make no lock
+    files; such a database is read as if nobody changes it, and if somebody does, the rows end with an error instead
+    of being wrong.
+
+    Raises:
+        UsageError: not a statement that reads, what the database says of it, past `limit_seconds` (also from `rows`).
+        Unavailable: the server does not answer (also from `rows`).
+    """
+    if isinstance(where, Settings) and where.database_url is not None:
+        try:
+            from pipeline.query.sql_postgresql import run_on_server
+        except ImportError as error:
+            raise UsageError(NO_DRIVER) from error
+        return run_on_server(where.database_url, statement, limit_seconds, max_rows)
+    path = where if isinstance(where, Path) else where.home / "pagepack.db"
+    return run_on_file(path, statement, limit_seconds, max_rows)
