@@ -7,7 +7,7 @@ document by its content, a task by page, prompt and model), so repeating a comma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -172,19 +172,26 @@ def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int,
         return {row.path: tuple(row)[1:] for row in rows}
 
 
-@retried
 def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen_at: datetime | None = None) -> None:
-    """Store what was seen, in one transaction, with the tasks of pages that are known already.
+    """Store what was seen, in one transaction, then the tasks of pages that are known already, in as many as it takes.
 
+    Who dies in between has not seen all, and sees these files again; and a batch makes sure of its tasks at its end.
     A batch that has finished meanwhile goes on: another command that registers the same one came to its end first. One
     that was cancelled meanwhile sees nothing more, and one that is paused takes nothing from a batch that is running.
     """
-    moment = seen_at or utc_now()
+    pages = _record(db, batch, files, seen_at or utc_now())
+    for documents, first_page, last_page in _in_parts(pages):
+        _ask(db, batch.id, documents, first_page, last_page)
+
+
+@retried
+def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: datetime) -> Sequence[sa.Row[int, int]]:
+    """The documents of these files that have pages already, with the number of their pages."""
     with db.write() as connection:
         insert = insert_for(connection)
         state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update(key_share=True))
         if state == BatchState.CANCELLED:
-            return
+            return []
         if state == BatchState.FINISHED:
             connection.execute(update(Batch).where(Batch.id == batch.id).values(_RUNS_AGAIN))
         taken = {file.content_hash: file for file in files if file.content_hash is not None}
@@ -257,8 +264,39 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
         tasks = update(PageTask).where(PageTask.batch_id == batch.id, *of_path)
         tasks = tasks.values(**_WAITS_AGAIN, next_attempt_at=0.0)
         reopen(connection, again, connection.scalars(tasks.returning(PageTask.id)).all())
-        ensure_tasks(connection, batch.id, documents)
-        forget_outdated(connection, batch.id, documents)
+        pages = select(Page.document_id, sa.func.max(Page.page_index) + 1).where(Page.document_id.in_(documents))
+        return connection.execute(pages.group_by(Page.document_id).order_by(Page.document_id)).all()
+
+
+@retried
+def _ask(db: Database, batch_id: int, documents: Sequence[int], first_page: int, last_page: int) -> None:
+    with db.write() as connection:
+        locked = select(Batch.state).where(Batch.id == batch_id).with_for_update(key_share=True)
+        if connection.scalar(locked) != BatchState.CANCELLED:
+            ensure_tasks(connection, batch_id, documents, first_page, last_page)
+            forget_outdated(connection, batch_id, documents)
+
+
+_PAGES_A_TRANSACTION = 500  # a fraction of a second, even where the text of each becomes its answer
+_LAST_PAGE = 2**31 - 1
+
+
+def _in_parts(pages: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], int, int]]:
+    """Documents, given with their numbers of pages, as (documents, first page, last page) for a transaction each."""
+    some: list[int] = []
+    count = 0
+    for document_id, num_pages in pages:
+        if num_pages > _PAGES_A_TRANSACTION:
+            for first in range(0, num_pages, _PAGES_A_TRANSACTION):
+                yield [document_id], first, first + _PAGES_A_TRANSACTION - 1
+            continue
+        if count + num_pages > _PAGES_A_TRANSACTION:
+            yield some, 0, _LAST_PAGE
+            some, count = [], 0
+        some.append(document_id)
+        count += num_pages
+    if some:
+        yield some, 0, _LAST_PAGE
 
 
 _WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
@@ -326,7 +364,12 @@ def forget_unseen(db: Database, batch: OpenBatch, since: datetime) -> None:
 
 
 def ensure_tasks(
-    connection: Connection, batch_id: int, documents: Sequence[int], first_page: int = 0, show: bool = True
+    connection: Connection,
+    batch_id: int,
+    documents: Sequence[int],
+    first_page: int = 0,
+    last_page: int = _LAST_PAGE,
+    show: bool = True,
 ) -> None:
     """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown.
 
@@ -336,7 +379,8 @@ def ensure_tasks(
     insert = insert_for(connection)
     batch = connection.execute(select(Batch.state, Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
     versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
-    asked = (Page.document_id.in_(documents), Page.page_index >= first_page, is_asked_about(batch_id))
+    which = (Page.document_id.in_(documents), Page.page_index.between(first_page, last_page))
+    asked = (*which, is_asked_about(batch_id))
     pages = select(Page.id).where(*asked)
     own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
     wanted = (
@@ -354,15 +398,12 @@ def ensure_tasks(
     )
     columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
     connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
-    asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).scalar_subquery()
-    is_dropped = sa.or_(_waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
     takes_all = show and batch.state == BatchState.RUNNING
-    others = PageTask.batch_id != batch_id if takes_all else is_dropped
+    others = PageTask.batch_id != batch_id if takes_all else _is_left_behind()
     connection.execute(
         update(PageTask).where(own, PageTask.state == TaskState.PENDING, others).values(batch_id=batch_id, rung_at=None)
     )
-    dropped = (PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
-    connection.execute(update(PageTask).where(own, *dropped).values(**_WAITS_AGAIN, batch_id=batch_id))
+    connection.execute(update(PageTask).where(own, _IS_DROPPED).values(**_WAITS_AGAIN, batch_id=batch_id))
     if batch.text_layer == "prefer":
         _settle_from_text_layer(connection, own)
     if not show:
@@ -384,14 +425,37 @@ def _waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnEle
     Batches that share pages try to finish in turn: one that took what waits for another, which is rung for, would lose
     it to the next one before its own turn to ring.
     """
-    return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING))
+    return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING).correlate(None))
 
 
-_TEXTS_AT_ONCE = 1_000
+def _is_left_behind() -> sa.ColumnElement[bool]:
+    """Whether a task waits for a batch that gives nothing out, or that was asked for again with another model."""
+    asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).correlate(PageTask).scalar_subquery()
+    return sa.or_(_waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
+
+
+_TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text
 
 
 def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool]) -> None:
-    """Where a PDF page carries text and the user prefers it, that text is the answer to `ocr`."""
+    """Where a PDF page carries text and the user prefers it, that text is the answer to `ocr`.
+
+    Memory holds the ids of all that wait, and some texts at a time.
+    """
+    waiting = (
+        select(PageTask.id)
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .join(TextLayer, TextLayer.page_id == PageTask.page_id)
+        .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
+    )
+    ids = connection.scalars(waiting).all()
+    for start in range(0, len(ids), _TEXTS_AT_ONCE):
+        _settle_some_from_text_layer(connection, ids[start : start + _TEXTS_AT_ONCE])
+
+
+def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]) -> None:
     rows = connection.execute(
         select(
             PageTask.id, PageTask.page_id, PageTask.prompt_version, PromptVersion.name, Page.image_hash, TextLayer.text
@@ -399,12 +463,11 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
         .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
         .join(Page, Page.id == PageTask.page_id)
         .join(TextLayer, TextLayer.page_id == Page.id)
-        .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
+        .where(PageTask.id.in_(task_ids))
         .order_by(PageTask.id)
-        .with_for_update(of=PageTask)
-    ).all()
+    )
     answers: list[tuple[AnswerKey, ReadAnswer]] = []
-    settled: list[tuple[int, int, str, AnswerKey]] = []
+    read: list[tuple[int, int, str, AnswerKey]] = []
     for row in rows:
         if row.text.strip():
             # Equal pixels may carry unequal text, so the text is part of what answers.
@@ -412,11 +475,9 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
             answer = ReadAnswer(engine="text-layer", model=model, text=row.text, finish_reason="stop")
             key = AnswerKey(row.image_hash, row.prompt_version, model)
             answers.append((key, answer))
-            settled.append((row.id, row.page_id, row.name, key))
-    for start in range(0, len(settled), _TEXTS_AT_ONCE):
-        ids = put_answers(connection, answers[start : start + _TEXTS_AT_ONCE])
-        some = settled[start : start + _TEXTS_AT_ONCE]
-        settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in some])
+            read.append((row.id, row.page_id, row.name, key))
+    ids = put_answers(connection, answers)
+    settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in read])
 
 
 def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:
@@ -443,61 +504,158 @@ def finish_batches(db: Database) -> None:
         finish_batch(db, batch)
 
 
-@retried
 def finish_batch(db: Database, batch: OpenBatch) -> bool:
-    """Close the batch where nothing of it waits any more; False where something does.
+    """Close the batch where nothing of it waits any more; whether it is finished, by whomever.
 
     First makes sure of its tasks: a page stored while the batch was being registered may have missed it. And at the
     end of its notices: a document may have been done before the batch asked about it.
+
+    The walks through its documents read, and write in short transactions of their own where there is something to
+    write. The last one looks at all again, with the batch's row locked, and closes it: what was stored meanwhile makes
+    it wait, and whoever opens anything again locks that row, and comes before that look or after the end.
     """
-    with db.read(
-        by_key=True
-    ) as connection:  # cheap looks first: the rest costs a walk through all documents of the batch
-        seen = (Batch.id == batch.id, Batch.all_seen)
+    with db.read(by_key=True) as connection:  # cheap looks first: the rest costs a walk through all that it asked
         own = (PageTask.batch_id == batch.id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
-        if connection.scalar(select(Batch.id).where(*seen)) is None:
+        row = connection.execute(select(Batch.state, Batch.all_seen, Batch.notify).where(Batch.id == batch.id)).one()
+        if row.state == BatchState.FINISHED:
+            return True
+        if row.state != BatchState.RUNNING or not row.all_seen:
             return False
         if connection.scalar(select(PageTask.id).where(*own).limit(1)) is not None:
             return False
+    if _any(db, _open_documents(batch.id)):
+        _take_documents_over(db, batch.id)
+        return False
+    if _any(db, _open_pages(batch.id)):
+        _each_part(db, batch.id, _take_pages_over)
+        if _any(db, _open_pages(batch.id)):
+            return False
+    if row.notify is not None:
+        _each_part(db, batch.id, _note_ended)
+    return _close(db, batch.id)
+
+
+@retried
+def _close(db: Database, batch_id: int) -> bool:
     with db.write() as connection:
-        running = (Batch.id == batch.id, Batch.state == BatchState.RUNNING)
-        if connection.scalar(select(Batch.id).where(*running).with_for_update()) is None:
-            return False  # paused or cancelled meanwhile
-        documents = select(BatchSource.document_id).where(
-            BatchSource.batch_id == batch.id, BatchSource.document_id.is_not(None)
+        state = connection.scalar(
+            select(Batch.state).where(Batch.id == batch_id, Batch.all_seen).with_for_update(key_share=True)
         )
-        ids = [document_id for document_id in connection.scalars(documents.distinct()) if document_id is not None]
-        open_documents = select(Document.id).where(
-            Document.id.in_(documents), Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
-        )
-        if connection.scalar(open_documents.limit(1)) is not None:
-            # One that went back to ingest waits for the batch that saw it first; now it waits for this one.
-            connection.execute(
-                update(Document)
-                .where(Document.id.in_(documents), Document.state == DocumentState.PENDING)
-                .where(_waits_for_none(Document.batch_id))
-                .values(batch_id=batch.id, rung_at=None)
-            )
-            return False
-        for start in range(0, len(ids), 500):
-            ensure_tasks(connection, batch.id, ids[start : start + 500], show=False)
-        open_tasks = (
-            select(PageTask.id)
-            .join(Page, Page.id == PageTask.page_id)
-            .join(Batch, (Batch.id == batch.id) & (Batch.model == PageTask.model))
-            .join(
-                BatchPrompt,
-                (BatchPrompt.batch_id == batch.id) & (BatchPrompt.prompt_version == PageTask.prompt_version),
-            )
-            .where(Page.document_id.in_(documents), PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
-            .where(is_asked_about(batch.id))
-        )
-        if connection.scalar(open_tasks.limit(1)) is not None:
-            return False
-        note_all_ended(connection, batch.id)
-        connection.execute(
-            update(Batch)
-            .where(Batch.id == batch.id, Batch.state == BatchState.RUNNING)
-            .values(state=BatchState.FINISHED, finished_at=server_now())
-        )
+        if state != BatchState.RUNNING:
+            return state == BatchState.FINISHED
+        for look in (_open_documents(batch_id), _open_pages(batch_id)):
+            if connection.scalar(look.limit(1)) is not None:
+                return False
+        note_all_ended(connection, batch_id)
+        finished = {"state": BatchState.FINISHED, "finished_at": server_now()}
+        connection.execute(update(Batch).where(Batch.id == batch_id).values(finished))
         return True
+
+
+@retried
+def _any(db: Database, look: sa.Select[int]) -> bool:
+    with db.read() as connection:
+        return connection.scalar(look.limit(1)) is not None
+
+
+def _documents(batch_id: int) -> sa.Select[int | None]:
+    return select(BatchSource.document_id).where(BatchSource.batch_id == batch_id, BatchSource.document_id.is_not(None))
+
+
+def _open_documents(batch_id: int) -> sa.Select[int]:
+    is_open = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
+    return select(Document.id).where(Document.id.in_(_documents(batch_id)), is_open)
+
+
+_IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
+
+
+def _open_pages(batch_id: int) -> sa.Select[int]:
+    """Documents of the pages that the batch asks about and that are not through: not asked yet, waiting, or dropped."""
+    is_open = PageTask.state.in_([TaskState.PENDING, TaskState.LEASED])
+    return _asked_pages(batch_id, _documents(batch_id)).where(sa.or_(_IS_MISSING, is_open, _IS_DROPPED))
+
+
+_IS_MISSING = sa.and_(PageTask.id.is_(None), Page.image_hash.is_not(None))
+
+
+def _asked_pages(batch_id: int, documents: sa.Select[int | None] | Sequence[int]) -> sa.Select[int]:
+    """Document ids, one for each page and prompt that the batch asks, with the `PageTask` where there is one."""
+    task = sa.and_(
+        PageTask.page_id == Page.id,
+        PageTask.prompt_version == BatchPrompt.prompt_version,
+        PageTask.model == Batch.model,
+    )
+    return (
+        select(Page.document_id)
+        .join(Batch, Batch.id == batch_id)
+        .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
+        .outerjoin(PageTask, task)
+        .where(Page.document_id.in_(documents), is_asked_about(batch_id))
+    )
+
+
+_SOURCES_AT_ONCE = 500
+
+
+def _each_part(
+    db: Database, batch_id: int, do: Callable[[Database, int, sa.ColumnElement[bool], Sequence[int]], None]
+) -> None:
+    """Call `do` with one part of the batch's sources after the other, as a condition and as their documents."""
+    after = 0
+    while True:
+        with db.read() as connection:
+            part = select(BatchSource.source_id, BatchSource.document_id).where(
+                BatchSource.batch_id == batch_id, BatchSource.source_id > after
+            )
+            rows = connection.execute(part.order_by(BatchSource.source_id).limit(_SOURCES_AT_ONCE)).all()
+        if not rows:
+            return
+        which = BatchSource.source_id.between(rows[0].source_id, rows[-1].source_id)
+        do(db, batch_id, which, sorted({row.document_id for row in rows if row.document_id is not None}))
+        after = rows[-1].source_id
+
+
+@retried
+def _take_documents_over(db: Database, batch_id: int) -> None:
+    """One that went back to ingest waits for the batch that saw it first; where that is held, it waits for this one."""
+    waits = (Document.state == DocumentState.PENDING, _waits_for_none(Document.batch_id))
+    left = select(Document.id).where(Document.id.in_(_documents(batch_id)), *waits)
+    with db.read() as connection:
+        ids = connection.scalars(left.limit(_PAGES_A_TRANSACTION)).all()
+    if not ids:
+        return
+    with db.write() as connection:
+        if _is_running(connection, batch_id):
+            taken = update(Document).where(Document.id.in_(ids), *waits)
+            connection.execute(taken.values(batch_id=batch_id, rung_at=None))
+
+
+def _take_pages_over(db: Database, batch_id: int, _: sa.ColumnElement[bool], documents: Sequence[int]) -> None:
+    """The batch's tasks for pages of these documents that miss them, or whose tasks wait for no one."""
+    is_left = sa.and_(PageTask.state == TaskState.PENDING, _is_left_behind())
+    lacking = _asked_pages(batch_id, documents).where(sa.or_(_IS_MISSING, _IS_DROPPED, is_left))
+    pages = lacking.add_columns(sa.func.max(Page.page_index) + 1).group_by(Page.document_id)
+    with db.read() as connection:
+        rows = connection.execute(pages.order_by(Page.document_id)).all()
+    for some, first_page, last_page in _in_parts(rows):
+        _ensure_some(db, batch_id, some, first_page, last_page)
+
+
+@retried
+def _ensure_some(db: Database, batch_id: int, documents: Sequence[int], first_page: int, last_page: int) -> None:
+    with db.write() as connection:
+        if _is_running(connection, batch_id):
+            ensure_tasks(connection, batch_id, documents, first_page, last_page, show=False)
+
+
+@retried
+def _note_ended(db: Database, batch_id: int, which: sa.ColumnElement[bool], _: Sequence[int]) -> None:
+    with db.write() as connection:
+        note_all_ended(connection, batch_id, which)
+
+
+def _is_running(connection: Connection, batch_id: int) -> bool:
+    """Locked, so that it stays so: a batch that was paused or cancelled meanwhile takes nothing more."""
+    running = select(Batch.id).where(Batch.id == batch_id, Batch.state == BatchState.RUNNING)
+    return connection.scalar(running.with_for_update(key_share=True)) is not None

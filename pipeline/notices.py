@@ -62,9 +62,10 @@ def _told_documents(dialect: str) -> sa.Select[int]:
     return select(Document.id).where(Document.id.in_(asked)).order_by(Document.id).with_for_update()
 
 
-def note_all_ended(connection: Connection, batch_id: int) -> None:
-    """Add the notices of a batch that are missing; nothing of it waits any more."""
-    _insert(connection, Batch.id == batch_id)
+def note_all_ended(connection: Connection, batch_id: int, *of: sa.ColumnElement[bool]) -> None:
+    """Add the notices of a batch that are missing, of all its documents or of those of some `BatchSource` rows."""
+    noted = select(Notice.id).where(Notice.batch_id == Batch.id, Notice.document_id == Document.id)
+    _insert(connection, Batch.id == batch_id, ~noted.correlate(Batch, Document).exists(), *of)
 
 
 def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +17,7 @@ from pipeline.batches import (
     SeenFile,
     begin_walk,
     ensure_tasks,
+    finish_batch,
     finish_batches,
     forget_unseen,
     open_batch,
@@ -43,6 +47,16 @@ DATABASES = ("sqlite", "postgresql")
 
 def state(archive: Archive, name: str = "b") -> str:
     return str(archive.scalar("SELECT state FROM batches WHERE name = :name", name=name))
+
+
+def start(archive: Archive, call: Callable[[Database, int], object], batch: str, locks: int = 1) -> threading.Thread:
+    """In a thread, until it has ended or `locks` of the server's sessions wait for a lock."""
+    thread = threading.Thread(target=call, args=(archive.db, archive.batches[batch].id))
+    thread.start()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while thread.is_alive() and archive.scalar(waits) < locks:
+        time.sleep(0.01)
+    return thread
 
 
 def tasks(archive: Archive) -> list[tuple[str, str | None]]:
@@ -309,20 +323,24 @@ def test_a_finished_batch_goes_on_with_a_document_that_another_has_opened_again(
     assert archive.finish() and archive.finish("other")
 
 
+@pytest.mark.only("postgresql")
+def test_a_batch_that_is_just_being_finished_goes_on_with_a_document_that_is_opened_again(archive: Archive) -> None:
+    document_id = archive.see("/in/a.pdf", "content") or 0
+    archive.batch("other")
+    claim = claim_document(archive.db, document_id, "ingest/1", 60)
+    assert claim and reject_document(archive.db, claim, DocumentRejected("no permission", cause="unreadable"))
+    with archive.db.engine.connect() as finishing:
+        finishing.execute(sa.text("UPDATE batches SET state = 'finished' WHERE name = 'b'"))
+        seeing = start(archive, lambda db, batch: archive.see("/in/copy.pdf", "content", batch="other"), "b")
+        finishing.commit()
+        seeing.join()
+    assert state(archive) == "running"
+
+
 def test_what_was_asked_otherwise_says_when(archive: Archive) -> None:
     archive.ingest(archive.see("/in/a.pdf") or 0, ["0"])
     archive.batch(model="m2")
     assert archive.rows("SELECT cause, finished_at IS NOT NULL FROM page_tasks") == [("superseded", True)]
-
-
-def start(archive: Archive, call: Callable[[Database, int], object], batch: str, locks: int = 1) -> threading.Thread:
-    """In a thread, until it has ended or `locks` of the server's sessions wait for a lock."""
-    thread = threading.Thread(target=call, args=(archive.db, archive.batches[batch].id))
-    thread.start()
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while thread.is_alive() and archive.scalar(waits) < locks:
-        time.sleep(0.01)
-    return thread
 
 
 @pytest.mark.only("postgresql")
@@ -563,3 +581,170 @@ def test_refused_notices_do_not_stand_before_others(archive: Archive) -> None:
         archive.file(f"/in/{name}.pdf", ["x"], batch=name)
     assert [notice.notify for notice in take_notices(archive.db, 1)] == ["a@refused"]
     assert [notice.notify for notice in take_notices(archive.db, 1, without={"a@refused"})] == ["b@heard"]
+
+
+def many(archive: Archive, documents: int, pages: int, text: str | None = None) -> None:
+    """Documents of the batch `b` that are drawn and have no tasks, with a text layer where one is given."""
+    batch = archive.batch()
+    numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :most)"
+    of_document = "public_id, content_hash, kind, size_bytes, page_count, batch_id, state, token, attempts, crashes"
+    archive.execute(
+        f"INSERT INTO documents ({of_document}, next_attempt_at) {numbers} "
+        "SELECT 'd' || i, 'c' || i, 'pdf', 1, :pages, :batch, 'ready', 1, 0, 0, 0 FROM n",
+        most=documents,
+        pages=pages,
+        batch=batch.id,
+    )
+    archive.execute(
+        "INSERT INTO sources (path, location, document_id, size_bytes, modified_ns, seen_at) "
+        "SELECT '/in/' || content_hash, 'file:///in', id, 1, 1, :now FROM documents",
+        now=utc_now(),
+    )
+    archive.execute(
+        "INSERT INTO batch_sources (batch_id, source_id, document_id, seen_at) "
+        "SELECT :batch, id, document_id, :now FROM sources",
+        batch=batch.id,
+        now=utc_now(),
+    )
+    archive.execute(
+        f"INSERT INTO pages (document_id, page_index, image_hash, width_px, height_px, created_at) {numbers} "
+        "SELECT d.id, n.i - 1, 'h' || d.id || '.' || n.i, 16, 16, :now FROM documents d, n",
+        most=pages,
+        now=utc_now(),
+    )
+    if text is not None:
+        archive.execute("INSERT INTO text_layers (page_id, text) SELECT id, :text || id FROM pages", text=text)
+
+
+@pytest.fixture
+def transactions(archive: Archive) -> list[tuple[int, int]]:
+    """Statements and rows written, of each transaction that wrote any."""
+    ended: list[tuple[int, int]] = []
+
+    now = {"statements": 0, "rows": 0}
+
+    def count(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
+        now["statements"] += 1
+        if statement.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
+            now["rows"] += max(cursor.rowcount, 0)
+
+    def commit(connection: sa.Connection) -> None:
+        if now["rows"]:
+            ended.append((now["statements"], now["rows"]))
+        now.update(statements=0, rows=0)
+
+    sa.event.listen(archive.db.engine, "after_cursor_execute", count)
+    sa.event.listen(archive.db.engine, "commit", commit)
+    return ended
+
+
+def test_a_batch_is_finished_in_short_transactions(archive: Archive, transactions: list[tuple[int, int]]) -> None:
+    """Others write meanwhile: SQLite has one lock for all. The last one looks at all, and writes one row."""
+    many(archive, documents=1_300, pages=1)
+    transactions.clear()
+    assert not archive.finish(), "it makes the tasks that are missing"
+    assert archive.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'") == 1_300
+    assert len(transactions) >= 3 and max(rows for _, rows in transactions) <= 500
+    archive.execute("UPDATE page_tasks SET state = 'failed', cause = 'engine', reason = 'no'")
+    transactions.clear()
+    assert archive.finish() and len(transactions) == 1
+    statements, written = transactions[0]
+    assert written == 1 and statements <= 6
+
+
+def test_the_notices_of_a_batch_are_made_in_short_transactions(
+    archive: Archive, transactions: list[tuple[int, int]]
+) -> None:
+    many(archive, documents=1_300, pages=1)
+    archive.finish()
+    archive.execute("UPDATE page_tasks SET state = 'failed', cause = 'engine', reason = 'no'")
+    archive.execute("UPDATE batches SET notify = 'their.task@their'")
+    transactions.clear()
+    assert archive.finish() and max(rows for _, rows in transactions) <= 500
+    assert archive.scalar("SELECT count(*) FROM notices") == 1_300
+
+
+def test_known_pages_are_asked_about_in_short_transactions(
+    archive: Archive, transactions: list[tuple[int, int]]
+) -> None:
+    """A long document in several, of which each asks for some of its pages and takes the text that these carry."""
+    many(archive, documents=1, pages=1_200, text="typed ")
+    archive.execute("UPDATE documents SET content_hash = :h", h=sha("long"))
+    archive.batch("prefer", text_layer="prefer")
+    transactions.clear()
+    archive.see("/in/long.pdf", "long", batch="prefer")
+    done = "SELECT count(*) FROM page_tasks WHERE state = 'done' AND batch_id = :id"
+    assert archive.scalar(done, id=archive.batches["prefer"].id) == 1_200
+    assert max(rows for _, rows in transactions) <= 6 * 500, "a task, twice, its answer, words, and twice what it shows"
+    assert archive.finish("prefer")
+    assert archive.scalar("SELECT text FROM page_text WHERE page_number = 1200") == "typed 1200"
+
+
+@pytest.mark.only("sqlite")
+def test_texts_that_are_taken_as_answers_are_held_some_at_a_time(archive: Archive) -> None:
+    many(archive, documents=4, pages=500, text="x" * 10_000)  # 20 MB
+    batch = archive.batch("prefer", text_layer="prefer")
+    tracemalloc.start()
+    try:
+        with archive.db.write() as connection:
+            ensure_tasks(connection, batch.id, [1, 2, 3, 4])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert archive.scalar("SELECT count(*) FROM page_tasks WHERE state = 'done'") == 2_000
+    assert peak < 12e6, f"{peak / 1e6:.0f} MB"
+
+
+class MeanwhileDatabase(Database):
+    """Something happens just before its first write, on other connections."""
+
+    def __init__(self, db: Database, happens: Callable[[], object]) -> None:
+        super().__init__(db.engine, db.name)
+        self.to_happen: list[Callable[[], object]] = [happens]
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        while self.to_happen:
+            self.to_happen.pop()()
+        with super().write() as connection:
+            yield connection
+
+
+MEANWHILE: dict[str, Callable[[Archive], object]] = {
+    "a page that is asked again": lambda archive: archive.retry(),
+    "a file that is seen": lambda archive: archive.see("/in/new.pdf"),
+    "a known file, a page of which was being stored": lambda archive: archive.execute(
+        "INSERT INTO batch_sources (batch_id, source_id, document_id, seen_at) "
+        "SELECT :id, id, document_id, seen_at FROM sources WHERE path = '/in/other.pdf'",
+        id=archive.batches["b"].id,
+    ),
+    "another prompt": lambda archive: archive.batch(prompts=[OCR, DESCRIBE]),
+    "files that are being seen": lambda archive: archive.execute(
+        "UPDATE batches SET all_seen = false WHERE name = 'b'"
+    ),
+    "a pause": lambda archive: pause_batch(archive.db, archive.batches["b"].id),
+    "a cancellation": lambda archive: cancel_batch(archive.db, archive.batches["b"].id),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_what_happens_between_the_looks_and_the_end_keeps_a_batch_open(archive: Archive, what: str) -> None:
+    archive.ingest(archive.see("/in/other.pdf", batch="other") or 0, ["other"])
+    archive.execute("DELETE FROM page_tasks")
+    archive.file("/in/a.pdf", ["text"])
+    (page,) = archive.ingest(archive.see("/in/b.pdf") or 0, ["0"])
+    archive.read(page, PageFailed("no"))
+    db = MeanwhileDatabase(archive.db, lambda: MEANWHILE[what](archive))
+    assert not finish_batch(db, archive.batches["b"]) and db.to_happen == []
+    assert state(archive) == {"a pause": "paused", "a cancellation": "cancelled"}.get(what, "running")
+    if what in ("a cancellation", "a pause"):
+        return
+    archive.execute("UPDATE batches SET all_seen = true")
+    for document_id, name in archive.rows("SELECT id, content_hash FROM documents WHERE state = 'pending'"):
+        archive.ingest(document_id, [name])
+    assert what == "files that are being seen" or not archive.finish()
+    for (page_id,) in archive.rows("SELECT page_id FROM page_tasks WHERE state = 'pending'"):
+        archive.read(page_id, "text")
+    assert archive.finish() and archive.finish(), "one that is finished is finished"
+    asked = "SELECT files_done, files_seen FROM batch_summary WHERE name = 'b'"
+    assert archive.rows(asked)[0][1] in (2, 3) and archive.rows(asked)[0][0] >= 1
