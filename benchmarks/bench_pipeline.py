@@ -39,17 +39,17 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.batches import open_batch
-from pipeline.bells import take_due_pages
 from pipeline.blobs.page_images import ImageStore
 from pipeline.blobs.png import encode
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.delivery.broker import make_app, queue_depth, ring_pages
 from pipeline.delivery.embedded_broker import EmbeddedBroker
-from pipeline.fleet import workers
-from pipeline.progress import what_is_open
 from pipeline.settings import Settings, load_settings
+from pipeline.store.batches import open_batch
+from pipeline.store.due import take_due_pages
+from pipeline.store.progress import what_is_open
+from pipeline.store.worker_registry import workers
 from schemas.messages import READ_QUEUE
 from schemas.prompts import OCR, Prompt
 from schemas.tables import Page, PageTask, utc_now, uuid7

@@ -36,10 +36,10 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     from rich.console import Console
 
     from pipeline.database.open import open_database
-    from pipeline.fleet import workers
     from pipeline.query.batch_status import find_batch
     from pipeline.query.batch_status import status as query_status
     from pipeline.settings import load_settings
+    from pipeline.store.worker_registry import workers
 
     db = open_database(load_settings(home=home), readonly=True)
     console = Console()
@@ -71,8 +71,8 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.fleet import why_nobody_reads
     from pipeline.live import duration
+    from pipeline.store.worker_registry import why_nobody_reads
 
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
@@ -130,7 +130,7 @@ def _change(ref: str | None, home: Path | None, done: str, wrong: str, change: C
 @home_option
 def pause(batch: str | None, home: Path | None) -> int:
     """Give no more pages of a batch to workers; those in their hands are finished. BATCH: as for `status`."""
-    from pipeline.pause import pause_batch
+    from pipeline.store.batch_states import pause_batch
 
     return _change(batch, home, "is paused; `pagepack resume` goes on", "only a running one is paused", pause_batch)
 
@@ -140,7 +140,7 @@ def pause(batch: str | None, home: Path | None) -> int:
 @home_option
 def resume(batch: str | None, home: Path | None) -> int:
     """Go on with a paused batch."""
-    from pipeline.pause import resume_batch
+    from pipeline.store.batch_states import resume_batch
 
     return _change(batch, home, "goes on", "only a paused one is resumed", resume_batch)
 
@@ -153,7 +153,7 @@ def cancel(batch: str, home: Path | None) -> int:
 
     Submitting or running the same again takes it up where it was.
     """
-    from pipeline.pause import cancel_batch
+    from pipeline.store.batch_states import cancel_batch
 
     return _change(batch, home, "is cancelled", "it has ended before", cancel_batch)
 
@@ -172,7 +172,7 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch, paths_not_taken_in
     from pipeline.settings import load_settings
-    from pipeline.store import retry_failures
+    from pipeline.store.retries import retry_failures
 
     settings = load_settings(home=home)
     db = open_database(settings)

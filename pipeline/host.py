@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from pipeline.backlog import Backlog
-from pipeline.bells import forget_bells
 from pipeline.children import Place
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest import check_storage
-from pipeline.leases import Limits, give_back
 from pipeline.settings import Settings
 from pipeline.station import Station
+from pipeline.store.due import forget_bells
+from pipeline.store.leases import Limits, give_back
 from pipeline.telemetry.metrics import collecting
 from pipeline.watch import Pulse, serve
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from pipeline.batches import OpenBatch, SeenFile, begin_walk, forget_unseen, known_files, record_files
-from pipeline.bells import is_ingest_wanted
 from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
@@ -28,18 +26,14 @@ from pipeline.documents.inputs import InputCopies, location_of, open_input
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
-from pipeline.leases import (
-    GONE_SECONDS,
-    DocumentClaim,
-    Limits,
-    claim_document,
-    holds_document,
-    renew_document,
-    return_claim,
-)
-from pipeline.progress import Room
 from pipeline.settings import Settings
-from pipeline.store import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
+from pipeline.store.backpressure import Room
+from pipeline.store.batches import OpenBatch
+from pipeline.store.claims import DocumentClaim, claim_document
+from pipeline.store.due import is_ingest_wanted
+from pipeline.store.leases import GONE_SECONDS, Limits, holds_document, renew_document, return_claim
+from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
+from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, known_files, record_files
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import set_gauge
 from pipeline.telemetry.stage_timing import rasterizing

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:  # with it comes SQLAlchemy, which `--help` can do without
-    from pipeline.progress import Progress
+    from pipeline.store.progress import Progress
 
 _LINE_SECONDS = 10.0
 

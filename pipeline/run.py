@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from pipeline.batches import OpenBatch, finish_batch, finish_batches
-from pipeline.bells import forget_bells
 from pipeline.children import Place
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
@@ -26,12 +24,14 @@ from pipeline.database.open import open_database
 from pipeline.errors import PagepackError
 from pipeline.forked import Forked
 from pipeline.ingest import check_storage
-from pipeline.leases import Limits, expire, give_back
-from pipeline.progress import Progress, progress, what_is_open
-from pipeline.query.batch_status import batch_state
-from pipeline.retention import sweep_images
 from pipeline.settings import Settings
 from pipeline.station import Station
+from pipeline.store.batch_end import finish_batch, finish_batches
+from pipeline.store.batches import OpenBatch
+from pipeline.store.due import forget_bells
+from pipeline.store.leases import Limits, expire, give_back
+from pipeline.store.progress import Progress, batch_state, progress, what_is_open
+from pipeline.store.retention import sweep_images
 from pipeline.submit import check_paths, check_prompts, describe_engine, open_named_batch, see
 from schemas.prompts import Prompt
 from schemas.tables import BatchState

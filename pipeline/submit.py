@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.batches import OpenBatch, SeenFile, mark_all_seen, open_batch, record_files
 from pipeline.children import WORKERS, child_environment
 from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
@@ -35,11 +34,13 @@ from pipeline.errors import (
     UsageError,
     redacted,
 )
-from pipeline.fleet import why_nobody_reads, workers
 from pipeline.ingest import register
-from pipeline.progress import progress
-from pipeline.query.batch_status import asked_prompts, batch_state, find_batch
+from pipeline.query.batch_status import asked_prompts, find_batch
 from pipeline.settings import Settings
+from pipeline.store.batches import OpenBatch, mark_all_seen, open_batch
+from pipeline.store.progress import batch_state, progress
+from pipeline.store.sources import SeenFile, record_files
+from pipeline.store.worker_registry import why_nobody_reads, workers
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState

@@ -18,15 +18,20 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from pipeline.answers import ReadAnswer
-from pipeline.batches import OpenBatch, SeenFile, finish_batch, open_batch, record_files
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DocumentRejected
-from pipeline.leases import Limits, PageClaim, claim_document, claim_page
 from pipeline.settings import Settings
-from pipeline.store import NewPage, add_pages, complete_page, finish_document, retry_failures, set_page_count
+from pipeline.store.answers import ReadAnswer
+from pipeline.store.batch_end import finish_batch
+from pipeline.store.batches import OpenBatch, open_batch
+from pipeline.store.claims import PageClaim, claim_document, claim_page
+from pipeline.store.leases import Limits
+from pipeline.store.pages import NewPage, add_pages, finish_document, set_page_count
+from pipeline.store.results import complete_page
+from pipeline.store.retries import retry_failures
+from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
 from tests.postgres import FAST, PostgresServer
 from tests.running import free_port

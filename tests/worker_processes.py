@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.batches import open_batch
-from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import make_app, ring_documents, ring_pages
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.ingest import register
-from pipeline.progress import what_is_open
 from pipeline.settings import Settings
+from pipeline.store.batches import open_batch
+from pipeline.store.due import take_due_documents, take_due_pages
+from pipeline.store.progress import what_is_open
 from schemas.prompts import OCR
 from tests.running import ROOT, wait_until
 

@@ -20,9 +20,9 @@ from pipeline.database.open import open_database
 from pipeline.delivery.broker import make_app, queue_of, read_queue
 from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable
-from pipeline.fleet import BEAT_SECONDS, enlist, still_there
 from pipeline.ingest import Ingester
 from pipeline.settings import Settings
+from pipeline.store.worker_registry import BEAT_SECONDS, enlist, still_there
 from pipeline.telemetry.logs import leave_logs_alone
 from pipeline.telemetry.traces import stop_traces
 from schemas.messages import INGEST_TASK

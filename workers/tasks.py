@@ -21,8 +21,6 @@ from celery import Celery
 from celery.exceptions import Reject
 from pydantic import ValidationError
 
-from pipeline.answers import ReadAnswer, ReusedAnswer
-from pipeline.batches import TEXT_LAYER
 from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
@@ -30,10 +28,14 @@ from pipeline.database.retry import insist
 from pipeline.delivery.alarms import raise_alarm
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.ingest import Ingester
-from pipeline.leases import GONE_SECONDS, Limits, PageClaim, TaskClaim, renew_tasks, return_claim
-from pipeline.retention import free_read_images
 from pipeline.settings import Settings
-from pipeline.store import Outcome, render_again
+from pipeline.store.answers import ReadAnswer, ReusedAnswer
+from pipeline.store.claims import PageClaim, TaskClaim
+from pipeline.store.leases import GONE_SECONDS, Limits, renew_tasks, return_claim
+from pipeline.store.page_tasks import TEXT_LAYER
+from pipeline.store.pages import render_again
+from pipeline.store.results import Outcome
+from pipeline.store.retention import free_read_images
 from pipeline.submit import BadMessage, submit_message
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge

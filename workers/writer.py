@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, PageFailed, PagepackError, Unavailable
-from pipeline.leases import Claimed, Limits, PageClaim, claim_pages, give_back_unheld
-from pipeline.store import Outcome, complete_pages
+from pipeline.store.claims import Claimed, PageClaim, claim_pages
+from pipeline.store.leases import Limits, give_back_unheld
+from pipeline.store.results import Outcome, complete_pages
 from schemas.prompts import Prompt
 
 log = logging.getLogger("pagepack.worker")

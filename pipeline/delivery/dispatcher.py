@@ -22,19 +22,21 @@ from collections.abc import Callable, Sequence
 
 from celery import Celery
 
-from pipeline.batches import OpenBatch, finish_batch, finish_batches
-from pipeline.bells import bells_out, forget_bells, take_due_documents, take_due_pages
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
 from pipeline.delivery.outbox_relay import Teller
 from pipeline.delivery.pacing import Pace, share_out
 from pipeline.errors import PagepackError, Unavailable
-from pipeline.fleet import WorkerRow, forget_silent, workers
-from pipeline.leases import Limits, expire
-from pipeline.progress import Open, Room, running_work, what_is_open
-from pipeline.retention import sweep_images
 from pipeline.settings import Settings
+from pipeline.store.backpressure import Room
+from pipeline.store.batch_end import finish_batch, finish_batches
+from pipeline.store.batches import OpenBatch
+from pipeline.store.due import bells_out, forget_bells, take_due_documents, take_due_pages
+from pipeline.store.leases import Limits, expire
+from pipeline.store.progress import Open, running_work, what_is_open
+from pipeline.store.retention import sweep_images
+from pipeline.store.worker_registry import WorkerRow, forget_silent, workers
 from schemas.messages import INGEST_TASK
 
 log = logging.getLogger("pagepack.dispatch")

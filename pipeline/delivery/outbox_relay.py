@@ -17,11 +17,11 @@ from contextlib import suppress
 
 from celery import Celery
 
-from pipeline.bells import forget_bells
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import delete_mark, depth_if_there, notify, put_mark, queue_depth, target_queue
 from pipeline.errors import Unavailable
-from pipeline.notices import (
+from pipeline.store.due import forget_bells
+from pipeline.store.outbox import (
     forget_sent,
     lying_notices,
     mark_notices_sent,

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, func, select
 
 from pipeline.database.engine import Database
 from pipeline.errors import UsageError
-from pipeline.progress import Progress
-from pipeline.progress import progress as count_progress
+from pipeline.store.progress import Progress
+from pipeline.store.progress import progress as count_progress
 from schemas.tables import (
     Answer,
     Batch,
@@ -103,12 +103,6 @@ def find_batch(db: Database, ref: str | None = None) -> BatchRow:
     if fitting:
         raise UsageError(f"{len(fitting)} batches answer to {ref!r}; name one by its id: {candidates}")
     raise UsageError(f"no batch has the id or name {ref!r}; the latest are {candidates}")
-
-
-def batch_state(db: Database, batch_id: int) -> str:
-    """One of BatchState."""
-    with db.read() as connection:
-        return connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar_one()
 
 
 def asked_prompts(db: Database, batch_id: int) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import func, select
 
-from pipeline.batches import is_asked_about
 from pipeline.database.engine import Database
 from pipeline.errors import NothingToDo
 from pipeline.query.batch_status import BatchRow
+from pipeline.store.page_tasks import is_asked_about
 from schemas.tables import (
     Answer,
     Batch,

@@ -11,7 +11,7 @@ from pipeline.database.engine import Database
 from pipeline.errors import UsageError
 from pipeline.query.batch_status import BatchRow, check_prompt
 from pipeline.query.snippets import Snippet, make_snippet
-from pipeline.words import Phrase, query_phrases
+from pipeline.store.search_terms import Phrase, query_phrases
 from schemas.tables import (
     Answer,
     BatchSource,

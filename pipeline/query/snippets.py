@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from pipeline.words import CJK, Phrase
+from pipeline.store.search_terms import CJK, Phrase
 
 _TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
 _SOLE = re.compile(f"[{CJK}]")

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from logging import DEBUG, INFO, WARNING
 from typing import Any
 
-from pipeline.answers import ReadAnswer, ReusedAnswer
 from pipeline.errors import PagepackError
-from pipeline.leases import DocumentClaim, Limits, PageClaim, TaskClaim
-from pipeline.store import NewPage, Outcome, is_final
+from pipeline.store.answers import ReadAnswer, ReusedAnswer
+from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
+from pipeline.store.leases import Limits
+from pipeline.store.pages import NewPage
+from pipeline.store.results import Outcome, is_final
 from pipeline.telemetry.logs import is_logged, log_event
 from pipeline.telemetry.metrics import count, is_counting
 from pipeline.telemetry.stage_timing import waited

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline.leases import DocumentClaim, PageClaim
+from pipeline.store.claims import DocumentClaim, PageClaim
 from pipeline.telemetry import metrics, traces
 from pipeline.telemetry.traces import TracedPage
 

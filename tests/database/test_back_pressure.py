@@ -12,12 +12,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import ingest
-from pipeline.bells import take_due_documents
 from pipeline.delivery.broker import make_app, queue_depth
 from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.ingest import Ingester, register
-from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
+from pipeline.store.batch_states import cancel_batch
+from pipeline.store.due import take_due_documents
 from schemas.messages import INGEST_QUEUE
 from tests.conftest import Archive
 from tests.running import wait_until, write_pdf

@@ -13,31 +13,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pipeline.batches import (
-    SeenFile,
-    begin_walk,
-    ensure_tasks,
-    finish_batch,
-    finish_batches,
-    forget_unseen,
-    open_batch,
-    record_files,
-)
-from pipeline.bells import take_due_pages
 from pipeline.database.engine import Database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
-from pipeline.leases import claim_document, expire
-from pipeline.notices import mark_notices_sent, take_notices
-from pipeline.pause import cancel_batch, pause_batch, resume_batch
-from pipeline.store import (
-    NewPage,
-    add_pages,
-    complete_page,
-    finish_document,
-    reject_document,
-    render_again,
-    set_page_count,
-)
+from pipeline.store.batch_end import finish_batch, finish_batches
+from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
+from pipeline.store.batches import open_batch
+from pipeline.store.claims import claim_document
+from pipeline.store.due import take_due_pages
+from pipeline.store.leases import expire
+from pipeline.store.outbox import mark_notices_sent, take_notices
+from pipeline.store.page_tasks import ensure_tasks
+from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
+from pipeline.store.results import complete_page
+from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, record_files
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, sha

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.backlog import Backlog
-from pipeline.batches import finish_batch
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
 from pipeline.delivery import dispatcher as dispatch
@@ -24,12 +23,13 @@ from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.delivery.pacing import share_out
 from pipeline.errors import Unavailable
-from pipeline.fleet import enlist, take_duty
-from pipeline.leases import return_claim
-from pipeline.progress import Room
 from pipeline.settings import Settings
 from pipeline.station import Station
-from pipeline.store import NewPage
+from pipeline.store.backpressure import Room
+from pipeline.store.batch_end import finish_batch
+from pipeline.store.leases import return_claim
+from pipeline.store.pages import NewPage
+from pipeline.store.worker_registry import enlist, take_duty
 from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 from tests.conftest import Archive
 from tests.running import wait_until

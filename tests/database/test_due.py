@@ -8,10 +8,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from pipeline.bells import is_ingest_wanted, take_due_documents, take_due_pages
 from pipeline.database.engine import Database
-from pipeline.leases import claim_pages, expire, renew_tasks
-from pipeline.progress import Room
+from pipeline.store.backpressure import Room
+from pipeline.store.claims import claim_pages
+from pipeline.store.due import is_ingest_wanted, take_due_documents, take_due_pages
+from pipeline.store.leases import expire, renew_tasks
 from tests.conftest import LIMITS, Archive
 
 DATABASES = ("sqlite", "postgresql")

@@ -18,7 +18,7 @@ from pipeline.errors import DiskFull, NothingToDo, PageFailed, UsageError
 from pipeline.query.batch_status import find_batch
 from pipeline.query.export import Format, export
 from pipeline.query.export_paths import Targets, safe_name, shared_folder
-from pipeline.store import NewPage
+from pipeline.store.pages import NewPage
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, examples, sha
 

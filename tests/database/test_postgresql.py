@@ -15,14 +15,15 @@ import psycopg
 import pytest
 import redis
 
-from pipeline.batches import finish_batch
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.database.retry import retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
-from pipeline.progress import Open, Room, running_work, what_is_open
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings, load_settings
+from pipeline.store.backpressure import Room
+from pipeline.store.batch_end import finish_batch
+from pipeline.store.progress import Open, running_work, what_is_open
 from tests.conftest import Archive
 from tests.postgres import FAST, PASSWORD, PostgresServer
 from tests.running import call, environment, start, wait_until, write_pdf

@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PageFailed, UsageError
-from pipeline.leases import give_back
-from pipeline.pause import cancel_batch, pause_batch
 from pipeline.query.batch_status import batch_rows, find_batch, status
 from pipeline.query.formats import write_csv, write_json, write_table
 from pipeline.query.search import search
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
+from pipeline.store.batch_states import cancel_batch, pause_batch
+from pipeline.store.leases import give_back
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import TaskAttempt
 from schemas.views import COLUMNS

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import progress
-from pipeline.bells import take_due_pages
 from pipeline.blobs.page_images import ImageStore, open_images
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
-from pipeline.leases import DocumentClaim, claim_document, give_back, return_claim
-from pipeline.pause import cancel_batch
-from pipeline.progress import Room
-from pipeline.retention import free_read_images, sweep_images
 from pipeline.settings import Settings
-from pipeline.store import NewPage, add_pages, reject_document, render_again, retry_document, set_page_count
+from pipeline.store import progress
+from pipeline.store.backpressure import Room
+from pipeline.store.batch_states import cancel_batch
+from pipeline.store.claims import DocumentClaim, claim_document
+from pipeline.store.due import take_due_pages
+from pipeline.store.leases import give_back, return_claim
+from pipeline.store.pages import NewPage, add_pages, reject_document, render_again, retry_document, set_page_count
+from pipeline.store.retention import free_read_images, sweep_images
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import LIMITS, Archive, sha
 from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.answers import ReadAnswer
-from pipeline.batches import finish_batches
-from pipeline.bells import forget_bells, take_due_pages
 from pipeline.database.engine import Database
 from pipeline.database.migrate import downgrade, upgrade
 from pipeline.database.open import open_database
 from pipeline.database.roles import INGEST, QUERY, READ, create_roles, role_statements
 from pipeline.errors import PageFailed, UsageError
-from pipeline.fleet import enlist
-from pipeline.leases import Limits, expire, give_back, renew_tasks, return_claim
-from pipeline.notices import mark_notices_sent, take_notices
-from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.query.batch_status import find_batch, status
 from pipeline.query.search import search
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
-from pipeline.store import NewPage, complete_page, render_again
+from pipeline.store.answers import ReadAnswer
+from pipeline.store.batch_end import finish_batches
+from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
+from pipeline.store.due import forget_bells, take_due_pages
+from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return_claim
+from pipeline.store.outbox import mark_notices_sent, take_notices
+from pipeline.store.pages import NewPage, render_again
+from pipeline.store.results import complete_page
+from pipeline.store.worker_registry import enlist
 from schemas.tables import Base
 from schemas.views import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, sha

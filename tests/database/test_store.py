@@ -19,26 +19,20 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import event
 
-from pipeline import store
-from pipeline.batches import SeenFile, record_files, running_batches
-from pipeline.bells import take_due_documents, take_due_pages
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.documents.files import display
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
-from pipeline.leases import PageClaim, claim_document, claim_page, expire, give_back, renew_tasks, return_claim
-from pipeline.pause import cancel_batch
 from pipeline.settings import Settings
-from pipeline.store import (
-    NewPage,
-    add_pages,
-    complete_page,
-    finish_document,
-    reject_document,
-    render_again,
-    reuse_answers,
-    set_page_count,
-)
+from pipeline.store import results, retries
+from pipeline.store.batch_states import cancel_batch
+from pipeline.store.batches import running_batches
+from pipeline.store.claims import PageClaim, claim_document, claim_page
+from pipeline.store.due import take_due_documents, take_due_pages
+from pipeline.store.leases import expire, give_back, renew_tasks, return_claim
+from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
+from pipeline.store.results import complete_page, reuse_answers
+from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, examples, sha
@@ -268,7 +262,7 @@ def test_others_write_between_the_transactions_of_a_retry(
     archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker keeps its page alive; one write transaction for all would have held the lock of SQLite for minutes."""
-    monkeypatch.setattr(store, "_FAILURES_A_TRANSACTION", 4)
+    monkeypatch.setattr(results, "_FAILURES_A_TRANSACTION", 4)
     held = archive.claim(*archive.ingest(archive.see("/in/held.pdf") or 0, ["held"]))
     assert held
     mine = [task.task_id for task in held.tasks]
@@ -284,7 +278,7 @@ def test_others_write_between_the_transactions_of_a_retry(
 
     failures = archive.rows("SELECT source_path, page_number FROM failures ORDER BY 2")
     event.listen(archive.db.engine, "checkin", write)  # when a transaction is over
-    assert store.retry_failures(archive.db, archive.batches["b"].id, failures) == (0, 10)
+    assert retries.retry_failures(archive.db, archive.batches["b"].id, failures) == (0, 10)
     event.remove(archive.db.engine, "checkin", write)
     assert waiting == [4, 8, 10]
     other.dispose()
@@ -293,7 +287,7 @@ def test_others_write_between_the_transactions_of_a_retry(
 def test_a_retry_that_died_on_its_way_is_finished_by_the_next(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_FAILURES_A_TRANSACTION", 4)
+    monkeypatch.setattr(results, "_FAILURES_A_TRANSACTION", 4)
     fail(archive, "/in/a.pdf", 10)
     started: list[Any] = []
 
@@ -305,7 +299,7 @@ def test_a_retry_that_died_on_its_way_is_finished_by_the_next(
     failures = archive.rows("SELECT source_path, page_number FROM failures ORDER BY 1, 2")
     event.listen(archive.db.engine, "begin", die)
     with pytest.raises(KeyboardInterrupt):
-        store.retry_failures(archive.db, archive.batches["b"].id, failures)
+        retries.retry_failures(archive.db, archive.batches["b"].id, failures)
     event.remove(archive.db.engine, "begin", die)
     assert archive.scalar("SELECT count(*) FROM failures") == len(failures) - 4
     done = archive.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'")

@@ -16,35 +16,27 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from pipeline.batches import SeenFile, finish_batches, mark_all_seen, open_batch, record_files
-from pipeline.bells import forget_bells, take_due_documents, take_due_pages
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
-from pipeline.leases import (
-    DocumentClaim,
-    PageClaim,
-    claim_document,
-    claim_pages,
-    expire,
-    give_back,
-    renew_document,
-    renew_tasks,
-    return_claim,
-)
-from pipeline.pause import cancel_batch, pause_batch, resume_batch
 from pipeline.settings import Settings
-from pipeline.store import (
+from pipeline.store.batch_end import finish_batches
+from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
+from pipeline.store.batches import mark_all_seen, open_batch
+from pipeline.store.claims import DocumentClaim, PageClaim, claim_document, claim_pages
+from pipeline.store.due import forget_bells, take_due_documents, take_due_pages
+from pipeline.store.leases import expire, give_back, renew_document, renew_tasks, return_claim
+from pipeline.store.pages import (
     NewPage,
     add_pages,
-    complete_page,
     finish_document,
     reject_document,
     render_again,
     retry_document,
-    reuse_answers,
     set_page_count,
 )
+from pipeline.store.results import complete_page, reuse_answers
+from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
 from tests.chaos import history

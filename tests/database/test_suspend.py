@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from pipeline import leases, run
+from pipeline import run
 from pipeline.database import boottime as clocks
 from pipeline.delivery import dispatcher as dispatch
 from pipeline.delivery.broker import make_app
 from pipeline.delivery.dispatcher import Dispatcher
-from pipeline.leases import PageClaim, expire, renew_tasks
 from pipeline.run import Run, Stopped
 from pipeline.settings import Settings
+from pipeline.store import leases
+from pipeline.store.claims import PageClaim
+from pipeline.store.leases import expire, renew_tasks
 from tests.conftest import LIMITS, Archive
 from tests.running import wait_until
 

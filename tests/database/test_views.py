@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.errors import PageFailed, Unavailable
-from pipeline.leases import claim_document
-from pipeline.store import NewPage, complete_page, reject_document
+from pipeline.store.claims import claim_document
+from pipeline.store.pages import NewPage, reject_document
+from pipeline.store.results import complete_page
 from schemas.prompts import DESCRIBE, OCR
 from schemas.views import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, sha

@@ -16,9 +16,9 @@ from pipeline.blobs.png import encode
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.errors import DiskFull
-from pipeline.leases import Limits, give_back_unheld, renew_tasks
 from pipeline.settings import Settings
-from pipeline.store import NewPage
+from pipeline.store.leases import Limits, give_back_unheld, renew_tasks
+from pipeline.store.pages import NewPage
 from tests.conftest import LIMITS, Archive, answer
 from tests.database.test_postgresql import fails_with
 from tests.postgres import FAST, PostgresServer

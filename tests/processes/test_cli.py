@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.fleet import enlist
 from pipeline.settings import Settings, load_settings
+from pipeline.store.worker_registry import enlist
 from pipeline.submit import submit
 from schemas.prompts import DESCRIBE, OCR, choose_prompts
 from tests.conftest import Archive

@@ -24,8 +24,8 @@ from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.errors import Unavailable, UsageError
 from pipeline.host import Host
 from pipeline.ingest import Ingester
-from pipeline.leases import claim_document
 from pipeline.settings import Settings
+from pipeline.store.claims import claim_document
 from pipeline.watch import serve
 from tests.conftest import LIMITS, Archive
 from tests.processes.test_watch import get, well

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.batches import open_batch
 from pipeline.blobs.page_images import open_images
 from pipeline.database.engine import Database
 from pipeline.errors import StorageGone
 from pipeline.ingest import Ingester, register
 from pipeline.settings import Settings
+from pipeline.store.batches import open_batch
 from schemas.prompts import OCR
 from tests.conftest import Archive
 from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf

@@ -33,11 +33,25 @@ def imported(folder: str) -> set[tuple[str, str]]:
         ("migrations/versions", ("schemas", "pipeline", "workers")),
         (
             "workers/pixtral",
-            ("celery", "kombu", "sqlalchemy", "pipeline.database.engine", "pipeline.store", "pipeline.leases"),
+            (
+                "celery",
+                "kombu",
+                "sqlalchemy",
+                "pipeline.database.engine",
+                "pipeline.store.results",
+                "pipeline.store.leases",
+            ),
         ),
         (
             "workers/engines",
-            ("celery", "kombu", "sqlalchemy", "pipeline.database.engine", "pipeline.store", "pipeline.leases"),
+            (
+                "celery",
+                "kombu",
+                "sqlalchemy",
+                "pipeline.database.engine",
+                "pipeline.store.results",
+                "pipeline.store.leases",
+            ),
         ),
     ],
 )

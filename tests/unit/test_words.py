@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.query.snippets import make_snippet
-from pipeline.words import Phrase, query_phrases, search_terms, search_vector, terms
+from pipeline.store.search_terms import Phrase, query_phrases, search_terms, search_vector, terms
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,23 @@
-"""Pausing, resuming and cancelling a batch: nothing of it is given out while it is not running.
+"""A batch's states: paused, resumed, cancelled, running again. Nothing of it is given out while it is not running.
 
-What another batch wants too goes over to that one: of a paused batch to one that is running, for else it may as well
-wait here; of a cancelled one to any that is not over, for a paused batch goes on with it when it is resumed. All of
-this may be repeated: a call that died on its way is finished by the next.
+A page that another batch wants too goes over to that one. All of this may be repeated: a call that died on its way is
+finished by the next. A batch is opened in `batches` and closed in `batch_end`; docs/architecture.md has the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam, select, update
 
-from pipeline.batches import CANCELLED
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.leases import Leased, is_in
-from pipeline.redraw import drawn_before
+from pipeline.store.claims import Leased, is_in
+from pipeline.store.outbox import forget_notices
+from pipeline.store.page_tasks import CANCELLED
+from pipeline.store.redraw import drawn_before
 from schemas.columns import server_now
 from schemas.tables import (
     Batch,
@@ -160,3 +160,37 @@ def _another_batch(table: Leased, batch_id: int, takers: Sequence[BatchState]) -
         .where(Batch.model == PageTask.model, sa.or_(Batch.all_pages, asked.correlate(Batch, Page).exists()))
         .correlate(PageTask)
     )
+
+
+RUNS_AGAIN = {"state": BatchState.RUNNING, "finished_at": None}
+
+
+def reopen(connection: Connection, documents: Collection[int], task_ids: Collection[int]) -> None:
+    """Documents that are drawn again, and tasks that are read again: whoever shares them is told of them again.
+
+    None of those batches may say that it is finished while a file of it waits. One that shares a document, but asks for
+    none of the tasks, has said its last.
+    """
+    if not documents and not task_ids:
+        return
+    ranges = select(BatchPages.batch_id).where(
+        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
+    )
+    asked = sa.and_(BatchPrompt.batch_id == Batch.id, BatchPrompt.prompt_version == PageTask.prompt_version)
+    asking = (
+        select(BatchSource.batch_id, BatchSource.document_id)
+        .join(Page, Page.document_id == BatchSource.document_id)
+        .join(PageTask, PageTask.page_id == Page.id)
+        .join(Batch, sa.and_(Batch.id == BatchSource.batch_id, Batch.model == PageTask.model))
+        .join(BatchPrompt, asked)
+        .where(PageTask.id.in_(task_ids), sa.or_(Batch.all_pages, ranges.correlate(Batch, Page).exists()))
+    )
+    sharing = select(BatchSource.batch_id, BatchSource.document_id).where(BatchSource.document_id.in_(documents))
+    rows = connection.execute(sa.union(asking, sharing)).all()
+    batches = {row.batch_id for row in rows}
+    # Locked whatever their states are: one that is about to finish has looked at its documents as they were.
+    locked = select(Batch.id).where(Batch.id.in_(batches)).order_by(Batch.id)
+    connection.execute(locked.with_for_update(key_share=True)).all()
+    forget_notices(connection, {row.document_id for row in rows}, batches)
+    finished = (Batch.id.in_(batches), Batch.state == BatchState.FINISHED)
+    connection.execute(update(Batch).where(*finished).values(RUNS_AGAIN))

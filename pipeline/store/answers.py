@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.database.dialect import GivenRows
-from pipeline.words import search_terms, search_vector
+from pipeline.store.search_terms import search_terms, search_vector
 from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState, utc_now
 
 

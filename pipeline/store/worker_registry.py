@@ -1,10 +1,7 @@
-"""Who works: the table of worker processes, and the one duty that a single process has for all.
+"""Who works: the table of worker processes.
 
-A worker says every few seconds that it is there, so that people see the fleet, and so that no more bells are rung than
-its pages at once can use up. Leases do not hang on it: they have their own heartbeat.
-
-The duty (to ring and to sweep, `dispatch.py`) is a row that its holder renews. Whoever finds it run out takes it. Two
-holders at once, after a freeze, do double work and no harm: ringing and sweeping are guarded row by row.
+A worker says every few seconds that it is there, so that people see the fleet, and so that no more wake-up messages are
+sent than its slots can use up. Leases do not hang on it: they have their own heartbeat.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import delete, select, update
 
 from pipeline import __version__
-from pipeline.batches import TEXT_LAYER
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
+from pipeline.store.page_tasks import TEXT_LAYER
 from schemas.tables import Duty, WorkerProcess, utc_now
 
 BEAT_SECONDS = 5.0

@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import select, update
 
-from pipeline.batches import supersede
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.leases import Leased, is_in, locked_ids
+from pipeline.store.claims import Leased, is_in, locked_ids
+from pipeline.store.page_tasks import supersede
 from schemas.tables import Batch, BatchState, Document, PageTask
 
 

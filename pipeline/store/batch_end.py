@@ -1,0 +1,194 @@
+"""A batch's end: it is closed when nothing of it waits, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select, update
+
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
+from pipeline.store.batches import OpenBatch, running_batches
+from pipeline.store.outbox import note_all_ended
+from pipeline.store.page_tasks import (
+    _IS_DROPPED,
+    _PAGES_A_TRANSACTION,
+    _is_left_behind,
+    ensure_tasks,
+    in_parts,
+    is_asked_about,
+    waits_for_none,
+)
+from schemas.columns import server_now
+from schemas.tables import (
+    Batch,
+    BatchPrompt,
+    BatchSource,
+    BatchState,
+    Document,
+    DocumentState,
+    Page,
+    PageTask,
+    TaskState,
+)
+
+
+def finish_batches(db: Database) -> None:
+    """Close every running batch of which nothing waits: a retried document may have reopened several."""
+    for batch, _ in running_batches(db):
+        finish_batch(db, batch)
+
+
+def finish_batch(db: Database, batch: OpenBatch) -> bool:
+    """Close the batch where nothing of it waits any more; whether it is finished, by whomever.
+
+    First makes sure of its tasks: a page stored while the batch was being registered may have missed it. And at the
+    end of its notices: a document may have been done before the batch asked about it.
+
+    The walks through its documents read, and write in short transactions of their own where there is something to
+    write. The last one looks at all again, with the batch's row locked, and closes it: what was stored meanwhile makes
+    it wait, and whoever opens anything again locks that row, and comes before that look or after the end.
+    """
+    with db.read(by_key=True) as connection:  # cheap looks first: the rest costs a walk through all that it asked
+        own = (PageTask.batch_id == batch.id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        row = connection.execute(select(Batch.state, Batch.all_seen, Batch.notify).where(Batch.id == batch.id)).one()
+        if row.state == BatchState.FINISHED:
+            return True
+        if row.state != BatchState.RUNNING or not row.all_seen:
+            return False
+        if connection.scalar(select(PageTask.id).where(*own).limit(1)) is not None:
+            return False
+    if _any(db, _open_documents(batch.id)):
+        _take_documents_over(db, batch.id)
+        return False
+    if _any(db, _open_pages(batch.id)):
+        _each_part(db, batch.id, _take_pages_over)
+        if _any(db, _open_pages(batch.id)):
+            return False
+    if row.notify is not None:
+        _each_part(db, batch.id, _note_ended)
+    return _close(db, batch.id)
+
+
+@retried
+def _close(db: Database, batch_id: int) -> bool:
+    with db.write() as connection:
+        state = connection.scalar(
+            select(Batch.state).where(Batch.id == batch_id, Batch.all_seen).with_for_update(key_share=True)
+        )
+        if state != BatchState.RUNNING:
+            return state == BatchState.FINISHED
+        for look in (_open_documents(batch_id), _open_pages(batch_id)):
+            if connection.scalar(look.limit(1)) is not None:
+                return False
+        note_all_ended(connection, batch_id)
+        finished = {"state": BatchState.FINISHED, "finished_at": server_now()}
+        connection.execute(update(Batch).where(Batch.id == batch_id).values(finished))
+        return True
+
+
+@retried
+def _any(db: Database, look: sa.Select[int]) -> bool:
+    with db.read() as connection:
+        return connection.scalar(look.limit(1)) is not None
+
+
+def _documents(batch_id: int) -> sa.Select[int | None]:
+    return select(BatchSource.document_id).where(BatchSource.batch_id == batch_id, BatchSource.document_id.is_not(None))
+
+
+def _open_documents(batch_id: int) -> sa.Select[int]:
+    is_open = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
+    return select(Document.id).where(Document.id.in_(_documents(batch_id)), is_open)
+
+
+def _open_pages(batch_id: int) -> sa.Select[int]:
+    """Documents of the pages that the batch asks about and that are not through: not asked yet, waiting, or dropped."""
+    is_open = PageTask.state.in_([TaskState.PENDING, TaskState.LEASED])
+    return _asked_pages(batch_id, _documents(batch_id)).where(sa.or_(_IS_MISSING, is_open, _IS_DROPPED))
+
+
+_IS_MISSING = sa.and_(PageTask.id.is_(None), Page.image_hash.is_not(None))
+
+
+def _asked_pages(batch_id: int, documents: sa.Select[int | None] | Sequence[int]) -> sa.Select[int]:
+    """Document ids, one for each page and prompt that the batch asks, with the `PageTask` where there is one."""
+    task = sa.and_(
+        PageTask.page_id == Page.id,
+        PageTask.prompt_version == BatchPrompt.prompt_version,
+        PageTask.model == Batch.model,
+    )
+    return (
+        select(Page.document_id)
+        .join(Batch, Batch.id == batch_id)
+        .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
+        .outerjoin(PageTask, task)
+        .where(Page.document_id.in_(documents), is_asked_about(batch_id))
+    )
+
+
+_SOURCES_AT_ONCE = 500
+
+
+def _each_part(
+    db: Database, batch_id: int, do: Callable[[Database, int, sa.ColumnElement[bool], Sequence[int]], None]
+) -> None:
+    """Call `do` with one part of the batch's sources after the other, as a condition and as their documents."""
+    after = 0
+    while True:
+        with db.read() as connection:
+            part = select(BatchSource.source_id, BatchSource.document_id).where(
+                BatchSource.batch_id == batch_id, BatchSource.source_id > after
+            )
+            rows = connection.execute(part.order_by(BatchSource.source_id).limit(_SOURCES_AT_ONCE)).all()
+        if not rows:
+            return
+        which = BatchSource.source_id.between(rows[0].source_id, rows[-1].source_id)
+        do(db, batch_id, which, sorted({row.document_id for row in rows if row.document_id is not None}))
+        after = rows[-1].source_id
+
+
+@retried
+def _take_documents_over(db: Database, batch_id: int) -> None:
+    """One that went back to ingest waits for the batch that saw it first; where that is held, it waits for this one."""
+    waits = (Document.state == DocumentState.PENDING, waits_for_none(Document.batch_id))
+    left = select(Document.id).where(Document.id.in_(_documents(batch_id)), *waits)
+    with db.read() as connection:
+        ids = connection.scalars(left.limit(_PAGES_A_TRANSACTION)).all()
+    if not ids:
+        return
+    with db.write() as connection:
+        if _is_running(connection, batch_id):
+            taken = update(Document).where(Document.id.in_(ids), *waits)
+            connection.execute(taken.values(batch_id=batch_id, rung_at=None))
+
+
+def _take_pages_over(db: Database, batch_id: int, _: sa.ColumnElement[bool], documents: Sequence[int]) -> None:
+    """The batch's tasks for pages of these documents that miss them, or whose tasks wait for no one."""
+    is_left = sa.and_(PageTask.state == TaskState.PENDING, _is_left_behind())
+    lacking = _asked_pages(batch_id, documents).where(sa.or_(_IS_MISSING, _IS_DROPPED, is_left))
+    pages = lacking.add_columns(sa.func.max(Page.page_index) + 1).group_by(Page.document_id)
+    with db.read() as connection:
+        rows = connection.execute(pages.order_by(Page.document_id)).all()
+    for some, first_page, last_page in in_parts(rows):
+        _ensure_some(db, batch_id, some, first_page, last_page)
+
+
+@retried
+def _ensure_some(db: Database, batch_id: int, documents: Sequence[int], first_page: int, last_page: int) -> None:
+    with db.write() as connection:
+        if _is_running(connection, batch_id):
+            ensure_tasks(connection, batch_id, documents, first_page, last_page, show=False)
+
+
+@retried
+def _note_ended(db: Database, batch_id: int, which: sa.ColumnElement[bool], _: Sequence[int]) -> None:
+    with db.write() as connection:
+        note_all_ended(connection, batch_id, which)
+
+
+def _is_running(connection: Connection, batch_id: int) -> bool:
+    """Locked, so that it stays so: a batch that was paused or cancelled meanwhile takes nothing more."""
+    running = select(Batch.id).where(Batch.id == batch_id, Batch.state == BatchState.RUNNING)
+    return connection.scalar(running.with_for_update(key_share=True)) is not None

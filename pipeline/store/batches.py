@@ -1,0 +1,122 @@
+"""Batches: what a user asked for. A batch is found again by its key, so repeating a command resumes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import delete, select, update
+
+from pipeline.database.dialect import insert_for
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
+from pipeline.store.page_tasks import CANCELLED, TEXT_LAYER, WAITS_AGAIN, supersede
+from schemas.columns import server_now
+from schemas.prompts import Prompt
+from schemas.tables import (
+    Batch,
+    BatchPages,
+    BatchPrompt,
+    BatchState,
+    Document,
+    PageTask,
+    PromptVersion,
+    uuid7,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatch:
+    id: int
+    public_id: str
+    name: str
+
+
+@retried
+def open_batch(
+    db: Database,
+    *,
+    key: str,
+    name: str,
+    prompts: Sequence[Prompt],
+    engine: str,
+    model: str,
+    text_layer: str,
+    pages: Sequence[tuple[int, int]] = (),
+    priority: int = 0,
+    notify: str | None = None,
+    all_seen: bool = True,
+    reopens: bool = True,
+) -> OpenBatch:
+    """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
+
+    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `notify`
+    (`TASK` or `TASK@QUEUE`) is sent for each document that is done. Without `all_seen` the batch does not finish before
+    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so.
+    """
+    with db.write() as connection:
+        insert = insert_for(connection)
+        for prompt in prompts:
+            parameters = {field: value for field, value in asdict(prompt).items() if field not in ("name", "text")}
+            connection.execute(
+                insert(PromptVersion)
+                .values(version=prompt.version, name=prompt.name, text=prompt.text, parameters=parameters)
+                .on_conflict_do_nothing()
+            )
+        asked = {
+            "engine": engine,
+            "model": model + (TEXT_LAYER if text_layer == "prefer" else ""),
+            "text_layer": text_layer,
+            "all_pages": not pages,
+            "all_seen": all_seen,
+            "priority": priority,
+            "notify": notify,
+            "state": BatchState.RUNNING,
+            "finished_at": None,
+        }
+        again: dict[str, Any] = dict(asked)
+        if not reopens:
+            is_held = Batch.state.in_([BatchState.PAUSED, BatchState.CANCELLED])
+            again["state"] = sa.case((is_held, Batch.state), else_=str(BatchState.RUNNING))
+            again["finished_at"] = sa.case((is_held, Batch.finished_at), else_=None)
+        row = connection.execute(
+            insert(Batch)
+            .values(public_id=uuid7(), key=key, name=name, started_at=server_now(), **asked)
+            .on_conflict_do_update(index_elements=["key"], set_=again)
+            .returning(Batch.id, Batch.public_id, Batch.name, Batch.state)
+        ).one()
+        versions = [prompt.version for prompt in prompts]
+        is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
+        supersede(connection, PageTask.batch_id == row.id, is_old)
+        if row.state != BatchState.CANCELLED:
+            documents = (Document.batch_id == row.id, Document.state == "failed", Document.cause == CANCELLED)
+            connection.execute(update(Document).where(*documents).values(WAITS_AGAIN))
+            tasks = (PageTask.batch_id == row.id, PageTask.state == "failed", PageTask.cause == CANCELLED, ~is_old)
+            connection.execute(update(PageTask).where(*tasks).values(WAITS_AGAIN))
+        for table in (BatchPrompt, BatchPages):
+            connection.execute(delete(table).where(table.batch_id == row.id))
+        for version in {prompt.version for prompt in prompts}:
+            connection.execute(insert(BatchPrompt).values(batch_id=row.id, prompt_version=version))
+        for first, last in pages:
+            connection.execute(insert(BatchPages).values(batch_id=row.id, first_index=first, last_index=last))
+        return OpenBatch(row.id, row.public_id, row.name)
+
+
+def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:
+    """Those that are neither paused nor ended, the oldest first, with their priorities."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(Batch.id, Batch.public_id, Batch.name, Batch.priority)
+            .where(Batch.state == BatchState.RUNNING)
+            .order_by(Batch.id)
+        )
+        return [(OpenBatch(row.id, row.public_id, row.name), row.priority) for row in rows]
+
+
+@retried
+def mark_all_seen(db: Database, batch: OpenBatch) -> None:
+    """The walk through the batch's paths is through: it may finish."""
+    with db.write() as connection:
+        connection.execute(update(Batch).where(Batch.id == batch.id).values(all_seen=True))

@@ -1,0 +1,270 @@
+"""Claims: a worker takes a waiting document, or the waiting prompts of pages, for the length of a lease.
+
+What a claim may be used for, and what becomes of it when its worker dies, is in `leases`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+import sqlalchemy.orm
+from sqlalchemy import Connection, bindparam, select, update
+
+from pipeline.database.dialect import clock, is_given
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
+from pipeline.store.page_tasks import TEXT_LAYER
+from schemas.prompts import Prompt
+from schemas.tables import (
+    Answer,
+    Batch,
+    BatchState,
+    Document,
+    Page,
+    PageTask,
+    PromptVersion,
+    Source,
+)
+
+Leased = type[Document] | type[PageTask]
+ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentClaim:
+    """A document to rasterize: `first_page` is the first page index that is not stored yet."""
+
+    document_id: int
+    token: int
+    kind: str
+    content_hash: str
+    batch_id: int  # for whom it waited
+    locations: list[str]
+    first_page: int
+    public_id: str = ""  # these three for those who watch
+    batch_public_id: str = ""
+    attempts: int = 0  # that failed before this one
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaim:
+    """One prompt of a claimed page."""
+
+    task_id: int
+    token: int
+    prompt: Prompt
+    attempts: int = 0  # that failed before this one
+
+
+@dataclass(frozen=True, slots=True)
+class PageClaim:
+    """A page and those of its prompts that this worker now holds.
+
+    `answered` is task id → id of an answer that the model gave to the same image and prompt before, on whatever page.
+    """
+
+    page_id: int
+    document_id: int
+    page_index: int
+    image_hash: str
+    tasks: list[TaskClaim]
+    document_public_id: str = ""  # these three for those who watch
+    batch_public_id: str = ""
+    waited_seconds: float | None = None  # since its bell was rung
+    answered: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What `claim_pages` got, by page id; of `suspects` it took nothing."""
+
+    pages: dict[int, PageClaim]
+    suspects: set[int]
+
+
+def is_in(table: Leased, state: str) -> sa.ColumnElement[bool]:
+    """`state = '…'` as the partial indexes say it: of a parameter no planner knows that it fits their condition."""
+    return table.state == sa.literal_column(f"'{state}'")
+
+
+def is_wanted(table: Leased) -> sa.ColumnElement[bool]:
+    """Whether the batch that a row waits for is running: nothing is given out of one that is paused."""
+    return table.batch_id.in_(select(Batch.id).where(Batch.state == BatchState.RUNNING))
+
+
+@retried
+def claim_document(db: Database, document_id: int, owner: str, lease_seconds: float) -> DocumentClaim | None:
+    """Lease a waiting document; None where it does not wait (any more)."""
+    with db.write() as connection:
+        row = connection.execute(
+            update(Document)
+            .where(Document.id == document_id, is_in(Document, "pending"), is_wanted(Document))
+            .where(Document.next_attempt_at <= db.clock())
+            .values(_leased(db.dialect, Document, owner, lease_seconds))
+            .returning(
+                Document.token,
+                Document.kind,
+                Document.content_hash,
+                Document.page_count,
+                Document.batch_id,
+                Document.public_id,
+                Document.attempts,
+            )
+        ).one_or_none()
+        if row is None:
+            return None
+        locations = connection.scalars(select(Source.location).where(Source.document_id == document_id)).all()
+        is_drawn = Page.image_freed_at.is_(None)  # or could not be; one that was freed or lost is drawn again
+        stored = select(Page.page_index).where(Page.document_id == document_id, is_drawn).order_by(Page.page_index)
+        first_page = 0
+        if row.page_count is not None:  # else it is new: all of it
+            for first_page, index in enumerate([*connection.scalars(stored), -1]):
+                if index != first_page:
+                    break
+        return DocumentClaim(
+            document_id,
+            row.token,
+            row.kind,
+            row.content_hash,
+            row.batch_id,
+            list(locations),
+            first_page,
+            row.public_id,
+            connection.scalar(select(Batch.public_id).where(Batch.id == row.batch_id)) or "",
+            row.attempts,
+        )
+
+
+def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], lease_seconds: float) -> PageClaim | None:
+    """Lease all waiting prompts of a page, a suspect too; None where nothing waits."""
+    return claim_pages(db, [page_id], owner, models, lease_seconds, alone={page_id}).pages.get(page_id)
+
+
+@retried
+def claim_pages(
+    db: Database,
+    page_ids: Collection[int],
+    owner: str,
+    models: Sequence[str],
+    lease_seconds: float,
+    *,
+    alone: Collection[int] = (),
+    answers_of: str | None = None,
+    supports: Callable[[Prompt], bool] = lambda prompt: True,
+) -> Claimed:
+    """Lease all waiting prompts of these pages that one of `models` shall read.
+
+    A page that was in flight when a worker died is a suspect, and is only taken where it is in `alone`: whoever asks
+    reads it then without company. `answers_of` is the model whose answers are looked for. A prompt that any model may
+    answer is left to others where this worker does not `support` it, and not rung for again for as long as a lease.
+    """
+    with db.write() as connection:
+        asked = {"page_ids": list(page_ids), "models": list(models), "answers_of": answers_of}
+        rows = connection.execute(_waiting_tasks(db.dialect), asked).all()
+        prompts = _prompts(connection, {row.prompt_version for row in rows})
+        left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
+        if left:
+            later = update(PageTask).where(PageTask.id.in_(left))
+            connection.execute(later.values(rung_at=None, next_attempt_at=db.clock() + lease_seconds))
+            rows = [row for row in rows if row.id not in left]
+        suspects = {row.page_id for row in rows if row.crashes > 0} - set(alone)
+        rows = [row for row in rows if row.page_id not in suspects]
+        if not rows:
+            return Claimed({}, suspects)
+        lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
+        connection.execute(_lease_tasks(db.dialect), lease)
+    pages: dict[int, PageClaim] = {}
+    for row in rows:
+        new = PageClaim(
+            row.page_id,
+            row.document_id,
+            row.page_index,
+            row.image_hash,
+            [],
+            document_public_id=row.public_id,
+            batch_public_id=row.batch_public_id,
+            waited_seconds=None if row.waited_seconds is None else max(0.0, row.waited_seconds),
+        )
+        claim = pages.setdefault(row.page_id, new)
+        claim.tasks.append(TaskClaim(row.id, row.token + 1, prompts[row.prompt_version], row.attempts))
+        if row.answer_id is not None:
+            claim.answered[row.id] = row.answer_id
+    return Claimed(pages, suspects)
+
+
+@functools.cache  # to make one takes as long as to execute it
+def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        select(
+            PageTask.id,
+            PageTask.page_id,
+            PageTask.token,
+            PageTask.prompt_version,
+            PageTask.model,
+            PageTask.crashes,
+            Page.document_id,
+            Page.page_index,
+            Page.image_hash,
+            Document.public_id,
+            Batch.public_id.label("batch_public_id"),
+            PageTask.attempts,
+            (clock(dialect) - PageTask.rung_at).label("waited_seconds"),
+            Answer.id.label("answer_id"),
+        )
+        .join(Page, Page.id == PageTask.page_id)
+        .join(Document, Document.id == Page.document_id)
+        .join(Batch, Batch.id == PageTask.batch_id)
+        .outerjoin(
+            Answer,
+            sa.and_(
+                Answer.image_hash == Page.image_hash,
+                Answer.prompt_version == PageTask.prompt_version,
+                Answer.model == bindparam("answers_of"),
+            ),
+        )
+        .where(
+            is_given(dialect, PageTask.page_id, "page_ids"),
+            is_in(PageTask, "pending"),
+            Batch.state == BatchState.RUNNING,
+        )
+        .where(is_given(dialect, PageTask.model, "models"), PageTask.next_attempt_at <= clock(dialect))
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
+    )
+
+
+@functools.cache
+def _lease_tasks(dialect: str) -> sa.Update:
+    leased = _leased(dialect, PageTask, bindparam("by"), bindparam("seconds"))
+    return update(PageTask).where(is_given(dialect, PageTask.id, "task_ids")).values(leased)
+
+
+def locked_ids(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:
+    """The ids of rows, locked in their order before the statement around it writes."""
+    locked = select(table.id).where(*where).order_by(table.id).with_for_update().cte("locked")
+    return select(locked.c.id)
+
+
+def _leased(dialect: str, table: Leased, owner: Any, lease_seconds: Any) -> dict[str, Any]:
+    return {
+        "state": "leased",
+        "owner": owner,
+        "token": table.token + 1,
+        "lease_until": clock(dialect) + lease_seconds,
+    }
+
+
+_known_prompts: dict[str, Prompt] = {}  # a version is the hash of all that it says, so it never changes
+
+
+def _prompts(connection: Connection, versions: set[str]) -> dict[str, Prompt]:
+    if missing := versions - _known_prompts.keys():
+        found = select(PromptVersion.__table__).where(PromptVersion.version.in_(missing))
+        for row in connection.execute(found):
+            parameters = {**row.parameters, "stop": tuple(row.parameters["stop"])}
+            _known_prompts[row.version] = Prompt(row.name, row.text, **parameters)
+    return {version: _known_prompts[version] for version in versions}

@@ -1,0 +1,197 @@
+"""Page tasks: one row for each page, prompt and model that a batch asks about.
+
+They are made when pages are stored or a batch is opened, handed over when another batch wants them too, and settled
+without reading where an answer or a text layer serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select, update
+
+from pipeline.database.dialect import insert_for
+from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
+from schemas.tables import (
+    Batch,
+    BatchPages,
+    BatchPrompt,
+    BatchState,
+    CurrentAnswer,
+    Page,
+    PageTask,
+    PromptVersion,
+    TaskState,
+    TextLayer,
+    utc_now,
+)
+
+TEXT_LAYER = "+text-layer"
+"""Ends the wished model of batches that take a PDF's own text where it has some; what is read is read by the model."""
+
+SUPERSEDED = "superseded"
+"""Cause of a task that waited when its batch was asked for again with another model or prompt."""
+
+CANCELLED = "cancelled"
+"""Cause of what was not done when its batch was cancelled; asked for again, it waits again."""
+
+
+def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+    """Nobody asks for these waiting tasks any more."""
+    superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
+    waiting = update(PageTask).where(PageTask.state == TaskState.PENDING, *which)
+    connection.execute(waiting.values(**superseded, finished_at=utc_now()))
+
+
+_PAGES_A_TRANSACTION = 500  # a fraction of a second, even where the text of each becomes its answer
+_LAST_PAGE = 2**31 - 1
+
+
+def in_parts(pages: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], int, int]]:
+    """Documents, given with their numbers of pages, as (documents, first page, last page) for a transaction each."""
+    some: list[int] = []
+    count = 0
+    for document_id, num_pages in pages:
+        if num_pages > _PAGES_A_TRANSACTION:
+            for first in range(0, num_pages, _PAGES_A_TRANSACTION):
+                yield [document_id], first, first + _PAGES_A_TRANSACTION - 1
+            continue
+        if count + num_pages > _PAGES_A_TRANSACTION:
+            yield some, 0, _LAST_PAGE
+            some, count = [], 0
+        some.append(document_id)
+        count += num_pages
+    if some:
+        yield some, 0, _LAST_PAGE
+
+
+WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
+
+
+def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
+    """Whether a batch asks about the `Page` of the enclosing statement: about all, or within its ranges."""
+    ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
+    inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
+    return sa.or_(~ranges.exists(), inside.correlate(Page).exists())
+
+
+def ensure_tasks(
+    connection: Connection,
+    batch_id: int,
+    documents: Sequence[int],
+    first_page: int = 0,
+    last_page: int = _LAST_PAGE,
+    show: bool = True,
+) -> None:
+    """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown.
+
+    Without `show` the pages keep the answers that they show, and other running batches their tasks: the batch was asked
+    for before. They keep them, too, where the batch is paused.
+    """
+    insert = insert_for(connection)
+    batch = connection.execute(select(Batch.state, Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
+    versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
+    which = (Page.document_id.in_(documents), Page.page_index.between(first_page, last_page))
+    asked = (*which, is_asked_about(batch_id))
+    pages = select(Page.id).where(*asked)
+    own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
+    wanted = (
+        select(
+            Page.id,
+            BatchPrompt.prompt_version,
+            sa.literal(batch.model),
+            sa.literal(batch_id),
+            sa.literal(str(TaskState.PENDING)),
+            *(sa.literal(0) for _ in range(4)),
+        )
+        .join(BatchPrompt, BatchPrompt.batch_id == batch_id)
+        .where(*asked, Page.image_hash.is_not(None))
+        .order_by(Page.document_id, Page.page_index)
+    )
+    columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
+    connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
+    takes_all = show and batch.state == BatchState.RUNNING
+    others = PageTask.batch_id != batch_id if takes_all else _is_left_behind()
+    connection.execute(
+        update(PageTask).where(own, PageTask.state == TaskState.PENDING, others).values(batch_id=batch_id, rung_at=None)
+    )
+    connection.execute(update(PageTask).where(own, _IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
+    if batch.text_layer == "prefer":
+        _settle_from_text_layer(connection, own)
+    if not show:
+        return
+    shown = insert(CurrentAnswer).from_select(
+        ["page_id", "prompt", "answer_id"],
+        select(PageTask.page_id, PromptVersion.name, PageTask.answer_id)
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .where(own, PageTask.state == TaskState.DONE),
+    )
+    connection.execute(
+        shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id})
+    )
+
+
+def waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnElement[bool]:
+    """Whether the batch that a row waits for gives nothing out.
+
+    Batches that share pages try to finish in turn: one that took what waits for another, which is rung for, would lose
+    it to the next one before its own turn to ring.
+    """
+    return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING).correlate(None))
+
+
+def _is_left_behind() -> sa.ColumnElement[bool]:
+    """Whether a task waits for a batch that gives nothing out, or that was asked for again with another model."""
+    asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).correlate(PageTask).scalar_subquery()
+    return sa.or_(waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
+
+
+_TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text
+
+
+def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool]) -> None:
+    """Where a PDF page carries text and the user prefers it, that text is the answer to `ocr`.
+
+    Memory holds the ids of all that wait, and some texts at a time.
+    """
+    waiting = (
+        select(PageTask.id)
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .join(TextLayer, TextLayer.page_id == PageTask.page_id)
+        .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
+    )
+    ids = connection.scalars(waiting).all()
+    for start in range(0, len(ids), _TEXTS_AT_ONCE):
+        _settle_some_from_text_layer(connection, ids[start : start + _TEXTS_AT_ONCE])
+
+
+def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]) -> None:
+    rows = connection.execute(
+        select(
+            PageTask.id, PageTask.page_id, PageTask.prompt_version, PromptVersion.name, Page.image_hash, TextLayer.text
+        )
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .join(Page, Page.id == PageTask.page_id)
+        .join(TextLayer, TextLayer.page_id == Page.id)
+        .where(PageTask.id.in_(task_ids))
+        .order_by(PageTask.id)
+    )
+    answers: list[tuple[AnswerKey, ReadAnswer]] = []
+    read: list[tuple[int, int, str, AnswerKey]] = []
+    for row in rows:
+        if row.text.strip():
+            # Equal pixels may carry unequal text, so the text is part of what answers.
+            model = f"text-layer/{hashlib.sha256(row.text.encode()).hexdigest()[:16]}"
+            answer = ReadAnswer(engine="text-layer", model=model, text=row.text, finish_reason="stop")
+            key = AnswerKey(row.image_hash, row.prompt_version, model)
+            answers.append((key, answer))
+            read.append((row.id, row.page_id, row.name, key))
+    ids = put_answers(connection, answers)
+    settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in read])
+
+
+_IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))

@@ -1,0 +1,236 @@
+"""Documents and their pages into the database: what ingest workers store.
+
+Each function is one transaction, guarded by the claim's token: where the lease was lost meanwhile, it changes nothing
+and says so. A document is ready when it has as many page rows as pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, insert, select, update
+
+from pipeline.database.dialect import insert_for
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
+from pipeline.errors import PagepackError
+from pipeline.store import redraw
+from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
+from pipeline.store.leases import Limits
+from pipeline.store.outbox import note_ended
+from pipeline.store.page_tasks import ensure_tasks
+from pipeline.store.results import after_failure, held_tasks
+from schemas.tables import (
+    Batch,
+    BatchSource,
+    BatchState,
+    Document,
+    DocumentState,
+    Page,
+    PageTask,
+    TaskAttempt,
+    TaskState,
+    TextLayer,
+    utc_now,
+)
+
+_RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest rings as soon as it is there
+
+
+@dataclass(frozen=True, slots=True)
+class NewPage:
+    """A page as ingest found it: an image in the store, or an error."""
+
+    page_index: int
+    image_hash: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    text_layer: str | None = None
+    warnings: str | None = None
+    error: PagepackError | None = None
+
+
+@retried
+def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> list[int] | None:
+    """Store some pages of a claimed document with their tasks; the ids of pages that now wait, None if fenced off.
+
+    Pages come in order and in several calls: reading begins before a long document is through, and an ingest worker
+    that dies costs only the pages since the last call.
+    """
+    if not pages:
+        return []
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return None
+        of_these = (Page.document_id == claim.document_id, Page.page_index.in_([page.page_index for page in pages]))
+        known = connection.execute(select(Page.id, Page.page_index, Page.cause).where(*of_these))
+        known_pages = {row.page_index: row for row in known}
+        for page in pages:
+            before = known_pages.get(page.page_index)
+            if before is not None and before.cause is not None:
+                continue  # it failed, and batches that have finished say so; `retry` forgets it
+            if before is not None and page.error is not None:
+                _fail_waiting(connection, before.id, page.error)
+                continue
+            found = {
+                "image_hash": page.image_hash,
+                "width_px": page.width_px,
+                "height_px": page.height_px,
+                "warnings": page.warnings or None,
+                "cause": page.error.cause if page.error else None,
+                "reason": str(page.error) if page.error else None,
+                "created_at": utc_now(),
+                "image_freed_at": None,
+            }
+            page_id = connection.execute(
+                insert_for(connection)(Page)
+                .values(document_id=claim.document_id, page_index=page.page_index, **found)
+                .on_conflict_do_update(index_elements=["document_id", "page_index"], set_=found)
+                .returning(Page.id)
+            ).scalar_one()
+            if page.text_layer:
+                layer = insert_for(connection)(TextLayer).values(page_id=page_id, text=page.text_layer)
+                connection.execute(layer.on_conflict_do_nothing())
+        first_page = pages[0].page_index
+        batches = (
+            select(Batch.id)
+            .join(BatchSource, BatchSource.batch_id == Batch.id)
+            .where(BatchSource.document_id == claim.document_id, Batch.state == BatchState.RUNNING)
+        )
+        for batch_id in connection.scalars(batches.distinct()).all():
+            ensure_tasks(connection, batch_id, [claim.document_id], first_page)
+        new = select(Page.id).where(
+            Page.document_id == claim.document_id, Page.page_index.between(first_page, pages[-1].page_index)
+        )
+        waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
+        ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
+        connection.execute(update(PageTask).where(*waiting).values(next_attempt_at=0.0))  # some waited for their image
+        return list(ids)
+
+
+def _fail_waiting(connection: Connection, page_id: int, error: PagepackError) -> None:
+    """A page that had an image, lost it and cannot be rendered any more: what waits for it fails, answers stay."""
+    connection.execute(
+        update(PageTask)
+        .where(PageTask.page_id == page_id, PageTask.state == TaskState.PENDING)
+        .values(state=TaskState.FAILED, cause=error.cause, reason=str(error), finished_at=utc_now())
+    )
+
+
+@retried
+def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool:
+    """Ready, where every page has its row; else it waits again, and whoever takes it begins at the missing one.
+
+    False where it waits, or where the lease was lost.
+    """
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return False
+        stored = select(sa.func.count(Page.id)).where(Page.document_id == claim.document_id)
+        is_whole = connection.scalar(stored.where(Page.page_index < page_count)) == page_count
+        ended = {"state": DocumentState.READY, "finished_at": utc_now()}
+        values = ended if is_whole else {"state": DocumentState.PENDING, "rung_at": None}
+        freed = {"owner": None, "lease_until": None, "page_count": page_count}
+        connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
+        note_ended(connection, [claim.document_id])
+        return is_whole
+
+
+@retried
+def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
+    """As soon as it is known, so that progress has a total."""
+    with db.write() as connection:
+        connection.execute(update(Document).where(_is_held(claim)).values(page_count=page_count))
+
+
+@retried
+def reject_document(db: Database, claim: DocumentClaim, error: PagepackError) -> bool:
+    """The content cannot be taken in; `failures` says why. False where the lease was lost."""
+    rejected = {"state": DocumentState.REJECTED, "cause": error.cause, "reason": str(error)}
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return False
+        values = redraw.ended(connection, claim.document_id, rejected)
+        freed = {"owner": None, "lease_until": None, "finished_at": utc_now()}
+        connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
+        note_ended(connection, [claim.document_id])
+        return True
+
+
+@retried
+def retry_document(db: Database, claim: DocumentClaim, error: Exception, limits: Limits) -> bool:
+    """Something that may pass: wait and try again, or fail after `max_attempts`."""
+    with db.write() as connection:
+        if not _holds_document(connection, claim):
+            return False
+        attempts = connection.execute(select(Document.attempts).where(Document.id == claim.document_id)).scalar_one()
+        values = after_failure(db, attempts + 1, error, limits) | {"attempts": attempts + 1}
+        values = redraw.ended(connection, claim.document_id, values)
+        connection.execute(update(Document).where(Document.id == claim.document_id).values(values))
+        note_ended(connection, [claim.document_id])
+        return True
+
+
+@retried
+def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | None = None) -> bool:
+    """The page's image is gone from the store: its document goes back to ingest, which renders it again.
+
+    Where retention had freed it, nothing has failed: those of the claim's tasks that `asked` for it (all, if None) wait
+    for the new image, no attempt is counted, and this is True. The document's other freed pages wait likewise, else
+    each would be claimed in vain before its image is there. A claim that was lost asks for nothing.
+    """
+    with db.write() as connection:
+        leased = held_tasks(connection, [claim])
+        held_ids = {task.task_id for task in claim.tasks if (task.task_id, task.token) in leased}
+        if not held_ids:
+            return False
+        connection.execute(
+            update(Document)
+            .where(Document.id == claim.document_id, Document.state == DocumentState.READY)
+            .values(
+                state=DocumentState.PENDING,
+                batch_id=select(PageTask.batch_id).where(PageTask.id == claim.tasks[0].task_id).scalar_subquery(),
+                rung_at=None,
+                next_attempt_at=0.0,
+                finished_at=None,
+            )
+        )
+        was_freed = connection.scalar(select(Page.image_freed_at).where(Page.id == claim.page_id)) is not None
+        lost = (Page.id == claim.page_id, Page.image_freed_at.is_(None))
+        connection.execute(update(Page).where(*lost).values(image_freed_at=utc_now()))
+        on_its_way = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
+        document = select(Document.id).where(Document.id == claim.document_id, on_its_way)
+        if not was_freed or connection.scalar(document) is None:
+            return False
+        waiting_ids = {task.task_id for task in (claim.tasks if asked is None else asked)}
+        held = PageTask.id.in_(waiting_ids & held_ids)
+        history = select(
+            PageTask.id,
+            PageTask.token,
+            PageTask.owner,
+            sa.literal("its image was freed; it is rendered again"),
+        )
+        columns = ["task_id", "token", "worker", "error"]
+        connection.execute(insert(TaskAttempt).from_select(columns, history.where(held)))
+        waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "rung_at": None}
+        until = db.now(connection) + _RENDER_SECONDS
+        connection.execute(update(PageTask).where(held).values(**waiting, next_attempt_at=until))
+        freed = select(Page.id).where(Page.document_id == claim.document_id, Page.image_freed_at.is_not(None))
+        others = select(PageTask.id).where(PageTask.page_id.in_(freed), PageTask.state == TaskState.PENDING)
+        others = others.where(PageTask.next_attempt_at <= db.clock())  # else each reader of them writes them all again
+        free = others.order_by(PageTask.id).with_for_update(skip_locked=True).cte("others")
+        later = update(PageTask).where(PageTask.id.in_(select(free.c.id)))
+        connection.execute(later.values(rung_at=None, next_attempt_at=until))
+        return True
+
+
+def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED
+    )
+
+
+def _holds_document(connection: Connection, claim: DocumentClaim) -> bool:
+    return connection.scalar(select(Document.id).where(_is_held(claim)).with_for_update()) is not None

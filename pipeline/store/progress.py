@@ -1,0 +1,103 @@
+"""How far a batch is: what a supervisor asks several times a second, and the counts that it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import sqlalchemy.orm
+from sqlalchemy import select
+
+from pipeline.database.engine import Database
+from pipeline.store.batches import OpenBatch
+from pipeline.store.claims import Leased, is_in
+from pipeline.store.page_tasks import TEXT_LAYER
+from schemas.tables import (
+    Batch,
+    BatchState,
+    Document,
+    PageTask,
+    TaskState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Whether anything of a batch waits or runs; each answer is one look into an index, whatever the batch's size."""
+
+    documents: bool
+    tasks_pending: bool
+    tasks_leased: bool
+
+    def __bool__(self) -> bool:
+        return self.documents or self.tasks_pending or self.tasks_leased
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Page tasks of a batch by state. Work that another batch did first is not counted here."""
+
+    documents_open: bool
+    tasks_pending: int  # the states in the order of TaskState
+    tasks_leased: int
+    tasks_done: int
+    tasks_failed: int
+
+    @property
+    def tasks_total(self) -> int:
+        return self.tasks_pending + self.tasks_leased + self.tasks_done + self.tasks_failed
+
+
+def what_is_open(db: Database, batch_id: int) -> Open:
+    """Asked in every tick of a run."""
+    with db.read(by_key=True) as connection:
+        row = connection.execute(select(*open_looks(batch_id))).one()
+    return Open(*map(bool, row))
+
+
+def running_work(db: Database) -> list[tuple[OpenBatch, int, str, Open]]:
+    """Every running batch, the oldest first, with its priority, model and what is open of it: one statement for all.
+
+    The model is "" where any may read.
+    """
+    with db.read(by_key=True) as connection:
+        rows = connection.execute(
+            select(Batch.id, Batch.public_id, Batch.name, Batch.priority, Batch.model, *open_looks(Batch.id))
+            .where(Batch.state == BatchState.RUNNING)
+            .order_by(Batch.id)
+        )
+        return [
+            (OpenBatch(*row[:3]), row.priority, row.model.removesuffix(TEXT_LAYER), Open(*map(bool, row[5:])))
+            for row in rows
+        ]
+
+
+def open_looks(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.ColumnElement[bool]]:
+    def exists(table: Leased, *which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        return select(table.id).where(table.batch_id == batch_id, *which).exists()
+
+    def is_pending(table: Leased) -> sa.ColumnElement[bool]:  # each has an index that holds nothing else
+        pending = is_in(table, "pending")
+        return sa.or_(
+            exists(table, pending, table.rung_at.is_(None)), exists(table, pending, table.rung_at.is_not(None))
+        )
+
+    def is_leased(table: Leased) -> sa.ColumnElement[bool]:
+        return exists(table, is_in(table, "leased"))
+
+    return [sa.or_(is_pending(Document), is_leased(Document)), is_pending(PageTask), is_leased(PageTask)]
+
+
+def progress(db: Database, batch_id: int) -> Progress:
+    """Counts by state: a walk over an index of the batch's tasks, 60 ms for 300,000 of them."""
+    counted = select(PageTask.state, sa.func.count()).where(PageTask.batch_id == batch_id).group_by(PageTask.state)
+    with db.read() as connection:
+        tasks = {row[0]: row[1] for row in connection.execute(counted)}
+    counts = [tasks.get(state, 0) for state in TaskState]
+    return Progress(what_is_open(db, batch_id).documents, *counts)
+
+
+def batch_state(db: Database, batch_id: int) -> str:
+    """One of BatchState."""
+    with db.read() as connection:
+        return connection.execute(select(Batch.state).where(Batch.id == batch_id)).scalar_one()

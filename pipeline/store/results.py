@@ -1,0 +1,142 @@
+"""Answers and failures of page tasks into the database: what read workers store.
+
+Each function is one transaction, guarded by the claim's token: where the lease was lost meanwhile, it changes nothing
+and says so. Only after it returns may the message be acknowledged; a crash in between repeats a message whose rows are
+done, which changes nothing either.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, select, update
+
+from pipeline.database.dialect import is_given
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
+from pipeline.errors import PagepackError
+from pipeline.store.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
+from pipeline.store.claims import PageClaim, TaskClaim
+from pipeline.store.leases import Limits
+from pipeline.store.outbox import note_ended
+from schemas.tables import (
+    PageTask,
+    TaskState,
+    utc_now,
+)
+
+_BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with each attempt
+
+Outcome = ReadAnswer | ReusedAnswer | Exception
+
+
+def complete_page(db: Database, claim: PageClaim, worker: str, outcomes: Mapping[int, Outcome], limits: Limits) -> int:
+    """`complete_pages` of one; how many of its tasks were still ours."""
+    return len(complete_pages(db, worker, [(claim, outcomes)], limits))
+
+
+@retried
+def complete_pages(
+    db: Database, worker: str, pages: Sequence[tuple[PageClaim, Mapping[int, Outcome]]], limits: Limits
+) -> set[int]:
+    """Store what became of claimed pages' tasks, keyed by task id; those that were still ours. All in one transaction.
+
+    An answer settles its task. A `PagepackError` that is not retryable fails it; any other error makes it wait and
+    try again until `max_attempts`.
+    """
+    with db.write() as connection:
+        attempts_of = held_tasks(connection, [claim for claim, _ in pages])
+        ended = [
+            _Ended(claim, task, outcomes[task.task_id])
+            for claim, outcomes in pages
+            for task in claim.tasks
+            if task.task_id in outcomes and (task.task_id, task.token) in attempts_of
+        ]
+        read = [(one.key, one.outcome) for one in ended if isinstance(one.outcome, ReadAnswer)]
+        ids = put_answers(connection, read)
+        settle(connection, [one.settled(ids) for one in ended if not isinstance(one.outcome, Exception)])
+        for one in ended:
+            if isinstance(one.outcome, Exception):
+                attempts = attempts_of[one.task.task_id, one.task.token] + 1
+                values = after_failure(db, attempts, one.outcome, limits) | {"attempts": attempts}
+                connection.execute(update(PageTask).where(PageTask.id == one.task.task_id).values(values))
+        if tried := [one.attempt(worker) for one in ended if not isinstance(one.outcome, ReusedAnswer)]:
+            add_attempts(connection, tried)
+        note_ended(connection, {one.claim.document_id for one in ended})
+        return {one.task.task_id for one in ended}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A task that is still its claim's, and what became of it."""
+
+    claim: PageClaim
+    task: TaskClaim
+    outcome: Outcome
+
+    @property
+    def key(self) -> AnswerKey:
+        assert isinstance(self.outcome, ReadAnswer)
+        return AnswerKey(self.claim.image_hash, self.task.prompt.version, self.outcome.model)
+
+    def settled(self, ids: Mapping[AnswerKey, int]) -> Settled:
+        at = (self.task.task_id, self.claim.page_id, self.task.prompt.name)
+        if isinstance(self.outcome, ReusedAnswer):
+            return Settled(*at, self.outcome.answer_id)
+        return Settled(*at, ids[self.key], attempts=1)
+
+    def attempt(self, worker: str) -> dict[str, Any]:
+        answer = self.outcome if isinstance(self.outcome, ReadAnswer) else None
+        return {
+            "task_id": self.task.task_id,
+            "token": self.task.token,
+            "worker": worker,
+            **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
+            "error": None if answer else str(self.outcome),
+        }
+
+
+_OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "output_tokens", "seconds")
+
+
+def reuse_answers(db: Database, claim: PageClaim, answers: Mapping[int, int]) -> None:
+    """Settle claimed tasks with answers that exist already (task id → answer id); nothing is read."""
+    outcomes = {task_id: ReusedAnswer(answer_id) for task_id, answer_id in answers.items()}
+    complete_pages(db, "", [(claim, outcomes)], Limits(0.0, 0, 0))
+
+
+@functools.cache
+def _leased_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        select(PageTask.id, PageTask.token, PageTask.attempts)
+        .where(is_given(dialect, PageTask.id, "task_ids"), PageTask.state == TaskState.LEASED)
+        .order_by(PageTask.id)
+        .with_for_update()
+    )
+
+
+def held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], int]:
+    """(Task id, token) → attempts so far, of the claims' tasks; a claim whose token is not there lost its lease."""
+    ids = [task.task_id for claim in claims for task in claim.tasks]
+    rows = connection.execute(_leased_tasks(connection.dialect.name), {"task_ids": ids})
+    return {(row.id, row.token): row.attempts for row in rows}
+
+
+def is_final(error: Exception, attempts: int, limits: Limits) -> bool:
+    """Whether a failure is for good: another try would fail again, or with this one there were `attempts` enough."""
+    would_fail_again = isinstance(error, PagepackError) and not error.retryable
+    return would_fail_again or attempts >= limits.max_attempts
+
+
+def after_failure(db: Database, attempts: int, error: Exception, limits: Limits) -> dict[str, Any]:
+    values: dict[str, Any] = {"owner": None, "lease_until": None, "rung_at": None}
+    if is_final(error, attempts, limits):
+        cause = error.cause if isinstance(error, PagepackError) else "engine"
+        reason = str(error) or type(error).__name__
+        return values | {"state": "failed", "cause": cause, "reason": reason, "finished_at": utc_now()}
+    wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
+    return values | {"state": "pending", "next_attempt_at": db.clock() + wait}

@@ -1,0 +1,193 @@
+"""Files that were seen at a batch's paths, and the documents that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import delete, select, update
+
+from pipeline.database.dialect import insert_for
+from pipeline.database.engine import Database
+from pipeline.database.retry import retried
+from pipeline.errors import DocumentRejected
+from pipeline.store.batch_states import RUNS_AGAIN, reopen
+from pipeline.store.batches import OpenBatch
+from pipeline.store.outbox import forget_outdated
+from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts, waits_for_none
+from schemas.tables import (
+    Batch,
+    BatchSource,
+    BatchState,
+    Document,
+    DocumentState,
+    Page,
+    PageTask,
+    Source,
+    TaskState,
+    utc_now,
+    uuid7,
+)
+
+OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink")
+"""Causes that are a path's own; the others are the content's, and the same content fails the same way again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFile:
+    """A file at the submitted paths: either what it is, or why it is not taken in."""
+
+    path: str  # for people: valid UTF-8
+    location: str  # for opening: a URL
+    size_bytes: int
+    modified_ns: int
+    kind: str | None = None
+    content_hash: str | None = None
+    rejection: DocumentRejected | None = None
+
+
+def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str, str | None]]:
+    """Path → (size, modified_ns, kind, content hash, location) of files taken in before: unchanged ones need no
+    second hash. The location is None where no worker has opened it yet.
+    """
+    with db.read() as connection:
+        rows = connection.execute(
+            select(
+                Source.path,
+                Source.size_bytes,
+                Source.modified_ns,
+                Document.kind,
+                Document.content_hash,
+                sa.case((Document.state == DocumentState.READY, Source.location)).label("location"),
+            )
+            .join(Document, Document.id == Source.document_id)
+            .where(Source.path.in_(paths))
+        )
+        return {row.path: tuple(row)[1:] for row in rows}
+
+
+def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen_at: datetime | None = None) -> None:
+    """Store what was seen, in one transaction, then the tasks of pages that are known already, in as many as it takes.
+
+    Who dies in between has not seen all, and sees these files again; and a batch makes sure of its tasks at its end.
+    A batch that has finished meanwhile goes on: another command that registers the same one came to its end first. One
+    that was cancelled meanwhile sees nothing more, and one that is paused takes nothing from a batch that is running.
+    """
+    pages = _record(db, batch, files, seen_at or utc_now())
+    for documents, first_page, last_page in in_parts(pages):
+        _ask(db, batch.id, documents, first_page, last_page)
+
+
+@retried
+def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: datetime) -> Sequence[sa.Row[int, int]]:
+    """The documents of these files that have pages already, with the number of their pages."""
+    with db.write() as connection:
+        insert = insert_for(connection)
+        state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update(key_share=True))
+        if state == BatchState.CANCELLED:
+            return []
+        if state == BatchState.FINISHED:
+            connection.execute(update(Batch).where(Batch.id == batch.id).values(RUNS_AGAIN))
+        taken = {file.content_hash: file for file in files if file.content_hash is not None}
+        if taken:
+            connection.execute(
+                insert(Document).on_conflict_do_nothing(),
+                [
+                    {
+                        "public_id": uuid7(),
+                        "content_hash": content_hash,
+                        "kind": file.kind,
+                        "size_bytes": file.size_bytes,
+                        "batch_id": batch.id,
+                    }
+                    for content_hash, file in sorted(taken.items())  # as every other submitter: none waits for ever
+                ],
+            )
+        ids = dict(
+            connection.execute(select(Document.content_hash, Document.id).where(Document.content_hash.in_(taken))).all()
+        )
+        source = insert(Source)
+        fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at")
+        connection.execute(
+            source.on_conflict_do_update(
+                index_elements=["path"], set_={field: source.excluded[field] for field in fields}
+            ),
+            [
+                {
+                    "path": file.path,
+                    "location": file.location,
+                    "document_id": ids.get(file.content_hash) if file.content_hash else None,
+                    "size_bytes": file.size_bytes,
+                    "modified_ns": file.modified_ns,
+                    "cause": file.rejection.cause if file.rejection else None,
+                    "reason": str(file.rejection) if file.rejection else None,
+                    "seen_at": moment,
+                }
+                for file in sorted(files, key=lambda file: file.path)
+            ],
+        )
+        as_seen = ("document_id", "cause", "reason", "seen_at")
+        seen = insert(BatchSource).from_select(
+            ["batch_id", "source_id", *as_seen],
+            select(sa.literal(batch.id), Source.id, *(getattr(Source, field) for field in as_seen)).where(
+                Source.path.in_([file.path for file in files])
+            ),
+        )
+        fresh = {field: seen.excluded[field] for field in as_seen}
+        last = sa.case((BatchSource.seen_at > fresh["seen_at"], BatchSource.seen_at), else_=fresh["seen_at"])
+        # Walks may overlap: a later one that has met this file shall not find it marked as before its time, and gone.
+        connection.execute(
+            seen.on_conflict_do_update(index_elements=["batch_id", "source_id"], set_=fresh | {"seen_at": last})
+        )
+        documents = list(ids.values())
+        is_free = waits_for_none(Document.batch_id) if state == BatchState.PAUSED else sa.true()
+        connection.execute(
+            update(Document)
+            .where(Document.id.in_(documents), Document.state == DocumentState.PENDING, is_free)
+            .values(batch_id=batch.id)
+        )
+        # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
+        # Nor does it say anything that another batch, which waited for it, was cancelled.
+        again: list[int] = []
+        for state, causes in ((DocumentState.REJECTED, OF_THE_PATH), (DocumentState.FAILED, (CANCELLED,))):
+            ended = (Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
+            waits = update(Document).where(*ended).values(**WAITS_AGAIN, batch_id=batch.id)
+            again += connection.scalars(waits.returning(Document.id))
+        undrawn = select(Page.id).where(Page.document_id.in_(documents), Page.image_freed_at.is_not(None))
+        of_path = (PageTask.state == TaskState.FAILED, PageTask.cause.in_(OF_THE_PATH), PageTask.page_id.in_(undrawn))
+        tasks = update(PageTask).where(PageTask.batch_id == batch.id, *of_path)
+        tasks = tasks.values(**WAITS_AGAIN, next_attempt_at=0.0)
+        reopen(connection, again, connection.scalars(tasks.returning(PageTask.id)).all())
+        pages = select(Page.document_id, sa.func.max(Page.page_index) + 1).where(Page.document_id.in_(documents))
+        return connection.execute(pages.group_by(Page.document_id).order_by(Page.document_id)).all()
+
+
+@retried
+def _ask(db: Database, batch_id: int, documents: Sequence[int], first_page: int, last_page: int) -> None:
+    with db.write() as connection:
+        locked = select(Batch.state).where(Batch.id == batch_id).with_for_update(key_share=True)
+        if connection.scalar(locked) != BatchState.CANCELLED:
+            ensure_tasks(connection, batch_id, documents, first_page, last_page)
+            forget_outdated(connection, batch_id, documents)
+
+
+def begin_walk(db: Database, batch: OpenBatch) -> datetime:
+    """The moment that all files which this walk meets are marked with: later than every walk before.
+
+    By the database's clock, for hosts' clocks differ; and a clock that was set back begins no earlier.
+    """
+    with db.read() as connection:
+        now = datetime.fromtimestamp(db.now(connection), UTC)
+        last = connection.scalar(select(sa.func.max(BatchSource.seen_at)).where(BatchSource.batch_id == batch.id))
+    if last is None:
+        return now
+    return max(now, (last if last.tzinfo else last.replace(tzinfo=UTC)) + timedelta(milliseconds=1))
+
+
+@retried
+def forget_unseen(db: Database, batch: OpenBatch, since: datetime) -> None:
+    """Take files out of the batch that the walk which began at `since` did not meet: they are gone from its paths."""
+    with db.write() as connection:
+        connection.execute(delete(BatchSource).where(BatchSource.batch_id == batch.id, BatchSource.seen_at < since))
