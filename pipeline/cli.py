@@ -109,8 +109,8 @@ def run(
     s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
     the same command again to go on after an interruption, or after files were added; no page is read twice.
     """
+    from pipeline.ingest.submission import parse_pages
     from pipeline.settings import load_settings
-    from pipeline.submit import parse_pages
 
     settings = load_settings(home=home, **flags)
     chosen = _choose_prompts(prompts, prompt_files)
@@ -235,10 +235,10 @@ def submit(
     """
     from rich.console import Console
 
+    from pipeline.ingest.submission import asked_model, check_notify, check_paths, parse_pages
+    from pipeline.ingest.submission import submit as submit_batch
     from pipeline.live import Live
     from pipeline.settings import load_settings
-    from pipeline.submit import asked_model, check_notify, check_paths, parse_pages
-    from pipeline.submit import submit as submit_batch
 
     settings = load_settings(home=home, **flags)
     check_notify(notify)
@@ -267,7 +267,7 @@ def submit(
 def _follow(settings: Settings, batch: Any, live: Live, is_stopping: Callable[[], bool]) -> bool:
     """Show a batch's progress until it ends; False where the user left first."""
     from pipeline.database.open import open_database
-    from pipeline.submit import follow
+    from pipeline.ingest.submission import follow
 
     db = open_database(settings, readonly=True)
     try:
@@ -320,9 +320,9 @@ def ask(
 
     Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
     """
+    from pipeline.ingest.submission import parse_pages
     from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
-    from pipeline.submit import parse_pages
 
     settings = load_settings(home=home, **flags)
     prompt = question_prompt(question)

@@ -65,7 +65,7 @@ def _server(settings: Settings) -> Check:
 
 
 def _images(settings: Settings) -> Check:
-    from pipeline.ingest import check_storage
+    from pipeline.ingest.ingester import check_storage
 
     where = redacted(settings.images_url or "images/ in the home folder")
     try:

@@ -17,7 +17,7 @@ from pipeline.children import Place
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
-from pipeline.ingest import check_storage
+from pipeline.ingest.ingester import check_storage
 from pipeline.settings import Settings
 from pipeline.station import Station
 from pipeline.store.due import forget_bells

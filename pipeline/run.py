@@ -23,7 +23,9 @@ from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.errors import PagepackError
 from pipeline.forked import Forked
-from pipeline.ingest import check_storage
+from pipeline.ingest.ingester import check_storage
+from pipeline.ingest.register import see
+from pipeline.ingest.submission import check_paths, check_prompts, describe_engine, open_named_batch
 from pipeline.settings import Settings
 from pipeline.station import Station
 from pipeline.store.batch_end import finish_batch, finish_batches
@@ -32,7 +34,6 @@ from pipeline.store.due import forget_bells
 from pipeline.store.leases import Limits, expire, give_back
 from pipeline.store.progress import Progress, batch_state, progress, what_is_open
 from pipeline.store.retention import sweep_images
-from pipeline.submit import check_paths, check_prompts, describe_engine, open_named_batch, see
 from schemas.prompts import Prompt
 from schemas.tables import BatchState
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import make_app, ring_documents, ring_pages
 from pipeline.delivery.embedded_broker import EmbeddedBroker
-from pipeline.ingest import register
+from pipeline.ingest.register import register
 from pipeline.settings import Settings
 from pipeline.store.batches import open_batch
 from pipeline.store.due import take_due_documents, take_due_pages

@@ -20,7 +20,7 @@ from pipeline.database.open import open_database
 from pipeline.delivery.broker import make_app, queue_of, read_queue
 from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable
-from pipeline.ingest import Ingester
+from pipeline.ingest.ingester import Ingester
 from pipeline.settings import Settings
 from pipeline.store.worker_registry import BEAT_SECONDS, enlist, still_there
 from pipeline.telemetry.logs import leave_logs_alone

@@ -27,7 +27,8 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import insist
 from pipeline.delivery.alarms import raise_alarm
 from pipeline.errors import DiskFull, PageFailed, PagepackError, StorageGone, Unavailable
-from pipeline.ingest import Ingester
+from pipeline.ingest.ingester import Ingester
+from pipeline.ingest.submission import BadMessage, submit_message
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, ReusedAnswer
 from pipeline.store.claims import PageClaim, TaskClaim
@@ -36,7 +37,6 @@ from pipeline.store.page_tasks import TEXT_LAYER
 from pipeline.store.pages import render_again
 from pipeline.store.results import Outcome
 from pipeline.store.retention import free_read_images
-from pipeline.submit import BadMessage, submit_message
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from pipeline.store.claims import DocumentClaim, PageClaim
+from pipeline.store.claims import PageClaim
 from pipeline.telemetry import metrics, traces
 from pipeline.telemetry.traces import TracedPage
-
-if TYPE_CHECKING:
-    from pipeline.documents.rasterize import PageFailure
-    from pipeline.documents.render_process import RasterizedPage
 
 
 class stage:  # noqa: N801 - a context manager, used like a function
@@ -49,22 +44,6 @@ def waited(claim: PageClaim) -> None:
         if traces.is_tracing():
             now = time.time()
             traces.record_span("wait", traced(claim), now - claim.waited_seconds, now)
-
-
-def rasterizing(
-    claim: DocumentClaim, pages: Iterator[RasterizedPage | PageFailure]
-) -> Iterator[RasterizedPage | PageFailure]:
-    """The same pages; times how long each is waited for."""
-    started, began = time.perf_counter(), time.time()
-    for page in pages:
-        seconds = time.perf_counter() - started
-        metrics.observe("pagepack_stage_seconds", seconds, stage="rasterize")
-        if traces.is_tracing():
-            about = TracedPage(claim.public_id, page.page_index + 1, claim.token)
-            error = getattr(page, "error", None)
-            traces.record_span(traces.ROOT, about, began, began + seconds, str(error) if error else None)
-        yield page
-        started, began = time.perf_counter(), time.time()
 
 
 def traced(claim: PageClaim) -> TracedPage:

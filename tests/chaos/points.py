@@ -25,10 +25,10 @@ POINTS = {
         "committed": ("workers.writer", "complete_pages", "after"),  # and not acknowledged
     },
     "ingest": {
-        "document-claimed": ("pipeline.ingest", "claim_document", "after"),
-        "image-stored": ("pipeline.ingest", "Ingester._stored", "after"),
-        "pages-committed": ("pipeline.ingest", "add_pages", "after"),  # and not rung for
-        "pages-stored": ("pipeline.ingest", "finish_document", "before"),
+        "document-claimed": ("pipeline.ingest.ingester", "claim_document", "after"),
+        "image-stored": ("pipeline.ingest.ingester", "Ingester._stored", "after"),
+        "pages-committed": ("pipeline.ingest.ingester", "add_pages", "after"),  # and not rung for
+        "pages-stored": ("pipeline.ingest.ingester", "finish_document", "before"),
     },
     "host": {
         "bells-committed": ("pipeline.delivery.dispatcher", "take_due_pages", "after"),  # and not rung

@@ -11,10 +11,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import ingest
 from pipeline.delivery.broker import make_app, queue_depth
 from pipeline.delivery.dispatcher import Dispatcher
-from pipeline.ingest import Ingester, register
+from pipeline.ingest import ingester as ingest
+from pipeline.ingest.ingester import Ingester
+from pipeline.ingest.register import register
 from pipeline.settings import Settings
 from pipeline.store.batch_states import cancel_batch
 from pipeline.store.due import take_due_documents

@@ -10,12 +10,12 @@ import fsspec
 import pytest
 from celery.exceptions import Reject
 
-from pipeline import submit
 from pipeline.delivery.broker import make_app
 from pipeline.errors import Unavailable
-from pipeline.ingest import Ingester
+from pipeline.ingest import submission
+from pipeline.ingest.ingester import Ingester
+from pipeline.ingest.submission import BadMessage, submit_message
 from pipeline.settings import Settings
-from pipeline.submit import BadMessage, submit_message
 from schemas.messages import SUBMIT_TASK, SubmitDocument
 from tests.conftest import Archive
 from tests.running import pagepack, write_pdf
@@ -102,7 +102,7 @@ def test_what_no_library_expected_is_dropped_and_what_is_away_waits(
         def register(*_: Any, **__: Any) -> Any:
             raise error
 
-        monkeypatch.setattr(submit, "register", register)
+        monkeypatch.setattr(submission, "register", register)
 
     raising(Unavailable("the database is away"))
     with pytest.raises(Reject) as rejected:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.ingest.submission import submit
 from pipeline.settings import Settings, load_settings
 from pipeline.store.worker_registry import enlist
-from pipeline.submit import submit
 from schemas.prompts import DESCRIBE, OCR, choose_prompts
 from tests.conftest import Archive
 from tests.postgres import PASSWORD, PostgresServer

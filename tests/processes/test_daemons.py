@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import ingest, watch
+from pipeline import watch
 from pipeline.backlog import _Looker
 from pipeline.daemons import start_daemon
 from pipeline.delivery import dispatcher as dispatch
 from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.errors import Unavailable, UsageError
 from pipeline.host import Host
-from pipeline.ingest import Ingester
+from pipeline.ingest import ingester as ingest
+from pipeline.ingest.ingester import Ingester
 from pipeline.settings import Settings
+from pipeline.store import leases
 from pipeline.store.claims import claim_document
 from pipeline.watch import serve
 from tests.conftest import LIMITS, Archive
@@ -135,7 +137,7 @@ def test_a_reader_renews_after_an_exception(
 def test_an_ingester_renews_after_an_exception(
     archive: Archive, quick: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "renew_document", Faulty(ingest.renew_document))
+    monkeypatch.setattr(ingest, "renew_document", Faulty(leases.renew_document))
     document_id = archive.see("/in/a.pdf") or 0
     ingester = Ingester(archive.db, quick, "ingest/1", lambda: False)
     with said_with_traceback(caplog):

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import children, doctor, submit
+from pipeline import children, doctor
 from pipeline.children import Children, Place
 from pipeline.database.engine import Database
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.ingest import submission
 from pipeline.settings import Settings
 from tests.running import wait_until
 
@@ -88,9 +89,9 @@ def test_where_the_program_is_gone_a_run_ends_and_a_host_waits_for_its_return(
 def test_what_else_starts_a_process_says_what_is_wrong(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "WORKERS", NOWHERE)
+    monkeypatch.setattr(submission, "WORKERS", NOWHERE)
     with pytest.raises(Unavailable, match="which engine reads here"):
-        submit.describe_engine(settings)
+        submission.describe_engine(settings)
     monkeypatch.setattr(children, "WORKERS", NOWHERE)
     assert [check.state for check in doctor._engines(settings)] == ["broken"]
     monkeypatch.setattr(doctor, "server_binary", lambda: NOWHERE[0])

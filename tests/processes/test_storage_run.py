@@ -12,7 +12,8 @@ import pytest
 from pipeline.blobs.page_images import open_images
 from pipeline.database.engine import Database
 from pipeline.errors import StorageGone
-from pipeline.ingest import Ingester, register
+from pipeline.ingest.ingester import Ingester
+from pipeline.ingest.register import register
 from pipeline.settings import Settings
 from pipeline.store.batches import open_batch
 from schemas.prompts import OCR

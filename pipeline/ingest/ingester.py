@@ -1,17 +1,12 @@
-"""Ingest: files that were seen become documents, documents become page images and page tasks.
-
-register   folder → sources and documents, in the submitting process
-Ingester   one document → pages, in an ingest worker, several of them side by side
-"""
+"""The work of an ingest worker: one document after another is drawn, and its pages are stored."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -19,29 +14,25 @@ from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import R, insist
-from pipeline.documents.discover import discover
-from pipeline.documents.files import Found
-from pipeline.documents.identify import identify
-from pipeline.documents.inputs import InputCopies, location_of, open_input
+from pipeline.documents.inputs import InputCopies, open_input
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
 from pipeline.settings import Settings
 from pipeline.store.backpressure import Room
-from pipeline.store.batches import OpenBatch
 from pipeline.store.claims import DocumentClaim, claim_document
 from pipeline.store.due import is_ingest_wanted
 from pipeline.store.leases import GONE_SECONDS, Limits, holds_document, renew_document, return_claim
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, retry_document, set_page_count
-from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, known_files, record_files
-from pipeline.telemetry import events
+from pipeline.telemetry import events, metrics, traces
 from pipeline.telemetry.metrics import set_gauge
-from pipeline.telemetry.stage_timing import rasterizing
-from pipeline.urls import is_url
+from pipeline.telemetry.traces import TracedPage
 from schemas.tables import Source
 
-_FILES_A_TRANSACTION = 200
-_FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
+if TYPE_CHECKING:
+    from pipeline.documents.rasterize import PageFailure
+    from pipeline.documents.render_process import RasterizedPage
+
 _PAGES_A_TRANSACTION = 16
 _SECONDS_HELD_BACK = 5.0  # at least, before another batch's document takes the place
 _SECONDS_UNHEARD = 2.0  # a bell of another batch: then no worker is free for it
@@ -59,69 +50,6 @@ def check_storage(settings: Settings) -> None:
     open_images(settings).check()
     if settings.inputs_url is not None:
         InputCopies(settings.inputs_url).check()
-
-
-Known = dict[str, tuple[int, int, str, str, str | None]]
-
-
-def register(
-    db: Database,
-    batch: OpenBatch,
-    paths: Sequence[str | Path],
-    settings: Settings,
-    *,
-    forget_gone: bool,
-    is_stopping: Callable[[], bool],
-) -> Iterator[int]:
-    """See every file at the paths and store it in the batch; yields the count so far after each transaction.
-
-    A file whose size and time are as recorded is not read again. A batch that is known by its paths, not by a name,
-    forgets files that are gone from them. Raises as `discover`.
-    """
-    began = begin_walk(db, batch)
-    found = discover(paths, settings)
-    copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
-    count = 0
-    while chunk := list(islice(found, _FILES_A_TRANSACTION)):
-        known = known_files(db, [file.display_path for file in chunk])
-
-        def see(file: Found, known: Known = known) -> SeenFile | None:
-            return None if is_stopping() else _seen(file, known.get(file.display_path), copies)
-
-        if copies is not None or any(is_url(file.path) for file in chunk):
-            with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-                seen = list(pool.map(see, chunk))
-        else:
-            seen = list(map(see, chunk))
-        if is_stopping():
-            return
-        record_files(db, batch, [file for file in seen if file is not None], began)
-        count += len(chunk)
-        yield count
-    if forget_gone:
-        forget_unseen(db, batch, began)
-
-
-def _seen(file: Found, known: tuple[int, int, str, str, str | None] | None, copies: InputCopies | None) -> SeenFile:
-    location = location_of(file.path)
-    kind = content_hash = None
-    rejection = file.rejection
-    size_bytes, modified_ns = file.size_bytes, file.modified_ns
-    if rejection is None:
-        try:
-            if known is not None and known[:2] == (size_bytes, modified_ns):
-                kind, content_hash = known[2:4]
-            else:
-                identity = identify(file.path)
-                kind, content_hash = str(identity.kind), identity.content_hash
-                size_bytes, modified_ns = identity.size_bytes, identity.modified_ns
-            if copies is not None and not is_url(file.path):
-                location = copies.location(kind, content_hash)
-                if known is None or known[4] != location:
-                    copies.put(file.path, kind, content_hash, size_bytes, modified_ns)
-        except DocumentRejected as error:
-            kind, content_hash, rejection = None, None, error
-    return SeenFile(file.display_path, location, size_bytes, modified_ns, kind, content_hash, rejection)
 
 
 class Ingester:
@@ -261,3 +189,19 @@ def _names(db: Database, claim: DocumentClaim) -> dict[str, str]:
             select(Source.location, Source.path).where(Source.document_id == claim.document_id)
         ).all()
     return {row.location: row.path for row in rows}
+
+
+def rasterizing(
+    claim: DocumentClaim, pages: Iterator[RasterizedPage | PageFailure]
+) -> Iterator[RasterizedPage | PageFailure]:
+    """The same pages; times how long each is waited for."""
+    started, began = time.perf_counter(), time.time()
+    for page in pages:
+        seconds = time.perf_counter() - started
+        metrics.observe("pagepack_stage_seconds", seconds, stage="rasterize")
+        if traces.is_tracing():
+            about = TracedPage(claim.public_id, page.page_index + 1, claim.token)
+            error = getattr(page, "error", None)
+            traces.record_span(traces.ROOT, about, began, began + seconds, str(error) if error else None)
+        yield page
+        started, began = time.perf_counter(), time.time()

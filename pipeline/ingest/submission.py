@@ -1,7 +1,7 @@
-"""`pagepack submit`: files become rows of a batch, and workers elsewhere read them. `pagepack run` begins the same way.
+"""Batches that people or programs ask for: by `pagepack submit`, by `pagepack run`, or by a message.
 
-Submitting needs the database alone. What waits is rung for by whoever has the duty to (`dispatch.py`), so a broker that
-is away, or workers that are not started yet, cost nothing but time.
+Submitting needs the database alone. Workers are woken by whoever leads (`delivery/dispatcher.py`), so a broker that is
+away, or workers that are not started yet, cost nothing but time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +34,10 @@ from pipeline.errors import (
     UsageError,
     redacted,
 )
-from pipeline.ingest import register
+from pipeline.ingest.register import register, see
 from pipeline.query.batch_status import asked_prompts, find_batch
 from pipeline.settings import Settings
-from pipeline.store.batches import OpenBatch, mark_all_seen, open_batch
+from pipeline.store.batches import OpenBatch, open_batch
 from pipeline.store.progress import batch_state, progress
 from pipeline.store.sources import SeenFile, record_files
 from pipeline.store.worker_registry import why_nobody_reads, workers
@@ -47,7 +47,8 @@ from schemas.tables import BatchState
 from schemas.text import storable
 
 if TYPE_CHECKING:
-    from pipeline.live import Live  # what draws it takes a worker a tenth of a second to import
+    from pipeline.live import Live
+
 
 _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
@@ -158,20 +159,6 @@ def open_named_batch(
         notify=notify,
         all_seen=False,
     )
-
-
-def see(
-    db: Database,
-    batch: OpenBatch,
-    paths: Sequence[str | Path],
-    settings: Settings,
-    forget_gone: bool,
-    is_stopping: Callable[[], bool],
-) -> Iterator[int]:
-    """Register every file at the paths; yields the count so far. At the end the batch may finish."""
-    yield from register(db, batch, paths, settings, forget_gone=forget_gone, is_stopping=is_stopping)
-    if not is_stopping():
-        mark_all_seen(db, batch)
 
 
 def open_or_make(settings: Settings) -> Database:

@@ -1,0 +1,100 @@
+"""Paths become rows of a batch: every file at them is seen, identified where it is new, and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from pipeline.database.engine import Database
+from pipeline.documents.discover import discover
+from pipeline.documents.files import Found
+from pipeline.documents.identify import identify
+from pipeline.documents.inputs import InputCopies, location_of
+from pipeline.errors import (
+    DocumentRejected,
+)
+from pipeline.settings import Settings
+from pipeline.store.batches import OpenBatch, mark_all_seen
+from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, known_files, record_files
+from pipeline.urls import is_url
+
+_FILES_A_TRANSACTION = 200
+_FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
+
+Known = dict[str, tuple[int, int, str, str, str | None]]
+
+
+def register(
+    db: Database,
+    batch: OpenBatch,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    *,
+    forget_gone: bool,
+    is_stopping: Callable[[], bool],
+) -> Iterator[int]:
+    """See every file at the paths and store it in the batch; yields the count so far after each transaction.
+
+    A file whose size and time are as recorded is not read again. A batch that is known by its paths, not by a name,
+    forgets files that are gone from them. Raises as `discover`.
+    """
+    began = begin_walk(db, batch)
+    found = discover(paths, settings)
+    copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
+    count = 0
+    while chunk := list(islice(found, _FILES_A_TRANSACTION)):
+        known = known_files(db, [file.display_path for file in chunk])
+
+        def see(file: Found, known: Known = known) -> SeenFile | None:
+            return None if is_stopping() else _seen(file, known.get(file.display_path), copies)
+
+        if copies is not None or any(is_url(file.path) for file in chunk):
+            with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+                seen = list(pool.map(see, chunk))
+        else:
+            seen = list(map(see, chunk))
+        if is_stopping():
+            return
+        record_files(db, batch, [file for file in seen if file is not None], began)
+        count += len(chunk)
+        yield count
+    if forget_gone:
+        forget_unseen(db, batch, began)
+
+
+def _seen(file: Found, known: tuple[int, int, str, str, str | None] | None, copies: InputCopies | None) -> SeenFile:
+    location = location_of(file.path)
+    kind = content_hash = None
+    rejection = file.rejection
+    size_bytes, modified_ns = file.size_bytes, file.modified_ns
+    if rejection is None:
+        try:
+            if known is not None and known[:2] == (size_bytes, modified_ns):
+                kind, content_hash = known[2:4]
+            else:
+                identity = identify(file.path)
+                kind, content_hash = str(identity.kind), identity.content_hash
+                size_bytes, modified_ns = identity.size_bytes, identity.modified_ns
+            if copies is not None and not is_url(file.path):
+                location = copies.location(kind, content_hash)
+                if known is None or known[4] != location:
+                    copies.put(file.path, kind, content_hash, size_bytes, modified_ns)
+        except DocumentRejected as error:
+            kind, content_hash, rejection = None, None, error
+    return SeenFile(file.display_path, location, size_bytes, modified_ns, kind, content_hash, rejection)
+
+
+def see(
+    db: Database,
+    batch: OpenBatch,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    forget_gone: bool,
+    is_stopping: Callable[[], bool],
+) -> Iterator[int]:
+    """Register every file at the paths; yields the count so far. At the end the batch may finish."""
+    yield from register(db, batch, paths, settings, forget_gone=forget_gone, is_stopping=is_stopping)
+    if not is_stopping():
+        mark_all_seen(db, batch)
