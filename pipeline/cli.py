@@ -131,9 +131,9 @@ def _execute(
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
 
-    from pipeline.forked import fork_ahead
     from pipeline.live import Live
-    from pipeline.run import PLACES, Run, Stopped
+    from pipeline.supervisor.forked import fork_ahead
+    from pipeline.supervisor.local_run import PLACES, Run, Stopped
 
     with fork_ahead(len(PLACES)) as spare, Live(Console(stderr=True)) as live:  # before the bar has a thread
         job = Run(settings, paths, prompts, batch, live.say, live.show, pages, spare)
@@ -290,8 +290,8 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     Starts its processes, watches them and starts them again. SIGTERM or Ctrl-C: pages in hand are finished or given
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
-    from pipeline.host import Host, places
     from pipeline.settings import load_settings
+    from pipeline.supervisor.worker_host import Host, places
     from pipeline.telemetry.logs import set_up_logs
 
     settings = load_settings(home=home, **flags)

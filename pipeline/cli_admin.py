@@ -83,8 +83,8 @@ def doctor(home: Path | None, model: Path | None, as_json: bool) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.doctor import check_machine
     from pipeline.settings import load_settings
+    from pipeline.supervisor.doctor import check_machine
 
     checks = check_machine(load_settings(home=home, model=model))
     if as_json:

@@ -10,27 +10,21 @@ import hashlib
 import json
 import logging
 import re
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.children import WORKERS, child_environment
 from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.documents.discover import absolute, discover
 from pipeline.documents.files import display
 from pipeline.errors import (
-    EXIT_FAULT,
     DocumentRejected,
     NothingToDo,
     PagepackError,
-    ProgramFault,
     StorageGone,
-    Unavailable,
     UsageError,
     redacted,
 )
@@ -41,6 +35,7 @@ from pipeline.store.batches import OpenBatch, open_batch
 from pipeline.store.progress import batch_state, progress
 from pipeline.store.sources import SeenFile, record_files
 from pipeline.store.worker_registry import why_nobody_reads, workers
+from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.tables import BatchState
@@ -61,49 +56,6 @@ class BadMessage(PagepackError):
     """A message asks for what there is not; it is dropped, and the log says so."""
 
     cause = "message"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """What the settings' engine turned out to be: the line that `run` logs, and the key of its answers."""
-
-    engine: str
-    model: str
-    reason: str
-    only_prompts: list[str] | None
-
-
-def describe_engine(settings: Settings) -> EngineChoice:
-    """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
-
-    Raises:
-        UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
-    """
-    try:
-        done = subprocess.run(
-            [*WORKERS, "describe"],
-            env=child_environment(settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,  # Ctrl-C is this process's to handle
-        )
-    except OSError as error:
-        raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
-        raise (ProgramFault if done.returncode == EXIT_FAULT else UsageError)(lines[-1].removeprefix("pagepack: "))
-    return EngineChoice(**json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
-    """Raises UsageError where the engine does not answer one of them."""
-    for prompt in prompts:
-        if choice.only_prompts is not None and prompt.name not in choice.only_prompts:
-            raise UsageError(
-                f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
-                "use --engine pixtral --model DIR"
-            )
 
 
 def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str]:

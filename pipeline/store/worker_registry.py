@@ -10,14 +10,13 @@ import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
 from sqlalchemy import delete, select, update
 
 from pipeline import __version__
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.store.page_tasks import TEXT_LAYER
-from schemas.tables import Duty, WorkerProcess, utc_now
+from schemas.tables import WorkerProcess, utc_now
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted on
@@ -146,24 +145,3 @@ def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompt
             "`pagepack worker --engine pixtral --model DIR`"
         )
     return None
-
-
-def take_duty(db: Database, name: str, owner: str, seconds: float) -> bool:
-    """Take or renew a duty for some seconds; False where another process holds it."""
-    with db.write() as connection:
-        now = db.now(connection)
-        taken = {"owner": owner, "held_until": now + seconds}
-        statement = insert_for(connection)(Duty).values(name=name, **taken)
-        free = sa.or_(Duty.owner == owner, Duty.held_until < now)
-        return (
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["name"], set_=taken, where=free).returning(Duty.name)
-            ).one_or_none()
-            is not None
-        )
-
-
-def leave_duty(db: Database, name: str, owner: str) -> None:
-    """Let another take it at once."""
-    with db.write() as connection:
-        connection.execute(delete(Duty).where(Duty.name == name, Duty.owner == owner))

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.backlog import Backlog
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
 from pipeline.delivery import dispatcher as dispatch
@@ -24,12 +23,14 @@ from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.delivery.pacing import share_out
 from pipeline.errors import Unavailable
 from pipeline.settings import Settings
-from pipeline.station import Station
 from pipeline.store.backpressure import Room
 from pipeline.store.batch_end import finish_batch
 from pipeline.store.leases import return_claim
 from pipeline.store.pages import NewPage
-from pipeline.store.worker_registry import enlist, take_duty
+from pipeline.store.worker_registry import enlist
+from pipeline.supervisor.leader import take_duty
+from pipeline.supervisor.queue_metrics import Backlog
+from pipeline.supervisor.supervisor import Station
 from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 from tests.conftest import Archive
 from tests.running import wait_until

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from pipeline import run
 from pipeline.database import boottime as clocks
 from pipeline.delivery import dispatcher as dispatch
 from pipeline.delivery.broker import make_app
 from pipeline.delivery.dispatcher import Dispatcher
-from pipeline.run import Run, Stopped
 from pipeline.settings import Settings
 from pipeline.store import leases
 from pipeline.store.claims import PageClaim
 from pipeline.store.leases import expire, renew_tasks
+from pipeline.supervisor import local_run
+from pipeline.supervisor.local_run import Run, Stopped
 from tests.conftest import LIMITS, Archive
 from tests.running import wait_until
 
@@ -47,7 +47,7 @@ class Machine:
 @pytest.fixture
 def machine(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(archive)
-    for module in (dispatch, leases, run):
+    for module in (dispatch, leases, local_run):
         monkeypatch.setattr(module, "boottime", machine.boottime)
     return machine
 

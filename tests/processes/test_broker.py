@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kombu.transport.redis import Channel as RedisChannel
 
-from pipeline import station
 from pipeline.database.engine import Database
 from pipeline.delivery.alarms import heard_alarm, raise_alarm
 from pipeline.delivery.broker import (
@@ -42,6 +41,7 @@ from pipeline.delivery.embedded_broker import EmbeddedBroker, server_binary
 from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
+from pipeline.supervisor import supervisor
 from schemas.messages import READ_QUEUE
 from tests.running import free_port, pagepack, rows, write_pdf
 
@@ -257,14 +257,14 @@ def test_one_slow_answer_of_the_broker_ends_no_start(
     tmp_path: Path, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that is busy: what is too slow for a loop that shall hear SIGTERM is no broker that is away."""
-    monkeypatch.setattr(station, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "_SILENCE_SECONDS", 0.2)
     server, port = start_server(tmp_path)
     there = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{port}/0"})
     goes_on = threading.Timer(2.0, server.send_signal, [signal.SIGCONT])
     try:
         server.send_signal(signal.SIGSTOP)
         goes_on.start()
-        station.Station(db, there, [], lambda _: None).connect()
+        supervisor.Station(db, there, [], lambda _: None).connect()
     finally:
         goes_on.join()
         server.kill()

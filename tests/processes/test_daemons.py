@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from pipeline import watch
-from pipeline.backlog import _Looker
 from pipeline.daemons import start_daemon
 from pipeline.delivery import dispatcher as dispatch
 from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.errors import Unavailable, UsageError
-from pipeline.host import Host
 from pipeline.ingest import ingester as ingest
 from pipeline.ingest.ingester import Ingester
 from pipeline.settings import Settings
 from pipeline.store import leases
 from pipeline.store.claims import claim_document
-from pipeline.watch import serve
+from pipeline.supervisor import health
+from pipeline.supervisor.health import serve
+from pipeline.supervisor.queue_metrics import _Looker
+from pipeline.supervisor.worker_host import Host
 from tests.conftest import LIMITS, Archive
 from tests.processes.test_watch import get, well
 from tests.running import environment, wait_until
@@ -206,7 +206,7 @@ def test_figures_are_served_after_an_exception(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Faulty(lambda: None)
-    monkeypatch.setattr(watch._Server, "service_actions", lambda self: broken())
+    monkeypatch.setattr(health._Server, "service_actions", lambda self: broken())
     with (
         said_with_traceback(caplog),
         serve("127.0.0.1", 0, is_alive=well, readiness=well, folder=tmp_path) as port,

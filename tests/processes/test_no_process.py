@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import children, doctor
-from pipeline.children import Children, Place
 from pipeline.database.engine import Database
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.ingest import submission
 from pipeline.settings import Settings
+from pipeline.supervisor import doctor, engine_choice, processes
+from pipeline.supervisor.processes import Children, Place
 from tests.running import wait_until
 
 NOWHERE = ("/nowhere/python", "-m", "workers")
@@ -77,7 +77,7 @@ def test_where_the_program_is_gone_a_run_ends_and_a_host_waits_for_its_return(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host's upgrade takes it away for a moment."""
-    monkeypatch.setattr(children, "WORKERS", NOWHERE)
+    monkeypatch.setattr(processes, "WORKERS", NOWHERE)
     watched, said = supervisor(gives_up=False)
     watched.watch("redis://127.0.0.1:1/0")
     assert "No such file or directory: '/nowhere/python'; trying again in 2 s" in said[0]
@@ -91,8 +91,8 @@ def test_what_else_starts_a_process_says_what_is_wrong(
 ) -> None:
     monkeypatch.setattr(submission, "WORKERS", NOWHERE)
     with pytest.raises(Unavailable, match="which engine reads here"):
-        submission.describe_engine(settings)
-    monkeypatch.setattr(children, "WORKERS", NOWHERE)
+        engine_choice.describe_engine(settings)
+    monkeypatch.setattr(processes, "WORKERS", NOWHERE)
     assert [check.state for check in doctor._engines(settings)] == ["broken"]
     monkeypatch.setattr(doctor, "server_binary", lambda: NOWHERE[0])
     assert doctor._broker(settings).state == "broken"

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.backlog import Backlog
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import make_app
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
+from pipeline.supervisor.health import Pulse, serve
+from pipeline.supervisor.queue_metrics import Backlog
 from pipeline.telemetry.metrics import METRICS, collecting, is_counting
-from pipeline.watch import Pulse, serve
 from tests.conftest import Archive
 from tests.running import ROOT, wait_until, write_pdf
 from tests.worker_processes import broker, submit, workers

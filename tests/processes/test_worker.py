@@ -14,7 +14,7 @@ from celery import Celery
 
 from pipeline.delivery.broker import delete_queues, make_app, queue_depth, ring_documents, ring_pages
 from pipeline.errors import UsageError
-from pipeline.host import places
+from pipeline.supervisor.worker_host import places
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import ROOT, call, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 

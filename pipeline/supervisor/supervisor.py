@@ -15,7 +15,6 @@ from pathlib import Path
 
 from celery import Celery
 
-from pipeline.children import Children, Place
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
 from pipeline.delivery.alarms import heard_alarm
@@ -23,11 +22,13 @@ from pipeline.delivery.broker import check_broker, delete_queues, make_app, queu
 from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
-from pipeline.forked import Forked
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_bells
-from pipeline.store.worker_registry import leave_duty, take_duty, workers
+from pipeline.store.worker_registry import workers
+from pipeline.supervisor.forked import Forked
+from pipeline.supervisor.leader import leave_duty, take_duty
+from pipeline.supervisor.processes import Children, Place
 
 _DUTY = "dispatch"
 _SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM

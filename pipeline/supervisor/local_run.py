@@ -16,24 +16,25 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from pipeline.children import Place
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.errors import PagepackError
-from pipeline.forked import Forked
 from pipeline.ingest.ingester import check_storage
 from pipeline.ingest.register import see
-from pipeline.ingest.submission import check_paths, check_prompts, describe_engine, open_named_batch
+from pipeline.ingest.submission import check_paths, open_named_batch
 from pipeline.settings import Settings
-from pipeline.station import Station
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_bells
 from pipeline.store.leases import Limits, expire, give_back
 from pipeline.store.progress import Progress, batch_state, progress, what_is_open
 from pipeline.store.retention import sweep_images
+from pipeline.supervisor.engine_choice import check_prompts, describe_engine
+from pipeline.supervisor.forked import Forked
+from pipeline.supervisor.processes import Place
+from pipeline.supervisor.supervisor import Station
 from schemas.prompts import Prompt
 from schemas.tables import BatchState
 

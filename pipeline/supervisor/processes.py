@@ -21,10 +21,10 @@ from pathlib import Path
 from pipeline.database.engine import Database
 from pipeline.database.open import refuse_newer
 from pipeline.errors import EXIT_FAULT, PagepackError, ProgramFault, Unavailable, UsageError
-from pipeline.forked import Forked
 from pipeline.settings import Settings, is_setting
 from pipeline.store.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.store.worker_registry import dismiss, is_enlisted
+from pipeline.supervisor.forked import Forked
 
 WORKERS = (sys.executable, "-P", "-m", "workers")
 """How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""

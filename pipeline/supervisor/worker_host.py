@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pipeline.backlog import Backlog
-from pipeline.children import Place
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest.ingester import check_storage
 from pipeline.settings import Settings
-from pipeline.station import Station
 from pipeline.store.due import forget_bells
 from pipeline.store.leases import Limits, give_back
+from pipeline.supervisor.health import Pulse, serve
+from pipeline.supervisor.processes import Place
+from pipeline.supervisor.queue_metrics import Backlog
+from pipeline.supervisor.supervisor import Station
 from pipeline.telemetry.metrics import collecting
-from pipeline.watch import Pulse, serve
 
 log = logging.getLogger("pagepack.host")
 

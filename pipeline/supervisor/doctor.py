@@ -109,7 +109,7 @@ def _broker(settings: Settings) -> Check:
 
 
 def _engines(settings: Settings) -> list[Check]:
-    from pipeline.children import WORKERS, child_environment
+    from pipeline.supervisor.processes import WORKERS, child_environment
 
     try:
         done = subprocess.run(

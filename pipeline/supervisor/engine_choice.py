@@ -1,0 +1,61 @@
+"""Which engine reads here: the worker package is asked in a process of its own, so that this one stays small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import (
+    EXIT_FAULT,
+    ProgramFault,
+    Unavailable,
+    UsageError,
+)
+from pipeline.settings import Settings
+from pipeline.supervisor.processes import WORKERS, child_environment
+from schemas.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What the settings' engine turned out to be: the line that `run` logs, and the key of its answers."""
+
+    engine: str
+    model: str
+    reason: str
+    only_prompts: list[str] | None
+
+
+def describe_engine(settings: Settings) -> EngineChoice:
+    """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
+
+    Raises:
+        UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
+    """
+    try:
+        done = subprocess.run(
+            [*WORKERS, "describe"],
+            env=child_environment(settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,  # Ctrl-C is this process's to handle
+        )
+    except OSError as error:
+        raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if line] or ["no word from it"]
+        raise (ProgramFault if done.returncode == EXIT_FAULT else UsageError)(lines[-1].removeprefix("pagepack: "))
+    return EngineChoice(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
+    """Raises UsageError where the engine does not answer one of them."""
+    for prompt in prompts:
+        if choice.only_prompts is not None and prompt.name not in choice.only_prompts:
+            raise UsageError(
+                f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
+                "use --engine pixtral --model DIR"
+            )
