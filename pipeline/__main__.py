@@ -16,7 +16,7 @@ def main() -> None:
     """Load the commands, which takes a moment, then run one."""
     signal.signal(signal.SIGINT, _leave)
     try:
-        from pipeline import cli
+        from pipeline.cli import main as cli
     except Exception as error:  # a library that is broken
         from pipeline.errors import exit_code
 

@@ -57,7 +57,7 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
 
     Not for what starts processes, or where streams, signals or the end of a process are the point.
     """
-    from pipeline import cli
+    from pipeline.cli import main
 
     words = [*PAGEPACK, *map(str, arguments)]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -75,7 +75,7 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
                 redirect_stderr(told),
             ):
                 try:
-                    cli.main()
+                    main.main()
                 except SystemExit as ended:
                     code = ended.code
                 sys.stdout.flush()

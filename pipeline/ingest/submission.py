@@ -10,43 +10,24 @@ import hashlib
 import json
 import logging
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.documents.discover import absolute, discover
 from pipeline.documents.files import display
-from pipeline.errors import (
-    DocumentRejected,
-    NothingToDo,
-    PagepackError,
-    StorageGone,
-    UsageError,
-    redacted,
-)
+from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.ingest.register import register, see
-from pipeline.query.batch_status import asked_prompts, find_batch
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, open_batch
-from pipeline.store.progress import batch_state, progress
 from pipeline.store.sources import SeenFile, record_files
-from pipeline.store.worker_registry import why_nobody_reads, workers
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
-from schemas.tables import BatchState
 from schemas.text import storable
 
-if TYPE_CHECKING:
-    from pipeline.live import Live
-
-
-_LOOK_SECONDS = 1.0
-_ALONE_SECONDS = 15.0
 _MOST_OF_A_TARGET = 255  # bytes of a task's or queue's name, as RabbitMQ has it
 
 log = logging.getLogger("pagepack.submit")
@@ -184,32 +165,6 @@ def parse_pages(text: str | None) -> list[tuple[int, int]]:
 def _begin(text: str) -> str:
     """Enough of it for a message."""
     return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
-    """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
-    asked, prompts = find_batch(db, batch.public_id), asked_prompts(db, batch.id)
-    alone_since = time.monotonic()
-    next_count = 0.0
-    while True:
-        state = batch_state(db, batch.id)
-        is_over = state in (BatchState.FINISHED, BatchState.CANCELLED)
-        started = time.monotonic()
-        if is_over or started >= next_count:
-            live.show(progress(db, batch.id), None, True)
-            next_count = started + 20 * (time.monotonic() - started)  # counting a large batch must not become the work
-        if is_over:
-            return state
-        if is_stopping():
-            return None
-        there = [worker for worker in workers(db) if worker.role != "run"]
-        why = why_nobody_reads(there, asked.engine, asked.model, prompts)
-        if why is None:
-            alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > _ALONE_SECONDS:
-            live.say(why)
-            alone_since = time.monotonic() + 300 - _ALONE_SECONDS
-        time.sleep(_LOOK_SECONDS)
 
 
 def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:

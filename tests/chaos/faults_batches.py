@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
-from pipeline.command import EXIT_DONE, EXIT_NOTHING
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING
 from pipeline.delivery.broker import make_app
 from schemas.messages import INGEST_QUEUE, SUBMIT_TASK
 from tests.chaos import history

@@ -67,7 +67,7 @@ def test_an_engine_that_cannot_even_be_described_is_no_wrong_usage(tmp_path: Pat
 
 def test_a_command_with_a_fault_does_not_end_as_if_some_pages_had_failed(settings: Settings, tmp_path: Path) -> None:
     """A library that breaks when it is first used, and one that breaks when the program is loaded."""
-    for number, module in enumerate(("pipeline.query.batch_status", "pipeline.cli_query")):
+    for number, module in enumerate(("pipeline.query.batch_status", "pipeline.cli.query")):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")

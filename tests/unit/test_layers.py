@@ -65,7 +65,7 @@ def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[
 
 
 def test_the_commands_load_no_model_library() -> None:
-    code = "import sys, pipeline.cli, pipeline.supervisor.local_run; print(*sys.modules)"
+    code = "import sys, pipeline.cli.main, pipeline.supervisor.local_run; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert {"torch", "onnxruntime", "cv2", "rapidocr", "pymupdf"}.isdisjoint(done.stdout.split())
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import click
 
-from pipeline.command import EXIT_DONE, EXIT_FAILED, cli, home_option, json_option, path, visible
+from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, cli, home_option, json_option, path, visible
 from pipeline.errors import UsageError
 
 

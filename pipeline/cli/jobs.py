@@ -1,4 +1,4 @@
-"""The command line. Rows on stdout, everything else on stderr."""
+"""The commands that have pages read: run, submit, worker, ask."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import json
 import logging
 import shlex
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import cli_admin, cli_batches, cli_query  # the other commands
-from pipeline.command import (
+from pipeline.cli.batches import status_json
+from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_STOPPED,
-    EXIT_USAGE,
     F,
     cli,
     engine_options,
@@ -32,36 +29,11 @@ from pipeline.command import (
     quoted,
     visible,
 )
-from pipeline.errors import UsageError, exit_code
-from pipeline.output import OutputEnded, guard_output, silence_output
+from pipeline.errors import UsageError
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
 
-if TYPE_CHECKING:  # each command imports what it needs: `--help` is not to wait for all of it
-    from pipeline.live import Live
+if TYPE_CHECKING:
     from pipeline.settings import Settings
-
-__all__ = ["cli_admin", "cli_batches", "cli_query", "main"]
-
-
-def main() -> None:
-    """Entry point of `pagepack`: errors in one line, documented exit codes."""
-    guard_output()
-    try:
-        code = cli.main(standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as error:
-        error.show()
-        code = EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        code = EXIT_INTERRUPTED
-    except OutputEnded as error:
-        silence_output()
-        code = EXIT_DONE if error.was_read_enough else EXIT_STOPPED
-        if code:
-            click.echo(f"pagepack: cannot write to the standard output: {error}", err=True)
-    except Exception as error:
-        code = exit_code(error)
-    sys.exit(code or EXIT_DONE)
 
 
 def batch_options(command: F) -> F:
@@ -131,7 +103,7 @@ def _execute(
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
 
-    from pipeline.live import Live
+    from pipeline.cli.progress_bar import Live
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.local_run import PLACES, Run, Stopped
 
@@ -178,8 +150,8 @@ def _read_prompt(path: Path) -> str:
 
 
 def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
+    from pipeline.cli.progress_bar import duration
     from pipeline.database.open import open_database
-    from pipeline.live import duration
     from pipeline.query.batch_status import find_batch
     from pipeline.query.batch_status import status as query_status
 
@@ -187,7 +159,7 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
     summary = query_status(db, find_batch(db, batch_id))
     failed = summary.files_failed + summary.files_rejected
     if as_json:
-        click.echo(json.dumps(cli_batches.status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
+        click.echo(json.dumps(status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
     else:
         click.echo(
             f"{summary.files_seen:,} files seen: {summary.files_done:,} done, {summary.files_failed:,} failed, "
@@ -235,9 +207,10 @@ def submit(
     """
     from rich.console import Console
 
+    from pipeline.cli.follow import follow_batch
+    from pipeline.cli.progress_bar import Live
     from pipeline.ingest.submission import asked_model, check_notify, check_paths, parse_pages
     from pipeline.ingest.submission import submit as submit_batch
-    from pipeline.live import Live
     from pipeline.settings import load_settings
 
     settings = load_settings(home=home, **flags)
@@ -258,22 +231,10 @@ def submit(
             click.echo(json.dumps({"batch_id": done.public_id, "name": done.name}) if as_json else done.public_id)
             return EXIT_DONE
         live.say(f"batch {done.public_id}")
-        if not _follow(settings, done, live, lambda: bool(stopping)):
+        if not follow_batch(settings, done, live, lambda: bool(stopping)):
             live.say(f"the batch goes on without you: pagepack status {done.public_id}")
             return EXIT_INTERRUPTED
     return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
-
-
-def _follow(settings: Settings, batch: Any, live: Live, is_stopping: Callable[[], bool]) -> bool:
-    """Show a batch's progress until it ends; False where the user left first."""
-    from pipeline.database.open import open_database
-    from pipeline.ingest.submission import follow
-
-    db = open_database(settings, readonly=True)
-    try:
-        return follow(db, batch, live, is_stopping) is not None
-    finally:
-        db.dispose()
 
 
 @cli.command()

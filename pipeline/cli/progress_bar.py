@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-if TYPE_CHECKING:  # with it comes SQLAlchemy, which `--help` can do without
+if TYPE_CHECKING:
     from pipeline.store.progress import Progress
+
 
 _LINE_SECONDS = 10.0
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.command import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
 from pipeline.errors import UsageError
 
-if TYPE_CHECKING:  # each command imports what it needs: `--help` is not to wait for all of it
+if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.settings import Settings
+
 
 # Both look the same in the database, so neither is claimed.
 _NOT_ALL_SEEN = (
@@ -71,7 +72,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.live import duration
+    from pipeline.cli.progress_bar import duration
     from pipeline.store.worker_registry import why_nobody_reads
 
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -97,7 +98,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
 
 def _worker_line(worker: Any) -> str:
     """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
-    from pipeline.live import duration
+    from pipeline.cli.progress_bar import duration
 
     device = f" (GPU {worker.device})" if worker.device is not None else ""
     unit = "documents" if worker.role == "ingest" else "pages"

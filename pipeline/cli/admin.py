@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.command import EXIT_DONE, EXIT_USAGE, cli, home_option, json_option, path
+from pipeline.cli.options import EXIT_DONE, EXIT_USAGE, cli, home_option, json_option, path
 
 
 @cli.command()
