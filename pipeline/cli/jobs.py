@@ -209,9 +209,10 @@ def submit(
 
     from pipeline.cli.follow import follow_batch
     from pipeline.cli.progress_bar import Live
-    from pipeline.ingest.submission import asked_model, check_notify, check_paths, parse_pages
+    from pipeline.ingest.submission import check_notify, check_paths, parse_pages
     from pipeline.ingest.submission import submit as submit_batch
     from pipeline.settings import load_settings
+    from pipeline.supervisor.engine_choice import asked_model
 
     settings = load_settings(home=home, **flags)
     check_notify(notify)

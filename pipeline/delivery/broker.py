@@ -12,6 +12,7 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import BatchPublishError, LimitExceeded, OperationalError
 from kombu.simple import SimpleQueue
 
+import pipeline.delivery.redis_acks  # noqa: F401 (mends kombu's acknowledgements)
 from pipeline.errors import Unavailable, UsageError, redacted
 from schemas.messages import (
     INGEST_QUEUE,

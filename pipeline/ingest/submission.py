@@ -23,7 +23,6 @@ from pipeline.ingest.register import register, see
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, open_batch
 from pipeline.store.sources import SeenFile, record_files
-from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.text import storable
@@ -37,19 +36,6 @@ class BadMessage(PagepackError):
     """A message asks for what there is not; it is dropped, and the log says so."""
 
     cause = "message"
-
-
-def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str]:
-    """Engine and model that shall read, where the settings name one, and answer these prompts; else any.
-
-    Raises:
-        UsageError: the engine cannot run here, or does not answer one of the prompts.
-    """
-    if settings.engine == "auto" and settings.model is None:
-        return "any", ""
-    choice = describe_engine(settings)
-    check_prompts(choice, prompts)
-    return choice.engine, choice.model
 
 
 def check_paths(paths: Sequence[str | Path], settings: Settings) -> None:

@@ -59,3 +59,16 @@ def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
                 f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
                 "use --engine pixtral --model DIR"
             )
+
+
+def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str]:
+    """Engine and model that shall read, where the settings name one, and answer these prompts; else any.
+
+    Raises:
+        UsageError: the engine cannot run here, or does not answer one of the prompts.
+    """
+    if settings.engine == "auto" and settings.model is None:
+        return "any", ""
+    choice = describe_engine(settings)
+    check_prompts(choice, prompts)
+    return choice.engine, choice.model
