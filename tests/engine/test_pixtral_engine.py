@@ -13,7 +13,7 @@ from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
 from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
 from PIL import Image
 
-from benchmarks.checkpoint import PRESETS, make_checkpoint
+from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import Prompt
 from workers.engines.pixtral import PixtralEngine, fingerprint
@@ -138,6 +138,37 @@ def test_a_request_that_fails_takes_only_itself(model, processor, executor_class
         assert [futures[i].result(30).tokens for i in (0, 2, 3)] == [expected[i] for i in (0, 2, 3)]
         assert rig.engine.stats()["failed"] == 1
         assert rig.ask(2).result(30).tokens == expected[2], "the engine goes on"
+
+
+@pytest.mark.parametrize("stop", [(), ("never there",)], ids=["at the end", "while it is looked at for a stop string"])
+def test_an_answer_that_is_no_text_fails_its_page_alone(tmp_path, stop):
+    """A vocabulary of 400 over a tokenizer of 276 tokens: random weights pick what has no text sooner or later."""
+    params = PRESETS["tiny"] | {"vocab_size": 400}
+    folder = write_checkpoint(tmp_path / "wide", params, random_tensors(params), tiny_tokenizer())
+    model = load_model(folder)
+    processor = Processor(folder, model.args)
+    with Rig(model, processor) as rig:
+        futures = {number: rig.ask(number, max_tokens=number % 3 * 8 + 1, stop=stop) for number in range(24)}
+        errors = {number: future.exception(30) for number, future in futures.items()}
+        failed = [error for error in errors.values() if error is not None]
+        assert 0 < len(failed) < len(futures), "no page, or every page, drew what the tokenizer does not know"
+        assert {(type(error), error.cause) for error in failed} == {(PageFailed, "undecodable")}
+        assert all("does not know" in str(error) for error in failed)
+        assert rig.engine.stats()["failed"] == len(failed)
+        good = next(number for number, error in errors.items() if error is None)
+        again = rig.ask(good, max_tokens=good % 3 * 8 + 1, stop=stop).result(30)
+        assert again.text == futures[good].result().text, "the engine goes on"
+
+
+def test_an_answer_that_its_caller_cannot_take_fails_alone(model, processor):
+    def refuse(_generation):
+        raise LookupError("no such column")
+
+    with Rig(model, processor) as rig:
+        refused, other = rig.engine.submit(rig.request(0), refuse), rig.ask(1)
+        with pytest.raises(PageFailed, match="no such column"):
+            refused.result(30)
+        assert other.result(30).tokens and rig.ask(0).result(30).tokens
 
 
 def test_out_of_memory_splits_the_step_and_goes_on_smaller(model, processor):
@@ -292,7 +323,6 @@ def test_conversations_with_images_turns_and_a_system_prompt(model, processor):
         UserMessage(content=[image[2], TextChunk(text="And this?")]),
     ]
     request = processor.encode(messages, Sampling(max_tokens=3))
-    from benchmarks.checkpoint import random_tensors
     from tests import pixtral_reference as reference
 
     with Rig(model, processor, eos_id=-1) as rig:

@@ -254,7 +254,12 @@ class PackedEngine:
             if ticket.first_token is None:
                 ticket.first_token = now
             sequence.tokens.append(token)
-            if token == self.eos_id or self._has_stop(sequence):
+            try:
+                ended = token == self.eos_id or self._has_stop(sequence)
+            except Exception as error:
+                self._fail(ticket, _no_text(error))
+                continue
+            if ended:
                 self._finish(ticket, "stop")
             elif len(sequence.generated) >= sequence.max_tokens:
                 self._finish(ticket, "length")
@@ -269,8 +274,22 @@ class PackedEngine:
         return any(end in text for end in stop)
 
     def _finish(self, ticket: Ticket, reason: str) -> None:
-        sequence = ticket.sequence
+        """Give the answer; the request fails where its tokens make none: a model may know more of them than the text."""
+        try:
+            generation = self._generation(ticket, reason)
+            result = ticket.convert(generation)
+        except Exception as error:
+            self._fail(ticket, _no_text(error))
+            return
         self._release(ticket, reason)
+        self._counts["finished"] += 1
+        self._counts["output_tokens"] += len(generation.tokens)
+        self._counts["prompt_tokens"] += generation.prompt_tokens
+        with suppress(InvalidStateError):  # cancelled meanwhile
+            ticket.future.set_result(result)
+
+    def _generation(self, ticket: Ticket, reason: str) -> Generation:
+        sequence = ticket.sequence
         tokens = list(sequence.generated)
         if tokens and tokens[-1] == self.eos_id:
             tokens.pop()
@@ -279,7 +298,7 @@ class PackedEngine:
             places = [text.find(end) for end in sequence.request.sampling.stop]
             text = text[: min([place for place in places if place >= 0], default=len(text))]
         now = time.monotonic()
-        generation = Generation(
+        return Generation(
             tokens=tuple(tokens),
             text=text,
             finish_reason=reason,
@@ -289,11 +308,6 @@ class PackedEngine:
             time_to_first_token_seconds=ticket.first_token - ticket.submitted if ticket.first_token else None,
             preemptions=sequence.preemptions,
         )
-        self._counts["finished"] += 1
-        self._counts["output_tokens"] += len(tokens)
-        self._counts["prompt_tokens"] += sequence.prompt_length
-        with suppress(InvalidStateError):  # cancelled meanwhile
-            ticket.future.set_result(ticket.convert(generation))
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         ticket.sequence.error = str(error)
@@ -314,6 +328,10 @@ class PackedEngine:
         for ticket in left:
             with suppress(InvalidStateError):
                 ticket.future.set_exception(Unavailable(f"the engine is {self._gone}; submit the page again"))
+
+
+def _no_text(error: Exception) -> PageFailed:
+    return PageFailed(f"the model's answer is no text: {type(error).__name__}: {error}", cause="undecodable")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -123,5 +123,12 @@ class Processor:
         return self.encode([UserMessage(content=[image, TextChunk(text=question)])], sampling, [digest], deadline)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens to text, control tokens left out."""
+        """Tokens to text, control tokens left out.
+
+        Raises:
+            ValueError: a token that the tokenizer does not know; a model may have a larger vocabulary.
+        """
+        unknown = [token for token in tokens if token >= self.text.n_words]
+        if unknown:
+            raise ValueError(f"the tokenizer has {self.text.n_words:,} tokens and does not know {unknown[0]:,}")
         return self.text.decode(list(tokens))
