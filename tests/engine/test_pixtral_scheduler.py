@@ -79,6 +79,47 @@ def test_random_workload_returns_every_block_and_finishes_everyone(seed, blocks,
     assert pool.num_free == blocks
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    blocks=st.integers(2, 7),
+    block_size=st.integers(1, 5),
+    pages=st.lists(st.tuples(st.integers(3, 30), st.integers(0, 4), st.integers(0, 2), st.integers(1, 6)), max_size=8),
+    max_sequences=st.integers(1, 3),
+    lookahead=st.booleans(),
+)
+def test_a_tight_cache_never_plans_nothing_for_ever(blocks, block_size, pages, max_sequences, lookahead):
+    """Prompts and prefixes near the size of the whole pool. A plan may be empty once: who came last gave its blocks."""
+    pool = BlockPool(blocks, block_size)
+    scheduler = Scheduler(Limits(max_sequences, 8, 8), pool, 0)
+    for prompt, tail, number, max_tokens in pages:
+        new = sequence(prompt, max(0, prompt - 1 - tail), number, max_tokens)
+        if scheduler.fits(new):
+            scheduler.add(new)
+    launched, empty = [], 0
+    while scheduler.waiting or scheduler.running:
+        step = scheduler.plan()
+        launched.append(step)
+        waits = lookahead and len(launched) == 1
+        empty = empty + 1 if step.is_empty and not waits else 0
+        assert empty <= 2, (scheduler.waiting, scheduler.running)
+        if not waits:
+            commit(launched.pop(0), scheduler.finish)
+    pool.check([])
+
+
+def test_a_prefix_too_large_to_be_copied_is_computed_afresh():
+    """4 blocks of 4: a prefix of 10 holds 3, and a prompt of 14 beside the copy of the third needs 5."""
+    scheduler = Scheduler(Limits(4, 8, 64), BlockPool(4, 4), 0)
+    for prompt in (12, 14):
+        seq = sequence(prompt, prefix=10, max_tokens=2)
+        assert scheduler.fits(seq)
+        scheduler.add(seq)
+        for _ in range(6):
+            commit(scheduler.plan(), scheduler.finish)
+        assert seq.state is State.FINISHED, "planning spins"
+    assert scheduler.prefix_hit_tokens == 0
+
+
 def check_step(step, scheduler, cached):
     """No slot is written twice, none that another reads as its own, and every read was written before."""
     size = scheduler.pool.block_size

@@ -108,10 +108,14 @@ class BlockPool:
         copies = list(zip(prefix.blocks[len(shared) :], own, strict=False))
         return [*shared, *own], prefix.length, copies
 
+    def drop_prefix(self, key: str) -> None:
+        """Forget a prefix; its blocks are free as soon as no sequence holds them."""
+        self.release(self._prefixes.pop(key).blocks)
+
     def drop_prefixes(self) -> None:
         """Forget every prefix; their blocks are free as soon as no sequence holds them."""
-        while self._prefixes:
-            self.release(self._prefixes.popitem(last=False)[1].blocks)
+        for key in list(self._prefixes):
+            self.drop_prefix(key)
 
     def check(self, tables: Iterable[list[int]]) -> None:
         """Assert that blocks are free or referenced exactly as `tables` and the prefixes say."""
@@ -128,7 +132,6 @@ class BlockPool:
         """Drop the least recently used prefix that frees a block; false where none would."""
         for key, prefix in self._prefixes.items():
             if self._is_unused(prefix):
-                del self._prefixes[key]
-                self.release(prefix.blocks)
+                self.drop_prefix(key)
                 return True
         return False

@@ -266,7 +266,11 @@ class Scheduler:
                 sequence.block_table, sequence.computed, pairs = taken
                 copies += pairs
                 self.prefix_hit_tokens += sequence.computed
-            return taken is not None
+                return True
+            if self.running:
+                return False
+            # Nobody is left to give blocks back, and the prefix beside a copy of its last block is too much for the pool.
+            self.pool.drop_prefix(sequence.prefix_key)
         blocks = self.pool.allocate(count)
         if blocks is None:
             return False
