@@ -12,6 +12,7 @@ import torch
 from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
 from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import PageFailed, Unavailable, UsageError
@@ -301,6 +302,74 @@ def test_draws_follow_the_distribution():
         tokens = sampling.choose(logits.expand(count, -1), [1.0] * count, [top_p] * count, uniforms)
         shares = torch.bincount(tokens, minlength=4) / count
         assert ((shares - probabilities).abs() < 4 * (probabilities * (1 - probabilities) / count).sqrt() + 1e-9).all()
+
+
+def distribution(logits, temperature, top_p):
+    """The plain definition, float64: softmax, tokens sorted from likely to unlikely, the smallest set of mass top_p."""
+    probabilities = (logits.double() / temperature).softmax(-1)
+    likely, order = probabilities.sort(descending=True, stable=True)
+    size = min(int((likely.cumsum(0) < top_p).sum()) + 1, len(order))
+    kept = torch.zeros_like(probabilities)
+    kept[order[:size]] = likely[:size] / likely[:size].sum()
+    return kept, order[:size]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spread", [0.2, 3.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999, 1.0])
+def test_draws_are_those_of_the_plain_definition(spread, top_p, dtype):
+    """At 400 points between 0 and 1, of 1,500 tokens: some settled by the likeliest, some by the whole vocabulary.
+
+    Sums in another order move a border between two tokens by 1e-6 at most (float32's softmax), so a point that lies
+    so near to one may fall on either side; bfloat16 has many equals, of which the lower token comes first.
+    """
+    logits = (torch.randn(1500, generator=torch.Generator().manual_seed(3)) * spread).to(dtype)
+    kept, order = distribution(logits, 0.8, top_p)
+    points = (torch.arange(400).double() + 0.5) / 400
+    tokens = sampling.choose(logits.expand(400, -1), [0.8] * 400, [top_p] * 400, points.tolist())
+    cumulative = kept[order].cumsum(0)
+    low, high = (order[torch.searchsorted(cumulative, points + by).clamp_max(len(order) - 1)] for by in (-1e-6, 1e-6))
+    assert ((tokens == low) | (tokens == high)).all()
+    assert (low == high).float().mean() > 0.95
+
+
+def test_a_row_is_drawn_the_same_beside_others_and_alone():
+    """Settled rows and those that need the whole vocabulary, in any group."""
+    spread = torch.tensor([0.1, 4.0] * 40)[:, None]
+    logits = torch.randn(80, 1000, generator=torch.Generator().manual_seed(1)) * spread
+    points = [sampling.uniform(1, row) for row in range(80)]
+    together = sampling.choose(logits, [1.0] * 80, [0.95] * 80, points)
+    for row in range(80):
+        assert sampling.choose(logits[row : row + 1], [1.0], [0.95], points[row : row + 1]) == together[row]
+
+
+@pytest.mark.parametrize("spread", [0.1, 4.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drawing_takes_the_memory_that_is_counted(spread, dtype):
+    rows, vocabulary = 40, 20_000
+    logits = (torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(1)) * spread).to(dtype)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        sampling.choose(logits, [0.7] * rows, [0.9] * rows, [0.3] * rows)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    assert len(events) > 20 and held.max() <= sampling.choose_bytes(rows, vocabulary)
+    assert sampling.choose_bytes(10 * rows, vocabulary) == sampling.choose_bytes(rows, vocabulary)
+
+
+def test_most_rows_of_a_trained_models_kind_sort_no_vocabulary(monkeypatch):
+    sorted_rows = []
+    whole = torch.Tensor.sort
+
+    def sort(values, **options):
+        sorted_rows.extend([values.shape[1]] * values.shape[0])
+        return whole(values, **options)
+
+    monkeypatch.setattr(torch.Tensor, "sort", sort)
+    logits = torch.randn(16, 4000, generator=torch.Generator().manual_seed(1)) * 6
+    sampling.choose(logits, [0.7] * 16, [0.95] * 16, [0.5] * 16)
+    assert sorted_rows and max(sorted_rows) <= sampling.TOP
+    sampling.choose(logits[:1] * 0.01, [0.7], [0.95], [0.5])
+    assert max(sorted_rows) == 4000
 
 
 def test_uniform_numbers_look_uniform_and_differ_by_position():

@@ -274,7 +274,7 @@ class PackedEngine:
         return any(end in text for end in stop)
 
     def _finish(self, ticket: Ticket, reason: str) -> None:
-        """Give the answer; the request fails where its tokens make none: a model may know more of them than the text."""
+        """Give the answer; the request fails where its tokens make none: a model may know more than its tokenizer."""
         try:
             generation = self._generation(ticket, reason)
             result = ticket.convert(generation)

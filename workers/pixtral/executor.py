@@ -1,8 +1,8 @@
 """One step on the device: lay out, encode new images, run the layers, sample.
 
-`launch` only enqueues work (on a GPU nothing in it waits); `Launched.tokens` is the one place where the host waits
-for the device. Features of an image live from its first chunk to its last, so chunks that end inside an image do not
-encode it twice.
+`launch` only enqueues work (on a GPU nothing in it waits, but for draws with temperature: see `sampling.choose`);
+`Launched.tokens` is the one place where the host waits for the device. Features of an image live from its first chunk
+to its last, so chunks that end inside an image do not encode it twice.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UsageError
+from workers.pixtral import sampling
 from workers.pixtral.blocked_attention import BLOCK_ROWS
 from workers.pixtral.scheduler import Limits
 from workers.pixtral.upstream import TransformerArgs
@@ -43,7 +44,7 @@ def token_bytes(args: TransformerArgs, itemsize: int) -> int:
 
 
 def step_bytes(args: TransformerArgs, limits: Limits, itemsize: int) -> int:
-    """Room for the largest step: rows of activations in the wider tower, and the head's logits in two precisions."""
+    """Room for the largest step: activations in the wider tower, the head's logits, drawing from them."""
     vision = args.vision_encoder
     rows = limits.token_budget + limits.max_sequences + 1024
     decoder = 8 * args.dim + 3 * args.hidden_dim + 3 * (args.n_heads + 2 * args.n_kv_heads) * args.head_dim
@@ -51,8 +52,11 @@ def step_bytes(args: TransformerArgs, limits: Limits, itemsize: int) -> int:
     patches = max(limits.token_budget, (vision.image_size // vision.patch_size) ** 2) + 1024
     features = limits.max_sequences * 2 * (vision.image_size // vision.patch_size) ** 2 * args.dim // 8
     float32_rows = 2 * 4 * rows * args.dim
-    logits = limits.max_sequences * args.vocab_size * (itemsize + 8)
-    return int(itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + KEPT_BYTES)
+    logits = limits.max_sequences * args.vocab_size * itemsize * 2  # in tiles, then side by side
+    drawing = sampling.choose_bytes(limits.max_sequences, args.vocab_size)
+    return int(
+        itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + drawing + KEPT_BYTES
+    )
 
 
 def size_engine(

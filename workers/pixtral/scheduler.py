@@ -269,7 +269,7 @@ class Scheduler:
                 return True
             if self.running:
                 return False
-            # Nobody is left to give blocks back, and the prefix beside a copy of its last block is too much for the pool.
+            # Nobody is left to give blocks back, and a prefix with a copy of its last block is too much for the pool.
             self.pool.drop_prefix(sequence.prefix_key)
         blocks = self.pool.allocate(count)
         if blocks is None:
