@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import UsageError
-from workers.pixtral.fingerprint import fingerprint
+from workers.pixtral.fingerprint import fingerprint, read_header
 from workers.pixtral.processor import Processor
 from workers.pixtral.weights import load_model, read_args, weight_bytes
 
@@ -88,12 +88,45 @@ def test_wrong_tensors_are_named(folder, change, words):
         ({"dim": None}, "does not describe"),
         ({"model_type": "mamba"}, "does not describe"),
         ({"n_kv_heads": 3}, "do not divide"),
+        ({"tied_embeddings": True}, "tied_embeddings"),
+        ({"use_biases": True}, "use_biases"),
+        ({"scale_emb": 12}, "scale_emb"),
+        ({"causal": False}, "causal"),
+        ({"activation": "gelu"}, "activation"),
+        ({"yarn": {"factor": 16}}, "yarn"),
+        ({"moe": {"num_experts": 3, "num_experts_per_tok": 2, "num_shared_experts": 1}}, r"moe\.num_shared_experts"),
+        ({"vision_encoder": PRESETS["tiny"]["vision_encoder"] | {"qk_norm": True}}, r"vision_encoder\.qk_norm"),
     ],
 )
 def test_wrong_params_are_named(folder, changes, word):
     edit_params(folder, **changes)
     with pytest.raises(UsageError, match=word):
         load_model(folder)
+
+
+def test_keys_that_change_nothing_are_taken(folder):
+    """Those that checkpoints of the family carry; null and false ask for nothing."""
+    vision = {"image_break_token_id": 12, "image_end_token_id": 13, "max_image_size": 1024}
+    edit_params(
+        folder,
+        vision_encoder=PRESETS["tiny"]["vision_encoder"] | vision,
+        max_position_embeddings=131072, max_seq_len=131072, model_parallel=1, causal=True, activation="silu",
+        tied_embeddings=False,
+    )  # fmt: skip
+    params = json.loads((folder / "params.json").read_text()) | {"yarn": None, "quantization": None}
+    (folder / "params.json").write_text(json.dumps(params))
+    assert load_model(folder).args.dim == 64
+
+
+def test_the_type_is_that_of_most_weights(folder):
+    """A norm in float32 stands first in the file; safetensors lays wider types before narrower ones."""
+
+    def narrow(tensors):
+        tensors.update({name: t.bfloat16() for name, t in tensors.items() if t.ndim > 1})
+
+    edit_tensors(folder, narrow)
+    assert next(iter(read_header(folder / "consolidated.safetensors").values()))["dtype"] == "F32"
+    assert load_model(folder).dtype == torch.bfloat16
 
 
 def test_rope_theta_is_the_checkpoints_own(folder):

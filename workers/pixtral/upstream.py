@@ -31,7 +31,7 @@ try:
     with _quietly():
         from mistral_inference.args import PATCH_MERGE, TransformerArgs, VisionEncoderArgs
         from mistral_inference.lora import LoRALinear
-        from mistral_inference.moe import MoeLayer
+        from mistral_inference.moe import MoeArgs, MoeLayer
         from mistral_inference.transformer import Transformer
         from mistral_inference.transformer_layers import Attention, FeedForward, RMSNorm, TransformerBlock
 except ImportError as error:
@@ -44,6 +44,7 @@ __all__ = [
     "Attention",
     "FeedForward",
     "LoRALinear",
+    "MoeArgs",
     "MoeLayer",
     "RMSNorm",
     "Transformer",

@@ -9,7 +9,10 @@ one product serves them all.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +29,7 @@ from workers.pixtral.upstream import (
     PATCH_MERGE,
     Attention,
     FeedForward,
+    MoeArgs,
     Transformer,
     TransformerArgs,
     VisionEncoderArgs,
@@ -41,8 +45,11 @@ DTYPES = {
 }
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
-# Keys that change the arithmetic in ways this engine does not know.
-UNKNOWN_ARITHMETIC = ("quantization", "yarn", "llama_4_scaling", "q_lora_rank", "ragged_attention")
+# Keys of params.json that change no arithmetic, beside those of TransformerArgs and VisionEncoderArgs.
+WITHOUT_EFFECT = {"max_seq_len", "max_position_embeddings", "model_parallel", "dtype"}
+VISION_WITHOUT_EFFECT = {"max_image_size", "image_break_token_id", "image_end_token_id"}  # the tokenizer's affair
+# Keys that may be given with this value: it is what the engine computes.
+AS_COMPUTED = {"activation": "silu", "causal": True}
 LORA_SCALING = 2.0  # mistral-inference's default in `load_lora`
 
 
@@ -63,9 +70,11 @@ def read_args_from(params: dict[str, Any], path: Path = Path("params.json")) -> 
         raise UsageError(
             f"{path} has no rope_theta; mistral-inference would take 1e6, and Pixtral 12B needs 1e9: add it"
         )
-    for key in UNKNOWN_ARITHMETIC:
-        if params.get(key):
-            raise UsageError(f"{path} asks for {key}, which this engine does not compute; give a plain bf16 checkpoint")
+    for key, value in _unknown(params):
+        raise UsageError(
+            f"{path} asks for {key} ({json.dumps(value)}), which this engine does not compute; "
+            "give a plain bf16 checkpoint of the Pixtral family"
+        )
     if params.get("sliding_window") or params.get("_sliding_window"):
         raise UsageError(f"{path} asks for sliding window attention, which this engine does not compute")
     try:
@@ -74,6 +83,24 @@ def read_args_from(params: dict[str, Any], path: Path = Path("params.json")) -> 
         raise UsageError(f"{path} does not describe a Mistral transformer: {error}") from error
     _check_args(args, path)
     return args
+
+
+def _unknown(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys that would change the arithmetic in ways this engine does not know; null and false ask for nothing."""
+    vision, moe = params["vision_encoder"], params.get("moe")
+    groups = [
+        ("", params, TransformerArgs, WITHOUT_EFFECT),
+        ("vision_encoder.", vision, VisionEncoderArgs, VISION_WITHOUT_EFFECT),
+        ("moe.", moe if isinstance(moe, dict) else {}, MoeArgs, set()),
+    ]
+    for prefix, given, args_class, without_effect in groups:
+        known = {field.name for field in dataclasses.fields(args_class)} | without_effect
+        for key, value in given.items():
+            if key in AS_COMPUTED and not prefix:
+                if value != AS_COMPUTED[key]:
+                    yield key, value
+            elif key not in known and value not in (None, False):
+                yield prefix + key, value
 
 
 def _known(params: dict[str, Any], args_class: type[Any]) -> dict[str, Any]:
@@ -112,7 +139,7 @@ def load_model(
 ) -> Transformer:
     """The checkpoint in `folder` on `device`, ready for inference.
 
-    `dtype` None keeps what the files have. `lora`, or `lora.safetensors` in the folder, is merged into the weights.
+    `dtype` None keeps what most weights have. `lora`, or `lora.safetensors` in the folder, is merged into the weights.
 
     Raises:
         UsageError: a file is damaged, or a tensor missing, spare or misshapen; the message names both.
@@ -121,10 +148,7 @@ def load_model(
     files = weight_files(folder)
     model = empty_model(args)
     homes = _locate(model, files)
-    first = read_header(files[0])
-    stored = next(iter(first.values()))["dtype"] if first else "BF16"
-    target = dtype or STORED[stored]
-    lay_out(model, torch.device(device), target)
+    lay_out(model, torch.device(device), dtype or stored_dtype(files))
     parameters = dict(model.named_parameters())
     with ExitStack() as stack:
         opened = {path: stack.enter_context(_open(path)) for path in files}
@@ -164,6 +188,16 @@ def _locate(model: Transformer, files: list[Path]) -> dict[str, Path]:
             f"{files[0].parent}: {missing[0]} and {len(missing) - 1} more tensors are missing from {names}"
         )
     return homes
+
+
+def stored_dtype(files: list[Path]) -> torch.dtype:
+    """The type of most of the weights; norms and biases are often stored in another one."""
+    sizes: Counter[torch.dtype] = Counter()
+    for path in files:
+        for entry in read_header(path).values():
+            if entry["dtype"] in STORED:
+                sizes[STORED[entry["dtype"]]] += math.prod(entry["shape"])
+    return sizes.most_common(1)[0][0] if sizes else torch.bfloat16
 
 
 def lay_out(model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
