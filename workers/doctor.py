@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from pathlib import Path
 
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
@@ -12,7 +13,7 @@ from workers.choose import choose_engine
 
 def check_engines(settings: Settings) -> list[dict[str, str]]:
     """One check an engine and one for the choice, as plain values."""
-    checks = [_rapidocr(), *_pixtral()]
+    checks = [_rapidocr(), *_pixtral(settings.model)]
     try:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
@@ -32,7 +33,7 @@ def _rapidocr() -> dict[str, str]:
         return _check("rapidocr", "broken", f"{error}; `pip install rapidocr onnxruntime`")
 
 
-def _pixtral() -> list[dict[str, str]]:
+def _pixtral(folder: Path | None) -> list[dict[str, str]]:
     try:
         import torch
     except ImportError:
@@ -42,15 +43,16 @@ def _pixtral() -> list[dict[str, str]]:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             return [_check("pixtral", "absent", f"{package} is not installed; `pip install 'pagepack[pixtral]'`")]
-    from workers.pixtral.attention import describe_path
+    from workers.pixtral import build
 
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores"
-    where, dtype = torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32
-    return [
-        _check("pixtral", "ok", f"torch {torch.__version__} on {device}"),
-        _check("attention", "ok", describe_path(where, dtype)),
-    ]
+    where = torch.device("cuda" if on_gpu else "cpu")
+    try:
+        attention = _check("attention", "ok", build.describe(folder, where))
+    except PagepackError:  # a folder that is no checkpoint is the choice's to report
+        attention = _check("attention", "ok", build.describe(None, where))
+    return [_check("pixtral", "ok", f"torch {torch.__version__} on {device}"), attention]
 
 
 def _check(name: str, state: str, fact: str) -> dict[str, str]:

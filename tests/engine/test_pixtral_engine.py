@@ -16,16 +16,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import PageFailed, Unavailable, UsageError
+from pipeline.settings import Settings
 from schemas.prompts import Prompt
+from workers.doctor import check_engines
 from workers.engines.pixtral import PixtralEngine, fingerprint
 from workers.pixtral import memory, sampling
-from workers.pixtral.engine import PackedEngine
+from workers.pixtral.engine import PackedEngine, is_fatal, is_out_of_memory
 from workers.pixtral.executor import Executor
 from workers.pixtral.kv_cache import BlockPool
 from workers.pixtral.processor import Processor
 from workers.pixtral.scheduler import Limits, Scheduler
 from workers.pixtral.sequence import Sampling
-from workers.pixtral.weights import load_model, read_args_from
+from workers.pixtral.weights import load_model, read_args, read_args_from
 
 LIMITS = Limits(max_sequences=8, chunk_tokens=64, token_budget=256)
 
@@ -183,6 +185,44 @@ def test_out_of_memory_splits_the_step_and_goes_on_smaller(model, processor):
         with pytest.raises(PageFailed) as caught:
             rig.engine.submit(large).result(30)
         assert caught.value.cause == "memory"
+
+
+@pytest.mark.parametrize(
+    ("error", "out_of_memory", "fatal"),
+    [
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True, False),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), True, False),
+        (RuntimeError("CUDA driver error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True, False),
+        (ValueError("a wrong shape"), False, False),
+    ],
+)
+def test_errors_of_the_device_are_told_apart(error, out_of_memory, fatal):
+    assert (is_out_of_memory(error), is_fatal(error)) == (out_of_memory, fatal)
+
+
+def test_the_thread_that_launches_takes_the_models_device(model, processor, monkeypatch):
+    """Triton launches on the thread's current device, which is the first unless it is set."""
+    taken = []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: taken.append((threading.current_thread().name, device))
+    )
+
+    class SecondExecutor(Executor):
+        def enter(self):
+            self.device = torch.device("cuda:1")
+            try:
+                super().enter()
+            finally:
+                self.device = torch.device("cpu")
+
+    with Rig(model, processor, SecondExecutor) as rig:
+        assert rig.ask().result(30)
+    assert taken == [("pagepack-engine", torch.device("cuda:1"))]
 
 
 def test_a_device_that_is_gone_ends_the_engine_and_frees_the_callers(model, processor):
@@ -458,6 +498,54 @@ def test_adapter_shrinks_a_page_beyond_the_table_of_positions_as_mistral_common_
 def test_a_device_that_is_not_there_is_named(folder):
     with pytest.raises(UsageError, match="cuda"):
         PixtralEngine(folder, device="cuda")
+
+
+def with_cpu(monkeypatch, *instructions):
+    """As on a processor that has these instructions alone."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True} | dict.fromkeys(instructions, True))
+
+
+@pytest.mark.parametrize(
+    ("stored", "instructions", "expected"),
+    [
+        ("bfloat16", (), "float32"),
+        ("bfloat16", ("avx512_bf16",), "bfloat16"),
+        ("bfloat16", ("bf16",), "bfloat16"),
+        ("float16", ("avx512_bf16",), "float32"),
+        ("float32", (), "float32"),
+    ],
+)
+def test_a_cpu_without_arithmetic_of_the_type_computes_in_float32_and_doctor_says_so(
+    tmp_path, monkeypatch, caplog, stored, instructions, expected
+):
+    folder = make_checkpoint(tmp_path / "tiny", "tiny", dtype=getattr(torch, stored))
+    with_cpu(monkeypatch, *instructions)
+    with caplog.at_level("INFO", "workers.pixtral"):
+        engine = PixtralEngine(folder, device="cpu", memory_bytes=400_000_000)
+    engine.close()
+    assert engine._built.engine.executor.model.dtype == getattr(torch, expected)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fact = next(c["fact"] for c in check_engines(Settings(model=folder)) if c["name"] == "attention")
+    assert f"(cpu, {expected})" in fact and any(record.message.startswith(fact) for record in caplog.records)
+
+
+def test_where_float32_does_not_fit_the_type_stays(tmp_path, monkeypatch, caplog):
+    folder = make_checkpoint(tmp_path / "tiny", "tiny", dtype=torch.bfloat16)
+    with_cpu(monkeypatch)
+    least = next(n for n in range(1_000_000, 10**9, 1_000_000) if fits(folder, n, 2))
+    assert not fits(folder, least, 4)
+    engine = PixtralEngine(folder, device="cpu", memory_bytes=least)
+    engine.close()
+    assert engine._built.engine.executor.model.dtype == torch.bfloat16 and "do not fit" in caplog.text
+
+
+def fits(folder, granted, itemsize):
+    args = read_args(folder)
+    try:
+        memory.size_engine(args, 250_000 * itemsize, granted, itemsize, torch.device("cpu"))
+    except UsageError:
+        return False
+    return True
 
 
 def test_too_little_memory_is_told_with_the_sum(folder):

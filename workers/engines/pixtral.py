@@ -39,7 +39,8 @@ class PixtralEngine:
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
-        `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own. `memory_bytes` is what weights,
+        `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own, or
+        takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
         cache and steps together may take of the device's memory. `exact` makes a GPU's text independent of its
         neighbours to the last bit, as a CPU's always is.
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from workers.pixtral import packing
 from workers.pixtral.arithmetic import Arithmetic
-from workers.pixtral.blocked_attention import attend_blocked, has_fast_products, suits
+from workers.pixtral.blocked_attention import attend_blocked, computes, has_fast_products, suits
 from workers.pixtral.lanes import ALONE, Lanes
 from workers.pixtral.transfer import to_device
 
@@ -54,6 +54,8 @@ def describe_path(device: torch.device, dtype: torch.dtype) -> str:
         return f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
     if device.type == "cpu" and dtype == torch.bfloat16 and has_fast_products():
         return f"plain products for long sequences, scaled_dot_product_attention for short ones ({device.type}, {name})"
+    if device.type == "cpu" and not computes(torch.bfloat16) and dtype == torch.float32:
+        return f"scaled_dot_product_attention per sequence (cpu, {name}): this CPU has no arithmetic of bfloat16"
     if device.type != "cuda":
         return f"scaled_dot_product_attention per sequence ({device.type}, {name}): FlashAttention needs CUDA"
     reason = "this torch has no varlen_attn" if varlen_attn is None else f"FlashAttention has no {name}"

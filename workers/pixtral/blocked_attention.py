@@ -15,7 +15,7 @@ Blocks are cut from a sequence's own beginning and never span two, so a sequence
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -25,11 +25,32 @@ from workers.pixtral.lanes import ALONE, Lanes
 BLOCK_ROWS = 512  # 512 × 3,008 scores are 3 MB; 256 and 1,024 rows take as long within 10 %
 
 
-@lru_cache(maxsize=1)
 def has_fast_products() -> bool:
     """Whether this CPU is of the kind above. With a matrix unit (AMX) torch's kernel uses it, and is taken."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_tile")
+    has = cpu_capabilities()
+    return bool(has.get("avx512_bf16")) and not has.get("amx_tile")
+
+
+# Any of these instructions multiplies the type; x86 and ARM by torch's names for them.
+_INSTRUCTIONS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
+}
+
+
+def computes(dtype: torch.dtype) -> bool:
+    """Whether this CPU has arithmetic of the type; elsewhere oneDNN converts at every product.
+
+    One thread, 512 × 512 × 512: float16 without arithmetic takes 193 ms, float32 2.6 ms, bfloat16 with it 1.2 ms.
+    """
+    has = cpu_capabilities()
+    return dtype not in _INSTRUCTIONS or not has or any(has.get(name) for name in _INSTRUCTIONS[dtype])
+
+
+def cpu_capabilities() -> Mapping[str, object]:
+    """What torch itself asks the processor for; empty where it cannot say."""
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
 
 
 def suits(query: Tensor) -> bool:

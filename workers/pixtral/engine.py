@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -199,7 +200,7 @@ class PackedEngine:
         try:
             launched = self.executor.launch(step)
         except Exception as error:
-            if _is_fatal(error):
+            if is_fatal(error):
                 raise
             failure = error
         if failure is not None:
@@ -334,11 +335,18 @@ def _no_text(error: Exception) -> PageFailed:
     return PageFailed(f"the model's answer is no text: {type(error).__name__}: {error}", cause="undecodable")
 
 
+# What torch and Triton begin a message of CUDA with; both raise a RuntimeError.
+_CUDA = re.compile(r"CUDA (driver )?error|Triton Error \[CUDA\]")
+_NO_MEMORY = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """The device's, or the host allocator's, which raises a bare RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """The device's, also past torch's allocator, or the host allocator's, which raises a bare RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return True
+    return bool(_CUDA.search(str(error)) and _NO_MEMORY.search(str(error)))
 
 
-def _is_fatal(error: Exception) -> bool:
+def is_fatal(error: Exception) -> bool:
     """A CUDA error other than memory leaves the process's context unusable; a CPU needs its lanes."""
-    return isinstance(error, BrokenExecutor) or (not is_out_of_memory(error) and "CUDA error" in str(error))
+    return isinstance(error, BrokenExecutor) or (not is_out_of_memory(error) and bool(_CUDA.search(str(error))))

@@ -88,6 +88,8 @@ class Executor:
 
     def enter(self) -> None:
         """Called once by the thread that will launch. Small steps run faster on one core than shared: lanes share."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton, events and streams take the thread's current device
         if self.is_small:
             use_one_thread(torch.get_num_threads())
 
