@@ -31,11 +31,12 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint
-from workers.pixtral import memory, vision
-from workers.pixtral.build import start_engine
-from workers.pixtral.processor import Processor
-from workers.pixtral.sequence import Request, Sampling
-from workers.pixtral.weights import DTYPES, load_model, read_args
+from workers.pixtral.model import vision
+from workers.pixtral.model.load import DTYPES, load_model, read_args
+from workers.pixtral.plan import sizes
+from workers.pixtral.plan.sequence import Request, Sampling
+from workers.pixtral.start import start_engine
+from workers.pixtral.text.processor import Processor
 
 SECOND_QUESTION = "Which language is this page in, and what kind of document is it? Answer in one short sentence."
 QUESTION = "Transcribe this page as Markdown, exactly and completely, in reading order."
@@ -65,7 +66,7 @@ def run_pagepack(folder: Path, requests: list[Request], dtype: torch.dtype) -> d
     """All pages handed over at once, as a worker does."""
     model = load_model(folder, dtype=dtype)
     processor = Processor(folder, model.args)
-    engine = start_engine(model, processor, memory.available_bytes(torch.device("cpu")))
+    engine = start_engine(model, processor, sizes.available_bytes(torch.device("cpu")))
     engine.eos_id = -1  # everyone writes the same number of tokens
     try:
         engine.submit(requests[0]).result()  # warm up
@@ -90,7 +91,7 @@ def second_prompt(folder: Path, args: argparse.Namespace) -> None:
     """One page at a time, then all pages at once; each way in the least disturbed of `--rounds`."""
     model = load_model(folder, dtype=DTYPES[args.dtype])
     processor = Processor(folder, model.args)
-    engine = start_engine(model, processor, memory.available_bytes(torch.device("cpu")))
+    engine = start_engine(model, processor, sizes.available_bytes(torch.device("cpu")))
     sampling = Sampling(max_tokens=1)
     first, second = (
         [processor.encode_page(f"page {i}", draw_page(i), question, sampling) for i in range(args.pages)]

@@ -22,16 +22,17 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
-from workers.pixtral import build, memory
-from workers.pixtral.attention import attend_one, describe_path, uses_flash
+from workers.pixtral import start
+from workers.pixtral.cpu.attention import attend_one, describe_path, uses_flash
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.packing import slots_of
-from workers.pixtral.scheduler import Limits, Scheduler, Step
-from workers.pixtral.sequence import Image, Request, Sampling
+from workers.pixtral.model.load import weight_bytes
+from workers.pixtral.plan import sizes
+from workers.pixtral.plan.batch import slots_of
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
+from workers.pixtral.plan.sequence import Image, Request, Sampling
 from workers.pixtral.upstream import Transformer
-from workers.pixtral.weights import weight_bytes
 
 
 def page_request(number: int, rows: int, columns: int, max_tokens: int, num_text: int = 48) -> Request:
@@ -50,8 +51,8 @@ def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ..
 
 
 def make_engine(model: Transformer, limits: Limits, blocks: int, executor: Executor | None = None) -> PackedEngine:
-    executor = executor or build.make_executor(model, limits, blocks, memory.BLOCK_SIZE, None)
-    scheduler = Scheduler(limits, BlockPool(blocks, memory.BLOCK_SIZE), 64)
+    executor = executor or start.make_executor(model, limits, blocks, sizes.BLOCK_SIZE, None)
+    scheduler = Scheduler(limits, BlockPool(blocks, sizes.BLOCK_SIZE), 64)
     return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
 
 
@@ -62,8 +63,8 @@ def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 def check_kernels(device: torch.device) -> dict[str, float]:
     """bf16 kernels against float64 on the host; each must lie under 1e-2, the size of bf16's own rounding."""
-    from workers.pixtral.arithmetic import PLAIN
-    from workers.pixtral.cuda_kernels import DecodeAttention, FusedArithmetic
+    from workers.pixtral.cpu.tiles import PLAIN
+    from workers.pixtral.cuda.kernels import DecodeAttention, FusedArithmetic
     from workers.pixtral.upstream import RMSNorm
 
     fused, errors = FusedArithmetic(), {}
@@ -118,7 +119,7 @@ def check_engine(device: torch.device, preset: str) -> dict[str, float]:
         engine.close()
 
     def share(limits: Limits, blocks: int, **more: Any) -> float:
-        executor = build.make_executor(model, limits, blocks, memory.BLOCK_SIZE, None)
+        executor = start.make_executor(model, limits, blocks, sizes.BLOCK_SIZE, None)
         for name, value in more.items():
             setattr(executor, name, value)
         engine = make_engine(model, limits, blocks, executor)
@@ -210,10 +211,10 @@ class TimedExecutor:
     def phases(self) -> dict[str, float]:
         torch.cuda.synchronize()
         rows: dict[str, list[tuple[float, float, int, int]]] = {"decode": [], "mixed": []}
-        for step, start, end, host in self.steps:
+        for step, begin, end, host in self.steps:
             prefill = sum(chunk.last - chunk.first for chunk in step.chunks)
             kind = "mixed" if step.chunks else "decode"
-            rows[kind].append((start.elapsed_time(end), host * 1e3, prefill, len(step.decodes)))
+            rows[kind].append((begin.elapsed_time(end), host * 1e3, prefill, len(step.decodes)))
         out: dict[str, float] = {}
         for kind, values in rows.items():
             if values:
@@ -233,11 +234,11 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     """All pages at once; steady pages/s are those finished while others still wait."""
     ceilings = Ceilings(device)
     torch.cuda.empty_cache()
-    granted = memory.available_bytes(device)
+    granted = sizes.available_bytes(device)
     model = random_model(preset, str(device), torch.bfloat16)
-    sizes = memory.size_engine(model.args, weight_bytes(model), granted, 2, device)
-    executor = build.make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
-    engine = make_engine(model, sizes.limits, sizes.num_blocks, executor)
+    fit = sizes.size_engine(model.args, weight_bytes(model), granted, 2, device)
+    executor = start.make_executor(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    engine = make_engine(model, fit.limits, fit.num_blocks, executor)
     lengths = np.random.default_rng(0).integers(200, 1201, pages)
     requests = [page_request(i, 64, 48, int(length)) for i, length in enumerate(lengths)]
     run(engine, [page_request(10_000 + i, 64, 48, 8) for i in range(4)])  # kernels compile, the graph is recorded
@@ -259,12 +260,12 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     in_steady = [moment for moment in finished if moment <= steady]
     phases = timed.phases()
     busy = sum(value for name, value in phases.items() if name.endswith("device_seconds"))
-    limit = bound(preset, requests, sizes.limits.max_sequences, ceilings)
+    limit = bound(preset, requests, fit.limits.max_sequences, ceilings)
     steady_rate = (len(in_steady) - 1) / (in_steady[-1] - in_steady[0]) if len(in_steady) > 10 else 0.0
     stats = engine.stats()
     engine.close()
     return {
-        "pages": pages, "sizes": sizes.arithmetic, "granted_bytes": granted,
+        "pages": pages, "sizes": fit.arithmetic, "granted_bytes": granted,
         "peak_bytes": torch.cuda.max_memory_reserved(), "seconds": wall,
         "pages_per_second": pages / wall, "steady_pages_per_second": steady_rate,
         "output_tokens_per_second": float(lengths.sum()) / wall, "device_busy": busy / wall,

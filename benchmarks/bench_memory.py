@@ -26,10 +26,10 @@ import torch
 
 from benchmarks.bench_engine import QUESTION
 from benchmarks.checkpoint import PRESETS, make_checkpoint
-from workers.pixtral.build import start_engine
-from workers.pixtral.processor import Processor
-from workers.pixtral.sequence import Request, Sampling
-from workers.pixtral.weights import load_model, read_args
+from workers.pixtral.model.load import load_model, read_args
+from workers.pixtral.plan.sequence import Request, Sampling
+from workers.pixtral.start import start_engine
+from workers.pixtral.text.processor import Processor
 
 SIDES_PX = (64, 256, 512, 736, 1024)
 SAMPLE_SECONDS = 0.01

@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from workers.pixtral.model.load import DTYPES, empty_model, initialise, lay_out, read_args_from
 from workers.pixtral.upstream import Transformer
-from workers.pixtral.weights import DTYPES, empty_model, initialise, lay_out, read_args_from
 
 GAINS = {"wq": 2.0, "wk": 2.0, "output": 3.0, "tok_embeddings": 1.0, "patch_conv": 1.0}
 

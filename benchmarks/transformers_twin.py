@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workers.pixtral.weights import read_args
+from workers.pixtral.model.load import read_args
 
 
 def permute_heads(weight: Tensor, heads: int) -> Tensor:

@@ -43,15 +43,15 @@ def _pixtral(folder: Path | None) -> list[dict[str, str]]:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             return [_check("pixtral", "absent", f"{package} is not installed; `pip install 'pagepack[pixtral]'`")]
-    from workers.pixtral import build
+    from workers.pixtral import start
 
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores"
     where = torch.device("cuda" if on_gpu else "cpu")
     try:
-        attention = _check("attention", "ok", build.describe(folder, where))
+        attention = _check("attention", "ok", start.describe(folder, where))
     except PagepackError:  # a folder that is no checkpoint is the choice's to report
-        attention = _check("attention", "ok", build.describe(None, where))
+        attention = _check("attention", "ok", start.describe(None, where))
     return [_check("pixtral", "ok", f"torch {torch.__version__} on {device}"), attention]
 
 

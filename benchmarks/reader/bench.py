@@ -26,8 +26,8 @@ from benchmarks.reader.draw import PATCH_PX
 from benchmarks.reader.evaluate import CHECKPOINT, Sample, ask, draw_samples, error_rate
 from benchmarks.reader.lesson import EOS, prompt_ids
 from schemas.prompts import OCR
-from workers.pixtral.fingerprint import read_params
-from workers.pixtral.vision import normalise
+from workers.pixtral.model.fingerprint import read_params
+from workers.pixtral.model.vision import normalise
 
 LIMITED = replace(OCR, max_tokens=200)  # no page here is longer; a slip would only cost time
 KINDS = ("words", "random", "numbers", "table", "inverse")

@@ -1,6 +1,6 @@
 """Train the reader from nothing: `python -m benchmarks.reader.train --state FILE --out FOLDER --minutes 50`.
 
-Everything the reader computes runs through the product's own packed forward (`workers.pixtral.vision`, `language`),
+Everything the reader computes runs through the product's own packed forward (`workers.pixtral.model`),
 with gradients. What is given from outside is what those functions take as arguments: who attends to whom (here
 sequences of equal length, as one product a layer) and the row-wise arithmetic (here compiled, the same formulas).
 
@@ -31,11 +31,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.reader.draw import ALPHABET, TRAIN
 from benchmarks.reader.lesson import IGNORED, NUM_SLOTS, STAGES, VOCABULARY, Lesson, draw_lessons, tokenizer
-from workers.pixtral import language
-from workers.pixtral.arithmetic import Arithmetic
+from workers.pixtral.cpu.tiles import Arithmetic
+from workers.pixtral.model import decoder
+from workers.pixtral.model.load import empty_model, initialise, read_args_from
+from workers.pixtral.model.vision import encode_images, normalise
 from workers.pixtral.upstream import RMSNorm, Transformer
-from workers.pixtral.vision import encode_images, normalise
-from workers.pixtral.weights import empty_model, initialise, read_args_from
 
 PARAMS: dict[str, Any] = {
     "dim": 192, "n_layers": 4, "head_dim": 48, "hidden_dim": 512, "n_heads": 4, "n_kv_heads": 2,
@@ -184,11 +184,11 @@ class Trainer:
                 pointed.append(shares[:, answers].gather(-1, lesson.pointers[..., None]).squeeze(-1))
             return out.flatten(0, 1).flatten(1)
 
-        hidden = language.embed(model, lesson.token_ids.flatten(), features)
+        hidden = decoder.embed(model, lesson.token_ids.flatten(), features)
         positions = torch.arange(length, device=self.device).repeat(num_pages)
-        hidden = language.run_layers(model, hidden, positions, attend, self.arithmetic)
+        hidden = decoder.run_layers(model, hidden, positions, attend, self.arithmetic)
         hidden = hidden.view(num_pages, length, -1)[:, answers].flatten(0, 1)
-        logits = language.logits(model, hidden).float()
+        logits = decoder.logits(model, hidden).float()
         targets = lesson.targets.flatten()
         text_loss = F.cross_entropy(logits, targets, ignore_index=IGNORED)
         has_pointer = lesson.pointers > 0

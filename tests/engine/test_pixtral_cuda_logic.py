@@ -35,7 +35,7 @@ def test_interpreted_kernels_agree_with_the_cpu_path(part, tmp_path):
 
 
 def test_varlen_keywords_follow_the_installed_signature():
-    from workers.pixtral.attention import varlen_options
+    from workers.pixtral.cpu.attention import varlen_options
 
     new = varlen_options(frozenset({"window_size", "enable_gqa", "num_splits"}), causal=True, grouped=True)
     assert new == {"window_size": (-1, 0), "enable_gqa": True, "num_splits": 1}
@@ -47,13 +47,14 @@ def test_varlen_keywords_follow_the_installed_signature():
 def check_kernels() -> None:
     import torch
 
-    from workers.pixtral import cuda_kernels, packing
-    from workers.pixtral.arithmetic import PLAIN
-    from workers.pixtral.attention import attend_one
+    from workers.pixtral.cpu.attention import attend_one
+    from workers.pixtral.cpu.tiles import PLAIN
+    from workers.pixtral.cuda import kernels
+    from workers.pixtral.plan import batch
     from workers.pixtral.upstream import RMSNorm
 
     torch.manual_seed(0)
-    fused = cuda_kernels.FusedArithmetic()
+    fused = kernels.FusedArithmetic()
     norm = RMSNorm(80, 1e-5)
     norm.weight.data.normal_()
     rows, update = torch.randn(5, 80), torch.randn(5, 80)
@@ -73,16 +74,16 @@ def check_kernels() -> None:
     tables = torch.zeros(4, 40, dtype=torch.int32)
     tables[0, :1], tables[1, :24], tables[3, :16] = blocks[:1], blocks[1:25], blocks[25:41]
     query, out = torch.randn(4, 8, 16), torch.full((4, 8, 16), torch.nan)
-    decode = cuda_kernels.DecodeAttention(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
+    decode = kernels.DecodeAttention(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
     decode(query, keys, values, tables, torch.tensor(lengths, dtype=torch.int32), out)
     for row, length in enumerate(lengths):
-        places = torch.from_numpy(packing.slots_of(tables[row].tolist(), 0, length, 64))
+        places = torch.from_numpy(batch.slots_of(tables[row].tolist(), 0, length, 64))
         expected = attend_one(query[row], keys[places], values[places]) if length else torch.zeros(8, 16)
         torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
 
     both = torch.randn(3, 8, 16)
     store_keys, store_values = torch.zeros(10, 2, 16), torch.zeros(10, 2, 16)
-    cuda_kernels.store(both[:, 4:6], both[:, 6:], store_keys, store_values, torch.tensor([3, -1, 9]))
+    kernels.store(both[:, 4:6], both[:, 6:], store_keys, store_values, torch.tensor([3, -1, 9]))
     assert torch.equal(store_keys[3], both[0, 4:6]) and torch.equal(store_values[9], both[2, 6:])
     assert (store_keys != 0).any(-1).any(-1).sum() == 2, "a padding row wrote"
 
@@ -92,11 +93,11 @@ def check_engine(folder: Path) -> None:
 
     from benchmarks.checkpoint import make_checkpoint
     from tests.engine import test_pixtral_isolation as isolation
-    from workers.pixtral import cuda_executor
-    from workers.pixtral.attention import attend_past
-    from workers.pixtral.processor import Processor
-    from workers.pixtral.sequence import Sampling
-    from workers.pixtral.weights import load_model
+    from workers.pixtral.cpu.attention import attend_past
+    from workers.pixtral.cuda import graph
+    from workers.pixtral.model.load import load_model
+    from workers.pixtral.plan.sequence import Sampling
+    from workers.pixtral.text.processor import Processor
 
     def attend_varlen(query, key, value, cu_q, cu_k, _max_q, _max_k, *, causal):
         assert causal
@@ -104,11 +105,11 @@ def check_engine(folder: Path) -> None:
         spans = [(slice(q[i], q[i + 1]), slice(k[i], k[i + 1])) for i in range(len(q) - 1)]
         return torch.cat([attend_past(query[rows], key[keys], value[keys]) for rows, keys in spans])
 
-    class Interpreted(cuda_executor.CudaExecutor):
+    class Interpreted(graph.CudaExecutor):
         def __init__(self, *args):
             super().__init__(*args, use_graph=False)
 
-    cuda_executor.attend_varlen = attend_varlen
+    graph.attend_varlen = attend_varlen
     model = load_model(make_checkpoint(folder / "tiny", "tiny", seed=isolation.SEED))
     processor = Processor(folder / "tiny", model.args)
     work = [(4, 0), (1, 1), (4, 1)]

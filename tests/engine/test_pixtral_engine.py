@@ -20,14 +20,15 @@ from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from workers.doctor import check_engines
 from workers.engines.pixtral import PixtralEngine, fingerprint
-from workers.pixtral import memory, sampling
 from workers.pixtral.engine import PackedEngine, is_fatal, is_out_of_memory
 from workers.pixtral.executor import Executor
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.processor import Processor
-from workers.pixtral.scheduler import Limits, Scheduler
-from workers.pixtral.sequence import Sampling
-from workers.pixtral.weights import load_model, read_args, read_args_from
+from workers.pixtral.model import sampling
+from workers.pixtral.model.load import load_model, read_args, read_args_from
+from workers.pixtral.plan import sizes
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.plan.sequence import Sampling
+from workers.pixtral.text.processor import Processor
 
 LIMITS = Limits(max_sequences=8, chunk_tokens=64, token_budget=256)
 
@@ -542,7 +543,7 @@ def test_where_float32_does_not_fit_the_type_stays(tmp_path, monkeypatch, caplog
 def fits(folder, granted, itemsize):
     args = read_args(folder)
     try:
-        memory.size_engine(args, 250_000 * itemsize, granted, itemsize, torch.device("cpu"))
+        sizes.size_engine(args, 250_000 * itemsize, granted, itemsize, torch.device("cpu"))
     except UsageError:
         return False
     return True
@@ -560,13 +561,13 @@ def test_too_little_memory_is_told_with_the_sum(folder):
 def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
     args = read_args_from(PRESETS["12b"])
     weights = 25_400_000_000
-    sizes = memory.size_engine(args, weights, int(granted), 2, torch.device("cuda"))
-    cache = sizes.num_blocks * memory.BLOCK_SIZE * memory.token_bytes(args, 2)
-    assert memory.token_bytes(args, 2) == 163_840
-    assert weights + cache + memory.step_bytes(args, sizes.limits, 2) <= granted
-    assert sizes.limits.max_sequences % 8 == 0
+    fit = sizes.size_engine(args, weights, int(granted), 2, torch.device("cuda"))
+    cache = fit.num_blocks * sizes.BLOCK_SIZE * sizes.token_bytes(args, 2)
+    assert sizes.token_bytes(args, 2) == 163_840
+    assert weights + cache + sizes.step_bytes(args, fit.limits, 2) <= granted
+    assert fit.limits.max_sequences % 8 == 0
     with pytest.raises(UsageError, match="too little memory"):
-        memory.size_engine(args, weights, 26_000_000_000, 2, torch.device("cuda"))
+        sizes.size_engine(args, weights, 26_000_000_000, 2, torch.device("cuda"))
 
 
 def test_memory_of_a_run_stays_within_what_was_granted(tmp_path):
@@ -582,7 +583,7 @@ from pathlib import Path
 from benchmarks.checkpoint import make_checkpoint
 from schemas.prompts import Prompt
 from workers.engines.pixtral import PixtralEngine
-import workers.pixtral.build
+import workers.pixtral.start
 folder = make_checkpoint(Path(sys.argv[1]), "tiny")
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, granted = peak(), 300_000_000

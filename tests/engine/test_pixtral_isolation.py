@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
 from tests import pixtral_reference as reference
 from tests.conftest import examples
-from workers.pixtral import attention, vision
-from workers.pixtral.arithmetic import Arithmetic, Tiles
-from workers.pixtral.attention import Boundaries, PagedCache, attend_packed, attend_past
-from workers.pixtral.blocked_attention import attend_blocked
+from workers.pixtral.cpu import attention
+from workers.pixtral.cpu.attention import Boundaries, PagedCache, attend_packed, attend_past
+from workers.pixtral.cpu.blocked_attention import attend_blocked
+from workers.pixtral.cpu.threads import lanes_of
+from workers.pixtral.cpu.tiles import Arithmetic, Tiles
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.lanes import lanes_of
-from workers.pixtral.processor import Processor
-from workers.pixtral.scheduler import Limits, Scheduler
-from workers.pixtral.sequence import Sampling
-from workers.pixtral.weights import load_model
+from workers.pixtral.model import vision
+from workers.pixtral.model.load import load_model
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.plan.sequence import Sampling
+from workers.pixtral.text.processor import Processor
 
 SEED = 7
 THREADS = torch.get_num_threads()

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.checkpoint import PRESETS, random_tensors, tiny_tokenizer, trainable_model, write_checkpoint
 from tests import pixtral_reference as reference
-from workers.pixtral import language, vision
-from workers.pixtral.weights import load_model
+from workers.pixtral.model import decoder, vision
+from workers.pixtral.model.load import load_model
 
 TINY = PRESETS["tiny"]
 
@@ -72,10 +72,10 @@ def test_packed_logits_equal_the_plain_reference(checkpoint, dtype, tolerance):
     lengths = [len(prompt) for prompt in prompts]
     with torch.inference_mode():
         features = vision.encode_images(model, [torch.from_numpy(image) for image in pixels])
-        hidden = language.embed(model, torch.tensor([token for prompt in prompts for token in prompt]), features)
+        hidden = decoder.embed(model, torch.tensor([token for prompt in prompts for token in prompt]), features)
         positions = torch.cat([torch.arange(length) for length in lengths])
-        hidden = language.run_layers(model, hidden, positions, language.causal(model, lengths))
-        packed = language.logits(model, hidden).split(lengths)
+        hidden = decoder.run_layers(model, hidden, positions, decoder.causal(model, lengths))
+        packed = decoder.logits(model, hidden).split(lengths)
     weights = reference.as_float64(tensors)
     for prompt, image, ours in zip(prompts, pixels, packed, strict=True):
         expected = reference.logits(weights, params, prompt, [image])
@@ -111,10 +111,10 @@ def test_gradients_reach_every_weight_and_equal_finite_differences():
 
     def loss():
         features = vision.encode_images(model, [image])
-        hidden = language.embed(model, prompt, features)
-        attend = language.causal(model, [len(prompt)])
-        hidden = language.run_layers(model, hidden, torch.arange(len(prompt)), attend)
-        return torch.nn.functional.cross_entropy(language.logits(model, hidden)[-3:-1], prompt[-2:])
+        hidden = decoder.embed(model, prompt, features)
+        attend = decoder.causal(model, [len(prompt)])
+        hidden = decoder.run_layers(model, hidden, torch.arange(len(prompt)), attend)
+        return torch.nn.functional.cross_entropy(decoder.logits(model, hidden)[-3:-1], prompt[-2:])
 
     loss().backward()
     for name, parameter in model.named_parameters():

@@ -12,10 +12,10 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, real_tokenizer
-from workers.pixtral import vision
-from workers.pixtral.processor import Processor
-from workers.pixtral.sequence import Sampling
-from workers.pixtral.weights import read_args, read_args_from
+from workers.pixtral.model import vision
+from workers.pixtral.model.load import read_args, read_args_from
+from workers.pixtral.plan.sequence import Sampling
+from workers.pixtral.text.processor import Processor
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import examples
-from workers.pixtral import packing
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.scheduler import Limits, Scheduler
-from workers.pixtral.sequence import Request, Sampling, Sequence, State
+from workers.pixtral.plan import batch
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.plan.sequence import Request, Sampling, Sequence, State
 
 
 def sequence(prompt, prefix=0, page=0, max_tokens=8):
@@ -186,7 +186,7 @@ def test_prefix_key_holds_the_image_hash():
 
     import numpy as np
 
-    from workers.pixtral.sequence import Image
+    from workers.pixtral.plan.sequence import Image
 
     pixels = np.zeros((16, 16, 3), np.uint8)
     one = Request((1, 3, 10, 13, 50), (Image("a", pixels),), 4, 4)
@@ -224,11 +224,11 @@ def test_a_failed_step_is_split_with_its_copies():
 
 @pytest.mark.parametrize(("lengths", "expected"), [([3, 5], [0, 3, 8]), ([], [0])])
 def test_cumulative_lengths(lengths, expected):
-    assert packing.cumulative(lengths) == expected
+    assert batch.cumulative(lengths) == expected
 
 
 def test_patch_positions_restart_in_each_image():
-    assert packing.patch_positions([(2, 3), (1, 2)]).tolist() == [
+    assert batch.patch_positions([(2, 3), (1, 2)]).tolist() == [
         [0, 0],
         [0, 1],
         [0, 2],
@@ -241,7 +241,7 @@ def test_patch_positions_restart_in_each_image():
 
 
 def test_slots_follow_the_block_table():
-    assert packing.slots_of([7, 2], 3, 6, 4).tolist() == [31, 8, 9]
+    assert batch.slots_of([7, 2], 3, 6, 4).tolist() == [31, 8, 9]
 
 
 def test_layout_pads_both_kinds_of_rows_and_padding_writes_nowhere():
@@ -249,6 +249,6 @@ def test_layout_pads_both_kinds_of_rows_and_padding_writes_nowhere():
     scheduler.add(sequence(5))
     commit(scheduler.plan(), scheduler.finish)
     scheduler.add(sequence(6))
-    layout = packing.lay_out(scheduler.plan(), 4, 10, lambda rows: -(-rows // 8) * 8, 4)
+    layout = batch.lay_out(scheduler.plan(), 4, 10, lambda rows: -(-rows // 8) * 8, 4)
     assert layout.first_decode == 8 and len(layout.positions) == 12 and layout.useful_rows == 7
     assert (layout.slots >= 0).tolist() == [True] * 6 + [False] * 2 + [True] + [False] * 3

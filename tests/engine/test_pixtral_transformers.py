@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks.checkpoint import make_checkpoint
-from workers.pixtral import language, vision
-from workers.pixtral.weights import load_model
+from workers.pixtral.model import decoder, vision
+from workers.pixtral.model.load import load_model
 
 pytest.importorskip("transformers", reason="transformers is not installed (dev extra)")
 
@@ -29,9 +29,9 @@ def test_logits_equal_transformers(both, grid):
     pixels = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8))
     tokens = torch.tensor([1, 3, *([*[10] * columns, 12] * rows)[:-1], 13, 60, 61, 62, 4])
     with torch.inference_mode():
-        hidden = language.embed(ours, tokens, vision.encode_images(ours, [pixels]))
-        attend = language.causal(ours, [len(tokens)])
-        logits = language.logits(ours, language.run_layers(ours, hidden, torch.arange(len(tokens)), attend))
+        hidden = decoder.embed(ours, tokens, vision.encode_images(ours, [pixels]))
+        attend = decoder.causal(ours, [len(tokens)])
+        logits = decoder.logits(ours, decoder.run_layers(ours, hidden, torch.arange(len(tokens)), attend))
         expected = theirs(
             input_ids=tokens[None],
             pixel_values=vision.normalise(pixels).permute(2, 0, 1)[None],

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import UsageError
-from workers.pixtral.fingerprint import fingerprint, read_header
-from workers.pixtral.processor import Processor
-from workers.pixtral.weights import load_model, read_args, weight_bytes
+from workers.pixtral.model.fingerprint import fingerprint, read_header
+from workers.pixtral.model.load import load_model, read_args, weight_bytes
+from workers.pixtral.text.processor import Processor
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_fingerprint_follows_weights_params_and_tokenizer(tmp_path, folder):
 
 
 def test_fingerprint_of_a_large_file_samples_every_tensor(monkeypatch, folder):
-    from workers.pixtral import fingerprint as module
+    from workers.pixtral.model import fingerprint as module
 
     monkeypatch.setattr(module, "WHOLE_BYTES", 0)
     monkeypatch.setattr(module, "PIECE_BYTES", 16)
@@ -241,7 +241,7 @@ def test_fingerprint_and_adapter_import_without_torch(folder):
 
 def test_importing_the_engine_prints_nothing_and_no_transformers(folder):
     code = (
-        "import sys\nfrom workers.pixtral import build\n"
+        "import sys\nfrom workers.pixtral import start\n"
         "assert 'transformers' not in sys.modules, 'the product imports transformers'"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_root())

@@ -27,15 +27,15 @@ from benchmarks.reader.lesson import prompt_ids
 from pipeline.errors import UsageError
 from schemas.prompts import DESCRIBE, OCR
 from workers.engines.pixtral import PixtralEngine
-from workers.pixtral.arithmetic import PLAIN
-from workers.pixtral.attention import Boundaries, attend_packed
+from workers.pixtral.cpu.attention import Boundaries, attend_packed
+from workers.pixtral.cpu.tiles import PLAIN
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.processor import Processor
-from workers.pixtral.scheduler import Limits, Scheduler
-from workers.pixtral.sequence import Sampling
-from workers.pixtral.weights import load_model
+from workers.pixtral.model.load import load_model
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.plan.sequence import Sampling
+from workers.pixtral.text.processor import Processor
 
 pytestmark = pytest.mark.xdist_group("reader")  # one test process pays for what they share
 

@@ -67,8 +67,6 @@ def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[
 def test_the_commands_load_no_model_library() -> None:
     loaded = "pipeline.cli.main, pipeline.cli.progress_bar, pipeline.supervisor.local_run"
     code = f"import sys, {loaded}; print(*sys.modules)"
-        "import sys, pipeline.cli.main, pipeline.cli.progress_bar, pipeline.supervisor.local_run; print(*sys.modules)"
-    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     # numpy, too, has threads of its own from its import on, and a run forks its workers.
     assert {"torch", "onnxruntime", "cv2", "rapidocr", "pymupdf", "numpy"}.isdisjoint(done.stdout.split())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import PageFailed, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
-from workers.pixtral.fingerprint import fingerprint
+from workers.pixtral.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,13 +49,13 @@ class PixtralEngine:
         """
         import torch
 
-        from workers.pixtral import build
+        from workers.pixtral import start
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
-        self._built = build.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora, exact=exact)
+        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora, exact=exact)
         self.model = fingerprint(model_dir)
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 
@@ -81,7 +81,7 @@ class PixtralEngine:
         self, image_hash: str, pixels: NDArray[np.uint8], prompt: Prompt, deadline: float | None
     ) -> Future[Answer]:
         from workers.pixtral.engine import Generation
-        from workers.pixtral.sequence import Sampling
+        from workers.pixtral.plan.sequence import Sampling
 
         sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
 

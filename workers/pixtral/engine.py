@@ -26,10 +26,10 @@ from typing import Any
 import torch
 
 from pipeline.errors import PageFailed, Unavailable
-from workers.pixtral import sampling
 from workers.pixtral.executor import Executor, Launched
-from workers.pixtral.scheduler import Scheduler, Step
-from workers.pixtral.sequence import Request, Sequence, State
+from workers.pixtral.model import sampling
+from workers.pixtral.plan.scheduler import Scheduler, Step
+from workers.pixtral.plan.sequence import Request, Sequence, State
 
 logger = logging.getLogger(__name__)
 

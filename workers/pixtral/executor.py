@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.pixtral import language, packing, sampling, vision
-from workers.pixtral.arithmetic import Arithmetic, Tiles, prepared_product
-from workers.pixtral.attention import PagedCache, SdpaPagedAttention
-from workers.pixtral.lanes import ALONE, lanes_of, use_one_thread
-from workers.pixtral.scheduler import Limits, Step
-from workers.pixtral.sequence import Sequence
-from workers.pixtral.transfer import to_device
+from workers.pixtral.cpu.attention import PagedCache, SdpaPagedAttention
+from workers.pixtral.cpu.threads import ALONE, lanes_of, use_one_thread
+from workers.pixtral.cpu.tiles import Arithmetic, Tiles, prepared_product
+from workers.pixtral.model import decoder, sampling, vision
+from workers.pixtral.model.transfer import to_device
+from workers.pixtral.plan import batch
+from workers.pixtral.plan.scheduler import Limits, Step
+from workers.pixtral.plan.sequence import Sequence
 from workers.pixtral.upstream import Transformer
 
 
@@ -103,7 +104,7 @@ class Executor:
         if step.copies:
             self.cache.copy_blocks(step.copies)
         images = self._encode_images(step)
-        layout = packing.lay_out(
+        layout = batch.lay_out(
             step,
             self.block_size,
             self.model.args.vision_encoder.image_token_id,
@@ -163,7 +164,7 @@ class Executor:
             if chunk.last >= chunk.sequence.request.image_end:
                 self.forget(chunk.sequence)
 
-    def _run(self, step: Step, layout: packing.Layout) -> Tensor:
+    def _run(self, step: Step, layout: batch.Layout) -> Tensor:
         """Hidden states after the final norm of the rows to sample, padded to whole decode tiles: (R, dim)."""
         token_ids = to_device(layout.token_ids, self.device)
         positions = to_device(layout.positions, self.device)
@@ -178,15 +179,15 @@ class Executor:
         few = self.arithmetic(tile=self.decode_tile)
         attend = SdpaPagedAttention(self.cache, layout, self._sample_rows(layout), few, self.device, self.lanes)
         arithmetic = self.arithmetic(len(layout.positions) - layout.first_decode)
-        return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
+        return decoder.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
 
-    def _sample_rows(self, layout: packing.Layout) -> Tensor:
+    def _sample_rows(self, layout: batch.Layout) -> Tensor:
         """Rows of the pack to sample; padded, so that the head has one shape whoever else is sampled."""
         rows = np.zeros(self.decode_rows(max(1, len(layout.sample_rows))), np.int64)
         rows[: len(layout.sample_rows)] = layout.sample_rows
         return to_device(rows, self.device)
 
-    def _sample(self, layout: packing.Layout, hidden: Tensor) -> Tensor:
+    def _sample(self, layout: batch.Layout, hidden: Tensor) -> Tensor:
         """Next tokens of the first rows of `hidden`; also kept on the device for the next step."""
         count = len(layout.sample_rows)
         if not count:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.pixtral.arithmetic import PLAIN, Arithmetic
-from workers.pixtral.attention import Boundaries, attend_packed
-from workers.pixtral.blocks import Attend, add_norm, finish_block, run_blocks
+from workers.pixtral.cpu.attention import Boundaries, attend_packed
+from workers.pixtral.cpu.tiles import PLAIN, Arithmetic
+from workers.pixtral.model.layers import Attend, add_norm, finish_block, run_blocks
 from workers.pixtral.upstream import Transformer, TransformerArgs, TransformerBlock
 
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UsageError
-from workers.pixtral import sampling
-from workers.pixtral.blocked_attention import BLOCK_ROWS
-from workers.pixtral.scheduler import Limits
+from workers.pixtral.cpu.blocked_attention import BLOCK_ROWS
+from workers.pixtral.model import sampling
+from workers.pixtral.plan.scheduler import Limits
 from workers.pixtral.upstream import TransformerArgs
 
 BLOCK_SIZE = 64
 # A full page of 64 × 64 patches with its breaks, a prompt of 300 tokens and an answer of 4,096.
 LONGEST_TOKENS = 64 * 65 + 300 + 4096
 ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
-KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`build.keep_freed_memory`), and the libraries' own
+KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`start.keep_freed_memory`), and the libraries' own
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
 
 
@@ -68,7 +68,7 @@ def size_engine(
     *,
     exact: bool = False,
 ) -> Sizes:
-    """Limits and blocks within `granted` bytes of device memory; `exact` fixes a GPU's shapes (see arithmetic.py).
+    """Limits and blocks within `granted` bytes of device memory; `exact` fixes a GPU's shapes (see tiles.py).
 
     Raises:
         UsageError: not even one full page would fit; the message has the sum.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.pixtral.transfer import to_device
+from workers.pixtral.model.transfer import to_device
 
 _MASK = 2**64 - 1
 NOT_FINITE = -1  # the token of a row whose logits hold NaN or infinity

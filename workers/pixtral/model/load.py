@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
-from workers.pixtral.fingerprint import read_header, read_params, weight_files
-from workers.pixtral.packing import cumulative
+from workers.pixtral.model.fingerprint import read_header, read_params, weight_files
+from workers.pixtral.plan.batch import cumulative
 from workers.pixtral.upstream import (
     PATCH_MERGE,
     Attention,

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.pixtral import packing
-from workers.pixtral.arithmetic import PLAIN, Arithmetic, pad_rows
-from workers.pixtral.attention import Boundaries, attend_packed
-from workers.pixtral.blocks import run_blocks
+from workers.pixtral.cpu.attention import Boundaries, attend_packed
+from workers.pixtral.cpu.tiles import PLAIN, Arithmetic, pad_rows
+from workers.pixtral.model.layers import run_blocks
+from workers.pixtral.plan import batch
 from workers.pixtral.upstream import PATCH_MERGE, Transformer, VisionEncoderArgs
 
 # OpenAI CLIP's statistics of RGB in 0 … 1, as mistral_common.tokens.tokenizers.image has them.
@@ -66,7 +66,7 @@ def num_patches(shape: Sequence[int], model: Transformer) -> int:
 
 @lru_cache(maxsize=64)
 def _cached_positions(grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    return torch.from_numpy(packing.patch_positions(grids)).to(device)
+    return torch.from_numpy(batch.patch_positions(grids)).to(device)
 
 
 def encode_images(model: Transformer, images: Sequence[Tensor], arithmetic: Arithmetic = PLAIN) -> Tensor:

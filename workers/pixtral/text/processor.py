@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from pipeline.errors import UsageError
-from workers.pixtral.sequence import Image, Request, Sampling
+from workers.pixtral.plan.sequence import Image, Request, Sampling
 from workers.pixtral.upstream import TransformerArgs
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.pixtral import packing
-from workers.pixtral.arithmetic import Arithmetic
-from workers.pixtral.blocked_attention import attend_blocked, computes, has_fast_products, suits
-from workers.pixtral.lanes import ALONE, Lanes
-from workers.pixtral.transfer import to_device
+from workers.pixtral.cpu.blocked_attention import attend_blocked, computes, has_fast_products, suits
+from workers.pixtral.cpu.threads import ALONE, Lanes
+from workers.pixtral.cpu.tiles import Arithmetic
+from workers.pixtral.model.transfer import to_device
+from workers.pixtral.plan import batch
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -73,7 +73,7 @@ class Boundaries:
     def of(cls, lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> Boundaries:
         on_device = None
         if uses_flash(device, dtype):
-            cumulative = torch.tensor(packing.cumulative(lengths), dtype=torch.int32)
+            cumulative = torch.tensor(batch.cumulative(lengths), dtype=torch.int32)
             on_device = cumulative.pin_memory().to(device, non_blocking=True)
         return cls(tuple(lengths), on_device)
 
@@ -235,7 +235,7 @@ class PagedCache:
 
 
 class SdpaPagedAttention:
-    """One step on the SDPA path, as `language.Attend` and `language.Wanted`.
+    """One step on the SDPA path, as `decoder.Attend` and `language.Wanted`.
 
     Long sequences attend one by one over views of the cache. Short ones are gathered into batches of one shape, a
     hundred times fewer calls for small pages. What shape a sequence gets depends on its own length alone.
@@ -244,7 +244,7 @@ class SdpaPagedAttention:
     def __init__(
         self,
         cache: PagedCache,
-        layout: packing.Layout,
+        layout: batch.Layout,
         rows: Tensor,
         arithmetic: Arithmetic,
         device: torch.device,
@@ -363,7 +363,7 @@ def _batch(
         blocks = np.concatenate([table[: width // size] for _, table, _ in members])
         used = np.arange(width) < np.asarray([length for _, _, length in members])[:, None]  # (G, K)
         return _Batch(rows, to_device(blocks, device), to_device(used[:, None, None, :], device))
-    slots = np.stack([packing.slots_of(table, 0, width, size) for _, table, _ in members])
+    slots = np.stack([batch.slots_of(table, 0, width, size) for _, table, _ in members])
     mask = None
     if width > num_rows:
         mask = torch.ones(num_rows, width, dtype=torch.bool, device=device).tril(width - num_rows)[None, None]
@@ -390,7 +390,7 @@ def _tails(pieces: list[tuple[int, int, list[int], int]], size: int) -> NDArray[
     Single rows are masked there, but what lies there must be numbers: a masked NaN of an earlier page is still NaN.
     """
     ends = [(table, end) for _, rows, table, end in pieces if rows > 1 or end % size == 1 or size == 1]
-    tails = [packing.slots_of(table, end, -(-end // size) * size, size) for table, end in ends if end % size]
+    tails = [batch.slots_of(table, end, -(-end // size) * size, size) for table, end in ends if end % size]
     return np.concatenate(tails) if tails else np.zeros(0, np.int64)
 
 
@@ -412,7 +412,7 @@ def _places(table: list[int], length: int, size: int, device: torch.device) -> s
     used = table[: -(-length // size)]
     if used == list(range(used[0], used[0] + len(used))):
         return slice(used[0] * size, used[0] * size + length)
-    return to_device(packing.slots_of(table, 0, length, size), device)
+    return to_device(batch.slots_of(table, 0, length, size), device)
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:

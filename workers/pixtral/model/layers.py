@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.pixtral.arithmetic import Arithmetic
+from workers.pixtral.cpu.tiles import Arithmetic
 from workers.pixtral.upstream import Attention, FeedForward, MoeLayer, RMSNorm, TransformerBlock
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]

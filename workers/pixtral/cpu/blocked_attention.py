@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from workers.pixtral.lanes import ALONE, Lanes
+from workers.pixtral.cpu.threads import ALONE, Lanes
 
 BLOCK_ROWS = 512  # 512 × 3,008 scores are 3 MB; 256 and 1,024 rows take as long within 10 %
 

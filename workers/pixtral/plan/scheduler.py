@@ -20,8 +20,8 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.sequence import Sequence, State
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.sequence import Sequence, State
 
 MAX_HELD_STEPS = 8
 

@@ -21,8 +21,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.pixtral.scheduler import Step
-from workers.pixtral.sequence import Sequence
+from workers.pixtral.plan.scheduler import Step
+from workers.pixtral.plan.sequence import Sequence
 
 Padding = Callable[[int], int]
 
@@ -52,7 +52,7 @@ class Segment:
 class Layout:
     """A step as numbers for the device, T rows: prefill rows, padding, decode rows, padding.
 
-    Fixed totals keep every matrix product in one of two shapes (see `arithmetic.py`): prefill rows are padded to
+    Fixed totals keep every matrix product in one of two shapes (see `tiles.py`): prefill rows are padded to
     whole tiles, and so are decode rows.
     """
 

@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UsageError
-from workers.pixtral import memory
-from workers.pixtral.arithmetic import prepared_bytes
-from workers.pixtral.attention import describe_path, uses_flash
-from workers.pixtral.blocked_attention import computes
+from workers.pixtral.cpu.attention import describe_path, uses_flash
+from workers.pixtral.cpu.blocked_attention import computes
+from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
-from workers.pixtral.fingerprint import read_header, weight_files
-from workers.pixtral.kv_cache import BlockPool
-from workers.pixtral.processor import Processor
-from workers.pixtral.scheduler import Limits, Scheduler
+from workers.pixtral.model.fingerprint import read_header, weight_files
+from workers.pixtral.model.load import DTYPES, load_model, read_args, stored_dtype, weight_bytes
+from workers.pixtral.plan import sizes
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.text.processor import Processor
 from workers.pixtral.upstream import Transformer
-from workers.pixtral.weights import DTYPES, load_model, read_args, stored_dtype, weight_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def build_engine(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"the type {dtype} is not one of {', '.join(DTYPES)}")
     processor = Processor(folder, read_args(folder))
-    granted = memory_bytes or memory.available_bytes(device)
+    granted = memory_bytes or sizes.available_bytes(device)
     model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted), lora)
     return Built(start_engine(model, processor, granted, exact=exact), processor)
 
@@ -71,7 +71,7 @@ def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtyp
         return stored
     numbers = sum(math.prod(entry["shape"]) for path in files for entry in read_header(path).values())
     try:
-        memory.size_engine(read_args(folder), numbers * torch.float32.itemsize, granted, torch.float32.itemsize, device)
+        sizes.size_engine(read_args(folder), numbers * torch.float32.itemsize, granted, torch.float32.itemsize, device)
     except UsageError:
         logger.warning("this CPU has no arithmetic of %s, and the weights in float32 do not fit: slow", stored)
         return stored
@@ -81,7 +81,7 @@ def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtyp
 def describe(folder: Path | None, device: torch.device) -> str:
     """The line that the engine's log begins with, before anything is loaded; without a folder for bfloat16 weights."""
     if folder is not None:
-        return describe_path(device, choose_dtype(folder, device, memory.available_bytes(device)))
+        return describe_path(device, choose_dtype(folder, device, sizes.available_bytes(device)))
     here = device.type == "cpu" and not computes(torch.bfloat16)
     return describe_path(device, torch.float32 if here else torch.bfloat16)
 
@@ -91,7 +91,7 @@ def make_executor(
 ) -> Executor:
     """The executor for the model's device and type."""
     if uses_flash(model.device, model.dtype):
-        from workers.pixtral.cuda_executor import CudaExecutor  # needs Triton, which comes with CUDA's torch
+        from workers.pixtral.cuda.graph import CudaExecutor  # needs Triton, which comes with CUDA's torch
 
         return CudaExecutor(model, limits, num_blocks, block_size, prefill_tile)
     return Executor(model, limits, num_blocks, block_size, prefill_tile)
@@ -103,10 +103,10 @@ def start_engine(model: Transformer, processor: Processor, granted: int, *, exac
     if device.type == "cpu":
         keep_freed_memory()
     weights = weight_bytes(model) + prepared_bytes(model.output.weight)
-    sizes = memory.size_engine(model.args, weights, granted, dtype.itemsize, device, exact=exact)
-    logger.info("%s; %s", describe_path(device, dtype), sizes.arithmetic)
-    executor = make_executor(model, sizes.limits, sizes.num_blocks, memory.BLOCK_SIZE, sizes.prefill_tile)
-    scheduler = Scheduler(sizes.limits, BlockPool(sizes.num_blocks, memory.BLOCK_SIZE))
+    fit = sizes.size_engine(model.args, weights, granted, dtype.itemsize, device, exact=exact)
+    logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
+    executor = make_executor(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
     return PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda")
 
 

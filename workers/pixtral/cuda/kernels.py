@@ -8,7 +8,7 @@ the device, so a row's sum has one order: it does not depend on its neighbours.
 
     a sequence of 2,500 keys, splits of 1,024:   [0 … 1023] [1024 … 2047] [2048 … 2499]
 
-Rounding follows the plain operations of `arithmetic.py` step by step, so both give the same bits up to the order of a
+Rounding follows the plain operations of `tiles.py` step by step, so both give the same bits up to the order of a
 norm's sum and fused multiply-adds.
 
 Checked by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`). On a GPU they have not been run yet;
@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.pixtral.arithmetic import Arithmetic
+from workers.pixtral.cpu.tiles import Arithmetic
 from workers.pixtral.upstream import RMSNorm
 
 SPLIT_TOKENS = 1024

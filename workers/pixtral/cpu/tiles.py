@@ -12,7 +12,7 @@ takes the rows as they come; training uses it, since there is no neighbour to hi
 default: there the shape may pick another kernel, and in bf16 two near-equal tokens may swap. `exact=True` of the
 engine fixes the shapes on a GPU too; what that costs has not been measured.
 
-Everything here is differentiable; `cuda_kernels.py` has fused twins of the element-wise parts for a GPU.
+Everything here is differentiable; `cuda/kernels.py` has fused twins of the element-wise parts for a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.pixtral.lanes import ALONE, Lanes
+from workers.pixtral.cpu.threads import ALONE, Lanes
 from workers.pixtral.upstream import RMSNorm
 
 

@@ -20,20 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.pixtral import language, packing
-from workers.pixtral.arithmetic import Arithmetic, Tiles
-from workers.pixtral.attention import PagedCache, attend_varlen
-from workers.pixtral.cuda_kernels import DecodeAttention, FusedArithmetic, store
+from workers.pixtral.cpu.attention import PagedCache, attend_varlen
+from workers.pixtral.cpu.tiles import Arithmetic, Tiles
+from workers.pixtral.cuda.kernels import DecodeAttention, FusedArithmetic, store
 from workers.pixtral.executor import Executor
-from workers.pixtral.scheduler import Limits, Step
-from workers.pixtral.transfer import to_device
+from workers.pixtral.model import decoder
+from workers.pixtral.model.transfer import to_device
+from workers.pixtral.plan import batch
+from workers.pixtral.plan.scheduler import Limits, Step
 from workers.pixtral.upstream import Transformer
 
 
 class FlashPagedAttention:
-    """`language.Attend`: rows go to their slots, prefill segments attend as a pack, decode rows over blocks.
+    """`decoder.Attend`: rows go to their slots, prefill segments attend as a pack, decode rows over blocks.
 
-    Also `language.Wanted` where `wanted` is given: (rows, arithmetic, lengths, tables) of the rows to sample, which are
+    Also `decoder.Wanted` where `wanted` is given: (rows, arithmetic, lengths, tables) of the rows to sample, which are
     decode rows as far as attention goes.
     """
 
@@ -45,7 +46,7 @@ class FlashPagedAttention:
         tables: Tensor,
         lengths: Tensor,
         first_decode: int,
-        segments: list[packing.Segment],
+        segments: list[batch.Segment],
         wanted: tuple[Tensor, Arithmetic, Tensor, Tensor] | None = None,
     ) -> None:
         self.cache, self.decode, self.slots, self.tables, self.lengths = cache, decode, slots, tables, lengths
@@ -61,13 +62,13 @@ class FlashPagedAttention:
             self.cu_k = self.cu_q
             if any(segment.num_keys > segment.num_rows for segment in segments):
                 # Gathered once a layer: 13 MB a page of Pixtral 12B, 10 microseconds beside milliseconds of products.
-                places = [packing.slots_of(s.block_table, 0, s.num_keys, cache.block_size) for s in segments]
+                places = [batch.slots_of(s.block_table, 0, s.num_keys, cache.block_size) for s in segments]
                 self.past = to_device(np.concatenate(places), slots.device)
                 self.cu_k = self._cumulative([segment.num_keys for segment in segments], slots.device)
 
     @staticmethod
     def _cumulative(lengths: list[int], device: torch.device) -> Tensor:
-        return to_device(np.asarray(packing.cumulative(lengths), np.int32), device)
+        return to_device(np.asarray(batch.cumulative(lengths), np.int32), device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.store(layer, key, value)
@@ -133,7 +134,7 @@ class CudaExecutor(Executor):
         tile = tile or self.prefill_tile
         return FusedArithmetic(Tiles(tile, num_decode_rows, self.decode_tile) if tile else None)
 
-    def _run(self, step: Step, layout: packing.Layout) -> Tensor:
+    def _run(self, step: Step, layout: batch.Layout) -> Tensor:
         meta = self._decode_numbers(step, layout)
         if not step.chunks:
             return self._run_decode(meta)[self._sample_rows(layout)]
@@ -151,9 +152,9 @@ class CudaExecutor(Executor):
         wanted = self._sample_rows(layout), few, *self._wanted_numbers(layout)
         attend = FlashPagedAttention(self.cache, self.decode, slots, tables, lengths, split, layout.segments, wanted)
         arithmetic = self.arithmetic(len(layout.positions) - split)
-        return language.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
+        return decoder.run_layers(self.model, hidden, positions, attend, arithmetic, attend)
 
-    def _wanted_numbers(self, layout: packing.Layout) -> tuple[Tensor, Tensor]:
+    def _wanted_numbers(self, layout: batch.Layout) -> tuple[Tensor, Tensor]:
         """Lengths and tables of the rows to sample, as if each were a decode row."""
         rows, count = self.limits.max_sequences, len(layout.sample_rows)
         numbers = np.zeros((rows, 1 + self.max_blocks), np.int32)
@@ -163,7 +164,7 @@ class CudaExecutor(Executor):
         on_device = to_device(numbers, self.device)
         return on_device[:, 0].contiguous(), on_device[:, 1:].contiguous()
 
-    def _decode_numbers(self, step: Step, layout: packing.Layout) -> NDArray[np.int32]:
+    def _decode_numbers(self, step: Step, layout: batch.Layout) -> NDArray[np.int32]:
         """Token, position, slot, length, row of last tokens, and table of each decode row, in one array."""
         rows, count, split = self.limits.max_sequences, len(step.decodes), layout.first_decode
         meta = np.zeros((5 + self.max_blocks, rows), np.int32)
@@ -190,7 +191,7 @@ class CudaExecutor(Executor):
         token_ids, positions, slots, lengths, tables = self._views(self.meta)
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         attend = FlashPagedAttention(self.cache, self.decode, slots, tables, lengths, 0, [])
-        return language.run_layers(self.model, hidden, positions, attend, self.arithmetic(self.limits.max_sequences))
+        return decoder.run_layers(self.model, hidden, positions, attend, self.arithmetic(self.limits.max_sequences))
 
     def _run_decode(self, meta: NDArray[np.int32]) -> Tensor:
         self.meta.copy_(to_device(meta, self.device), non_blocking=True)
