@@ -31,11 +31,11 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint
+from workers.pixtral import start
 from workers.pixtral.model import vision
-from workers.pixtral.model.load import DTYPES, load_model, read_args
-from workers.pixtral.plan import sizes
+from workers.pixtral.model.config import read_config
+from workers.pixtral.model.load import DTYPES, load_model
 from workers.pixtral.plan.sequence import Request, Sampling
-from workers.pixtral.start import start_engine
 from workers.pixtral.text.processor import Processor
 
 SECOND_QUESTION = "Which language is this page in, and what kind of document is it? Answer in one short sentence."
@@ -65,8 +65,8 @@ class Clock:
 def run_pagepack(folder: Path, requests: list[Request], dtype: torch.dtype) -> dict[str, Any]:
     """All pages handed over at once, as a worker does."""
     model = load_model(folder, dtype=dtype)
-    processor = Processor(folder, model.args)
-    engine = start_engine(model, processor, sizes.available_bytes(torch.device("cpu")))
+    processor = Processor(folder, model.config)
+    engine = start.start_engine(model, processor, start.available_bytes(torch.device("cpu")))
     engine.eos_id = -1  # everyone writes the same number of tokens
     try:
         engine.submit(requests[0]).result()  # warm up
@@ -90,8 +90,8 @@ def run_pagepack(folder: Path, requests: list[Request], dtype: torch.dtype) -> d
 def second_prompt(folder: Path, args: argparse.Namespace) -> None:
     """One page at a time, then all pages at once; each way in the least disturbed of `--rounds`."""
     model = load_model(folder, dtype=DTYPES[args.dtype])
-    processor = Processor(folder, model.args)
-    engine = start_engine(model, processor, sizes.available_bytes(torch.device("cpu")))
+    processor = Processor(folder, model.config)
+    engine = start.start_engine(model, processor, start.available_bytes(torch.device("cpu")))
     sampling = Sampling(max_tokens=1)
     first, second = (
         [processor.encode_page(f"page {i}", draw_page(i), question, sampling) for i in range(args.pages)]
@@ -221,7 +221,7 @@ def main() -> None:
         if args.second_prompt:
             second_prompt(folder, args)
             return
-        processor = Processor(folder, read_args(folder))
+        processor = Processor(folder, read_config(folder))
         sampling = Sampling(max_tokens=args.tokens)
         requests = [processor.encode_page(f"page {i}", draw_page(i), QUESTION, sampling) for i in range(args.pages)]
         report(compare(folder, requests, dtype, chosen, args), requests, args)

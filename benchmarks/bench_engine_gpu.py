@@ -23,16 +23,17 @@ import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
 from workers.pixtral import start
-from workers.pixtral.cpu.attention import attend_one, describe_path, uses_flash
+from workers.pixtral.cpu.attention import attend_one
+from workers.pixtral.cuda.attention import uses_flash
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model.load import weight_bytes
+from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.batch import slots_of
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
 from workers.pixtral.plan.sequence import Image, Request, Sampling
-from workers.pixtral.upstream import Transformer
 
 
 def page_request(number: int, rows: int, columns: int, max_tokens: int, num_text: int = 48) -> Request:
@@ -50,8 +51,8 @@ def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ..
     return [future.result().tokens for future in [engine.submit(request) for request in requests]]
 
 
-def make_engine(model: Transformer, limits: Limits, blocks: int, executor: Executor | None = None) -> PackedEngine:
-    executor = executor or start.make_executor(model, limits, blocks, sizes.BLOCK_SIZE, None)
+def make_engine(model: Pixtral, limits: Limits, blocks: int, executor: Executor | None = None) -> PackedEngine:
+    executor = executor or Executor(start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None), limits)
     scheduler = Scheduler(limits, BlockPool(blocks, sizes.BLOCK_SIZE), 64)
     return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
 
@@ -63,25 +64,24 @@ def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 def check_kernels(device: torch.device) -> dict[str, float]:
     """bf16 kernels against float64 on the host; each must lie under 1e-2, the size of bf16's own rounding."""
-    from workers.pixtral.cpu.tiles import PLAIN
-    from workers.pixtral.cuda.kernels import DecodeAttention, FusedArithmetic
-    from workers.pixtral.upstream import RMSNorm
+    from workers.pixtral.cuda.kernels import FusedOperations, PagedKernels
+    from workers.pixtral.model.layers import Operations, RMSNorm
 
-    fused, errors = FusedArithmetic(), {}
+    fused, plain, errors = FusedOperations(), Operations(), {}
     torch.manual_seed(0)
     rows, update = (torch.randn(777, 5120, device=device, dtype=torch.bfloat16) for _ in range(2))
     norm = RMSNorm(5120, 1e-5).to(device, torch.bfloat16)
     reference = RMSNorm(5120, 1e-5).double()
     with torch.no_grad():
-        expected = PLAIN.rms_norm(rows.cpu().double() + update.cpu().double(), reference)
+        expected = plain.rms_norm(rows.cpu().double() + update.cpu().double(), reference)
         errors["add_rms_norm"] = relative(fused.add_rms_norm(rows.clone(), update, norm)[1].cpu(), expected)
     both = torch.randn(777, 2 * 14336, device=device, dtype=torch.bfloat16)
-    errors["gate"] = relative(fused.gate(both).cpu(), PLAIN.gate(both.cpu().double()))
+    errors["gate"] = relative(fused.gate(both).cpu(), plain.gate(both.cpu().double()))
     qkv = torch.randn(777, 48, 128, device=device, dtype=torch.bfloat16)
     angles = torch.rand(777, 64, device=device) * 1000
     rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
     with torch.inference_mode():
-        expected = PLAIN.rotate(qkv[:, :32].cpu().double(), rotation.cpu().double())
+        expected = plain.rotate(qkv[:, :32].cpu().double(), rotation.cpu().double())
         errors["rotate"] = relative(fused.rotate(qkv[:, :32], rotation).cpu(), expected)
     keys, values = (torch.randn(400 * 64, 8, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
     lengths = [1, 64, 65, 1023, 1024, 1025, 3500, 0]
@@ -92,8 +92,8 @@ def check_kernels(device: torch.device) -> dict[str, float]:
             tables[row, place] = next(blocks)
     query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
     out = torch.full_like(query, torch.nan)
-    decode = DecodeAttention(len(lengths), 32, 8, 128, 136 * 64, 64, device)
-    decode(query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out)
+    kernels = PagedKernels(len(lengths), 32, 8, 128, 136 * 64, 64, device)
+    kernels.decode(query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out)
     worst = 0.0
     for row, length in enumerate(lengths):
         if length:
@@ -119,10 +119,10 @@ def check_engine(device: torch.device, preset: str) -> dict[str, float]:
         engine.close()
 
     def share(limits: Limits, blocks: int, **more: Any) -> float:
-        executor = start.make_executor(model, limits, blocks, sizes.BLOCK_SIZE, None)
+        backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None)
         for name, value in more.items():
-            setattr(executor, name, value)
-        engine = make_engine(model, limits, blocks, executor)
+            setattr(backend, name, value)
+        engine = make_engine(model, limits, blocks, Executor(backend, limits))
         tokens = run(engine, requests)
         engine.close()
         engine.scheduler.pool.check([])
@@ -234,10 +234,11 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     """All pages at once; steady pages/s are those finished while others still wait."""
     ceilings = Ceilings(device)
     torch.cuda.empty_cache()
-    granted = sizes.available_bytes(device)
+    granted = start.available_bytes(device)
     model = random_model(preset, str(device), torch.bfloat16)
-    fit = sizes.size_engine(model.args, weight_bytes(model), granted, 2, device)
-    executor = start.make_executor(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    fit = start.size(model.config, weight_bytes(model), granted, torch.bfloat16, device)
+    backend = start.make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    executor = Executor(backend, fit.limits)
     engine = make_engine(model, fit.limits, fit.num_blocks, executor)
     lengths = np.random.default_rng(0).integers(200, 1201, pages)
     requests = [page_request(i, 64, 48, int(length)) for i, length in enumerate(lengths)]
@@ -285,13 +286,13 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device; benchmarks.bench_engine runs on a CPU")
     device = torch.device("cuda")
-    assert uses_flash(device, torch.bfloat16), describe_path(device, torch.bfloat16)
+    assert uses_flash(device, torch.bfloat16), start.describe_path(device, torch.bfloat16)
     result: dict[str, Any] = {
         "benchmark": "engine_gpu",
         "preset": args.preset,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(),
-        "path": describe_path(device, torch.bfloat16),
+        "path": start.describe_path(device, torch.bfloat16),
     }
     for name, check in (
         ("kernel_errors", lambda: check_kernels(device)),

@@ -26,9 +26,10 @@ import torch
 
 from benchmarks.bench_engine import QUESTION
 from benchmarks.checkpoint import PRESETS, make_checkpoint
-from workers.pixtral.model.load import load_model, read_args
+from workers.pixtral import start
+from workers.pixtral.model.config import read_config
+from workers.pixtral.model.load import load_model
 from workers.pixtral.plan.sequence import Request, Sampling
-from workers.pixtral.start import start_engine
 from workers.pixtral.text.processor import Processor
 
 SIDES_PX = (64, 256, 512, 736, 1024)
@@ -91,12 +92,12 @@ def main() -> None:
     peak = Peak()
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_checkpoint(Path(temporary), args.preset, dtype=torch.bfloat16)
-        processor = Processor(folder, read_args(folder))
+        processor = Processor(folder, read_config(folder))
         requests = flood(processor, args.pages, args.tokens)
         ctypes.CDLL(None).malloc_trim(0)  # what making the checkpoint left behind is no part of the baseline
         baseline = status_bytes("RssAnon")
         with peak.watching():
-            engine = start_engine(load_model(folder, dtype=torch.bfloat16), processor, granted)
+            engine = start.start_engine(load_model(folder, dtype=torch.bfloat16), processor, granted)
             engine.eos_id = -1
             began = time.perf_counter()
             failed = sum(future.exception() is not None for future in [engine.submit(request) for request in requests])

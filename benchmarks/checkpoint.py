@@ -26,8 +26,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workers.pixtral.model.load import DTYPES, empty_model, initialise, lay_out, read_args_from
-from workers.pixtral.upstream import Transformer
+from workers.pixtral.model.config import config_of
+from workers.pixtral.model.load import DTYPES, empty_model, initialise, lay_out
+from workers.pixtral.model.vision import Pixtral
 
 GAINS = {"wq": 2.0, "wk": 2.0, "output": 3.0, "tok_embeddings": 1.0, "patch_conv": 1.0}
 
@@ -77,14 +78,14 @@ def deviation(name: str, shape: tuple[int, ...]) -> float:
     return GAINS.get(part, 1.0) / math.sqrt(fan_in)
 
 
-def trainable_model(params: dict[str, Any], seed: int = 0) -> Transformer:
+def trainable_model(params: dict[str, Any], seed: int = 0) -> Pixtral:
     """A float32 model with gradients, initialised as above; `params` is the content of a params.json."""
-    return initialise(empty_model(read_args_from(params)), lambda name, shape: draw_weight(name, shape, seed))
+    return initialise(empty_model(config_of(params)), lambda name, shape: draw_weight(name, shape, seed))
 
 
-def random_model(preset: str, device: str, dtype: torch.dtype, seed: int = 0) -> Transformer:
+def random_model(preset: str, device: str, dtype: torch.dtype, seed: int = 0) -> Pixtral:
     """The preset drawn on the device, laid out as `load_model` would: no file, no copy on the host."""
-    model = empty_model(read_args_from(PRESETS[preset]))
+    model = empty_model(config_of(PRESETS[preset]))
     lay_out(model, torch.device(device), dtype)
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -133,7 +134,7 @@ def write_checkpoint(
 
 def random_tensors(params: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Every tensor that `params` asks for, drawn."""
-    shapes = empty_model(read_args_from(params)).state_dict()
+    shapes = empty_model(config_of(params)).state_dict()
     return {name: draw_weight(name, tuple(tensor.shape), seed, dtype) for name, tensor in shapes.items()}
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workers.pixtral.model.load import read_args
+from workers.pixtral.model.config import read_config
 
 
 def permute_heads(weight: Tensor, heads: int) -> Tensor:
@@ -28,7 +28,7 @@ def transformers_twin(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PixtralVisionConfig
 
     transformers.logging.set_verbosity_error()
-    args = read_args(folder)
+    args = read_config(folder)
     vision = args.vision_encoder
     config = LlavaConfig(
         vision_config=PixtralVisionConfig(

@@ -38,7 +38,7 @@ def _pixtral(folder: Path | None) -> list[dict[str, str]]:
         import torch
     except ImportError:
         return [_check("pixtral", "absent", "torch is not installed; `pip install 'pagepack[pixtral]'`")]
-    for package in ("mistral-inference", "mistral-common"):
+    for package in ("mistral-common", "safetensors"):
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -31,11 +31,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.reader.draw import ALPHABET, TRAIN
 from benchmarks.reader.lesson import IGNORED, NUM_SLOTS, STAGES, VOCABULARY, Lesson, draw_lessons, tokenizer
-from workers.pixtral.cpu.tiles import Arithmetic
 from workers.pixtral.model import decoder
-from workers.pixtral.model.load import empty_model, initialise, read_args_from
-from workers.pixtral.model.vision import encode_images, normalise
-from workers.pixtral.upstream import RMSNorm, Transformer
+from workers.pixtral.model.config import config_of
+from workers.pixtral.model.layers import Operations, RMSNorm
+from workers.pixtral.model.load import empty_model, initialise
+from workers.pixtral.model.vision import Pixtral, encode_images, normalise
 
 PARAMS: dict[str, Any] = {
     "dim": 192, "n_layers": 4, "head_dim": 48, "hidden_dim": 512, "n_heads": 4, "n_kv_heads": 2,
@@ -99,12 +99,12 @@ def _rotate(heads: Tensor, rotation: Tensor, swap: Tensor) -> Tensor:
     return (heads.float() * cos + (heads @ swap).float() * sin).to(heads.dtype)
 
 
-class Fused(Arithmetic):
+class Fused(Operations):
     """The product's row-wise formulas, each compiled into one pass."""
 
     def __init__(self) -> None:
         super().__init__()
-        plain = Arithmetic()
+        plain = Operations()
         self._norm = torch.compile(_norm, dynamic=True)
         self._add_norm = torch.compile(_add_norm, dynamic=True)
         self._gate = torch.compile(plain.gate, dynamic=True)
@@ -133,8 +133,8 @@ class Trainer:
 
     def __init__(self, seed: int, device: torch.device, compiled: bool, last_stage: int) -> None:
         self.seed, self.device, self.last_stage = seed, device, last_stage
-        model = initialise(empty_model(read_args_from(PARAMS)), lambda name, shape: start(name, shape, seed).bfloat16())
-        self.model: Transformer = model.to(device)
+        model = initialise(empty_model(config_of(PARAMS)), lambda name, shape: start(name, shape, seed).bfloat16())
+        self.model: Pixtral = model.to(device)
         self.helper = nn.Parameter(torch.zeros(NUM_SLOTS * (len(ALPHABET) + 1), PARAMS["dim"], device=device))
         self.masters = {
             name: start(name, tuple(weight.shape), seed).to(device) for name, weight in self.model.named_parameters()
@@ -145,7 +145,7 @@ class Trainer:
             torch.optim.Muon(matrices, lr=RATE_MATRICES, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, lr=RATE_REST, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.arithmetic = Fused() if compiled else Arithmetic()
+        self.runner = decoder.Runner(Fused() if compiled else None)
         self.attend = torch.compile(_attend, dynamic=True) if compiled else _attend
         self.step = self.stage = self.pages = 0
         self.seconds = 0.0
@@ -164,7 +164,7 @@ class Trainer:
     def forward(self, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts."""
         model, (num_pages, length) = self.model, lesson.token_ids.shape
-        features = encode_images(model, list(normalise(lesson.images)), self.arithmetic)
+        features = encode_images(model, list(normalise(lesson.images)), self.runner)
         slots = F.linear(features, self.helper.to(features.dtype)).float().view(-1, len(ALPHABET) + 1)
         slots_loss = F.cross_entropy(slots, lesson.slots.flatten())
         filled = lesson.slots.flatten() > 0
@@ -186,7 +186,7 @@ class Trainer:
 
         hidden = decoder.embed(model, lesson.token_ids.flatten(), features)
         positions = torch.arange(length, device=self.device).repeat(num_pages)
-        hidden = decoder.run_layers(model, hidden, positions, attend, self.arithmetic)
+        hidden = decoder.run_layers(model, hidden, positions, attend, self.runner)
         hidden = hidden.view(num_pages, length, -1)[:, answers].flatten(0, 1)
         logits = decoder.logits(model, hidden).float()
         targets = lesson.targets.flatten()

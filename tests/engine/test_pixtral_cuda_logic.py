@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_interpreted_kernels_agree_with_the_cpu_path(part, tmp_path):
 
 
 def test_varlen_keywords_follow_the_installed_signature():
-    from workers.pixtral.cpu.attention import varlen_options
+    from workers.pixtral.cuda.attention import varlen_options
 
     new = varlen_options(frozenset({"window_size", "enable_gqa", "num_splits"}), causal=True, grouped=True)
     assert new == {"window_size": (-1, 0), "enable_gqa": True, "num_splits": 1}
@@ -48,24 +49,23 @@ def check_kernels() -> None:
     import torch
 
     from workers.pixtral.cpu.attention import attend_one
-    from workers.pixtral.cpu.tiles import PLAIN
     from workers.pixtral.cuda import kernels
+    from workers.pixtral.model.layers import Operations, RMSNorm
     from workers.pixtral.plan import batch
-    from workers.pixtral.upstream import RMSNorm
 
     torch.manual_seed(0)
-    fused = kernels.FusedArithmetic()
+    fused, plain = kernels.FusedOperations(), Operations()
     norm = RMSNorm(80, 1e-5)
     norm.weight.data.normal_()
     rows, update = torch.randn(5, 80), torch.randn(5, 80)
     with torch.no_grad():
-        torch.testing.assert_close(fused.rms_norm(rows, norm), PLAIN.rms_norm(rows, norm))
-        expected = PLAIN.add_rms_norm(rows, update, norm)
+        torch.testing.assert_close(fused.rms_norm(rows, norm), plain.rms_norm(rows, norm))
+        expected = plain.add_rms_norm(rows, update, norm)
         torch.testing.assert_close(fused.add_rms_norm(rows.clone(), update, norm), expected)
     both = torch.randn(3, 60)
-    torch.testing.assert_close(fused.gate(both), PLAIN.gate(both))
+    torch.testing.assert_close(fused.gate(both), plain.gate(both))
     heads, rotation = torch.randn(6, 8, 16)[:, :3], torch.randn(6, 8, 2)
-    expected = PLAIN.rotate(heads, rotation)
+    expected = plain.rotate(heads, rotation)
     torch.testing.assert_close(fused.rotate(heads, rotation), expected)
 
     keys, values = torch.randn(60 * 64, 2, 16), torch.randn(60 * 64, 2, 16)
@@ -74,8 +74,8 @@ def check_kernels() -> None:
     tables = torch.zeros(4, 40, dtype=torch.int32)
     tables[0, :1], tables[1, :24], tables[3, :16] = blocks[:1], blocks[1:25], blocks[25:41]
     query, out = torch.randn(4, 8, 16), torch.full((4, 8, 16), torch.nan)
-    decode = kernels.DecodeAttention(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
-    decode(query, keys, values, tables, torch.tensor(lengths, dtype=torch.int32), out)
+    paged = kernels.PagedKernels(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
+    paged.decode(query, keys, values, tables, torch.tensor(lengths, dtype=torch.int32), out)
     for row, length in enumerate(lengths):
         places = torch.from_numpy(batch.slots_of(tables[row].tolist(), 0, length, 64))
         expected = attend_one(query[row], keys[places], values[places]) if length else torch.zeros(8, 16)
@@ -83,7 +83,7 @@ def check_kernels() -> None:
 
     both = torch.randn(3, 8, 16)
     store_keys, store_values = torch.zeros(10, 2, 16), torch.zeros(10, 2, 16)
-    kernels.store(both[:, 4:6], both[:, 6:], store_keys, store_values, torch.tensor([3, -1, 9]))
+    paged.store(both[:, 4:6], both[:, 6:], store_keys, store_values, torch.tensor([3, -1, 9]))
     assert torch.equal(store_keys[3], both[0, 4:6]) and torch.equal(store_values[9], both[2, 6:])
     assert (store_keys != 0).any(-1).any(-1).sum() == 2, "a padding row wrote"
 
@@ -93,31 +93,32 @@ def check_engine(folder: Path) -> None:
 
     from benchmarks.checkpoint import make_checkpoint
     from tests.engine import test_pixtral_isolation as isolation
-    from workers.pixtral.cpu.attention import attend_past
-    from workers.pixtral.cuda import graph
+    from workers.pixtral.cpu.attention import attend_packed, attend_past
+    from workers.pixtral.cuda import attention
+    from workers.pixtral.cuda.graph import CudaBackend
     from workers.pixtral.model.load import load_model
     from workers.pixtral.plan.sequence import Sampling
     from workers.pixtral.text.processor import Processor
 
     def attend_varlen(query, key, value, cu_q, cu_k, _max_q, _max_k, *, causal):
-        assert causal
         q, k = cu_q.tolist(), cu_k.tolist()
+        if not causal:
+            assert q == k
+            return attend_packed(query, key, value, [last - first for first, last in pairwise(q)], causal=False)
         spans = [(slice(q[i], q[i + 1]), slice(k[i], k[i + 1])) for i in range(len(q) - 1)]
         return torch.cat([attend_past(query[rows], key[keys], value[keys]) for rows, keys in spans])
 
-    class Interpreted(graph.CudaExecutor):
-        def __init__(self, *args):
-            super().__init__(*args, use_graph=False)
+    def interpreted(model, limits, blocks, block_size, _tile):
+        return CudaBackend(model, limits, blocks, block_size, use_graph=False)
 
-    graph.attend_varlen = attend_varlen
+    attention.attend_varlen = attend_varlen
     model = load_model(make_checkpoint(folder / "tiny", "tiny", seed=isolation.SEED))
-    processor = Processor(folder / "tiny", model.args)
+    processor = Processor(folder / "tiny", model.config)
     work = [(4, 0), (1, 1), (4, 1)]
     settings = {"max_sequences": 3, "sampling": Sampling(max_tokens=5), "max_context": 80}
     expected, _, _ = isolation.read(model, processor, work, **settings)
-    isolation.RecordingExecutor = Interpreted
     for more in ({"chunk": 7, "budget": 14}, {"blocks": 10}):
-        results, _, _ = isolation.read(model, processor, work, **settings, **more)
+        results, _, _ = isolation.read(model, processor, work, make_backend=interpreted, **settings, **more)
         assert [r.tokens for r in results] == [r.tokens for r in expected], more
 
 

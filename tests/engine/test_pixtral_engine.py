@@ -20,10 +20,12 @@ from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from workers.doctor import check_engines
 from workers.engines.pixtral import PixtralEngine, fingerprint
+from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.engine import PackedEngine, is_fatal, is_out_of_memory
 from workers.pixtral.executor import Executor
 from workers.pixtral.model import sampling
-from workers.pixtral.model.load import load_model, read_args, read_args_from
+from workers.pixtral.model.config import config_of, read_config
+from workers.pixtral.model.load import load_model
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
@@ -45,14 +47,14 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def processor(folder, model):
-    return Processor(folder, model.args)
+    return Processor(folder, model.config)
 
 
 class Rig:
     """An engine over an executor of the test's choice."""
 
     def __init__(self, model, processor, executor_class=Executor, blocks=200, limits=LIMITS, eos_id=None):
-        self.executor = executor_class(model, limits, blocks, 8, 32)
+        self.executor = executor_class(CpuBackend(model, limits, blocks, 8, 32), limits)
         self.scheduler = Scheduler(limits, BlockPool(blocks, 8))
         eos = processor.eos_id if eos_id is None else eos_id
         self.engine = PackedEngine(self.executor, self.scheduler, processor.decode, eos, lookahead=False)
@@ -150,7 +152,7 @@ def test_an_answer_that_is_no_text_fails_its_page_alone(tmp_path, stop):
     params = PRESETS["tiny"] | {"vocab_size": 400}
     folder = write_checkpoint(tmp_path / "wide", params, random_tensors(params), tiny_tokenizer())
     model = load_model(folder)
-    processor = Processor(folder, model.args)
+    processor = Processor(folder, model.config)
     with Rig(model, processor) as rig:
         futures = {number: rig.ask(number, max_tokens=number % 3 * 8 + 1, stop=stop) for number in range(24)}
         errors = {number: future.exception(30) for number, future in futures.items()}
@@ -393,8 +395,8 @@ def test_drawing_takes_the_memory_that_is_counted(spread, dtype):
         sampling.choose(logits, [0.7] * rows, [0.9] * rows, [0.3] * rows)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    assert len(events) > 20 and held.max() <= sampling.choose_bytes(rows, vocabulary)
-    assert sampling.choose_bytes(10 * rows, vocabulary) == sampling.choose_bytes(rows, vocabulary)
+    assert len(events) > 20 and held.max() <= sizes.draw_bytes(rows, vocabulary)
+    assert sizes.draw_bytes(10 * rows, vocabulary) == sizes.draw_bytes(rows, vocabulary)
 
 
 def test_most_rows_of_a_trained_models_kind_sort_no_vocabulary(monkeypatch):
@@ -408,7 +410,7 @@ def test_most_rows_of_a_trained_models_kind_sort_no_vocabulary(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "sort", sort)
     logits = torch.randn(16, 4000, generator=torch.Generator().manual_seed(1)) * 6
     sampling.choose(logits, [0.7] * 16, [0.95] * 16, [0.5] * 16)
-    assert sorted_rows and max(sorted_rows) <= sampling.TOP
+    assert sorted_rows and max(sorted_rows) <= sizes.TOP
     sampling.choose(logits[:1] * 0.01, [0.7], [0.95], [0.5])
     assert max(sorted_rows) == 4000
 
@@ -524,7 +526,7 @@ def test_a_cpu_without_arithmetic_of_the_type_computes_in_float32_and_doctor_say
     with caplog.at_level("INFO", "workers.pixtral"):
         engine = PixtralEngine(folder, device="cpu", memory_bytes=400_000_000)
     engine.close()
-    assert engine._built.engine.executor.model.dtype == getattr(torch, expected)
+    assert engine._built.engine.executor.backend.model.dtype == getattr(torch, expected)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     fact = next(c["fact"] for c in check_engines(Settings(model=folder)) if c["name"] == "attention")
     assert f"(cpu, {expected})" in fact and any(record.message.startswith(fact) for record in caplog.records)
@@ -537,13 +539,13 @@ def test_where_float32_does_not_fit_the_type_stays(tmp_path, monkeypatch, caplog
     assert not fits(folder, least, 4)
     engine = PixtralEngine(folder, device="cpu", memory_bytes=least)
     engine.close()
-    assert engine._built.engine.executor.model.dtype == torch.bfloat16 and "do not fit" in caplog.text
+    assert engine._built.engine.executor.backend.model.dtype == torch.bfloat16 and "do not fit" in caplog.text
 
 
 def fits(folder, granted, itemsize):
-    args = read_args(folder)
+    config = read_config(folder)
     try:
-        sizes.size_engine(args, 250_000 * itemsize, granted, itemsize, torch.device("cpu"))
+        sizes.size_engine(config, 250_000 * itemsize, granted, itemsize, on_gpu=False)
     except UsageError:
         return False
     return True
@@ -559,15 +561,15 @@ def test_too_little_memory_is_told_with_the_sum(folder):
 
 @pytest.mark.parametrize("granted", [60e9, 76e9, 130e9])
 def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
-    args = read_args_from(PRESETS["12b"])
+    config = config_of(PRESETS["12b"])
     weights = 25_400_000_000
-    fit = sizes.size_engine(args, weights, int(granted), 2, torch.device("cuda"))
-    cache = fit.num_blocks * sizes.BLOCK_SIZE * sizes.token_bytes(args, 2)
-    assert sizes.token_bytes(args, 2) == 163_840
-    assert weights + cache + sizes.step_bytes(args, fit.limits, 2) <= granted
+    fit = sizes.size_engine(config, weights, int(granted), 2, on_gpu=True)
+    cache = fit.num_blocks * sizes.BLOCK_SIZE * sizes.token_bytes(config, 2)
+    assert sizes.token_bytes(config, 2) == 163_840
+    assert weights + cache + sizes.step_bytes(config, fit.limits, 2) <= granted
     assert fit.limits.max_sequences % 8 == 0
     with pytest.raises(UsageError, match="too little memory"):
-        sizes.size_engine(args, weights, 26_000_000_000, 2, torch.device("cuda"))
+        sizes.size_engine(config, weights, 26_000_000_000, 2, on_gpu=True)
 
 
 def test_memory_of_a_run_stays_within_what_was_granted(tmp_path):

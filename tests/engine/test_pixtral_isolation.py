@@ -12,13 +12,14 @@ from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
 from tests import pixtral_reference as reference
 from tests.conftest import examples
 from workers.pixtral.cpu import attention
-from workers.pixtral.cpu.attention import Boundaries, PagedCache, attend_packed, attend_past
-from workers.pixtral.cpu.blocked_attention import attend_blocked
+from workers.pixtral.cpu.attention import attend_in_strips, attend_packed, attend_past
+from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.cpu.threads import lanes_of
-from workers.pixtral.cpu.tiles import Arithmetic, Tiles
+from workers.pixtral.cpu.tiles import TiledRunner, Tiles
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
 from workers.pixtral.model import vision
+from workers.pixtral.model.kv_cache import PagedCache
 from workers.pixtral.model.load import load_model
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
@@ -36,7 +37,7 @@ class RecordingExecutor(Executor):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        for store in (*self.cache.keys, *self.cache.values):
+        for store in (*self.backend.cache.keys, *self.backend.cache.values):
             store.fill_(torch.nan)
         self.logits = {}
 
@@ -58,7 +59,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def processor(folder, model):
-    return Processor(folder, model.args)
+    return Processor(folder, model.config)
 
 
 def page(number):
@@ -79,10 +80,11 @@ def read(
     tile=32,
     sampling=None,
     max_context=4096,
+    make_backend=CpuBackend,
 ):
     """Run (page number, question number) pairs through a fresh engine, all at once; results in their order."""
     limits = Limits(max_sequences, chunk, budget, max_context)
-    executor = RecordingExecutor(model, limits, blocks, block_size, tile)
+    executor = RecordingExecutor(make_backend(model, limits, blocks, block_size, tile), limits)
     scheduler = Scheduler(limits, BlockPool(blocks, block_size), expected_output_tokens=0)  # no caution: preempt
     engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=False)
     wanted = sampling or Sampling(max_tokens=12)
@@ -196,23 +198,23 @@ def test_chunks_that_end_inside_an_image_encode_it_once(model, processor):
 
 def test_features_alone_equal_features_in_a_pack(model):
     images = [torch.from_numpy(page(number)) for number in range(len(GRIDS))]
-    arithmetic = Executor.arithmetic(_executor(model))
+    runner = CpuBackend(model, Limits(4, 64, 64), 8, 8, 32).runner()
     with torch.inference_mode():
-        packed = vision.encode_images(model, images, arithmetic)
-        single = torch.cat([vision.encode_images(model, [image], arithmetic) for image in images])
+        packed = vision.encode_images(model, images, runner)
+        single = torch.cat([vision.encode_images(model, [image], runner) for image in images])
     assert torch.equal(packed, single)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_are_bitwise_the_same_with_any_number_of_lanes(folder, dtype, monkeypatch):
     """Tiles of rows and, in bfloat16, blocks of attention go to whichever lane is free."""
-    monkeypatch.setattr(attention, "suits", lambda query: query.dtype == torch.bfloat16)
+    monkeypatch.setattr(attention, "suits_strips", lambda _device, dtype: dtype == torch.bfloat16)
     model = load_model(folder, dtype=dtype)
     images = [torch.from_numpy(page(number)) for number in (0, 1, 9)]
     images.append(torch.from_numpy(np.random.default_rng(0).integers(0, 256, (26 * 16, 24 * 16, 3), np.uint8)))
     with torch.inference_mode():
         one, two, five = (
-            vision.encode_images(model, images, Arithmetic(Tiles(32), lanes_of(count))) for count in (1, 2, 5)
+            vision.encode_images(model, images, TiledRunner(Tiles(32), lanes_of(count))) for count in (1, 2, 5)
         )
     assert torch.equal(one, two) and torch.equal(one, five)
 
@@ -221,7 +223,7 @@ def test_long_attention_goes_head_by_head_to_the_lanes_and_is_the_same():
     """float32, where SDPA computes it: bitwise as on one lane; 1e-5 from the formula in float64 (sums of 700 terms)."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1400, heads, 16) for heads in (4, 2, 2))
-    two = Boundaries((700, 700), None)
+    two = [700, 700]
     for causal in (False, True):
         out = attend_packed(query, key, value, two, causal=causal, lanes=lanes_of(2))
         assert torch.equal(out, attend_packed(query, key, value, two, causal=causal))
@@ -229,7 +231,7 @@ def test_long_attention_goes_head_by_head_to_the_lanes_and_is_the_same():
         torch.testing.assert_close(out.double(), attend_packed(*exact, two, causal=causal), atol=1e-5, rtol=0)
     past = attend_past(query[700:], key, value, lanes_of(2))
     assert torch.equal(past, attend_past(query[700:], key, value))
-    whole = attend_packed(query, key, value, Boundaries((1400,), None), causal=True)
+    whole = attend_packed(query, key, value, [1400], causal=True)
     torch.testing.assert_close(past, whole[700:], atol=1e-5, rtol=0)
 
 
@@ -251,8 +253,8 @@ def test_an_error_in_a_lane_is_raised_and_the_lanes_go_on():
 
 
 def test_long_pages_in_bfloat16_are_bitwise_the_same_in_any_pack(folder, processor, monkeypatch):
-    """The products of `blocked_attention.py`, which few CPUs take by themselves, over pages of more than 512 tokens."""
-    monkeypatch.setattr(attention, "suits", lambda query: query.dtype == torch.bfloat16)
+    """The strips of `cpu/attention.py`, which few CPUs take by themselves, over pages of more than 512 tokens."""
+    monkeypatch.setattr(attention, "suits_strips", lambda _device, dtype: dtype == torch.bfloat16)
     model = load_model(folder, dtype=torch.bfloat16)
     monkeypatch.setitem(globals(), "GRIDS", [(24, 24), (30, 20), (3, 4), (24, 24)])
     work = [(0, 0), (1, 0), (2, 1), (3, 0), (0, 1)]
@@ -266,11 +268,11 @@ def test_long_pages_in_bfloat16_are_bitwise_the_same_in_any_pack(folder, process
 
 
 @pytest.mark.parametrize(("num_q", "num_k", "causal"), [(700, 700, False), (700, 700, True), (130, 900, True)])
-def test_blocked_attention_equals_the_plain_formula(num_q, num_k, causal):
+def test_attention_in_strips_equals_the_plain_formula(num_q, num_k, causal):
     """float64, so that only the order of sums differs: 1e-12."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(rows, heads, 16).double() for rows, heads in ((num_q, 4), (num_k, 2), (num_k, 2)))
-    out = attend_blocked(query, key, value, causal=causal)
+    out = attend_in_strips(query, key, value, causal=causal)
     for head in range(4):
         scores = query[:, head] @ key[:, head // 2].T / 4
         if causal:
@@ -279,13 +281,10 @@ def test_blocked_attention_equals_the_plain_formula(num_q, num_k, causal):
         torch.testing.assert_close(out[:, head], expected, atol=1e-12, rtol=1e-12)
 
 
-def _executor(model):
-    return Executor(model, Limits(4, 64, 64), 8, 8, 32)
-
-
-def test_stock_mistral_inference_leaks_between_packed_pages(model, monkeypatch):
+def test_stock_mistral_inference_leaks_between_packed_pages(folder, monkeypatch):
     """The reason for all this: its encoder drops the mask, so a page's features change with the neighbour."""
     import mistral_inference.transformer_layers as theirs
+    from mistral_inference.transformer import Transformer
 
     def attend_by_mask(query, key, value, bias):
         mask = None if bias is None else bias.materialize((query.shape[1], key.shape[1]), dtype=query.dtype)
@@ -296,6 +295,7 @@ def test_stock_mistral_inference_leaks_between_packed_pages(model, monkeypatch):
 
     monkeypatch.setattr(theirs, "memory_efficient_attention", attend_by_mask)
     images = [vision.normalise(torch.from_numpy(page(number))).permute(2, 0, 1) for number in (0, 7, 3)]
+    model = Transformer.from_folder(folder, device="cpu")
     with torch.inference_mode():
         alone = model.vision_encoder(images[:1])
         beside = model.vision_encoder(images)[: alone.shape[0]]

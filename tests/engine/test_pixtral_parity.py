@@ -82,9 +82,23 @@ def test_packed_logits_equal_the_plain_reference(checkpoint, dtype, tolerance):
         assert (ours.double() - expected).abs().max() < tolerance * expected.std()
 
 
+def test_patch_positions_restart_in_each_image():
+    assert vision.patch_positions([(2, 3), (1, 2)]).tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, 2],
+        [1, 0],
+        [1, 1],
+        [1, 2],
+        [0, 0],
+        [0, 1],
+    ]
+
+
 def test_vision_equals_mistral_inference_for_one_image(checkpoint, monkeypatch):
     """float32, 1e-4 of the features' spread: the same sums in another order."""
     import mistral_inference.transformer_layers as theirs
+    from mistral_inference.transformer import Transformer
 
     def attend_all(query, key, value, _bias):
         out = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
@@ -92,13 +106,13 @@ def test_vision_equals_mistral_inference_for_one_image(checkpoint, monkeypatch):
 
     monkeypatch.setattr(theirs, "memory_efficient_attention", attend_all)
     params, _, folder = checkpoint
-    model = load_model(folder)
+    model, upstream = load_model(folder), Transformer.from_folder(folder, device="cpu")
     image = torch.from_numpy(draw(4, 6, seed=1))
     with torch.inference_mode():
-        hidden = model.vision_encoder([vision.normalise(image).permute(2, 0, 1)])
+        hidden = upstream.vision_encoder([vision.normalise(image).permute(2, 0, 1)])
         if params["vision_encoder"].get("add_pre_mm_projector_layer_norm"):
-            hidden = model.patch_merger(model.pre_mm_projector_norm(hidden), image_sizes=[(4, 6)])
-        expected = model.vision_language_adapter(hidden)
+            hidden = upstream.patch_merger(upstream.pre_mm_projector_norm(hidden), image_sizes=[(4, 6)])
+        expected = upstream.vision_language_adapter(hidden)
         ours = vision.encode_images(model, [image])
     assert ours.shape == expected.shape
     assert (ours - expected).abs().max() < 1e-4 * expected.std()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, real_tokenizer
 from workers.pixtral.model import vision
-from workers.pixtral.model.load import read_args, read_args_from
+from workers.pixtral.model.config import config_of, read_config
 from workers.pixtral.plan.sequence import Sampling
 from workers.pixtral.text.processor import Processor
 
@@ -21,14 +21,14 @@ from workers.pixtral.text.processor import Processor
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = make_checkpoint(tmp_path_factory.mktemp("tiny"), "tiny")
-    return Processor(folder, read_args(folder)), MistralTokenizer.from_file(str(folder / "tekken.json"))
+    return Processor(folder, read_config(folder)), MistralTokenizer.from_file(str(folder / "tekken.json"))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     (folder / "tekken.json").write_bytes(real_tokenizer().read_bytes())
-    args = read_args_from(PRESETS["mini"])
+    args = config_of(PRESETS["mini"])
     return Processor(folder, args), MistralTokenizer.from_file(str(folder / "tekken.json"))
 
 

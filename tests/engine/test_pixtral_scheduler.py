@@ -227,19 +227,6 @@ def test_cumulative_lengths(lengths, expected):
     assert batch.cumulative(lengths) == expected
 
 
-def test_patch_positions_restart_in_each_image():
-    assert batch.patch_positions([(2, 3), (1, 2)]).tolist() == [
-        [0, 0],
-        [0, 1],
-        [0, 2],
-        [1, 0],
-        [1, 1],
-        [1, 2],
-        [0, 0],
-        [0, 1],
-    ]
-
-
 def test_slots_follow_the_block_table():
     assert batch.slots_of([7, 2], 3, 6, 4).tolist() == [31, 8, 9]
 

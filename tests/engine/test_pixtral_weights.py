@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import UsageError
+from workers.pixtral.model.config import read_config
 from workers.pixtral.model.fingerprint import fingerprint, read_header
-from workers.pixtral.model.load import load_model, read_args, weight_bytes
+from workers.pixtral.model.load import load_model, weight_bytes
 from workers.pixtral.text.processor import Processor
 
 
@@ -42,7 +43,7 @@ def test_every_tensor_arrives_once_and_fused_weights_are_views(folder):
     stored = load_file(folder / "consolidated.safetensors")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, stored[name]), name
-    attention = model.layers["0"].attention
+    attention = model.layers[0].attention
     assert attention.wk.weight.data_ptr() == attention.fused_qkv[64:].data_ptr(), "a second copy of wk"
     assert weight_bytes(model) == sum(tensor.nbytes for tensor in stored.values())
 
@@ -115,7 +116,7 @@ def test_keys_that_change_nothing_are_taken(folder):
     )  # fmt: skip
     params = json.loads((folder / "params.json").read_text()) | {"yarn": None, "quantization": None}
     (folder / "params.json").write_text(json.dumps(params))
-    assert load_model(folder).args.dim == 64
+    assert load_model(folder).config.dim == 64
 
 
 def test_the_type_is_that_of_most_weights(folder):
@@ -131,7 +132,7 @@ def test_the_type_is_that_of_most_weights(folder):
 
 def test_rope_theta_is_the_checkpoints_own(folder):
     edit_params(folder, rope_theta=1e9)
-    assert read_args(folder).rope_theta == 1e9
+    assert read_config(folder).rope_theta == 1e9
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 200_000])
@@ -164,7 +165,7 @@ def test_absent_files_are_named(tmp_path, folder):
 
 
 def test_wrong_tokenizers_are_refused(folder):
-    args, path = read_args(folder), folder / "tekken.json"
+    args, path = read_config(folder), folder / "tekken.json"
 
     def refused(content, word):
         path.write_text(content)
@@ -196,10 +197,10 @@ def test_lora_is_merged_as_mistral_inference_merges_it(folder):
     theirs = Transformer.from_folder(folder, device="cpu")
     theirs.load_lora(folder / "lora.safetensors")
     ours = load_model(folder)
-    assert torch.equal(ours.layers["0"].attention.wq.weight, theirs.layers["0"].attention.wq.weight)
+    assert torch.equal(ours.layers[0].attention.wq.weight, theirs.layers["0"].attention.wq.weight)
     edit_params(folder, lora={"rank": 4, "scaling": 0.5})
     plain = load_file(folder / "consolidated.safetensors")[f"{base}.weight"]
-    torch.testing.assert_close(load_model(folder).layers["0"].attention.wq.weight, plain + 0.5 * up @ down)
+    torch.testing.assert_close(load_model(folder).layers[0].attention.wq.weight, plain + 0.5 * up @ down)
     save_file({f"{base}.lora_A.weight": down}, folder / "lora.safetensors")
     with pytest.raises(UsageError, match="partner"):
         load_model(folder)
@@ -260,7 +261,7 @@ def test_experts_and_merging_load_too(tmp_path):
     params["vision_encoder"] |= {"mm_projector_id": "patch_merge", "spatial_merge_size": 2}
     folder = write_checkpoint(tmp_path / "both", params, random_tensors(params), tiny_tokenizer())
     model = load_model(folder)
-    assert model.layers["0"].feed_forward.experts[2].fused_w1_w3.shape == (256, 64)
+    assert model.layers[0].feed_forward.experts[2].fused_w1_w3.shape == (256, 64)
     params["vision_encoder"]["mm_projector_id"] = "other"
     (folder / "params.json").write_text(json.dumps(params))
     with pytest.raises(UsageError, match="projector"):

@@ -27,11 +27,12 @@ from benchmarks.reader.lesson import prompt_ids
 from pipeline.errors import UsageError
 from schemas.prompts import DESCRIBE, OCR
 from workers.engines.pixtral import PixtralEngine
-from workers.pixtral.cpu.attention import Boundaries, attend_packed
-from workers.pixtral.cpu.tiles import PLAIN
+from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
+from workers.pixtral.model.layers import Operations
 from workers.pixtral.model.load import load_model
+from workers.pixtral.model.packed import attend_packed
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
@@ -51,7 +52,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def processor(model):
-    return Processor(CHECKPOINT, model.args)
+    return Processor(CHECKPOINT, model.config)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def read(
 ):
     """Every prompt of every page through a fresh engine, all at once → generations in that order, and the scheduler."""
     limits = Limits(max_sequences, chunk, budget, 4096)
-    executor = Executor(model, limits, blocks, block_size, 64)
+    executor = Executor(CpuBackend(model, limits, blocks, block_size, 64), limits)
     scheduler = Scheduler(limits, BlockPool(blocks, block_size), expected_output_tokens=0)
     engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=False)
     try:
@@ -158,7 +159,11 @@ def test_a_page_of_a_kind_it_never_saw_gives_some_text_and_an_end(model, process
     limits = Limits(4, 512, 1024, 2048)
     scheduler = Scheduler(limits, BlockPool(256, 16))
     engine = PackedEngine(
-        Executor(model, limits, 256, 16, 64), scheduler, processor.decode, processor.eos_id, lookahead=False
+        Executor(CpuBackend(model, limits, 256, 16, 64), limits),
+        scheduler,
+        processor.decode,
+        processor.eos_id,
+        lookahead=False,
     )
     try:
         request = processor.encode_page(kind, pixels, OCR.text, Sampling(max_tokens=256))
@@ -234,10 +239,9 @@ def test_training_takes_the_products_arithmetic():
     generator = torch.Generator().manual_seed(0)
     heads, rotation = (torch.randn(shape, generator=generator) for shape in ((10, 4, 8), (10, 4, 2)))
     swap = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]])] * 4)
-    torch.testing.assert_close(train._rotate(heads, rotation, swap), PLAIN.rotate(heads, rotation))
+    torch.testing.assert_close(train._rotate(heads, rotation, swap), Operations().rotate(heads, rotation))
     query, key, value = (torch.randn(3, 7, count, 8, generator=generator) for count in (4, 2, 2))
-    boundaries = Boundaries.of([7] * 3, torch.device("cpu"), torch.float32)
-    expected = attend_packed(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), boundaries, causal=True)
+    expected = attend_packed(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), [7] * 3, causal=True)
     torch.testing.assert_close(train._attend(query, key, value)[0].flatten(0, 1), expected)
 
 

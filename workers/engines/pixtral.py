@@ -34,28 +34,29 @@ class PixtralEngine:
         dtype: str | None = None,
         memory_bytes: int | None = None,
         lora: Path | None = None,
-        *,
-        exact: bool = False,
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
         `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own, or
         takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
-        cache and steps together may take of the device's memory. `exact` makes a GPU's text independent of its
-        neighbours to the last bit, as a CPU's always is.
+        cache and steps together may take of the device's memory.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
         """
-        import torch
+        try:
+            import torch
 
-        from workers.pixtral import start
-
+            from workers.pixtral import start
+        except ImportError as error:
+            raise UsageError(
+                f"the pixtral engine needs {error.name or error}: pip install 'pagepack[pixtral]'"
+            ) from error
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
-        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora, exact=exact)
+        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora)
         self.model = fingerprint(model_dir)
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import sys
-from contextlib import suppress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pipeline.errors import UsageError
-from workers.pixtral.cpu.attention import describe_path, uses_flash
-from workers.pixtral.cpu.blocked_attention import computes
+from workers.pixtral.cpu.attention import suits_strips
+from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
+from workers.pixtral.cpu.instructions import computes
 from workers.pixtral.cpu.tiles import prepared_bytes
+from workers.pixtral.cuda.attention import has_varlen, uses_flash
 from workers.pixtral.engine import PackedEngine
-from workers.pixtral.executor import Executor
+from workers.pixtral.executor import Backend, Executor
+from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import read_header, weight_files
-from workers.pixtral.model.load import DTYPES, load_model, read_args, stored_dtype, weight_bytes
+from workers.pixtral.model.load import DTYPES, load_model, stored_dtype, weight_bytes
+from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.text.processor import Processor
-from workers.pixtral.upstream import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,6 @@ def build_engine(
     dtype: str | None = None,
     memory_bytes: int | None = None,
     lora: Path | None = None,
-    *,
-    exact: bool = False,
 ) -> Built:
     """Check the folder, load it, size the cache by the memory that is left, start the thread.
 
@@ -53,14 +52,54 @@ def build_engine(
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"the type {dtype} is not one of {', '.join(DTYPES)}")
-    processor = Processor(folder, read_args(folder))
-    granted = memory_bytes or sizes.available_bytes(device)
+    processor = Processor(folder, read_config(folder))
+    granted = memory_bytes or available_bytes(device)
     model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted), lora)
-    return Built(start_engine(model, processor, granted, exact=exact), processor)
+    return Built(start_engine(model, processor, granted), processor)
+
+
+def start_engine(model: Pixtral, processor: Processor, granted: int) -> PackedEngine:
+    """An engine for a model that is on its device already."""
+    device, dtype = model.device, model.dtype
+    if device.type == "cpu":
+        keep_freed_memory()
+    fit = size(model.config, weight_bytes(model) + prepared_bytes(model.output.weight), granted, dtype, device)
+    logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
+    backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
+    executor = Executor(backend, fit.limits)
+    return PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda")
+
+
+def make_backend(model: Pixtral, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None) -> Backend:
+    """The backend for the model's device and type."""
+    if uses_flash(model.device, model.dtype):
+        from workers.pixtral.cuda.graph import CudaBackend  # needs Triton, which comes with CUDA's torch
+
+        return CudaBackend(model, limits, num_blocks, block_size)
+    return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
+
+
+def size(config: ModelConfig, weights: int, granted: int, dtype: torch.dtype, device: torch.device) -> sizes.Sizes:
+    """`sizes.size_engine` for the device."""
+    on_gpu, threads = device.type == "cuda", torch.get_num_threads()
+    return sizes.size_engine(config, weights, granted, dtype.itemsize, on_gpu=on_gpu, threads=threads)
+
+
+def available_bytes(device: torch.device) -> int:
+    """What to grant where nothing is said: 92 % of a GPU's free memory; half of what the host has free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.92)
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtype:
-    """The checkpoint's own type, or float32 on a CPU without its arithmetic: a third of the time, if it fits.
+    """The checkpoint's own type, or float32 on a CPU without its arithmetic: half of the time or less, if it fits.
 
     Raises:
         UsageError: the folder is not a checkpoint.
@@ -71,7 +110,7 @@ def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtyp
         return stored
     numbers = sum(math.prod(entry["shape"]) for path in files for entry in read_header(path).values())
     try:
-        sizes.size_engine(read_args(folder), numbers * torch.float32.itemsize, granted, torch.float32.itemsize, device)
+        size(read_config(folder), numbers * torch.float32.itemsize, granted, torch.float32, device)
     except UsageError:
         logger.warning("this CPU has no arithmetic of %s, and the weights in float32 do not fit: slow", stored)
         return stored
@@ -81,42 +120,28 @@ def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtyp
 def describe(folder: Path | None, device: torch.device) -> str:
     """The line that the engine's log begins with, before anything is loaded; without a folder for bfloat16 weights."""
     if folder is not None:
-        return describe_path(device, choose_dtype(folder, device, sizes.available_bytes(device)))
+        return describe_path(device, choose_dtype(folder, device, available_bytes(device)))
     here = device.type == "cpu" and not computes(torch.bfloat16)
     return describe_path(device, torch.float32 if here else torch.bfloat16)
 
 
-def make_executor(
-    model: Transformer, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None
-) -> Executor:
-    """The executor for the model's device and type."""
-    if uses_flash(model.device, model.dtype):
-        from workers.pixtral.cuda.graph import CudaExecutor  # needs Triton, which comes with CUDA's torch
+def describe_path(device: torch.device, dtype: torch.dtype) -> str:
+    """One line for people: which path this machine gets, and why.
 
-        return CudaExecutor(model, limits, num_blocks, block_size, prefill_tile)
-    return Executor(model, limits, num_blocks, block_size, prefill_tile)
-
-
-def start_engine(model: Transformer, processor: Processor, granted: int, *, exact: bool = False) -> PackedEngine:
-    """An engine for a model that is on its device already."""
-    device, dtype = model.device, model.dtype
-    if device.type == "cpu":
-        keep_freed_memory()
-    weights = weight_bytes(model) + prepared_bytes(model.output.weight)
-    fit = sizes.size_engine(model.args, weights, granted, dtype.itemsize, device, exact=exact)
-    logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
-    executor = make_executor(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
-    scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
-    return PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda")
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 128 MiB that tensors gave back, instead of fetching it from the kernel page by page.
-
-    Each layer of a prefill frees and takes 2 to 9 MB many times: 20,000 page faults and 3 % of an A4 page's time.
+    | device and dtype        | packed (vision, prefill)                  | decode over paged blocks            |
+    |-------------------------|-------------------------------------------|-------------------------------------|
+    | CUDA, bfloat16, float16 | torch's varlen FlashAttention             | Triton, grouped-query, fixed splits |
+    | CUDA float32; CPU       | scaled_dot_product_attention per sequence | the same, one grouped query a row   |
+    | CPU with bf16, no AMX   | long sequences: plain products            | the same                            |
     """
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its upper limit
-            mallopt(-1, 128 * 2**20)  # M_TRIM_THRESHOLD
+    name = str(dtype).removeprefix("torch.")
+    if uses_flash(device, dtype):
+        return f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
+    if suits_strips(device, dtype):
+        return f"plain products for long sequences, scaled_dot_product_attention for short ones ({device.type}, {name})"
+    if device.type == "cpu" and not computes(torch.bfloat16) and dtype == torch.float32:
+        return f"scaled_dot_product_attention per sequence (cpu, {name}): this CPU has no arithmetic of bfloat16"
+    if device.type != "cuda":
+        return f"scaled_dot_product_attention per sequence ({device.type}, {name}): FlashAttention needs CUDA"
+    reason = f"FlashAttention has no {name}" if has_varlen() else "this torch has no varlen_attn"
+    return f"scaled_dot_product_attention per sequence ({device}, {name}): {reason}"

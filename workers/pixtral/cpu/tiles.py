@@ -1,4 +1,4 @@
-"""The row-wise arithmetic of both towers: projections, norms, gates, rotations.
+"""How a pack is cut for a processor: into fixed shapes, so that a row's floats depend on that row alone, and for cores.
 
 A row of a matrix product is the same mathematical sum whatever stands in the other rows, but not the same float: BLAS
 picks its kernel by the number of rows, and kernels add up in different orders. A page's text must not depend on its
@@ -7,26 +7,26 @@ neighbours, so while reading pages every product has one of two fixed shapes:
     prefill rows, padded to a multiple of `prefill_tile`, one product per tile, tiles side by side in lanes
     decode rows, padded to a multiple of `decode_tile`, one product per tile, shared by all cores: it reads every weight
 
-and a row's value then depends on that row alone, bit for bit on a CPU (held by `test_pixtral_isolation.py`). `PLAIN`
-takes the rows as they come; training uses it, since there is no neighbour to hide from. So does a GPU's prefill by
-default: there the shape may pick another kernel, and in bf16 two near-equal tokens may swap. `exact=True` of the
-engine fixes the shapes on a GPU too; what that costs has not been measured.
-
-Everything here is differentiable; `cuda/kernels.py` has fused twins of the element-wise parts for a GPU.
+and a row's value then depends on that row alone, bit for bit on a CPU (held by `test_pixtral_isolation.py`). Between
+two attentions no row needs another, so all that lies there runs as one piece per tile, which stays in the processor's
+cache: output projection, feed-forward, the next layer's norm, its queries, keys and values, their rotation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from workers.pixtral.cpu.attention import attend_packed
 from workers.pixtral.cpu.threads import ALONE, Lanes
-from workers.pixtral.upstream import RMSNorm
+from workers.pixtral.model.decoder import Attend, Leave, Runner
+from workers.pixtral.model.layers import Layer, Operations
+from workers.pixtral.model.packed import PackedAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,26 @@ class Tiles:
     decode_in_lanes: bool = False  # where weights are small and there are many rows
 
 
-class Arithmetic:
-    """PyTorch's own operations, on any device, with gradients."""
+class TiledRunner(Runner):
+    """Runs rows tile by tile, in lanes; without tiles at once."""
 
-    def __init__(self, tiles: Tiles | None = None, lanes: Lanes = ALONE) -> None:
+    def __init__(self, tiles: Tiles | None = None, lanes: Lanes = ALONE, ops: Operations | None = None) -> None:
+        super().__init__(ops)
         self.tiles, self.lanes = tiles, lanes
 
     def padded(self, num_rows: int) -> int:
         """Rows to compute for `num_rows` prefill rows: 3,008 rows in tiles of 256 become 3,072."""
         return num_rows if self.tiles is None else -(-num_rows // self.tiles.prefill_tile) * self.tiles.prefill_tile
 
-    def by_tile(self, compute: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
-        """`compute` over each tile of every one of `rows` (T, …), side by side in lanes; at once if there are no tiles.
+    def packed_attention(
+        self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype, *, causal: bool = False
+    ) -> PackedAttention:
+        return lambda query, key, value: attend_packed(query, key, value, lengths, causal=causal, lanes=self.lanes)
 
-        What it returns for a tile has the tile's number of rows; the whole is laid out in the same order. A tile stays
-        in the processor's cache from one operation to the next, so `compute` should do all it can with it.
+    def rows(self, compute: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
+        """`compute` over each tile of every one of `rows` (T, …), side by side in lanes; laid out in the same order.
+
+        What it returns for a tile has the tile's number of rows. It should do all it can with a tile.
         """
         if self.tiles is None:
             return compute(*rows)
@@ -83,46 +88,29 @@ class Arithmetic:
             run(place)
         return tuple(whole)
 
-    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """rows (T, in) @ weight (out, in).T → (T, out)."""
-        return F.linear(rows, weight, bias)
+    def layers(
+        self, layers: Iterable[Layer], hidden: Tensor, rotation: Tensor, attend: Attend, leave: Leave
+    ) -> tuple[Tensor, ...]:
+        """`Runner.layers`, with the end of each layer and the beginning of the next as one piece per tile."""
+        stack, ops = list(layers), self.ops
 
-    def rms_norm(self, rows: Tensor, norm: RMSNorm) -> Tensor:
-        """Mean of squares in float32 (float64 stays), cast back before the weight, as the checkpoint was trained."""
-        weight: Tensor = norm.weight
-        return F.rms_norm(rows, rows.shape[-1:], None, norm.eps) * weight
+        def enter(index: int, hidden: Tensor, update: Tensor | None, rotation: Tensor) -> tuple[Tensor, ...]:
+            if index == len(stack):
+                return leave(hidden, update, rotation)
+            return stack[index].project(hidden, update, rotation, ops)
 
-    def add_rms_norm(self, rows: Tensor, update: Tensor, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-        """(rows + update, its norm): the residual stream and what the next block reads."""
-        rows = rows + update
-        return rows, self.rms_norm(rows, norm)
+        parts = self.rows(lambda hidden, rotation: enter(0, hidden, None, rotation), hidden, rotation)
+        for index, layer in enumerate(stack):
+            hidden, query, key, value = parts
+            attended = attend(index, query, key, value)
 
-    def gate(self, both: Tensor) -> Tensor:
-        """both (T, 2 × hidden), w1's half then w3's → silu(first) × second (T, hidden)."""
-        first, second = both.chunk(2, dim=-1)
-        silu = F.silu(first)
-        return silu * second if torch.is_grad_enabled() else silu.mul_(second)
+            def between(
+                hidden: Tensor, attended: Tensor, rotation: Tensor, layer: Layer = layer, after: int = index + 1
+            ) -> tuple[Tensor, ...]:
+                return enter(after, *layer.finish(hidden, attended, ops), rotation)
 
-    def rotate(self, heads: Tensor, rotation: Tensor) -> Tensor:
-        """RoPE over interleaved pairs (2i, 2i + 1), in float32: heads (T, H, D), rotation (T, D/2, 2) = cos, sin.
-
-        As complex numbers: a fifth of the time of the four real products on a CPU, with the same bits. Without
-        gradients it works in place where no cast makes a copy.
-        """
-        wide = heads.to(rotation.dtype)
-        pairs = torch.view_as_complex(wide.view(*heads.shape[:-1], -1, 2))  # (T, H, D/2)
-        turn = torch.view_as_complex(rotation)[:, None]
-        if not torch.is_grad_enabled():
-            pairs.mul_(turn)
-            return wide.to(heads.dtype)
-        return torch.view_as_real(pairs * turn).flatten(-2).to(heads.dtype)
-
-    def module(self, rows: Tensor, linear: nn.Linear) -> Tensor:
-        """A whole nn.Linear, with its bias."""
-        return self.linear(rows, linear.weight, linear.bias)
-
-
-PLAIN = Arithmetic()
+            parts = self.rows(between, hidden, attended, rotation)
+        return parts
 
 
 def prepared_product(weight: Tensor, num_rows: int) -> Callable[[Tensor], Tensor]:
@@ -146,8 +134,3 @@ def prepared_bytes(weight: Tensor) -> int:
     if not known or not mkldnn._is_mkldnn_bf16_supported():
         return 0
     return weight.numel() * weight.element_size()
-
-
-def pad_rows(rows: Tensor, num_rows: int) -> Tensor:
-    """Zero rows below, up to `num_rows`; they cost their share of a tile and nobody reads them."""
-    return F.pad(rows, (0, 0, 0, num_rows - rows.shape[0])) if num_rows > rows.shape[0] else rows

@@ -8,7 +8,7 @@ the device, so a row's sum has one order: it does not depend on its neighbours.
 
     a sequence of 2,500 keys, splits of 1,024:   [0 … 1023] [1024 … 2047] [2048 … 2499]
 
-Rounding follows the plain operations of `tiles.py` step by step, so both give the same bits up to the order of a
+Rounding follows the plain operations of `model/layers.py` step by step, so both give the same bits up to the order of a
 norm's sum and fused multiply-adds.
 
 Checked by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`). On a GPU they have not been run yet;
@@ -26,17 +26,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.pixtral.cpu.tiles import Arithmetic
-from workers.pixtral.upstream import RMSNorm
+from workers.pixtral.model.layers import Operations, RMSNorm
 
 SPLIT_TOKENS = 1024
 GROUP_ROWS = 16  # a matrix unit's least number of rows; a group of 4 query heads fills a quarter
 
 
 @triton.jit
-def _add_rms_norm(rows, update, weight, out, width, eps, HAS_UPDATE: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rms_norm(rows, update, weight, out, width, eps, HAS_UPDATE: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
+    columns = tl.arange(0, COLUMNS)
     inside = columns < width
     x = tl.load(rows + row * width + columns, mask=inside, other=0.0)
     if HAS_UPDATE:
@@ -51,9 +50,9 @@ def _add_rms_norm(rows, update, weight, out, width, eps, HAS_UPDATE: tl.constexp
 
 
 @triton.jit
-def _gate(both, out, hidden, BLOCK: tl.constexpr):
+def _gate(both, out, hidden, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < hidden
     a = tl.load(both + row * 2 * hidden + columns, mask=inside, other=0.0)
     b = tl.load(both + row * 2 * hidden + hidden + columns, mask=inside, other=0.0)
@@ -89,11 +88,11 @@ def _rotate(
 
 
 @triton.jit
-def _store(key, value, stride, keys, values, slots, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _store(key, value, stride, keys, values, slots, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
     if slot >= 0:  # padding rows write nowhere
-        columns = tl.arange(0, BLOCK)
+        columns = tl.arange(0, COLUMNS)
         inside = columns < WIDTH
         tl.store(keys + slot * WIDTH + columns, tl.load(key + row * stride + columns, mask=inside), mask=inside)
         tl.store(values + slot * WIDTH + columns, tl.load(value + row * stride + columns, mask=inside), mask=inside)
@@ -157,17 +156,8 @@ def _decode_join(partial, sums, lengths, out, num_splits, D: tl.constexpr, SPLIT
     tl.store(out + (row * tl.num_programs(1) + head) * D + dims, joined.to(out.dtype.element_ty))
 
 
-def store(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-    """Write rows (T, H_kv, D) to their slots of the cache; slot -1 writes nowhere."""
-    assert key.stride(0) == value.stride(0) and key.stride(1) == key.shape[2], key.stride()
-    width = keys.shape[1] * keys.shape[2]
-    _store[(key.shape[0],)](
-        key, value, key.stride(0), keys, values, slots, width, triton.next_power_of_2(width), num_warps=4
-    )
-
-
-class DecodeAttention:
-    """One new token of each sequence over its blocks; the buffers for split results are made once."""
+class PagedKernels:
+    """What reads and writes the paged cache; the buffers for split results are made once."""
 
     def __init__(
         self,
@@ -185,10 +175,19 @@ class DecodeAttention:
         self.partial = torch.empty(max_sequences, heads, self.num_splits, head_dim, device=device)
         self.sums = torch.empty(max_sequences, heads, self.num_splits, device=device)
 
-    def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, out: Tensor
-    ) -> None:
-        """query (B, H, D) → out (B, H, D); tables (B, blocks) and lengths (B,) int32, length 0 gives zeros."""
+    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Write rows (T, H_kv, D) to their slots of the cache; slot -1 writes nowhere."""
+        assert key.stride(0) == value.stride(0) and key.stride(1) == key.shape[2], key.stride()
+        width = keys.shape[1] * keys.shape[2]
+        _store[(key.shape[0],)](
+            key, value, key.stride(0), keys, values, slots, width, triton.next_power_of_2(width), num_warps=4
+        )
+
+    def decode(self, query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, out: Tensor) -> None:
+        """One new token of each sequence over its blocks.
+
+        query (B, H, D) → out (B, H, D); tables (B, blocks) and lengths (B,) int32, length 0 gives zeros.
+        """
         rows, heads, head_dim = query.shape
         scale = head_dim**-0.5 * 1.4426950408889634  # log2 e: the kernels work in base 2
         _decode_split[(rows, self.kv_heads, self.num_splits)](
@@ -202,7 +201,7 @@ class DecodeAttention:
         )  # fmt: skip
 
 
-class FusedArithmetic(Arithmetic):
+class FusedOperations(Operations):
     """The element-wise parts as one kernel each. Works in place on the residual stream and on queries and keys."""
 
     def rms_norm(self, rows: Tensor, norm: RMSNorm) -> Tensor:

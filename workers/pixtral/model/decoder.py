@@ -1,45 +1,117 @@
 """Tokens and image features to hidden states and logits: the decoder, over a pack of sequences.
 
-`run_layers` knows neither sequences nor caches: it hands the rotated queries, keys and values of each layer to an
-`Attend`, which alone knows who may look at whom. Training passes `causal(lengths)`; the engine passes one that
-writes to and reads from the paged cache.
+`Runner.layers` is the loop: project, attend, finish, layer after layer. It knows neither sequences nor caches: it hands
+the rotated queries, keys and values of each layer to an `Attend`, which alone knows who may look at whom. Training
+passes `causal(lengths)`; the engine passes one that writes to and reads from the paged cache. A backend's own runner
+may cut the rows of a pack for its processor or fuse operations; `PLAIN` takes them as they come, with gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.pixtral.cpu.attention import Boundaries, attend_packed
-from workers.pixtral.cpu.tiles import PLAIN, Arithmetic
-from workers.pixtral.model.layers import Attend, add_norm, finish_block, run_blocks
-from workers.pixtral.upstream import Transformer, TransformerArgs, TransformerBlock
+from workers.pixtral.model.config import ModelConfig
+from workers.pixtral.model.layers import Layer, Operations, RMSNorm
+from workers.pixtral.model.packed import PackedAttention, attend_packed
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer index, query (T, H, D), key (T, H_kv, D), value (T, H_kv, D)) → (T, H × D)."""
+
+Leave = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, ...]]
+"""(residual stream (T, dim), an update not yet added or None, rotation (T, D/2, 2)) → what comes of each row."""
 
 
-def causal(model: Transformer, lengths: Sequence[int]) -> Attend:
+class Runner:
+    """How a pack of rows runs through layers: here all at once."""
+
+    def __init__(self, ops: Operations | None = None) -> None:
+        self.ops = ops or Operations()
+
+    def padded(self, num_rows: int) -> int:
+        """Rows to compute for so many."""
+        return num_rows
+
+    def rows(self, compute: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
+        """`compute` over all of `rows` (T, …); each row of what it returns depends on the same row alone."""
+        return compute(*rows)
+
+    def packed_attention(
+        self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype, *, causal: bool = False
+    ) -> PackedAttention:
+        """Attention inside each of the packed sequences; made once for all layers."""
+        return lambda query, key, value: attend_packed(query, key, value, lengths, causal=causal)
+
+    def layers(
+        self, layers: Iterable[Layer], hidden: Tensor, rotation: Tensor, attend: Attend, leave: Leave
+    ) -> tuple[Tensor, ...]:
+        """hidden (T, dim) through all layers; what `leave` makes of each row at the end."""
+        update = None
+        for index, layer in enumerate(layers):
+            hidden, query, key, value = layer.project(hidden, update, rotation, self.ops)
+            attended = attend(index, query, key, value)
+            hidden, update = layer.finish(hidden, attended, self.ops)
+        return leave(hidden, update, rotation)
+
+
+PLAIN = Runner()
+
+
+class Decoder(nn.Module):
+    """The weights of the text model, by the checkpoint's names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.layers = nn.ModuleList(
+            Layer(
+                config.dim,
+                config.hidden_dim,
+                config.n_heads,
+                config.n_kv_heads,
+                config.head_dim,
+                config.norm_eps,
+                config.moe,
+            )
+            for _ in range(config.n_layers)
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.output.weight.device
+
+
+def causal(model: Decoder, lengths: Sequence[int], runner: Runner = PLAIN) -> Attend:
     """Each of the packed sequences attends to itself and its past, and to nothing else; no cache."""
-    boundaries = Boundaries.of(lengths, model.device, model.dtype)
-    return lambda _layer, query, key, value: attend_packed(query, key, value, boundaries, causal=True).flatten(1)
+    attend = runner.packed_attention(lengths, model.device, model.dtype, causal=True)
+    return lambda _layer, query, key, value: attend(query, key, value).flatten(1)
 
 
-def rotation_1d(positions: Tensor, args: TransformerArgs, dtype: torch.dtype) -> Tensor:
+def rotation_1d(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> Tensor:
     """Cosine and sine at each position, angles in float32: positions (T,) → (T, D/2, 2)."""
-    exponents = torch.arange(0, args.head_dim, 2, device=positions.device).float() / args.head_dim
-    frequencies = 1.0 / (args.rope_theta**exponents)
+    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
     angles = positions[:, None].float() * frequencies
     return torch.stack((angles.cos(), angles.sin()), dim=-1).to(torch.promote_types(dtype, torch.float32))
 
 
-def embed(model: Transformer, token_ids: Tensor, features: Tensor | None = None) -> Tensor:
+def embed(model: Decoder, token_ids: Tensor, features: Tensor | None = None) -> Tensor:
     """(T,) → (T, dim): every image token, in order, takes the next row of `features`; the rest their embedding."""
     rows = F.embedding(token_ids, model.tok_embeddings.weight)
     if features is None:
         return rows
-    is_image = token_ids == model.args.vision_encoder.image_token_id
+    is_image = token_ids == model.config.vision_encoder.image_token_id
     return rows.masked_scatter(is_image[:, None], features.to(rows.dtype))
 
 
@@ -47,7 +119,7 @@ class Wanted(Protocol):
     """The rows whose next token is wanted: of the last layer, the others need only leave their keys and values."""
 
     rows: Tensor  # (R,) their places in the pack
-    arithmetic: Arithmetic  # for R rows
+    runner: Runner  # for R rows
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Write all rows' keys and values (T, H_kv, D) to the cache."""
@@ -59,56 +131,51 @@ class Wanted(Protocol):
 
 
 def run_layers(
-    model: Transformer,
+    model: Decoder,
     hidden: Tensor,
     positions: Tensor,
     attend: Attend,
-    arithmetic: Arithmetic = PLAIN,
+    runner: Runner = PLAIN,
     wanted: Wanted | None = None,
 ) -> Tensor:
     """hidden (T, dim), positions (T,) → after the final norm (T, dim), or (R, dim) if only R rows are `wanted`."""
-    rotation = rotation_1d(positions, model.args, hidden.dtype)
-    layers = list(model.layers.values())
+    rotation = rotation_1d(positions, model.config, hidden.dtype)
     if wanted is not None:
-        return _run_wanted(model, layers, hidden, rotation, attend, arithmetic, wanted)
+        return _run_wanted(model, hidden, rotation, attend, runner, wanted)
 
     def leave(hidden: Tensor, update: Tensor | None, _rotation: Tensor) -> tuple[Tensor, ...]:
-        return (add_norm(arithmetic, hidden, update, model.norm)[1],)
+        return (runner.ops.add_norm(hidden, update, model.norm)[1],)
 
-    return run_blocks(layers, hidden, rotation, attend, arithmetic, leave)[0]
+    return runner.layers(_layers(model), hidden, rotation, attend, leave)[0]
 
 
 def _run_wanted(
-    model: Transformer,
-    layers: list[TransformerBlock],
-    hidden: Tensor,
-    rotation: Tensor,
-    attend: Attend,
-    arithmetic: Arithmetic,
-    wanted: Wanted,
+    model: Decoder, hidden: Tensor, rotation: Tensor, attend: Attend, runner: Runner, wanted: Wanted
 ) -> Tensor:
     """Of the last layer, keys and values of all rows, the rest for the wanted ones: (R, dim)."""
-    index, last = len(layers) - 1, layers[-1]
-    attention, few, rows = last.attention, wanted.arithmetic, wanted.rows
-    heads, kv_heads, head_dim = attention.n_heads, attention.n_kv_heads, attention.head_dim
+    *layers, last = _layers(model)
+    ops, few, rows = runner.ops, wanted.runner, wanted.rows
 
     def leave(hidden: Tensor, update: Tensor | None, rotation: Tensor) -> tuple[Tensor, ...]:
-        hidden, normed = add_norm(arithmetic, hidden, update, last.attention_norm)
-        both = arithmetic.linear(normed, attention.fused_qkv[heads * head_dim :]).view(-1, 2 * kv_heads, head_dim)
-        return hidden, normed, arithmetic.rotate(both[:, :kv_heads], rotation), both[:, kv_heads:]
+        hidden, normed = ops.add_norm(hidden, update, last.attention_norm)
+        return hidden, normed, *last.attention.key_value(normed, rotation, ops)
 
     def project(normed: Tensor, rotation: Tensor) -> tuple[Tensor, ...]:
-        return (few.rotate(few.module(normed, attention.wq).view(-1, heads, head_dim), rotation),)
+        return (last.attention.query(normed, rotation, few.ops),)
 
     def finish(hidden: Tensor, attended: Tensor) -> tuple[Tensor, ...]:
-        return (few.add_rms_norm(*finish_block(last, hidden, attended, few), model.norm)[1],)
+        return (few.ops.add_rms_norm(*last.finish(hidden, attended, few.ops), model.norm)[1],)
 
-    hidden, normed, key, value = run_blocks(layers[:-1], hidden, rotation, attend, arithmetic, leave)
-    wanted.store(index, key, value)
-    (query,) = few.by_tile(project, normed[rows], rotation[rows])
-    return few.by_tile(finish, hidden[rows], wanted.attend(index, query))[0]
+    hidden, normed, key, value = runner.layers(layers, hidden, rotation, attend, leave)
+    wanted.store(len(layers), key, value)
+    (query,) = few.rows(project, normed[rows], rotation[rows])
+    return few.rows(finish, hidden[rows], wanted.attend(len(layers), query))[0]
 
 
-def logits(model: Transformer, hidden: Tensor, arithmetic: Arithmetic = PLAIN) -> Tensor:
+def _layers(model: Decoder) -> list[Layer]:
+    return list(model.layers)  # type: ignore[arg-type]
+
+
+def logits(model: Decoder, hidden: Tensor) -> Tensor:
     """(R, dim) → (R, vocabulary), in the model's own dtype; only for rows whose next token is wanted."""
-    return arithmetic.linear(hidden, model.output.weight)
+    return F.linear(hidden, model.output.weight)

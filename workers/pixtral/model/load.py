@@ -1,4 +1,4 @@
-"""A checkpoint folder in Mistral's format → mistral-inference's module tree on the device, checked before any page.
+"""A checkpoint folder in Mistral's format → the module tree on its device, checked before any page.
 
 Every tensor is compared with what params.json asks for by the files' headers alone; only then weights are read,
 memory-mapped, each once, into the place where it stays: no second copy in RAM. The projections that read the same
@@ -8,13 +8,12 @@ one product serves them all.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
+from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import read_header, read_params, weight_files
-from workers.pixtral.plan.batch import cumulative
-from workers.pixtral.upstream import (
-    PATCH_MERGE,
-    Attention,
-    FeedForward,
-    MoeArgs,
-    Transformer,
-    TransformerArgs,
-    VisionEncoderArgs,
-)
+from workers.pixtral.model.layers import Attention, FeedForward
+from workers.pixtral.model.vision import Pixtral
 
 logger = logging.getLogger(__name__)
 
@@ -45,90 +37,13 @@ DTYPES = {
 }
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
-# Keys of params.json that change no arithmetic, beside those of TransformerArgs and VisionEncoderArgs.
-WITHOUT_EFFECT = {"max_seq_len", "max_position_embeddings", "model_parallel", "dtype"}
-VISION_WITHOUT_EFFECT = {"max_image_size", "image_break_token_id", "image_end_token_id"}  # the tokenizer's affair
-# Keys that may be given with this value: it is what the engine computes.
-AS_COMPUTED = {"activation": "silu", "causal": True}
 LORA_SCALING = 2.0  # mistral-inference's default in `load_lora`
 
 
-def read_args(folder: Path) -> TransformerArgs:
-    """params.json as mistral-inference's `TransformerArgs`.
-
-    Raises:
-        UsageError: not a vision checkpoint that this engine can run; the message says why.
-    """
-    return read_args_from(read_params(folder), folder / "params.json")
-
-
-def read_args_from(params: dict[str, Any], path: Path = Path("params.json")) -> TransformerArgs:
-    """The same from the content of a params.json; `path` is for messages."""
-    if not isinstance(params.get("vision_encoder"), dict):
-        raise UsageError(f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint")
-    if params.get("rope_theta") is None:
-        raise UsageError(
-            f"{path} has no rope_theta; mistral-inference would take 1e6, and Pixtral 12B needs 1e9: add it"
-        )
-    for key, value in _unknown(params):
-        raise UsageError(
-            f"{path} asks for {key} ({json.dumps(value)}), which this engine does not compute; "
-            "give a plain bf16 checkpoint of the Pixtral family"
-        )
-    if params.get("sliding_window") or params.get("_sliding_window"):
-        raise UsageError(f"{path} asks for sliding window attention, which this engine does not compute")
-    try:
-        args = TransformerArgs.from_dict(_known(params, TransformerArgs) | _nested(params))
-    except Exception as error:
-        raise UsageError(f"{path} does not describe a Mistral transformer: {error}") from error
-    _check_args(args, path)
-    return args
-
-
-def _unknown(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys that would change the arithmetic in ways this engine does not know; null and false ask for nothing."""
-    vision, moe = params["vision_encoder"], params.get("moe")
-    groups = [
-        ("", params, TransformerArgs, WITHOUT_EFFECT),
-        ("vision_encoder.", vision, VisionEncoderArgs, VISION_WITHOUT_EFFECT),
-        ("moe.", moe if isinstance(moe, dict) else {}, MoeArgs, set()),
-    ]
-    for prefix, given, args_class, without_effect in groups:
-        known = {field.name for field in dataclasses.fields(args_class)} | without_effect
-        for key, value in given.items():
-            if key in AS_COMPUTED and not prefix:
-                if value != AS_COMPUTED[key]:
-                    yield key, value
-            elif key not in known and value not in (None, False):
-                yield prefix + key, value
-
-
-def _known(params: dict[str, Any], args_class: type[Any]) -> dict[str, Any]:
-    return {field.name: params[field.name] for field in dataclasses.fields(args_class) if field.name in params}
-
-
-def _nested(params: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "vision_encoder": _known(params["vision_encoder"], VisionEncoderArgs),
-        "max_batch_size": 0,
-        "lora": None,
-    }
-
-
-def _check_args(args: TransformerArgs, path: Path) -> None:
-    vision = args.vision_encoder
-    if args.n_heads % args.n_kv_heads or vision.hidden_size % vision.num_attention_heads:
-        raise UsageError(f"{path}: attention heads do not divide ({args.n_heads} by {args.n_kv_heads} key-value heads)")
-    if vision.mm_projector_id not in ("", PATCH_MERGE):
-        raise UsageError(f"{path} asks for the projector {vision.mm_projector_id!r}; known are none and {PATCH_MERGE}")
-    if (vision.hidden_size // vision.num_attention_heads) % 4 or args.head_dim % 2:
-        raise UsageError(f"{path}: a head size does not allow rotary positions (vision by 4, decoder by 2)")
-
-
-def empty_model(args: TransformerArgs) -> Transformer:
-    """mistral-inference's module tree with shapes and no memory (`meta` device)."""
+def empty_model(config: ModelConfig) -> Pixtral:
+    """The module tree with shapes and no memory (`meta` device)."""
     with torch.device("meta"):
-        return Transformer(args)
+        return Pixtral(config)
 
 
 def load_model(
@@ -136,7 +51,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     lora: Path | None = None,
-) -> Transformer:
+) -> Pixtral:
     """The checkpoint in `folder` on `device`, ready for inference.
 
     `dtype` None keeps what most weights have. `lora`, or `lora.safetensors` in the folder, is merged into the weights.
@@ -144,9 +59,9 @@ def load_model(
     Raises:
         UsageError: a file is damaged, or a tensor missing, spare or misshapen; the message names both.
     """
-    args = read_args(folder)
+    config = read_config(folder)
     files = weight_files(folder)
-    model = empty_model(args)
+    model = empty_model(config)
     homes = _locate(model, files)
     lay_out(model, torch.device(device), dtype or stored_dtype(files))
     parameters = dict(model.named_parameters())
@@ -161,7 +76,7 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def _locate(model: Transformer, files: list[Path]) -> dict[str, Path]:
+def _locate(model: Pixtral, files: list[Path]) -> dict[str, Path]:
     """Tensor name → its file, after comparing names, shapes and types with what the module tree asks for."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     homes: dict[str, Path] = {}
@@ -200,7 +115,7 @@ def stored_dtype(files: list[Path]) -> torch.dtype:
     return sizes.most_common(1)[0][0] if sizes else torch.bfloat16
 
 
-def lay_out(model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
+def lay_out(model: Pixtral, device: torch.device, dtype: torch.dtype) -> None:
     """Give every parameter its memory; weights that read the same rows share one tensor."""
     for module in model.modules():
         if isinstance(module, Attention):
@@ -217,7 +132,7 @@ def lay_out(model: Transformer, device: torch.device, dtype: torch.dtype) -> Non
 def _side_by_side(linears: list[nn.Linear], device: torch.device, dtype: torch.dtype) -> Tensor:
     outs = [linear.weight.shape[0] for linear in linears]
     fused = torch.empty(sum(outs), linears[0].weight.shape[1], device=device, dtype=dtype)
-    for linear, first, out in zip(linears, cumulative(outs), outs, strict=False):
+    for linear, first, out in zip(linears, accumulate(outs, initial=0), outs, strict=False):
         linear.weight = nn.Parameter(fused[first : first + out], requires_grad=False)
     return fused
 
@@ -242,7 +157,7 @@ def _lora_scaling(folder: Path) -> float:
 
 
 @torch.no_grad()
-def merge_lora(model: Transformer, path: Path, scaling: float) -> None:
+def merge_lora(model: Pixtral, path: Path, scaling: float) -> None:
     """weight += scaling × B @ A for every pair in `path`, the sum that mistral-inference's `load_lora` makes.
 
     Raises:
@@ -268,18 +183,14 @@ def merge_lora(model: Transformer, path: Path, scaling: float) -> None:
     logger.info("merged %d LoRA pairs of %s, scaling %g", len(shapes) // 2, path.name, scaling)
 
 
-def weight_bytes(model: Transformer) -> int:
+def weight_bytes(model: Pixtral) -> int:
     """Device memory of the weights; fused ones are views and count once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def initialise(model: Transformer, draw: Callable[[str, tuple[int, ...]], Tensor]) -> Transformer:
+def initialise(model: Pixtral, draw: Callable[[str, tuple[int, ...]], Tensor]) -> Pixtral:
     """Fill a `meta` tree with `draw(name, shape)`, trainable: the start of training and of random checkpoints."""
-    for name, parameter in _parameters(model):
+    for name, parameter in list(model.named_parameters()):
         owner = model.get_submodule(name.rpartition(".")[0])
         setattr(owner, name.rpartition(".")[2], nn.Parameter(draw(name, tuple(parameter.shape))))
     return model
-
-
-def _parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from list(model.named_parameters())

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from workers.pixtral.model.transfer import to_device
+from workers.pixtral.plan.sizes import LOOKED_AT, SORTED, TOP
 
 _MASK = 2**64 - 1
 NOT_FINITE = -1  # the token of a row whose logits hold NaN or infinity
-TOP = 256  # 8 rows of 131,072 logits on one thread: the first 256 take 2 ms, a stable sort 190 ms
-LOOKED_AT, SORTED = 32, 4  # rows at once, so that memory does not grow with the batch
 
 
 def uniform(seed: int, position: int) -> float:
@@ -66,13 +65,6 @@ def choose(logits: Tensor, temperatures: Sequence[float], top_ps: Sequence[float
         some = left[group]
         picked[some] = _draw(logits.index_select(0, rows[some]), wanted[some], logits.shape[1])[0]
     return tokens.index_copy(0, rows, torch.where(finite, picked, NOT_FINITE))
-
-
-def choose_bytes(rows: int, vocabulary: int) -> int:
-    """What `choose` takes at most beside the logits of so many rows."""
-    looked_at = min(rows, LOOKED_AT) * (vocabulary * 3 * 4 + TOP * 80)  # a copy, scaled, their exponents; float32
-    whole = min(rows, SORTED) * vocabulary * 7 * 8  # order, likelihoods and their sums, in int64 and double
-    return max(looked_at, whole)
 
 
 def _draw(logits: Tensor, wanted: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Where each row of a pack belongs: positions, boundaries and features, as plain lists of numbers.
 
 Packing lays images (or sequences) end to end without padding. Attention then stays inside each by `cu_seqlens`, so the
-result equals running them one by one (held by `test_pixtral_vision.py` and `test_pixtral_isolation.py`):
+result equals running them one by one (held by `test_pixtral_isolation.py`):
 
     images of 2 × 3 and 1 × 2 patches   →  cu_seqlens [0, 6, 8]
     rows     0 0 0 1 1 1 | 0 0             restart at 0 in each image, so does RoPE-2D
@@ -32,12 +32,6 @@ def cumulative(lengths: AbstractSequence[int]) -> list[int]:
     return [0, *accumulate(lengths)]
 
 
-def patch_positions(grids: AbstractSequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Row and column of every patch in its own image: grids of (rows, columns) → (P, 2), row by row as tokens run."""
-    parts = [np.indices(grid).reshape(2, -1).T for grid in grids]
-    return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
-
-
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A prefill chunk in the pack: its rows, and the sequence's blocks, whose first `num_keys` slots it may see."""
@@ -52,11 +46,11 @@ class Segment:
 class Layout:
     """A step as numbers for the device, T rows: prefill rows, padding, decode rows, padding.
 
-    Fixed totals keep every matrix product in one of two shapes (see `tiles.py`): prefill rows are padded to
+    Fixed totals keep every matrix product in one of two shapes (see `cpu/tiles.py`): prefill rows are padded to
     whole tiles, and so are decode rows.
     """
 
-    token_ids: NDArray[np.int64]  # (T,), 0 on padding, -1 where the device holds the token (see `last_token_slots`)
+    token_ids: NDArray[np.int64]  # (T,), 0 on padding, -1 where the device holds the token (`Executor.last_tokens`)
     positions: NDArray[np.int64]  # (T,), from 0 in each sequence
     slots: NDArray[np.int64]  # (T,) where the row's key and value go, -1 on padding: written nowhere
     segments: list[Segment]

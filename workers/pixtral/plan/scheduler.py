@@ -111,7 +111,7 @@ class Scheduler:
         )
         self._held_steps = 0
         self._computed_prefixes: list[Sequence] = []
-        self._slots = list(range(limits.max_sequences))[::-1]
+        self._rows = list(range(limits.max_sequences))[::-1]
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the prompt and one token more could ever be held."""
@@ -217,7 +217,7 @@ class Scheduler:
         self._computed_prefixes.clear()
 
     def _admit(self, budget: int, chunks: list[Chunk], copies: list[tuple[int, int]], *, busy: bool) -> None:
-        """Start waiting sequences in order while slots, blocks and budget last."""
+        """Start waiting sequences in order while rows, blocks and budget last."""
         if busy and not self._is_worth_admitting():
             return
         self._held_steps = 0
@@ -226,14 +226,14 @@ class Scheduler:
         for sequence in list(self.waiting):
             key = sequence.prefix_key
             start = sequence.request.prefix_length if self.pool.has_prefix(key) else 0
-            if not self._slots or sequence.chunk_end(self.limits.chunk_tokens, start) - start > budget:
+            if not self._rows or sequence.chunk_end(self.limits.chunk_tokens, start) - start > budget:
                 return
             if key is not None and key in computing and not self.pool.has_prefix(key):
                 continue  # its page is on its way in another sequence
             if not self._allocate_prompt(sequence, copies, busy=busy or bool(chunks)):
                 return
             self.waiting.remove(sequence)
-            sequence.state, sequence.slot = State.RUNNING, self._slots.pop()
+            sequence.state, sequence.row = State.RUNNING, self._rows.pop()
             self.running.append(sequence)
             budget = self._take_chunks(sequence, budget, chunks)
             computing.add(key)  # published with the next step at the earliest
@@ -243,7 +243,7 @@ class Scheduler:
 
         A page of 50 tokens alone would cost as much as ten of them.
         """
-        candidates = islice(self.waiting, len(self._slots))
+        candidates = islice(self.waiting, len(self._rows))
         tokens = sum(sequence.prompt_length for sequence in candidates)
         self._held_steps = self._held_steps + 1 if 0 < tokens < self.limits.admit_tokens else 0
         return self._held_steps == 0 or self._held_steps > MAX_HELD_STEPS
@@ -289,5 +289,5 @@ class Scheduler:
         self.running.remove(sequence)
         self.pool.release(sequence.block_table)
         sequence.block_table = []
-        self._slots.append(sequence.slot)
-        sequence.slot = -1
+        self._rows.append(sequence.row)
+        sequence.row = -1

@@ -84,7 +84,7 @@ class Sequence:
     computed: int = 0
     pending: int = 0  # sampled on the device, not yet read by the host
     block_table: list[int] = field(default_factory=list)
-    slot: int = -1  # row of the device's table of last tokens, while running
+    row: int = -1  # of the device's table of last tokens, while running
     max_tokens: int = 0  # the request's, or less where the cache ends earlier
     finish_reason: str = ""
     error: str = ""

@@ -8,24 +8,25 @@ For Pixtral 12B in bf16 on 80 GB: 76 GB − 25.4 GB − 3 GB = 48 GB; a block of
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from workers.pixtral.cpu.blocked_attention import BLOCK_ROWS
-from workers.pixtral.model import sampling
 from workers.pixtral.plan.scheduler import Limits
-from workers.pixtral.upstream import TransformerArgs
+
+if TYPE_CHECKING:
+    from workers.pixtral.model.config import ModelConfig
 
 BLOCK_SIZE = 64
 # A full page of 64 × 64 patches with its breaks, a prompt of 300 tokens and an answer of 4,096.
 LONGEST_TOKENS = 64 * 65 + 300 + 4096
 ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
-KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`start.keep_freed_memory`), and the libraries' own
+KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`cpu/backend.py`), and the libraries' own
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
+STRIP_ROWS = 512  # queries of a strip (`cpu/attention.py`): 512 × 3,008 scores are 3 MB; 256 and 1,024 take as long
+# Drawing (`model/sampling.py`). 8 rows of 131,072 logits on one thread: the first 256 take 2 ms, a stable sort 190 ms.
+TOP = 256
+LOOKED_AT, SORTED = 32, 4  # rows at once, so that memory does not grow with the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +39,49 @@ class Sizes:
     arithmetic: str  # the sum, for the log
 
 
-def token_bytes(args: TransformerArgs, itemsize: int) -> int:
+def token_bytes(config: ModelConfig, itemsize: int) -> int:
     """Cache of one token: keys and values of every layer."""
-    return int(2 * args.n_layers * args.n_kv_heads * args.head_dim * itemsize)
+    return int(2 * config.n_layers * config.n_kv_heads * config.head_dim * itemsize)
 
 
-def step_bytes(args: TransformerArgs, limits: Limits, itemsize: int) -> int:
+def step_bytes(config: ModelConfig, limits: Limits, itemsize: int) -> int:
     """Room for the largest step: activations in the wider tower, the head's logits, drawing from them."""
-    vision = args.vision_encoder
+    vision = config.vision_encoder
     rows = limits.token_budget + limits.max_sequences + 1024
-    decoder = 8 * args.dim + 3 * args.hidden_dim + 3 * (args.n_heads + 2 * args.n_kv_heads) * args.head_dim
-    encoder = 12 * vision.hidden_size + 3 * vision.intermediate_size + 3 * args.dim
+    decoder = 8 * config.dim + 3 * config.hidden_dim + 3 * (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    encoder = 12 * vision.hidden_size + 3 * vision.intermediate_size + 3 * config.dim
     patches = max(limits.token_budget, (vision.image_size // vision.patch_size) ** 2) + 1024
-    features = limits.max_sequences * 2 * (vision.image_size // vision.patch_size) ** 2 * args.dim // 8
-    float32_rows = 2 * 4 * rows * args.dim
-    logits = limits.max_sequences * args.vocab_size * itemsize * 2  # in tiles, then side by side
-    drawing = sampling.choose_bytes(limits.max_sequences, args.vocab_size)
+    features = limits.max_sequences * 2 * (vision.image_size // vision.patch_size) ** 2 * config.dim // 8
+    float32_rows = 2 * 4 * rows * config.dim
+    logits = limits.max_sequences * config.vocab_size * itemsize * 2  # in tiles, then side by side
+    drawing = draw_bytes(limits.max_sequences, config.vocab_size)
     return int(
         itemsize * (rows * decoder + patches * encoder + features) + float32_rows + logits + drawing + KEPT_BYTES
     )
 
 
+def draw_bytes(rows: int, vocabulary: int) -> int:
+    """What `sampling.choose` takes at most beside the logits of so many rows."""
+    looked_at = min(rows, LOOKED_AT) * (vocabulary * 3 * 4 + TOP * 80)  # a copy, scaled, their exponents; float32
+    whole = min(rows, SORTED) * vocabulary * 7 * 8  # order, likelihoods and their sums, in int64 and double
+    return max(looked_at, whole)
+
+
 def size_engine(
-    args: TransformerArgs,
-    weights: int,
-    granted: int,
-    itemsize: int,
-    device: torch.device,
-    *,
-    exact: bool = False,
+    config: ModelConfig, weights: int, granted: int, itemsize: int, *, on_gpu: bool, threads: int = 1
 ) -> Sizes:
-    """Limits and blocks within `granted` bytes of device memory; `exact` fixes a GPU's shapes (see tiles.py).
+    """Limits and blocks within `granted` bytes of the device's memory; `threads` are those of a CPU's arithmetic.
 
     Raises:
         UsageError: not even one full page would fit; the message has the sum.
     """
-    on_gpu = device.type == "cuda"
     chunk, budget = (2048, 8192) if on_gpu else (4096, 4096)
-    per_token = token_bytes(args, itemsize)
-    most = 128 if on_gpu else 16 if args.dim >= 512 else 128  # small models: the cost of a step is its calls
+    per_token = token_bytes(config, itemsize)
+    most = 128 if on_gpu else 16 if config.dim >= 512 else 128  # small models: the cost of a step is its calls
     draft = Limits(most, chunk, budget)
-    room = step_bytes(args, draft, itemsize)
+    room = step_bytes(config, draft, itemsize)
     if not on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted above: room for eight.
-        room += max(0, torch.get_num_threads() - 8) * 2 * BLOCK_ROWS * LONGEST_TOKENS * itemsize
+        room += max(0, threads - 8) * 2 * STRIP_ROWS * LONGEST_TOKENS * itemsize
     cache = granted - weights - room
     num_blocks = cache // (per_token * BLOCK_SIZE)
     num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS)) if on_gpu else most
@@ -97,23 +98,11 @@ def size_engine(
     return Sizes(
         Limits(num_sequences, chunk, budget, LONGEST_TOKENS, ADMIT_TOKENS),
         num_blocks,
-        (1024 if exact else None) if on_gpu else _tile(args),
+        None if on_gpu else _tile(config),
         text,
     )
 
 
-def _tile(args: TransformerArgs) -> int:
+def _tile(config: ModelConfig) -> int:
     """Rows of a product on a CPU: enough for its speed, few enough that an A4 page gives each core several tiles."""
-    return 512 if args.dim >= 512 else 128
-
-
-def available_bytes(device: torch.device) -> int:
-    """What to grant where nothing is said: 92 % of a GPU's free memory; half of what the host has free."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.92)
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return 512 if config.dim >= 512 else 128

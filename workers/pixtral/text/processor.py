@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from pipeline.errors import UsageError
+from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.plan.sequence import Image, Request, Sampling
-from workers.pixtral.upstream import TransformerArgs
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)
 
@@ -48,7 +48,7 @@ class PixelKeeper(ImageEncoder):
 class Processor:
     """The tokenizer of one checkpoint folder."""
 
-    def __init__(self, folder: Path, args: TransformerArgs) -> None:
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
         """Load and check tekken.json.
 
         Raises:
@@ -64,13 +64,13 @@ class Processor:
         instruct = self.tokenizer.instruct_tokenizer
         self.text = instruct.tokenizer
         encoder = instruct.image_encoder
-        vision = args.vision_encoder
+        vision = config.vision_encoder
         if not isinstance(encoder, ImageEncoder):
             raise UsageError(f"{path} is a tokenizer without images; take the tekken.json of the same checkpoint")
-        if self.text.n_words > args.vocab_size or encoder.special_ids.img != vision.image_token_id:
+        if self.text.n_words > config.vocab_size or encoder.special_ids.img != vision.image_token_id:
             raise UsageError(
                 f"{path} does not belong to this model: {self.text.n_words} tokens and image token "
-                f"{encoder.special_ids.img}, params.json says {args.vocab_size} and {vision.image_token_id}"
+                f"{encoder.special_ids.img}, params.json says {config.vocab_size} and {vision.image_token_id}"
             )
         if encoder.image_config.image_patch_size != vision.patch_size:
             raise UsageError(
@@ -80,6 +80,12 @@ class Processor:
             raise UsageError(
                 f"{path} merges {encoder.image_config.spatial_merge_size} patches, not {vision.spatial_merge_size}"
             )
+        for name, given, own in (
+            ("image_break_token_id", vision.image_break_token_id, encoder.special_ids.img_break),
+            ("image_end_token_id", vision.image_end_token_id, encoder.special_ids.img_end),
+        ):
+            if given not in (None, own):
+                raise UsageError(f"{path} does not belong to this model: {name} is {own}, params.json says {given}")
         instruct.image_encoder = PixelKeeper(encoder.image_config, encoder.special_ids)
         self.image_end_id = encoder.special_ids.img_end
         self.eos_id = self.text.eos_id

@@ -1,0 +1,98 @@
+"""What a step needs of a CPU; also of a GPU in float32, where FlashAttention does not serve."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.pixtral.cpu.paged_attention import PagedAttention
+from workers.pixtral.cpu.threads import ALONE, lanes_of, use_one_thread
+from workers.pixtral.cpu.tiles import TiledRunner, Tiles, prepared_product
+from workers.pixtral.executor import sample_rows
+from workers.pixtral.model import decoder, vision
+from workers.pixtral.model.kv_cache import PagedCache
+from workers.pixtral.model.transfer import to_device
+from workers.pixtral.model.vision import Pixtral
+from workers.pixtral.plan.batch import Layout
+from workers.pixtral.plan.scheduler import Limits, Step
+
+
+class CpuBackend:
+    """`executor.Backend` with rows in tiles; `prefill_tile` None takes prefill rows as they come."""
+
+    def __init__(
+        self, model: Pixtral, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None
+    ) -> None:
+        config = model.config
+        self.model, self.device, self.prefill_tile = model, model.device, prefill_tile
+        on_cpu = self.device.type == "cpu"
+        self.is_small = config.dim < 512 and on_cpu
+        self.decode_tile = min(limits.max_sequences, 64 if self.is_small else 8)
+        self.lanes = lanes_of(torch.get_num_threads()) if on_cpu else ALONE
+        self.head = prepared_product(model.output.weight, self.decode_tile)
+        self.few = TiledRunner(Tiles(self.decode_tile), self.lanes if self.is_small else ALONE)
+        self.cache = PagedCache(
+            config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype,
+            by_head=True,  # what SDPA reads fastest
+        )  # fmt: skip
+
+    def enter(self) -> None:
+        """Small steps run faster on one core than shared: lanes share."""
+        if self.is_small:
+            use_one_thread(torch.get_num_threads())
+
+    def padded(self, num_rows: int) -> int:
+        return self.runner().padded(num_rows)
+
+    def decode_rows(self, count: int) -> int:
+        return -(-count // self.decode_tile) * self.decode_tile
+
+    def runner(self, num_decode_rows: int = 0) -> TiledRunner:
+        """For prefill rows, the last of which are decode rows."""
+        tile = self.prefill_tile
+        tiles = Tiles(tile, num_decode_rows, self.decode_tile, self.is_small) if tile else None
+        return TiledRunner(tiles, self.lanes)
+
+    def encode(self, images: Sequence[Tensor]) -> Tensor:
+        return vision.encode_images(self.model, images, self.runner())
+
+    def run(self, step: Step, layout: Layout, features: Tensor | None, last_tokens: Tensor) -> Tensor:
+        token_ids = to_device(layout.token_ids, self.device)
+        positions = to_device(layout.positions, self.device)
+        if (layout.token_ids < 0).any():
+            places = np.zeros(len(layout.token_ids), np.int64)
+            places[layout.first_decode :][: len(step.decodes)] = [decode.sequence.row for decode in step.decodes]
+            token_ids = torch.where(token_ids < 0, last_tokens[to_device(places, self.device)], token_ids)
+        hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
+        if features is not None:
+            hidden = hidden.index_copy(0, to_device(layout.feature_rows, self.device), features)
+        wanted = sample_rows(layout, self)
+        attend = PagedAttention(self.cache, layout, wanted, self.few, self.device, self.lanes)
+        runner = self.runner(len(layout.positions) - layout.first_decode)
+        return decoder.run_layers(self.model, hidden, positions, attend, runner, attend)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.few.rows(lambda rows: (self.head(rows),), hidden)[0]
+
+    def make_room(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 128 MiB that tensors gave back, instead of fetching it from the kernel page by page.
+
+    Each layer of a prefill frees and takes 2 to 9 MB many times: 20,000 page faults and 3 % of an A4 page's time.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its upper limit
+            mallopt(-1, 128 * 2**20)  # M_TRIM_THRESHOLD
