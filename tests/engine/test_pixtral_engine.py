@@ -21,7 +21,8 @@ from schemas.prompts import Prompt
 from workers.doctor import check_engines
 from workers.engines.pixtral import PixtralEngine, fingerprint
 from workers.pixtral.cpu.backend import CpuBackend
-from workers.pixtral.engine import PackedEngine, is_fatal, is_out_of_memory
+from workers.pixtral.device_errors import is_fatal, is_out_of_memory
+from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
 from workers.pixtral.model import sampling
 from workers.pixtral.model.config import config_of, read_config

@@ -12,8 +12,14 @@ from benchmarks.checkpoint import PRESETS, random_tensors, tiny_tokenizer, train
 from tests import pixtral_reference as reference
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.load import load_model
+from workers.pixtral.model.packed import attend_packed
 
 TINY = PRESETS["tiny"]
+
+
+def causal(lengths):
+    """Each of the packed sequences attends to itself and its past, and to nothing else; no cache."""
+    return lambda _layer, query, key, value: attend_packed(query, key, value, lengths, causal=True).flatten(1)
 
 
 def variant(**vision_keys):
@@ -74,7 +80,7 @@ def test_packed_logits_equal_the_plain_reference(checkpoint, dtype, tolerance):
         features = vision.encode_images(model, [torch.from_numpy(image) for image in pixels])
         hidden = decoder.embed(model, torch.tensor([token for prompt in prompts for token in prompt]), features)
         positions = torch.cat([torch.arange(length) for length in lengths])
-        hidden = decoder.run_layers(model, hidden, positions, decoder.causal(model, lengths))
+        hidden = decoder.run_layers(model, hidden, positions, causal(lengths))
         packed = decoder.logits(model, hidden).split(lengths)
     weights = reference.as_float64(tensors)
     for prompt, image, ours in zip(prompts, pixels, packed, strict=True):
@@ -126,7 +132,7 @@ def test_gradients_reach_every_weight_and_equal_finite_differences():
     def loss():
         features = vision.encode_images(model, [image])
         hidden = decoder.embed(model, prompt, features)
-        attend = decoder.causal(model, [len(prompt)])
+        attend = causal([len(prompt)])
         hidden = decoder.run_layers(model, hidden, torch.arange(len(prompt)), attend)
         return torch.nn.functional.cross_entropy(decoder.logits(model, hidden)[-3:-1], prompt[-2:])
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.checkpoint import make_checkpoint
+from tests.test_pixtral_parity import causal
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.load import load_model
 
@@ -30,7 +31,7 @@ def test_logits_equal_transformers(both, grid):
     tokens = torch.tensor([1, 3, *([*[10] * columns, 12] * rows)[:-1], 13, 60, 61, 62, 4])
     with torch.inference_mode():
         hidden = decoder.embed(ours, tokens, vision.encode_images(ours, [pixels]))
-        attend = decoder.causal(ours, [len(tokens)])
+        attend = causal([len(tokens)])
         logits = decoder.logits(ours, decoder.run_layers(ours, hidden, torch.arange(len(tokens)), attend))
         expected = theirs(
             input_ids=tokens[None],

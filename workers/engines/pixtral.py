@@ -81,8 +81,8 @@ class PixtralEngine:
     def _ask(
         self, image_hash: str, pixels: NDArray[np.uint8], prompt: Prompt, deadline: float | None
     ) -> Future[Answer]:
-        from workers.pixtral.engine import Generation
         from workers.pixtral.plan.sequence import Sampling
+        from workers.pixtral.text.generation import Generation
 
         sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
 

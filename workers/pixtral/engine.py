@@ -13,39 +13,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pipeline.errors import PageFailed, Unavailable
+from workers.pixtral.device_errors import is_fatal, is_out_of_memory
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model import sampling
 from workers.pixtral.plan.scheduler import Scheduler, Step
 from workers.pixtral.plan.sequence import Request, Sequence, State
+from workers.pixtral.text.generation import Generation, before_stop, ends_with_stop
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What the engine made of a request; `tokens` and `text` end before EOS or the stop string."""
-
-    tokens: tuple[int, ...]
-    text: str
-    finish_reason: str  # stop, length, deadline or cancelled
-    prompt_tokens: int
-    seconds: float  # from submit
-    queue_seconds: float
-    time_to_first_token_seconds: float | None
-    preemptions: int
+COUNTS = ("steps", "images", "finished", "failed", "output_tokens", "prompt_tokens", "useful_rows", "computed_rows")
 
 
 @dataclass(slots=True)
@@ -79,19 +66,7 @@ class PackedEngine:
         self._tickets: dict[Sequence, Ticket] = {}
         self._closed = False
         self._gone: str | None = None
-        self._counts: dict[str, float] = dict.fromkeys(
-            (
-                "steps",
-                "images",
-                "finished",
-                "failed",
-                "output_tokens",
-                "prompt_tokens",
-                "useful_rows",
-                "computed_rows",
-            ),
-            0.0,
-        )
+        self._counts: dict[str, float] = dict.fromkeys(COUNTS, 0.0)
         self._busy_seconds = 0.0
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)  # (moment, tokens sampled)
         self._thread = threading.Thread(target=self._run, name="pagepack-engine", daemon=True)
@@ -256,7 +231,8 @@ class PackedEngine:
                 ticket.first_token = now
             sequence.tokens.append(token)
             try:
-                ended = token == self.eos_id or self._has_stop(sequence)
+                stop = sequence.request.sampling.stop
+                ended = token == self.eos_id or ends_with_stop(sequence.generated, stop, self.decode)
             except Exception as error:
                 self._fail(ticket, _no_text(error))
                 continue
@@ -264,15 +240,6 @@ class PackedEngine:
                 self._finish(ticket, "stop")
             elif len(sequence.generated) >= sequence.max_tokens:
                 self._finish(ticket, "length")
-
-    def _has_stop(self, sequence: Sequence) -> bool:
-        """Whether a stop string has just been completed; a tail of tokens suffices, each is at least a byte."""
-        stop = sequence.request.sampling.stop
-        if not stop:
-            return False
-        tail = max(len(text.encode()) for text in stop) + 8
-        text = self.decode(list(sequence.generated[-tail:]))
-        return any(end in text for end in stop)
 
     def _finish(self, ticket: Ticket, reason: str) -> None:
         """Give the answer; the request fails where its tokens make none: a model may know more than its tokenizer."""
@@ -290,18 +257,14 @@ class PackedEngine:
             ticket.future.set_result(result)
 
     def _generation(self, ticket: Ticket, reason: str) -> Generation:
-        sequence = ticket.sequence
+        sequence, now = ticket.sequence, time.monotonic()
         tokens = list(sequence.generated)
         if tokens and tokens[-1] == self.eos_id:
             tokens.pop()
-        text = self.decode(tokens)
-        if reason == "stop":
-            places = [text.find(end) for end in sequence.request.sampling.stop]
-            text = text[: min([place for place in places if place >= 0], default=len(text))]
-        now = time.monotonic()
+        stop = sequence.request.sampling.stop if reason == "stop" else ()
         return Generation(
             tokens=tuple(tokens),
-            text=text,
+            text=before_stop(self.decode(tokens), stop),
             finish_reason=reason,
             prompt_tokens=sequence.prompt_length,
             seconds=now - ticket.submitted,
@@ -333,20 +296,3 @@ class PackedEngine:
 
 def _no_text(error: Exception) -> PageFailed:
     return PageFailed(f"the model's answer is no text: {type(error).__name__}: {error}", cause="undecodable")
-
-
-# What torch and Triton begin a message of CUDA with; both raise a RuntimeError.
-_CUDA = re.compile(r"CUDA (driver )?error|Triton Error \[CUDA\]")
-_NO_MEMORY = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """The device's, also past torch's allocator, or the host allocator's, which raises a bare RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return True
-    return bool(_CUDA.search(str(error)) and _NO_MEMORY.search(str(error)))
-
-
-def is_fatal(error: Exception) -> bool:
-    """A CUDA error other than memory leaves the process's context unusable; a CPU needs its lanes."""
-    return isinstance(error, BrokenExecutor) or (not is_out_of_memory(error) and bool(_CUDA.search(str(error))))

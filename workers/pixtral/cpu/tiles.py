@@ -50,10 +50,8 @@ class TiledRunner(Runner):
         """Rows to compute for `num_rows` prefill rows: 3,008 rows in tiles of 256 become 3,072."""
         return num_rows if self.tiles is None else -(-num_rows // self.tiles.prefill_tile) * self.tiles.prefill_tile
 
-    def packed_attention(
-        self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype, *, causal: bool = False
-    ) -> PackedAttention:
-        return lambda query, key, value: attend_packed(query, key, value, lengths, causal=causal, lanes=self.lanes)
+    def packed_attention(self, lengths: Sequence[int], device: torch.device) -> PackedAttention:
+        return lambda query, key, value: attend_packed(query, key, value, lengths, causal=False, lanes=self.lanes)
 
     def rows(self, compute: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
         """`compute` over each tile of every one of `rows` (T, …), side by side in lanes; laid out in the same order.

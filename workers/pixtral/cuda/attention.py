@@ -37,11 +37,11 @@ def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and has_varlen()
 
 
-def packed_attention(lengths: Sequence[int], device: torch.device, *, causal: bool) -> PackedAttention:
-    """Each sequence attends inside itself; the boundaries go to the device once for all layers."""
+def packed_attention(lengths: Sequence[int], device: torch.device) -> PackedAttention:
+    """Each sequence looks at all of itself; the boundaries go to the device once for all layers."""
     boundaries, longest = _cumulative(lengths, device), max(lengths)
     return lambda query, key, value: attend_varlen(
-        query, key, value, boundaries, boundaries, longest, longest, causal=causal
+        query, key, value, boundaries, boundaries, longest, longest, causal=False
     )
 
 

@@ -41,10 +41,8 @@ class CudaRunner(Runner):
     def __init__(self) -> None:
         super().__init__(FusedOperations())
 
-    def packed_attention(
-        self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype, *, causal: bool = False
-    ) -> PackedAttention:
-        return packed_attention(lengths, device, causal=causal)
+    def packed_attention(self, lengths: Sequence[int], device: torch.device) -> PackedAttention:
+        return packed_attention(lengths, device)
 
 
 class CudaBackend:

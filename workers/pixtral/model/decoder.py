@@ -1,8 +1,8 @@
 """Tokens and image features to hidden states and logits: the decoder, over a pack of sequences.
 
 `Runner.layers` is the loop: project, attend, finish, layer after layer. It knows neither sequences nor caches: it hands
-the rotated queries, keys and values of each layer to an `Attend`, which alone knows who may look at whom. Training
-passes `causal(lengths)`; the engine passes one that writes to and reads from the paged cache. A backend's own runner
+the rotated queries, keys and values of each layer to an `Attend`, which alone knows who may look at whom: the
+engine's writes to and reads from the paged cache. A backend's own runner
 may cut the rows of a pack for its processor or fuse operations; `PLAIN` takes them as they come, with gradients.
 """
 
@@ -40,11 +40,9 @@ class Runner:
         """`compute` over all of `rows` (T, …); each row of what it returns depends on the same row alone."""
         return compute(*rows)
 
-    def packed_attention(
-        self, lengths: Sequence[int], device: torch.device, dtype: torch.dtype, *, causal: bool = False
-    ) -> PackedAttention:
-        """Attention inside each of the packed sequences; made once for all layers."""
-        return lambda query, key, value: attend_packed(query, key, value, lengths, causal=causal)
+    def packed_attention(self, lengths: Sequence[int], device: torch.device) -> PackedAttention:
+        """Each of the packed sequences looks at all of itself; made once for all layers."""
+        return lambda query, key, value: attend_packed(query, key, value, lengths, causal=False)
 
     def layers(
         self, layers: Iterable[Layer], hidden: Tensor, rotation: Tensor, attend: Attend, leave: Leave
@@ -90,12 +88,6 @@ class Decoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.output.weight.device
-
-
-def causal(model: Decoder, lengths: Sequence[int], runner: Runner = PLAIN) -> Attend:
-    """Each of the packed sequences attends to itself and its past, and to nothing else; no cache."""
-    attend = runner.packed_attention(lengths, model.device, model.dtype, causal=True)
-    return lambda _layer, query, key, value: attend(query, key, value).flatten(1)
 
 
 def rotation_1d(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> Tensor:

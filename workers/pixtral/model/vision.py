@@ -143,7 +143,7 @@ def encode_images(model: Pixtral, images: Sequence[Tensor], runner: Runner = PLA
     grids = tuple((image.shape[0] // config.patch_size, image.shape[1] // config.patch_size) for image in images)
     lengths = [rows * columns for rows, columns in grids]
     total = sum(lengths)
-    attend_inside = runner.packed_attention(lengths, filters.device, filters.dtype)
+    attend_inside = runner.packed_attention(lengths, filters.device)
     patches = [
         patchify(normalise(image) if image.dtype == torch.uint8 else image, config.patch_size).to(filters.dtype)
         for image in images
