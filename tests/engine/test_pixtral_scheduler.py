@@ -79,7 +79,7 @@ def test_random_workload_returns_every_block_and_finishes_everyone(seed, blocks,
     assert pool.num_free == blocks
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     blocks=st.integers(2, 7),
     block_size=st.integers(1, 5),

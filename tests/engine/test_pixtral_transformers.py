@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.checkpoint import make_checkpoint
-from tests.test_pixtral_parity import causal
+from tests.engine.test_pixtral_parity import causal
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.load import load_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Each package, and those of the engine that it may import; what stands in the engine's own folder comes last.
 BELOW = {
     "plan": {"plan"},
