@@ -3,11 +3,11 @@
     python -m benchmarks.bench_pipeline --sizes 1000 10000 100000 1000000 [--database sqlite|postgresql] [--seconds 100]
 
 Real parts: a Valkey server on its own socket, a PostgreSQL server from its wheel with its durable defaults (fsync and
-synchronous_commit on), Celery read workers as `pagepack` starts them, and a process that rings for what is due and
+synchronous_commit on), Celery read workers as `pagepack` starts them, and a process that enqueues what is due and
 keeps the queue at a bounded depth. Pages are rasterized before: every page has a tiny image of its own in the store,
 for a page whose image was read before would only be given its old answer. An answer has `--words` words, of a
-vocabulary of 5,000, and is indexed for search. Time counts from the first bell to the last stored answer; the workers
-have read 200 other pages before.
+vocabulary of 5,000, and is indexed for search. Time counts from the first message to the last stored answer; the
+workers have read 200 other pages before.
 
 A size that takes longer than `--seconds` is measured for so long, with all its rows in the tables.
 
@@ -43,7 +43,7 @@ from pipeline.blobs.page_images import ImageStore
 from pipeline.blobs.png import encode
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
-from pipeline.delivery.broker import make_app, queue_depth, ring_pages
+from pipeline.delivery.broker import enqueue_pages, make_app, queue_depth
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.settings import Settings, load_settings
 from pipeline.store.batches import open_batch
@@ -59,7 +59,7 @@ from workers.engines import Answer
 MODEL = "bench/1"
 PAGES_A_DOCUMENT = 1_000
 WARM = 200  # pages that are read before the time counts: workers run for days
-DEPTH = 2_000  # bells that wait at most: the broker's memory is bounded whatever the number of pages
+DEPTH = 2_000  # messages that wait at most: the broker's memory is bounded whatever the number of pages
 _rng = random.Random(1)
 VOCABULARY = ["".join(_rng.choices("abcdefghijklmnopqrstuvwxyz", k=_rng.randint(2, 11))) for _ in range(5_000)]
 
@@ -168,17 +168,17 @@ def _image(number: int) -> Image.Image:
     return Image.frombytes("L", (16, 16), number.to_bytes(8, "big") * 32)
 
 
-def ring(batch_id: int) -> None:
+def enqueue(batch_id: int) -> None:
     """Keep the queue filled until nothing is due; a process of its own, like the dispatcher's."""
     settings = load_settings()
     db, app = open_database(settings), make_app(str(settings.broker_url))
-    ring_pages(app, [0])  # there is none: what is imported for the first bell is no page's time
+    enqueue_pages(app, [0])  # there is none: what is imported for the first message is no page's time
     print("ready", flush=True)
     sys.stdin.readline()
     while what_is_open(db, batch_id):
         room = DEPTH - queue_depth(app, READ_QUEUE)
         due = take_due_pages(db, batch_id, limit=room, lost_after=30.0) if room >= DEPTH // 4 else []
-        ring_pages(app, due)
+        enqueue_pages(app, due)
         if not due:
             time.sleep(0.2)  # as often as `pagepack run` looks
 
@@ -222,8 +222,8 @@ def measure(
             while sum(worker.slots for worker in workers(db)) < processes * (capacity + 1):
                 assert all(reader.poll() is None for reader in readers), "a worker did not come up"
                 time.sleep(0.1)
-            with _started(["benchmarks.bench_pipeline", "--ring", str(warm_id)], 1, environment) as (ringer,):
-                ringer.communicate(b"go\n")
+            with _started(["benchmarks.bench_pipeline", "--enqueue", str(warm_id)], 1, environment) as (enqueuer,):
+                enqueuer.communicate(b"go\n")
             size = _database_bytes(db, settings)
             watched = {
                 "read worker": [psutil.Process(reader.pid) for reader in readers],
@@ -232,23 +232,23 @@ def measure(
             if server:
                 watched["postgresql"] = [psutil.Process(server.pid)]
             spent = {name: _cpu(some) for name, some in watched.items()}
-            with _started(["benchmarks.bench_pipeline", "--ring", str(batch_id)], 1, environment) as (ringer,):
-                assert ringer.stdout and ringer.stdin and ringer.stdout.readline()
-                rings = psutil.Process(ringer.pid)
-                watched["ringer"] = [rings]
-                spent["ringer"] = _cpu([rings])
+            with _started(["benchmarks.bench_pipeline", "--enqueue", str(batch_id)], 1, environment) as (enqueuer,):
+                assert enqueuer.stdout and enqueuer.stdin and enqueuer.stdout.readline()
+                enqueuer_processes = psutil.Process(enqueuer.pid)
+                watched["enqueuer"] = [enqueuer_processes]
+                spent["enqueuer"] = _cpu([enqueuer_processes])
                 began = time.monotonic()
-                ringer.stdin.write(b"go\n")
-                ringer.stdin.flush()
-                ringer_resident = 0  # the last before it ends by itself
+                enqueuer.stdin.write(b"go\n")
+                enqueuer.stdin.flush()
+                enqueuer_resident = 0  # the last before it ends by itself
                 while what_is_open(db, batch_id) and time.monotonic() < began + most_seconds:  # little: two cores read
                     assert all(reader.poll() is None for reader in readers), "a worker died"
-                    ringer_resident = rings.memory_info().rss or ringer_resident
+                    enqueuer_resident = enqueuer_processes.memory_info().rss or enqueuer_resident
                     time.sleep(min(0.25, count / 20_000))  # of a small number the end would be seen late
                 seconds = time.monotonic() - began
                 spent = {name: _cpu(some) - spent[name] for name, some in watched.items()}
                 read, distinct = (found - WARM for found in _answered(db))
-                memory = {name: _resident(some) for name, some in watched.items()} | {"ringer": ringer_resident}
+                memory = {name: _resident(some) for name, some in watched.items()} | {"enqueuer": enqueuer_resident}
         assert read < real or count <= real, "pages without an image were read"
         assert read == distinct, f"{distinct} pages were read {read} times"
         with redis.Redis(unix_socket_path=broker.url.removeprefix("redis+socket://")) as client:
@@ -338,10 +338,10 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=64, help="pages that a worker holds at once")
     parser.add_argument("--words", type=int, default=200, help="of an answer")
     parser.add_argument("--seconds", type=float, default=100.0, help="of a larger size, measure so long")
-    parser.add_argument("--ring", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--enqueue", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.ring is not None:
-        ring(given.ring)
+    if given.enqueue is not None:
+        enqueue(given.enqueue)
         return
     work = Path(tempfile.mkdtemp(prefix="pagepack-bench-"))
     rows = []
@@ -352,7 +352,7 @@ def main() -> None:
             print(row, flush=True)
     finally:
         shutil.rmtree(work)
-    conditions = {name: value for name, value in vars(given).items() if name not in ("ring", "pages", "sizes")}
+    conditions = {name: value for name, value in vars(given).items() if name not in ("enqueue", "pages", "sizes")}
     print(json.dumps({"pages_per_second": rows[-1]["pages_per_second"], **conditions, "rows": rows}))
 
 

@@ -1,7 +1,7 @@
 """What crosses the broker: ids, never pixels. SQL is the truth; a message only says that something may wait.
 
 Each message is the keyword arguments of a Celery task. A worker that meets a version it does not know leaves the row
-alone: the sweep rings again, and a worker that knows it will come.
+alone: the sweep sends again, and a worker that knows it will come.
 """
 
 from __future__ import annotations

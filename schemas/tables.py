@@ -100,12 +100,12 @@ def _partial_index(table: str, name: str, columns: tuple[str, ...], condition: s
 
 
 def _work_indexes(table: str) -> tuple[Index, ...]:
-    """Who holds what; what waits for its first bell, in order; whose bell may be lost. Small in any table."""
+    """Who holds what; what waits for its first message, in order; whose message may be lost. Small in any table."""
     return (
         _partial_index(table, "leased", ("owner",), "state = 'leased'"),
         # With the state again, for SQLite prefers an index of which it can match more columns, whatever the rows.
-        _partial_index(table, "due", ("batch_id", "state", "id"), "state = 'pending' AND rung_at IS NULL"),
-        _partial_index(table, "rung", ("batch_id", "rung_at"), "state = 'pending' AND rung_at IS NOT NULL"),
+        _partial_index(table, "due", ("batch_id", "state", "id"), "state = 'pending' AND enqueued_at IS NULL"),
+        _partial_index(table, "enqueued", ("batch_id", "enqueued_at"), "state = 'pending' AND enqueued_at IS NOT NULL"),
     )
 
 
@@ -185,7 +185,7 @@ class Document(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
-    rung_at: Mapped[float | None] = mapped_column(Float)
+    enqueued_at: Mapped[float | None] = mapped_column(Float)
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
@@ -278,7 +278,7 @@ class PageTask(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
-    rung_at: Mapped[float | None] = mapped_column(Float)
+    enqueued_at: Mapped[float | None] = mapped_column(Float)
     answer_id: Mapped[int | None] = mapped_column(ForeignKey("answers.id"))
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
@@ -355,10 +355,10 @@ class WorkerProcess(Base):
     seen_at: Mapped[float] = mapped_column(Float)  # seconds since the epoch, by the database's clock
 
 
-class Duty(Base):
-    """What one process does for all: whoever holds the row until `held_until` sweeps and rings."""
+class Leader(Base):
+    """What one process does for all: whoever holds the row until `held_until` dispatches and sweeps."""
 
-    __tablename__ = "duties"
+    __tablename__ = "leaders"
 
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     owner: Mapped[str] = mapped_column(StorableText)

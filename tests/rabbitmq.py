@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from pipeline.delivery.broker import make_app, queue_depth, read_queue, ring_pages
+from pipeline.delivery.broker import enqueue_pages, make_app, queue_depth, read_queue
 from pipeline.errors import Unavailable
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import done_pages, free_port, pagepack, reconciles, rows, start, wait_until, write_pdf
@@ -117,7 +117,7 @@ def test_what_a_killed_run_leaves_goes_by_itself(rabbit: RabbitMQ, tmp_path: Pat
 
 
 def test_a_broker_that_lost_everything_costs_nothing_but_time(rabbit: RabbitMQ, tmp_path: Path, home: Path) -> None:
-    """Bells and notices alike. Who asked declares the queue again, as a Celery worker does."""
+    """Messages and notices alike. Who asked declares the queue again, as a Celery worker does."""
     path = write_pdf(tmp_path / "a.pdf", 80)
     asked = pagepack("submit", path, "--home", home, "--notify", "mine.done@mine", PAGEPACK_BROKER_URL=rabbit.url)
     assert asked.returncode == 0, asked.stderr
@@ -166,8 +166,8 @@ def test_anyone_asks_for_a_document(rabbit: RabbitMQ, tmp_path: Path, home: Path
 def test_what_is_rung_in_the_queue_of_a_model_is_there_alone(rabbit: RabbitMQ) -> None:
     app = make_app(rabbit.url)
     queue = read_queue(app, "m/1")
-    ring_pages(app, range(3), queue)
-    ring_pages(app, range(2))
+    enqueue_pages(app, range(3), queue)
+    enqueue_pages(app, range(2))
     assert (queue_depth(app, queue), queue_depth(app, READ_QUEUE), queue_depth(app, INGEST_QUEUE)) == (3, 2, 0)
 
 

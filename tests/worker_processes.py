@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.database.engine import Database
-from pipeline.delivery.broker import make_app, ring_documents, ring_pages
+from pipeline.delivery.broker import enqueue_documents, enqueue_pages, make_app
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.ingest.register import register
 from pipeline.settings import Settings
@@ -93,6 +93,6 @@ def submit(db: Database, url: str, settings: Settings, folder: Path) -> None:
     for _ in register(db, batch, [folder], settings, forget_gone=False, is_stopping=lambda: False):
         pass
     app = make_app(url)
-    ring_documents(app, take_due_documents(db, batch.id, limit=100))
+    enqueue_documents(app, take_due_documents(db, batch.id, limit=100))
     wait_until(lambda: not what_is_open(db, batch.id).documents)
-    ring_pages(app, take_due_pages(db, batch.id, limit=100, lost_after=None))
+    enqueue_pages(app, take_due_pages(db, batch.id, limit=100, lost_after=None))

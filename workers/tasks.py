@@ -1,4 +1,4 @@
-"""The Celery tasks. A message is a doorbell: each task looks in the database for what really waits.
+"""The Celery tasks. A message only wakes a worker up: each task looks in the database for what really waits.
 
 Read tasks run on threads, one for each page in flight. The engine packs what all of them submit; each task waits for
 its own page and acknowledges its own message after the answer is stored.

@@ -55,7 +55,7 @@ def roles(home: Path | None, only_print: bool) -> int:
 
     \b
     pagepack_owner    owns the tables; db upgrade
-    pagepack_ingest   submit, ingest workers, whoever sweeps and rings
+    pagepack_ingest   submit, ingest workers, the leader
     pagepack_worker   read workers
     pagepack_query    sql: the public views
 

@@ -16,10 +16,10 @@ from pipeline.store.worker_registry import why_nobody_reads, workers
 from schemas.tables import BatchState
 
 if TYPE_CHECKING:
-    from pipeline.cli.progress_bar import Live
+    from pipeline.cli.progress_bar import ProgressBar
 
 
-def follow_batch(settings: Settings, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> bool:
+def follow_batch(settings: Settings, batch: OpenBatch, live: ProgressBar, is_stopping: Callable[[], bool]) -> bool:
     """Show a batch's progress until it ends; False where the user left first."""
     db = open_database(settings, readonly=True)
     try:
@@ -32,7 +32,7 @@ _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
 
 
-def follow(db: Database, batch: OpenBatch, live: Live, is_stopping: Callable[[], bool]) -> str | None:
+def follow(db: Database, batch: OpenBatch, live: ProgressBar, is_stopping: Callable[[], bool]) -> str | None:
     """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
     asked, prompts = find_batch(db, batch.public_id), asked_prompts(db, batch.id)
     alone_since = time.monotonic()

@@ -103,11 +103,11 @@ def _execute(
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
 
-    from pipeline.cli.progress_bar import Live
+    from pipeline.cli.progress_bar import ProgressBar
     from pipeline.supervisor.forked import fork_ahead
-    from pipeline.supervisor.local_run import PLACES, Run, Stopped
+    from pipeline.supervisor.local_run import SLOTS, Run, Stopped
 
-    with fork_ahead(len(PLACES)) as spare, Live(Console(stderr=True)) as live:  # before the bar has a thread
+    with fork_ahead(len(SLOTS)) as spare, ProgressBar(Console(stderr=True)) as live:  # before the bar has a thread
         job = Run(settings, paths, prompts, batch, live.say, live.show, pages, spare)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
@@ -208,7 +208,7 @@ def submit(
     from rich.console import Console
 
     from pipeline.cli.follow import follow_batch
-    from pipeline.cli.progress_bar import Live
+    from pipeline.cli.progress_bar import ProgressBar
     from pipeline.ingest.submission import check_notify, check_paths, parse_pages
     from pipeline.ingest.submission import submit as submit_batch
     from pipeline.settings import load_settings
@@ -221,7 +221,7 @@ def submit(
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
-    with Live(Console(stderr=True)) as live:
+    with ProgressBar(Console(stderr=True)) as live:
         check_paths(paths, settings)
         asked = (settings, paths, chosen, batch, ranges, priority, notify)
         done = submit_batch(*asked, live.seen, lambda: bool(stopping), *asked_model(settings, chosen))
@@ -253,12 +253,12 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
     from pipeline.settings import load_settings
-    from pipeline.supervisor.worker_host import Host, places
+    from pipeline.supervisor.worker_host import WorkerHost, process_slots
     from pipeline.telemetry.logs import set_up_logs
 
     settings = load_settings(home=home, **flags)
     set_up_logs(settings)
-    host = Host(settings, places(role, devices), logging.getLogger("pagepack.host").info)
+    host = WorkerHost(settings, process_slots(role, devices), logging.getLogger("pagepack.host").info)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: host.stop())
     host.execute()

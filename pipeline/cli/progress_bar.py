@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LINE_SECONDS = 10.0
 
 
-class Live:
+class ProgressBar:
     """Shows `Progress` values; the rate is of this run alone, so a resumed batch does not look fast."""
 
     def __init__(self, console: Console) -> None:

@@ -1,7 +1,7 @@
 """PostgreSQL's roles, each with what it needs and no more: groups without login, granted to users that log in.
 
     pagepack_owner    owns the tables; migrates
-    pagepack_ingest   submits, ingests, and has the one duty to sweep, ring and tell
+    pagepack_ingest   submits, ingests, and may lead: dispatches, sweeps, sends notices
     pagepack_worker   claims pages and stores what was read
     pagepack_query    reads: the public views, and what `pagepack status`, `search` and `export` look at beside them
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
-_LEASE = "owner, lease_until, state, crashes, rung_at, cause, reason, finished_at"  # what giving back a lease writes
+_LEASE = (
+    "owner, lease_until, state, crashes, enqueued_at, cause, reason, finished_at"  # what giving back a lease writes
+)
 
 INGEST = {
     "alembic_version": "SELECT",
@@ -39,7 +41,7 @@ INGEST = {
     "current_answers": "SELECT, INSERT, UPDATE",
     "task_attempts": "SELECT, INSERT",
     "worker_processes": _ALL,
-    "duties": _ALL,
+    "leaders": _ALL,
     "notices": _ALL,
     "broker_marks": "SELECT, INSERT, UPDATE",
 }

@@ -1,4 +1,4 @@
-"""The Celery app: two queues, late acknowledgement, JSON only; and the doorbells that are rung on it."""
+"""The Celery app: two queues, late acknowledgement, JSON only; and the messages that wake workers up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ R = TypeVar("R")
 def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_seconds: float = 30) -> Celery:
     """A Celery app on this broker; nothing is connected yet. Workers with `events` can be seen and asked by Flower.
 
-    `own` makes the names of both queues its own: bells for one run and its workers, on a broker that others share.
+    `own` makes the names of both queues its own: messages for one run and its workers, on a broker that others share.
     A server that says nothing for `silence_seconds` is taken for gone.
     """
     app = Celery("pagepack", broker=broker_url, set_as_current=False)
@@ -100,16 +100,16 @@ def queue_of(app: Celery, task: str) -> str:
 
 
 def read_queue(app: Celery, model: str = "") -> str:
-    """Where the bells of pages go that a certain model shall read, or any; the app knows the queue from then on.
+    """Where the messages for pages go that a certain model shall read, or any; the app knows the queue from then on.
 
-    In one queue for all, readers would take the bells of other models in vain. A run's own readers have one model.
+    In one queue for all, readers would take the messages for other models in vain. A run's own readers have one model.
     """
     of_all = queue_of(app, READ_TASK)
     if not model or of_all != READ_QUEUE:
         return of_all
     name = f"{of_all}.{_NOT_IN_A_NAME.sub('-', model)}"
     if name not in app.amqp.queues:
-        app.amqp.queues.add(_passing_queue(name, expires=_OWN_SECONDS))  # the rows know what was rung
+        app.amqp.queues.add(_passing_queue(name, expires=_OWN_SECONDS))  # the rows know what was enqueued
     return name
 
 
@@ -125,17 +125,17 @@ def delete_queues(app: Celery) -> None:
         ask_broker(app, delete)
 
 
-def ring_documents(app: Celery, document_ids: Iterable[int]) -> None:
+def enqueue_documents(app: Celery, document_ids: Iterable[int]) -> None:
     """Say that these documents wait for ingest.
 
     Raises:
-        Unavailable: the broker does not answer; the rows wait, and the sweep rings again.
+        Unavailable: the broker does not answer; the rows wait, and the sweep enqueues them again.
     """
     _send(app, INGEST_TASK, (IngestDocument(document_id=document_id) for document_id in document_ids))
 
 
-def ring_pages(app: Celery, page_ids: Iterable[int], queue: str | None = None) -> None:
-    """Say that these pages wait to be read, in the queue of all readers or in this one. Raises as `ring_documents`."""
+def enqueue_pages(app: Celery, page_ids: Iterable[int], queue: str | None = None) -> None:
+    """Say that these pages wait to be read, in the queue of all readers or in this. Raises as `enqueue_documents`."""
     _send(app, READ_TASK, (ReadPage(page_id=page_id) for page_id in page_ids), queue)
 
 
@@ -154,7 +154,7 @@ def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage],
 
 
 def notify(app: Celery, target: str, message: DocumentDone) -> None:
-    """Send `TASK@QUEUE`, or `TASK` to Celery's default queue. Raises as `ring_documents`."""
+    """Send `TASK@QUEUE`, or `TASK` to Celery's default queue. Raises as `enqueue_documents`."""
     task = target.partition("@")[0]
     with _broker_errors_translated(app), app.producer_pool.acquire(block=True, timeout=30) as producer:
         app.send_task(task, kwargs=message.model_dump(), producer=producer, retry=False, queue=target_queue(target))

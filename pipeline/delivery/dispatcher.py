@@ -1,16 +1,16 @@
-"""The dispatcher: rings for what waits, takes back what expired, closes what is done. For one batch, or for all.
+"""The dispatcher: enqueues what waits, takes back what expired, closes what is done. For one batch, or for all.
 
-    each tick    close batches of which nothing waits · ring for documents and pages, while few bells are out
+    each tick    close batches of which nothing waits · enqueue documents and pages, while few messages are out
     at times     the sweep: expired leases, workers that fell silent, notices, page images that are not needed any more
 
-Bells are few on purpose. What waits is in the database; the queue holds only what the workers use up in the next
+Messages are few on purpose. What waits is in the database; the queue holds only what the workers use up in the next
 seconds, so that a flushed or slow broker costs little, and a small batch does not stand behind all of a huge one. The
-room in the queue goes to the highest priority first, and among equals to whoever has the fewest bells out:
+room in the queue goes to the highest priority first, and among equals to whoever has the fewest messages out:
 
-    room 6, bells out {a: 8, b: 0, c: 1}   →   {b: 4, c: 2 …}: levels rise together, like water
+    room 6, messages out {a: 8, b: 0, c: 1}   →   {b: 4, c: 2 …}: levels rise together, like water
 
-Pages that a certain model shall read are rung for in a queue of its readers: those of another model would take the
-bells in vain, as fast as they are rung. Where there are several models, all hear one more queue: of what any may read.
+Messages for pages that a certain model shall read go into a queue of its readers: those of another model would take
+them in vain, as fast as they are sent. Where there are several models, all read one more queue: of what any may read.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from celery import Celery
 
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
-from pipeline.delivery.broker import queue_depth, queue_of, read_queue, ring_documents, ring_pages
-from pipeline.delivery.outbox_relay import Teller
+from pipeline.delivery.broker import enqueue_documents, enqueue_pages, queue_depth, queue_of, read_queue
+from pipeline.delivery.outbox_relay import OutboxRelay
 from pipeline.delivery.pacing import Pace, share_out
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.settings import Settings
 from pipeline.store.backpressure import Room
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
-from pipeline.store.due import bells_out, forget_bells, take_due_documents, take_due_pages
+from pipeline.store.due import enqueued_pages, forget_enqueued, take_due_documents, take_due_pages
 from pipeline.store.leases import Limits, expire
 from pipeline.store.progress import Open, running_work, what_is_open
 from pipeline.store.retention import sweep_images
@@ -45,8 +45,8 @@ BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; row
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
 _WORKERS_SECONDS = 1.0
-_MOVE_SECONDS = 6.0  # the longest that a model's queue waits for what was rung for before in the queue of all
-_LOST_SECONDS = 5.0  # with an empty queue, a bell that led to nothing for so long was lost
+_MOVE_SECONDS = 6.0  # the longest that a model's queue waits for what was sent before to the queue of all
+_LOST_SECONDS = 5.0  # with an empty queue, a message that led to nothing for so long was lost
 
 
 class Dispatcher:
@@ -67,20 +67,20 @@ class Dispatcher:
         self._answered_at = time.monotonic()
         self._clock_ahead = time.time() - boottime()
         self._turn = 0
-        self._teller = Teller(db, say, settings.sweep_seconds)
+        self._outbox = OutboxRelay(db, say, settings.sweep_seconds)
         self._looks_for_taken = False
         self._next_look_at_workers = 0.0
         self._workers: list[WorkerRow] = []
         self._readers: list[WorkerRow] = []  # that are there
-        self._any_model = ""  # whose queue what any may read is rung for in
+        self._any_model = ""  # into whose queue messages go for what any may read
         self._moves_until = 0.0  # from the queue of all
         self._ticked_at = boottime()
         self._leases_at = time.time()
         self._closing: dict[int, tuple[float, float]] = {}  # batch → seconds to wait, moment of the next try
-        self.is_busy = False  # whether the last tick rang, or will as soon as it may: the next one may come soon
+        self.is_busy = False  # whether the last tick sent any, or will as soon as it may: the next one may come soon
 
     def tick(self, app: Celery) -> None:
-        """Ring for what waits and do what is due.
+        """Enqueue what waits and do what is due.
 
         Raises:
             Unavailable: the broker has been silent for a minute, or the database does not answer.
@@ -91,8 +91,8 @@ class Dispatcher:
             self.sweep()
             self._next_sweep = time.monotonic() + self._settings.sweep_seconds
         try:
-            self._tell(app)  # first, for it sees whether bells were lost
-            self._ring(app)
+            self._relay_notices(app)  # first, for it sees whether messages were lost
+            self._enqueue(app)
             self._answered_at = time.monotonic()
         except Unavailable as error:
             if time.monotonic() - self._answered_at > BROKER_SECONDS:
@@ -117,9 +117,9 @@ class Dispatcher:
         self._next_sweep = max(self._next_sweep, time.monotonic() + self._settings.lease_seconds / 2)
 
     def sweep(self) -> None:
-        """What no bell brings: leases of dead workers, workers that fell silent, batches that others finished."""
+        """What no message brings: leases of dead workers, workers that fell silent, batches that others finished."""
         self._watch_clock()
-        self._teller.try_all_again()
+        self._outbox.try_all_again()
         self._looks_for_taken = True
         expire(self._db, self._limits, self._ticked_at)
         forget_silent(self._db, 10 * self._settings.lease_seconds)
@@ -131,11 +131,11 @@ class Dispatcher:
             self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
 
     def _watch_clock(self) -> None:
-        """Set back, this host's clock leaves bells in the future, where none counts as lost. A server has its own."""
+        """Set back, this host's clock puts enqueued rows into the future, where none is lost. A server has its own."""
         ahead = time.time() - boottime()
         if self._db.dialect == "sqlite" and ahead < self._clock_ahead - 1:
-            self._say("the clock was set back; ringing again for all that waits")
-            forget_bells(self._db)
+            self._say("the clock was set back; enqueueing again all that waits")
+            forget_enqueued(self._db)
         self._clock_ahead = ahead
 
     def _sweep_images(self) -> None:
@@ -148,7 +148,7 @@ class Dispatcher:
             log.exception("the sweep of page images failed")
             self._say(f"page images were not freed: {type(error).__name__}: {error}")
 
-    def _ring(self, app: Celery) -> None:
+    def _enqueue(self, app: Celery) -> None:
         if self._only is not None:
             work = [(self._only, 0, "", what_is_open(self._db, self._only.id))]
         else:
@@ -158,17 +158,17 @@ class Dispatcher:
                 self._close(batch)
         drawing = [(batch, priority) for batch, priority, _, now in work if now.documents]
         if drawing:
-            self._ring_documents(app, drawing)
+            self._enqueue_documents(app, drawing)
         for model, batches in self._by_model(work).items():
             queue = read_queue(app, model)
             if time.monotonic() < self._moves_until and queue_depth(app, read_queue(app)):
                 self.is_busy = True
-                continue  # readers take from both queues in turn: what was rung for before would no longer go first
+                continue  # readers take from both queues in turn: what was sent before would no longer go first
             readers = [worker for worker in self._readers if not model or worker.model == model]
             room, lost_after = self._look(app, queue, 2 * sum(worker.slots for worker in readers))
             for priority in sorted({priority for _, priority in batches}, reverse=True):
                 equals = [batch for batch, its_priority in batches if its_priority == priority]
-                room -= self._ring_pages(app, queue, equals, room, lost_after)
+                room -= self._enqueue_pages(app, queue, equals, room, lost_after)
 
     def _by_model(self, work: Sequence[tuple[OpenBatch, int, str, Open]]) -> dict[str, list[tuple[OpenBatch, int]]]:
         """Batches of which pages wait, with their priorities, under the model that shall read them ("": any).
@@ -198,16 +198,16 @@ class Dispatcher:
             self._workers = workers(self._db)
         return self._workers
 
-    def _tell(self, app: Celery) -> None:
+    def _relay_notices(self, app: Celery) -> None:
         """Once a second: is the broker's memory whole? Then send the notices of documents that are done."""
         if self._only is not None or time.monotonic() < self._next_notices:
             return
         self._next_notices = time.monotonic() + _NOTICES_SECONDS
-        self._teller.watch_memory(app)
-        self._teller.tell(app)
+        self._outbox.watch_memory(app)
+        self._outbox.relay(app)
         if self._looks_for_taken:
             self._looks_for_taken = False
-            self._teller.note_taken(app)
+            self._outbox.note_taken(app)
 
     def _close(self, batch: OpenBatch) -> None:
         """Try to finish a batch; where it cannot be yet (another batch reads its pages), less and less often."""
@@ -220,7 +220,7 @@ class Dispatcher:
             self._closing[batch.id] = min(2 * wait, self._settings.sweep_seconds), time.monotonic() + wait
 
     def _look(self, app: Celery, queue: str, at_once: int) -> tuple[int, float]:
-        """Room for bells in a queue whose workers may take so many at once, and after how long one counts as lost."""
+        """Room for messages in a queue whose workers may take so many at once, and after how long one is lost."""
         depth = queue_depth(app, queue)
         pace = self._paces.setdefault(queue, Pace())
         pace.look(depth)
@@ -229,7 +229,7 @@ class Dispatcher:
             return room, _LOST_SECONDS
         return room, 60.0 + 3 * depth / max(pace.per_second, 0.01)
 
-    def _ring_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
+    def _enqueue_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
         """The highest priority first; of equals another begins in each tick.
 
         One for each place of an ingest worker, or as many as they use up in the next seconds. What they have in hand is
@@ -245,27 +245,27 @@ class Dispatcher:
         for batch, _ in sorted(batches[first:] + batches[:first], key=lambda pair: -pair[1]):
             if images.is_ample(batch.id):
                 due = take_due_documents(self._db, batch.id, limit=room, lost_after=lost_after)
-                ring_documents(app, due)
+                enqueue_documents(app, due)
                 self._paces[queue].depth += len(due)
                 self.is_busy = self.is_busy or bool(due)
                 room -= len(due)
                 if room <= 0:
                     return
 
-    def _ring_pages(
+    def _enqueue_pages(
         self, app: Celery, queue: str, batches: Sequence[OpenBatch], room: int, lost_after: float | None
     ) -> int:
         if room <= 0 or not batches:
             return 0
-        level = bells_out(self._db) if len(batches) > 1 else {}
+        level = enqueued_pages(self._db) if len(batches) > 1 else {}
         out = {batch.id: level.get(batch.id, 0) for batch in batches}
-        rung = 0
+        sent = 0
         for batch_id, share in share_out(room, out).items():
             if share == 0:
                 continue
             due = take_due_pages(self._db, batch_id, limit=share, lost_after=lost_after)
-            ring_pages(app, due, queue)
-            rung += len(due)
-        self._paces[queue].depth += rung
-        self.is_busy = self.is_busy or rung > 0
-        return rung
+            enqueue_pages(app, due, queue)
+            sent += len(due)
+        self._paces[queue].depth += sent
+        self.is_busy = self.is_busy or sent > 0
+        return sent

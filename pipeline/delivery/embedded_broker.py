@@ -1,9 +1,9 @@
-"""The embedded parts of one home folder: the lock that makes it one run's own, and a Valkey server for that run.
+"""A Valkey server for one home folder, started and stopped by whoever has the folder's lock.
 
 The server listens on a 0700 Unix socket only and keeps nothing on disk: rows in the database say what waits, so every
-run starts with an empty broker and rings again. (An append-only file would bring back bells of rows that are done, and
-fill a disk that the pages need.) It dies with its parent, however the parent dies: a shell reads from a pipe that
-only the parent holds open, and ends the server when the pipe closes.
+run starts with an empty broker and enqueues again. (An append-only file would bring back messages for rows that are
+done, and fill a disk that the pages need.) It dies with its parent, however the parent dies: a shell reads from a pipe
+that only the parent holds open, and ends the server when the pipe closes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Telling who asked: the outbox's rows become messages, and again where the broker lost them before they were taken.
+"""The outbox relay: notices become messages, and again where the broker lost them before they were taken.
 
     unsent ──send──► sent ──its queue was seen shorter──► taken
        ▲              │
@@ -6,7 +6,7 @@
 
 A notice is sent at least once: marked after it was sent, and the sender may die in between. What the broker forgets is
 known by a mark: a queue with one message, put anew after each sending, whose name is a row. Only who dispatches for all
-tells and watches: a run has perhaps a broker of its own, which ends with it.
+sends and watches: a run has perhaps a broker of its own, which ends with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery import Celery
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import delete_mark, depth_if_there, notify, put_mark, queue_depth, target_queue
 from pipeline.errors import Unavailable
-from pipeline.store.due import forget_bells
+from pipeline.store.due import forget_enqueued
 from pipeline.store.outbox import (
     forget_sent,
     lying_notices,
@@ -36,7 +36,7 @@ MOST_NOTICES = 10_000  # in a queue that nobody reads; further ones stay rows, w
 _NOTICES_AT_ONCE = 500
 
 
-class Teller:
+class OutboxRelay:
     """Of one dispatcher. Not thread-safe."""
 
     def __init__(self, db: Database, say: Callable[[str], None], again_seconds: float) -> None:
@@ -50,7 +50,7 @@ class Teller:
         """Targets that refused, too."""
         self._refused.clear()
 
-    def tell(self, app: Celery) -> None:
+    def relay(self, app: Celery) -> None:
         """Send some of the notices of documents that are done.
 
         A target that refuses (a queue that was declared otherwise) is said and tried again; the others are still told.
@@ -80,16 +80,18 @@ class Teller:
         self._refused |= set(refused)  # until the next sweep, so that they do not stand before the others
 
     def watch_memory(self, app: Celery) -> None:
-        """Has the broker lost what it was given? Then rows are rung for again, and what lay in queues is sent again.
+        """Has the broker lost what it was given? Then rows are enqueued again, and what lay in queues is sent again.
 
         What was lost is noted first, then the mark is put: who dies in between is repeated.
         """
         mark = marked_queue(self._db)
         if self._is_marked and mark is not None and queue_depth(app, mark):
             return
-        bells, notices = forget_bells(self._db), forget_sent(self._db)
-        if bells or notices:
-            self._say(f"the broker lost its queues: ringing again for {bells:,} rows, telling again of {notices:,}")
+        messages, notices = forget_enqueued(self._db), forget_sent(self._db)
+        if messages or notices:
+            self._say(
+                f"the broker lost its queues: enqueueing {messages:,} rows again, sending {notices:,} notices again"
+            )
         self._mark_anew(app, loss_is_noted=True)
 
     def _mark_anew(self, app: Celery, *, loss_is_noted: bool = False) -> bool:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_SECONDS_AHEAD = 3.0  # bells for so long are kept in the queue
-_FEWEST_BELLS = 8
-_MOST_BELLS = 5_000
+_SECONDS_AHEAD = 3.0  # messages for so long are kept in the queue
+_FEWEST_MESSAGES = 8
+_MOST_MESSAGES = 5_000
 
 
 def share_out(room: int, out: Mapping[int, int]) -> dict[int, int]:
-    """Divide `room` bells among batches that have `out` bells each, so that the lowest levels rise together."""
+    """Divide `room` messages among batches that have `out` of them each, so that the lowest levels rise together."""
     shares = dict.fromkeys(out, 0)
     by_level = sorted(out, key=lambda batch: out[batch])
     for count in range(1, len(by_level) + 1):
@@ -30,10 +30,10 @@ def share_out(room: int, out: Mapping[int, int]) -> dict[int, int]:
 
 @dataclass
 class Pace:
-    """How many bells the workers use up, from the queue's depth at each look."""
+    """How many messages the workers use up, from the queue's depth at each look."""
 
     per_second: float = 0.0
-    depth: int = 0  # after the last ring
+    depth: int = 0  # after the last message
     looked_at: float = field(default_factory=time.monotonic)
 
     def look(self, depth: int) -> None:
@@ -45,5 +45,5 @@ class Pace:
         self.looked_at, self.depth = now, depth
 
     def wanted(self, at_once: int) -> int:
-        """Bells that the queue shall hold, where its workers may take so many at once."""
-        return int(min(_MOST_BELLS, max(_FEWEST_BELLS, at_once, _SECONDS_AHEAD * self.per_second)))
+        """Messages that the queue shall hold, where its workers may take so many at once."""
+        return int(min(_MOST_MESSAGES, max(_FEWEST_MESSAGES, at_once, _SECONDS_AHEAD * self.per_second)))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _PAGES_A_TRANSACTION = 16
 _SECONDS_HELD_BACK = 5.0  # at least, before another batch's document takes the place
-_SECONDS_UNHEARD = 2.0  # a bell of another batch: then no worker is free for it
+_SECONDS_UNHEARD = 2.0  # a message for another batch: then no worker is free for it
 _MOST_SECONDS_HELD = 1200.0  # RabbitMQ takes a message for lost that is not acknowledged within half an hour
 _ROOM_SECONDS = 0.5
 _SECONDS_A_TRANSACTION = 1.0  # whichever comes first: readers shall not starve behind slow pages
@@ -69,7 +69,7 @@ class Ingester:
         start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
 
     def ingest(self, document_id: int) -> None:
-        """Turn one waiting document into pages. The dispatcher rings for them, so that long ones do not fill the queue.
+        """Turn one waiting document into pages. The dispatcher enqueues them, so that long ones do not fill the queue.
 
         Where the document does not wait any more, this does nothing. Errors that no retry of this document mends (a
         full disk, a storage that is away) are raised after it was given back.
@@ -149,7 +149,7 @@ class Ingester:
         """Hold back while enough pages wait; False where the document was given back, or lost.
 
         It stays in hand, open, while nobody else needs this worker: taken up again, it would be fetched and hashed
-        again, from a bucket perhaps, for the few pages that were read meanwhile. The dispatcher rings again for one
+        again, from a bucket perhaps, for the few pages that were read meanwhile. The dispatcher enqueues one again
         that was given back.
         """
         began = time.monotonic()

@@ -65,8 +65,8 @@ def _waiting(db: Database, of: sa.ColumnElement[bool], limit: int) -> int:
     A page whose image was freed or lost does not count: it waits for ingest itself.
     """
     states = (
-        (is_in(PageTask, "pending"), PageTask.rung_at.is_(None)),
-        (is_in(PageTask, "pending"), PageTask.rung_at.is_not(None)),
+        (is_in(PageTask, "pending"), PageTask.enqueued_at.is_(None)),
+        (is_in(PageTask, "pending"), PageTask.enqueued_at.is_not(None)),
         (is_in(PageTask, "leased"),),
     )  # each has an index that holds nothing else
     tasks = sa.union_all(*(select(PageTask.page_id).where(of, *state) for state in states)).subquery()

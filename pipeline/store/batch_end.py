@@ -161,7 +161,7 @@ def _take_documents_over(db: Database, batch_id: int) -> None:
     with db.write() as connection:
         if _is_running(connection, batch_id):
             taken = update(Document).where(Document.id.in_(ids), *waits)
-            connection.execute(taken.values(batch_id=batch_id, rung_at=None))
+            connection.execute(taken.values(batch_id=batch_id, enqueued_at=None))
 
 
 def _take_pages_over(db: Database, batch_id: int, _: sa.ColumnElement[bool], documents: Sequence[int]) -> None:

@@ -51,9 +51,9 @@ def resume_batch(db: Database, batch_id: int) -> bool:
         paused = (Batch.id == batch_id, Batch.state == BatchState.PAUSED)
         if connection.execute(update(Batch).where(*paused).values(state=BatchState.RUNNING)).rowcount == 0:
             return False
-        for table in (Document, PageTask):  # bells that were heard meanwhile were for nothing
-            rung = (table.batch_id == batch_id, table.state == "pending", table.rung_at.is_not(None))
-            connection.execute(update(table).where(*rung).values(rung_at=None))
+        for table in (Document, PageTask):  # messages that came meanwhile were for nothing
+            enqueued = (table.batch_id == batch_id, table.state == "pending", table.enqueued_at.is_not(None))
+            connection.execute(update(table).where(*enqueued).values(enqueued_at=None))
         return True
 
 
@@ -122,9 +122,9 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
     handed = [{"row": row.id, "other": row.other} for row in rows if row.other is not None]
     at_row = update(table).where(table.id == bindparam("row"))
     if handed:
-        connection.execute(at_row.values(batch_id=bindparam("other"), rung_at=None), handed)
+        connection.execute(at_row.values(batch_id=bindparam("other"), enqueued_at=None), handed)
     gone = [row for row in rows if row.other is None] if is_cancelled else []
-    freed = {"owner": None, "lease_until": None, "rung_at": None}
+    freed = {"owner": None, "lease_until": None, "enqueued_at": None}
     if drawn := drawn_before(connection, [row.id for row in gone]) if gone and table is Document else set():
         connection.execute(
             at_row.values(**freed, state="ready", finished_at=utc_now()), [{"row": one} for one in drawn]

@@ -74,7 +74,7 @@ class PageClaim:
     tasks: list[TaskClaim]
     document_public_id: str = ""  # these three for those who watch
     batch_public_id: str = ""
-    waited_seconds: float | None = None  # since its bell was rung
+    waited_seconds: float | None = None  # since it was enqueued
     answered: dict[int, int] = field(default_factory=dict)
 
 
@@ -160,7 +160,7 @@ def claim_pages(
 
     A page that was in flight when a worker died is a suspect, and is only taken where it is in `alone`: whoever asks
     reads it then without company. `answers_of` is the model whose answers are looked for. A prompt that any model may
-    answer is left to others where this worker does not `support` it, and not rung for again for as long as a lease.
+    answer is left to others where this worker does not `support` it, and not enqueued again for as long as a lease.
     """
     with db.write() as connection:
         asked = {"page_ids": list(page_ids), "models": list(models), "answers_of": answers_of}
@@ -169,7 +169,7 @@ def claim_pages(
         left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
         if left:
             later = update(PageTask).where(PageTask.id.in_(left))
-            connection.execute(later.values(rung_at=None, next_attempt_at=db.clock() + lease_seconds))
+            connection.execute(later.values(enqueued_at=None, next_attempt_at=db.clock() + lease_seconds))
             rows = [row for row in rows if row.id not in left]
         suspects = {row.page_id for row in rows if row.crashes > 0} - set(alone)
         rows = [row for row in rows if row.page_id not in suspects]
@@ -212,7 +212,7 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
             Document.public_id,
             Batch.public_id.label("batch_public_id"),
             PageTask.attempts,
-            (clock(dialect) - PageTask.rung_at).label("waited_seconds"),
+            (clock(dialect) - PageTask.enqueued_at).label("waited_seconds"),
             Answer.id.label("answer_id"),
         )
         .join(Page, Page.id == PageTask.page_id)

@@ -1,8 +1,8 @@
-"""Bells: for which waiting rows a message was sent, and which of those messages were lost.
+"""Due rows: for which waiting rows a message was sent, and which of those messages were lost.
 
-rung_at null ──ring──► rung_at ──claim──► …
+due ──message──► enqueued_at ──claim──► …
     ▲                     │
-    └── the broker lost it (`forget_bells`, or nothing came of it for a while)
+    └── the broker lost it (`forget_enqueued`, or nothing came of it for a while)
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from schemas.tables import Batch, BatchState, Document, PageTask
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
-    """Ids of documents to ring for, marked as rung: never rung for, or `lost_after` seconds ago."""
+    """Ids of documents to enqueue, marked so: never enqueued, or enqueued `lost_after` seconds ago."""
     return [row.id for row in _take_due(db, Document, (Document.id,), batch_id, limit, lost_after)]
 
 
 def is_ingest_wanted(db: Database, batch_id: int, seconds: float) -> bool:
-    """Whether a document of another batch was rung for so long ago, and no ingest worker was free to hear it."""
-    unheard = (is_in(Document, "pending"), Document.rung_at.is_not(None), Document.rung_at < db.clock() - seconds)
+    """Whether a document of another batch was enqueued so long ago, and no ingest worker was free to hear it."""
+    unheard = (
+        is_in(Document, "pending"),
+        Document.enqueued_at.is_not(None),
+        Document.enqueued_at < db.clock() - seconds,
+    )
     running = select(Batch.id).where(Batch.state == BatchState.RUNNING, Batch.id != batch_id)
     with db.read(by_key=True) as connection:
         return bool(
@@ -36,7 +40,7 @@ def is_ingest_wanted(db: Database, batch_id: int, seconds: float) -> bool:
 
 
 def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
-    """Ids of pages to ring for, marked as rung: never rung for, or `lost_after` seconds ago.
+    """Ids of pages to enqueue, marked so: never enqueued, or enqueued `lost_after` seconds ago.
 
     A task that was in flight while its batch was asked for again with another model, and came back, is dropped; another
     batch that asks for it takes it up when it tries to finish.
@@ -67,10 +71,12 @@ def _take_due(
     due = select(table.id).where(
         table.batch_id == batch_id, is_in(table, "pending"), table.next_attempt_at <= db.clock()
     )
-    looks = [due.where(table.rung_at.is_(None)).order_by(table.id)]
+    looks = [due.where(table.enqueued_at.is_(None)).order_by(table.id)]
     if lost_after is not None:
         looks.append(
-            due.where(table.rung_at.is_not(None), table.rung_at < db.clock() - lost_after).order_by(table.rung_at)
+            due.where(table.enqueued_at.is_not(None), table.enqueued_at < db.clock() - lost_after).order_by(
+                table.enqueued_at
+            )
         )
     if limit > 0 and db.dialect == "sqlite":  # mostly there is nothing: ask before taking the one write lock
         with db.read() as connection:
@@ -81,18 +87,18 @@ def _take_due(
     with db.write() as connection:
         for look in looks:
             taken = look.limit(limit - len(found)).with_for_update(skip_locked=True).cte("due")
-            ring = update(table).where(table.id.in_(select(taken.c.id))).values(rung_at=db.clock())
-            found += connection.execute(ring.returning(*columns)).all()
+            enqueue = update(table).where(table.id.in_(select(taken.c.id))).values(enqueued_at=db.clock())
+            found += connection.execute(enqueue.returning(*columns)).all()
             if len(found) >= limit:
                 break
     return found
 
 
-def bells_out(db: Database) -> dict[int, int]:
-    """Batch id → page tasks that were rung for and are not read yet; a batch without any is not there."""
+def enqueued_pages(db: Database) -> dict[int, int]:
+    """Batch id → page tasks that were enqueued and are not read yet; a batch without any is not there."""
     out: dict[int, int] = {}
     with db.read() as connection:
-        for look in ((is_in(PageTask, "pending"), PageTask.rung_at.is_not(None)), (is_in(PageTask, "leased"),)):
+        for look in ((is_in(PageTask, "pending"), PageTask.enqueued_at.is_not(None)), (is_in(PageTask, "leased"),)):
             counted = select(PageTask.batch_id, sa.func.count()).where(*look).group_by(PageTask.batch_id)
             for batch_id, count in connection.execute(counted):
                 out[batch_id] = out.get(batch_id, 0) + count
@@ -100,12 +106,12 @@ def bells_out(db: Database) -> dict[int, int]:
 
 
 @retried
-def forget_bells(db: Database) -> int:
-    """The broker is new and empty: whatever waits shall be rung for again. Returns for how many rows a bell was out."""
+def forget_enqueued(db: Database) -> int:
+    """The broker is new and empty: whatever waits shall be enqueued again. Returns how many rows were."""
     out = 0
     with db.write() as connection:
         for table in (Document, PageTask):
-            rung = locked_ids(table, is_in(table, "pending"), table.rung_at.is_not(None))
-            silenced = update(table).where(table.id.in_(rung)).values(rung_at=None).returning(table.id)
-            out += len(connection.scalars(silenced).all())
+            enqueued = locked_ids(table, is_in(table, "pending"), table.enqueued_at.is_not(None))
+            forgotten = update(table).where(table.id.in_(enqueued)).values(enqueued_at=None).returning(table.id)
+            out += len(connection.scalars(forgotten).all())
     return out

@@ -208,7 +208,7 @@ def _return_leases(
         freed: dict[str, Any] = {
             "owner": None,
             "lease_until": None,
-            "rung_at": None,
+            "enqueued_at": None,
             "crashes": table.crashes + int(crashed),
         }
         if due is not None:

@@ -1,7 +1,7 @@
 """The outbox: who asked to be told gets a row for each document that is done, in the transaction in which it is.
 
-`tell.py` sends the rows. The batch's end adds a row where one is missing (a document that was done before it was asked
-about).
+`delivery/outbox_relay.py` sends the rows. The batch's end adds a row where one is missing (a document that was done
+before it was asked about).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ CANCELLED = "cancelled"
 
 def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
     """Nobody asks for these waiting tasks any more."""
-    superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "rung_at": None}
+    superseded = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "enqueued_at": None}
     waiting = update(PageTask).where(PageTask.state == TaskState.PENDING, *which)
     connection.execute(waiting.values(**superseded, finished_at=utc_now()))
 
@@ -67,7 +67,7 @@ def in_parts(pages: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], int, i
         yield some, 0, _LAST_PAGE
 
 
-WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "rung_at": None, "finished_at": None}
+WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "enqueued_at": None, "finished_at": None}
 
 
 def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
@@ -115,7 +115,9 @@ def ensure_tasks(
     takes_all = show and batch.state == BatchState.RUNNING
     others = PageTask.batch_id != batch_id if takes_all else _is_left_behind()
     connection.execute(
-        update(PageTask).where(own, PageTask.state == TaskState.PENDING, others).values(batch_id=batch_id, rung_at=None)
+        update(PageTask)
+        .where(own, PageTask.state == TaskState.PENDING, others)
+        .values(batch_id=batch_id, enqueued_at=None)
     )
     connection.execute(update(PageTask).where(own, _IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
     if batch.text_layer == "prefer":
@@ -136,8 +138,8 @@ def ensure_tasks(
 def waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnElement[bool]:
     """Whether the batch that a row waits for gives nothing out.
 
-    Batches that share pages try to finish in turn: one that took what waits for another, which is rung for, would lose
-    it to the next one before its own turn to ring.
+    Batches that share pages try to finish in turn: one that took what waits for another, which is enqueued, would lose
+    it to the next one before its own turn to enqueue.
     """
     return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING).correlate(None))
 

@@ -36,7 +36,7 @@ from schemas.tables import (
     utc_now,
 )
 
-_RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest rings as soon as it is there
+_RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest enqueues it as soon as it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool
         stored = select(sa.func.count(Page.id)).where(Page.document_id == claim.document_id)
         is_whole = connection.scalar(stored.where(Page.page_index < page_count)) == page_count
         ended = {"state": DocumentState.READY, "finished_at": utc_now()}
-        values = ended if is_whole else {"state": DocumentState.PENDING, "rung_at": None}
+        values = ended if is_whole else {"state": DocumentState.PENDING, "enqueued_at": None}
         freed = {"owner": None, "lease_until": None, "page_count": page_count}
         connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
         note_ended(connection, [claim.document_id])
@@ -192,7 +192,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
             .values(
                 state=DocumentState.PENDING,
                 batch_id=select(PageTask.batch_id).where(PageTask.id == claim.tasks[0].task_id).scalar_subquery(),
-                rung_at=None,
+                enqueued_at=None,
                 next_attempt_at=0.0,
                 finished_at=None,
             )
@@ -214,7 +214,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         )
         columns = ["task_id", "token", "worker", "error"]
         connection.execute(insert(TaskAttempt).from_select(columns, history.where(held)))
-        waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "rung_at": None}
+        waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "enqueued_at": None}
         until = db.now(connection) + _RENDER_SECONDS
         connection.execute(update(PageTask).where(held).values(**waiting, next_attempt_at=until))
         freed = select(Page.id).where(Page.document_id == claim.document_id, Page.image_freed_at.is_not(None))
@@ -222,7 +222,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         others = others.where(PageTask.next_attempt_at <= db.clock())  # else each reader of them writes them all again
         free = others.order_by(PageTask.id).with_for_update(skip_locked=True).cte("others")
         later = update(PageTask).where(PageTask.id.in_(select(free.c.id)))
-        connection.execute(later.values(rung_at=None, next_attempt_at=until))
+        connection.execute(later.values(enqueued_at=None, next_attempt_at=until))
         return True
 
 

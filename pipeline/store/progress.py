@@ -79,7 +79,7 @@ def open_looks(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.Col
     def is_pending(table: Leased) -> sa.ColumnElement[bool]:  # each has an index that holds nothing else
         pending = is_in(table, "pending")
         return sa.or_(
-            exists(table, pending, table.rung_at.is_(None)), exists(table, pending, table.rung_at.is_not(None))
+            exists(table, pending, table.enqueued_at.is_(None)), exists(table, pending, table.enqueued_at.is_not(None))
         )
 
     def is_leased(table: Leased) -> sa.ColumnElement[bool]:

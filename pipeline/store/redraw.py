@@ -29,7 +29,13 @@ def fail_undrawn(connection: Connection, document_id: int, cause: str, reason: s
     undrawn = select(Page.id).where(Page.document_id == document_id, Page.image_freed_at.is_not(None))
     waiting = (PageTask.page_id.in_(undrawn), PageTask.state == TaskState.PENDING)
     locked = select(PageTask.id).where(*waiting).order_by(PageTask.id).with_for_update().cte("locked")
-    failed = {"state": TaskState.FAILED, "cause": cause, "reason": reason, "rung_at": None, "finished_at": utc_now()}
+    failed = {
+        "state": TaskState.FAILED,
+        "cause": cause,
+        "reason": reason,
+        "enqueued_at": None,
+        "finished_at": utc_now(),
+    }
     connection.execute(update(PageTask).where(PageTask.id.in_(select(locked.c.id))).values(failed))
 
 

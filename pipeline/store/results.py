@@ -133,7 +133,7 @@ def is_final(error: Exception, attempts: int, limits: Limits) -> bool:
 
 
 def after_failure(db: Database, attempts: int, error: Exception, limits: Limits) -> dict[str, Any]:
-    values: dict[str, Any] = {"owner": None, "lease_until": None, "rung_at": None}
+    values: dict[str, Any] = {"owner": None, "lease_until": None, "enqueued_at": None}
     if is_final(error, attempts, limits):
         cause = error.cause if isinstance(error, PagepackError) else "engine"
         reason = str(error) or type(error).__name__

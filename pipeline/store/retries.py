@@ -91,7 +91,7 @@ _FRESH: dict[str, Any] = {
     "state": "pending",
     "cause": None,
     "reason": None,
-    "rung_at": None,
+    "enqueued_at": None,
     "attempts": 0,
     "crashes": 0,
     "next_attempt_at": 0.0,

@@ -1,6 +1,6 @@
 """`pagepack run`: the whole job on this machine. Starts what a large installation keeps running, and watches it.
 
-    this process   the home's lock · sees files · rings · sweeps · shows progress
+    this process   the home's lock · sees files · dispatches · sweeps · shows progress
     broker         an embedded Valkey server, unless PAGEPACK_BROKER_URL names one
     ingest worker  Celery, prefork: documents → pages
     read worker    Celery, threads around one engine: pages → answers
@@ -27,19 +27,19 @@ from pipeline.ingest.submission import check_paths, open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
-from pipeline.store.due import forget_bells
+from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, expire, give_back
 from pipeline.store.progress import Progress, batch_state, progress, what_is_open
 from pipeline.store.retention import sweep_images
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from pipeline.supervisor.forked import Forked
-from pipeline.supervisor.processes import Place
-from pipeline.supervisor.supervisor import Station
+from pipeline.supervisor.processes import ProcessSlot
+from pipeline.supervisor.supervisor import Supervisor
 from schemas.prompts import Prompt
 from schemas.tables import BatchState
 
 _TICK_SECONDS = 0.2
-PLACES = [Place("read"), Place("ingest")]
+SLOTS = [ProcessSlot("read"), ProcessSlot("ingest")]
 
 
 class Stopped(Exception):
@@ -71,7 +71,7 @@ class Run:
         self._pages = pages
         self._spare = spare
         self._limits = Limits.of(settings)
-        self._station: Station | None = None
+        self._supervisor: Supervisor | None = None
         self._stop_signals = 0
         self._seen = 0
         self._done_seeing = threading.Event()
@@ -80,8 +80,8 @@ class Run:
     def stop(self) -> None:
         """Ctrl-C: once, stop cleanly; twice, at once. Safe in a signal handler."""
         self._stop_signals += 1
-        if self._stop_signals > 1 and self._station is not None:
-            self._station.kill()
+        if self._stop_signals > 1 and self._supervisor is not None:
+            self._supervisor.kill()
 
     def execute(self) -> OpenBatch:
         """Do the job; returns its batch when every page is done or failed.
@@ -103,23 +103,25 @@ class Run:
             stack.callback(db.dispose)
             self._take_all_back(db, "the run before ended early")
             if self._settings.database_url is None:
-                forget_bells(db)
+                forget_enqueued(db)
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
             batch = open_named_batch(db, self._settings, *asked)
             logs = self._settings.home / "logs"
-            self._station = Station(db, self._settings, PLACES, self._say, only=batch, logs=logs, spare=self._spare)
+            self._supervisor = Supervisor(
+                db, self._settings, SLOTS, self._say, only=batch, logs=logs, spare=self._spare
+            )
             seeing = threading.Thread(target=self._see, args=(db, batch), name="discover", daemon=True)
             seeing.start()
             stack.callback(self._join, seeing)
             try:
-                self._loop(db, batch, self._station)
+                self._loop(db, batch, self._supervisor)
             except Stopped as stopped:
-                self._stop_workers(db, self._station)
+                self._stop_workers(db, self._supervisor)
                 stopped.num_stored = progress(db, batch.id).tasks_done
                 raise
             finally:
                 self._stop_signals = self._stop_signals or 1  # lets the discover thread end
-                self._stop_workers(db, self._station)
+                self._stop_workers(db, self._supervisor)
             return batch
 
     def _take_all_back(self, db: Database, reason: str) -> None:
@@ -127,8 +129,8 @@ class Run:
         if self._settings.database_url is None:
             give_back(db, "", reason=reason, crashed=False, limits=self._limits)
 
-    def _stop_workers(self, db: Database, station: Station) -> None:
-        station.stop(is_hurried=lambda: self._stop_signals > 1)
+    def _stop_workers(self, db: Database, supervisor: Supervisor) -> None:
+        supervisor.stop(is_hurried=lambda: self._stop_signals > 1)
         with suppress(PagepackError):
             self._take_all_back(db, "the run ended")
 
@@ -148,7 +150,7 @@ class Run:
         finally:
             self._done_seeing.set()
 
-    def _loop(self, db: Database, batch: OpenBatch, station: Station) -> None:
+    def _loop(self, db: Database, batch: OpenBatch, supervisor: Supervisor) -> None:
         next_sweep = next_count = 0.0
         was_paused = False
         ticked_at = boottime()
@@ -164,7 +166,7 @@ class Run:
             now = what_is_open(db, batch.id)
             started = time.monotonic()
             if started >= next_count:
-                station.hear_alarm()
+                supervisor.hear_alarm()
                 self._on_progress(progress(db, batch.id), self._seen, all_seen)
                 took = time.monotonic() - started
                 next_count = started + max(0.5, 20 * took)  # counting a large batch must not become the work
@@ -179,7 +181,7 @@ class Run:
                 sweep_images(db, self._settings)
                 return
             if now:
-                station.tick()
+                supervisor.tick()
             elif started >= next_sweep:  # what others hold: the batch waits for pages that they read
                 expire(db, self._limits, ticked_at)
                 next_sweep = started + self._settings.sweep_seconds

@@ -1,6 +1,6 @@
 """Worker processes as children of this one: started, watched, started again.
 
-A child is known by its *place* ("ingest", "read", or "read 2" where each GPU has its own), and by its incarnation, the
+A child is known by its *slot* ("ingest", "read", or "read 2" where each GPU has its own), and by its incarnation, the
 owner of its leases. When one dies, its leases go back at once; nobody waits for them to run out.
 """
 
@@ -44,7 +44,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessSlot:
     """Where a child belongs: its role, and the GPU that it sees (None: as it finds them)."""
 
     role: str  # ingest or read
@@ -59,7 +59,7 @@ class Place:
 class Child:
     """A running child, and the incarnation whose leases it takes."""
 
-    place: Place
+    slot: ProcessSlot
     process: subprocess.Popen[bytes] | Forked
     owner: str
     log: Path | None  # None: it writes where this process writes
@@ -95,7 +95,7 @@ class Children:
         self,
         db: Database,
         settings: Settings,
-        places: list[Place],
+        slots: list[ProcessSlot],
         say: Callable[[str], None],
         *,
         gives_up: bool,
@@ -106,16 +106,16 @@ class Children:
         """`spare` are processes that were forked ahead, to begin with."""
         self._db = db
         self._settings = settings
-        self._places = places
+        self._slots = slots
         self._say = say
         self._gives_up = gives_up
         self._logs = logs
         self._variables = dict(variables or {})
         self._spare = spare or []
         self._limits = Limits.of(settings)
-        self._running: dict[Place, Child] = {}
-        self._starts: dict[Place, int] = {}  # in a row, without a page
-        self._next_start: dict[Place, float] = {}
+        self._running: dict[ProcessSlot, Child] = {}
+        self._starts: dict[ProcessSlot, int] = {}  # in a row, without a page
+        self._next_start: dict[ProcessSlot, float] = {}
         self._any_ready = False
         self._mourned: list[Child] = []  # dead, and their leases could not be given back yet
 
@@ -132,21 +132,21 @@ class Children:
             Unavailable: no process is to be had.
         """
         self._bury()
-        for place in self._places:
-            child = self._running.get(place)
+        for slot in self._slots:
+            child = self._running.get(slot)
             if child is not None and child.process.poll() is None:
                 continue
             if child is not None:
                 self._lose(child)
-            if time.monotonic() >= self._next_start.get(place, 0.0):
+            if time.monotonic() >= self._next_start.get(slot, 0.0):
                 try:
-                    self._running[place] = self._start(place, broker_url)
+                    self._running[slot] = self._start(slot, broker_url)
                 except OSError as error:
-                    self._put_off(place, error)
+                    self._put_off(slot, error)
 
     def are_ready(self) -> bool:
         """Whether all are running, with their engines loaded."""
-        running = [self._running.get(place) for place in self._places]
+        running = [self._running.get(slot) for slot in self._slots]
         return all(child is not None and child.process.poll() is None and child.is_ready(self._db) for child in running)
 
     def owners(self) -> set[str]:
@@ -155,25 +155,25 @@ class Children:
 
     def replace_all(self, reason: str) -> None:
         """Kill children that are not to blame; `watch` starts others."""
-        for place in list(self._running):
-            self._replace(place, reason)
+        for slot in list(self._running):
+            self._replace(slot, reason)
 
     def check_stall(self, depth: int) -> None:
-        """Bells wait, and a reader that is ready has had no page in hand for long: start another.
+        """Messages wait, and a reader that is ready has had no page in hand for long: start another.
 
         A net. The one cause that is known, acknowledgements that a dead broker swallowed, is mended in `broker.py`.
-        Not for a RapidOCR reader of all batches: bells of prompts that it leaves to others bring it no page.
+        Not for a RapidOCR reader of all batches: messages for prompts that it leaves to others bring it no page.
         """
         if not self._gives_up and (self._settings.engine == "rapidocr" or self._settings.model is None):
             return
-        for place, child in list(self._running.items()):
-            if place.role != "read":
+        for slot, child in list(self._running.items()):
+            if slot.role != "read":
                 continue
             if depth == 0 or not child.is_ready(self._db) or holds_pages(self._db, child.owner):
                 child.idle_since = time.monotonic()
             elif time.monotonic() - child.idle_since > STALL_SECONDS:
-                self._say(f"the {place.name} worker takes no pages though some wait; starting it again")
-                self._replace(place, "the worker stalled")
+                self._say(f"the {slot.name} worker takes no pages though some wait; starting it again")
+                self._replace(slot, "the worker stalled")
 
     def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Let them finish what they can within the grace period, then end them; their leases go back."""
@@ -194,73 +194,73 @@ class Children:
         with suppress(PagepackError):
             self._bury()
 
-    def _start(self, place: Place, broker_url: str) -> Child:
+    def _start(self, slot: ProcessSlot, broker_url: str) -> Child:
         # Ends in a slash: the processes that a child forks put their own number behind it.
-        owner = f"{socket.gethostname()}:{place.name}-{uuid.uuid4().hex}/"
-        log = self._logs / f"{place.name}.log" if self._logs is not None else None
+        owner = f"{socket.gethostname()}:{slot.name}-{uuid.uuid4().hex}/"
+        log = self._logs / f"{slot.name}.log" if self._logs is not None else None
         environment = child_environment(self._settings) | self._variables
         environment |= {
             "PAGEPACK_BROKER_URL": broker_url,
             "PAGEPACK_INTERNAL_OWNER": owner,
             "PAGEPACK_INTERNAL_GUARD": "1",
         }
-        if place.device is not None:
-            environment |= {"CUDA_VISIBLE_DEVICES": place.device, "PAGEPACK_INTERNAL_DEVICE": place.device}
+        if slot.device is not None:
+            environment |= {"CUDA_VISIBLE_DEVICES": slot.device, "PAGEPACK_INTERNAL_DEVICE": slot.device}
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
         if self._spare:
             forked = self._spare.pop()
-            forked.begin(place.role, environment, log)
-            return Child(place, forked, owner, log)
+            forked.begin(slot.role, environment, log)
+            return Child(slot, forked, owner, log)
         with log.open("ab") if log is not None else nullcontext(sys.stderr) as stream:
             process = subprocess.Popen(
-                [*WORKERS, place.role],
+                [*WORKERS, slot.role],
                 env=environment,
                 stdin=subprocess.PIPE,  # held open while this process lives; its end ends the worker
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,  # Ctrl-C is this process's to handle
             )
-        return Child(place, process, owner, log)
+        return Child(slot, process, owner, log)
 
-    def _put_off(self, place: Place, error: OSError) -> None:
+    def _put_off(self, slot: ProcessSlot, error: OSError) -> None:
         """No process is to be had: a run gives up soon, a host tries again, less and less often."""
-        what = f"the {place.name} worker cannot be started: {error}"
+        what = f"the {slot.name} worker cannot be started: {error}"
         if self._gives_up and isinstance(error, FileNotFoundError | PermissionError):
             raise UsageError(f"{what}; is {sys.executable} still installed, and may {self._settings.home} be written?")
-        self._starts[place] = starts = self._starts.get(place, 0) + 1
+        self._starts[slot] = starts = self._starts.get(slot, 0) + 1
         if self._gives_up and starts >= _STARTS_IN_A_ROW:
             raise Unavailable(f"{what}; free memory, processes or open files, then run the same command again")
         wait = _wait_seconds(starts)
-        self._next_start[place] = time.monotonic() + wait
+        self._next_start[slot] = time.monotonic() + wait
         self._say(f"{what}; trying again in {wait:.0f} s")
 
-    def _replace(self, place: Place, reason: str) -> None:
-        child = self._running.pop(place)
+    def _replace(self, slot: ProcessSlot, reason: str) -> None:
+        child = self._running.pop(slot)
         child.signal(signal.SIGKILL)
         child.process.wait()
         self._give_back(child, reason, crashed=False)
 
     def _lose(self, child: Child) -> None:
         """One died: its leases go back at once, and it is started again, later each time if it cannot come up."""
-        place = child.place
-        del self._running[place]
+        slot = child.slot
+        del self._running[slot]
         child.signal(signal.SIGKILL)  # what it left of its process group
         self._any_ready = self._any_ready or child.was_ready
         self._mourned.append(child)
         returned = self._bury()
-        self._starts[place] = starts = self._starts.get(place, 0) + 1 if self._was_useless(child, returned) else 0
+        self._starts[slot] = starts = self._starts.get(slot, 0) + 1 if self._was_useless(child, returned) else 0
         code = child.process.returncode
         if code == 2:
             with suppress(Unavailable):
                 refuse_newer(self._db)  # migrated while we ran: no child comes up any more
         if (code == 2 and not self._was_ever_ready()) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
-            words = f"the {place.name} worker does not come up (exit code {code}); {child.last_words()}"
+            words = f"the {slot.name} worker does not come up (exit code {code}); {child.last_words()}"
             raise (ProgramFault if code == EXIT_FAULT else UsageError)(words)
         wait = 0.0 if starts == 0 or self._gives_up else _wait_seconds(starts)
-        self._next_start[place] = time.monotonic() + wait
+        self._next_start[slot] = time.monotonic() + wait
         again = "starting it again" + (f" in {wait:.0f} s" if wait else "")
-        self._say(f"the {place.name} worker died (exit code {code}); {again}")
+        self._say(f"the {slot.name} worker died (exit code {code}); {again}")
 
     def _was_useless(self, child: Child, returned: int) -> bool:
         """Whether a dead child, which held `returned` pages or documents, did nothing for its start.
@@ -269,7 +269,7 @@ class Children:
         a run's it is enough that it held a page: there is no other, and a page that kills it fails soon.
         """
         was_quick = time.monotonic() - child.started_at < 20
-        if self._gives_up or child.place.role != "read":
+        if self._gives_up or child.slot.role != "read":
             return was_quick and not returned
         with suppress(PagepackError):
             return (was_quick or returned > 0) and not has_answered(self._db, child.owner)

@@ -24,21 +24,21 @@ from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch
-from pipeline.store.due import forget_bells
+from pipeline.store.due import forget_enqueued
 from pipeline.store.worker_registry import workers
 from pipeline.supervisor.forked import Forked
-from pipeline.supervisor.leader import leave_duty, take_duty
-from pipeline.supervisor.processes import Children, Place
+from pipeline.supervisor.leader import leave_leadership, take_leadership
+from pipeline.supervisor.processes import Children, ProcessSlot
 
 _DUTY = "dispatch"
 _SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM
 _DUTY_SECONDS = 15.0
-_FORBIDDEN_SECONDS = 60.0  # a host that may not have the duty asks again so often: roles change
+_FORBIDDEN_SECONDS = 60.0  # a host that may not lead asks again so often: roles change
 _LOOK_SECONDS = 5.0  # between two looks for readers that take nothing
 
 
-class Station:
-    """`only` is the batch of a `pagepack run`, which alone is dispatched; else whoever has the duty dispatches all.
+class Supervisor:
+    """`only` is the batch of a `pagepack run`, which alone is dispatched; else the leader dispatches all.
 
     Nothing is started before `connect` or the first `tick`. Not thread-safe, but for `kill`.
     """
@@ -47,7 +47,7 @@ class Station:
         self,
         db: Database,
         settings: Settings,
-        places: list[Place],
+        slots: list[ProcessSlot],
         say: Callable[[str], None],
         *,
         only: OpenBatch | None = None,
@@ -58,10 +58,10 @@ class Station:
         self._settings = settings
         self._say = say
         self._is_run = only is not None
-        here = f"{socket.gethostname()} {settings.home.absolute()} {[place.name for place in places]}"
+        here = f"{socket.gethostname()} {settings.home.absolute()} {[slot.name for slot in slots]}"
         mark = hashlib.sha256(os.fsencode(here)).hexdigest()[:16]
         self._alarm_queue = f"pagepack.alarm.{mark}"
-        # On a broker that others share, a run's workers are for its batch, and take nobody else's bells.
+        # On a broker that others share, a run's workers are for its batch, and take nobody else's messages.
         self._own = f".run.{mark}" if self._is_run and settings.broker_url is not None else ""
         self._broker: EmbeddedBroker | None = None
         self._app: Celery | None = None
@@ -74,17 +74,17 @@ class Station:
             "PAGEPACK_INTERNAL_ROLE": "run" if self._is_run else "read",
         }
         self.children = Children(
-            db, settings, places, say, gives_up=self._is_run, logs=logs, variables=variables, spare=spare
+            db, settings, slots, say, gives_up=self._is_run, logs=logs, variables=variables, spare=spare
         )
         self._dispatches_from = 0.0
         self._was_refused = False
-        self._is_cut_off = False  # takes no duty before the broker answers
+        self._is_cut_off = False  # leads nobody before the broker answers
         self._next_look = 0.0
-        self.has_duty = False
+        self.is_leader = False
 
     @property
     def is_busy(self) -> bool:
-        """Whether the last tick rang for something: the next one may come soon."""
+        """Whether the last tick sent anything: the next one may come soon."""
         return self._dispatcher.is_busy
 
     def connect(self) -> Celery:
@@ -92,7 +92,7 @@ class Station:
         return self._watch_broker()
 
     def tick(self) -> None:
-        """Broker and children run, or run again; what waits is rung for.
+        """Broker and children run, or run again; what waits is enqueued.
 
         Raises:
             UsageError: the broker or a child does not come up.
@@ -104,24 +104,26 @@ class Station:
             if self._is_cut_off:
                 check_broker(app)
                 self._is_cut_off = False
-            self.has_duty = self._is_run or self._takes_duty()
-            if self.has_duty:
+            self.is_leader = self._is_run or self._leads()
+            if self.is_leader:
                 self._dispatcher.tick(app)
             self._look_for_stalls(app)
         except Unavailable:
             self._dispatcher.hold_sweep()
-            self._leave_duty()  # another may reach what this one does not
+            self._stop_leading()  # another may reach what this one does not
             self._is_cut_off = True
             raise
 
-    def _takes_duty(self) -> bool:
+    def _leads(self) -> bool:
         """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
         try:
-            return time.monotonic() >= self._dispatches_from and take_duty(self._db, _DUTY, self._name, _DUTY_SECONDS)
+            return time.monotonic() >= self._dispatches_from and take_leadership(
+                self._db, _DUTY, self._name, _DUTY_SECONDS
+            )
         except UsageError as error:
             self._dispatches_from = time.monotonic() + _FORBIDDEN_SECONDS
             if not self._was_refused:
-                self._say(f"ringing and sweeping is left to other hosts: {error}")
+                self._say(f"dispatching and sweeping is left to other hosts: {error}")
             self._was_refused = True
             return False
 
@@ -142,23 +144,23 @@ class Station:
         self.children.kill()
 
     def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
-        """Let the children finish what they can, end the broker, leave the duty to another. May be called twice."""
+        """Let the children finish what they can, end the broker, leave the lead to another. May be called twice."""
         self.children.stop(is_hurried)
         if self._app is not None and self._own and not is_hurried():
             delete_queues(self._app)
             self._own = ""  # once: a broker that is silent takes its time
         if self._broker is not None:
             self._broker.stop()
-        self._leave_duty()
+        self._stop_leading()
 
-    def _leave_duty(self) -> None:
-        if self.has_duty and not self._is_run:
+    def _stop_leading(self) -> None:
+        if self.is_leader and not self._is_run:
             with suppress(PagepackError):
-                leave_duty(self._db, _DUTY, self._name)
-            self.has_duty = False
+                leave_leadership(self._db, _DUTY, self._name)
+            self.is_leader = False
 
     def _look_for_stalls(self, app: Celery) -> None:
-        """Of this host's own readers; whoever has the duty knows nothing of them."""
+        """Of this host's own readers; the leader knows nothing of them."""
         late = boottime() - self._next_look
         if late >= 0:
             self._next_look = boottime() + _LOOK_SECONDS
@@ -188,7 +190,7 @@ class Station:
             self._broker = self._broker or EmbeddedBroker(self._settings.home)
             self._broker.start()
             self._url = self._broker.url
-            forget_bells(self._db)  # it is new and empty
+            forget_enqueued(self._db)  # it is new and empty
         check_broker(make_app(self._url))  # with the patience of a command: on a busy machine one slow answer is no end
         app = make_app(self._url, events=self._settings.celery_events, own=self._own, silence_seconds=_SILENCE_SECONDS)
         while heard_alarm(app, self._alarm_queue):

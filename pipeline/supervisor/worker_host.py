@@ -17,12 +17,12 @@ from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest.ingester import check_storage
 from pipeline.settings import Settings
-from pipeline.store.due import forget_bells
+from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, give_back
 from pipeline.supervisor.health import Pulse, serve
-from pipeline.supervisor.processes import Place
+from pipeline.supervisor.processes import ProcessSlot
 from pipeline.supervisor.queue_metrics import Backlog
-from pipeline.supervisor.supervisor import Station
+from pipeline.supervisor.supervisor import Supervisor
 from pipeline.telemetry.metrics import collecting
 
 log = logging.getLogger("pagepack.host")
@@ -33,32 +33,32 @@ _AWAY_SECONDS = 2.0
 _FULL_SECONDS = 30.0
 
 
-def places(role: str, devices: str | None) -> list[Place]:
+def process_slots(role: str, devices: str | None) -> list[ProcessSlot]:
     """`both` and None → an ingest and a read process; `read` and "0,1" → a read process for each GPU.
 
     Raises:
         UsageError: devices that are no list of GPUs, or given to a role that uses none.
     """
     if devices is None:
-        read = [Place("read")]
+        read = [ProcessSlot("read")]
     elif role == "ingest":
         raise UsageError(f"--devices {devices}: only readers use GPUs; leave it out with --role ingest")
     else:
         names = [name.strip() for name in devices.split(",")]
         if not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) or len(set(names)) < len(names):
             raise UsageError(f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3")
-        read = [Place("read", name) for name in names]
-    return ([] if role == "ingest" else read) + ([] if role == "read" else [Place("ingest")])
+        read = [ProcessSlot("read", name) for name in names]
+    return ([] if role == "ingest" else read) + ([] if role == "read" else [ProcessSlot("ingest")])
 
 
-class Host:
-    """The worker of one machine, with a child process for each place."""
+class WorkerHost:
+    """The worker of one machine, with a child process for each slot."""
 
-    def __init__(self, settings: Settings, places: list[Place], say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, slots: list[ProcessSlot], say: Callable[[str], None]) -> None:
         self._settings = settings
-        self._places = places
+        self._slots = slots
         self._say = say
-        self._station: Station | None = None
+        self._supervisor: Supervisor | None = None
         self._stop_signals = 0
         self._said: str | None = None
         self._faults = 0  # ticks in a row that ended by what nobody foresaw
@@ -68,8 +68,8 @@ class Host:
     def stop(self) -> None:
         """Once: drain and end. Twice: end at once. Safe in a signal handler."""
         self._stop_signals += 1
-        if self._stop_signals > 1 and self._station is not None:
-            self._station.kill()
+        if self._stop_signals > 1 and self._supervisor is not None:
+            self._supervisor.kill()
 
     def execute(self) -> None:
         """Work until `stop`.
@@ -93,21 +93,23 @@ class Host:
             if is_home:  # the lock is ours, so whoever held a lease is dead; no page is to blame
                 limits = Limits.of(settings)
                 give_back(db, "", reason="the worker before ended early", crashed=False, limits=limits)
-                forget_bells(db)
-            self._station = station = Station(db, settings, self._places, self._say)
-            stack.callback(station.stop, lambda: self._stop_signals > 1)
-            app = station.connect()
+                forget_enqueued(db)
+            self._supervisor = supervisor = Supervisor(db, settings, self._slots, self._say)
+            stack.callback(supervisor.stop, lambda: self._stop_signals > 1)
+            app = supervisor.connect()
             if settings.metrics_port is not None:
-                stack.enter_context(self._watched(station, Backlog(db, app, settings.lease_seconds)))
+                stack.enter_context(self._watched(supervisor, Backlog(db, app, settings.lease_seconds)))
             while not self._stop_signals:
-                self._rest(self._step(station))
+                self._rest(self._step(supervisor))
 
     @contextmanager
-    def _watched(self, station: Station, backlog: Backlog) -> Iterator[None]:
+    def _watched(self, supervisor: Supervisor, backlog: Backlog) -> Iterator[None]:
         """Figures and health over HTTP. Entered before the first child starts, which finds there where to count."""
 
         def problems() -> dict[str, str]:
-            loading = {} if station.children.are_ready() else {"engine": "not every process has loaded its engine yet"}
+            loading = (
+                {} if supervisor.children.are_ready() else {"engine": "not every process has loaded its engine yet"}
+            )
             away = {"worker": self._said} if self._said is not None else {}
             return loading | away | backlog.problems()
 
@@ -126,16 +128,16 @@ class Host:
         ):
             yield
 
-    def _step(self, station: Station) -> float:
+    def _step(self, supervisor: Supervisor) -> float:
         """One tick; the seconds until the next."""
         self._pulse.tick()
         try:
-            station.tick()
-            station.hear_alarm()
+            supervisor.tick()
+            supervisor.hear_alarm()
         except DiskFull as error:
             self._say_once(f"{error}; trying again in {_FULL_SECONDS:.0f} s")
-            station.children.stop()
-            station.forget_alarms()
+            supervisor.children.stop()
+            supervisor.forget_alarms()
             return _FULL_SECONDS
         except Unavailable as error:
             self._say_once(str(error))
@@ -152,10 +154,10 @@ class Host:
         if self._said is not None:
             self._say("all is back")
             self._said = None
-        if not self._was_ready and station.children.are_ready():
+        if not self._was_ready and supervisor.children.are_ready():
             self._was_ready = True
-            self._say(f"ready: {', '.join(place.name for place in self._places)}")
-        return _BUSY_TICK_SECONDS if station.is_busy else _TICK_SECONDS
+            self._say(f"ready: {', '.join(slot.name for slot in self._slots)}")
+        return _BUSY_TICK_SECONDS if supervisor.is_busy else _TICK_SECONDS
 
     def _say_once(self, what: str) -> None:
         if what != self._said:

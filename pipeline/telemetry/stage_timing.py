@@ -38,7 +38,7 @@ class stage:  # noqa: N801 - a context manager, used like a function
 
 
 def waited(claim: PageClaim) -> None:
-    """The stage between the page's bell and its claim, by the database's clock."""
+    """The stage between the page's wake-up message and its claim, by the database's clock."""
     if claim.waited_seconds is not None:
         metrics.observe("pagepack_stage_seconds", claim.waited_seconds, stage="wait")
         if traces.is_tracing():

@@ -1,6 +1,6 @@
 """Traces of a page's life, for whoever runs an OpenTelemetry collector: the extra `otel`.
 
-    rasterize ─┬─ wait      from the bell to the claim
+    rasterize ─┬─ wait      from the wake-up message to the claim
                ├─ claim
                ├─ load
                ├─ read

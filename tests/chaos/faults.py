@@ -50,7 +50,7 @@ FAULTS = [
     Fault(13, "kill -9 at named points of ingest", faults_inputs.kill_ingest),
     Fault(13, "one file submitted ten times at once", faults_inputs.submit_at_once),
     Fault(13, "submit killed while it registers", faults_inputs.kill_submit),
-    Fault(13, "kill -9 at named points of ringing", faults_batches.kill_dispatch, ("postgresql",)),
+    Fault(13, "kill -9 at named points of enqueueing", faults_batches.kill_dispatch, ("postgresql",)),
     Fault(14, "hostile files, unstorable text", faults_inputs.hostile_files),
     Fault(15, "a clock jumps by an hour", faults_inputs.jump_clock, is_other_on_sqlite=True),
     Fault(15, "messages twice, malformed, old, new", faults_inputs.odd_messages),

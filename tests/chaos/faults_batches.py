@@ -73,7 +73,7 @@ def ask_a_thousand_times(world: World) -> None:
 
 
 def kill_dispatch(world: World) -> None:
-    """Whoever rings and tells dies in between: marked as rung and not rung, sent and not marked, loss noted and not."""
+    """Whoever enqueues and notifies dies in between: marked and not sent, sent and not marked, loss noted and not."""
     deaths = 2
     points = list(POINTS["host"])
     prepare(world.folder / "points", points, deaths)

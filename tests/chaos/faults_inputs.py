@@ -17,7 +17,7 @@ from tests.chaos.world import ROOT, World
 
 
 def kill_ingest(world: World) -> None:
-    """Mid-document, and between the commit and the bell."""
+    """Mid-document, and between the commit and the message."""
     deaths = 2
     points = list(POINTS["ingest"])
     prepare(world.folder / "points", points, deaths)
@@ -112,7 +112,7 @@ def jump_clock(world: World) -> None:
         (world.folder / "clock-h1").write_text(str(-seconds))
         world.draw(1, 10)
         world.submit()
-        world.broker.client().flushall()  # so that bells, too, must be rung by what the clock says
+        world.broker.client().flushall()  # so that messages, too, must be enqueued by what the clock says
         if world.kind == "sqlite":
             world.explained += 2 * (IN_FLIGHT + 1)  # their leases seem to have run out
     world.settle()

@@ -18,7 +18,7 @@ from tests.chaos.world import World
 
 
 def flush(world: World) -> None:
-    """Every bell is gone, those that were answered too. Nothing is read again for it."""
+    """Every message is gone, those that were answered too. Nothing is read again for it."""
     _begin(world)
     for _ in range(4):
         world.pause(0.3, 1.5)

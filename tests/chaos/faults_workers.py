@@ -82,11 +82,11 @@ def freeze(world: World) -> None:
         frozen.resume()
         world.explained += IN_FLIGHT + 1
         world.pause(0.2, 1.0)
-    if world.kind == "postgresql":  # and whoever sweeps and rings: the other takes over
-        ((holder,),) = world.database.rows("SELECT owner FROM duties")
+    if world.kind == "postgresql":  # and whoever dispatches and sweeps: the other takes over
+        ((holder,),) = world.database.rows("SELECT owner FROM leaders")
         pid = int(holder.rpartition(":")[2])
         os.kill(pid, signal.SIGSTOP)
-        world.wait(lambda: world.database.rows("SELECT owner FROM duties") != [(holder,)])
+        world.wait(lambda: world.database.rows("SELECT owner FROM leaders") != [(holder,)])
         os.kill(pid, signal.SIGCONT)
     world.settle()
     world.require(world.count("task_attempts", ran_out) > 0, "no lease ran out")

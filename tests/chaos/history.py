@@ -78,7 +78,7 @@ def what_is_open(database: Rows) -> dict[str, Any]:
         "batches": "SELECT name, state, all_seen FROM batches WHERE state NOT IN ('finished', 'cancelled')",
         "documents": "SELECT id, state, owner, attempts, crashes, token FROM documents "
         f"WHERE state IN ('pending', 'leased') AND {wanted.format('documents.id')} ORDER BY id LIMIT 5",
-        "tasks": "SELECT t.id, t.state, t.owner, t.attempts, t.crashes, t.token, t.rung_at, t.next_attempt_at "
+        "tasks": "SELECT t.id, t.state, t.owner, t.attempts, t.crashes, t.token, t.enqueued_at, t.next_attempt_at "
         "FROM page_tasks t JOIN pages p ON p.id = t.page_id "
         f"WHERE t.state IN ('pending', 'leased') AND {wanted.format('p.document_id')} ORDER BY t.id LIMIT 5",
     }

@@ -27,11 +27,11 @@ POINTS = {
     "ingest": {
         "document-claimed": ("pipeline.ingest.ingester", "claim_document", "after"),
         "image-stored": ("pipeline.ingest.ingester", "Ingester._stored", "after"),
-        "pages-committed": ("pipeline.ingest.ingester", "add_pages", "after"),  # and not rung for
+        "pages-committed": ("pipeline.ingest.ingester", "add_pages", "after"),  # and not enqueued
         "pages-stored": ("pipeline.ingest.ingester", "finish_document", "before"),
     },
     "host": {
-        "bells-committed": ("pipeline.delivery.dispatcher", "take_due_pages", "after"),  # and not rung
+        "messages-committed": ("pipeline.delivery.dispatcher", "take_due_pages", "after"),  # and not enqueued
         "notices-sent": ("pipeline.delivery.outbox_relay", "mark_notices_sent", "before"),
         "loss-noted": ("pipeline.delivery.outbox_relay", "put_mark", "before"),
     },

@@ -87,7 +87,7 @@ def test_a_long_document_is_fetched_once_however_slowly_it_is_read(archive: Arch
     reading.start()
     try:
         while archive.scalar("SELECT state FROM documents") != "ready":
-            ingester.ingest(far)  # as whoever rings for it would have it
+            ingester.ingest(far)  # as whoever enqueues it would have it
     finally:
         finished.set()
         reading.join(60)
@@ -98,7 +98,9 @@ def test_a_long_document_is_fetched_once_however_slowly_it_is_read(archive: Arch
 def test_a_document_in_hand_makes_place_for_another_batch(archive: Archive, in_hand: Callable[[], bool]) -> None:
     other = archive.see("/in/other.pdf", batch="other")
     assert take_due_documents(archive.db, archive.batches["other"].id, limit=1) == [other]
-    archive.execute("UPDATE documents SET rung_at = rung_at - 60 WHERE id = :other", other=other)  # no worker heard it
+    archive.execute(
+        "UPDATE documents SET enqueued_at = enqueued_at - 60 WHERE id = :other", other=other
+    )  # no worker heard it
     wait_until(lambda: not in_hand())
     assert archive.rows("SELECT state, attempts, crashes FROM documents ORDER BY id") == [("pending", 0, 0)] * 2
 

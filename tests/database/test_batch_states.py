@@ -55,7 +55,7 @@ def test_nothing_of_a_paused_batch_is_given_out(archive: Archive) -> None:
     first, second = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
     waiting = archive.see("/in/b.pdf") or 0
     batch = archive.batches["b"].id
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [first, second]  # their bells are rung
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [first, second]  # they are enqueued
     held = archive.claim(first)
     assert held and pause_batch(archive.db, batch) and state(archive) == "paused"
     assert archive.claim(second) is None and claim_document(archive.db, waiting, "ingest/1", 60) is None
@@ -63,7 +63,7 @@ def test_nothing_of_a_paused_batch_is_given_out(archive: Archive) -> None:
     finish_batches(archive.db)
     assert state(archive) == "paused" and not resume_batch(archive.db, batch + 1)
     assert resume_batch(archive.db, batch) and not resume_batch(archive.db, batch)
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [second]  # its bell was for nothing
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [second]  # its message was for nothing
     archive.read(second, "y")
     assert claim_document(archive.db, waiting, "ingest/1", 60)
 

@@ -1,4 +1,4 @@
-"""The dispatcher on a real broker: what is rung for, who is told, and again after the broker lost its queues."""
+"""The dispatcher on a real broker: what is enqueued, who is told, and again after the broker lost its queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
 from pipeline.delivery import dispatcher as dispatch
 from pipeline.delivery import outbox_relay
-from pipeline.delivery.broker import make_app, notify, queue_depth, read_queue, ring_pages
+from pipeline.delivery.broker import enqueue_pages, make_app, notify, queue_depth, read_queue
 from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.delivery.pacing import share_out
@@ -28,9 +28,9 @@ from pipeline.store.batch_end import finish_batch
 from pipeline.store.leases import return_claim
 from pipeline.store.pages import NewPage
 from pipeline.store.worker_registry import enlist
-from pipeline.supervisor.leader import take_duty
+from pipeline.supervisor.leader import take_leadership
 from pipeline.supervisor.queue_metrics import Backlog
-from pipeline.supervisor.supervisor import Station
+from pipeline.supervisor.supervisor import Supervisor
 from schemas.messages import INGEST_QUEUE, READ_QUEUE, DocumentDone
 from tests.conftest import Archive
 from tests.running import wait_until
@@ -47,7 +47,7 @@ def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out
     levels = {batch: out[batch] + share for batch, share in shares.items()}
     got = [level for batch, level in levels.items() if shares[batch]]
     if got:
-        assert max(got) - min(levels.values()) <= 1  # whoever got a bell stands no higher than those who are lowest
+        assert max(got) - min(levels.values()) <= 1  # whoever got a message stands no higher than those who are lowest
 
 
 def test_notices_stay_rows_while_nobody_reads_their_queue(
@@ -84,8 +84,8 @@ class Flushed:
     def flush(self) -> None:
         self.client.flushall()
 
-    def rung(self, model: str = "m1") -> int:
-        """Bells in the queue of a model's readers."""
+    def enqueued(self, model: str = "m1") -> int:
+        """Messages in the queue of a model's readers."""
         return queue_depth(self.app, read_queue(self.app, model))
 
     def take(self, queue: str, count: int) -> None:
@@ -109,7 +109,7 @@ def test_what_lay_in_its_queue_when_the_broker_was_flushed_is_told_again(archive
     flushed.tick()  # sees that two have left
     flushed.flush()
     flushed.tick()
-    assert queue_depth(flushed.app, "mine") == 3 and "telling again of 3" in flushed.said[-1]
+    assert queue_depth(flushed.app, "mine") == 3 and "sending 3 notices again" in flushed.said[-1]
     flushed.take("mine", 3)
     flushed.tick()
     flushed.flush()
@@ -166,7 +166,7 @@ def test_a_flush_while_notices_are_being_sent_loses_none(
     monkeypatch.setattr(outbox_relay, "notify", notify_and_lose)
     dispatcher.tick(flushed.app)
     assert queue_depth(flushed.app, "mine") == 2, "the flush came in the middle"
-    flushed.tick()  # of whoever has the duty then
+    flushed.tick()  # of whoever leads then
     assert set(sent[2:]) == {identity for (identity,) in archive.rows("SELECT public_id FROM documents")}
 
 
@@ -206,22 +206,22 @@ def test_a_queue_that_cannot_be_asked_holds_up_nobody(archive: Archive, flushed:
     flushed.client.set("mine", "not a list")
     archive.ingest(archive.see("/in/b.pdf") or 0, ["b"])
     flushed.tick()
-    assert flushed.rung() == 1
+    assert flushed.enqueued() == 1
 
 
 def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: Flushed) -> None:
     archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
     archive.see("/in/b.pdf")
     flushed.tick()
-    assert (flushed.rung(), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
+    assert (flushed.enqueued(), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
     flushed.flush()
     flushed.tick()
-    assert (flushed.rung(), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
-    assert "ringing again for 4 rows" in flushed.said[-1]
+    assert (flushed.enqueued(), queue_depth(flushed.app, INGEST_QUEUE)) == (3, 1)
+    assert "enqueueing 4 rows again" in flushed.said[-1]
 
 
 def test_a_document_is_rung_for_each_place_of_the_ingest_workers(archive: Archive, flushed: Flushed) -> None:
-    """It was 64 of a batch, in hand or in the queue, whatever the fleet; what was rung was counted in both."""
+    """It was 64 of a batch, in hand or in the queue, whatever the fleet; what was enqueued was counted in both."""
     for number in range(220):
         archive.see(f"/in/{number}.pdf")
     for host in range(2):
@@ -230,7 +230,7 @@ def test_a_document_is_rung_for_each_place_of_the_ingest_workers(archive: Archiv
     flushed.tick()
     assert queue_depth(flushed.app, INGEST_QUEUE) == 80
     flushed.tick()
-    assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "one bell for each place"
+    assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "one message for each place"
     flushed.take(INGEST_QUEUE, 70)
     archive.execute("UPDATE documents SET state = 'leased', owner = 'h0:ingest-1/1', lease_until = 9e9 WHERE id <= 70")
     flushed.tick()
@@ -247,7 +247,7 @@ def test_a_small_fleet_is_rung_for_little_ahead(archive: Archive, flushed: Flush
 
 
 def test_a_model_that_no_reader_has_is_not_rung_for(archive: Archive, flushed: Flushed) -> None:
-    """Its bells would be taken by those who cannot read it, as fast as they are rung, and others would wait."""
+    """Its messages would be taken by those who cannot read it, as fast as they are enqueued, and others would wait."""
     archive.batch("theirs", model="m9")
     archive.execute("UPDATE batches SET priority = 5")
     archive.ingest(archive.see("/in/a.pdf", batch="theirs") or 0, [str(page) for page in range(20)])
@@ -256,15 +256,15 @@ def test_a_model_that_no_reader_has_is_not_rung_for(archive: Archive, flushed: F
     enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
     enlist(archive.db, "h:read-3", "run", 4, engine="rapidocr", model="m9")  # hears its own run alone
     flushed.tick()
-    assert (flushed.rung(), flushed.rung("m9")) == (1, 0)
+    assert (flushed.enqueued(), flushed.enqueued("m9")) == (1, 0)
     enlist(archive.db, "h:read-2", "read", 4, engine="rapidocr", model="m9")
     flushed.tick()
-    assert flushed.rung("m9") > 1
-    assert flushed.rung() == 1
+    assert flushed.enqueued("m9") > 1
+    assert flushed.enqueued() == 1
 
 
 def test_each_of_several_models_has_its_queue(archive: Archive, flushed: Flushed) -> None:
-    """As `pagepack.read` alone it would be: each takes bells of the other in vain, as fast as they are rung."""
+    """As `pagepack.read` alone it would be: each takes messages of the other in vain, as fast as they are enqueued."""
     for number, model in enumerate(("m/1", "m/2", "")):
         archive.batch(model, model=model)
         archive.ingest(archive.see(f"/in/{number}.pdf", batch=model) or 0, [f"{number} {page}" for page in range(3)])
@@ -314,7 +314,7 @@ def test_a_page_that_one_batch_dropped_is_read_for_another(archive: Archive, flu
     flushed.tick()
     assert not finish_batch(archive.db, archive.batches["c"]) and queue_depth(flushed.app, "mine") == 0
     flushed.tick()
-    assert flushed.rung() == 1
+    assert flushed.enqueued() == 1
     archive.read(page, "text")
     flushed.tick()
     assert queue_depth(flushed.app, "mine") == 1
@@ -329,9 +329,11 @@ def test_with_one_model_what_any_may_read_shares_its_queue(archive: Archive, flu
     archive.ingest(archive.see("/in/b.pdf", batch="m1") or 0, [f"m1 {page}" for page in range(50)])
     enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
     flushed.tick()
-    rung = "SELECT DISTINCT b.name FROM page_tasks t JOIN batches b ON b.id = t.batch_id WHERE rung_at IS NOT NULL"
-    assert archive.rows(rung) == [("any",)]
-    assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
+    enqueued = (
+        "SELECT DISTINCT b.name FROM page_tasks t JOIN batches b ON b.id = t.batch_id WHERE enqueued_at IS NOT NULL"
+    )
+    assert archive.rows(enqueued) == [("any",)]
+    assert flushed.enqueued() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
 
 
 @pytest.fixture
@@ -352,10 +354,10 @@ def test_what_was_rung_before_the_first_reader_was_known_goes_first(
     assert queue_depth(flushed.app, READ_QUEUE) == 8
     enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
     steady.tick(flushed.app)
-    assert flushed.rung() == 0 and steady.is_busy, "it looks again soon"
+    assert flushed.enqueued() == 0 and steady.is_busy, "it looks again soon"
     flushed.take(READ_QUEUE, 8)
     steady.tick(flushed.app)
-    assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
+    assert flushed.enqueued() == 8 and queue_depth(flushed.app, READ_QUEUE) == 0
 
 
 def test_what_nobody_takes_from_the_queue_of_before_holds_up_nothing_for_long(
@@ -365,40 +367,40 @@ def test_what_nobody_takes_from_the_queue_of_before_holds_up_nothing_for_long(
     steady.tick(flushed.app)
     enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
     steady.tick(flushed.app)
-    assert flushed.rung() == 0
+    assert flushed.enqueued() == 0
     time.sleep(0.6)
     steady.tick(flushed.app)
-    assert flushed.rung() == 8 and queue_depth(flushed.app, READ_QUEUE) == 8
+    assert flushed.enqueued() == 8 and queue_depth(flushed.app, READ_QUEUE) == 8
 
 
 def test_readers_of_a_second_model_are_rung_for_at_once(archive: Archive, flushed: Flushed, steady: Dispatcher) -> None:
-    """Though what any may read is rung for in the queue of all from then on, which is never empty."""
+    """Though what any may read is enqueued in the queue of all from then on, which is never empty."""
     archive.batch("m2")
     archive.ingest(archive.see("/in/b.pdf", batch="m2") or 0, [f"m2 {page}" for page in range(50)])
     archive.execute("UPDATE batches SET model = 'm2', priority = 9 WHERE name = 'm2'")
     archive.execute("UPDATE page_tasks SET model = 'm2' WHERE batch_id = (SELECT id FROM batches WHERE name = 'm2')")
     enlist(archive.db, "h:read-1", "read", 4, engine="rapidocr", model="m1")
     steady.tick(flushed.app)
-    assert flushed.rung("m1") == 8 and flushed.rung("m2") == 0, "nobody has that model"
+    assert flushed.enqueued("m1") == 8 and flushed.enqueued("m2") == 0, "nobody has that model"
     enlist(archive.db, "h:read-2", "read", 4, engine="pixtral", model="m2")
     steady.tick(flushed.app)
-    assert flushed.rung("m2") == 8 and queue_depth(flushed.app, READ_QUEUE) > 0
+    assert flushed.enqueued("m2") == 8 and queue_depth(flushed.app, READ_QUEUE) > 0
     steady.tick(flushed.app)
-    assert flushed.rung("m2") == 8
+    assert flushed.enqueued("m2") == 8
 
 
 @pytest.mark.only("sqlite")
 def test_readers_of_two_models_take_no_bells_of_each_other(
     archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else every other bell comes to nothing, and its page is rung for again."""
-    rung: list[int] = []
+    """Else every other message comes to nothing, and its page is enqueued again."""
+    enqueued: list[int] = []
 
-    def ring(app: Celery, page_ids: list[int], queue: str) -> None:
-        rung.extend(page_ids)
-        ring_pages(app, page_ids, queue)
+    def enqueue(app: Celery, page_ids: list[int], queue: str) -> None:
+        enqueued.extend(page_ids)
+        enqueue_pages(app, page_ids, queue)
 
-    monkeypatch.setattr(dispatch, "ring_pages", ring)
+    monkeypatch.setattr(dispatch, "enqueue_pages", enqueue)
     images, app = open_images(settings), make_app(broker)
     models = (InstantEngine.model, OcrOnlyEngine.model)
     for number, model in enumerate(models):
@@ -418,37 +420,37 @@ def test_readers_of_two_models_take_no_bells_of_each_other(
             return archive.scalar("SELECT count(*) FROM page_tasks WHERE state <> 'done'") == 0
 
         wait_until(is_read)
-    assert len(rung) < 75, "60 pages"
+    assert len(enqueued) < 75, "60 pages"
 
 
 @pytest.mark.only("postgresql")
-def test_a_host_that_does_not_reach_the_broker_leaves_the_duty(
+def test_a_host_that_does_not_reach_the_broker_leads_no_more(
     archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "BROKER_SECONDS", 0.0)
     archive.batch()
     archive.execute("UPDATE batches SET notify = 'mine.done@mine'")
-    station = Station(archive.db, settings, [], lambda _: None)
-    station._app = make_app("redis://127.0.0.1:1/0")  # it came up, and then something came between
+    supervisor = Supervisor(archive.db, settings, [], lambda _: None)
+    supervisor._app = make_app("redis://127.0.0.1:1/0")  # it came up, and then something came between
     with pytest.raises(Unavailable):
-        station.tick()
-    assert take_duty(archive.db, "dispatch", "another:1", 0.1)
+        supervisor.tick()
+    assert take_leadership(archive.db, "dispatch", "another:1", 0.1)
     time.sleep(0.2)
-    with pytest.raises(Unavailable):  # nor does it say that all is well, or take the duty again, while it is cut off
-        station.tick()
-    assert take_duty(archive.db, "dispatch", "another:1", 0.1)
+    with pytest.raises(Unavailable):  # nor does it say that all is well, or lead again, while it is cut off
+        supervisor.tick()
+    assert take_leadership(archive.db, "dispatch", "another:1", 0.1)
     time.sleep(0.2)
-    station._app = make_app(broker)
-    station.tick()
-    assert station.has_duty
+    supervisor._app = make_app(broker)
+    supervisor.tick()
+    assert supervisor.is_leader
 
 
 def test_a_broker_that_dies_while_it_is_rung_is_away(tmp_path: Path) -> None:
-    """Bells go out in one pipeline; kombu has an error of its own for one that is cut."""
+    """Messages go out in one pipeline; kombu has an error of its own for one that is cut."""
     server = EmbeddedBroker(tmp_path)
     server.start()
     app = make_app(server.url)
-    ring_pages(app, [1])
+    enqueue_pages(app, [1])
 
     def until_it_dies() -> Iterator[int]:
         yield 2
@@ -456,7 +458,7 @@ def test_a_broker_that_dies_while_it_is_rung_is_away(tmp_path: Path) -> None:
         yield 3
 
     with pytest.raises(Unavailable):
-        ring_pages(app, until_it_dies())
+        enqueue_pages(app, until_it_dies())
 
 
 def test_room_for_images_is_one_for_all_batches_and_each_has_its_share(archive: Archive) -> None:

@@ -21,14 +21,14 @@ ROWS = 20_000
 
 @pytest.fixture
 def large(archive: Archive) -> Archive:
-    """20,000 tasks that mostly wait and were rung for just now; few are due, few bells lost. The documents alike."""
+    """20,000 tasks that mostly wait and were enqueued just now; few are due, few messages lost. The documents alike."""
     archive.file("/in/a.pdf", ["x"])
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
-    columns = "batch_id, state, owner, token, lease_until, attempts, crashes, next_attempt_at, rung_at"
+    columns = "batch_id, state, owner, token, lease_until, attempts, crashes, next_attempt_at, enqueued_at"
     state = "CASE WHEN i % 4000 = 1 THEN 'leased' WHEN i % 10 = 9 THEN '{done}' ELSE 'pending' END"
     owner = "CASE WHEN i % 4000 = 1 THEN 'w' END"
-    rung = "CASE WHEN i % 2000 < 3 THEN NULL WHEN i % 2000 < 6 THEN 1.0 ELSE 9e9 END"
-    rest = "1, {state}, {owner}, 1, 9e9, 0, 0, 0, {rung}"
+    enqueued = "CASE WHEN i % 2000 < 3 THEN NULL WHEN i % 2000 < 6 THEN 1.0 ELSE 9e9 END"
+    rest = "1, {state}, {owner}, 1, 9e9, 0, 0, 0, {enqueued}"
     for table, keys, values, done in (
         ("documents", "public_id, content_hash, kind, size_bytes", "'p' || i, 'c' || i, 'pdf', 1", "ready"),
         ("pages", None, None, None),
@@ -45,8 +45,10 @@ def large(archive: Archive) -> Archive:
                 rows = rows.replace("'2020-01-01'", "timestamptz '2020-01-01'")
             archive.execute(f"INSERT INTO pages (id, document_id, page_index, image_hash, created_at) {rows}")
             continue
-        bells = rung if table == "page_tasks" else rung.replace("9e9", "NULL")  # few documents are rung for at a time
-        filled = rest.format(state=state.format(done=done), owner=owner, rung=bells)
+        messages = (
+            enqueued if table == "page_tasks" else enqueued.replace("9e9", "NULL")
+        )  # few documents are enqueued at a time
+        filled = rest.format(state=state.format(done=done), owner=owner, enqueued=messages)
         ids = "id, " if table == "documents" else ""
         number = "i, " if table == "documents" else ""
         archive.execute(
@@ -84,11 +86,11 @@ def scans(plan: str) -> list[str]:
 
 def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> None:
     pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
-    assert "ix_page_tasks_due" in pages and "ix_page_tasks_rung" in pages and scans(pages) == [], pages
+    assert "ix_page_tasks_due" in pages and "ix_page_tasks_enqueued" in pages and scans(pages) == [], pages
     documents = plans(large.db, lambda: take_due_documents(large.db, 1, limit=64))
     assert scans(documents) == [], documents
     wanted = plans(large.db, lambda: is_ingest_wanted(large.db, 1, 2.0))
-    assert "ix_documents_rung" in wanted and scans(wanted) == [], wanted
+    assert "ix_documents_enqueued" in wanted and scans(wanted) == [], wanted
 
 
 def test_room_is_counted_by_an_index_where_most_was_read(large: Archive) -> None:
@@ -121,20 +123,20 @@ def test_take_due_gives_what_is_due_once_and_lost_bells_after_a_while(archive: A
     batch = archive.batches["b"].id
     assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == pages
     assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == []
-    archive.execute("UPDATE page_tasks SET rung_at = NULL WHERE page_id = :page", page=pages[0])
-    archive.execute("UPDATE page_tasks SET rung_at = 1 WHERE page_id = :page", page=pages[1])
+    archive.execute("UPDATE page_tasks SET enqueued_at = NULL WHERE page_id = :page", page=pages[0])
+    archive.execute("UPDATE page_tasks SET enqueued_at = 1 WHERE page_id = :page", page=pages[1])
     assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [pages[0]]
     assert take_due_pages(archive.db, batch, limit=0, lost_after=30.0) == []
     assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == [pages[1]]
     assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == []
-    archive.execute("UPDATE page_tasks SET rung_at = NULL, next_attempt_at = 9e9")
+    archive.execute("UPDATE page_tasks SET enqueued_at = NULL, next_attempt_at = 9e9")
     assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == []
 
 
 @pytest.mark.only("postgresql")
 def test_a_bell_skips_rows_that_somebody_holds(archive: Archive) -> None:
     first, second = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
-    archive.execute("UPDATE page_tasks SET rung_at = NULL")
+    archive.execute("UPDATE page_tasks SET enqueued_at = NULL")
     with archive.db.write() as connection:
         connection.execute(sa.text("SELECT 1 FROM page_tasks WHERE page_id = :page FOR UPDATE"), {"page": first})
         batch = archive.batches["b"].id

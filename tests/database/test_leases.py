@@ -52,7 +52,7 @@ def test_a_prompt_that_a_reader_does_not_answer_is_left_to_another(archive: Arch
     )
     assert [task.prompt for task in first.pages[page].tasks] == [OCR]
     waiting = "FROM page_tasks WHERE state = 'pending'"
-    assert archive.rows(f"SELECT rung_at, next_attempt_at > 0 {waiting}") == [(None, True)]
+    assert archive.rows(f"SELECT enqueued_at, next_attempt_at > 0 {waiting}") == [(None, True)]
     assert claim_pages(archive.db, [page], "read/all", [*ANY_MODEL, "m2"], 60).pages == {}  # not at once: no busy loop
     archive.execute("UPDATE page_tasks SET next_attempt_at = 0 WHERE state = 'pending'")
     second = claim_pages(archive.db, [page], "read/all", [*ANY_MODEL, "m2"], 60)

@@ -104,7 +104,7 @@ def test_a_page_that_waits_for_its_image_has_not_failed(archive: Archive, images
     tasks = "SELECT state, attempts, crashes, owner FROM page_tasks ORDER BY id DESC LIMIT 1"
     assert archive.rows(tasks) == [("pending", 0, 0, None)]
     assert archive.claim(page) is None, "not before its image is there"
-    assert archive.ingest(document_id, [NewPage(0, sha("x"), 16, 32)]) == [page], "its bell rings"
+    assert archive.ingest(document_id, [NewPage(0, sha("x"), 16, 32)]) == [page], "it is enqueued"
     assert archive.rows("SELECT image_freed_at FROM pages") == [(None,)]
     again = archive.claim(page)
     assert again and not render_again(archive.db, again), "lost without being freed, it would count"
@@ -117,14 +117,14 @@ def test_the_first_page_that_lacks_its_image_spares_the_others_a_claim(archive: 
     free_read_images(archive.db, images, pages)
     batch = archive.batch("c", prompts=[DESCRIBE])
     archive.see("/in/a.pdf", batch="c")
-    assert take_due_pages(archive.db, batch.id, limit=2, lost_after=None) == pages[:2], "bells are out"
+    assert take_due_pages(archive.db, batch.id, limit=2, lost_after=None) == pages[:2], "messages are out"
     first = archive.claim(pages[0])
     assert first and render_again(archive.db, first)
     assert archive.claim(pages[1]) is None and archive.claim(pages[2]) is None
     assert take_due_pages(archive.db, batch.id, limit=9, lost_after=None) == []
     document_id = archive.scalar("SELECT id FROM documents")
     drawn = [NewPage(index, sha(str(index)), 16, 32) for index in range(3)]
-    assert archive.ingest(document_id, drawn) == pages, "their bells ring"
+    assert archive.ingest(document_id, drawn) == pages, "they are enqueued"
     assert all(archive.claim(page) for page in pages)
 
 

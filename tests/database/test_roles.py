@@ -18,7 +18,7 @@ from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer
 from pipeline.store.batch_end import finish_batches
 from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
-from pipeline.store.due import forget_bells, take_due_pages
+from pipeline.store.due import forget_enqueued, take_due_pages
 from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return_claim
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
@@ -80,7 +80,7 @@ def test_ingest_does_its_part_and_the_worker_its(as_role: As) -> None:
     pages = ingest.ingest(ingest.see("/in/a.pdf", batch="told") or 0, ["1", text_layer, "3", "4"])
     ingest.see("/in/notes.txt", batch="told", rejection="unsupported")
     assert take_due_pages(ingest.db, told, limit=10, lost_after=0.0) == sorted(pages)
-    forget_bells(ingest.db)
+    forget_enqueued(ingest.db)
 
     worker.read(pages[0], "one")
     worker.read(pages[1], PageFailed("no"))

@@ -341,7 +341,7 @@ def test_batches_that_share_a_page_do_not_take_it_from_each_other_when_they_try_
     )
     for _ in range(2):
         assert not archive.finish("b") and not archive.finish("c")
-    assert archive.rows("SELECT batch_id, rung_at IS NOT NULL FROM page_tasks") == [(holder.id, True)]
+    assert archive.rows("SELECT batch_id, enqueued_at IS NOT NULL FROM page_tasks") == [(holder.id, True)]
     archive.read(page, "text")
     assert archive.finish("b") and archive.finish("c")
 

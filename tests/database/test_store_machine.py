@@ -24,7 +24,7 @@ from pipeline.store.batch_end import finish_batches
 from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
 from pipeline.store.batches import mark_all_seen, open_batch
 from pipeline.store.claims import DocumentClaim, PageClaim, claim_document, claim_pages
-from pipeline.store.due import forget_bells, take_due_documents, take_due_pages
+from pipeline.store.due import forget_enqueued, take_due_documents, take_due_pages
 from pipeline.store.leases import expire, give_back, renew_document, renew_tasks, return_claim
 from pipeline.store.pages import (
     NewPage,
@@ -205,14 +205,14 @@ class Fleet(RuleBasedStateMachine):
         give_back(self.db, owner, reason="its worker died", crashed=crashed, limits=LIMITS)
 
     @rule(name=batches, lost_after=st.sampled_from([None, -1.0]))
-    def ring(self, name: str, lost_after: float | None) -> None:
+    def enqueue(self, name: str, lost_after: float | None) -> None:
         batch = self.archive.batches[name].id
         take_due_documents(self.db, batch, limit=2)
         take_due_pages(self.db, batch, limit=2, lost_after=lost_after)
 
     @rule()
     def lose_bells(self) -> None:
-        forget_bells(self.db)
+        forget_enqueued(self.db)
 
     @rule()
     def wait(self) -> None:
@@ -287,7 +287,7 @@ class Fleet(RuleBasedStateMachine):
     def drain(self) -> None:
         """Honest workers end it all, with what the store tells them alone."""
         give_back(self.db, "", reason="a new start", crashed=False, limits=LIMITS)
-        forget_bells(self.db)
+        forget_enqueued(self.db)
         for name in NAMES:
             resume_batch(self.db, self.archive.batches[name].id)
             self.see_all(name)
@@ -301,7 +301,7 @@ class Fleet(RuleBasedStateMachine):
         assert wrong == [], "; ".join(wrong)
 
     def work(self) -> None:
-        """Honest workers do what is rung for."""
+        """Honest workers do what is enqueued."""
         for name in NAMES:
             for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100):
                 claim = claim_document(self.db, document_id, "honest/1", LIMITS.lease_seconds)

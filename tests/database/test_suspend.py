@@ -90,7 +90,7 @@ def test_a_suspend_in_the_middle_of_a_sweep_condemns_nobody(
     archive: Archive, settings: Settings, machine: Machine, claim: PageClaim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dispatcher = Dispatcher(archive.db, settings, print)
-    monkeypatch.setattr(dispatcher._teller, "try_all_again", lambda: machine.suspend(3600))
+    monkeypatch.setattr(dispatcher._outbox, "try_all_again", lambda: machine.suspend(3600))
     dispatcher.sweep()
     assert task(archive) == ("leased", 0)
     assert expire(archive.db, LIMITS) == 1, "it knows of no sleep"
@@ -110,7 +110,7 @@ def test_a_clock_that_is_set_on_is_as_a_sleep_where_leases_run_by_it(
     assert task(archive) == ("leased", 0)
 
 
-class Station:
+class Supervisor:
     """Of a run that has nothing to do itself."""
 
     def hear_alarm(self) -> None:
@@ -124,12 +124,12 @@ def test_a_run_that_slept_condemns_nobody_whose_pages_it_waits_for(
     quick = settings.model_copy(update={"sweep_seconds": 0.05})
     job = Run(quick, [], [], "ours", print, lambda *_: None)
     job._done_seeing.set()
-    station: Any = Station()
+    supervisor: Any = Supervisor()
     ended: list[BaseException] = []
 
     def loop() -> None:
         try:
-            job._loop(archive.db, archive.batches["ours"], station)
+            job._loop(archive.db, archive.batches["ours"], supervisor)
         except Stopped as stopped:
             ended.append(stopped)
 

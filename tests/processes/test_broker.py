@@ -32,10 +32,10 @@ from pipeline.delivery.broker import (
     check_broker,
     delete_mark,
     depth_if_there,
+    enqueue_pages,
     make_app,
     put_mark,
     queue_depth,
-    ring_pages,
 )
 from pipeline.delivery.embedded_broker import EmbeddedBroker, server_binary
 from pipeline.delivery.redis_acks import gather_acknowledgements
@@ -130,7 +130,7 @@ def test_a_user_with_few_rights_and_tls_suffice(guarded: int, encrypted: tuple[i
     ):
         app = make_app(url)
         check_broker(app)
-        ring_pages(app, [number])
+        enqueue_pages(app, [number])
         assert queue_depth(app, READ_QUEUE) == number
 
 
@@ -164,7 +164,7 @@ def look_at_all(app: Celery) -> None:
 def test_looks_at_the_broker_share_a_connection(broker: str) -> None:
     """There were 7 a second where nothing was to be done, and 15 where something was; behind TLS each shakes hands."""
     app = make_app(broker)
-    ring_pages(app, [1])
+    enqueue_pages(app, [1])
     look_at_all(app)
     before = num_connections(broker)
     for _ in range(20):
@@ -175,7 +175,7 @@ def test_looks_at_the_broker_share_a_connection(broker: str) -> None:
 def test_a_forked_child_has_a_connection_of_its_own(broker: str) -> None:
     """On one of its parent's, each would read the answers to the other's questions."""
     app = make_app(broker)
-    ring_pages(app, [1])
+    enqueue_pages(app, [1])
     look_at_all(app)
     before, count = ids_of_clients(broker), num_connections(broker)
 
@@ -196,14 +196,14 @@ def test_looks_go_on_after_the_broker_was_started_again(tmp_path: Path) -> None:
     server.start()
     app = make_app(server.url, silence_seconds=5)
     try:
-        ring_pages(app, [1])
+        enqueue_pages(app, [1])
         look_at_all(app)
         server.stop()
         with pytest.raises(Unavailable):
             queue_depth(app, READ_QUEUE)
         server.start()
         assert queue_depth(app, READ_QUEUE) == 0, "the first look finds the new one"
-        ring_pages(app, [1])
+        enqueue_pages(app, [1])
         look_at_all(app)
         server.stop()
         server.start()  # and nobody looked in between
@@ -247,7 +247,7 @@ def test_a_full_broker_costs_bells_and_nothing_else(tmp_path: Path) -> None:
     try:
         app = make_app(f"redis://127.0.0.1:{port}/0")
         with pytest.raises(Unavailable, match=r"OOM|maxmemory"):
-            ring_pages(app, range(3))
+            enqueue_pages(app, range(3))
     finally:
         process.kill()
         process.wait()
@@ -264,7 +264,7 @@ def test_one_slow_answer_of_the_broker_ends_no_start(
     try:
         server.send_signal(signal.SIGSTOP)
         goes_on.start()
-        supervisor.Station(db, there, [], lambda _: None).connect()
+        supervisor.Supervisor(db, there, [], lambda _: None).connect()
     finally:
         goes_on.join()
         server.kill()
@@ -275,7 +275,7 @@ def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatc
     monkeypatch.setattr(RedisChannel, "QoS", RedisChannel.QoS)  # back as it was, after this
     gather_acknowledgements()
     app, taken = make_app(broker), list[Any]()
-    ring_pages(app, range(6))
+    enqueue_pages(app, range(6))
     with make_app(broker).connection_for_read() as watching, app.connection_for_read() as connection:
         noted = partial(watching.default_channel.client.hlen, "unacked")
         channel = connection.channel()

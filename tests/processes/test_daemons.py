@@ -28,7 +28,7 @@ from pipeline.store.claims import claim_document
 from pipeline.supervisor import health
 from pipeline.supervisor.health import serve
 from pipeline.supervisor.queue_metrics import _Looker
-from pipeline.supervisor.worker_host import Host
+from pipeline.supervisor.worker_host import WorkerHost
 from tests.conftest import LIMITS, Archive
 from tests.processes.test_watch import get, well
 from tests.running import environment, wait_until
@@ -240,7 +240,7 @@ def test_page_images_are_swept_again_after_an_exception(
     assert said == ["page images were not freed: KeyError: 'a fault of ours'"]
 
 
-class Station:
+class Supervisor:
     """Of a host; a tick raises what it is told to."""
 
     is_busy = False
@@ -262,13 +262,13 @@ class Station:
 
 def test_a_fault_in_a_tick_ends_no_host(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     said: list[str] = []
-    host = Host(settings, [], said.append)
-    station: Any = Station(KeyError("a fault"), AssertionError("another"), Unavailable("the broker is away"))
+    host = WorkerHost(settings, [], said.append)
+    supervisor: Any = Supervisor(KeyError("a fault"), AssertionError("another"), Unavailable("the broker is away"))
     with said_with_traceback(caplog):
-        rests = [host._step(station) for _ in range(4)]
+        rests = [host._step(supervisor) for _ in range(4)]
     assert rests[0] < rests[1] and rests[3] < rests[0], rests
     assert said == ["the broker is away", "all is back"]
-    unfit: Any = Station(UsageError("settings do not fit"))
+    unfit: Any = Supervisor(UsageError("settings do not fit"))
     with pytest.raises(UsageError):
         host._step(unfit)
 

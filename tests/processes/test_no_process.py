@@ -17,11 +17,11 @@ from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.ingest import submission
 from pipeline.settings import Settings
 from pipeline.supervisor import doctor, engine_choice, processes
-from pipeline.supervisor.processes import Children, Place
+from pipeline.supervisor.processes import Children, ProcessSlot
 from tests.running import wait_until
 
 NOWHERE = ("/nowhere/python", "-m", "workers")
-READ = Place("read")
+READ = ProcessSlot("read")
 Supervisor = Callable[..., tuple[Children, list[str]]]
 
 

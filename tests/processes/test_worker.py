@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from pipeline.delivery.broker import delete_queues, make_app, queue_depth, ring_documents, ring_pages
+from pipeline.delivery.broker import delete_queues, enqueue_documents, enqueue_pages, make_app, queue_depth
 from pipeline.errors import UsageError
 from pipeline.supervisor.worker_host import places
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
@@ -160,12 +160,12 @@ def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path
 
 def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: Path, home: Path, broker: str) -> None:
     app = make_app(broker)
-    ring_documents(app, [7])
-    ring_pages(app, [7])
+    enqueue_documents(app, [7])
+    enqueue_pages(app, [7])
     ran = pagepack("run", folder_of(tmp_path / "in", 1), "--home", home, PAGEPACK_BROKER_URL=broker)
     assert ran.returncode == 0, ran.stderr
     stopped = make_app(broker, own=".run.stopped")  # one that Ctrl-C ended
-    ring_pages(stopped, [1, 2])
+    enqueue_pages(stopped, [1, 2])
     delete_queues(stopped)
     assert queue_depth(app, INGEST_QUEUE) == queue_depth(app, READ_QUEUE) == 1
     with app.connection_for_read() as connection:

@@ -247,7 +247,7 @@ class BrokenDisk(FileIO):
 
 
 def test_a_file_that_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.documents.files.open_regular", lambda path, _: BrokenDisk(path))
+    monkeypatch.setattr("pipeline.documents.identify.open_regular", lambda path, _: BrokenDisk(path))
     with pytest.raises(DocumentRejected, match="cannot be read: Input/output error") as raised:
         identify(files(tmp_path, "a.pdf") / "a.pdf")
     assert raised.value.cause == "unreadable"
