@@ -16,7 +16,7 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.claims import Leased, is_in
 from pipeline.store.outbox import forget_notices
-from pipeline.store.page_tasks import CANCELLED
+from pipeline.store.page_tasks import CANCELLED, enqueue_again
 from pipeline.store.redraw import drawn_before
 from schemas.columns import server_now
 from schemas.tables import (
@@ -51,9 +51,7 @@ def resume_batch(db: Database, batch_id: int) -> bool:
         paused = (Batch.id == batch_id, Batch.state == BatchState.PAUSED)
         if connection.execute(update(Batch).where(*paused).values(state=BatchState.RUNNING)).rowcount == 0:
             return False
-        for table in (Document, PageTask):  # messages that came meanwhile were for nothing
-            enqueued = (table.batch_id == batch_id, table.state == "pending", table.enqueued_at.is_not(None))
-            connection.execute(update(table).where(*enqueued).values(enqueued_at=None))
+        enqueue_again(connection, batch_id)
         return True
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select, update
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.page_tasks import CANCELLED, TEXT_LAYER, WAITS_AGAIN, supersede
+from pipeline.store.page_tasks import CANCELLED, TEXT_LAYER, WAITS_AGAIN, enqueue_again, supersede
 from schemas.columns import server_now
 from schemas.prompts import Prompt
 from schemas.tables import (
@@ -76,6 +76,7 @@ def open_batch(
             "state": BatchState.RUNNING,
             "finished_at": None,
         }
+        before = connection.scalar(select(Batch.state).where(Batch.key == key).with_for_update(key_share=True))
         again: dict[str, Any] = dict(asked)
         if not reopens:
             is_held = Batch.state.in_([BatchState.PAUSED, BatchState.CANCELLED])
@@ -87,6 +88,8 @@ def open_batch(
             .on_conflict_do_update(index_elements=["key"], set_=again)
             .returning(Batch.id, Batch.public_id, Batch.name, Batch.state)
         ).one()
+        if before == BatchState.PAUSED and row.state == BatchState.RUNNING:
+            enqueue_again(connection, row.id)
         versions = [prompt.version for prompt in prompts]
         is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
         supersede(connection, PageTask.batch_id == row.id, is_old)

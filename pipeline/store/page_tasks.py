@@ -20,6 +20,7 @@ from schemas.tables import (
     BatchPrompt,
     BatchState,
     CurrentAnswer,
+    Document,
     Page,
     PageTask,
     PromptVersion,
@@ -197,3 +198,10 @@ def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]
 
 
 _IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
+
+
+def enqueue_again(connection: Connection, batch_id: int) -> None:
+    """All that waits of a batch: messages that came while it was paused were for nothing."""
+    for table in (Document, PageTask):
+        enqueued = (table.batch_id == batch_id, table.state == "pending", table.enqueued_at.is_not(None))
+        connection.execute(update(table).where(*enqueued).values(enqueued_at=None))

@@ -20,7 +20,7 @@ from pipeline.store import redraw
 from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
-from pipeline.store.page_tasks import ensure_tasks
+from pipeline.store.page_tasks import ensure_tasks, waits_for_none
 from pipeline.store.results import after_failure, held_tasks
 from schemas.tables import (
     Batch,
@@ -179,19 +179,23 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
 
     Where retention had freed it, nothing has failed: those of the claim's tasks that `asked` for it (all, if None) wait
     for the new image, no attempt is counted, and this is True. The document's other freed pages wait likewise, else
-    each would be claimed in vain before its image is there. A claim that was lost asks for nothing.
+    each would be claimed in vain before its image is there. A claim that was lost asks for nothing. A document that is
+    on its way, but for a batch that is paused, goes on its way for this one.
     """
     with db.write() as connection:
         leased = held_tasks(connection, [claim])
         held_ids = {task.task_id for task in claim.tasks if (task.task_id, task.token) in leased}
         if not held_ids:
             return False
+        is_left = sa.and_(Document.state == DocumentState.PENDING, waits_for_none(Document.batch_id))
+        asking = select(PageTask.batch_id).join(Batch, Batch.id == PageTask.batch_id).where(PageTask.id.in_(held_ids))
+        is_held_up = sa.case((Batch.state == BatchState.RUNNING, 0), else_=1)  # by a pause, with all that waits for it
         connection.execute(
             update(Document)
-            .where(Document.id == claim.document_id, Document.state == DocumentState.READY)
+            .where(Document.id == claim.document_id, sa.or_(Document.state == DocumentState.READY, is_left))
             .values(
                 state=DocumentState.PENDING,
-                batch_id=select(PageTask.batch_id).where(PageTask.id == claim.tasks[0].task_id).scalar_subquery(),
+                batch_id=asking.order_by(is_held_up, PageTask.id).limit(1).scalar_subquery(),
                 enqueued_at=None,
                 next_attempt_at=0.0,
                 finished_at=None,

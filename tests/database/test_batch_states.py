@@ -19,14 +19,14 @@ from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
 from pipeline.store.batches import open_batch
 from pipeline.store.claims import claim_document
-from pipeline.store.due import take_due_pages
+from pipeline.store.due import take_due_documents, take_due_pages
 from pipeline.store.leases import expire
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.page_tasks import ensure_tasks
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
 from pipeline.store.results import complete_page
 from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, record_files
-from schemas.prompts import DESCRIBE, OCR
+from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, sha
 
@@ -282,6 +282,54 @@ def test_a_lost_claim_has_nothing_drawn_again_and_takes_nothing_from_its_success
     assert archive.scalar("SELECT state FROM documents") == "ready"
     assert cancel_batch(archive.db, archive.batches["new"].id) and not render_again(archive.db, successor)
     assert archive.scalar("SELECT state FROM documents") == "ready", "it would wait for a batch that is over"
+
+
+def test_what_a_paused_batch_has_drawn_again_holds_up_no_other(archive: Archive) -> None:
+    """Its page was in a reader's hand, so that nothing went over to the other batch when it was paused."""
+    page = freed(archive, "/in/a.pdf")
+    for name, prompts in (("paused", [DESCRIBE]), ("running", [Prompt("ask", "How many?")])):
+        archive.batch(name, prompts=prompts)
+        archive.see("/in/a.pdf", batch=name)
+    archive.execute(
+        "UPDATE page_tasks SET next_attempt_at = 9e12 WHERE batch_id = :id", id=archive.batches["running"].id
+    )
+    held = archive.claim(page)
+    assert held and len(held.tasks) == 1 and pause_batch(archive.db, archive.batches["paused"].id)
+    assert render_again(archive.db, held) and waits_for(archive, "documents") == [("pending", "paused")]
+    archive.execute("UPDATE page_tasks SET next_attempt_at = 0")
+    other = archive.claim(page)
+    assert other and len(other.tasks) == 1
+    assert render_again(archive.db, other) and waits_for(archive, "documents") == [("pending", "running")]
+    archive.ingest(other.document_id, [NewPage(0, sha("/in/a.pdf#0"), 16, 32)])
+    archive.read(page, "three")
+    assert archive.finish("running")
+
+
+def test_who_asks_for_a_page_together_with_a_paused_batch_has_it_drawn_again_for_itself(archive: Archive) -> None:
+    page = freed(archive, "/in/a.pdf")
+    for name, prompts in (("paused", [DESCRIBE]), ("running", [Prompt("ask", "How many?")])):
+        archive.batch(name, prompts=prompts)
+        archive.see("/in/a.pdf", batch=name)
+    held = archive.claim(page)
+    assert held and len(held.tasks) == 2 and pause_batch(archive.db, archive.batches["paused"].id)
+    assert render_again(archive.db, held) and waits_for(archive, "documents") == [("pending", "running")]
+
+
+def test_asking_again_rings_again_for_what_a_paused_batch_has_waiting(archive: Archive) -> None:
+    """As resuming does: the bells were heard, and nothing was given out."""
+    waiting = archive.see("/in/b.pdf") or 0
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["0"])
+    batch = archive.batches["b"].id
+
+    def due() -> tuple[list[int], list[int]]:
+        documents = take_due_documents(archive.db, batch, limit=10)
+        return documents, take_due_pages(archive.db, batch, limit=10, lost_after=None)
+
+    assert due() == ([waiting], [page]) and pause_batch(archive.db, batch)
+    archive.batch()
+    assert state(archive) == "running" and due() == ([waiting], [page])
+    archive.batch()
+    assert due() == ([], []), "a running one: its bells are out"
 
 
 def test_a_message_revives_nothing_of_a_batch_that_stays_cancelled(archive: Archive) -> None:
