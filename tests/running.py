@@ -88,7 +88,7 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
         said = []
         for file in (out, errors):
             file.seek(0)
-            said.append(file.read().decode())
+            said.append(file.read().decode().replace("\r\n", "\n"))  # as `pagepack` reads it
         told.detach()
     return subprocess.CompletedProcess(words, code, *said)
 

@@ -107,7 +107,7 @@ def test_storage_that_cannot_be_used_stops_the_run_before_its_work(bucket: Bucke
     )
     assert "secret" not in wrong.stderr and not (home / "pagepack.db").exists()
     silent = bucket.variables | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    gone = call("run", bucket.url, "--home", home, **silent)
+    gone = pagepack("run", bucket.url, "--home", home, **silent)
     assert gone.returncode == 4 and "127.0.0.1:9" in gone.stderr and "Traceback" not in gone.stderr
     missing = call("run", f"{bucket.url}/nothing", "--home", home, **bucket.variables)
     assert missing.returncode == 2 and "no such file or folder" in missing.stderr
