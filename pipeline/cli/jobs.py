@@ -254,10 +254,8 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     """
     from pipeline.settings import load_settings
     from pipeline.supervisor.worker_host import WorkerHost, process_slots
-    from pipeline.telemetry.logs import set_up_logs
 
     settings = load_settings(home=home, **flags)
-    set_up_logs(settings)
     host = WorkerHost(settings, process_slots(role, devices), logging.getLogger("pagepack.host").info)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: host.stop())

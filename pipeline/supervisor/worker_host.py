@@ -23,6 +23,7 @@ from pipeline.supervisor.health import Pulse, serve
 from pipeline.supervisor.processes import ProcessSlot
 from pipeline.supervisor.queue_metrics import Backlog
 from pipeline.supervisor.supervisor import Supervisor
+from pipeline.telemetry.logs import set_up_logs
 from pipeline.telemetry.metrics import collecting
 
 log = logging.getLogger("pagepack.host")
@@ -77,6 +78,7 @@ class WorkerHost:
         Raises:
             UsageError: settings, database or engine do not fit. Unavailable: no database or broker at the start.
         """
+        set_up_logs(self._settings)
         settings = self._settings
         if settings.database_url is not None and settings.broker_url is None:
             raise UsageError(

@@ -1,15 +1,18 @@
-"""Imports point one way: schemas ← pipeline ← workers; the engine knows no queue and no database."""
+"""Imports point one way: schemas ← pipeline ← workers, and in pipeline/ as the table in docs/architecture.md says."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+NO_QUEUE = ("celery", "kombu", "sqlalchemy", "pipeline.database", "pipeline.store", "pipeline.delivery")
 
 
 def imported(folder: str) -> set[tuple[str, str]]:
@@ -31,28 +34,8 @@ def imported(folder: str) -> set[tuple[str, str]]:
         ("schemas", ("pipeline", "workers", "migrations", "celery")),
         ("pipeline", ("workers", "torch", "onnxruntime", "rapidocr", "mistral_inference", "mistral_common")),
         ("migrations/versions", ("schemas", "pipeline", "workers")),
-        (
-            "workers/pixtral",
-            (
-                "celery",
-                "kombu",
-                "sqlalchemy",
-                "pipeline.database.engine",
-                "pipeline.store.results",
-                "pipeline.store.leases",
-            ),
-        ),
-        (
-            "workers/engines",
-            (
-                "celery",
-                "kombu",
-                "sqlalchemy",
-                "pipeline.database.engine",
-                "pipeline.store.results",
-                "pipeline.store.leases",
-            ),
-        ),
+        ("workers/pixtral", NO_QUEUE),
+        ("workers/engines", NO_QUEUE),
     ],
 )
 def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[str, ...]) -> None:
@@ -62,6 +45,55 @@ def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[
         if any(name == other or name.startswith(f"{other}.") for other in forbidden)
     }
     assert not wrong
+
+
+BASE = {"settings", "urls", "errors", "cores", "daemons"}  # and `pipeline` itself, for its version
+
+
+def may_import() -> dict[str, set[str]]:
+    """Wing → the wings below it that it may import: the table that people read."""
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", table, flags=re.MULTILINE)
+    return {wing: set(re.findall(r"`(\w+)`", below)) for wing, below in rows}
+
+
+def modules(*folders: str) -> dict[str, set[str]]:
+    """Module → our own modules that it imports, also those inside functions and for the type checker."""
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    names = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+    graph: dict[str, set[str]] = {}
+    for name, file in names.items():
+        found = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        graph[name] = {other for other in found if other in names and other != name}
+    return graph
+
+
+def test_every_wing_is_in_the_table_and_every_arrow_points_down() -> None:
+    below = may_import()
+    assert set(below) == {folder.parent.name for folder in (ROOT / "pipeline").glob("*/__init__.py")}
+    above: set[str] = set()
+    for wing, others in below.items():  # in the table's order a wing stands below whatever imports it
+        assert others <= above, f"{wing} may import what stands above it: {others - above}"
+        above.add(wing)
+
+
+def test_the_wings_import_what_the_table_says_and_nothing_else() -> None:
+    """Nor does it allow an arrow that nobody needs: the next one would find it drawn already."""
+    used: dict[str, set[str]] = {wing: set() for wing in [*may_import(), *BASE]}
+    for module, others in modules("pipeline").items():
+        part = module.split(".")[1] if "." in module else module
+        if part in used:  # the entry point may import anything
+            used[part] |= {other.split(".")[1] for other in others if "." in other} - BASE - {part}
+    assert used == may_import() | {name: set() for name in BASE}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter(modules("schemas", "pipeline", "workers")).prepare()  # raises CycleError with the circle
 
 
 def test_the_commands_load_no_model_library() -> None:
