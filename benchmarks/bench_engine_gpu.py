@@ -7,6 +7,8 @@ tokens alone, in a pack, chunked, preempted and without the graph. Then random w
 device, pages of 768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end of
 sequence ignored. The bound (`bound` below) is products at the chip's measured rate, then bytes at its measured
 bandwidth. Needs no tokenizer and no network. The last line is JSON. Not yet run: no GPU was at hand.
+
+Over 300 lines: one script, for a machine that is lent for minutes.
 """
 
 from __future__ import annotations

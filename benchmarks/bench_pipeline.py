@@ -13,6 +13,8 @@ A size that takes longer than `--seconds` is measured for so long, with all its 
 
 Per size: CPU milliseconds a page of each kind of process, resident memory near the end (of PostgreSQL's processes
 without what they share), the broker's peak, and what the database grew by a page. Ends in one line of JSON.
+
+Over 300 lines: one measurement, its parts and its weighing in the order in which they run.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Texts, numbers, people and places are made up. Fonts are those that PyMuPDF and Pillow carry. The encrypted file has a
 random salt, so it is drawn only where it is missing.
+
+Over 300 lines: one function for each sample.
 """
 
 # ruff: noqa: E501

@@ -10,6 +10,8 @@ covers the sampling parameters) and model, so the same page in ten folders is re
 answer a page shows for a prompt's name.
 
 Times that people read are UTC datetimes; those that leases are computed with are seconds since the epoch.
+
+Over 300 lines: the tables are read side by side.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from pipeline.telemetry.traces import stop_traces
 from schemas.messages import INGEST_TASK
 from schemas.prompts import CATALOGUE
 from workers.choose import make_engine
-from workers.tasks import Reader, add_ingest_tasks, add_read_task
+from workers.reader import Reader
+from workers.tasks import add_ingest_tasks, add_read_task
 
 
 def read(settings: Settings, broker_url: str, owner: str) -> None:

@@ -10,6 +10,8 @@ pixel: this is what MuPDF does to unhinted text, and a PDF of the same layout ra
 Seeds: `generator(space, seed, index)` with space TRAIN or UNSEEN; no page of one space is a page of the other.
 Font: DejaVu Sans Mono (matplotlib carries it), whose 0 is dotted and whose l, I and 1 differ; 14 to 15.5 px, as body
 text of 11 to 12 pt on A4 at 1024 px.
+
+Over 300 lines: one function for each kind of page.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ printed is that of unseen pages, with the true text before each token.
 
 Stopping is by `--minutes`, `--until-step` or a signal, whichever comes first; the state file then continues. The
 learning rate falls to zero over the last `--cooldown` steps before `--until-step`.
+
+Over 300 lines: model, losses and loop of one training, read from top to bottom.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from pipeline.cli.options import (
     quoted,
     visible,
 )
-from pipeline.errors import UsageError
-from schemas.prompts import CATALOGUE, Prompt, choose_prompts, question_prompt
+from pipeline.cli.prompts import choose_asked_prompts
+from schemas.prompts import CATALOGUE, Prompt, question_prompt
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -85,7 +85,7 @@ def run(
     from pipeline.settings import load_settings
 
     settings = load_settings(home=home, **flags)
-    chosen = _choose_prompts(prompts, prompt_files)
+    chosen = choose_asked_prompts(prompts, prompt_files)
     started = time.monotonic()
     done = _execute(settings, paths, chosen, batch, parse_pages(pages))
     if done is None:
@@ -126,27 +126,6 @@ def _database_name(settings: Settings) -> str:
     from pipeline.urls import server_name, server_url
 
     return server_name(server_url(settings.database_url))
-
-
-def _choose_prompts(names: Sequence[str], files: Sequence[Path]) -> list[Prompt]:
-    """Raises UsageError where a file's name would hide another prompt."""
-    stems = [file.stem for file in files]
-    for file in files:
-        if file.stem in CATALOGUE:
-            raise UsageError(f"--prompt-file {file}: {file.stem!r} is a prompt of the catalogue; rename the file")
-    if len(set(stems)) < len(stems):
-        raise UsageError("two --prompt-file of one name; a prompt is known by its file's name, so rename one")
-    return choose_prompts(names, [(file.stem, _read_prompt(file)) for file in files])
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompt-file {path}: {error}") from error
-    if not text:
-        raise UsageError(f"--prompt-file {path} is empty")
-    return text
 
 
 def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
@@ -216,7 +195,7 @@ def submit(
 
     settings = load_settings(home=home, **flags)
     check_notify(notify)
-    chosen, ranges = _choose_prompts(prompts, prompt_files), parse_pages(pages)
+    chosen, ranges = choose_asked_prompts(prompts, prompt_files), parse_pages(pages)
     started = time.monotonic()
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,6 +9,8 @@ to save a column of patches which that preprocessing adds anyway.
 
 A PDF page is drawn so that its long side is `max_side_px`; an image above that shrinks with Lanczos, and one below it
 keeps its pixels. Pixels are counted before anything is drawn or decoded.
+
+Over 300 lines: the sandboxed process imports this file and little else.
 """
 
 from __future__ import annotations

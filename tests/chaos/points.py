@@ -18,9 +18,9 @@ from typing import Any
 
 POINTS = {
     "read": {
-        "delivered": ("workers.tasks", "Reader.read", "before"),
+        "delivered": ("workers.reader", "Reader.read", "before"),
         "claimed": ("workers.writer", "claim_pages", "after"),
-        "reading": ("workers.tasks", "Reader._wait", "before"),
+        "reading": ("workers.reader", "Reader._wait", "before"),
         "answered": ("workers.writer", "complete_pages", "before"),
         "committed": ("workers.writer", "complete_pages", "after"),  # and not acknowledged
     },

@@ -24,7 +24,7 @@ from tests.database.test_postgresql import fails_with
 from tests.postgres import FAST, PostgresServer
 from tests.stand_ins import InstantEngine
 from workers import writer as writer_module
-from workers.tasks import Reader
+from workers.reader import Reader
 from workers.writer import Stopping, Writer
 
 DATABASES = ("sqlite", "postgresql")

@@ -35,7 +35,7 @@ from tests.running import environment, wait_until
 from tests.stand_ins import InstantEngine
 from workers import serve as worker
 from workers import tasks
-from workers.tasks import Reader
+from workers.reader import Reader
 from workers.writer import Writer
 
 

@@ -8,6 +8,8 @@ the characters of a 9 pt page; we turn whole pages, by their confidence), enlarg
 
 Cui et al. 2025, "PaddleOCR 3.0 technical report", arXiv:2507.05595; Liao et al. 2020 (the detector, DB),
 arXiv:1911.08947.
+
+Over 300 lines: sessions, threads and what is made of the lines are one engine.
 """
 
 from __future__ import annotations
