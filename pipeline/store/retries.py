@@ -35,7 +35,7 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
     meanwhile; a call that died on its way is finished by the next, which finds the rest among the failures.
     """
     documents, tasks = set[int](), 0
-    for start in range(0, len(failures), _FAILURES_A_TRANSACTION):
+    for start in range(0, max(len(failures), 1), _FAILURES_A_TRANSACTION):  # once at least, which a read-only database refuses
         drawn, read = _retry_some(db, batch_id, failures[start : start + _FAILURES_A_TRANSACTION])
         documents |= drawn  # one with many failed pages may be in several
         tasks += read
@@ -55,8 +55,6 @@ def _retry_some(db: Database, batch_id: int, failures: Sequence[tuple[str, int |
         rows = connection.execute(seen.where(Source.path.in_({path for path, _ in failures})))
         document_of = {row.path: row.document_id for row in rows}  # what was not taken in, the next run looks at again
         chosen = [(document_of[path], number) for path, number in failures if path in document_of]
-        if not chosen:
-            return set(), 0
         states = _lock(connection, set(document_of.values()))
         at = {(document_id, number - 1) for document_id, number in chosen if number is not None}
         pages = select(Page.id, Page.document_id, Page.cause)

@@ -24,6 +24,7 @@ from pipeline.query.formats import write_csv, write_json, write_table
 from pipeline.query.search import search
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
+from pipeline.store import answers, batch_states, leases, pages, results
 from pipeline.store.batch_states import cancel_batch, pause_batch
 from pipeline.store.leases import give_back
 from schemas.prompts import DESCRIBE, OCR
@@ -468,8 +469,8 @@ def test_the_rate_is_by_the_servers_clock_whatever_a_workers_says(
 ) -> None:
     """Attempts of a worker whose clock is an hour slow were none of the last minute, and the time left was unknown."""
     off = datetime.now(UTC) + timedelta(hours=hours)
-    for module in ("store", "leases", "pause", "answers", "batches"):
-        monkeypatch.setattr(f"pipeline.{module}.utc_now", lambda: off, raising=False)
+    for module in (answers, batch_states, leases, pages, results):
+        monkeypatch.setattr(module, "utc_now", lambda: off)
     archive.batch("b")
     archive.file("/in/a.pdf", ["one", "two"])
     (page,) = archive.ingest(archive.see("/in/b.pdf") or 0, ["x"])

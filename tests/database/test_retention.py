@@ -13,7 +13,7 @@ import pytest
 from pipeline.blobs.page_images import ImageStore, open_images
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.settings import Settings
-from pipeline.store import progress
+from pipeline.store import backpressure
 from pipeline.store.backpressure import Room
 from pipeline.store.batch_states import cancel_batch
 from pipeline.store.claims import DocumentClaim, claim_document
@@ -280,7 +280,7 @@ def test_a_rendering_that_was_given_back_goes_on_where_pages_are_missing(
         add_pages(archive.db, claim, [NewPage(first_page, sha(str(first_page)), 16, 32)])
         return_claim(archive.db, claim, "enough pages wait")
     archive.execute("UPDATE documents SET state = 'ready'")
-    monkeypatch.setattr(progress, "_SMALLEST_SHARE", 1)
+    monkeypatch.setattr(backpressure, "_SMALLEST_SHARE", 1)
     assert not Room(archive.db, 2).is_left(archive.batches["c"].id)
 
 

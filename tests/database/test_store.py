@@ -24,7 +24,7 @@ from pipeline.database.open import open_database
 from pipeline.documents.files import display
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
 from pipeline.settings import Settings
-from pipeline.store import results, retries
+from pipeline.store import retries
 from pipeline.store.batch_states import cancel_batch
 from pipeline.store.batches import running_batches
 from pipeline.store.claims import PageClaim, claim_document, claim_page
@@ -262,7 +262,7 @@ def test_others_write_between_the_transactions_of_a_retry(
     archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker keeps its page alive; one write transaction for all would have held the lock of SQLite for minutes."""
-    monkeypatch.setattr(results, "_FAILURES_A_TRANSACTION", 4)
+    monkeypatch.setattr(retries, "_FAILURES_A_TRANSACTION", 4)
     held = archive.claim(*archive.ingest(archive.see("/in/held.pdf") or 0, ["held"]))
     assert held
     mine = [task.task_id for task in held.tasks]
@@ -287,7 +287,7 @@ def test_others_write_between_the_transactions_of_a_retry(
 def test_a_retry_that_died_on_its_way_is_finished_by_the_next(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_FAILURES_A_TRANSACTION", 4)
+    monkeypatch.setattr(retries, "_FAILURES_A_TRANSACTION", 4)
     fail(archive, "/in/a.pdf", 10)
     started: list[Any] = []
 

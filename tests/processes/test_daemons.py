@@ -33,8 +33,8 @@ from tests.conftest import LIMITS, Archive
 from tests.processes.test_watch import get, well
 from tests.running import environment, wait_until
 from tests.stand_ins import InstantEngine
+from workers import reader
 from workers import serve as worker
-from workers import tasks
 from workers.reader import Reader
 from workers.writer import Writer
 
@@ -128,7 +128,7 @@ def test_an_engine_without_figures_keeps_its_leases(
 def test_a_reader_renews_after_an_exception(
     archive: Archive, quick: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "renew_tasks", Faulty(tasks.renew_tasks))
+    monkeypatch.setattr(reader, "renew_tasks", Faulty(reader.renew_tasks))
     with said_with_traceback(caplog):
         held_by(Reader(archive.db, InstantEngine(), quick, "read/1"), archive)
         wait_until(lambda: lease_until(archive, "page_tasks") > time.time() - 10)

@@ -29,7 +29,7 @@ def of_a_parent(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
 DESCRIBES = """
 import os, sys
 from pathlib import Path
-from pipeline.forked import fork_ahead
+from pipeline.supervisor.forked import fork_ahead
 print("written once", end="")
 with fork_ahead(1) as spare:
     worker = spare.pop()
@@ -52,13 +52,13 @@ def test_a_forked_worker_ends_with_its_own_exit_code_and_words(tmp_path: Path) -
     assert said == "written once, exit code 2\n", errors
     assert log.read_text().startswith("pagepack: PAGEPACK_LEASE_SECONDS")
     said, errors = of_a_parent(DESCRIBES, log, "PAGEPACK_INTERNAL_ENGINE", "no_such:Engine").communicate(timeout=200)
-    assert said == "written once, exit code 1\n", errors
+    assert said == "written once, exit code 70\n", errors
     assert "ModuleNotFoundError: No module named 'no_such'" in log.read_text()
 
 
 WAITS = """
 import signal, sys
-from pipeline.forked import fork_ahead
+from pipeline.supervisor.forked import fork_ahead
 held = open(sys.argv[1], "w")
 with fork_ahead(2) as spare:
     print(*(process.pid for process in spare), flush=True)

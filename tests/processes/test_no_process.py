@@ -14,7 +14,6 @@ import pytest
 from pipeline.database.engine import Database
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import PagepackError, Unavailable, UsageError
-from pipeline.ingest import submission
 from pipeline.settings import Settings
 from pipeline.supervisor import doctor, engine_choice, processes
 from pipeline.supervisor.processes import Children, ProcessSlot
@@ -89,7 +88,7 @@ def test_where_the_program_is_gone_a_run_ends_and_a_host_waits_for_its_return(
 def test_what_else_starts_a_process_says_what_is_wrong(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "WORKERS", NOWHERE)
+    monkeypatch.setattr(engine_choice, "WORKERS", NOWHERE)
     with pytest.raises(Unavailable, match="which engine reads here"):
         engine_choice.describe_engine(settings)
     monkeypatch.setattr(processes, "WORKERS", NOWHERE)

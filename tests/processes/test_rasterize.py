@@ -406,7 +406,7 @@ def test_the_child_holds_no_secrets_and_writes_nothing(monkeypatch: pytest.Monke
 def test_no_orphan_remains_when_the_parent_is_killed(tmp_path: Path) -> None:
     path = hostile.nested_forms(tmp_path / "a.pdf")
     code = f"""
-from pipeline.rasterize import Rasterizer
+from pipeline.documents.rasterize import Rasterizer
 from pipeline.settings import Settings
 with Rasterizer(Settings()) as r, r.open({str(path)!r}, "pdf") as d:
     print(r._child._process.pid, flush=True)

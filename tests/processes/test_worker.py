@@ -14,7 +14,7 @@ from celery import Celery
 
 from pipeline.delivery.broker import delete_queues, enqueue_documents, enqueue_pages, make_app, queue_depth
 from pipeline.errors import UsageError
-from pipeline.supervisor.worker_host import places
+from pipeline.supervisor.worker_host import process_slots
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import ROOT, call, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
@@ -243,12 +243,12 @@ def test_a_worker_without_a_broker_of_its_own_says_what_is_wrong(home: Path) -> 
     assert "secret" not in nobody.stderr + nobody.stdout
 
 
-def test_places_are_a_process_for_each_device() -> None:
-    assert [place.name for place in places("both", "0, 2")] == ["read-0", "read-2", "ingest"]
-    assert [place.name for place in places("ingest", None)] == ["ingest"]
+def test_there_is_a_process_slot_for_each_device() -> None:
+    assert [slot.name for slot in process_slots("both", "0, 2")] == ["read-0", "read-2", "ingest"]
+    assert [slot.name for slot in process_slots("ingest", None)] == ["ingest"]
     for role, devices in (("read", "0,0"), ("read", "zero"), ("ingest", "0")):
         with pytest.raises(UsageError, match="--devices"):
-            places(role, devices)
+            process_slots(role, devices)
 
 
 def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
