@@ -35,7 +35,8 @@ def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, in
     meanwhile; a call that died on its way is finished by the next, which finds the rest among the failures.
     """
     documents, tasks = set[int](), 0
-    for start in range(0, max(len(failures), 1), _FAILURES_A_TRANSACTION):  # once at least, which a read-only database refuses
+    # Once at least, which a read-only database refuses.
+    for start in range(0, max(len(failures), 1), _FAILURES_A_TRANSACTION):
         drawn, read = _retry_some(db, batch_id, failures[start : start + _FAILURES_A_TRANSACTION])
         documents |= drawn  # one with many failed pages may be in several
         tasks += read
