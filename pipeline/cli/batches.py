@@ -59,7 +59,7 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
 
 
 def status_json(status: Any) -> dict[str, Any]:
-    """What `status --json` and `run --json` print of a `query.Status`."""
+    """What `status --json` and `run --json` print of a `batch_status.Status`."""
     fields = asdict(status)
     batch = fields.pop("batch")
     del batch["id"]

@@ -1,6 +1,6 @@
-"""What lies at the paths: one `Found` for each file seen, taken or not, and what each file is.
+"""What lies at the paths: one `Found` for each file seen, taken or not.
 
-`discover` looks at names and at `stat` only; it opens no file. `identify` opens one file and reads it once, for its
+`discover` looks at names and at `stat` only; it opens no file. `identify.py` opens one file and reads it once, for its
 kind and its content hash; a file whose size and time are as recorded needs no second `identify`.
 
     seen = taken + rejected       every file under the paths gives exactly one `Found`

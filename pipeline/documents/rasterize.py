@@ -53,7 +53,7 @@ class Rasterizer:
 
         Raises:
             DocumentRejected: `encrypted`, `damaged`, `empty`, `too-large`, `timeout`, `memory`, `crash`, or what
-                `discover.open_regular` raises.
+                `files.open_regular` raises.
             Unavailable: no child process can be started.
         """
         return OpenDocument(self, kind, file or open_regular(path), name or display(os.fspath(path)))

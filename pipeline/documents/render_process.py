@@ -60,7 +60,7 @@ class ChildGone(Exception):
 
 
 class Child:
-    """The process of `rasterize_child` and our end of its socket."""
+    """The process of `render_child` and our end of its socket."""
 
     def __init__(self, settings: Settings) -> None:
         self._max_rss_bytes = settings.rasterize_memory_bytes // 2

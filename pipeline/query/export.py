@@ -1,6 +1,6 @@
 """Text out of the database into files: Markdown for people, JSONL and Parquet for programs.
 
-Pages stream from the database (`exported.py`) into the file; a file appears under its name only when it is complete.
+Pages stream from the database (`export_rows.py`) into the file; a file appears under its name only when it is complete.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The piece of a page's text that shows why it was found, with the places of the words in it.
 
-Text and query are broken into the same terms (`words.py`), here with the place of each term in the original text, so
-that what is shown is what is stored: ﬁ is found by "fi" and shown as ﬁ.
+Text and query are broken into the same terms (`store/search_terms.py`), here with the place of each term in the
+original text, so that what is shown is what is stored: ﬁ is found by "fi" and shown as ﬁ.
 """
 
 from __future__ import annotations

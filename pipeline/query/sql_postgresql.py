@@ -1,4 +1,4 @@
-"""A user's own SQL on a PostgreSQL server: what `readonly_sql` is for a SQLite file.
+"""A user's own SQL on a PostgreSQL server: what `sql_sqlite` is for a SQLite file.
 
 The statement becomes a cursor's query in a READ ONLY transaction, sent in the protocol that takes one statement at a
 time: what is not a SELECT (or VALUES, TABLE, WITH without writing) is refused by the grammar, what writes by the

@@ -2,7 +2,7 @@
 
 Documents (ingest) and page tasks (read) share the columns and so the rules:
 
-    pending ──claim──► leased ──(store.py)──► done, failed, ready, rejected
+    pending ──claim──► leased ──(results, pages)──► done, failed, ready, rejected
        ▲                  │
        └──given back──────┘   by the worker itself, by whoever watched it die, or by the sweep after `lease_until`
 

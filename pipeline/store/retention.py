@@ -3,7 +3,7 @@
 An image is removed only where nothing waits for it: no task that is pending or leased, of any page that looks the same.
 First it goes from the store, then `pages.image_freed_at` says so: a crash in between leaves a row that the next sweep
 takes up again, and no image that no row knows. A later prompt finds the image freed, and its document is rendered again
-(`store.render_again`), which no page pays for with an attempt.
+(`pages.render_again`), which no page pays for with an attempt.
 
     page read ──free_read_images──►  freed  ──another prompt──►  rendered again  ──read──►  freed …
     sweep_images: what readers left behind (a crash, pages that nobody asked about), and days

@@ -163,8 +163,9 @@ class Children:
     def check_stall(self, depth: int) -> None:
         """Messages wait, and a reader that is ready has had no page in hand for long: start another.
 
-        A net. The one cause that is known, acknowledgements that a dead broker swallowed, is mended in `broker.py`.
-        Not for a RapidOCR reader of all batches: messages for prompts that it leaves to others bring it no page.
+        A net. The one cause that is known, acknowledgements that a dead broker swallowed, is mended in
+        `delivery/redis_acks.py`. Not for a RapidOCR reader of all batches: messages for prompts that it leaves to
+        others bring it no page.
         """
         if not self._gives_up and (self._settings.engine == "rapidocr" or self._settings.model is None):
             return
