@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-log = logging.getLogger("pagepack.worker")
+log = logging.getLogger("pagepack.daemons")
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pipeline.cli.progress_bar import ProgressBar
 
 
-def follow_batch(settings: Settings, batch: OpenBatch, live: ProgressBar, is_stopping: Callable[[], bool]) -> bool:
+def follow_batch(settings: Settings, batch: OpenBatch, bar: ProgressBar, is_stopping: Callable[[], bool]) -> bool:
     """Show a batch's progress until it ends; False where the user left first."""
     db = open_database(settings, readonly=True)
     try:
-        return follow(db, batch, live, is_stopping) is not None
+        return follow(db, batch, bar, is_stopping) is not None
     finally:
         db.dispose()
 
@@ -32,7 +32,7 @@ _LOOK_SECONDS = 1.0
 _ALONE_SECONDS = 15.0
 
 
-def follow(db: Database, batch: OpenBatch, live: ProgressBar, is_stopping: Callable[[], bool]) -> str | None:
+def follow(db: Database, batch: OpenBatch, bar: ProgressBar, is_stopping: Callable[[], bool]) -> str | None:
     """Show a batch's progress until it ends, and say so if nobody reads; its last state, None where told to stop."""
     asked, prompts = find_batch(db, batch.public_id), asked_prompts(db, batch.id)
     alone_since = time.monotonic()
@@ -42,7 +42,7 @@ def follow(db: Database, batch: OpenBatch, live: ProgressBar, is_stopping: Calla
         is_over = state in (BatchState.FINISHED, BatchState.CANCELLED)
         started = time.monotonic()
         if is_over or started >= next_count:
-            live.show(progress(db, batch.id), None, True)
+            bar.show(progress(db, batch.id), None, True)
             next_count = started + 20 * (time.monotonic() - started)  # counting a large batch must not become the work
         if is_over:
             return state
@@ -53,6 +53,6 @@ def follow(db: Database, batch: OpenBatch, live: ProgressBar, is_stopping: Calla
         if why is None:
             alone_since = time.monotonic()
         elif time.monotonic() - alone_since > _ALONE_SECONDS:
-            live.say(why)
+            bar.say(why)
             alone_since = time.monotonic() + 300 - _ALONE_SECONDS
         time.sleep(_LOOK_SECONDS)

@@ -25,7 +25,7 @@ from pipeline.cli.options import (
     json_option,
     pages_option,
     path,
-    place,
+    path_or_url,
     quoted,
     visible,
 )
@@ -57,7 +57,7 @@ def batch_options(command: F) -> F:
         ),
         engine_options,
         home_option,
-        click.argument("paths", nargs=-1, required=True, type=place),
+        click.argument("paths", nargs=-1, required=True, type=path_or_url),
     ):
         command = option(command)
     return command
@@ -107,15 +107,15 @@ def _execute(
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.local_run import SLOTS, Run, Stopped
 
-    with fork_ahead(len(SLOTS)) as spare, ProgressBar(Console(stderr=True)) as live:  # before the bar has a thread
-        job = Run(settings, paths, prompts, batch, live.say, live.show, pages, spare)
+    with fork_ahead(len(SLOTS)) as spare, ProgressBar(Console(stderr=True)) as bar:  # before the bar has a thread
+        job = Run(settings, paths, prompts, batch, bar.say, bar.show, pages, spare)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:
             return job.execute().public_id
         except Stopped as stopped:
             stored = f"{stopped.num_stored:,} answers are stored in {_database_name(settings)}"
-            live.say(f"stopped; {stored}. Run the same command again to go on.")
+            bar.say(f"stopped; {stored}. Run the same command again to go on.")
             return None
 
 
@@ -200,19 +200,31 @@ def submit(
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
-    with ProgressBar(Console(stderr=True)) as live:
+    with ProgressBar(Console(stderr=True)) as bar:
         check_paths(paths, settings)
-        asked = (settings, paths, chosen, batch, ranges, priority, notify)
-        done = submit_batch(*asked, live.seen, lambda: bool(stopping), *asked_model(settings, chosen))
+        engine, model = asked_model(settings, chosen)
+        done = submit_batch(
+            settings,
+            paths,
+            chosen,
+            batch,
+            ranges,
+            priority=priority,
+            notify=notify,
+            on_seen=bar.seen,
+            is_stopping=lambda: bool(stopping),
+            engine=engine,
+            model=model,
+        )
         if stopping:
-            live.say(f"stopped while files were registered; submit the same again to go on with batch {done.public_id}")
+            bar.say(f"stopped while files were registered; submit the same again to go on with batch {done.public_id}")
             return EXIT_INTERRUPTED
         if not wait:
             click.echo(json.dumps({"batch_id": done.public_id, "name": done.name}) if as_json else done.public_id)
             return EXIT_DONE
-        live.say(f"batch {done.public_id}")
-        if not follow_batch(settings, done, live, lambda: bool(stopping)):
-            live.say(f"the batch goes on without you: pagepack status {done.public_id}")
+        bar.say(f"batch {done.public_id}")
+        if not follow_batch(settings, done, bar, lambda: bool(stopping)):
+            bar.say(f"the batch goes on without you: pagepack status {done.public_id}")
             return EXIT_INTERRUPTED
     return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
 
@@ -244,7 +256,7 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
 
 @cli.command()
 @click.argument("question")
-@click.argument("paths", nargs=-1, required=True, type=place)
+@click.argument("paths", nargs=-1, required=True, type=path_or_url)
 @pages_option
 @home_option
 @engine_options

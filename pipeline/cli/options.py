@@ -46,7 +46,7 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def place(text: str) -> str | Path:
+def path_or_url(text: str) -> str | Path:
     """A path or a URL; a URL is no Path, which would take one of its slashes."""
     return text if is_url(text) else path(text)
 

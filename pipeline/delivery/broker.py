@@ -147,9 +147,10 @@ def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage],
         producer.batch(max_size=_AT_ONCE),
     ):
         for message in messages:
-            told = message.model_dump()
-            shown = {"argsrepr": "()", "kwargsrepr": repr(told)}  # Celery would take an eighth of the time to draw them
-            app.send_task(task, kwargs=told, producer=producer, retry=False, ignore_result=True, **shown, **how)
+            arguments = message.model_dump()
+            # Celery would take an eighth of the time to draw them.
+            shown = {"argsrepr": "()", "kwargsrepr": repr(arguments)}
+            app.send_task(task, kwargs=arguments, producer=producer, retry=False, ignore_result=True, **shown, **how)
             how["declare"] = []  # the queue is there now; to look again takes a fifth of the time
 
 

@@ -232,12 +232,12 @@ class Dispatcher:
     def _enqueue_documents(self, app: Celery, batches: list[tuple[OpenBatch, int]]) -> None:
         """The highest priority first; of equals another begins in each tick.
 
-        One for each place of an ingest worker, or as many as they use up in the next seconds. What they have in hand is
-        not in the queue, and takes no room there.
+        One for each process slot of an ingest worker, or as many as they use up in the next seconds. What they have in
+        hand is not in the queue, and takes no room there.
         """
         queue = queue_of(app, INGEST_TASK)
-        places = sum(worker.slots for worker in self._known_workers() if worker.is_ingesting())
-        room, lost_after = self._look(app, queue, places)
+        process_slots = sum(worker.slots for worker in self._known_workers() if worker.is_ingesting())
+        room, lost_after = self._look(app, queue, process_slots)
         if room <= 0:
             return
         first = self._turn = (self._turn + 1) % len(batches)

@@ -12,9 +12,7 @@ from pipeline.documents.discover import discover
 from pipeline.documents.files import Found
 from pipeline.documents.identify import identify
 from pipeline.documents.inputs import InputCopies, location_of
-from pipeline.errors import (
-    DocumentRejected,
-)
+from pipeline.errors import DocumentRejected
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, mark_all_seen
 from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, known_files, record_files
@@ -47,14 +45,14 @@ def register(
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 
-        def see(file: Found, known: Known = known) -> SeenFile | None:
+        def look(file: Found, known: Known = known) -> SeenFile | None:
             return None if is_stopping() else _seen(file, known.get(file.display_path), copies)
 
         if copies is not None or any(is_url(file.path) for file in chunk):
             with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-                seen = list(pool.map(see, chunk))
+                seen = list(pool.map(look, chunk))
         else:
-            seen = list(map(see, chunk))
+            seen = list(map(look, chunk))
         if is_stopping():
             return
         record_files(db, batch, [file for file in seen if file is not None], began)
@@ -86,7 +84,7 @@ def _seen(file: Found, known: tuple[int, int, str, str, str | None] | None, copi
     return SeenFile(file.display_path, location, size_bytes, modified_ns, kind, content_hash, rejection)
 
 
-def see(
+def register_all(
     db: Database,
     batch: OpenBatch,
     paths: Sequence[str | Path],

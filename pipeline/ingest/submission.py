@@ -19,7 +19,7 @@ from pipeline.database.open import open_database
 from pipeline.documents.discover import absolute, discover
 from pipeline.documents.files import display
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
-from pipeline.ingest.register import register, see
+from pipeline.ingest.register import register, register_all
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, open_batch
 from pipeline.store.sources import SeenFile, record_files
@@ -111,7 +111,7 @@ def submit(
         batch = open_named_batch(
             db, settings, paths, prompts, batch_name, engine, model, pages, priority=priority, notify=notify
         )
-        for count in see(db, batch, paths, settings, batch_name is None, is_stopping):
+        for count in register_all(db, batch, paths, settings, batch_name is None, is_stopping):
             on_seen(count)
         return batch
     finally:

@@ -32,10 +32,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Forked:
     """A child of this process, as `subprocess.Popen` shows one."""
 
-    def __init__(self, pid: int, order: int) -> None:
+    def __init__(self, pid: int, write_end: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self.stdin = os.fdopen(order, "wb", buffering=0)  # open while this process lives; its end ends the worker
+        self.stdin = os.fdopen(write_end, "wb", buffering=0)  # open while this process lives; its end ends the worker
 
     def begin(self, role: str, environment: Mapping[str, str], log: Path | None) -> None:
         """Let it be the worker of a role; without a log it writes where this process writes."""
@@ -88,20 +88,20 @@ def _fork() -> Forked:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # else both would write what is in the buffer
     read_end, write_end = os.pipe()
-    is_apart, apart = os.pipe()
+    closed_read, closed_write = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     pid = os.fork()
     if pid == 0:
-        _serve(read_end, before)
+        _run_child(read_end, before)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(read_end)
-    os.close(apart)
-    os.read(is_apart, 1)  # until it has closed all: from then on it is a group of its own, which can be killed
-    os.close(is_apart)
+    os.close(closed_write)
+    os.read(closed_read, 1)  # until it has closed all: from then on it is a group of its own, which can be killed
+    os.close(closed_read)
     return Forked(pid, write_end)
 
 
-def _serve(read_end: int, mask: set[int | signal.Signals]) -> NoReturn:
+def _run_child(read_end: int, mask: set[int | signal.Signals]) -> NoReturn:
     """The forked process, to its end; nothing of the run's own stack may go on in it."""
     code = 1
     try:
@@ -114,7 +114,7 @@ def _serve(read_end: int, mask: set[int | signal.Signals]) -> NoReturn:
             if number > 2:
                 with suppress(OSError):
                     os.close(number)
-        _work(_order())
+        _become_worker(_read_order())
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
     except BaseException:
@@ -123,7 +123,7 @@ def _serve(read_end: int, mask: set[int | signal.Signals]) -> NoReturn:
         os._exit(code)
 
 
-def _order() -> Mapping[str, object]:
+def _read_order() -> Mapping[str, object]:
     """The line that `Forked.begin` writes; not one byte more is read, and where there is none the run has ended."""
     line = b""
     while not line.endswith(b"\n"):
@@ -135,7 +135,7 @@ def _order() -> Mapping[str, object]:
     return order
 
 
-def _work(order: Mapping[str, object]) -> None:
+def _become_worker(order: Mapping[str, object]) -> None:
     if order["log"] is not None:
         log = os.open(str(order["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for number in (1, 2):

@@ -35,8 +35,8 @@ Problems = Callable[[], Mapping[str, str]]
 class Pulse:
     """The loop's tick, and for how long there was none."""
 
-    def __init__(self, patience_seconds: float = 60.0) -> None:
-        self._patience_seconds = patience_seconds
+    def __init__(self, silence_seconds: float = 60.0) -> None:
+        self._silence_seconds = silence_seconds
         self.tick()
 
     def tick(self) -> None:
@@ -44,7 +44,7 @@ class Pulse:
 
     def problems(self) -> dict[str, str]:
         silent = time.monotonic() - self._ticked_at
-        return {"loop": f"no tick for {silent:.0f} s"} if silent > self._patience_seconds else {}
+        return {"loop": f"no tick for {silent:.0f} s"} if silent > self._silence_seconds else {}
 
 
 @contextmanager

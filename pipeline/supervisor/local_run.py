@@ -22,7 +22,7 @@ from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.errors import PagepackError
 from pipeline.ingest.ingester import check_storage
-from pipeline.ingest.register import see
+from pipeline.ingest.register import register_all
 from pipeline.ingest.submission import check_paths, open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.batch_end import finish_batch, finish_batches
@@ -143,7 +143,9 @@ class Run:
     def _see(self, db: Database, batch: OpenBatch) -> None:
         try:
             forget_gone = self._batch_name is None
-            for seen in see(db, batch, self._paths, self._settings, forget_gone, lambda: self._stop_signals > 0):
+            for seen in register_all(
+                db, batch, self._paths, self._settings, forget_gone, lambda: self._stop_signals > 0
+            ):
                 self._seen = seen
         except BaseException as error:
             self._seeing_failed = error

@@ -27,7 +27,7 @@ from schemas.tables import Batch, BatchState, Document, PageTask, TaskState, Wor
 log = logging.getLogger("pagepack.host")
 
 _KEPT_SECONDS = 5.0
-_PATIENCE_SECONDS = 3.0
+_TIMEOUT_SECONDS = 3.0
 _SHARE = 20  # a look that takes long is taken more seldom, so that counting does not become the work
 
 T = TypeVar("T")
@@ -132,9 +132,9 @@ class _Looker(Generic[T]):
                 except RuntimeError as error:  # no thread is to be had now; the next look asks again
                     self._is_asking = False
                     return f"was not asked: {error}"
-        if self._answered.wait(_PATIENCE_SECONDS):
+        if self._answered.wait(_TIMEOUT_SECONDS):
             return self.found
-        return f"did not answer within {_PATIENCE_SECONDS:g} s"
+        return f"did not answer within {_TIMEOUT_SECONDS:g} s"
 
     def _ask(self) -> None:
         started = time.monotonic()

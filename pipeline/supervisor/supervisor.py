@@ -30,9 +30,9 @@ from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.leader import leave_leadership, take_leadership
 from pipeline.supervisor.processes import Children, ProcessSlot
 
-_DUTY = "dispatch"
+_LEADERSHIP = "dispatch"
 _SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM
-_DUTY_SECONDS = 15.0
+_LEADERSHIP_SECONDS = 15.0
 _FORBIDDEN_SECONDS = 60.0  # a host that may not lead asks again so often: roles change
 _LOOK_SECONDS = 5.0  # between two looks for readers that take nothing
 
@@ -118,7 +118,7 @@ class Supervisor:
         """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
         try:
             return time.monotonic() >= self._dispatches_from and take_leadership(
-                self._db, _DUTY, self._name, _DUTY_SECONDS
+                self._db, _LEADERSHIP, self._name, _LEADERSHIP_SECONDS
             )
         except UsageError as error:
             self._dispatches_from = time.monotonic() + _FORBIDDEN_SECONDS
@@ -156,7 +156,7 @@ class Supervisor:
     def _stop_leading(self) -> None:
         if self.is_leader and not self._is_run:
             with suppress(PagepackError):
-                leave_leadership(self._db, _DUTY, self._name)
+                leave_leadership(self._db, _LEADERSHIP, self._name)
             self.is_leader = False
 
     def _look_for_stalls(self, app: Celery) -> None:
@@ -191,7 +191,7 @@ class Supervisor:
             self._broker.start()
             self._url = self._broker.url
             forget_enqueued(self._db)  # it is new and empty
-        check_broker(make_app(self._url))  # with the patience of a command: on a busy machine one slow answer is no end
+        check_broker(make_app(self._url))  # with a command's time-out: on a busy machine one slow answer is no end
         app = make_app(self._url, events=self._settings.celery_events, own=self._own, silence_seconds=_SILENCE_SECONDS)
         while heard_alarm(app, self._alarm_queue):
             pass  # of a supervisor before this one
