@@ -109,16 +109,10 @@ def _broker(settings: Settings) -> Check:
 
 
 def _engines(settings: Settings) -> list[Check]:
-    from pipeline.supervisor.processes import WORKERS, child_environment
+    from pipeline.supervisor.processes import ask_worker
 
     try:
-        done = subprocess.run(
-            [*WORKERS, "doctor"],
-            env=child_environment(settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        done = ask_worker(settings, "doctor")
     except OSError as error:
         return [Check("engines", "broken", f"they cannot be asked: {error}")]
     try:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import (
-    EXIT_FAULT,
-    ProgramFault,
-    Unavailable,
-    UsageError,
-)
+from pipeline.errors import EXIT_FAULT, ProgramFault, Unavailable, UsageError
 from pipeline.settings import Settings
-from pipeline.supervisor.processes import WORKERS, child_environment
+from pipeline.supervisor.processes import ask_worker
 from schemas.prompts import Prompt
 
 
@@ -35,14 +29,7 @@ def describe_engine(settings: Settings) -> EngineChoice:
         UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
     """
     try:
-        done = subprocess.run(
-            [*WORKERS, "describe"],
-            env=child_environment(settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,  # Ctrl-C is this process's to handle
-        )
+        done = ask_worker(settings, "describe")
     except OSError as error:
         raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
     if done.returncode != 0:

@@ -36,6 +36,21 @@ _LONGEST_WAIT_SECONDS = 60.0
 _LOG_TAIL = 2_000
 
 
+def ask_worker(settings: Settings, verb: str) -> subprocess.CompletedProcess[str]:
+    """What the worker package answers to `describe` or `doctor`, in a process of its own. Raises OSError: none starts.
+
+    This one stays without onnxruntime and torch.
+    """
+    return subprocess.run(
+        [*WORKERS, verb],
+        env=child_environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # Ctrl-C is this process's to handle
+    )
+
+
 def child_environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, so that a child process reads the same ones."""
     environment = {name: value for name, value in os.environ.items() if not is_setting(name)}

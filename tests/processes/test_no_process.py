@@ -88,10 +88,9 @@ def test_where_the_program_is_gone_a_run_ends_and_a_host_waits_for_its_return(
 def test_what_else_starts_a_process_says_what_is_wrong(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_choice, "WORKERS", NOWHERE)
+    monkeypatch.setattr(processes, "WORKERS", NOWHERE)
     with pytest.raises(Unavailable, match="which engine reads here"):
         engine_choice.describe_engine(settings)
-    monkeypatch.setattr(processes, "WORKERS", NOWHERE)
     assert [check.state for check in doctor._engines(settings)] == ["broken"]
     monkeypatch.setattr(doctor, "server_binary", lambda: NOWHERE[0])
     assert doctor._broker(settings).state == "broken"
