@@ -163,7 +163,7 @@ def test_anyone_asks_for_a_document(rabbit: RabbitMQ, tmp_path: Path, home: Path
         worker.communicate()
 
 
-def test_what_is_rung_in_the_queue_of_a_model_is_there_alone(rabbit: RabbitMQ) -> None:
+def test_what_is_enqueued_in_the_queue_of_a_model_is_there_alone(rabbit: RabbitMQ) -> None:
     app = make_app(rabbit.url)
     queue = read_queue(app, "m/1")
     enqueue_pages(app, range(3), queue)

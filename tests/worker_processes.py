@@ -88,7 +88,7 @@ def workers(
 
 
 def submit(db: Database, url: str, settings: Settings, folder: Path) -> None:
-    """See a folder's files, ring for its documents, and for their pages when they are drawn."""
+    """Register a folder's files, enqueue its documents, and their pages when they are drawn."""
     batch = open_batch(db, key="b", name="b", prompts=[OCR], engine="instant", model="instant/1", text_layer="keep")
     for _ in register(db, batch, [folder], settings, forget_gone=False, is_stopping=lambda: False):
         pass

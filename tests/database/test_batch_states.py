@@ -315,8 +315,8 @@ def test_who_asks_for_a_page_together_with_a_paused_batch_has_it_drawn_again_for
     assert render_again(archive.db, held) and waits_for(archive, "documents") == [("pending", "running")]
 
 
-def test_asking_again_rings_again_for_what_a_paused_batch_has_waiting(archive: Archive) -> None:
-    """As resuming does: the bells were heard, and nothing was given out."""
+def test_asking_again_enqueues_again_what_a_paused_batch_has_waiting(archive: Archive) -> None:
+    """As resuming does: the messages were taken, and nothing was given out."""
     waiting = archive.see("/in/b.pdf") or 0
     (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["0"])
     batch = archive.batches["b"].id
@@ -329,7 +329,7 @@ def test_asking_again_rings_again_for_what_a_paused_batch_has_waiting(archive: A
     archive.batch()
     assert state(archive) == "running" and due() == ([waiting], [page])
     archive.batch()
-    assert due() == ([], []), "a running one: its bells are out"
+    assert due() == ([], []), "a running one: its messages are out"
 
 
 def test_a_message_revives_nothing_of_a_batch_that_stays_cancelled(archive: Archive) -> None:

@@ -41,7 +41,7 @@ DATABASES = ("sqlite", "postgresql")
 
 
 @given(st.integers(0, 500), st.dictionaries(st.integers(0, 20), st.integers(0, 300), min_size=1, max_size=12))
-def test_bells_are_shared_so_that_the_lowest_levels_rise_together(room: int, out: dict[int, int]) -> None:
+def test_messages_are_shared_so_that_the_lowest_levels_rise_together(room: int, out: dict[int, int]) -> None:
     shares = share_out(room, out)
     assert sum(shares.values()) == room and min(shares.values()) >= 0
     levels = {batch: out[batch] + share for batch, share in shares.items()}
@@ -209,7 +209,7 @@ def test_a_queue_that_cannot_be_asked_holds_up_nobody(archive: Archive, flushed:
     assert flushed.enqueued() == 1
 
 
-def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: Flushed) -> None:
+def test_after_a_flush_messages_are_enqueued_again_at_once(archive: Archive, flushed: Flushed) -> None:
     archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
     archive.see("/in/b.pdf")
     flushed.tick()
@@ -220,7 +220,7 @@ def test_after_a_flush_bells_are_rung_again_at_once(archive: Archive, flushed: F
     assert "enqueueing 4 rows again" in flushed.said[-1]
 
 
-def test_a_document_is_rung_for_each_place_of_the_ingest_workers(archive: Archive, flushed: Flushed) -> None:
+def test_a_document_is_enqueued_for_each_slot_of_the_ingest_workers(archive: Archive, flushed: Flushed) -> None:
     """It was 64 of a batch, in hand or in the queue, whatever the fleet; what was enqueued was counted in both."""
     for number in range(220):
         archive.see(f"/in/{number}.pdf")
@@ -230,14 +230,14 @@ def test_a_document_is_rung_for_each_place_of_the_ingest_workers(archive: Archiv
     flushed.tick()
     assert queue_depth(flushed.app, INGEST_QUEUE) == 80
     flushed.tick()
-    assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "one message for each place"
+    assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "one message for each slot"
     flushed.take(INGEST_QUEUE, 70)
     archive.execute("UPDATE documents SET state = 'leased', owner = 'h0:ingest-1/1', lease_until = 9e9 WHERE id <= 70")
     flushed.tick()
     assert queue_depth(flushed.app, INGEST_QUEUE) == 80, "those that were taken are in hand, and others wait"
 
 
-def test_a_small_fleet_is_rung_for_little_ahead(archive: Archive, flushed: Flushed) -> None:
+def test_for_a_small_fleet_little_is_enqueued_ahead(archive: Archive, flushed: Flushed) -> None:
     """What lies in the queue stands before a higher priority."""
     for number in range(20):
         archive.see(f"/in/{number}.pdf")
@@ -246,7 +246,7 @@ def test_a_small_fleet_is_rung_for_little_ahead(archive: Archive, flushed: Flush
     assert queue_depth(flushed.app, INGEST_QUEUE) == 8
 
 
-def test_a_model_that_no_reader_has_is_not_rung_for(archive: Archive, flushed: Flushed) -> None:
+def test_for_a_model_that_no_reader_has_nothing_is_enqueued(archive: Archive, flushed: Flushed) -> None:
     """Its messages would be taken by those who cannot read it, as fast as they are enqueued, and others would wait."""
     archive.batch("theirs", model="m9")
     archive.execute("UPDATE batches SET priority = 5")
@@ -346,7 +346,7 @@ def steady(archive: Archive, flushed: Flushed, monkeypatch: pytest.MonkeyPatch) 
     return Dispatcher(archive.db, flushed.settings, flushed.said.append)
 
 
-def test_what_was_rung_before_the_first_reader_was_known_goes_first(
+def test_what_was_enqueued_before_the_first_reader_was_known_goes_first(
     archive: Archive, flushed: Flushed, steady: Dispatcher
 ) -> None:
     """It lies in another queue, and readers take from both in turn: a lower priority would share with a higher one."""
@@ -373,7 +373,9 @@ def test_what_nobody_takes_from_the_queue_of_before_holds_up_nothing_for_long(
     assert flushed.enqueued() == 8 and queue_depth(flushed.app, READ_QUEUE) == 8
 
 
-def test_readers_of_a_second_model_are_rung_for_at_once(archive: Archive, flushed: Flushed, steady: Dispatcher) -> None:
+def test_for_readers_of_a_second_model_messages_are_enqueued_at_once(
+    archive: Archive, flushed: Flushed, steady: Dispatcher
+) -> None:
     """Though what any may read is enqueued in the queue of all from then on, which is never empty."""
     archive.batch("m2")
     archive.ingest(archive.see("/in/b.pdf", batch="m2") or 0, [f"m2 {page}" for page in range(50)])
@@ -390,7 +392,7 @@ def test_readers_of_a_second_model_are_rung_for_at_once(archive: Archive, flushe
 
 
 @pytest.mark.only("sqlite")
-def test_readers_of_two_models_take_no_bells_of_each_other(
+def test_readers_of_two_models_take_no_messages_of_each_other(
     archive: Archive, broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else every other message comes to nothing, and its page is enqueued again."""
@@ -445,7 +447,7 @@ def test_a_host_that_does_not_reach_the_broker_leads_no_more(
     assert supervisor.is_leader
 
 
-def test_a_broker_that_dies_while_it_is_rung_is_away(tmp_path: Path) -> None:
+def test_a_broker_that_dies_while_messages_are_enqueued_is_away(tmp_path: Path) -> None:
     """Messages go out in one pipeline; kombu has an error of its own for one that is cut."""
     server = EmbeddedBroker(tmp_path)
     server.start()

@@ -118,7 +118,7 @@ def test_a_claim_reads_its_own_rows_only(large: Archive) -> None:
     assert large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'") == before - 64
 
 
-def test_take_due_gives_what_is_due_once_and_lost_bells_after_a_while(archive: Archive) -> None:
+def test_take_due_gives_what_is_due_once_and_lost_messages_after_a_while(archive: Archive) -> None:
     pages = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
     batch = archive.batches["b"].id
     assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == pages
@@ -134,7 +134,7 @@ def test_take_due_gives_what_is_due_once_and_lost_bells_after_a_while(archive: A
 
 
 @pytest.mark.only("postgresql")
-def test_a_bell_skips_rows_that_somebody_holds(archive: Archive) -> None:
+def test_enqueueing_skips_rows_that_somebody_holds(archive: Archive) -> None:
     first, second = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
     archive.execute("UPDATE page_tasks SET enqueued_at = NULL")
     with archive.db.write() as connection:

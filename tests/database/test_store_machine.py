@@ -211,7 +211,7 @@ class Fleet(RuleBasedStateMachine):
         take_due_pages(self.db, batch, limit=2, lost_after=lost_after)
 
     @rule()
-    def lose_bells(self) -> None:
+    def lose_messages(self) -> None:
         forget_enqueued(self.db)
 
     @rule()

@@ -242,7 +242,7 @@ def test_what_is_wrong_with_a_broker_is_said_without_its_password(
     assert words in str(raised.value) and "s3cret" not in str(raised.value)
 
 
-def test_a_full_broker_costs_bells_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_broker_costs_messages_and_nothing_else(tmp_path: Path) -> None:
     process, port = start_server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
     try:
         app = make_app(f"redis://127.0.0.1:{port}/0")

@@ -158,7 +158,9 @@ def test_a_reader_of_one_prompt_leaves_the_other_to_its_successor(tmp_path: Path
     assert rows(home, "SELECT DISTINCT model FROM page_text WHERE prompt = 'describe'") == [("instant/1",)]
 
 
-def test_a_run_on_a_broker_that_others_share_leaves_their_bells_alone(tmp_path: Path, home: Path, broker: str) -> None:
+def test_a_run_on_a_broker_that_others_share_leaves_their_messages_alone(
+    tmp_path: Path, home: Path, broker: str
+) -> None:
     app = make_app(broker)
     enqueue_documents(app, [7])
     enqueue_pages(app, [7])
