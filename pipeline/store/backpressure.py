@@ -9,9 +9,9 @@ import sqlalchemy.orm
 from sqlalchemy import select
 
 from pipeline.database.engine import Database
-from pipeline.store.claims import is_in
+from pipeline.store.conditions import is_in
 from pipeline.store.progress import open_looks
-from schemas.tables import Batch, BatchState, Page, PageTask
+from schemas.tables import Batch, BatchState, Page, PageTask, TaskState
 
 _SMALLEST_SHARE = 16  # pages that ingest stores at once
 
@@ -65,9 +65,9 @@ def _waiting(db: Database, of: sa.ColumnElement[bool], limit: int) -> int:
     A page whose image was freed or lost does not count: it waits for ingest itself.
     """
     states = (
-        (is_in(PageTask, "pending"), PageTask.enqueued_at.is_(None)),
-        (is_in(PageTask, "pending"), PageTask.enqueued_at.is_not(None)),
-        (is_in(PageTask, "leased"),),
+        (is_in(PageTask, TaskState.PENDING), PageTask.enqueued_at.is_(None)),
+        (is_in(PageTask, TaskState.PENDING), PageTask.enqueued_at.is_not(None)),
+        (is_in(PageTask, TaskState.LEASED),),
     )  # each has an index that holds nothing else
     tasks = sa.union_all(*(select(PageTask.page_id).where(of, *state) for state in states)).subquery()
     drawn = select(Page.id).join(tasks, tasks.c.page_id == Page.id).where(Page.image_freed_at.is_(None))

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.batches import OpenBatch, running_batches
+from pipeline.store.conditions import is_asked_about, is_open
 from pipeline.store.outbox import note_all_ended
 from pipeline.store.page_tasks import (
     _IS_DROPPED,
@@ -17,7 +18,6 @@ from pipeline.store.page_tasks import (
     _is_left_behind,
     ensure_tasks,
     in_parts,
-    is_asked_about,
     waits_for_none,
 )
 from schemas.columns import server_now
@@ -51,7 +51,7 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
     it wait, and whoever opens anything again locks that row, and comes before that look or after the end.
     """
     with db.read(by_key=True) as connection:  # cheap looks first: the rest costs a walk through all that it asked
-        own = (PageTask.batch_id == batch.id, PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        own = (PageTask.batch_id == batch.id, is_open(PageTask))
         row = connection.execute(select(Batch.state, Batch.all_seen, Batch.notify).where(Batch.id == batch.id)).one()
         if row.state == BatchState.FINISHED:
             return True
@@ -99,14 +99,13 @@ def _documents(batch_id: int) -> sa.Select[int | None]:
 
 
 def _open_documents(batch_id: int) -> sa.Select[int]:
-    is_open = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
-    return select(Document.id).where(Document.id.in_(_documents(batch_id)), is_open)
+    return select(Document.id).where(Document.id.in_(_documents(batch_id)), is_open(Document))
 
 
 def _open_pages(batch_id: int) -> sa.Select[int]:
     """Documents of the pages that the batch asks about and that are not through: not asked yet, waiting, or dropped."""
-    is_open = PageTask.state.in_([TaskState.PENDING, TaskState.LEASED])
-    return _asked_pages(batch_id, _documents(batch_id)).where(sa.or_(_IS_MISSING, is_open, _IS_DROPPED))
+    is_left = sa.or_(_IS_MISSING, is_open(PageTask), _IS_DROPPED)
+    return _asked_pages(batch_id, _documents(batch_id)).where(is_left)
 
 
 _IS_MISSING = sa.and_(PageTask.id.is_(None), Page.image_hash.is_not(None))
@@ -124,7 +123,7 @@ def _asked_pages(batch_id: int, documents: sa.Select[int | None] | Sequence[int]
         .join(Batch, Batch.id == batch_id)
         .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
         .outerjoin(PageTask, task)
-        .where(Page.document_id.in_(documents), is_asked_about(batch_id))
+        .where(Page.document_id.in_(documents), is_asked_about())
     )
 
 

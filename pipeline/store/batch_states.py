@@ -14,18 +14,18 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.claims import Leased, is_in
+from pipeline.store.conditions import Leased, is_asked_about, is_in
 from pipeline.store.outbox import forget_notices
 from pipeline.store.page_tasks import CANCELLED, enqueue_again
 from pipeline.store.redraw import drawn_before
 from schemas.columns import server_now
 from schemas.tables import (
     Batch,
-    BatchPages,
     BatchPrompt,
     BatchSource,
     BatchState,
     Document,
+    DocumentState,
     Page,
     PageTask,
     TaskAttempt,
@@ -89,7 +89,9 @@ def _take_all(db: Database, batch_id: int, is_cancelled: bool) -> None:
 def _wait_for_pages(db: Database, batch_id: int) -> None:
     """Of a document that another batch waits for as well: who stores pages now may have found this batch running."""
     seen = select(BatchSource.document_id).where(BatchSource.batch_id == batch_id)
-    drawn = select(Document.id).where(is_in(Document, "leased"), Document.id.in_(seen)).order_by(Document.id)
+    drawn = (
+        select(Document.id).where(is_in(Document, DocumentState.LEASED), Document.id.in_(seen)).order_by(Document.id)
+    )
     with db.write() as connection:
         connection.execute(drawn.with_for_update(read=True)).all()
 
@@ -148,14 +150,11 @@ def _another_batch(table: Leased, batch_id: int, takers: Sequence[BatchState]) -
     )
     if table is Document:
         return others.where(BatchSource.document_id == Document.id).correlate(Document)
-    asked = select(BatchPages.batch_id).where(
-        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
-    )
     return (
         others.join(Page, Page.document_id == BatchSource.document_id)
         .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
         .where(Page.id == PageTask.page_id, BatchPrompt.prompt_version == PageTask.prompt_version)
-        .where(Batch.model == PageTask.model, sa.or_(Batch.all_pages, asked.correlate(Batch, Page).exists()))
+        .where(Batch.model == PageTask.model, is_asked_about())
         .correlate(PageTask)
     )
 
@@ -171,9 +170,6 @@ def reopen(connection: Connection, documents: Collection[int], task_ids: Collect
     """
     if not documents and not task_ids:
         return
-    ranges = select(BatchPages.batch_id).where(
-        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
-    )
     asked = sa.and_(BatchPrompt.batch_id == Batch.id, BatchPrompt.prompt_version == PageTask.prompt_version)
     asking = (
         select(BatchSource.batch_id, BatchSource.document_id)
@@ -181,7 +177,7 @@ def reopen(connection: Connection, documents: Collection[int], task_ids: Collect
         .join(PageTask, PageTask.page_id == Page.id)
         .join(Batch, sa.and_(Batch.id == BatchSource.batch_id, Batch.model == PageTask.model))
         .join(BatchPrompt, asked)
-        .where(PageTask.id.in_(task_ids), sa.or_(Batch.all_pages, ranges.correlate(Batch, Page).exists()))
+        .where(PageTask.id.in_(task_ids), is_asked_about())
     )
     sharing = select(BatchSource.batch_id, BatchSource.document_id).where(BatchSource.document_id.in_(documents))
     rows = connection.execute(sa.union(asking, sharing)).all()

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
+from pipeline.store.conditions import Leased, is_in
 from pipeline.store.page_tasks import TEXT_LAYER
 from schemas.prompts import Prompt
 from schemas.tables import (
@@ -24,13 +25,14 @@ from schemas.tables import (
     Batch,
     BatchState,
     Document,
+    DocumentState,
     Page,
     PageTask,
     PromptVersion,
     Source,
+    TaskState,
 )
 
-Leased = type[Document] | type[PageTask]
 ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
 
 
@@ -86,11 +88,6 @@ class Claimed:
     suspects: set[int]
 
 
-def is_in(table: Leased, state: str) -> sa.ColumnElement[bool]:
-    """`state = '…'` as the partial indexes say it: of a parameter no planner knows that it fits their condition."""
-    return table.state == sa.literal_column(f"'{state}'")
-
-
 def is_wanted(table: Leased) -> sa.ColumnElement[bool]:
     """Whether the batch that a row waits for is running: nothing is given out of one that is paused."""
     return table.batch_id.in_(select(Batch.id).where(Batch.state == BatchState.RUNNING))
@@ -102,7 +99,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
     with db.write() as connection:
         row = connection.execute(
             update(Document)
-            .where(Document.id == document_id, is_in(Document, "pending"), is_wanted(Document))
+            .where(Document.id == document_id, is_in(Document, DocumentState.PENDING), is_wanted(Document))
             .where(Document.next_attempt_at <= db.clock())
             .values(_leased(db.dialect, Document, owner, lease_seconds))
             .returning(
@@ -228,7 +225,7 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
         )
         .where(
             is_given(dialect, PageTask.page_id, "page_ids"),
-            is_in(PageTask, "pending"),
+            is_in(PageTask, TaskState.PENDING),
             Batch.state == BatchState.RUNNING,
         )
         .where(is_given(dialect, PageTask.model, "models"), PageTask.next_attempt_at <= clock(dialect))

@@ -15,9 +15,10 @@ from sqlalchemy import select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.claims import Leased, is_in, locked_ids
+from pipeline.store.claims import locked_ids
+from pipeline.store.conditions import Leased, is_in
 from pipeline.store.page_tasks import supersede
-from schemas.tables import Batch, BatchState, Document, PageTask
+from schemas.tables import Batch, BatchState, Document, DocumentState, PageTask, TaskState
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
@@ -28,7 +29,7 @@ def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: f
 def is_ingest_wanted(db: Database, batch_id: int, seconds: float) -> bool:
     """Whether a document of another batch was enqueued so long ago, and no ingest worker was free to hear it."""
     unheard = (
-        is_in(Document, "pending"),
+        is_in(Document, DocumentState.PENDING),
         Document.enqueued_at.is_not(None),
         Document.enqueued_at < db.clock() - seconds,
     )
@@ -69,7 +70,7 @@ def _take_due(
 ) -> list[Any]:
     """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else."""
     due = select(table.id).where(
-        table.batch_id == batch_id, is_in(table, "pending"), table.next_attempt_at <= db.clock()
+        table.batch_id == batch_id, is_in(table, TaskState.PENDING), table.next_attempt_at <= db.clock()
     )
     looks = [due.where(table.enqueued_at.is_(None)).order_by(table.id)]
     if lost_after is not None:
@@ -98,7 +99,10 @@ def enqueued_pages(db: Database) -> dict[int, int]:
     """Batch id → page tasks that were enqueued and are not read yet; a batch without any is not there."""
     out: dict[int, int] = {}
     with db.read() as connection:
-        for look in ((is_in(PageTask, "pending"), PageTask.enqueued_at.is_not(None)), (is_in(PageTask, "leased"),)):
+        for look in (
+            (is_in(PageTask, TaskState.PENDING), PageTask.enqueued_at.is_not(None)),
+            (is_in(PageTask, TaskState.LEASED),),
+        ):
             counted = select(PageTask.batch_id, sa.func.count()).where(*look).group_by(PageTask.batch_id)
             for batch_id, count in connection.execute(counted):
                 out[batch_id] = out.get(batch_id, 0) + count
@@ -111,7 +115,7 @@ def forget_enqueued(db: Database) -> int:
     out = 0
     with db.write() as connection:
         for table in (Document, PageTask):
-            enqueued = locked_ids(table, is_in(table, "pending"), table.enqueued_at.is_not(None))
+            enqueued = locked_ids(table, is_in(table, TaskState.PENDING), table.enqueued_at.is_not(None))
             forgotten = update(table).where(table.id.in_(enqueued)).values(enqueued_at=None).returning(table.id)
             out += len(connection.scalars(forgotten).all())
     return out

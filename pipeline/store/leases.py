@@ -28,14 +28,17 @@ from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.settings import Settings
-from pipeline.store.claims import DocumentClaim, Leased, PageClaim, is_in, locked_ids
+from pipeline.store.claims import DocumentClaim, PageClaim, locked_ids
+from pipeline.store.conditions import Leased, is_in
 from pipeline.store.outbox import note_ended
 from pipeline.store.redraw import drawn_before, fail_undrawn
 from schemas.tables import (
     Document,
+    DocumentState,
     Page,
     PageTask,
     TaskAttempt,
+    TaskState,
     utc_now,
 )
 
@@ -59,14 +62,14 @@ class Limits:
 @retried
 def renew_document(db: Database, claim: DocumentClaim, lease_seconds: float) -> None:
     """The heartbeat of an ingest worker, for the document that it has in hand."""
-    held = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, "leased"))
+    held = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, DocumentState.LEASED))
     with db.write() as connection:
         connection.execute(update(Document).where(*held).values(lease_until=db.clock() + lease_seconds))
 
 
 def holds_document(db: Database, claim: DocumentClaim) -> bool:
     """False where the claim was lost: the batch was cancelled, or the lease ran out."""
-    mine = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, "leased"))
+    mine = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, DocumentState.LEASED))
     with db.read(by_key=True) as connection:
         return connection.scalar(select(Document.id).where(*mine)) is not None
 
@@ -78,7 +81,7 @@ def renew_tasks(db: Database, owner: str, held: Collection[int], lease_seconds: 
     A lease that is in the database but in nobody's hand must run out. Returns task id → token of those still held;
     what is missing was taken away and shall be dropped.
     """
-    ours = (PageTask.owner == owner, is_in(PageTask, "leased"), PageTask.id.in_(held))
+    ours = (PageTask.owner == owner, is_in(PageTask, TaskState.LEASED), PageTask.id.in_(held))
     with db.write() as connection:
         rows = connection.execute(
             update(PageTask)
@@ -136,7 +139,9 @@ def expire(db: Database, limits: Limits, awake_at: float | None = None) -> int:
 
     if db.dialect == "sqlite":  # most sweeps find nothing: ask before taking the one write lock
         with db.read() as connection:
-            looks = [select(table.id).where(is_in(table, "leased"), is_over(table)) for table in (Document, PageTask)]
+            looks = [
+                select(table.id).where(is_in(table, TaskState.LEASED), is_over(table)) for table in (Document, PageTask)
+            ]
             if not any(connection.scalar(look.limit(1)) for look in looks):
                 return 0
     with db.write() as connection:
@@ -148,7 +153,7 @@ def expire(db: Database, limits: Limits, awake_at: float | None = None) -> int:
 def holds_pages(db: Database, owner: str) -> bool:
     """Whether a worker has pages in hand."""
     with db.read() as connection:
-        held = select(PageTask.id).where(is_in(PageTask, "leased"), PageTask.owner == owner)
+        held = select(PageTask.id).where(is_in(PageTask, TaskState.LEASED), PageTask.owner == owner)
         return connection.scalar(held.limit(1)) is not None
 
 
@@ -195,7 +200,9 @@ def _return_leases(
     """`is_sound` is asked after each look: only then is it known how late the clock was that the look went by."""
     returned = 0
     for table in (Document, PageTask):
-        held = select(table.id, table.token, table.owner, table.crashes).where(is_in(table, "leased"), which(table))
+        held = select(table.id, table.token, table.owner, table.crashes).where(
+            is_in(table, TaskState.LEASED), which(table)
+        )
         rows = connection.execute(held.order_by(table.id).with_for_update(skip_locked=skip_locked)).all()
         rows = [row for row in rows if tokens is None or tokens[row.id] == row.token]
         if not rows or not is_sound():

@@ -16,19 +16,17 @@ from sqlalchemy import Connection, delete, select, update
 from pipeline.database.dialect import insert_for, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
+from pipeline.store.conditions import is_asked_about, is_open
 from schemas.tables import (
     Batch,
-    BatchPages,
     BatchPrompt,
     BatchSource,
     BatchState,
     BrokerMark,
     Document,
-    DocumentState,
     Notice,
     Page,
     PageTask,
-    TaskState,
     utc_now,
 )
 
@@ -69,19 +67,12 @@ def note_all_ended(connection: Connection, batch_id: int, *of: sa.ColumnElement[
 
 
 def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
-    asked_page = (
-        select(BatchPages.batch_id)
-        .where(BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
-        .correlate(Batch, Page)
-        .exists()
-    )
-    is_open = (
+    waits = (
         select(PageTask.id)
         .join(Page, Page.id == PageTask.page_id)
         .join(BatchPrompt, BatchPrompt.prompt_version == PageTask.prompt_version)
         .where(Page.document_id == Document.id, BatchPrompt.batch_id == Batch.id, PageTask.model == Batch.model)
-        .where(sa.or_(Batch.all_pages, asked_page))
-        .where(PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        .where(is_asked_about(), is_open(PageTask))
         .correlate(Document, Batch)
         .exists()
     )
@@ -90,7 +81,7 @@ def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
         .join(BatchSource, BatchSource.batch_id == Batch.id)
         .join(Document, Document.id == BatchSource.document_id)
         .where(Batch.notify.is_not(None), *of)
-        .where(Document.state.not_in([DocumentState.PENDING, DocumentState.LEASED]), ~is_open)
+        .where(~is_open(Document), ~waits)
         .distinct()
     )
     notices = insert_for(connection)(Notice).from_select(["batch_id", "document_id", "created_at"], rows)
@@ -107,8 +98,7 @@ def forget_outdated(connection: Connection, batch_id: int, documents: Collection
     waits = (
         select(PageTask.id)
         .join(Page, Page.id == PageTask.page_id)
-        .where(Page.document_id == Notice.document_id, PageTask.batch_id == batch_id)
-        .where(PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        .where(Page.document_id == Notice.document_id, PageTask.batch_id == batch_id, is_open(PageTask))
         .correlate(Notice)
         .exists()
     )

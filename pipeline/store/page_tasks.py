@@ -72,7 +72,10 @@ WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "enqueued_at":
 
 
 def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
-    """Whether a batch asks about the `Page` of the enclosing statement: about all, or within its ranges."""
+    """`conditions.is_asked_about` of a batch that the enclosing statement does not join.
+
+    Joined within `ensure_tasks`, it hides from PostgreSQL that each page comes once, which then sorts them out again.
+    """
     ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
     inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
     return sa.or_(~ranges.exists(), inside.correlate(Page).exists())

@@ -18,6 +18,7 @@ from pipeline.database.retry import retried
 from pipeline.errors import PagepackError
 from pipeline.store import redraw
 from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
+from pipeline.store.conditions import is_open
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
 from pipeline.store.page_tasks import ensure_tasks, waits_for_none
@@ -204,8 +205,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         was_freed = connection.scalar(select(Page.image_freed_at).where(Page.id == claim.page_id)) is not None
         lost = (Page.id == claim.page_id, Page.image_freed_at.is_(None))
         connection.execute(update(Page).where(*lost).values(image_freed_at=utc_now()))
-        on_its_way = Document.state.in_([DocumentState.PENDING, DocumentState.LEASED])
-        document = select(Document.id).where(Document.id == claim.document_id, on_its_way)
+        document = select(Document.id).where(Document.id == claim.document_id, is_open(Document))
         if not was_freed or connection.scalar(document) is None:
             return False
         waiting_ids = {task.task_id for task in (claim.tasks if asked is None else asked)}

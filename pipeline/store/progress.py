@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from pipeline.database.engine import Database
 from pipeline.store.batches import OpenBatch
-from pipeline.store.claims import Leased, is_in
+from pipeline.store.conditions import Leased, is_in
 from pipeline.store.page_tasks import TEXT_LAYER
 from schemas.tables import (
     Batch,
@@ -77,13 +77,13 @@ def open_looks(batch_id: int | sa.orm.InstrumentedAttribute[int]) -> list[sa.Col
         return select(table.id).where(table.batch_id == batch_id, *which).exists()
 
     def is_pending(table: Leased) -> sa.ColumnElement[bool]:  # each has an index that holds nothing else
-        pending = is_in(table, "pending")
+        pending = is_in(table, TaskState.PENDING)
         return sa.or_(
             exists(table, pending, table.enqueued_at.is_(None)), exists(table, pending, table.enqueued_at.is_not(None))
         )
 
     def is_leased(table: Leased) -> sa.ColumnElement[bool]:
-        return exists(table, is_in(table, "leased"))
+        return exists(table, is_in(table, TaskState.LEASED))
 
     return [sa.or_(is_pending(Document), is_leased(Document)), is_pending(PageTask), is_leased(PageTask)]
 

@@ -24,7 +24,8 @@ from pipeline.blobs.page_images import ImageStore, open_images
 from pipeline.database.engine import Database
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
-from schemas.tables import Document, DocumentState, Page, PageTask, TaskState, utc_now
+from pipeline.store.conditions import is_open
+from schemas.tables import Document, DocumentState, Page, PageTask, utc_now
 
 log = logging.getLogger("pagepack.retention")
 
@@ -101,6 +102,6 @@ def _is_idle() -> sa.ColumnElement[bool]:
         select(PageTask.id)
         .join(alike, alike.id == PageTask.page_id)
         .where(alike.image_hash == Page.image_hash, alike.image_freed_at.is_(None))
-        .where(PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+        .where(is_open(PageTask))
     )
     return ~waiting.correlate(Page).exists()

@@ -20,6 +20,7 @@ from sqlalchemy import select
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import queue_depth, read_queue
 from pipeline.errors import PagepackError
+from pipeline.store.conditions import is_open
 from pipeline.telemetry.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from schemas.tables import Batch, BatchState, Document, PageTask, TaskState, WorkerProcess
@@ -81,7 +82,7 @@ class Backlog:
 def _figures(db: Database, lease_seconds: float) -> Figures:
     opened = select(Batch.id).where(Batch.state.in_([BatchState.RUNNING, BatchState.PAUSED]))
     failed = (PageTask.batch_id.in_(opened), PageTask.state == TaskState.FAILED)
-    unread = (PageTask.batch_id.in_(opened), PageTask.state.in_([TaskState.PENDING, TaskState.LEASED]))
+    unread = (PageTask.batch_id.in_(opened), is_open(PageTask))
     with db.read() as connection:
 
         def counts(column: Any, *where: Any) -> dict[str, int]:

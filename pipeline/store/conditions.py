@@ -1,0 +1,28 @@
+"""Conditions that several statements of the store share."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import select
+
+from schemas.tables import Batch, BatchPages, Document, DocumentState, Page, PageTask, TaskState
+
+Leased = type[Document] | type[PageTask]
+
+
+def is_in(table: Leased, state: DocumentState | TaskState) -> sa.ColumnElement[bool]:
+    """`state = '…'` as the partial indexes say it: of a parameter no planner knows that it fits their condition."""
+    return table.state == sa.literal_column(f"'{state}'")
+
+
+def is_open(table: Leased) -> sa.ColumnElement[bool]:
+    """Pending or leased: it waits, or somebody has it in hand."""
+    return table.state.in_([TaskState.PENDING, TaskState.LEASED])  # documents call both the same
+
+
+def is_asked_about() -> sa.ColumnElement[bool]:
+    """Whether the `Batch` of the enclosing statement asks about its `Page`: about all, or within its ranges."""
+    inside = select(BatchPages.batch_id).where(
+        BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
+    )
+    return sa.or_(Batch.all_pages, inside.correlate(Batch, Page).exists())
