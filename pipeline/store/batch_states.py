@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.conditions import Leased, is_asked_about, is_in
+from pipeline.store.conditions import Leased, is_asked_about, is_in, is_open
 from pipeline.store.outbox import forget_notices
 from pipeline.store.page_tasks import CANCELLED, enqueue_again
 from pipeline.store.redraw import drawn_before
@@ -29,6 +29,7 @@ from schemas.tables import (
     Page,
     PageTask,
     TaskAttempt,
+    TaskState,
     utc_now,
 )
 
@@ -99,13 +100,13 @@ def _wait_for_pages(db: Database, batch_id: int) -> None:
 @retried
 def _take_some(db: Database, table: Leased, batch_id: int, after: int, is_cancelled: bool) -> int | None:
     """Hand over or fail the next rows of a batch that is not running any more; the last one's id, None at the end."""
-    states = ["pending", "leased"] if is_cancelled else ["pending"]
+    is_taken = is_open(table) if is_cancelled else table.state == TaskState.PENDING
     takers = [BatchState.RUNNING, BatchState.PAUSED] if is_cancelled else [BatchState.RUNNING]
     others = select(Batch.id).where(Batch.state.in_(takers), Batch.id != batch_id).order_by(Batch.id)
     other = _another_batch(table, batch_id, takers).scalar_subquery().label("other")
     mine = (
         select(table.id, table.token, table.owner, other)
-        .where(table.batch_id == batch_id, table.state.in_(states), table.id > after)
+        .where(table.batch_id == batch_id, is_taken, table.id > after)
         .order_by(table.id)
         .limit(_ROWS_A_TRANSACTION)
         .with_for_update(of=table)
@@ -127,11 +128,11 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
     freed = {"owner": None, "lease_until": None, "enqueued_at": None}
     if drawn := drawn_before(connection, [row.id for row in gone]) if gone and table is Document else set():
         connection.execute(
-            at_row.values(**freed, state="ready", finished_at=utc_now()), [{"row": one} for one in drawn]
+            at_row.values(**freed, state=DocumentState.READY, finished_at=utc_now()), [{"row": one} for one in drawn]
         )
         gone = [row for row in gone if row.id not in drawn]
     if gone:
-        failed = {"state": "failed", "cause": CANCELLED, "reason": _REASON, "finished_at": utc_now()}
+        failed = {"state": TaskState.FAILED, "cause": CANCELLED, "reason": _REASON, "finished_at": utc_now()}
         connection.execute(at_row.values(**failed, **freed), [{"row": row.id} for row in gone])
     held = [row for row in gone if row.owner is not None]
     if held and table is PageTask:

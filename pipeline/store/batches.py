@@ -21,8 +21,10 @@ from schemas.tables import (
     BatchPrompt,
     BatchState,
     Document,
+    DocumentState,
     PageTask,
     PromptVersion,
+    TaskState,
     uuid7,
 )
 
@@ -94,9 +96,18 @@ def open_batch(
         is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
         supersede(connection, PageTask.batch_id == row.id, is_old)
         if row.state != BatchState.CANCELLED:
-            documents = (Document.batch_id == row.id, Document.state == "failed", Document.cause == CANCELLED)
+            documents = (
+                Document.batch_id == row.id,
+                Document.state == DocumentState.FAILED,
+                Document.cause == CANCELLED,
+            )
             connection.execute(update(Document).where(*documents).values(WAITS_AGAIN))
-            tasks = (PageTask.batch_id == row.id, PageTask.state == "failed", PageTask.cause == CANCELLED, ~is_old)
+            tasks = (
+                PageTask.batch_id == row.id,
+                PageTask.state == TaskState.FAILED,
+                PageTask.cause == CANCELLED,
+                ~is_old,
+            )
             connection.execute(update(PageTask).where(*tasks).values(WAITS_AGAIN))
         for table in (BatchPrompt, BatchPages):
             connection.execute(delete(table).where(table.batch_id == row.id))

@@ -248,7 +248,7 @@ def locked_ids(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple
 
 def _leased(dialect: str, table: Leased, owner: Any, lease_seconds: Any) -> dict[str, Any]:
     return {
-        "state": "leased",
+        "state": TaskState.LEASED,
         "owner": owner,
         "token": table.token + 1,
         "lease_until": clock(dialect) + lease_seconds,

@@ -222,16 +222,18 @@ def _return_leases(
             freed["next_attempt_at"] = due
         at_row = update(table).where(table.id == bindparam("row")).values(freed)
         if waiting:
-            connection.execute(at_row.values(state="pending"), waiting)
+            connection.execute(at_row.values(state=TaskState.PENDING), waiting)
         if failed:
             whys = {row.id: _crash_reason(row.crashes + 1) for row in failed}
             gone = [{"row": row_id, "why": why} for row_id, why in whys.items() if row_id not in drawn]
             if gone:
-                ended = {"state": "failed", "cause": "crash", "finished_at": utc_now()}
+                ended = {"state": TaskState.FAILED, "cause": "crash", "finished_at": utc_now()}
                 connection.execute(at_row.values(**ended, reason=bindparam("why")), gone)
             for document_id in sorted(drawn):
                 fail_undrawn(connection, document_id, "crash", whys[document_id])
-                connection.execute(at_row.values(state="ready", crashes=0, finished_at=utc_now()), {"row": document_id})
+                connection.execute(
+                    at_row.values(state=DocumentState.READY, crashes=0, finished_at=utc_now()), {"row": document_id}
+                )
         if table is PageTask:
             attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": reason} for row in rows]
             connection.execute(sa.insert(TaskAttempt), attempts)

@@ -68,7 +68,7 @@ def in_parts(pages: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], int, i
         yield some, 0, _LAST_PAGE
 
 
-WAITS_AGAIN = {"state": "pending", "cause": None, "reason": None, "enqueued_at": None, "finished_at": None}
+WAITS_AGAIN = {"state": TaskState.PENDING, "cause": None, "reason": None, "enqueued_at": None, "finished_at": None}
 
 
 def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
@@ -206,5 +206,5 @@ _IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SU
 def enqueue_again(connection: Connection, batch_id: int) -> None:
     """All that waits of a batch: messages that came while it was paused were for nothing."""
     for table in (Document, PageTask):
-        enqueued = (table.batch_id == batch_id, table.state == "pending", table.enqueued_at.is_not(None))
+        enqueued = (table.batch_id == batch_id, table.state == TaskState.PENDING, table.enqueued_at.is_not(None))
         connection.execute(update(table).where(*enqueued).values(enqueued_at=None))

@@ -137,6 +137,6 @@ def after_failure(db: Database, attempts: int, error: Exception, limits: Limits)
     if is_final(error, attempts, limits):
         cause = error.cause if isinstance(error, PagepackError) else "engine"
         reason = str(error) or type(error).__name__
-        return values | {"state": "failed", "cause": cause, "reason": reason, "finished_at": utc_now()}
+        return values | {"state": TaskState.FAILED, "cause": cause, "reason": reason, "finished_at": utc_now()}
     wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
-    return values | {"state": "pending", "next_attempt_at": db.clock() + wait}
+    return values | {"state": TaskState.PENDING, "next_attempt_at": db.clock() + wait}

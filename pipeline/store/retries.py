@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.batch_states import reopen
+from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.claims import locked_ids
 from schemas.tables import (
     Batch,
@@ -81,13 +81,13 @@ def _retry_some(db: Database, batch_id: int, failures: Sequence[tuple[str, int |
         reopen(connection, drawn | lacking, task_ids)
         if drawn or lacking or task_ids:
             again = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.CANCELLED)
-            connection.execute(again.values(state=BatchState.RUNNING, finished_at=None))
+            connection.execute(again.values(RUNS_AGAIN))
         return drawn, len(task_ids)
 
 
 _FAILURES_A_TRANSACTION = 1_000  # a fraction of a second
 _FRESH: dict[str, Any] = {
-    "state": "pending",
+    "state": TaskState.PENDING,
     "cause": None,
     "reason": None,
     "enqueued_at": None,
