@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
@@ -13,11 +13,11 @@ from pipeline.store.batches import OpenBatch, running_batches
 from pipeline.store.conditions import is_asked_about, is_open
 from pipeline.store.outbox import note_all_ended
 from pipeline.store.page_tasks import (
-    _IS_DROPPED,
-    _PAGES_A_TRANSACTION,
-    _is_left_behind,
+    IS_DROPPED,
+    PAGES_A_TRANSACTION,
     ensure_tasks,
     in_parts,
+    is_left_behind,
     waits_for_none,
 )
 from schemas.columns import server_now
@@ -63,11 +63,13 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
         _take_documents_over(db, batch.id)
         return False
     if _any(db, _open_pages(batch.id)):
-        _each_part(db, batch.id, _take_pages_over)
+        for _, documents in _parts(db, batch.id):
+            _take_pages_over(db, batch.id, documents)
         if _any(db, _open_pages(batch.id)):
             return False
     if row.notify is not None:
-        _each_part(db, batch.id, _note_ended)
+        for which, _ in _parts(db, batch.id):
+            _note_ended(db, batch.id, which)
     return _close(db, batch.id)
 
 
@@ -104,7 +106,7 @@ def _open_documents(batch_id: int) -> sa.Select[int]:
 
 def _open_pages(batch_id: int) -> sa.Select[int]:
     """Documents of the pages that the batch asks about and that are not through: not asked yet, waiting, or dropped."""
-    is_left = sa.or_(_IS_MISSING, is_open(PageTask), _IS_DROPPED)
+    is_left = sa.or_(_IS_MISSING, is_open(PageTask), IS_DROPPED)
     return _asked_pages(batch_id, _documents(batch_id)).where(is_left)
 
 
@@ -130,10 +132,8 @@ def _asked_pages(batch_id: int, documents: sa.Select[int | None] | Sequence[int]
 _SOURCES_AT_ONCE = 500
 
 
-def _each_part(
-    db: Database, batch_id: int, do: Callable[[Database, int, sa.ColumnElement[bool], Sequence[int]], None]
-) -> None:
-    """Call `do` with one part of the batch's sources after the other, as a condition and as their documents."""
+def _parts(db: Database, batch_id: int) -> Iterator[tuple[sa.ColumnElement[bool], list[int]]]:
+    """One part of the batch's sources after the other, as a condition and as their documents."""
     after = 0
     while True:
         with db.read() as connection:
@@ -144,7 +144,7 @@ def _each_part(
         if not rows:
             return
         which = BatchSource.source_id.between(rows[0].source_id, rows[-1].source_id)
-        do(db, batch_id, which, sorted({row.document_id for row in rows if row.document_id is not None}))
+        yield which, sorted({row.document_id for row in rows if row.document_id is not None})
         after = rows[-1].source_id
 
 
@@ -154,7 +154,7 @@ def _take_documents_over(db: Database, batch_id: int) -> None:
     waits = (Document.state == DocumentState.PENDING, waits_for_none(Document.batch_id))
     left = select(Document.id).where(Document.id.in_(_documents(batch_id)), *waits)
     with db.read() as connection:
-        ids = connection.scalars(left.limit(_PAGES_A_TRANSACTION)).all()
+        ids = connection.scalars(left.limit(PAGES_A_TRANSACTION)).all()
     if not ids:
         return
     with db.write() as connection:
@@ -163,10 +163,10 @@ def _take_documents_over(db: Database, batch_id: int) -> None:
             connection.execute(taken.values(batch_id=batch_id, enqueued_at=None))
 
 
-def _take_pages_over(db: Database, batch_id: int, _: sa.ColumnElement[bool], documents: Sequence[int]) -> None:
+def _take_pages_over(db: Database, batch_id: int, documents: Sequence[int]) -> None:
     """The batch's tasks for pages of these documents that miss them, or whose tasks wait for no one."""
-    is_left = sa.and_(PageTask.state == TaskState.PENDING, _is_left_behind())
-    lacking = _asked_pages(batch_id, documents).where(sa.or_(_IS_MISSING, _IS_DROPPED, is_left))
+    is_left = sa.and_(PageTask.state == TaskState.PENDING, is_left_behind())
+    lacking = _asked_pages(batch_id, documents).where(sa.or_(_IS_MISSING, IS_DROPPED, is_left))
     pages = lacking.add_columns(sa.func.max(Page.page_index) + 1).group_by(Page.document_id)
     with db.read() as connection:
         rows = connection.execute(pages.order_by(Page.document_id)).all()
@@ -182,7 +182,7 @@ def _ensure_some(db: Database, batch_id: int, documents: Sequence[int], first_pa
 
 
 @retried
-def _note_ended(db: Database, batch_id: int, which: sa.ColumnElement[bool], _: Sequence[int]) -> None:
+def _note_ended(db: Database, batch_id: int, which: sa.ColumnElement[bool]) -> None:
     with db.write() as connection:
         note_all_ended(connection, batch_id, which)
 

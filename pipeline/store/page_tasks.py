@@ -46,7 +46,7 @@ def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
     connection.execute(waiting.values(**superseded, finished_at=utc_now()))
 
 
-_PAGES_A_TRANSACTION = 500  # a fraction of a second, even where the text of each becomes its answer
+PAGES_A_TRANSACTION = 500  # a fraction of a second, even where the text of each becomes its answer
 _LAST_PAGE = 2**31 - 1
 
 
@@ -55,11 +55,11 @@ def in_parts(pages: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], int, i
     some: list[int] = []
     count = 0
     for document_id, num_pages in pages:
-        if num_pages > _PAGES_A_TRANSACTION:
-            for first in range(0, num_pages, _PAGES_A_TRANSACTION):
-                yield [document_id], first, first + _PAGES_A_TRANSACTION - 1
+        if num_pages > PAGES_A_TRANSACTION:
+            for first in range(0, num_pages, PAGES_A_TRANSACTION):
+                yield [document_id], first, first + PAGES_A_TRANSACTION - 1
             continue
-        if count + num_pages > _PAGES_A_TRANSACTION:
+        if count + num_pages > PAGES_A_TRANSACTION:
             yield some, 0, _LAST_PAGE
             some, count = [], 0
         some.append(document_id)
@@ -117,13 +117,13 @@ def ensure_tasks(
     columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
     connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
     takes_all = show and batch.state == BatchState.RUNNING
-    others = PageTask.batch_id != batch_id if takes_all else _is_left_behind()
+    others = PageTask.batch_id != batch_id if takes_all else is_left_behind()
     connection.execute(
         update(PageTask)
         .where(own, PageTask.state == TaskState.PENDING, others)
         .values(batch_id=batch_id, enqueued_at=None)
     )
-    connection.execute(update(PageTask).where(own, _IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
+    connection.execute(update(PageTask).where(own, IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
     if batch.text_layer == "prefer":
         _settle_from_text_layer(connection, own)
     if not show:
@@ -148,7 +148,7 @@ def waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnElem
     return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING).correlate(None))
 
 
-def _is_left_behind() -> sa.ColumnElement[bool]:
+def is_left_behind() -> sa.ColumnElement[bool]:
     """Whether a task waits for a batch that gives nothing out, or that was asked for again with another model."""
     asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).correlate(PageTask).scalar_subquery()
     return sa.or_(waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
@@ -200,7 +200,7 @@ def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]
     settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in read])
 
 
-_IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
+IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))
 
 
 def enqueue_again(connection: Connection, batch_id: int) -> None:
