@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from pipeline.database.open import open_database
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DocumentRejected
 from pipeline.settings import Settings
-from pipeline.store.answers import ReadAnswer
+from pipeline.store.answers import ReadAnswer, ReusedAnswer
 from pipeline.store.batch_end import finish_batch
 from pipeline.store.batches import OpenBatch, open_batch
-from pipeline.store.claims import PageClaim, claim_document, claim_page
+from pipeline.store.claims import PageClaim, claim_document, claim_pages
 from pipeline.store.leases import Limits
 from pipeline.store.pages import NewPage, add_pages, finish_document, set_page_count
-from pipeline.store.results import complete_page
+from pipeline.store.results import Outcome, complete_pages
 from pipeline.store.retries import retry_failures
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
@@ -51,6 +51,21 @@ def sha(text: str) -> str:
 
 def answer(text: str, model: str = "m1", **given: Any) -> ReadAnswer:
     return ReadAnswer(**{"engine": "rapidocr", "model": model, "text": text, "finish_reason": "stop"} | given)
+
+
+def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], lease_seconds: float) -> PageClaim | None:
+    """Lease all waiting prompts of a page, a suspect too; None where nothing waits."""
+    return claim_pages(db, [page_id], owner, models, lease_seconds, alone={page_id}).pages.get(page_id)
+
+
+def complete_page(db: Database, claim: PageClaim, worker: str, outcomes: Mapping[int, Outcome], limits: Limits) -> int:
+    """`complete_pages` of one; how many of its tasks were still ours."""
+    return len(complete_pages(db, worker, [(claim, outcomes)], limits))
+
+
+def reuse_answers(db: Database, claim: PageClaim, answers: Mapping[int, int]) -> None:
+    """Settle claimed tasks with answers that exist already (task id → answer id), as a reader does."""
+    complete_page(db, claim, "", {task_id: ReusedAnswer(answer_id) for task_id, answer_id in answers.items()}, LIMITS)
 
 
 def examples(count: int) -> hypothesis_settings:

@@ -136,11 +136,6 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
         )
 
 
-def claim_page(db: Database, page_id: int, owner: str, models: Sequence[str], lease_seconds: float) -> PageClaim | None:
-    """Lease all waiting prompts of a page, a suspect too; None where nothing waits."""
-    return claim_pages(db, [page_id], owner, models, lease_seconds, alone={page_id}).pages.get(page_id)
-
-
 @retried
 def claim_pages(
     db: Database,

@@ -34,11 +34,6 @@ _BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with
 Outcome = ReadAnswer | ReusedAnswer | Exception
 
 
-def complete_page(db: Database, claim: PageClaim, worker: str, outcomes: Mapping[int, Outcome], limits: Limits) -> int:
-    """`complete_pages` of one; how many of its tasks were still ours."""
-    return len(complete_pages(db, worker, [(claim, outcomes)], limits))
-
-
 @retried
 def complete_pages(
     db: Database, worker: str, pages: Sequence[tuple[PageClaim, Mapping[int, Outcome]]], limits: Limits
@@ -101,12 +96,6 @@ class _Ended:
 
 
 _OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "output_tokens", "seconds")
-
-
-def reuse_answers(db: Database, claim: PageClaim, answers: Mapping[int, int]) -> None:
-    """Settle claimed tasks with answers that exist already (task id → answer id); nothing is read."""
-    outcomes = {task_id: ReusedAnswer(answer_id) for task_id, answer_id in answers.items()}
-    complete_pages(db, "", [(claim, outcomes)], Limits(0.0, 0, 0))
 
 
 @functools.cache

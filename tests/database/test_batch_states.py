@@ -24,11 +24,10 @@ from pipeline.store.leases import expire
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.page_tasks import ensure_tasks
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
-from pipeline.store.results import complete_page
 from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, record_files
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
-from tests.conftest import LIMITS, Archive, answer, sha
+from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
 DATABASES = ("sqlite", "postgresql")
 

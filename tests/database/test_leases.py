@@ -12,12 +12,11 @@ import pytest
 from pipeline.database.open import open_database
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.settings import Settings
-from pipeline.store.claims import ANY_MODEL, PageClaim, claim_document, claim_page, claim_pages
+from pipeline.store.claims import ANY_MODEL, PageClaim, claim_document, claim_pages
 from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return_claim
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document
-from pipeline.store.results import complete_page
 from schemas.prompts import DESCRIBE, OCR
-from tests.conftest import LIMITS, Archive, answer
+from tests.conftest import LIMITS, Archive, answer, claim_page, complete_page
 
 DATABASES = ("sqlite", "postgresql")
 

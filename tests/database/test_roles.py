@@ -22,11 +22,10 @@ from pipeline.store.due import forget_enqueued, take_due_pages
 from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return_claim
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
-from pipeline.store.results import complete_page
 from pipeline.store.worker_registry import enlist
 from schemas.tables import Base
 from schemas.views import COLUMNS
-from tests.conftest import LIMITS, Archive, answer, sha
+from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 from tests.database.test_batch_states import notified
 from tests.postgres import PostgresServer
 from tests.running import call

@@ -27,15 +27,14 @@ from pipeline.settings import Settings
 from pipeline.store import retries
 from pipeline.store.batch_states import cancel_batch
 from pipeline.store.batches import running_batches
-from pipeline.store.claims import PageClaim, claim_document, claim_page
+from pipeline.store.claims import PageClaim, claim_document
 from pipeline.store.due import take_due_documents, take_due_pages
 from pipeline.store.leases import expire, give_back, renew_tasks, return_claim
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
-from pipeline.store.results import complete_page, reuse_answers
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
-from tests.conftest import LIMITS, Archive, answer, examples, sha
+from tests.conftest import LIMITS, Archive, answer, claim_page, complete_page, examples, reuse_answers, sha
 
 DATABASES = ("sqlite", "postgresql")
 

@@ -35,12 +35,11 @@ from pipeline.store.pages import (
     retry_document,
     set_page_count,
 )
-from pipeline.store.results import complete_page, reuse_answers
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from schemas.tables import utc_now
 from tests.chaos import history
-from tests.conftest import LIMITS, Archive, answer, examples, sha
+from tests.conftest import LIMITS, Archive, answer, complete_page, examples, reuse_answers, sha
 
 DATABASES = ("sqlite", "postgresql")
 

@@ -10,10 +10,9 @@ import sqlalchemy as sa
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.store.claims import claim_document
 from pipeline.store.pages import NewPage, reject_document
-from pipeline.store.results import complete_page
 from schemas.prompts import DESCRIBE, OCR
 from schemas.views import COLUMNS
-from tests.conftest import LIMITS, Archive, answer, sha
+from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
 DATABASES = ("sqlite", "postgresql")
 
