@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
-
-from sqlalchemy import select
 
 from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
@@ -27,11 +24,6 @@ from pipeline.store.pages import NewPage, add_pages, finish_document, reject_doc
 from pipeline.telemetry import events, metrics, traces
 from pipeline.telemetry.metrics import set_gauge
 from pipeline.telemetry.traces import TracedPage
-from schemas.tables import Source
-
-if TYPE_CHECKING:
-    from pipeline.documents.rasterize import PageFailure
-    from pipeline.documents.render_process import RasterizedPage
 
 _PAGES_A_TRANSACTION = 16
 _SECONDS_HELD_BACK = 5.0  # at least, before another batch's document takes the place
@@ -102,9 +94,7 @@ class Ingester:
             self._claim = None
 
     def _rasterize(self, claim: DocumentClaim) -> None:
-        names = _names(self.db, claim)
-        locations = {location: names.get(location, location) for location in claim.locations}
-        file, name = open_input(claim.content_hash, locations, self._settings)
+        file, name = open_input(claim.content_hash, claim.locations, self._settings)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
             self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []
@@ -180,15 +170,6 @@ class Ingester:
             with suppress(PagepackError):  # the next beat may get through; a lease that ran out is fenced off
                 renew_document(self.db, claim, self._settings.lease_seconds)
         set_gauge("pagepack_leases", claim is not None)
-
-
-def _names(db: Database, claim: DocumentClaim) -> dict[str, str]:
-    """Location → the path by which people know it, of the claimed document's sources."""
-    with db.read() as connection:
-        rows = connection.execute(
-            select(Source.location, Source.path).where(Source.document_id == claim.document_id)
-        ).all()
-    return {row.location: row.path for row in rows}
 
 
 def rasterizing(

@@ -45,7 +45,7 @@ class DocumentClaim:
     kind: str
     content_hash: str
     batch_id: int  # for whom it waited
-    locations: list[str]
+    locations: dict[str, str]  # to the paths by which people know them
     first_page: int
     public_id: str = ""  # these three for those who watch
     batch_public_id: str = ""
@@ -114,7 +114,8 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
         ).one_or_none()
         if row is None:
             return None
-        locations = connection.scalars(select(Source.location).where(Source.document_id == document_id)).all()
+        sources = select(Source.location, Source.path).where(Source.document_id == document_id)
+        locations = {source.location: source.path for source in connection.execute(sources)}
         is_drawn = Page.image_freed_at.is_(None)  # or could not be; one that was freed or lost is drawn again
         stored = select(Page.page_index).where(Page.document_id == document_id, is_drawn).order_by(Page.page_index)
         first_page = 0
@@ -128,7 +129,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             row.kind,
             row.content_hash,
             row.batch_id,
-            list(locations),
+            locations,
             first_page,
             row.public_id,
             connection.scalar(select(Batch.public_id).where(Batch.id == row.batch_id)) or "",
