@@ -16,7 +16,7 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_asked_about, is_in, is_open
 from pipeline.store.outbox import forget_notices
-from pipeline.store.page_tasks import CANCELLED, enqueue_again
+from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again
 from pipeline.store.redraw import drawn_before
 from schemas.columns import server_now
 from schemas.tables import (
@@ -33,7 +33,6 @@ from schemas.tables import (
     utc_now,
 )
 
-_REASON = "the batch was cancelled"
 _ROWS_A_TRANSACTION = 2_000  # of a batch of millions, so that nobody waits long for a row
 
 
@@ -132,11 +131,13 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
         )
         gone = [row for row in gone if row.id not in drawn]
     if gone:
-        failed = {"state": TaskState.FAILED, "cause": CANCELLED, "reason": _REASON, "finished_at": utc_now()}
+        failed = {"state": TaskState.FAILED, "cause": CANCELLED, "reason": CANCELLED_REASON, "finished_at": utc_now()}
         connection.execute(at_row.values(**failed, **freed), [{"row": row.id} for row in gone])
     held = [row for row in gone if row.owner is not None]
     if held and table is PageTask:
-        attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": _REASON} for row in held]
+        attempts = [
+            {"task_id": row.id, "token": row.token, "worker": row.owner, "error": CANCELLED_REASON} for row in held
+        ]
         connection.execute(sa.insert(TaskAttempt), attempts)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
@@ -37,6 +38,8 @@ SUPERSEDED = "superseded"
 
 CANCELLED = "cancelled"
 """Cause of what was not done when its batch was cancelled; asked for again, it waits again."""
+
+CANCELLED_REASON = "the batch was cancelled"
 
 
 def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
@@ -101,21 +104,8 @@ def ensure_tasks(
     asked = (*which, is_asked_about(batch_id))
     pages = select(Page.id).where(*asked)
     own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
-    wanted = (
-        select(
-            Page.id,
-            BatchPrompt.prompt_version,
-            sa.literal(batch.model),
-            sa.literal(batch_id),
-            sa.literal(str(TaskState.PENDING)),
-            *(sa.literal(0) for _ in range(4)),
-        )
-        .join(BatchPrompt, BatchPrompt.batch_id == batch_id)
-        .where(*asked, Page.image_hash.is_not(None))
-        .order_by(Page.document_id, Page.page_index)
-    )
-    columns = ["page_id", "prompt_version", "model", "batch_id", "state", "token", "attempts", "crashes"]
-    connection.execute(insert(PageTask).from_select([*columns, "next_attempt_at"], wanted).on_conflict_do_nothing())
+    wanted = _wanted(batch_id, batch.model, asked, sa.literal(str(TaskState.PENDING)))
+    connection.execute(insert(PageTask).from_select(_OF_A_NEW_TASK, wanted).on_conflict_do_nothing())
     takes_all = show and batch.state == BatchState.RUNNING
     others = PageTask.batch_id != batch_id if takes_all else is_left_behind()
     connection.execute(
@@ -137,6 +127,37 @@ def ensure_tasks(
     connection.execute(
         shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id})
     )
+
+
+_NUMBERS = ("token", "attempts", "crashes", "next_attempt_at")
+_OF_A_NEW_TASK = ("page_id", "prompt_version", "model", "batch_id", *_NUMBERS, "state")
+
+
+def _wanted(
+    batch_id: int, model: str, asked: Sequence[sa.ColumnElement[bool]], *more: sa.ColumnElement[Any]
+) -> sa.Select[*tuple[Any, ...]]:
+    """Rows of new tasks, for all pages that are `asked` about and have an image."""
+    zeros = (sa.literal(0) for _ in _NUMBERS)
+    return (
+        select(Page.id, BatchPrompt.prompt_version, sa.literal(model), sa.literal(batch_id), *zeros, *more)
+        .join(BatchPrompt, BatchPrompt.batch_id == batch_id)
+        .where(*asked, Page.image_hash.is_not(None))
+        .order_by(Page.document_id, Page.page_index)
+    )
+
+
+def fail_tasks(connection: Connection, batch_id: int, document_id: int, first_page: int) -> None:
+    """For a batch that was cancelled while another one's document, which it saw too, was on its way.
+
+    What no other batch asks about these pages has failed as all that the batch had not done; it may be taken up again.
+    """
+    model = connection.execute(select(Batch.model).where(Batch.id == batch_id)).scalar_one()
+    asked = (Page.document_id == document_id, Page.page_index >= first_page, is_asked_about(batch_id))
+    failed = (sa.literal(value) for value in (str(TaskState.FAILED), CANCELLED, CANCELLED_REASON))
+    ended = sa.literal(utc_now(), Page.created_at.type)
+    rows = _wanted(batch_id, model, asked, *failed, ended)
+    columns = [*_OF_A_NEW_TASK, "cause", "reason", "finished_at"]
+    connection.execute(insert_for(connection)(PageTask).from_select(columns, rows).on_conflict_do_nothing())
 
 
 def waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnElement[bool]:

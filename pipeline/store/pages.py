@@ -21,7 +21,7 @@ from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
 from pipeline.store.conditions import is_open
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
-from pipeline.store.page_tasks import ensure_tasks, waits_for_none
+from pipeline.store.page_tasks import ensure_tasks, fail_tasks, waits_for_none
 from pipeline.store.results import after_failure, held_tasks
 from schemas.tables import (
     Batch,
@@ -96,12 +96,15 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
                 connection.execute(layer.on_conflict_do_nothing())
         first_page = pages[0].page_index
         batches = (
-            select(Batch.id)
+            select(Batch.id, Batch.state)
             .join(BatchSource, BatchSource.batch_id == Batch.id)
-            .where(BatchSource.document_id == claim.document_id, Batch.state == BatchState.RUNNING)
+            .where(BatchSource.document_id == claim.document_id, Batch.state != BatchState.FINISHED)
         )
-        for batch_id in connection.scalars(batches.distinct()).all():
+        seen_by = connection.execute(batches.distinct()).all()
+        for batch_id in (row.id for row in seen_by if row.state != BatchState.CANCELLED):
             ensure_tasks(connection, batch_id, [claim.document_id], first_page)
+        for batch_id in (row.id for row in seen_by if row.state == BatchState.CANCELLED):
+            fail_tasks(connection, batch_id, claim.document_id, first_page)
         new = select(Page.id).where(
             Page.document_id == claim.document_id, Page.page_index.between(first_page, pages[-1].page_index)
         )

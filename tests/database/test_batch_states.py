@@ -258,6 +258,38 @@ def test_cancelling_fails_no_document_that_was_only_to_be_drawn_again(archive: A
     assert archive.finish("new")
 
 
+def test_pages_that_are_stored_during_a_pause_wait_for_its_end_or_fail_with_the_batch(archive: Archive) -> None:
+    for name in ("resumed", "cancelled"):
+        document_id = archive.see(f"/in/{name}.pdf", batch=name) or 0
+        claim = claim_document(archive.db, document_id, "ingest/1", 60)
+        assert claim and pause_batch(archive.db, archive.batches[name].id)
+        assert add_pages(archive.db, claim, [NewPage(0, sha(name), 16, 16)]) and finish_document(archive.db, claim, 1)
+    assert waits_for(archive, "page_tasks") == [("pending", "resumed"), ("pending", "cancelled")]
+    assert archive.claim(1) is None
+    assert resume_batch(archive.db, archive.batches["resumed"].id) and archive.read(1, "text")
+    assert cancel_batch(archive.db, archive.batches["cancelled"].id)
+    assert archive.rows("SELECT source_path, state FROM files ORDER BY source_path") == [
+        ("/in/cancelled.pdf", "failed"),
+        ("/in/resumed.pdf", "done"),
+    ]
+
+
+def test_pages_that_another_batch_has_drawn_have_failed_for_one_that_was_cancelled(archive: Archive) -> None:
+    """Else its file would wait for ever; what both ask is the other's, and done is done."""
+    archive.batch("gone", prompts=[OCR, DESCRIBE])
+    for name in ("gone", "b"):
+        document_id = archive.see("/in/a.pdf", batch=name) or 0
+    assert cancel_batch(archive.db, archive.batches["gone"].id)
+    (page,) = archive.ingest(document_id, ["0"])
+    assert sorted(waits_for(archive, "page_tasks")) == [("failed", "gone"), ("pending", "b")]
+    archive.read(page, "text")
+    failures = "SELECT b.name, f.page_number, f.cause FROM failures f JOIN batch_summary b ON b.batch_id = f.batch_id"
+    assert archive.rows(failures) == [("gone", 1, "cancelled")] and archive.finish()
+    archive.batch("gone", prompts=[OCR, DESCRIBE])
+    archive.read(page, "a picture")
+    assert archive.finish("gone") and archive.rows(failures) == []
+
+
 def test_cancelling_fails_a_document_of_which_pages_are_missing(archive: Archive) -> None:
     document_id = archive.see("/in/a.pdf") or 0
     claim = claim_document(archive.db, document_id, "ingest/1", 60)
