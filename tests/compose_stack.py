@@ -78,7 +78,7 @@ class Stack:
         return [name for name, service in self.services.items() if not service.get("profiles")]
 
     def up(self, *names: str) -> None:
-        """Start services, each when its conditions hold; returns when those with a health check are healthy."""
+        """Start services, each when its conditions hold; returns when those named are healthy, or have done their work."""
         needed = self._with_dependencies(names)
         graph = {name: self.services[name].get("depends_on", {}) for name in needed}
         for name in TopologicalSorter(graph).static_order():
@@ -90,6 +90,13 @@ class Stack:
         for name in names:
             if "healthcheck" in self.services[name]:
                 self._wait_for(name, "service_healthy")
+            elif self._is_waited_for(name):
+                self._wait_for(name, "service_completed_successfully")
+
+    def _is_waited_for(self, name: str) -> bool:
+        """Whether other services start when this one has ended, as after migrations."""
+        wanted = [service.get("depends_on", {}).get(name, {}) for service in self.services.values()]
+        return any(one.get("condition") == "service_completed_successfully" for one in wanted)
 
     def start(self, name: str) -> None:
         if name == "postgres":
