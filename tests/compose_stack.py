@@ -78,7 +78,7 @@ class Stack:
         return [name for name, service in self.services.items() if not service.get("profiles")]
 
     def up(self, *names: str) -> None:
-        """Start services, each when its conditions hold; returns when those named are healthy, or have done their work."""
+        """Start services, each when its conditions hold; returns when those named are healthy or done."""
         needed = self._with_dependencies(names)
         graph = {name: self.services[name].get("depends_on", {}) for name in needed}
         for name in TopologicalSorter(graph).static_order():
