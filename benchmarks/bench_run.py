@@ -95,7 +95,7 @@ def overhead(num_pages: int, work: Path) -> dict[str, float]:
     with sqlite3.connect(work / "home" / "pagepack.db") as database:
         query = "SELECT (julianday(max(ended_at)) - julianday(min(ended_at))) * 86400, count(*) FROM task_attempts"
         span, count = database.execute(query).fetchone()
-        first_seconds = database.execute("SELECT seconds FROM answers ORDER BY id LIMIT 1").fetchone()[0]
+        first_seconds = database.execute("SELECT seconds FROM answer_versions ORDER BY id LIMIT 1").fetchone()[0]
     in_pipeline = count / (span + first_seconds)
     texts = [draw_page(index) for index in range(num_pages)]
     row = measure("bare best", bare_loop(BEST), texts)

@@ -1,7 +1,7 @@
 """The tables. They are ours to change through migrations; people query the views (`views.py`).
 
-    batches ──< batch_sources >── sources ──> documents ──< pages ──< page_tasks ──> answers
-       ├──< batch_prompts >── prompts                          └── current_answers ──────┘
+    batches ──< batch_sources >── sources ──> documents ──< pages ──< page_tasks ──> answer_versions
+       ├──< batch_prompts >── prompt_versions                  └── current_answers ──────┘
        └──< notices
 
 A *source* is a path; a *document* is content, so one document may lie at many paths. A *page task* is the hot, narrow
@@ -138,7 +138,7 @@ class Batch(Base):
 class PromptVersion(Base):
     """A prompt as it was asked; `version` is the hash of text and parameters."""
 
-    __tablename__ = "prompts"
+    __tablename__ = "prompt_versions"
 
     version: Mapped[str] = mapped_column(String(16), primary_key=True)
     name: Mapped[str] = mapped_column(StorableText)
@@ -150,7 +150,7 @@ class BatchPrompt(Base):
     __tablename__ = "batch_prompts"
 
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
-    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"), primary_key=True)
+    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompt_versions.version"), primary_key=True)
 
 
 class BatchPages(Base):
@@ -270,7 +270,7 @@ class PageTask(Base):
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"))
-    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"))
+    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompt_versions.version"))
     model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what shall read; "" where any may
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))  # for whom it waits
     state: Mapped[str] = mapped_column(String(16), default=TaskState.PENDING)
@@ -281,7 +281,7 @@ class PageTask(Base):
     crashes: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[float] = mapped_column(Float, default=0.0)
     enqueued_at: Mapped[float | None] = mapped_column(Float)
-    answer_id: Mapped[int | None] = mapped_column(ForeignKey("answers.id"))
+    answer_id: Mapped[int | None] = mapped_column(ForeignKey("answer_versions.id"))
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
@@ -290,12 +290,14 @@ class PageTask(Base):
 class Answer(Base):
     """What was read, once for each page image, prompt version and model."""
 
-    __tablename__ = "answers"
-    __table_args__ = (UniqueConstraint("image_hash", "prompt_version", "model"),)
+    __tablename__ = "answer_versions"
+    __table_args__ = (  # named when the table was `answers`
+        UniqueConstraint("image_hash", "prompt_version", "model", name="uq_answers_image_hash_prompt_version_model"),
+    )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     image_hash: Mapped[str] = mapped_column(String(64))
-    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompts.version"))
+    prompt_version: Mapped[str] = mapped_column(ForeignKey("prompt_versions.version"))
     engine: Mapped[str] = mapped_column(StorableText)
     model: Mapped[str] = mapped_column(StorableText)
     text: Mapped[str] = mapped_column(StorableText)
@@ -316,7 +318,7 @@ class CurrentAnswer(Base):
 
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
     prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
-    answer_id: Mapped[int] = mapped_column(ForeignKey("answers.id"), index=True)
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
 
 
 class TaskAttempt(Base):

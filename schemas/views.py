@@ -98,7 +98,7 @@ FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
 JOIN current_answers c ON c.page_id = p.id
-JOIN answers a ON a.id = c.answer_id
+JOIN answer_versions a ON a.id = c.answer_id
 """
 
 _DOCUMENT_TEXT = """
@@ -106,7 +106,7 @@ SELECT s.path AS source_path, d.public_id AS document_id, r.prompt AS prompt, d.
        {document_text} AS text
 FROM sources s
 JOIN documents d ON d.id = s.document_id
-CROSS JOIN (SELECT DISTINCT name AS prompt FROM prompts) r
+CROSS JOIN (SELECT DISTINCT name AS prompt FROM prompt_versions) r
 WHERE EXISTS (SELECT 1 FROM pages p JOIN current_answers c ON c.page_id = p.id
               WHERE p.document_id = d.id AND c.prompt = r.prompt)
 """
@@ -115,10 +115,10 @@ _DOCUMENT_TEXT_OF = {
     # Rows of an ordered subquery reach group_concat in that order while nothing groups them again.
     "sqlite": """(SELECT group_concat(o.text, char(10) || char(10)) FROM (
          SELECT a.text AS text
-         FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answers a ON a.id = c.answer_id
+         FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answer_versions a ON a.id = c.answer_id
          WHERE p.document_id = d.id AND c.prompt = r.prompt ORDER BY p.page_index) o)""",
     "postgresql": """(SELECT string_agg(a.text, chr(10) || chr(10) ORDER BY p.page_index)
-         FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answers a ON a.id = c.answer_id
+         FROM pages p JOIN current_answers c ON c.page_id = p.id JOIN answer_versions a ON a.id = c.answer_id
          WHERE p.document_id = d.id AND c.prompt = r.prompt)""",
 }
 
@@ -224,7 +224,7 @@ SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS pr
        x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error
 FROM task_attempts x
 JOIN page_tasks t ON t.id = x.task_id
-JOIN prompts v ON v.version = t.prompt_version
+JOIN prompt_versions v ON v.version = t.prompt_version
 JOIN pages p ON p.id = t.page_id
 JOIN documents d ON d.id = p.document_id
 """

@@ -27,7 +27,7 @@ _LEASE = (
 INGEST = {
     "alembic_version": "SELECT",
     "batches": "SELECT, INSERT, UPDATE",
-    "prompts": "SELECT, INSERT",
+    "prompt_versions": "SELECT, INSERT",
     "batch_prompts": "SELECT, INSERT, DELETE",  # a batch that is asked for again, otherwise
     "batch_pages": "SELECT, INSERT, DELETE",
     "sources": "SELECT, INSERT, UPDATE",
@@ -36,7 +36,7 @@ INGEST = {
     "pages": _ALL,  # one that could not be drawn is drawn again
     "text_layers": _ALL,
     "page_tasks": "SELECT, INSERT, UPDATE",
-    "answers": "SELECT, INSERT",  # a text layer that is preferred
+    "answer_versions": "SELECT, INSERT",  # a text layer that is preferred
     "page_search": "SELECT, INSERT",
     "current_answers": "SELECT, INSERT, UPDATE",
     "task_attempts": "SELECT, INSERT",
@@ -49,14 +49,14 @@ INGEST = {
 WORKER = {
     "alembic_version": "SELECT",
     "batches": "SELECT",
-    "prompts": "SELECT",
+    "prompt_versions": "SELECT",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
     "batch_sources": "SELECT",
     "documents": f"SELECT, UPDATE ({_LEASE}, batch_id, next_attempt_at)",  # a lost image is drawn again
     "pages": "SELECT, UPDATE (image_freed_at)",  # images that are kept until they are read
     "page_tasks": f"SELECT, UPDATE ({_LEASE}, token, attempts, next_attempt_at, answer_id)",
-    "answers": "SELECT, INSERT",
+    "answer_versions": "SELECT, INSERT",
     "page_search": "INSERT",
     "current_answers": "SELECT, INSERT, UPDATE (answer_id)",
     "task_attempts": "SELECT, INSERT",
@@ -69,7 +69,7 @@ QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")
 READ = {  # what the views show anyway, and the fleet; neither where copies of files lie, nor who is told what
     "alembic_version": "SELECT",
     "batches": "SELECT (id, public_id, name, state, engine, model, all_pages, all_seen, started_at, finished_at)",
-    "prompts": "SELECT (version, name)",
+    "prompt_versions": "SELECT (version, name)",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
     "sources": "SELECT (id, path, document_id, cause, reason)",
@@ -77,7 +77,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "documents": "SELECT",
     "pages": "SELECT",
     "page_tasks": "SELECT",
-    "answers": "SELECT",
+    "answer_versions": "SELECT",
     "page_search": "SELECT",
     "current_answers": "SELECT",
     "task_attempts": "SELECT",

@@ -135,7 +135,7 @@ def _check_answers(database: Rows, expected: Mapping[str, int], failed: Collecti
     pages = database.rows(
         "SELECT s.path, p.page_index + 1, c.prompt, a.text, p.image_hash FROM sources s "
         "JOIN pages p ON p.document_id = s.document_id JOIN current_answers c ON c.page_id = p.id "
-        "JOIN answers a ON a.id = c.answer_id"
+        "JOIN answer_versions a ON a.id = c.answer_id"
     )
     for path, number, prompt, text, image_hash in pages:
         if text.rstrip("\ufffd") != f"{prompt} of {image_hash}":
@@ -150,14 +150,15 @@ def _check_answers(database: Rows, expected: Mapping[str, int], failed: Collecti
         if path in expected and (path, number) not in failed:
             wrong.append(f"condemned: {path} page {number}: {cause}: {reason}")
     strays = database.rows(
-        "SELECT t.id FROM page_tasks t LEFT JOIN pages p ON p.id = t.page_id LEFT JOIN answers a ON a.id = t.answer_id "
+        "SELECT t.id FROM page_tasks t LEFT JOIN pages p ON p.id = t.page_id "
+        "LEFT JOIN answer_versions a ON a.id = t.answer_id "
         "WHERE t.state = 'done' AND (a.id IS NULL OR a.image_hash <> p.image_hash "
         "OR a.prompt_version <> t.prompt_version)"
     )
     if strays:
         wrong.append(f"tasks that are done with another page's answer: {strays[:5]}")
     ((answers, searchable),) = database.rows(
-        "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM page_search)"
+        "SELECT (SELECT count(*) FROM answer_versions), (SELECT count(*) FROM page_search)"
     )
     if answers != searchable:
         wrong.append(f"{answers} answers, {searchable} of them searchable")

@@ -35,7 +35,7 @@ def large(archive: Archive) -> Archive:
         (
             "page_tasks",
             "page_id, prompt_version, model, answer_id",
-            "i, (SELECT version FROM prompts), 'm1', 1",
+            "i, (SELECT version FROM prompt_versions), 'm1', 1",
             "done",
         ),
     ):

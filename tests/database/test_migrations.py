@@ -73,6 +73,19 @@ def test_down_to_nothing_and_up_again_is_the_same_database(archive: Archive, set
     assert archive.rows("SELECT text FROM page_text") == [("text",)]
 
 
+def test_what_an_older_program_stored_is_shown_after_the_upgrade(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["one", "two"])
+    everything = [f"SELECT * FROM {view} ORDER BY 1, 2, 3" for view in ("page_text", "failures", "attempts", "files")]
+    before = [archive.rows(query) for query in everything]
+    downgrade(archive.db, "0004")
+    assert archive.rows("SELECT text FROM answers ORDER BY id") == [("one",), ("two",)]
+    assert archive.rows("SELECT name FROM prompts") == [("ocr",)]
+    upgrade(archive.db)
+    assert [archive.rows(query) for query in everything] == before
+    archive.file("/in/b.pdf", ["three"])
+    assert archive.rows("SELECT text FROM page_text ORDER BY 1") == [("one",), ("three",), ("two",)]
+
+
 def test_upgrading_twice_changes_nothing(db: Database) -> None:
     before = [stored(db, kind) for kind in ("table", "view", "index")]
     upgrade(db)

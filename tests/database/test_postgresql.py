@@ -113,7 +113,9 @@ def fails_with(archive: Archive, code: str, times: int = 1) -> None:
             f"IF nextval('failures_so_far') <= {times} THEN RAISE EXCEPTION 'as was wanted' USING ERRCODE = '{code}';"
             " END IF; RETURN NEW; END $$"
         )
-        connection.exec_driver_sql("CREATE TRIGGER fail BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION fail()")
+        connection.exec_driver_sql(
+            "CREATE TRIGGER fail BEFORE INSERT ON answer_versions FOR EACH ROW EXECUTE FUNCTION fail()"
+        )
 
 
 def test_a_full_disk_is_told_from_other_troubles(archive: Archive) -> None:
@@ -180,14 +182,14 @@ def test_a_workers_session_reads_no_whole_table(postgres: PostgresServer, archiv
     """PostgreSQL keeps a session's plan of a foreign key's check: of a table that it knew as empty, a whole read."""
     with archive.db.write() as connection:
         connection.exec_driver_sql("ANALYZE")
-    scanned = archive.scalar("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'answers'")
+    scanned = archive.scalar("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'answer_versions'")
     archive.db.dispose()
     name = str(archive.db.engine.url.database)
     archive.db = open_database(Settings(database_url=postgres.url(name)), by_key=True)
     for page in archive.ingest(archive.see("/in/a.pdf") or 0, [str(number) for number in range(20)]):
         assert archive.read(page, f"text {page}") == 1
     archive.db.dispose()  # the server counts at the end of a session
-    counted = "SELECT seq_scan, idx_scan >= 20 FROM pg_stat_user_tables WHERE relname = 'answers'"
+    counted = "SELECT seq_scan, idx_scan >= 20 FROM pg_stat_user_tables WHERE relname = 'answer_versions'"
     wait_until(lambda: archive.rows(counted)[0][1])
     assert archive.rows(counted) == [(scanned, True)]
 

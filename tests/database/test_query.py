@@ -221,6 +221,8 @@ FORBIDDEN = [
     "DELETE FROM answers",
     "DROP VIEW page_text",
     "DROP TABLE answers",
+    "DELETE FROM answer_versions",
+    "DROP TABLE answer_versions",
     "CREATE TABLE t (a)",
     "CREATE TEMP TABLE t (a)",
     "ATTACH '{tmp}/new.db' AS n",
@@ -258,11 +260,14 @@ def test_statements_that_do_not_read_are_refused_and_change_nothing(
     archive: Archive, settings: Settings, tmp_path: Path, statement: str
 ) -> None:
     archive.file("/in/a.pdf", ["text"])
-    before = archive.rows("SELECT name, sql FROM sqlite_master"), archive.rows("SELECT * FROM answers")
+    before = archive.rows("SELECT name, sql FROM sqlite_master"), archive.rows("SELECT * FROM answer_versions")
     files = set(tmp_path.iterdir())
     with pytest.raises(UsageError, match=r"page_text|no statement"):
         rows(settings, statement.replace("{tmp}", str(tmp_path)))
-    assert (archive.rows("SELECT name, sql FROM sqlite_master"), archive.rows("SELECT * FROM answers")) == before
+    assert (
+        archive.rows("SELECT name, sql FROM sqlite_master"),
+        archive.rows("SELECT * FROM answer_versions"),
+    ) == before
     assert set(tmp_path.iterdir()) == files
     assert archive.rows("PRAGMA user_version") == [(0,)] and archive.rows("PRAGMA journal_mode") == [("wal",)]
 
@@ -289,6 +294,8 @@ FORBIDDEN_ON_A_SERVER = [
     "CREATE TEMP TABLE t (a int)",
     "SELECT 1 INTO t",
     "SELECT * FROM answers FOR UPDATE",
+    "DELETE FROM answer_versions",
+    "SELECT * FROM answer_versions FOR UPDATE",
     "SELECT 1; DELETE FROM answers",
     "SELECT 1; COMMIT",
     "COMMIT",
@@ -318,7 +325,10 @@ FORBIDDEN_ON_A_SERVER = [
 @pytest.mark.parametrize("statement", FORBIDDEN_ON_A_SERVER, ids=lambda statement: repr(statement[:40]))
 def test_a_server_refuses_what_does_not_read(archive: Archive, settings: Settings, statement: str) -> None:
     archive.file("/in/a.pdf", ["text"])
-    everything = "SELECT relname, relfilenode FROM pg_class WHERE relkind <> 't' ORDER BY 1", "SELECT * FROM answers"
+    everything = (
+        "SELECT relname, relfilenode FROM pg_class WHERE relkind <> 't' ORDER BY 1",
+        "SELECT * FROM answer_versions",
+    )
     before = [archive.rows(query) for query in everything]
     with pytest.raises(UsageError, match=r"PostgreSQL says.*page_text|the statement"):
         rows(settings, statement)

@@ -109,16 +109,16 @@ def test_the_worker_can_nothing_more(as_role: As, archive: Archive) -> None:
     archive.file("/in/a.pdf", ["text"])
     refused(
         as_role("worker"),
-        "DELETE FROM answers",
-        "UPDATE answers SET text = 'x'",
+        "DELETE FROM answer_versions",
+        "UPDATE answer_versions SET text = 'x'",
         "DELETE FROM page_tasks",
         "INSERT INTO batches (key) VALUES ('x')",
         "UPDATE batches SET state = 'paused'",
         "UPDATE page_tasks SET batch_id = 1",
         "UPDATE sources SET path = 'x'",
-        "DROP TABLE answers",
-        "TRUNCATE answers",
-        "ALTER TABLE answers ADD COLUMN x int",
+        "DROP TABLE answer_versions",
+        "TRUNCATE answer_versions",
+        "ALTER TABLE answer_versions ADD COLUMN x int",
         "CREATE TABLE mine (a int)",
         "SELECT * FROM text_layers",
         "SELECT location FROM sources",
@@ -132,8 +132,8 @@ def test_ingest_can_nothing_more(as_role: As, archive: Archive) -> None:
     archive.file("/in/a.pdf", ["text"])
     refused(
         as_role("ingest"),
-        "DELETE FROM answers",
-        "UPDATE answers SET text = 'x'",
+        "DELETE FROM answer_versions",
+        "UPDATE answer_versions SET text = 'x'",
         "DELETE FROM task_attempts",
         "DELETE FROM batches",
         "DROP VIEW page_text",
@@ -145,7 +145,7 @@ def test_the_query_role_reads_views_and_nothing_secret(
     settings_as: Callable[[str], Settings], settings: Settings, archive: Archive
 ) -> None:
     archive.file("/in/a.pdf", ["text"])
-    withheld = ["key FROM batches", "notify FROM batches", "location FROM sources", "text FROM prompts"]
+    withheld = ["key FROM batches", "notify FROM batches", "location FROM sources", "text FROM prompt_versions"]
     withheld += [f"* FROM {table}" for table in INGEST if READ.get(table) != "SELECT"]
     for login in (settings_as("query"), settings):  # who may take the role has it taken
         assert list(run_sql(login, "SELECT text FROM page_text").rows) == [("text",)]
@@ -164,7 +164,7 @@ def test_the_query_role_writes_nothing(as_role: As, archive: Archive) -> None:
     refused(
         as_role("query"),
         "UPDATE batches SET state = 'paused'",
-        "UPDATE answers SET text = 'x'",
+        "UPDATE answer_versions SET text = 'x'",
         "DELETE FROM page_tasks",
         "INSERT INTO worker_processes (owner) VALUES ('x')",
         "CREATE TABLE mine (a int)",

@@ -81,13 +81,13 @@ def test_the_same_page_image_in_two_documents_has_one_answer(archive: Archive) -
     archive.read(pages[0], "text")
     claim = archive.claim(pages[1])
     assert claim
-    answer_id = archive.scalar("SELECT id FROM answers")
+    answer_id = archive.scalar("SELECT id FROM answer_versions")
     reuse_answers(archive.db, claim, {claim.tasks[0].task_id: answer_id})
     assert archive.rows("SELECT source_path, text FROM page_text ORDER BY 1") == [
         ("/in/a.pdf", "text"),
         ("/in/b.pdf", "text"),
     ]
-    assert archive.scalar("SELECT count(*) FROM answers") == 1 and archive.finish()
+    assert archive.scalar("SELECT count(*) FROM answer_versions") == 1 and archive.finish()
 
 
 def test_two_prompts_of_one_name_are_answered_in_one_transaction(archive: Archive) -> None:
@@ -97,7 +97,7 @@ def test_two_prompts_of_one_name_are_answered_in_one_transaction(archive: Archiv
         document_id = archive.see("/in/a.pdf", batch=batch) or 0
     (page,) = archive.ingest(document_id, ["a"])
     assert archive.read(page, lambda prompt: f"said to {prompt.text}") == 2
-    stored = archive.rows("SELECT text FROM answers ORDER BY text")
+    stored = archive.rows("SELECT text FROM answer_versions ORDER BY text")
     assert stored == [("said to Read all.",), ("said to Read.",)]
     assert archive.rows("SELECT text FROM page_text") == [("said to Read all.",)]
 

@@ -124,7 +124,7 @@ def test_a_second_model_stands_beside_the_first_and_the_latest_asked_is_current(
     assert archive.scalar("SELECT text FROM page_text") == "by m1"
     archive.read(page, "by m2", model="m2")
     assert archive.rows("SELECT text, model FROM page_text") == [("by m2", "m2")]
-    assert archive.scalar("SELECT count(*) FROM answers") == 2
+    assert archive.scalar("SELECT count(*) FROM answer_versions") == 2
     archive.batch("third", model="m1")  # asked for again: the old answer is shown, nothing is read
     archive.see("/in/a.pdf", batch="third")
     assert archive.rows("SELECT text, model FROM page_text") == [("by m1", "m1")]

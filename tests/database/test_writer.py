@@ -197,7 +197,10 @@ def test_a_reader_reads_what_waits_and_rejects_after_a_stop(archive: Archive, se
     pages = archive.ingest(archive.see("/in/a.pdf") or 0, twice)
     reader = Reader(archive.db, InstantEngine(), settings, "read/1")
     assert together(lambda: reader.read(pages[0]), lambda: reader.read(pages[1])) == [None, None]
-    assert archive.scalar("SELECT count(*) FROM page_text") == 2 and archive.scalar("SELECT count(*) FROM answers") == 1
+    assert (
+        archive.scalar("SELECT count(*) FROM page_text") == 2
+        and archive.scalar("SELECT count(*) FROM answer_versions") == 1
+    )
     reader.stop()
     with pytest.raises(Reject):
         reader.read(pages[0])

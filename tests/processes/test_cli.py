@@ -182,7 +182,7 @@ def test_a_database_that_cannot_be_written_refuses_what_writes(locked: Path) -> 
 
 def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
     with archive.db.write() as connection:
-        connection.exec_driver_sql("UPDATE answers SET text = 'half'")
+        connection.exec_driver_sql("UPDATE answer_versions SET text = 'half'")
         for look, *arguments in ((pagepack, *READING[0]), *((call, *each) for each in READING)):
             result = look(*arguments, "--home", home)
             assert result.returncode == 0 and "half" not in result.stdout, result.stderr

@@ -221,7 +221,7 @@ def test_workers_log_in_with_the_least_that_they_need(stack: Stack) -> None:
     )
     assert set(users) == {"pagepack_ingest", "pagepack_worker"}
     assert rows(stack, "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolsuper") == [("pagepack",)]
-    for name, statement in {"ingest": "DROP TABLE answers", "read": "SELECT location FROM sources"}.items():
+    for name, statement in {"ingest": "DROP TABLE answer_versions", "read": "SELECT location FROM sources"}.items():
         url = stack.environment(name)["PAGEPACK_DATABASE_URL"]
         with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(statement.encode())

@@ -179,8 +179,8 @@ ANSWERED_MEANWHILE = """
   WITH of_small AS (
     SELECT min(p.created_at) AS come, max(a.id) AS last_answer FROM batches b
       JOIN documents d ON d.batch_id = b.id JOIN pages p ON p.document_id = d.id
-      JOIN answers a ON a.image_hash = p.image_hash WHERE b.name = 'small')
-  SELECT count(*) FROM of_small, answers a JOIN pages p ON p.image_hash = a.image_hash
+      JOIN answer_versions a ON a.image_hash = p.image_hash WHERE b.name = 'small')
+  SELECT count(*) FROM of_small, answer_versions a JOIN pages p ON p.image_hash = a.image_hash
     JOIN documents d ON d.id = p.document_id JOIN batches b ON b.id = d.batch_id
     WHERE b.name = 'big' AND a.created_at > come AND a.id < last_answer"""
 
