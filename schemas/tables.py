@@ -144,6 +144,7 @@ class PromptVersion(Base):
     name: Mapped[str] = mapped_column(StorableText)
     text: Mapped[str] = mapped_column(StorableText)
     parameters: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime | None] = mapped_column(default=server_now())
 
 
 class BatchPrompt(Base):
@@ -231,6 +232,7 @@ class Page(Base):
         CheckConstraint("(image_hash IS NULL) <> (cause IS NULL)", name="image_or_cause"),
         _partial_index("pages", "kept", ("created_at",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
         _partial_index("pages", "image", ("image_hash",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
+        _partial_index("pages", "failed", ("document_id",), "cause IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -244,6 +246,8 @@ class Page(Base):
     reason: Mapped[str | None] = mapped_column(StorableText)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     image_freed_at: Mapped[datetime | None]  # when retention removed the image; it can be drawn again
+    width_pt: Mapped[float | None] = mapped_column(Float)  # as it is shown, in 1/72 inch; null: an image file's
+    height_pt: Mapped[float | None] = mapped_column(Float)
 
 
 class TextLayer(Base):
@@ -285,6 +289,7 @@ class PageTask(Base):
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
+    leased_at: Mapped[datetime | None]  # by its latest claim; when the attempt that may follow was begun
 
 
 class Answer(Base):
@@ -339,6 +344,8 @@ class TaskAttempt(Base):
     seconds: Mapped[float | None] = mapped_column(Float)
     error: Mapped[str | None] = mapped_column(StorableText)
     ended_at: Mapped[datetime] = mapped_column(default=server_now())
+    batch_id: Mapped[int | None] = mapped_column(BigInteger)  # a foreign key would lock the batch's row at each attempt
+    started_at: Mapped[datetime | None]
 
 
 class WorkerProcess(Base):

@@ -1,11 +1,18 @@
 """The public SQL views: the product's face, the same on SQLite and PostgreSQL.
 
-One definition for both; only ordered string aggregation and the type of a null page number are spelled differently.
-`COLUMNS` documents every column; the README's table and the `schema_doc` table are made from it. The views carry no
-data, so every migration drops them first and makes them anew at the end.
+One definition for both; only ordered string aggregation, the parts of JSON and the moment of a file's time are spelled
+differently. `COLUMNS` documents every column; the README's table and the `schema_doc` table are made from it. The views
+carry no data, so every migration drops them first and makes them anew at the end.
+
+Over 300 lines: what a column means and what it is made of are read side by side.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
+
+from schemas.current_failures import CURRENT_FAILURES
+from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT
 
 COLUMNS: dict[str, dict[str, str]] = {
     "page_text": {
@@ -21,6 +28,12 @@ COLUMNS: dict[str, dict[str, str]] = {
         "output_tokens": "tokens of the answer; 0 where the engine has none",
         "seconds": "the engine's time for this answer",
         "created_at": "UTC",
+        "folder": "of the file: its path up to the last slash",
+        "file_name": "what follows the last slash",
+        "prompt_version": "of `prompts`: its hash covers text and parameters",
+        "temperature": "sampling temperature; 0 is greedy, and where there is none",
+        "confidence": "0 to 1, of the engine in its own reading; null where it has none",
+        "batch_id": "the batch that the page was read for; later ones that ask the same take the answer over",
     },
     "document_text": {
         "source_path": "path of the file",
@@ -28,6 +41,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "prompt": "name of the prompt",
         "page_count": "pages of the document, read or not",
         "text": "current answers in page order, a blank line between pages",
+        "folder": "of the file",
+        "file_name": "of the file",
     },
     "failures": {
         "batch_id": "the batch it was seen in",
@@ -38,6 +53,24 @@ COLUMNS: dict[str, dict[str, str]] = {
         "reason": "what is wrong and the way out",
         "attempts": "tries made",
         "failed_at": "UTC",
+        "folder": "of the file",
+        "file_name": "of the file",
+        "document_id": "one content, one id; null where the file could not be read",
+        "prompt": "that was not answered; null for a file, and for a page that could not be drawn",
+    },
+    "current_failures": {
+        "source_path": "path of the file",
+        "folder": "of the file",
+        "file_name": "of the file",
+        "document_id": "one content, one id; null where the file could not be read",
+        "page_number": "from 1; null where the whole file failed",
+        "prompt": "that was not answered; null for a file, and for a page that could not be drawn",
+        "kind": "rejected: not taken in; failed: taken in, not read",
+        "cause": "one stable word, for `pagepack retry --cause`",
+        "reason": "what is wrong and the way out",
+        "attempts": "tries made",
+        "failed_at": "UTC",
+        "batch_id": "the latest batch that met it",
     },
     "batch_summary": {
         "batch_id": "for `pagepack status` and `retry`",
@@ -66,6 +99,43 @@ COLUMNS: dict[str, dict[str, str]] = {
         "output_tokens": "or null",
         "seconds": "the engine's time, or null",
         "error": "null where the attempt gave the answer",
+        "source_path": "path of the file as its batch saw it; of several the first, null where none is left",
+        "prompt_version": "of `prompts`",
+        "batch_id": "the batch that the page was tried for",
+        "started_at": "UTC, when the worker took the page; null where an older pagepack did",
+        "ended_at": "UTC",
+    },
+    "answers": {
+        "source_path": "path of the file",
+        "folder": "of the file",
+        "file_name": "of the file",
+        "document_id": "one content, one id",
+        "page_number": "from 1",
+        "prompt": "name of the prompt",
+        "prompt_version": "of `prompts`",
+        "engine": "rapidocr, pixtral, text-layer",
+        "model": "fingerprint of what read the page",
+        "is_current": "whether `page_text` shows it: true or false, `WHERE is_current`",
+        "text": "the answer",
+        "finish_reason": "stop, length or deadline",
+        "prompt_tokens": "0 where the engine has none",
+        "output_tokens": "0 where the engine has none",
+        "seconds": "the engine's time for this answer",
+        "temperature": "sampling temperature; 0 is greedy, and where there is none",
+        "confidence": "0 to 1, of the engine in its own reading; null where it has none",
+        "batch_id": "the batch that the page was read for; later ones that ask the same take the answer over",
+        "created_at": "UTC",
+    },
+    "prompts": {
+        "prompt": "name of the prompt",
+        "prompt_version": "hash of name, text and parameters",
+        "text": "what the model is asked, after the page's image",
+        "max_tokens": "of an answer, at most",
+        "temperature": "0 is greedy",
+        "top_p": "nucleus sampling; 1 takes all",
+        "seed": "of the sampling",
+        "stop": "texts that end an answer, a JSON array",
+        "created_at": "UTC, when it was first asked; in older archives the start of its first batch, or null",
     },
     "files": {
         "batch_id": "the batch it was seen in",
@@ -76,6 +146,12 @@ COLUMNS: dict[str, dict[str, str]] = {
         "page_count": "pages of the document, null until known",
         "pages_done": "pages with an answer to every prompt",
         "pages_failed": "pages not rendered or not read",
+        "folder": "of the file",
+        "file_name": "of the file",
+        "content_hash": "SHA-256 of the file; null where it could not be read",
+        "size_bytes": "of the file",
+        "modified_at": "UTC, the file's own time; null behind a URL, and where the file has changed since",
+        "seen_at": "UTC, when the batch last met it",
     },
     "page_images": {
         "source_path": "path of the file",
@@ -86,14 +162,21 @@ COLUMNS: dict[str, dict[str, str]] = {
         "height_px": "a multiple of 16",
         "text_layer": "the text that the PDF carries itself, or null",
         "warnings": "what the renderer mended or left out, or null",
+        "width_pt": "of the page as it is shown, in points of 1/72 inch; null for image files and in older archives",
+        "height_pt": "the same",
     },
 }
 
-_PAGE_TEXT = """
+# The first task that was settled with it: the page was read for that one's batch, others found the answer there.
+_READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
+   WHERE t.page_id = p.id AND t.answer_id = a.id AND t.state = 'done' ORDER BY t.finished_at, t.id LIMIT 1)"""
+
+_PAGE_TEXT = f"""
 SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS page_number, c.prompt AS prompt,
        a.text AS text, a.engine AS engine, a.model AS model, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
-       a.created_at AS created_at
+       a.created_at AS created_at, {FOLDER_AND_FILE_NAME}, a.prompt_version AS prompt_version,
+       a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -103,7 +186,7 @@ JOIN answer_versions a ON a.id = c.answer_id
 
 _DOCUMENT_TEXT = """
 SELECT s.path AS source_path, d.public_id AS document_id, r.prompt AS prompt, d.page_count AS page_count,
-       {document_text} AS text
+       {document_text} AS text, {folder_and_file_name}
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 CROSS JOIN (SELECT DISTINCT name AS prompt FROM prompt_versions) r
@@ -125,34 +208,38 @@ _DOCUMENT_TEXT_OF = {
 _TASKS_OF_BATCH = """page_tasks t JOIN batches b ON b.model = t.model
 JOIN batch_prompts bp ON bp.batch_id = b.id AND bp.prompt_version = t.prompt_version"""
 
-_IS_ASKED_ABOUT = """(b.all_pages OR EXISTS (SELECT 1 FROM batch_pages r WHERE r.batch_id = b.id
-   AND p.page_index BETWEEN r.first_index AND r.last_index))"""
-
 # Where a document is drawn again, only those who wait for an image of it see that.
 _IS_DRAWN = """(coalesce(d.page_count, 0) > 0 AND d.page_count =
    (SELECT count(*) FROM pages p WHERE p.document_id = d.id AND p.page_index < d.page_count))"""
 
 _FAILURES = f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, CAST(NULL AS INTEGER) AS page_number, 'rejected' AS kind,
-       bs.cause AS cause, bs.reason AS reason, 1 AS attempts, bs.seen_at AS failed_at
+       bs.cause AS cause, bs.reason AS reason, 1 AS attempts, bs.seen_at AS failed_at, {FOLDER_AND_FILE_NAME},
+       d.public_id AS document_id, CAST(NULL AS TEXT) AS prompt
 FROM sources s JOIN batch_sources bs ON bs.source_id = s.id JOIN batches b ON b.id = bs.batch_id
+LEFT JOIN documents d ON d.id = bs.document_id
 WHERE bs.cause IS NOT NULL
 UNION ALL
-SELECT b.public_id, s.path, CAST(NULL AS INTEGER), d.state, d.cause, d.reason, d.attempts + d.crashes, d.finished_at
+SELECT b.public_id, s.path, CAST(NULL AS INTEGER), d.state, d.cause, d.reason, d.attempts + d.crashes, d.finished_at,
+       {FOLDER_AND_FILE_NAME}, d.public_id, CAST(NULL AS TEXT)
 FROM documents d JOIN batch_sources bs ON bs.document_id = d.id JOIN sources s ON s.id = bs.source_id
 JOIN batches b ON b.id = bs.batch_id
 WHERE d.state IN ('rejected', 'failed')
 UNION ALL
-SELECT b.public_id, s.path, p.page_index + 1, 'failed', p.cause, p.reason, 1, p.created_at
-FROM pages p JOIN batch_sources bs ON bs.document_id = p.document_id JOIN sources s ON s.id = bs.source_id
+SELECT b.public_id, s.path, p.page_index + 1, 'failed', p.cause, p.reason, 1, p.created_at, {FOLDER_AND_FILE_NAME},
+       d.public_id, CAST(NULL AS TEXT)
+FROM pages p JOIN documents d ON d.id = p.document_id
+JOIN batch_sources bs ON bs.document_id = p.document_id JOIN sources s ON s.id = bs.source_id
 JOIN batches b ON b.id = bs.batch_id
-WHERE p.cause IS NOT NULL AND {_IS_ASKED_ABOUT}
+WHERE p.cause IS NOT NULL AND {IS_ASKED_ABOUT}
 UNION ALL
-SELECT b.public_id, s.path, p.page_index + 1, 'failed', t.cause, t.reason, t.attempts + t.crashes, t.finished_at
-FROM {_TASKS_OF_BATCH}
-JOIN pages p ON p.id = t.page_id JOIN batch_sources bs ON bs.document_id = p.document_id AND bs.batch_id = b.id
+SELECT b.public_id, s.path, p.page_index + 1, 'failed', t.cause, t.reason, t.attempts + t.crashes, t.finished_at,
+       {FOLDER_AND_FILE_NAME}, d.public_id, v.name
+FROM {_TASKS_OF_BATCH} JOIN prompt_versions v ON v.version = t.prompt_version
+JOIN pages p ON p.id = t.page_id JOIN documents d ON d.id = p.document_id
+JOIN batch_sources bs ON bs.document_id = p.document_id AND bs.batch_id = b.id
 JOIN sources s ON s.id = bs.source_id
-WHERE t.state = 'failed' AND {_IS_ASKED_ABOUT}
+WHERE t.state = 'failed' AND {IS_ASKED_ABOUT}
 """
 
 
@@ -168,14 +255,33 @@ SELECT o.batch_id AS batch_id, p.document_id AS document_id, p.id AS page_id,
 FROM (SELECT DISTINCT bs.batch_id AS batch_id, bs.document_id AS document_id FROM batch_sources bs{only}) o
 JOIN batches b ON b.id = o.batch_id
 JOIN pages p ON p.document_id = o.document_id
-  AND {_IS_ASKED_ABOUT}
+  AND {IS_ASKED_ABOUT}
 JOIN batch_prompts bp ON bp.batch_id = b.id
 LEFT JOIN page_tasks t ON t.page_id = p.id AND t.prompt_version = bp.prompt_version AND t.model = b.model
 GROUP BY o.batch_id, p.document_id, p.id, p.cause
 """
 
 
-def _files(only: str = "") -> str:
+_MICROSECONDS = "(s.modified_ns / 1000)"
+_WHOLE_SECONDS = f"(({_MICROSECONDS} - CASE WHEN s.modified_ns < 0 THEN 999999 ELSE 0 END) / 1000000)"  # rounded down
+
+_MODIFIED_AT = {  # as each database keeps a moment; behind a URL the number is a version and no time
+    "sqlite": f"""strftime('%Y-%m-%d %H:%M:%S', {_WHOLE_SECONDS}, 'unixepoch')
+                 || printf('.%06d', {_MICROSECONDS} - {_WHOLE_SECONDS} * 1000000)""",
+    "postgresql": f"to_timestamp(0) + CAST({_MICROSECONDS} AS double precision) * interval '1 microsecond'",
+}
+
+
+def _about_files(dialect: str) -> str:
+    """More columns of `files`, which the counts of a batch do without: not every role may look at all of them."""
+    return f""", {FOLDER_AND_FILE_NAME}, d.content_hash AS content_hash,
+       coalesce(d.size_bytes, s.size_bytes) AS size_bytes,
+       CASE WHEN substr(s.location, 1, 5) = 'file:' AND coalesce(s.document_id, 0) = coalesce(bs.document_id, 0)
+            THEN {_MODIFIED_AT[dialect]} END AS modified_at,
+       bs.seen_at AS seen_at"""
+
+
+def _files(only: str = "", more: str = "") -> str:
     return f"""
 SELECT b.public_id AS batch_id, s.path AS source_path, d.public_id AS document_id, d.kind AS kind,
        CASE WHEN bs.cause IS NOT NULL OR d.state = 'rejected' THEN 'rejected'
@@ -184,7 +290,8 @@ SELECT b.public_id AS batch_id, s.path AS source_path, d.public_id AS document_i
             WHEN n.pages_done + n.pages_failed < n.pages_asked THEN 'pending'
             WHEN n.pages_failed > 0 THEN 'failed'
             ELSE 'done' END AS state,
-       d.page_count AS page_count, coalesce(n.pages_done, 0) AS pages_done, coalesce(n.pages_failed, 0) AS pages_failed
+       d.page_count AS page_count, coalesce(n.pages_done, 0) AS pages_done,
+       coalesce(n.pages_failed, 0) AS pages_failed{more}
 FROM batches b
 JOIN batch_sources bs ON bs.batch_id = b.id
 JOIN sources s ON s.id = bs.source_id
@@ -218,20 +325,76 @@ LEFT JOIN (SELECT o.batch_id AS batch_id, count(*) AS total,
 """
 
 
-_ATTEMPTS = """
+def _attempts(path: str, joined: str, where: str) -> str:
+    return f"""
 SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS prompt, x.token AS attempt,
        x.worker AS worker, x.engine AS engine, x.finish_reason AS finish_reason, x.temperature AS temperature,
-       x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error
+       x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error,
+       {path} AS source_path, t.prompt_version AS prompt_version, b.public_id AS batch_id,
+       x.started_at AS started_at, x.ended_at AS ended_at
 FROM task_attempts x
 JOIN page_tasks t ON t.id = x.task_id
+JOIN batches b ON b.id = coalesce(x.batch_id, t.batch_id)
 JOIN prompt_versions v ON v.version = t.prompt_version
 JOIN pages p ON p.id = t.page_id
-JOIN documents d ON d.id = p.document_id
+JOIN documents d ON d.id = p.document_id{joined}
+WHERE {where}
 """
+
+
+# The plus keeps SQLite from going through all files of the batch by the other index.
+_SEEN_AT = "+{0}.batch_id = coalesce(x.batch_id, t.batch_id) AND {0}.document_id = p.document_id"
+_PATH = f"""
+JOIN batch_sources bs ON {_SEEN_AT.format("bs")}
+JOIN sources s ON s.id = bs.source_id"""
+_IS_FIRST_PATH = (
+    f"NOT EXISTS (SELECT 1 FROM batch_sources e WHERE {_SEEN_AT.format('e')} AND e.source_id < bs.source_id)"
+)
+_HAS_NO_PATH = f"NOT EXISTS (SELECT 1 FROM batch_sources bs WHERE {_SEEN_AT.format('bs')})"
+
+# Not one outer join: from it SQLite would not come to an index of paths.
+_ATTEMPTS = (
+    f"""{_attempts("s.path", _PATH, _IS_FIRST_PATH)}UNION ALL{_attempts("CAST(NULL AS TEXT)", "", _HAS_NO_PATH)}"""
+)
+
+_ANSWERS = f"""
+SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id, p.page_index + 1 AS page_number,
+       v.name AS prompt, a.prompt_version AS prompt_version, a.engine AS engine, a.model AS model,
+       c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
+       a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
+       a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at
+FROM sources s
+JOIN documents d ON d.id = s.document_id
+JOIN pages p ON p.document_id = d.id
+JOIN page_tasks t ON t.page_id = p.id AND t.state = 'done'
+JOIN answer_versions a ON a.id = t.answer_id
+JOIN prompt_versions v ON v.version = a.prompt_version
+JOIN batches b ON b.id = t.batch_id
+LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
+WHERE NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
+                  AND e.state = 'done'
+                  AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))
+"""
+
+
+def _prompts(dialect: str) -> str:
+    def parameter(name: str, kind: str) -> str:
+        if dialect == "sqlite":
+            return f"json_extract(v.parameters, '$.{name}') AS {name}"
+        return f"CAST(v.parameters ->> '{name}' AS {kind}) AS {name}"
+
+    kinds = {"max_tokens": "bigint", "temperature": "double precision", "top_p": "double precision"}
+    parameters = ", ".join(parameter(*of) for of in {**kinds, "seed": "bigint", "stop": "text"}.items())
+    return f"""
+SELECT v.name AS prompt, v.version AS prompt_version, v.text AS text, {parameters}, v.created_at AS created_at
+FROM prompt_versions v
+"""
+
 
 _PAGE_IMAGES = """
 SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS page_number, p.image_hash AS image_hash,
-       p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer, p.warnings AS warnings
+       p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer, p.warnings AS warnings,
+       p.width_pt AS width_pt, p.height_pt AS height_pt
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -243,11 +406,16 @@ def view_definitions(dialect: str) -> dict[str, str]:
     """Name → SELECT, in an order in which each view finds those it reads from."""
     return {
         "page_text": _PAGE_TEXT,
-        "document_text": _DOCUMENT_TEXT.format(document_text=_DOCUMENT_TEXT_OF[dialect]),
+        "document_text": _DOCUMENT_TEXT.format(
+            document_text=_DOCUMENT_TEXT_OF[dialect], folder_and_file_name=FOLDER_AND_FILE_NAME
+        ),
         "failures": _FAILURES,
-        "files": _files(),
+        "current_failures": CURRENT_FAILURES,
+        "files": _files(more=_about_files(dialect)),
         "batch_summary": _batch_summary(),
         "attempts": _ATTEMPTS,
+        "answers": _ANSWERS,
+        "prompts": _prompts(dialect),
         "page_images": _PAGE_IMAGES,
     }
 
@@ -268,6 +436,9 @@ def create_statements(dialect: str) -> list[str]:
     return [f"CREATE VIEW {name} AS {select.strip()}" for name, select in view_definitions(dialect).items()]
 
 
-def drop_statements() -> list[str]:
-    """In reverse, so that no view is dropped from under another."""
-    return [f"DROP VIEW IF EXISTS {name}" for name in reversed(list(view_definitions("sqlite")))]
+def drop_statements(views: Collection[str]) -> list[str]:
+    """For those of our views that are there, in reverse, so that none is dropped from under another.
+
+    In an older database the name of a view may be that of a table.
+    """
+    return [f"DROP VIEW {name}" for name in reversed(list(view_definitions("sqlite"))) if name in views]

@@ -1,11 +1,17 @@
-"""the tables of answers and prompts are called after what they hold: versions
+"""versions of answers and prompts, times and batches of attempts, sizes of pages
 
-`answers` and `prompts` become names of views. Constraints and the sequence keep the names that they were made with,
-for SQLite renames none of them without copying the table.
+The tables of answers and prompts are called after what they hold: `answers` and `prompts` become names of views. Their
+constraints and the sequence keep the names that they were made with, for SQLite renames none of them without copying
+the table. The new columns are null in old rows, but for the moment in which a prompt was first asked: there, the start
+of the first batch that asks it.
 
-Lock: on PostgreSQL ACCESS EXCLUSIVE on both tables for a moment; nothing is rewritten.
+Lock: on PostgreSQL ACCESS EXCLUSIVE on answers, prompts, pages, page_tasks and task_attempts for the moment of renaming
+and of adding columns without a rewrite, then SHARE on pages while it is read once for its index of failures.
 """
 
+from typing import Any
+
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
@@ -14,13 +20,32 @@ branch_labels = None
 depends_on = None
 
 _RENAMED = {"answers": "answer_versions", "prompts": "prompt_versions"}
+_NEW: dict[str, dict[str, sa.types.TypeEngine[Any]]] = {
+    "prompt_versions": {"created_at": sa.DateTime(timezone=True)},
+    "pages": {"width_pt": sa.Float(), "height_pt": sa.Float()},
+    "page_tasks": {"leased_at": sa.DateTime(timezone=True)},
+    "task_attempts": {"batch_id": sa.BigInteger(), "started_at": sa.DateTime(timezone=True)},
+}
 
 
 def upgrade() -> None:
     for name, new_name in _RENAMED.items():
         op.rename_table(name, new_name)
+    for table, columns in _NEW.items():
+        for column, kind in columns.items():
+            op.add_column(table, sa.Column(column, kind, nullable=True))
+    op.execute("""
+        UPDATE prompt_versions SET created_at = (
+            SELECT min(b.started_at) FROM batch_prompts bp JOIN batches b ON b.id = bp.batch_id
+            WHERE bp.prompt_version = prompt_versions.version)""")
+    where = sa.text("cause IS NOT NULL")
+    op.create_index("ix_pages_failed", "pages", ["document_id"], sqlite_where=where, postgresql_where=where)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_pages_failed", table_name="pages")
+    for table, columns in _NEW.items():
+        for column in columns:
+            op.drop_column(table, column)
     for name, new_name in _RENAMED.items():
         op.rename_table(new_name, name)

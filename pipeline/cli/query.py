@@ -75,10 +75,12 @@ def sql(statement: str, home: Path | None, form: str | None, seconds: float, as_
     """Run one read-only SQL STATEMENT.
 
     \b
-    page_text        a row a page and prompt     failures       what was not read, and why
-    document_text    a row a document            batch_summary  a row a batch
-    attempts         a row a try                 files          a row a file and batch
-    page_images      a row a page image          schema_doc     what each column means
+    page_text        a row a page and prompt     failures          what was not read, and why
+    document_text    a row a document            current_failures  of that, what is broken still
+    answers          every version of an answer  prompts           every version of a prompt
+    attempts         a row a try                 files             a row a file and batch
+    page_images      a row a page image          batch_summary     a row a batch
+    schema_doc       what each column means
     """
     from pipeline.query.formats import write_csv, write_json, write_table
     from pipeline.query.sql import run_sql

@@ -78,7 +78,7 @@ def _migrate(database: Database, revision: str, step: str) -> None:
         if database.dialect == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             is_owners = _become_owner(connection)
-        for statement in drop_statements():
+        for statement in drop_statements(sa.inspect(connection).get_view_names()):
             connection.exec_driver_sql(statement)
         config = alembic_config()
         config.attributes["connection"] = connection

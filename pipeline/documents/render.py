@@ -87,6 +87,8 @@ class Drawn:
     rotation_degrees: int  # the page's own /Rotate, already applied
     warnings: str  # what MuPDF mended or left out, one line each
     owner: object = None  # of the memory under `pixels`
+    width_pt: float | None = None  # of the page as it is shown; None where the source has no physical size
+    height_pt: float | None = None
 
 
 class Opened(Protocol):
@@ -167,7 +169,8 @@ class PdfPages:
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             page = self._document[page_index]
-            scale, width_px, height_px = self._fit(page.rect)
+            rect = page.rect
+            scale, width_px, height_px = self._fit(rect)
             # One interpretation of the page serves both the picture and the text.
             display_list = page.get_displaylist(annots=True)
             pixmap = _white_pixmap(padded_px(width_px), padded_px(height_px))
@@ -195,7 +198,19 @@ class PdfPages:
             raise PageFailed(f"nothing of the page could be drawn: {warnings[:300]}", cause="damaged")
         assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
         layer = text if text.strip() else None
-        return Drawn("RGB", pixmap.width, pixmap.height, pixels, layer, 72 * scale, rotation, warnings, pixmap)
+        return Drawn(
+            "RGB",
+            pixmap.width,
+            pixmap.height,
+            pixels,
+            layer,
+            72 * scale,
+            rotation,
+            warnings,
+            pixmap,
+            float(rect.width),
+            float(rect.height),
+        )
 
     def _fit(self, rect: Any) -> tuple[float, int, int]:
         width_pt, height_pt = float(rect.width), float(rect.height)

@@ -131,6 +131,8 @@ def main() -> None:
                 "mode": drawn.mode,
                 "width_px": drawn.width_px,
                 "height_px": drawn.height_px,
+                "width_pt": drawn.width_pt,
+                "height_pt": drawn.height_pt,
                 "text_layer": drawn.text_layer,
                 "dpi": drawn.dpi,
                 "rotation_degrees": drawn.rotation_degrees,

@@ -49,6 +49,8 @@ class RasterizedPage:
     dpi: float | None  # image pixels per inch of page; None for image files
     rotation_degrees: int  # the page's /Rotate, already applied
     warnings: str  # what MuPDF mended or left out, one line each
+    width_pt: float | None  # of the page as it is shown; None for image files
+    height_pt: float | None
 
 
 class ChildGone(Exception):
@@ -206,7 +208,10 @@ class Child:
 
 def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
-    text, dpi = message["text_layer"], message["dpi"]
+    text = message["text_layer"]
+    dpi, width_pt, height_pt = (
+        None if message[name] is None else float(message[name]) for name in ("dpi", "width_pt", "height_pt")
+    )
     image = png.canonical(drawn)
     return RasterizedPage(
         page_index=page_index,
@@ -215,9 +220,11 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         image=png.encode(image),
         image_hash=png.hash_pixels(image),
         text_layer=None if text is None else str(text),
-        dpi=None if dpi is None else float(dpi),
+        dpi=dpi,
         rotation_degrees=int(message["rotation_degrees"]),
         warnings=str(message["warnings"]),
+        width_pt=width_pt,
+        height_pt=height_pt,
     )
 
 

@@ -124,7 +124,14 @@ class Ingester:
             return NewPage(page.page_index, error=page.error)
         image_hash = self._images.put(page.image, page.image_hash)
         return NewPage(
-            page.page_index, image_hash, page.width_px, page.height_px, page.text_layer, page.warnings or None
+            page.page_index,
+            image_hash,
+            page.width_px,
+            page.height_px,
+            page.text_layer,
+            page.warnings or None,
+            width_pt=page.width_pt,
+            height_pt=page.height_pt,
         )
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:

@@ -168,6 +168,18 @@ def settle(connection: Connection, settled: Sequence[Settled]) -> None:
         connection.execute(_SHOW, shown)
 
 
+def without_answer(task: Any, reason: str) -> dict[str, Any]:
+    """An attempt's row, of a leased task that came back without one."""
+    return {
+        "task_id": task.id,
+        "token": task.token,
+        "worker": task.owner,
+        "error": reason,
+        "batch_id": task.batch_id,
+        "started_at": task.leased_at,
+    }
+
+
 _ATTEMPTS = GivenRows(*[column for column in TaskAttempt.__table__.columns if column.key not in ("id", "ended_at")])
 _ADD_ATTEMPTS = sa.insert(TaskAttempt).from_select(_ATTEMPTS.names, _ATTEMPTS.select)  # and its default: ended_at
 

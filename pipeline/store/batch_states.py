@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
+from pipeline.store.answers import without_answer
 from pipeline.store.conditions import Leased, is_asked_about, is_in, is_open
 from pipeline.store.outbox import forget_notices
 from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again
@@ -103,8 +104,9 @@ def _take_some(db: Database, table: Leased, batch_id: int, after: int, is_cancel
     takers = [BatchState.RUNNING, BatchState.PAUSED] if is_cancelled else [BatchState.RUNNING]
     others = select(Batch.id).where(Batch.state.in_(takers), Batch.id != batch_id).order_by(Batch.id)
     other = _another_batch(table, batch_id, takers).scalar_subquery().label("other")
+    began = [PageTask.leased_at] if table is PageTask else []
     mine = (
-        select(table.id, table.token, table.owner, other)
+        select(table.id, table.token, table.owner, table.batch_id, *began, other)
         .where(table.batch_id == batch_id, is_taken, table.id > after)
         .order_by(table.id)
         .limit(_ROWS_A_TRANSACTION)
@@ -135,10 +137,7 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
         connection.execute(at_row.values(**failed, **freed), [{"row": row.id} for row in gone])
     held = [row for row in gone if row.owner is not None]
     if held and table is PageTask:
-        attempts = [
-            {"task_id": row.id, "token": row.token, "worker": row.owner, "error": CANCELLED_REASON} for row in held
-        ]
-        connection.execute(sa.insert(TaskAttempt), attempts)
+        connection.execute(sa.insert(TaskAttempt), [without_answer(row, CANCELLED_REASON) for row in held])
 
 
 def _another_batch(table: Leased, batch_id: int, takers: Sequence[BatchState]) -> sa.Select[Any]:

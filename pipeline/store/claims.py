@@ -19,6 +19,7 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.page_tasks import TEXT_LAYER
+from schemas.columns import server_now
 from schemas.prompts import Prompt
 from schemas.tables import (
     Answer,
@@ -232,7 +233,7 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
 
 @functools.cache
 def _lease_tasks(dialect: str) -> sa.Update:
-    leased = _leased(dialect, PageTask, bindparam("by"), bindparam("seconds"))
+    leased = _leased(dialect, PageTask, bindparam("by"), bindparam("seconds")) | {"leased_at": server_now()}
     return update(PageTask).where(is_given(dialect, PageTask.id, "task_ids")).values(leased)
 
 

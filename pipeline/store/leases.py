@@ -28,6 +28,7 @@ from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.settings import Settings
+from pipeline.store.answers import without_answer
 from pipeline.store.claims import DocumentClaim, PageClaim, locked_ids
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.outbox import note_ended
@@ -200,7 +201,8 @@ def _return_leases(
     """`is_sound` is asked after each look: only then is it known how late the clock was that the look went by."""
     returned = 0
     for table in (Document, PageTask):
-        held = select(table.id, table.token, table.owner, table.crashes).where(
+        began = [PageTask.leased_at] if table is PageTask else []
+        held = select(table.id, table.token, table.owner, table.crashes, table.batch_id, *began).where(
             is_in(table, TaskState.LEASED), which(table)
         )
         rows = connection.execute(held.order_by(table.id).with_for_update(skip_locked=skip_locked)).all()
@@ -235,8 +237,7 @@ def _return_leases(
                     at_row.values(state=DocumentState.READY, crashes=0, finished_at=utc_now()), {"row": document_id}
                 )
         if table is PageTask:
-            attempts = [{"task_id": row.id, "token": row.token, "worker": row.owner, "error": reason} for row in rows]
-            connection.execute(sa.insert(TaskAttempt), attempts)
+            connection.execute(sa.insert(TaskAttempt), [without_answer(row, reason) for row in rows])
         if failed:
             note_ended(connection, _documents(connection, table, [row.id for row in failed]))
     return returned

@@ -51,6 +51,8 @@ class NewPage:
     text_layer: str | None = None
     warnings: str | None = None
     error: PagepackError | None = None
+    width_pt: float | None = None
+    height_pt: float | None = None
 
 
 @retried
@@ -79,6 +81,8 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
                 "image_hash": page.image_hash,
                 "width_px": page.width_px,
                 "height_px": page.height_px,
+                "width_pt": page.width_pt,
+                "height_pt": page.height_pt,
                 "warnings": page.warnings or None,
                 "cause": page.error.cause if page.error else None,
                 "reason": str(page.error) if page.error else None,
@@ -218,8 +222,10 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
             PageTask.token,
             PageTask.owner,
             sa.literal("its image was freed; it is rendered again"),
+            PageTask.batch_id,
+            PageTask.leased_at,
         )
-        columns = ["task_id", "token", "worker", "error"]
+        columns = ["task_id", "token", "worker", "error", "batch_id", "started_at"]
         connection.execute(insert(TaskAttempt).from_select(columns, history.where(held)))
         waiting = {"state": TaskState.PENDING, "owner": None, "lease_until": None, "enqueued_at": None}
         until = db.now(connection) + _RENDER_SECONDS

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
@@ -44,22 +45,27 @@ def complete_pages(
     try again until `max_attempts`.
     """
     with db.write() as connection:
-        attempts_of = held_tasks(connection, [claim for claim, _ in pages])
+        held = held_tasks(connection, [claim for claim, _ in pages])
         ended = [
             _Ended(claim, task, outcomes[task.task_id])
             for claim, outcomes in pages
             for task in claim.tasks
-            if task.task_id in outcomes and (task.task_id, task.token) in attempts_of
+            if task.task_id in outcomes and (task.task_id, task.token) in held
         ]
         read = [(one.key, one.outcome) for one in ended if isinstance(one.outcome, ReadAnswer)]
         ids = put_answers(connection, read)
         settle(connection, [one.settled(ids) for one in ended if not isinstance(one.outcome, Exception)])
         for one in ended:
             if isinstance(one.outcome, Exception):
-                attempts = attempts_of[one.task.task_id, one.task.token] + 1
+                attempts = held[one.task.task_id, one.task.token].attempts + 1
                 values = after_failure(db, attempts, one.outcome, limits) | {"attempts": attempts}
                 connection.execute(update(PageTask).where(PageTask.id == one.task.task_id).values(values))
-        if tried := [one.attempt(worker) for one in ended if not isinstance(one.outcome, ReusedAnswer)]:
+        tried = [
+            one.attempt(worker, held[one.task.task_id, one.task.token])
+            for one in ended
+            if not isinstance(one.outcome, ReusedAnswer)
+        ]
+        if tried:
             add_attempts(connection, tried)
         note_ended(connection, {one.claim.document_id for one in ended})
         return {one.task.task_id for one in ended}
@@ -84,7 +90,7 @@ class _Ended:
             return Settled(*at, self.outcome.answer_id)
         return Settled(*at, ids[self.key], attempts=1)
 
-    def attempt(self, worker: str) -> dict[str, Any]:
+    def attempt(self, worker: str, held: HeldTask) -> dict[str, Any]:
         answer = self.outcome if isinstance(self.outcome, ReadAnswer) else None
         return {
             "task_id": self.task.task_id,
@@ -92,27 +98,37 @@ class _Ended:
             "worker": worker,
             **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
             "error": None if answer else str(self.outcome),
+            "batch_id": held.batch_id,
+            "started_at": held.leased_at,
         }
 
 
 _OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "output_tokens", "seconds")
 
 
+class HeldTask(NamedTuple):
+    """What a leased task says of itself: attempts so far, for whom it is read, and since when."""
+
+    attempts: int
+    batch_id: int
+    leased_at: datetime | None
+
+
 @functools.cache
 def _leased_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
     return (
-        select(PageTask.id, PageTask.token, PageTask.attempts)
+        select(PageTask.id, PageTask.token, PageTask.attempts, PageTask.batch_id, PageTask.leased_at)
         .where(is_given(dialect, PageTask.id, "task_ids"), PageTask.state == TaskState.LEASED)
         .order_by(PageTask.id)
         .with_for_update()
     )
 
 
-def held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], int]:
-    """(Task id, token) → attempts so far, of the claims' tasks; a claim whose token is not there lost its lease."""
+def held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], HeldTask]:
+    """The claims' tasks by (task id, token); a claim whose token is not there lost its lease."""
     ids = [task.task_id for claim in claims for task in claim.tasks]
     rows = connection.execute(_leased_tasks(connection.dialect.name), {"task_ids": ids})
-    return {(row.id, row.token): row.attempts for row in rows}
+    return {(row.id, row.token): HeldTask(row.attempts, row.batch_id, row.leased_at) for row in rows}
 
 
 def is_final(error: Exception, attempts: int, limits: Limits) -> bool:

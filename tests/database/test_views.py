@@ -18,13 +18,23 @@ DATABASES = ("sqlite", "postgresql")
 
 CONTRACT = {
     "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
-    "output_tokens seconds created_at",
-    "document_text": "source_path document_id prompt page_count text",
-    "failures": "batch_id source_path page_number kind cause reason attempts failed_at",
+    "output_tokens seconds created_at folder file_name prompt_version temperature confidence batch_id",
+    "document_text": "source_path document_id prompt page_count text folder file_name",
+    "failures": "batch_id source_path page_number kind cause reason attempts failed_at folder file_name document_id "
+    "prompt",
+    "current_failures": "source_path folder file_name document_id page_number prompt kind cause reason attempts "
+    "failed_at batch_id",
     "batch_summary": "batch_id name state files_seen files_done files_failed files_rejected pages_total pages_done "
     "pages_failed started_at finished_at",
     "attempts": "document_id page_number prompt attempt worker engine finish_reason temperature prompt_tokens "
-    "output_tokens seconds error",
+    "output_tokens seconds error source_path prompt_version batch_id started_at ended_at",
+    "answers": "source_path folder file_name document_id page_number prompt prompt_version engine model is_current "
+    "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at",
+    "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at",
+    "files": "batch_id source_path document_id kind state page_count pages_done pages_failed folder file_name "
+    "content_hash size_bytes modified_at seen_at",
+    "page_images": "source_path document_id page_number image_hash width_px height_px text_layer warnings width_pt "
+    "height_pt",
 }
 
 

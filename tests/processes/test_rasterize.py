@@ -105,6 +105,7 @@ def test_a_page_equals_what_mupdf_draws_and_the_rest_is_white(rasterizer: Raster
         assert (pixels[expected.height :] == 255).all() and (pixels[:, expected.width :] == 255).all()
         assert isinstance(result, RasterizedPage) and result.text_layer == f"page {index + 1}\n"
         assert result.dpi == pytest.approx(72 * scale)
+        assert (result.width_pt, result.height_pt) == ((595, 842), (842, 595))[index]
 
 
 @pytest.mark.parametrize(
