@@ -117,6 +117,9 @@ def export(
     """Write the text out: Markdown a document, JSON Lines or Parquet a page.
 
     Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
+
+    In JSON Lines and Parquet, a page that was not read is a row too, and so is a file that was rejected or failed:
+    its text is null; state, cause and reason say why.
     """
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch

@@ -27,6 +27,7 @@ from pipeline.query.export_rows import (
     exported_pages,
     exported_sources,
     first_and_last_path,
+    not_taken_in,
 )
 
 Format = Literal["markdown", "jsonl", "parquet"]
@@ -43,7 +44,7 @@ class ExportSummary:
     pages: int = 0
     pages_failed: int = 0
     pages_waiting: int = 0
-    files_rejected: int = 0  # sources without pages; all but unsupported kinds get a Markdown file that says so
+    files_rejected: int = 0  # each a row; all but unsupported kinds get a Markdown file that says so
 
 
 def export(
@@ -93,7 +94,9 @@ def _counted(
     db: Database, batch: BatchRow | None, prompt: str | None, summary: ExportSummary
 ) -> Iterator[ExportedPage]:
     for source in exported_sources(db, batch):
-        summary.files_rejected += source.cause is not None
+        if (row := not_taken_in(source)) is not None:
+            summary.files_rejected += 1
+            yield row
         for page in exported_pages(db, source, batch, prompt):
             _count(summary, page)
             yield page

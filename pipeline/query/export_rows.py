@@ -1,4 +1,5 @@
-"""What an export holds: every source, and every page under every prompt, with its answer or why it has none.
+"""What an export holds: every source, and every page under every prompt, with its answer or why it has none; and a row
+for each file that was not taken in, in the forms that are tables.
 
 One document is read at a time, in a transaction of its own: memory stays flat, and a run that writes is not held up.
 """
@@ -6,7 +7,7 @@ One document is read at a time, in a transaction of its own: memory stays flat, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,7 @@ from schemas.tables import (
     BatchSource,
     CurrentAnswer,
     Document,
+    DocumentState,
     Page,
     PageTask,
     PromptVersion,
@@ -43,16 +45,20 @@ class ExportedSource:
     cause: str | None
     reason: str | None
     key: int | None  # documents.id
+    state: str | None  # of the document
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedPage:
-    """One page and prompt: a row of `page_text`, or a page without an answer, whose text is null and cause is not."""
+    """One page and prompt: a row of `page_text`, or a page without an answer, whose text is null and cause is not.
+
+    Of a file that was not taken in there is one row more, without page number and prompt.
+    """
 
     source_path: str
-    document_id: str
-    page_number: int
-    prompt: str
+    document_id: str | None
+    page_number: int | None
+    prompt: str | None
     text: str | None
     engine: str | None
     model: str | None
@@ -63,6 +69,7 @@ class ExportedPage:
     created_at: datetime | None
     cause: str | None  # `waiting` where it is not read yet
     reason: str | None
+    state: str  # done, failed, waiting or rejected
 
 
 def first_and_last_path(db: Database, batch: BatchRow | None) -> tuple[str, str]:
@@ -82,7 +89,7 @@ def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedS
     cause = func.coalesce(seen.cause, Document.cause)
     reason = func.coalesce(seen.reason, Document.reason)
     query = (
-        select(Source.path, Document.public_id, Document.page_count, cause, reason, Document.id)
+        select(Source.path, Document.public_id, Document.page_count, cause, reason, Document.id, Document.state)
         .select_from(Source)
         .order_by(Source.path)
         .limit(_SOURCES_AT_ONCE)
@@ -115,7 +122,19 @@ def exported_pages(
                     values |= {"cause": "waiting", "reason": "not read yet"}
                 if values["created_at"] and not values["created_at"].tzinfo:  # SQLite gives UTC without saying so
                     values["created_at"] = values["created_at"].replace(tzinfo=UTC)
-                yield ExportedPage(source.source_path, source.document_id, prompt=name, **values)
+                state = "done" if values["cause"] is None else "failed"
+                state = "waiting" if values["cause"] == "waiting" else state
+                yield ExportedPage(source.source_path, source.document_id, prompt=name, state=state, **values)
+
+
+def not_taken_in(source: ExportedSource) -> ExportedPage | None:
+    """The row of a file that was rejected, or failed as a whole; its cause is the file's."""
+    if source.cause is None:
+        return None
+    state = "failed" if source.state == DocumentState.FAILED else "rejected"
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(ExportedPage))
+    told = {"source_path": source.source_path, "document_id": source.document_id, "state": state}
+    return ExportedPage(**nothing | told | {"cause": source.cause, "reason": source.reason})
 
 
 def _prompts(document_id: int, batch: BatchRow | None, prompt: str | None) -> sa.Select[Any]:

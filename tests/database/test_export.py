@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -66,23 +67,23 @@ def test_a_batch_is_exported_as_it_saw_its_files(archive: Archive, tmp_path: Pat
             archive.read(page, f"{path} as it is")
     archive.see("/in/gone.pdf", batch="new", rejection="missing")
 
-    def exported(batch: str | None) -> dict[str, list[str]]:
+    def exported(batch: str | None) -> dict[str, list[Any]]:
         out = tmp_path / str(batch)
         export(archive.db, out, form, find_batch(archive.db, batch) if batch else None)
         if form == "markdown":
             return {name: list(pages_of(text).values()) for name, text in files(out).items()}
         read = parquet.read_table(out).to_pylist() if form == "parquet" else map(json.loads, out.open())
-        texts: dict[str, list[str]] = {}
+        texts: dict[str, list[Any]] = {}
         for row in read:
             texts.setdefault(row["source_path"].removeprefix("/in/") + ".md", []).append(row["text"])
         return texts
 
-    says_why = form == "markdown"  # in a file without pages; the other forms hold pages alone
+    why: list[str | None] = [] if form == "markdown" else [None]  # a file that says why; a row without text
     old = {"changed.pdf.md": ["/in/changed.pdf as it was"], "gone.pdf.md": ["/in/gone.pdf as it was"]}
     now = {path: [f"/in/{path[:-3]} as it is"] * 2 for path in ("changed.pdf.md", "was-locked.pdf.md")}
-    assert exported("old") == old | ({"was-locked.pdf.md": []} if says_why else {})
+    assert exported("old") == old | {"was-locked.pdf.md": why}
     for batch in ("new", None):
-        assert exported(batch) == now | ({"gone.pdf.md": []} if says_why else {})
+        assert exported(batch) == now | {"gone.pdf.md": why}
 
 
 def test_no_page_and_no_file_is_silently_absent(archive: Archive, tmp_path: Path) -> None:
@@ -110,11 +111,38 @@ def test_no_page_and_no_file_is_silently_absent(archive: Archive, tmp_path: Path
     assert "**Not read** (encrypted)" in written["locked.pdf.md"] and len(written) == 2
     export(archive.db, tmp_path / "x.jsonl", "jsonl")
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
-    assert [(row["page_number"], row["cause"]) for row in map(json.loads, lines)] == [
-        (1, None),
-        (2, "engine"),
-        (3, "timeout"),
-        (4, "waiting"),
+    assert [(row["page_number"], row["state"], row["cause"]) for row in map(json.loads, lines)] == [
+        (1, "done", None),
+        (2, "failed", "engine"),
+        (3, "failed", "timeout"),
+        (4, "waiting", "waiting"),
+        (None, "rejected", "encrypted"),
+        (None, "rejected", "unsupported"),
+    ]
+
+
+@pytest.mark.parametrize("prompt", [None, "ocr"])
+def test_files_that_were_not_taken_in_are_rows(archive: Archive, tmp_path: Path, prompt: str | None) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    archive.see("/in/b.txt", rejection="unsupported")
+    archive.see("/in/c.pdf")
+    archive.execute(
+        "UPDATE documents SET state = 'failed', cause = 'crash', reason = 'it died' WHERE state = 'pending'"
+    )
+    names = "source_path", "page_number", "prompt", "text", "state", "cause", "reason"
+    rows: dict[str, list[Any]] = {}
+    for form in ("jsonl", "parquet"):
+        out = tmp_path / form
+        summary = export(archive.db, out, form, prompt=prompt)
+        assert (summary.pages, summary.pages_failed, summary.files_rejected) == (1, 0, 2)
+        read = parquet.read_table(out).to_pylist() if form == "parquet" else list(map(json.loads, out.open()))
+        rows[form] = [tuple(row[name] for name in names) for row in read]
+        assert list(read[0]) == list(read[1]) and read[0]["document_id"] and read[1]["document_id"] is None
+    assert rows["jsonl"] == rows["parquet"]
+    assert rows["jsonl"] == [
+        ("/in/a.pdf", 1, "ocr", "text", "done", None, None),
+        ("/in/b.txt", None, None, None, "rejected", "unsupported", "/in/b.txt is unsupported"),
+        ("/in/c.pdf", None, None, None, "failed", "crash", "it died"),
     ]
 
 
