@@ -287,7 +287,9 @@ def test_a_second_run_on_one_home_is_refused_with_the_reason(folder: Path, home:
     write_pdf(folder / "a.pdf", 20)
     run = start("run", folder, "--home", home, engine="SlowEngine")
     wait_until(lambda: (home / "pagepack.db").exists())
+    run.send_signal(signal.SIGSTOP)  # else it may be done before the second has started
     second = pagepack("run", folder, "--home", home)
+    run.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert "is in use by `pagepack run` with process id" in second.stderr
     run.communicate(timeout=600)
