@@ -52,9 +52,10 @@ from pipeline.store.batches import open_batch
 from pipeline.store.due import take_due_pages
 from pipeline.store.progress import what_is_open
 from pipeline.store.worker_registry import workers
+from schemas.columns import utc_now, uuid7
 from schemas.messages import READ_QUEUE
 from schemas.prompts import OCR, Prompt
-from schemas.tables import Page, PageTask, utc_now, uuid7
+from schemas.tables import Page, PageTask
 from tests.postgres import PostgresServer
 from workers.engines import Answer
 

@@ -1,8 +1,11 @@
-"""Types of the tables' columns."""
+"""Types of the tables' columns, and what fills them where nothing is given."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import os
+import time
+import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,3 +44,14 @@ def _on_postgresql(element: server_now, compiler: Any, **_: Any) -> str:
 @compiles(server_now, "sqlite")
 def _on_sqlite(element: server_now, compiler: Any, **_: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"  # as SQLAlchemy writes a moment, which has microseconds
+
+
+def uuid7() -> str:
+    """A time-ordered UUID (RFC 9562, section 5.7): 48 bits of milliseconds, then random bits."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

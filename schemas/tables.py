@@ -16,10 +16,7 @@ Over 300 lines: the tables are read side by side.
 
 from __future__ import annotations
 
-import os
-import time
-import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -40,7 +37,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from schemas.columns import ByteOrderedText, StorableText, server_now
+from schemas.columns import ByteOrderedText, StorableText, server_now, utc_now, uuid7
 
 
 class BatchState(StrEnum):
@@ -63,17 +60,6 @@ class TaskState(StrEnum):
     LEASED = "leased"
     DONE = "done"
     FAILED = "failed"
-
-
-def uuid7() -> str:
-    """A time-ordered UUID (RFC 9562, section 5.7): 48 bits of milliseconds, then random bits."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER column

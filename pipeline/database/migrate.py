@@ -11,7 +11,8 @@ from sqlalchemy import Connection
 import migrations
 from pipeline.database.roles import OWNER, grant_statements
 from pipeline.errors import PagepackError
-from schemas.views import COLUMNS, create_statements, drop_statements
+from schemas.view_columns import COLUMNS
+from schemas.views import create_statements, drop_statements
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from schemas.views import COLUMNS
+from schemas.view_columns import COLUMNS
 
 if TYPE_CHECKING:
     from pipeline.database.engine import Database

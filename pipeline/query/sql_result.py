@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pipeline.errors import UsageError
-from schemas.views import COLUMNS
+from schemas.view_columns import COLUMNS
 
 Value = str | int | float | bytes | None
 MAX_STATEMENT_BYTES = 100_000

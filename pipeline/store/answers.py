@@ -12,7 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.database.dialect import GivenRows
 from pipeline.store.search_terms import search_terms, search_vector
-from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState, utc_now
+from schemas.columns import utc_now
+from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState
 
 
 @dataclass(frozen=True, slots=True)

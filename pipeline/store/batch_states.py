@@ -19,7 +19,7 @@ from pipeline.store.conditions import Leased, is_asked_about, is_in, is_open
 from pipeline.store.outbox import forget_notices
 from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again
 from pipeline.store.redraw import drawn_before
-from schemas.columns import server_now
+from schemas.columns import server_now, utc_now
 from schemas.tables import (
     Batch,
     BatchPrompt,
@@ -31,7 +31,6 @@ from schemas.tables import (
     PageTask,
     TaskAttempt,
     TaskState,
-    utc_now,
 )
 
 _ROWS_A_TRANSACTION = 2_000  # of a batch of millions, so that nobody waits long for a row

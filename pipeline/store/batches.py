@@ -13,7 +13,7 @@ from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.page_tasks import CANCELLED, TEXT_LAYER, WAITS_AGAIN, enqueue_again, supersede
-from schemas.columns import server_now
+from schemas.columns import server_now, uuid7
 from schemas.prompts import Prompt
 from schemas.tables import (
     Batch,
@@ -25,7 +25,6 @@ from schemas.tables import (
     PageTask,
     PromptVersion,
     TaskState,
-    uuid7,
 )
 
 

@@ -33,6 +33,7 @@ from pipeline.store.claims import DocumentClaim, PageClaim, locked_ids
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.outbox import note_ended
 from pipeline.store.redraw import drawn_before, fail_undrawn
+from schemas.columns import utc_now
 from schemas.tables import (
     Document,
     DocumentState,
@@ -40,7 +41,6 @@ from schemas.tables import (
     PageTask,
     TaskAttempt,
     TaskState,
-    utc_now,
 )
 
 GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer

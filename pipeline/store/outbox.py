@@ -17,6 +17,7 @@ from pipeline.database.dialect import insert_for, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import is_asked_about, is_open
+from schemas.columns import utc_now
 from schemas.tables import (
     Batch,
     BatchPrompt,
@@ -27,7 +28,6 @@ from schemas.tables import (
     Notice,
     Page,
     PageTask,
-    utc_now,
 )
 
 

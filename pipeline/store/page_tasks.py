@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, update
 
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
+from schemas.columns import utc_now
 from schemas.tables import (
     Batch,
     BatchPages,
@@ -27,7 +28,6 @@ from schemas.tables import (
     PromptVersion,
     TaskState,
     TextLayer,
-    utc_now,
 )
 
 TEXT_LAYER = "+text-layer"

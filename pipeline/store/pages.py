@@ -23,6 +23,7 @@ from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
 from pipeline.store.page_tasks import ensure_tasks, fail_tasks, waits_for_none
 from pipeline.store.results import after_failure, held_tasks
+from schemas.columns import utc_now
 from schemas.tables import (
     Batch,
     BatchSource,
@@ -34,7 +35,6 @@ from schemas.tables import (
     TaskAttempt,
     TaskState,
     TextLayer,
-    utc_now,
 )
 
 _RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest enqueues it as soon as it is there

@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
-from schemas.tables import Document, DocumentState, Page, PageTask, TaskState, utc_now
+from schemas.columns import utc_now
+from schemas.tables import Document, DocumentState, Page, PageTask, TaskState
 
 
 def drawn_before(connection: Connection, documents: Collection[int]) -> set[int]:

@@ -24,10 +24,10 @@ from pipeline.store.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled,
 from pipeline.store.claims import PageClaim, TaskClaim
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
+from schemas.columns import utc_now
 from schemas.tables import (
     PageTask,
     TaskState,
-    utc_now,
 )
 
 _BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with each attempt

@@ -25,7 +25,8 @@ from pipeline.database.engine import Database
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from pipeline.store.conditions import is_open
-from schemas.tables import Document, DocumentState, Page, PageTask, utc_now
+from schemas.columns import utc_now
+from schemas.tables import Document, DocumentState, Page, PageTask
 
 log = logging.getLogger("pagepack.retention")
 

@@ -17,6 +17,7 @@ from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.batches import OpenBatch
 from pipeline.store.outbox import forget_outdated
 from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts, waits_for_none
+from schemas.columns import utc_now, uuid7
 from schemas.tables import (
     Batch,
     BatchSource,
@@ -27,8 +28,6 @@ from schemas.tables import (
     PageTask,
     Source,
     TaskState,
-    utc_now,
-    uuid7,
 )
 
 OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink")

@@ -16,7 +16,8 @@ from pipeline import __version__
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.store.page_tasks import TEXT_LAYER
-from schemas.tables import WorkerProcess, utc_now
+from schemas.columns import utc_now
+from schemas.tables import WorkerProcess
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted on

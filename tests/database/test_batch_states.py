@@ -25,8 +25,8 @@ from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.page_tasks import ensure_tasks
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
 from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, record_files
+from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
-from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
 DATABASES = ("sqlite", "postgresql")

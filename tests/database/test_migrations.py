@@ -16,7 +16,8 @@ from pipeline.database.migrate import alembic_config, downgrade, head_revision, 
 from pipeline.database.open import open_database
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from schemas.views import COLUMNS, create_statements, view_definitions
+from schemas.view_columns import COLUMNS
+from schemas.views import create_statements, view_definitions
 from tests.conftest import Archive
 
 DATABASES = ("sqlite", "postgresql")

@@ -29,7 +29,7 @@ from pipeline.store.batch_states import cancel_batch, pause_batch
 from pipeline.store.leases import give_back
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import TaskAttempt
-from schemas.views import COLUMNS
+from schemas.view_columns import COLUMNS
 from tests.conftest import LIMITS, Archive, examples, sha
 
 DATABASES = ("sqlite", "postgresql")

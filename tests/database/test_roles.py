@@ -24,7 +24,7 @@ from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
 from pipeline.store.worker_registry import enlist
 from schemas.tables import Base
-from schemas.views import COLUMNS
+from schemas.view_columns import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 from tests.database.test_batch_states import notified
 from tests.postgres import PostgresServer

@@ -32,8 +32,8 @@ from pipeline.store.due import take_due_documents, take_due_pages
 from pipeline.store.leases import expire, give_back, renew_tasks, return_claim
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
 from pipeline.store.sources import SeenFile, record_files
+from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
-from schemas.tables import utc_now
 from tests.conftest import LIMITS, Archive, answer, claim_page, complete_page, examples, reuse_answers, sha
 
 DATABASES = ("sqlite", "postgresql")
@@ -62,7 +62,7 @@ def test_names_prompts_and_details_that_a_server_refuses_are_stored(archive: Arc
     document_id = archive.see(f"/in/{odd} 2.pdf", batch=odd) or 0
     (page,) = archive.ingest(document_id, [NewPage(0, sha("x"), 16, 16, warnings=odd)])
     claim = archive.claim(page, owner=odd)
-    assert claim and claim.tasks[0].prompt.stop == (odd,)
+    assert claim and claim.tasks[0].prompt.stop == (odd)
     said = answer("x", engine=odd, details={"lines": [odd]})
     assert complete_page(archive.db, claim, odd, {claim.tasks[0].task_id: said}, LIMITS) == 1
     assert archive.finish(odd)

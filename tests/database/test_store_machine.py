@@ -36,8 +36,8 @@ from pipeline.store.pages import (
     set_page_count,
 )
 from pipeline.store.sources import SeenFile, record_files
+from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
-from schemas.tables import utc_now
 from tests.chaos import history
 from tests.conftest import LIMITS, Archive, answer, complete_page, examples, reuse_answers, sha
 

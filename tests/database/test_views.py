@@ -11,7 +11,7 @@ from pipeline.errors import PageFailed, Unavailable
 from pipeline.store.claims import claim_document
 from pipeline.store.pages import NewPage, reject_document
 from schemas.prompts import DESCRIBE, OCR
-from schemas.views import COLUMNS
+from schemas.view_columns import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
 DATABASES = ("sqlite", "postgresql")

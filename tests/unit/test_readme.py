@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.settings import Settings
-from schemas.views import COLUMNS
+from schemas.view_columns import COLUMNS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
