@@ -26,7 +26,7 @@ class Choice:
 
 
 def choose_engine(settings: Settings) -> Choice:
-    """By the settings alone; loads no model. Raises UsageError where the choice cannot run here."""
+    """By the settings and the GPUs that were asked for; loads no model. Raises UsageError: it cannot run here."""
     if stand_in := _stand_in():
         return Choice(stand_in.name, stand_in.model, "a stand-in for tests and benchmarks", None)
     engine = settings.engine
@@ -36,14 +36,24 @@ def choose_engine(settings: Settings) -> Choice:
         reason = (
             f"a model folder is set ({settings.model})" if settings.model else "no model folder is set (--model DIR)"
         )
+    devices = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
     if engine == "rapidocr":
         from workers.engines import rapidocr
 
+        if devices:
+            raise UsageError(
+                f"--devices {devices}: the engine rapidocr ({reason}) reads on the CPU; leave --devices out, or read "
+                "with --engine pixtral --model DIR"
+            )
         return Choice("rapidocr", rapidocr.fingerprint(), reason, ["ocr"])
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
     from workers.engines import pixtral
 
+    if devices:
+        from workers.devices import check_devices
+
+        check_devices(devices)
     return Choice("pixtral", pixtral.fingerprint(settings.model), reason, None)
 
 
@@ -60,7 +70,7 @@ def make_engine(settings: Settings) -> Engine:
     from workers.engines.pixtral import PixtralEngine
 
     assert settings.model is not None
-    return PixtralEngine(settings.model)
+    return PixtralEngine(settings.model, "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto")
 
 
 def _stand_in() -> Any:

@@ -20,6 +20,7 @@ from pipeline.cli.options import (
     EXIT_INTERRUPTED,
     F,
     cli,
+    devices_option,
     engine_options,
     home_option,
     json_option,
@@ -65,6 +66,7 @@ def batch_options(command: F) -> F:
 
 @cli.command()
 @batch_options
+@devices_option
 def run(
     paths: tuple[str | Path, ...],
     home: Path | None,
@@ -72,6 +74,7 @@ def run(
     prompt_files: tuple[Path, ...],
     batch: str | None,
     pages: str | None,
+    devices: str | None,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -87,7 +90,7 @@ def run(
     settings = load_settings(home=home, **flags)
     chosen = choose_asked_prompts(prompts, prompt_files)
     started = time.monotonic()
-    done = _execute(settings, paths, chosen, batch, parse_pages(pages))
+    done = _execute(settings, paths, chosen, batch, parse_pages(pages), devices)
     if done is None:
         return EXIT_INTERRUPTED
     return _summarize(settings, done, time.monotonic() - started, as_json)
@@ -99,16 +102,19 @@ def _execute(
     prompts: Sequence[Prompt],
     batch: str | None,
     pages: Sequence[tuple[int, int]],
+    devices: str | None,
 ) -> str | None:
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
 
     from pipeline.cli.progress_bar import ProgressBar
     from pipeline.supervisor.forked import fork_ahead
-    from pipeline.supervisor.local_run import SLOTS, Run, Stopped
+    from pipeline.supervisor.local_run import Run, Stopped
+    from pipeline.supervisor.process_slots import process_slots
 
-    with fork_ahead(len(SLOTS)) as spare, ProgressBar(Console(stderr=True)) as bar:  # before the bar has a thread
-        job = Run(settings, paths, prompts, batch, bar.say, bar.show, pages, spare)
+    slots = process_slots("both", devices)
+    with fork_ahead(len(slots)) as spare, ProgressBar(Console(stderr=True)) as bar:  # before the bar has a thread
+        job = Run(settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:
@@ -236,7 +242,7 @@ def submit(
     "--role", type=click.Choice(["read", "ingest", "both"]), default="both", show_default=True,
     help="read: one a GPU. ingest: draws documents, on CPUs.",
 )  # fmt: skip
-@click.option("--devices", metavar="LIST", help="GPUs by number, like 0,1,2,3: a process for each.  [one process]")
+@devices_option
 def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> int:
     """Read what was submitted, until told to stop.
 
@@ -244,7 +250,8 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
     from pipeline.settings import load_settings
-    from pipeline.supervisor.worker_host import WorkerHost, process_slots
+    from pipeline.supervisor.process_slots import process_slots
+    from pipeline.supervisor.worker_host import WorkerHost
 
     settings = load_settings(home=home, **flags)
     host = WorkerHost(settings, process_slots(role, devices), logging.getLogger("pagepack.host").info)
@@ -260,9 +267,16 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
 @pages_option
 @home_option
 @engine_options
+@devices_option
 @json_option
 def ask(
-    question: str, paths: tuple[str | Path, ...], pages: str | None, home: Path | None, as_json: bool, **flags: Any
+    question: str,
+    paths: tuple[str | Path, ...],
+    pages: str | None,
+    home: Path | None,
+    devices: str | None,
+    as_json: bool,
+    **flags: Any,
 ) -> int:
     """Ask each page a QUESTION of your own, and print the answers.
 
@@ -277,7 +291,7 @@ def ask(
 
     settings = load_settings(home=home, **flags)
     prompt = question_prompt(question)
-    done = _execute(settings, paths, [prompt], None, parse_pages(pages))
+    done = _execute(settings, paths, [prompt], None, parse_pages(pages), devices)
     if done is None:
         return EXIT_INTERRUPTED
     statement = (

@@ -69,6 +69,12 @@ def engine_options(command: F) -> F:
     return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
 
 
+def devices_option(command: F) -> F:
+    return click.option(
+        "--devices", metavar="LIST", help="GPUs by number, like 0,1,2,3: a process for each.  [one process]"
+    )(command)
+
+
 def quoted(text: str) -> str:
     """A string literal of SQL."""
     return "'" + text.replace("'", "''") + "'"

@@ -22,14 +22,16 @@ class EngineChoice:
     only_prompts: list[str] | None
 
 
-def describe_engine(settings: Settings) -> EngineChoice:
+def describe_engine(settings: Settings, devices: Sequence[str] = ()) -> EngineChoice:
     """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
+
+    `devices` are GPUs that it shall read on; all of them must be there.
 
     Raises:
         UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
     """
     try:
-        done = ask_worker(settings, "describe")
+        done = ask_worker(settings, "describe", devices)
     except OSError as error:
         raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
     if done.returncode != 0:

@@ -33,13 +33,12 @@ from pipeline.store.progress import Progress, batch_state, progress, what_is_ope
 from pipeline.store.retention import sweep_images
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from pipeline.supervisor.forked import Forked
-from pipeline.supervisor.processes import ProcessSlot
+from pipeline.supervisor.process_slots import ProcessSlot, devices_of, process_slots
 from pipeline.supervisor.supervisor import Supervisor
 from schemas.prompts import Prompt
 from schemas.tables import BatchState
 
 _TICK_SECONDS = 0.2
-SLOTS = [ProcessSlot("read"), ProcessSlot("ingest")]
 
 
 class Stopped(Exception):
@@ -61,6 +60,7 @@ class Run:
         on_progress: Callable[[Progress, int, bool], None],
         pages: Sequence[tuple[int, int]] = (),
         spare: list[Forked] | None = None,
+        slots: list[ProcessSlot] | None = None,
     ) -> None:
         self._settings = settings
         self._paths = paths
@@ -70,6 +70,7 @@ class Run:
         self._on_progress = on_progress
         self._pages = pages
         self._spare = spare
+        self._slots = slots or process_slots("both", None)
         self._limits = Limits.of(settings)
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
@@ -94,7 +95,7 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(HomeLock(self._settings.home))
             check_storage(self._settings)
-            choice = describe_engine(self._settings)
+            choice = describe_engine(self._settings, devices_of(self._slots))
             if self._stop_signals:
                 raise Stopped
             check_prompts(choice, self._prompts)
@@ -108,7 +109,7 @@ class Run:
             batch = open_named_batch(db, self._settings, *asked)
             logs = self._settings.home / "logs"
             self._supervisor = Supervisor(
-                db, self._settings, SLOTS, self._say, only=batch, logs=logs, spare=self._spare
+                db, self._settings, self._slots, self._say, only=batch, logs=logs, spare=self._spare
             )
             seeing = threading.Thread(target=self._see, args=(db, batch), name="discover", daemon=True)
             seeing.start()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipeline.settings import Settings, is_setting
 from pipeline.store.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.store.worker_registry import dismiss, is_enlisted
 from pipeline.supervisor.forked import Forked
+from pipeline.supervisor.process_slots import ProcessSlot, device_variables
 
 WORKERS = (sys.executable, "-P", "-m", "workers")
 """How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""
@@ -36,14 +37,14 @@ _LONGEST_WAIT_SECONDS = 60.0
 _LOG_TAIL = 2_000
 
 
-def ask_worker(settings: Settings, verb: str) -> subprocess.CompletedProcess[str]:
+def ask_worker(settings: Settings, verb: str, devices: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """What the worker package answers to `describe` or `doctor`, in a process of its own. Raises OSError: none starts.
 
-    This one stays without onnxruntime and torch.
+    This one stays without onnxruntime and torch. With `devices` it answers as a worker on these GPUs.
     """
     return subprocess.run(
         [*WORKERS, verb],
-        env=child_environment(settings),
+        env=child_environment(settings) | (device_variables(devices) if devices else {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -58,18 +59,6 @@ def child_environment(settings: Settings) -> dict[str, str]:
         environment[f"PAGEPACK_{name}".upper()] = str(value)
     environment["PAGEPACK_HOME"] = str(settings.home.absolute())
     return environment
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSlot:
-    """Where a child belongs: its role, and the GPU that it sees (None: as it finds them)."""
-
-    role: str  # ingest or read
-    device: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.role if self.device is None else f"{self.role}-{self.device}"
 
 
 @dataclass
@@ -223,7 +212,7 @@ class Children:
             "PAGEPACK_INTERNAL_GUARD": "1",
         }
         if slot.device is not None:
-            environment |= {"CUDA_VISIBLE_DEVICES": slot.device, "PAGEPACK_INTERNAL_DEVICE": slot.device}
+            environment |= device_variables([slot.device])
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
         if self._spare:

@@ -28,7 +28,8 @@ from pipeline.store.due import forget_enqueued
 from pipeline.store.worker_registry import workers
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.leader import leave_leadership, take_leadership
-from pipeline.supervisor.processes import Children, ProcessSlot
+from pipeline.supervisor.process_slots import ProcessSlot
+from pipeline.supervisor.processes import Children
 
 _LEADERSHIP = "dispatch"
 _SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM

@@ -7,7 +7,6 @@ its children keep what they hold as long as their leases last.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,9 @@ from pipeline.ingest.ingester import check_storage
 from pipeline.settings import Settings
 from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, give_back
+from pipeline.supervisor.engine_choice import describe_engine
 from pipeline.supervisor.health import Pulse, serve
-from pipeline.supervisor.processes import ProcessSlot
+from pipeline.supervisor.process_slots import ProcessSlot, devices_of
 from pipeline.supervisor.queue_metrics import Backlog
 from pipeline.supervisor.supervisor import Supervisor
 from pipeline.telemetry.logs import set_up_logs
@@ -32,24 +32,6 @@ _TICK_SECONDS = 0.5
 _BUSY_TICK_SECONDS = 0.1
 _AWAY_SECONDS = 2.0
 _FULL_SECONDS = 30.0
-
-
-def process_slots(role: str, devices: str | None) -> list[ProcessSlot]:
-    """`both` and None → an ingest and a read process; `read` and "0,1" → a read process for each GPU.
-
-    Raises:
-        UsageError: devices that are no list of GPUs, or given to a role that uses none.
-    """
-    if devices is None:
-        read = [ProcessSlot("read")]
-    elif role == "ingest":
-        raise UsageError(f"--devices {devices}: only readers use GPUs; leave it out with --role ingest")
-    else:
-        names = [name.strip() for name in devices.split(",")]
-        if not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) or len(set(names)) < len(names):
-            raise UsageError(f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3")
-        read = [ProcessSlot("read", name) for name in names]
-    return ([] if role == "ingest" else read) + ([] if role == "read" else [ProcessSlot("ingest")])
 
 
 class WorkerHost:
@@ -86,6 +68,8 @@ class WorkerHost:
                 "broker; set it to a Redis, Valkey or RabbitMQ server that all of them reach"
             )
         check_storage(settings)
+        if devices := devices_of(self._slots):
+            describe_engine(settings, devices)  # all of them at once, before the first child loads a model
         with ExitStack() as stack:
             is_home = settings.database_url is None
             if is_home:

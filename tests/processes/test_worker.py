@@ -14,7 +14,7 @@ from celery import Celery
 
 from pipeline.delivery.broker import delete_queues, enqueue_documents, enqueue_pages, make_app, queue_depth
 from pipeline.errors import UsageError
-from pipeline.supervisor.worker_host import process_slots
+from pipeline.supervisor.process_slots import process_slots
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import ROOT, call, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
