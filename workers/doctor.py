@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from workers.choose import choose_engine
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_engines(settings: Settings) -> list[dict[str, str]]:
@@ -17,6 +22,8 @@ def check_engines(settings: Settings) -> list[dict[str, str]]:
     try:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
+        if choice.engine == "pixtral" and settings.model is not None and checks[-2]["name"] == "attention":
+            checks += _model(settings.model)
     except PagepackError as error:
         checks.append(_check("engine", "broken", str(error)))
     return checks
@@ -45,14 +52,38 @@ def _pixtral(folder: Path | None) -> list[dict[str, str]]:
             return [_check("pixtral", "absent", f"{package} is not installed; `pip install 'pagepack[pixtral]'`")]
     from workers.pixtral import start
 
-    on_gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores"
-    where = torch.device("cuda" if on_gpu else "cpu")
-    try:
-        attention = _check("attention", "ok", start.describe(folder, where))
-    except PagepackError:  # a folder that is no checkpoint is the choice's to report
-        attention = _check("attention", "ok", start.describe(None, where))
-    return [_check("pixtral", "ok", f"torch {torch.__version__} on {device}"), attention]
+    first, *_ = devices = _devices()
+    checks = [_check("pixtral", "ok", f"torch {torch.__version__} on {', '.join(devices.values())}")]
+    with suppress(PagepackError):  # a folder that is no checkpoint is the choice's to report
+        if folder is not None:
+            return [*checks, _check("attention", "ok", start.describe(folder, first))]
+    any_folder = f"{start.describe(None, first)}, where the weights are bfloat16; --model DIR looks at yours"
+    return [*checks, _check("attention", "ok", any_folder)]
+
+
+def _devices() -> dict[torch.device, str]:
+    """Where the engine may run here, with names for people: each GPU, or the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {torch.device("cpu"): f"CPU, {os.cpu_count()} cores"}
+    count = torch.cuda.device_count()
+    return {torch.device("cuda", n): f"GPU {n}, {torch.cuda.get_device_name(n)}" for n in range(count)}
+
+
+def _model(folder: Path) -> list[dict[str, str]]:
+    """Whether the checkpoint is whole and fits each device, by the engine's own sum."""
+    from workers.pixtral import start
+
+    checks = []
+    for device, name in _devices().items():
+        try:
+            fit = start.look_at(folder, device)
+            fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
+            checks.append(_check("model", "ok", fact))
+        except PagepackError as error:
+            checks.append(_check("model", "broken", f"{folder} cannot be read with on {name}: {error}"))
+    return checks
 
 
 def _check(name: str, state: str, fact: str) -> dict[str, str]:

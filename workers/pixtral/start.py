@@ -20,7 +20,7 @@ from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import read_header, weight_files
-from workers.pixtral.model.load import DTYPES, load_model, stored_dtype, weight_bytes
+from workers.pixtral.model.load import DTYPES, empty_model_of, load_model, stored_dtype, weight_bytes
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
@@ -63,7 +63,7 @@ def start_engine(model: Pixtral, processor: Processor, granted: int) -> PackedEn
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
         keep_freed_memory()
-    fit = size(model.config, weight_bytes(model) + prepared_bytes(model.output.weight), granted, dtype, device)
+    fit = fit_of(model, granted, device)
     logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
     backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
@@ -78,6 +78,24 @@ def make_backend(model: Pixtral, limits: Limits, num_blocks: int, block_size: in
 
         return CudaBackend(model, limits, num_blocks, block_size)
     return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
+
+
+def fit_of(model: Pixtral, granted: int, device: torch.device) -> sizes.Sizes:
+    """The engine's sizes for a model that is, or will be, on the device. Raises as `sizes.size_engine`."""
+    weights = weight_bytes(model) + prepared_bytes(model.output.weight, device)
+    return size(model.config, weights, granted, model.dtype, device)
+
+
+def look_at(folder: Path, device: torch.device) -> sizes.Sizes:
+    """What `build_engine` would come to, from the folder's tokenizer and headers: no weight is read.
+
+    Raises:
+        UsageError: as `build_engine`.
+    """
+    model = empty_model_of(folder)
+    Processor(folder, model.config)
+    granted = available_bytes(device)
+    return fit_of(model.to(choose_dtype(folder, device, granted)), granted, device)
 
 
 def size(config: ModelConfig, weights: int, granted: int, dtype: torch.dtype, device: torch.device) -> sizes.Sizes:

@@ -123,10 +123,13 @@ def prepared_product(weight: Tensor, num_rows: int) -> Callable[[Tensor], Tensor
     return lambda rows: multiply(rows, laid_out, None, "none", [], "")
 
 
-def prepared_bytes(weight: Tensor) -> int:
-    """What `prepared_product` holds beside the weight; 0 where oneDNN does not multiply its type on its device."""
+def prepared_bytes(weight: Tensor, device: torch.device | None = None) -> int:
+    """What `prepared_product` holds beside the weight; 0 where oneDNN does not multiply its type on its device.
+
+    `device` is where the weight will be, if it is not there yet.
+    """
     mkldnn = torch.ops.mkldnn
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch._C._has_mkldnn:
+    if (device or weight.device).type != "cpu" or weight.dtype != torch.bfloat16 or not torch._C._has_mkldnn:
         return 0
     known = all(hasattr(mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     if not known or not mkldnn._is_mkldnn_bf16_supported():

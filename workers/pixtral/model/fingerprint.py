@@ -32,8 +32,20 @@ def weight_files(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("consolidated*.safetensors"))
     if not files:
-        raise UsageError(f"{folder} holds no consolidated*.safetensors; is it a checkpoint in Mistral's own format?")
+        raise UsageError(lacks(folder, "consolidated*.safetensors"))
     return files
+
+
+def lacks(folder: Path, name: str) -> str:
+    """The message that a file is not there; most often the folder is in Hugging Face's format, as other tools want."""
+    theirs = [path.name for pattern in ("config.json", "model*.safetensors") for path in folder.glob(pattern)]
+    if not theirs:
+        return f"{folder} holds no {name}; is it a checkpoint in Mistral's own format?"
+    return (
+        f"{folder} holds no {name}, but {min(theirs)}: it is in Hugging Face's format, and pagepack reads Mistral's "
+        "own. Download params.json, consolidated.safetensors and tekken.json of the same model, like `hf download "
+        "mistralai/Pixtral-12B-2409 params.json consolidated.safetensors tekken.json --local-dir DIR`"
+    )
 
 
 def read_params(folder: Path) -> dict[str, Any]:
@@ -48,7 +60,7 @@ def read_params(folder: Path) -> dict[str, Any]:
     try:
         params = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{folder} holds no params.json; is it a checkpoint in Mistral's own format?") from None
+        raise UsageError(lacks(folder, "params.json")) from None
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {error}; download it again") from error
     if not isinstance(params, dict):

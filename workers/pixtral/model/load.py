@@ -76,6 +76,13 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
+def empty_model_of(folder: Path) -> Pixtral:
+    """`empty_model` of a folder whose files hold what it asks for, by their headers alone. Raises as `load_model`."""
+    model = empty_model(read_config(folder))
+    _locate(model, weight_files(folder))
+    return model
+
+
 def _locate(model: Pixtral, files: list[Path]) -> dict[str, Path]:
     """Tensor name → its file, after comparing names, shapes and types with what the module tree asks for."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

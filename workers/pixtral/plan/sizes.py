@@ -94,7 +94,7 @@ def size_engine(
         f"{num_sequences} sequences at once"
     )
     if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
-        raise UsageError(f"too little memory for one page ({text}); grant more, or take a smaller checkpoint")
+        raise UsageError(f"too little memory for one page ({text}); free some, or take a smaller checkpoint")
     return Sizes(
         Limits(num_sequences, chunk, budget, LONGEST_TOKENS, ADMIT_TOKENS),
         num_blocks,

@@ -25,6 +25,7 @@ from PIL import Image as PillowImage
 
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig
+from workers.pixtral.model.fingerprint import lacks
 from workers.pixtral.plan.sequence import Image, Request, Sampling
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)
@@ -56,7 +57,7 @@ class Processor:
         """
         path = folder / "tekken.json"
         if not path.is_file():
-            raise UsageError(f"{folder} holds no tekken.json; is it a checkpoint in Mistral's own format?")
+            raise UsageError(lacks(folder, "tekken.json"))
         try:
             self.tokenizer = MistralTokenizer.from_file(str(path))
         except Exception as error:

@@ -1,0 +1,111 @@
+"""What `pagepack doctor --model DIR` says of a folder; what refuses one that is no checkpoint in the right format."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.settings import Settings
+from tests.running import call, pagepack, write_pdf
+from workers.doctor import check_engines
+from workers.engines.pixtral import PixtralEngine
+from workers.pixtral import start
+
+CHECKPOINT = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
+DOWNLOAD = "hf download mistralai/Pixtral-12B-2409 params.json consolidated.safetensors tekken.json --local-dir DIR"
+
+
+def a_copy(tmp_path: Path) -> Path:
+    """The shipped checkpoint, to take something away from."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "model"))
+
+
+def found(folder: Path) -> dict[str, dict[str, str]]:
+    return {check["name"]: check for check in check_engines(Settings(model=folder))}
+
+
+def test_doctor_says_that_a_checkpoint_fits_and_how_many_pages_at_once(tmp_path: Path) -> None:
+    asked = pagepack("doctor", "--home", tmp_path, "--model", CHECKPOINT, "--json", PAGEPACK_INTERNAL_ENGINE="")
+    assert asked.returncode == 0, asked.stdout
+    checks = {check["name"]: check for check in json.loads(asked.stdout)}
+    assert checks["model"]["state"] == "ok"
+    fits = re.fullmatch(rf"{re.escape(str(CHECKPOINT))} fits .+, (\d+) pages at once: (.+)", checks["model"]["fact"])
+    assert fits and fits[2].endswith(f"{fits[1]} sequences at once")
+    engine = PixtralEngine(CHECKPOINT)
+    engine.close()
+    assert engine.capacity == 2 * int(fits[1])
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_doctor_and_the_log_say_the_same_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stored: torch.dtype
+) -> None:
+    from benchmarks.checkpoint import make_checkpoint
+
+    folder = make_checkpoint(tmp_path / "tiny", "tiny", dtype=stored)
+    monkeypatch.setattr(start, "available_bytes", lambda device: 3_000_000_000)  # it changes from moment to moment
+    with caplog.at_level("INFO", "workers.pixtral"):
+        PixtralEngine(folder).close()
+    logged = next(record.message for record in caplog.records if "GB granted" in record.message)
+    checks = found(folder)
+    assert logged == f"{checks['attention']['fact']}; {checks['model']['fact'].partition(' at once: ')[2]}"
+
+
+def test_doctor_without_a_checkpoint_knows_no_type() -> None:
+    fact = next(check["fact"] for check in check_engines(Settings()) if check["name"] == "attention")
+    assert fact.endswith("where the weights are bfloat16; --model DIR looks at yours")
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "available_bytes", lambda device: 10_000_000)
+    check = found(CHECKPOINT)["model"]
+    assert check["state"] == "broken"
+    assert "too little memory for one page (0.0 GB granted - " in check["fact"] and "free some" in check["fact"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("params.json", ("config.json",)),
+        ("params.json", ("config.json", "model-00001-of-00006.safetensors")),
+        ("consolidated*.safetensors", ("params.json", "tekken.json", "model-00001-of-00006.safetensors")),
+    ],
+)
+def test_a_folder_in_hugging_faces_format_is_told_from_one_in_mistrals(
+    tmp_path: Path, name: str, kept: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in kept:
+        own = CHECKPOINT / file
+        (folder / file).write_bytes(own.read_bytes() if own.exists() else b"{}")
+    document = write_pdf(tmp_path / "a.pdf", 1)
+    theirs = min(file for file in kept if not (CHECKPOINT / file).exists())
+    words = (
+        f"{folder} holds no {name}, but {theirs}: it is in Hugging Face's format, and pagepack reads Mistral's own. "
+    )
+    refused = pagepack(
+        "run", document, "--home", tmp_path / "home", "--model", folder, PAGEPACK_INTERNAL_ENGINE="", COLUMNS="1000"
+    )
+    assert refused.returncode == 2 and words in refused.stderr and DOWNLOAD in refused.stderr
+    asked = call("doctor", "--home", tmp_path, "--model", folder, PAGEPACK_INTERNAL_ENGINE="")
+    assert asked.returncode == 2 and words in asked.stdout and DOWNLOAD in asked.stdout
+
+
+def test_doctor_names_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
+    folder = a_copy(tmp_path)
+    (folder / "tekken.json").unlink()
+    assert f"{folder} holds no tekken.json; is it a checkpoint" in found(folder)["model"]["fact"]
+    folder = a_copy(tmp_path / "2")
+    params = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(params | {"hidden_dim": params["hidden_dim"] * 2}))
+    check = found(folder)["model"]
+    assert check["state"] == "broken" and "params.json asks for" in check["fact"]
+    assert "are they of one model?" in check["fact"]
+    (folder / "consolidated.safetensors").write_bytes(b"short")
+    assert found(folder)["engine"]["state"] == "broken" and "model" not in found(folder)
