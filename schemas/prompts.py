@@ -61,13 +61,13 @@ DESCRIBE = Prompt(
 CATALOGUE = {prompt.name: prompt for prompt in (OCR, DESCRIBE)}
 
 
-def choose_prompts(names: Sequence[str], own: Sequence[tuple[str, str]]) -> list[Prompt]:
-    """Prompts of the catalogue by name, and a user's own as (name, text); `ocr` where nothing is chosen.
+def choose_prompts(names: Sequence[str], own: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts of the catalogue by name, and a user's own; `ocr` where nothing is chosen.
 
     Raises:
         KeyError: a name is not in the catalogue.
     """
-    chosen = [CATALOGUE[name] for name in dict.fromkeys(names)] + [Prompt(name, text) for name, text in own]
+    chosen = [CATALOGUE[name] for name in dict.fromkeys(names)] + list(own)
     return chosen or [OCR]
 
 

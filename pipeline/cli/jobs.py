@@ -28,10 +28,11 @@ from pipeline.cli.options import (
     path,
     path_or_url,
     quoted,
+    sampling_options,
     visible,
 )
-from pipeline.cli.prompts import choose_asked_prompts
-from schemas.prompts import CATALOGUE, Prompt, question_prompt
+from pipeline.cli.prompts import choose_asked_prompts, question, take_sampling
+from schemas.prompts import CATALOGUE, Prompt
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -42,6 +43,7 @@ def batch_options(command: F) -> F:
     for option in (
         json_option,
         pages_option,
+        sampling_options,
         click.option(
             "--text-layer", type=click.Choice(["keep", "prefer"]), help="prefer: take a PDF's own text.  [keep]"
         ),
@@ -51,7 +53,7 @@ def batch_options(command: F) -> F:
             "prompt_files",
             multiple=True,
             type=path,
-            help="A prompt of your own; the file's name is the prompt's.",
+            help="A prompt of your own; the file's name is the prompt's. It may begin with front matter.",
         ),
         click.option(
             "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
@@ -87,8 +89,9 @@ def run(
     from pipeline.ingest.submission import parse_pages
     from pipeline.settings import load_settings
 
+    sampling = take_sampling(flags)
     settings = load_settings(home=home, **flags)
-    chosen = choose_asked_prompts(prompts, prompt_files)
+    chosen = choose_asked_prompts(prompts, prompt_files, sampling)
     started = time.monotonic()
     done = _execute(settings, paths, chosen, batch, parse_pages(pages), devices)
     if done is None:
@@ -199,9 +202,10 @@ def submit(
     from pipeline.settings import load_settings
     from pipeline.supervisor.engine_choice import asked_model
 
+    sampling = take_sampling(flags)
     settings = load_settings(home=home, **flags)
     check_notify(notify)
-    chosen, ranges = choose_asked_prompts(prompts, prompt_files), parse_pages(pages)
+    chosen, ranges = choose_asked_prompts(prompts, prompt_files, sampling), parse_pages(pages)
     started = time.monotonic()
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -262,15 +266,16 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
 
 
 @cli.command()
-@click.argument("question")
+@click.argument("asked", metavar="QUESTION")
 @click.argument("paths", nargs=-1, required=True, type=path_or_url)
 @pages_option
+@sampling_options
 @home_option
 @engine_options
 @devices_option
 @json_option
 def ask(
-    question: str,
+    asked: str,
     paths: tuple[str | Path, ...],
     pages: str | None,
     home: Path | None,
@@ -289,8 +294,8 @@ def ask(
     from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
 
+    prompt = question(asked, take_sampling(flags))
     settings = load_settings(home=home, **flags)
-    prompt = question_prompt(question)
     done = _execute(settings, paths, [prompt], None, parse_pages(pages), devices)
     if done is None:
         return EXIT_INTERRUPTED
@@ -298,9 +303,9 @@ def ask(
         "SELECT t.source_path, t.page_number, t.text FROM page_text t JOIN files f ON f.source_path = t.source_path "
         f"WHERE f.batch_id = {quoted(done)} AND t.prompt = {quoted(prompt.name)} ORDER BY 1, 2"
     )
-    asked = parse_pages(pages)
+    ranges = parse_pages(pages)
     for name, number, text in run_sql(settings, statement).rows:
-        if asked and not any(first < int(str(number)) <= last + 1 for first, last in asked):
+        if ranges and not any(first < int(str(number)) <= last + 1 for first, last in ranges):
             continue
         if as_json:
             row = {"source_path": name, "page_number": number, "answer": text}

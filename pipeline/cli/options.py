@@ -75,6 +75,17 @@ def devices_option(command: F) -> F:
     )(command)
 
 
+def sampling_options(command: F) -> F:
+    """How prompts of one's own are answered; a version of the prompt for each choice, beside the others."""
+    for name, text in (
+        ("--seed", "Of your own prompts: draws other words at a temperature above 0.  [0]"),
+        ("--temperature", "Of your own prompts: 0 takes the likeliest token.  [0]"),
+        ("--max-tokens", "Of your own prompts: an answer ends there.  [4096; ask: 1024]"),
+    ):
+        command = click.option(name, metavar="NUMBER", help=text)(command)
+    return command
+
+
 def quoted(text: str) -> str:
     """A string literal of SQL."""
     return "'" + text.replace("'", "''") + "'"

@@ -58,3 +58,20 @@ def test_a_model_folder_that_does_not_fit_is_refused_before_any_page_is_taken(mo
     assert not (tmp_path / "h" / "pagepack.db").exists() or rows(tmp_path / "h", "SELECT count(*) FROM attempts") == [
         (0,)
     ]
+
+
+def test_a_question_is_drawn_anew_with_another_seed_and_ends_at_its_length(model: Path, tmp_path: Path) -> None:
+    document = write_pdf(tmp_path / "a.pdf", 1)
+    common = [document, "--model", model, "--home", tmp_path / "home", "--max-tokens", "8", "--temperature", "1.5"]
+
+    def answer(seed: str) -> str:
+        done = pagepack("ask", "Which?", *common, "--seed", seed, **VARIABLES)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first, second = answer("1"), answer("2")
+    assert first != second and answer("1") == first
+    sql = "SELECT attempt, output_tokens, temperature, finish_reason FROM attempts"
+    assert rows(tmp_path / "home", sql) == [(1, 8, 1.5, "length")] * 2  # the third was there already
+    refused = pagepack("run", *common, **VARIABLES)
+    assert refused.returncode == 2 and "--max-tokens is for prompts of your own" in refused.stderr
