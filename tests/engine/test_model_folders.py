@@ -109,3 +109,24 @@ def test_doctor_names_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
     assert "are they of one model?" in check["fact"]
     (folder / "consolidated.safetensors").write_bytes(b"short")
     assert found(folder)["engine"]["state"] == "broken" and "model" not in found(folder)
+
+
+def test_the_table_of_cards_is_the_engines_own_sum() -> None:
+    from benchmarks.checkpoint import PRESETS
+    from pipeline.errors import UsageError
+    from workers.pixtral.model.config import config_of
+    from workers.pixtral.model.load import empty_model, weight_bytes
+    from workers.pixtral.plan.sizes import size_engine
+
+    config = config_of(PRESETS["12b"])
+    weights = weight_bytes(empty_model(config).to(torch.bfloat16))
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) GiB \| (does not fit|\d+)", text, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for gibibytes, told in rows:
+        granted = int(int(gibibytes) * 2**30 * 0.92)
+        if told == "does not fit":
+            with pytest.raises(UsageError, match="too little memory"):
+                size_engine(config, weights, granted, 2, on_gpu=True)
+        else:
+            assert size_engine(config, weights, granted, 2, on_gpu=True).limits.max_sequences == int(told)
