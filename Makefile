@@ -17,7 +17,7 @@ demo: .venv/core
 	@echo
 	@$(BIN)/pagepack sql --home pagepack-data/demo --format table "SELECT cause, reason FROM failures ORDER BY cause"
 
-demo-pixtral: .venv/all
+demo-pixtral: .venv/pixtral
 	@rm -rf pagepack-data/demo-pixtral
 	$(BIN)/python -m benchmarks.reader.demo draw pagepack-data/demo-pixtral
 	PAGEPACK_MAX_SIDE_PX=256 $(BIN)/pagepack run pagepack-data/demo-pixtral/pages --home pagepack-data/demo-pixtral/home \
@@ -46,11 +46,17 @@ lint: .venv/all
 	@echo "installing into .venv…"; $(PIP) --editable .
 	@touch $@
 
+.venv/pixtral: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv…"; $(PIP) torch==2.13.0
+	@$(PIP) --editable '.[pixtral]'
+	@touch $@ .venv/core
+
 .venv/all: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv…"; $(PIP) torch==2.13.0
 	@$(PIP) --editable '.[pixtral,dev]'
-	@touch $@ .venv/core
+	@touch $@ .venv/core .venv/pixtral
 
 clean:
 	rm -rf .venv build *.egg-info pagepack-data

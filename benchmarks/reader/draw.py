@@ -8,8 +8,8 @@ pixel: this is what MuPDF does to unhinted text, and a PDF of the same layout ra
                                   → pdf_bytes → any rasterizer
 
 Seeds: `generator(space, seed, index)` with space TRAIN or UNSEEN; no page of one space is a page of the other.
-Font: DejaVu Sans Mono (matplotlib carries it), whose 0 is dotted and whose l, I and 1 differ; 14 to 15.5 px, as body
-text of 11 to 12 pt on A4 at 1024 px.
+Font: DejaVu Sans Mono (in `fonts/`, under its own licence), whose 0 is dotted and whose l, I and 1 differ; 14 to
+15.5 px, as body text of 11 to 12 pt on A4 at 1024 px.
 
 Over 300 lines: one function for each kind of page.
 """
@@ -21,7 +21,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pymupdf as _pymupdf
 from numpy.typing import NDArray
@@ -34,10 +33,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 MARKS = ".,:;!?-+=/()%&$#@*'\"<>[]_|"
 ALPHABET = LETTERS + DIGITS + MARKS
-FONTS = tuple(
-    Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    for name in ("DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf")
-)
+FONTS = tuple(Path(__file__).parent / "fonts" / name for name in ("DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf"))
 ADVANCE_EM, ASCENT_EM, DESCENT_EM, MIDDLE_EM = 0.602, 0.93, 0.24, 0.36
 SIZES_PX = (14.0, 14.5, 15.0, 15.5)
 KINDS = ("words", "random", "numbers", "table", "blank")
