@@ -127,3 +127,12 @@ class HangingEngine(InstantEngine):
         self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
     ) -> list[Future[Answer]]:
         return [Future() for _ in prompts]
+
+
+class SlowOcrOnlyEngine(SlowerEngine):
+    """As RapidOCR, and as slow."""
+
+    name = model = "slow-ocr-only"
+
+    def supports(self, prompt: Prompt) -> bool:
+        return prompt.name == "ocr"

@@ -1,4 +1,4 @@
-"""The commands that have pages read: run, submit, worker, ask."""
+"""The commands that have pages read: run, submit, worker."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ from pipeline.cli.options import (
     pages_option,
     path,
     path_or_url,
-    quoted,
     sampling_options,
-    visible,
 )
-from pipeline.cli.prompts import choose_asked_prompts, question, take_sampling
+from pipeline.cli.prompts import choose_asked_prompts, take_sampling
 from schemas.prompts import CATALOGUE, Prompt
 
 if TYPE_CHECKING:
@@ -93,19 +91,22 @@ def run(
     settings = load_settings(home=home, **flags)
     chosen = choose_asked_prompts(prompts, prompt_files, sampling)
     started = time.monotonic()
-    done = _execute(settings, paths, chosen, batch, parse_pages(pages), devices)
+    done = execute(settings, paths, chosen, batch, parse_pages(pages), devices)
     if done is None:
         return EXIT_INTERRUPTED
     return _summarize(settings, done, time.monotonic() - started, as_json)
 
 
-def _execute(
+def execute(
     settings: Settings,
     paths: Sequence[str | Path],
     prompts: Sequence[Prompt],
     batch: str | None,
     pages: Sequence[tuple[int, int]],
     devices: str | None,
+    *,
+    is_question: bool = False,
+    beside: bool = False,
 ) -> str | None:
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
@@ -117,7 +118,8 @@ def _execute(
 
     slots = process_slots("both", devices)
     with fork_ahead(len(slots)) as spare, ProgressBar(Console(stderr=True)) as bar:  # before the bar has a thread
-        job = Run(settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots)
+        asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots)
+        job = Run(*asked, is_question=is_question, beside=beside)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:
@@ -263,57 +265,3 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
         signal.signal(number, lambda *_: host.stop())
     host.execute()
     return EXIT_DONE
-
-
-@cli.command()
-@click.argument("asked", metavar="QUESTION")
-@click.argument("paths", nargs=-1, required=True, type=path_or_url)
-@pages_option
-@sampling_options
-@home_option
-@engine_options
-@devices_option
-@json_option
-def ask(
-    asked: str,
-    paths: tuple[str | Path, ...],
-    pages: str | None,
-    home: Path | None,
-    devices: str | None,
-    as_json: bool,
-    **flags: Any,
-) -> int:
-    """Ask each page a QUESTION of your own, and print the answers.
-
-    \b
-      pagepack ask "Which theorem is proved here?" thesis.pdf --pages 3-5 --model /models/pixtral-12b
-
-    Answers are stored like all others (prompt `ask: …`); a page that was asked the same before answers at once.
-    """
-    from pipeline.ingest.submission import parse_pages
-    from pipeline.query.sql import run_sql
-    from pipeline.settings import load_settings
-
-    prompt = question(asked, take_sampling(flags))
-    settings = load_settings(home=home, **flags)
-    done = _execute(settings, paths, [prompt], None, parse_pages(pages), devices)
-    if done is None:
-        return EXIT_INTERRUPTED
-    statement = (
-        "SELECT t.source_path, t.page_number, t.text FROM page_text t JOIN files f ON f.source_path = t.source_path "
-        f"WHERE f.batch_id = {quoted(done)} AND t.prompt = {quoted(prompt.name)} ORDER BY 1, 2"
-    )
-    ranges = parse_pages(pages)
-    for name, number, text in run_sql(settings, statement).rows:
-        if ranges and not any(first < int(str(number)) <= last + 1 for first, last in ranges):
-            continue
-        if as_json:
-            row = {"source_path": name, "page_number": number, "answer": text}
-            click.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            click.echo(f"{visible(str(name))}:{number!s}\n" + str(text) + "\n")
-    failures = run_sql(settings, f"SELECT reason FROM failures WHERE batch_id = {quoted(done)}")
-    reasons = [visible(str(reason)) for (reason,) in failures.rows]
-    for reason in reasons:
-        click.echo(f"pagepack: {reason}", err=True)
-    return EXIT_FAILED if reasons else EXIT_DONE

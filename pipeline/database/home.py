@@ -24,6 +24,10 @@ def file_system(path: Path) -> str:
     return kinds[-1] if kinds else ""
 
 
+class HomeInUse(UsageError):
+    """Another `pagepack run` or `worker` has the home."""
+
+
 class HomeLock:
     """Held by the one `pagepack run` or `worker` of a home; the kernel lets go of it however the process ends."""
 
@@ -51,7 +55,7 @@ class HomeLock:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
-            raise UsageError(
+            raise HomeInUse(
                 f"{self._home} is in use by {holder}; wait until it ends, or use another --home at the same time"
             ) from error
         self._file.truncate(0)

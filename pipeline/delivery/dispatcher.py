@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from celery import Celery
 
@@ -45,20 +45,32 @@ BROKER_SECONDS = 60.0  # a broker that is silent so long is said to be away; row
 _IMAGE_SWEEP_SECONDS = 60.0
 _NOTICES_SECONDS = 1.0
 _WORKERS_SECONDS = 1.0
+_QUESTIONS_SECONDS = 0.5
 _MOVE_SECONDS = 6.0  # the longest that a model's queue waits for what was sent before to the queue of all
 _LOST_SECONDS = 5.0  # with an empty queue, a message that led to nothing for so long was lost
 
 
 class Dispatcher:
-    """`only` is the batch of a `pagepack run`; without it, all that run. Not thread-safe."""
+    """`only` is the batch of a `pagepack run`, whose readers are `own`; without it, all that run. Not thread-safe.
+
+    A run also sees to the questions that are asked in its home meanwhile: it draws their pages, and reads those that
+    its model shall read. Nobody else has the home's broker.
+    """
 
     def __init__(
-        self, db: Database, settings: Settings, say: Callable[[str], None], only: OpenBatch | None = None
+        self,
+        db: Database,
+        settings: Settings,
+        say: Callable[[str], None],
+        only: OpenBatch | None = None,
+        own: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._db = db
         self._settings = settings
         self._say = say
         self._only = only
+        self._own = own
+        self._next_questions = 0.0
         self._limits = Limits.of(settings)
         self._paces: dict[str, Pace] = {}  # by queue
         self._next_sweep = self._next_notices = 0.0
@@ -150,11 +162,11 @@ class Dispatcher:
 
     def _enqueue(self, app: Celery) -> None:
         if self._only is not None:
-            work = [(self._only, 0, "", what_is_open(self._db, self._only.id))]
+            work = [(self._only, 0, "", what_is_open(self._db, self._only.id)), *self._questions(self._only)]
         else:
             work = running_work(self._db)
         for batch, _, _, now in work:
-            if not now and self._only is None:
+            if not now and batch != self._only:
                 self._close(batch)
         drawing = [(batch, priority) for batch, priority, _, now in work if now.documents]
         if drawing:
@@ -170,6 +182,13 @@ class Dispatcher:
                 equals = [batch for batch, its_priority in batches if its_priority == priority]
                 room -= self._enqueue_pages(app, queue, equals, room, lost_after)
 
+    def _questions(self, only: OpenBatch) -> list[tuple[OpenBatch, int, str, Open]]:
+        """Those of this home that wait, now and then; on a server's database the leader of the workers has them."""
+        if self._settings.database_url is not None or time.monotonic() < self._next_questions:
+            return []
+        self._next_questions = time.monotonic() + _QUESTIONS_SECONDS
+        return [work for work in running_work(self._db, questions_only=True) if work[0] != only]
+
     def _by_model(self, work: Sequence[tuple[OpenBatch, int, str, Open]]) -> dict[str, list[tuple[OpenBatch, int]]]:
         """Batches of which pages wait, with their priorities, under the model that shall read them ("": any).
 
@@ -180,7 +199,10 @@ class Dispatcher:
         if waiting:
             is_run = self._only is not None
             there = [worker for worker in self._known_workers() if worker.is_reading()]
-            self._readers = [worker for worker in there if is_run or worker.role == "read"]
+            own = self._own() if self._own is not None else None
+            self._readers = [
+                worker for worker in there if (own is None or worker.owner in own if is_run else worker.role == "read")
+            ]
         models = {reader.model or "" for reader in self._readers}
         any_model = min(models) if len(models) == 1 and self._only is None else ""
         if any_model != self._any_model:
@@ -188,6 +210,8 @@ class Dispatcher:
             self._moves_until = time.monotonic() + _MOVE_SECONDS if any_model else 0.0
         found: dict[str, list[tuple[OpenBatch, int]]] = {}
         for batch, priority, model in waiting:
+            if self._only is not None and batch != self._only and model not in models:
+                continue  # a question that this run's readers do not answer; whoever asks it has readers of its own
             if not model or not models or model in models:
                 found.setdefault(model or any_model, []).append((batch, priority))
         return found

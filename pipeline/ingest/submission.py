@@ -21,7 +21,7 @@ from pipeline.documents.files import display
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.ingest.register import register, register_all
 from pipeline.settings import Settings
-from pipeline.store.batches import OpenBatch, open_batch
+from pipeline.store.batches import QUESTION_KEY, OpenBatch, open_batch
 from pipeline.store.sources import SeenFile, record_files
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
@@ -56,14 +56,19 @@ def open_named_batch(
     *,
     priority: int = 0,
     notify: str | None = None,
+    is_question: bool = False,
 ) -> OpenBatch:
-    """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again."""
+    """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again.
+
+    A question's key says that it is one: a run reads what is asked in its home meanwhile.
+    """
     if batch_name is not None and len(batch_name) > MOST_OF_A_NAME:
         raise UsageError(f"--batch {batch_name[:20]}…: {len(batch_name):,} characters; at most {MOST_OF_A_NAME}")
     places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
     identity = json.dumps([places, versions, model, settings.text_layer, *pages])
-    key = f"name:{batch_name}" if batch_name else "paths:" + hashlib.sha256(identity.encode()).hexdigest()
+    kind = QUESTION_KEY if is_question else "paths:"
+    key = f"name:{batch_name}" if batch_name else kind + hashlib.sha256(identity.encode()).hexdigest()
     name = batch_name or " ".join(Path(path).name or path for path in places)[:200]
     return open_batch(
         db,
@@ -100,6 +105,7 @@ def submit(
     is_stopping: Callable[[], bool],
     engine: str = "any",
     model: str = "",
+    is_question: bool = False,
 ) -> OpenBatch:
     """Register the files for workers elsewhere. Where no model is named, whatever the workers read with serves.
 
@@ -108,9 +114,8 @@ def submit(
     """
     db = open_or_make(settings)
     try:
-        batch = open_named_batch(
-            db, settings, paths, prompts, batch_name, engine, model, pages, priority=priority, notify=notify
-        )
+        named = (paths, prompts, batch_name, engine, model, pages)
+        batch = open_named_batch(db, settings, *named, priority=priority, notify=notify, is_question=is_question)
         for count in register_all(db, batch, paths, settings, batch_name is None, is_stopping):
             on_seen(count)
         return batch

@@ -27,6 +27,9 @@ from schemas.tables import (
     TaskState,
 )
 
+QUESTION_KEY = "ask:"
+"""How the key of a batch begins that somebody waits for at a terminal."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenBatch:

@@ -9,7 +9,7 @@ import sqlalchemy.orm
 from sqlalchemy import select
 
 from pipeline.database.engine import Database
-from pipeline.store.batches import OpenBatch
+from pipeline.store.batches import QUESTION_KEY, OpenBatch
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.page_tasks import TEXT_LAYER
 from schemas.tables import (
@@ -55,15 +55,16 @@ def what_is_open(db: Database, batch_id: int) -> Open:
     return Open(*map(bool, row))
 
 
-def running_work(db: Database) -> list[tuple[OpenBatch, int, str, Open]]:
+def running_work(db: Database, questions_only: bool = False) -> list[tuple[OpenBatch, int, str, Open]]:
     """Every running batch, the oldest first, with its priority, model and what is open of it: one statement for all.
 
     The model is "" where any may read.
     """
+    which = [Batch.key.startswith(QUESTION_KEY, autoescape=True)] if questions_only else []
     with db.read(by_key=True) as connection:
         rows = connection.execute(
             select(Batch.id, Batch.public_id, Batch.name, Batch.priority, Batch.model, *open_looks(Batch.id))
-            .where(Batch.state == BatchState.RUNNING)
+            .where(Batch.state == BatchState.RUNNING, *which)
             .order_by(Batch.id)
         )
         return [

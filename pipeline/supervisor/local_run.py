@@ -61,7 +61,11 @@ class Run:
         pages: Sequence[tuple[int, int]] = (),
         spare: list[Forked] | None = None,
         slots: list[ProcessSlot] | None = None,
+        *,
+        is_question: bool = False,
+        beside: bool = False,
     ) -> None:
+        """`beside`: somebody else has the home. Only for what is asked there meanwhile, and soon over."""
         self._settings = settings
         self._paths = paths
         self._prompts = prompts
@@ -71,6 +75,8 @@ class Run:
         self._pages = pages
         self._spare = spare
         self._slots = slots or process_slots("both", None)
+        self._is_question = is_question
+        self._beside = beside
         self._limits = Limits.of(settings)
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
@@ -93,23 +99,32 @@ class Run:
         """
         check_paths(self._paths, self._settings)
         with ExitStack() as stack:
-            stack.enter_context(HomeLock(self._settings.home))
+            if not self._beside:
+                stack.enter_context(HomeLock(self._settings.home))
             check_storage(self._settings)
             choice = describe_engine(self._settings, devices_of(self._slots))
             if self._stop_signals:
                 raise Stopped
             check_prompts(choice, self._prompts)
             self._say(f"engine {choice.engine} ({choice.model}): {choice.reason}")
-            db = open_database(self._settings, create=self._settings.database_url is None)
+            is_home = self._settings.database_url is None and not self._beside
+            db = open_database(self._settings, create=is_home)
             stack.callback(db.dispose)
             self._take_all_back(db, "the run before ended early")
-            if self._settings.database_url is None:
+            if is_home:
                 forget_enqueued(db)
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
-            batch = open_named_batch(db, self._settings, *asked)
-            logs = self._settings.home / "logs"
+            batch = open_named_batch(db, self._settings, *asked, is_question=self._is_question)
+            logs = self._settings.home / "logs" / ("beside" if self._beside else "")
             self._supervisor = Supervisor(
-                db, self._settings, self._slots, self._say, only=batch, logs=logs, spare=self._spare
+                db,
+                self._settings,
+                self._slots,
+                self._say,
+                only=batch,
+                logs=logs,
+                spare=self._spare,
+                beside=self._beside,
             )
             seeing = threading.Thread(target=self._see, args=(db, batch), name="discover", daemon=True)
             seeing.start()
@@ -127,7 +142,7 @@ class Run:
 
     def _take_all_back(self, db: Database, reason: str) -> None:
         """In a home, whose lock is ours, whoever held a lease is dead, and no page is to blame."""
-        if self._settings.database_url is None:
+        if self._settings.database_url is None and not self._beside:
             give_back(db, "", reason=reason, crashed=False, limits=self._limits)
 
     def _stop_workers(self, db: Database, supervisor: Supervisor) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -54,12 +55,15 @@ class Supervisor:
         only: OpenBatch | None = None,
         logs: Path | None = None,
         spare: list[Forked] | None = None,
+        beside: bool = False,
     ) -> None:
+        """`beside`: another supervisor has the home, with its broker; this one makes a broker that goes with it."""
         self._db = db
         self._settings = settings
         self._say = say
         self._is_run = only is not None
-        here = f"{socket.gethostname()} {settings.home.absolute()} {[slot.name for slot in slots]}"
+        self._broker_home = settings.home / f"beside-{os.getpid()}" if beside else settings.home
+        here = f"{socket.gethostname()} {self._broker_home.absolute()} {[slot.name for slot in slots]}"
         mark = hashlib.sha256(os.fsencode(here)).hexdigest()[:16]
         self._alarm_queue = f"pagepack.alarm.{mark}"
         # On a broker that others share, a run's workers are for its batch, and take nobody else's messages.
@@ -68,7 +72,7 @@ class Supervisor:
         self._app: Celery | None = None
         self._url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._dispatcher = Dispatcher(db, settings, say, only)
+        self._dispatcher = Dispatcher(db, settings, say, only, lambda: self.children.owners())
         variables = {
             "PAGEPACK_INTERNAL_ALARM": self._alarm_queue,
             "PAGEPACK_INTERNAL_QUEUES": self._own,
@@ -152,6 +156,8 @@ class Supervisor:
             self._own = ""  # once: a broker that is silent takes its time
         if self._broker is not None:
             self._broker.stop()
+        if self._broker_home != self._settings.home:
+            shutil.rmtree(self._broker_home, ignore_errors=True)
         self._stop_leading()
 
     def _stop_leading(self) -> None:
@@ -188,10 +194,11 @@ class Supervisor:
         if self._settings.broker_url is not None:
             self._url = self._settings.broker_url
         else:
-            self._broker = self._broker or EmbeddedBroker(self._settings.home)
+            self._broker = self._broker or EmbeddedBroker(self._broker_home)
             self._broker.start()
             self._url = self._broker.url
-            forget_enqueued(self._db)  # it is new and empty
+            if self._broker_home == self._settings.home:
+                forget_enqueued(self._db)  # it is new and empty
         check_broker(make_app(self._url))  # with a command's time-out: on a busy machine one slow answer is no end
         app = make_app(self._url, events=self._settings.celery_events, own=self._own, silence_seconds=_SILENCE_SECONDS)
         while heard_alarm(app, self._alarm_queue):
