@@ -150,6 +150,8 @@ class Stack:
     def command(self, name: str, command: list[str] | None = None) -> list[str]:
         service = self.services[name]
         words = [self._here(name, word) for word in (service["command"] if command is None else command)]
+        if "--devices" in words:  # the GPUs that the file reserves are not here, and nothing falls back to a CPU
+            del words[(at := words.index("--devices")) : at + 2]
         if name == "postgres":
             run = [
                 "-D",

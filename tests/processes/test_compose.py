@@ -287,7 +287,8 @@ def test_a_stopped_worker_finishes_its_page_and_leaves_nothing_behind(stack: Sta
 
 
 def test_the_gpu_profile_reads_with_the_model_folder(stack: Stack) -> None:
-    """On the CPU, with a tiny random checkpoint: its text is noise, its flags and mounts are the file's."""
+    """On the CPU, with a tiny random checkpoint: its text is noise, its mounts and all flags but one are the file's."""
+    assert "--devices" in stack.services["read-gpu"]["command"]
     stack.up("ingest", "read-gpu")
     if "read" in stack.running:
         stack.stop("read")
