@@ -78,8 +78,8 @@ def ask(
       pagepack ask "Which theorem is proved here?" thesis.pdf --pages 3-5 --model /models/pixtral-12b
 
     A worker or a run that reads in the same home already, and answers questions, answers this one; --model then asks
-    for that model, and --devices for readers of one's own. Answers are stored like all others (prompt `ask: …`); a page
-    that was asked the same before answers at once.
+    for that model, and --devices starts readers on those GPUs beside it. Answers are stored like all others (prompt
+    `ask: …`); a page that was asked the same before answers at once.
     """
     from pipeline.ingest.submission import parse_pages
     from pipeline.query.sql import run_sql

@@ -62,7 +62,7 @@ def test_names_prompts_and_details_that_a_server_refuses_are_stored(archive: Arc
     document_id = archive.see(f"/in/{odd} 2.pdf", batch=odd) or 0
     (page,) = archive.ingest(document_id, [NewPage(0, sha("x"), 16, 16, warnings=odd)])
     claim = archive.claim(page, owner=odd)
-    assert claim and claim.tasks[0].prompt.stop == (odd)
+    assert claim and claim.tasks[0].prompt.stop == (odd,)
     said = answer("x", engine=odd, details={"lines": [odd]})
     assert complete_page(archive.db, claim, odd, {claim.tasks[0].task_id: said}, LIMITS) == 1
     assert archive.finish(odd)
