@@ -122,20 +122,40 @@ def is_setting(variable: str) -> bool:
     return variable.startswith("PAGEPACK_") and not variable.startswith("PAGEPACK_INTERNAL_")
 
 
+def _secrets_in_files() -> dict[str, str]:
+    """Variable → value of the settings that may hold a password and are named by PAGEPACK_…_FILE, as containers do."""
+    found = {}
+    for variable in (f"PAGEPACK_{name}".upper() for name, field in Settings.model_fields.items() if not field.repr):
+        if (path := os.environ.get(f"{variable}_FILE")) is None:
+            continue
+        if variable in os.environ:
+            raise UsageError(f"{variable} and {variable}_FILE are both set; unset one of them")
+        try:
+            found[variable] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+            raise UsageError(f"{variable}_FILE names {path}, which cannot be read: {reason}") from None
+        if not found[variable]:
+            raise UsageError(f"{variable}_FILE names {path}, which is empty; write the URL into it")
+    return found
+
+
 def load_settings(**flags: object) -> Settings:
-    """Settings from flags (None means: not given), then the environment, then defaults.
+    """Settings from flags (None means: not given), then the environment and the files that it names, then defaults.
 
     Raises:
         UsageError: a value does not fit; the message names its variable.
     """
     # Not through pydantic-settings: every process of a run would take a seventh of a second to import it.
     variables = {f"PAGEPACK_{name}".upper(): name for name in Settings.model_fields}
-    for variable in sorted(os.environ):
+    from_files = _secrets_in_files()
+    for variable in sorted(os.environ.keys() - {f"{name}_FILE" for name in from_files}):
         if is_setting(variable) and variable not in variables:
             raise UsageError(f"{variable} is not a setting of pagepack; known are {', '.join(sorted(variables))}")
     given: dict[str, Any] = {
         name: os.environ[variable] for variable, name in variables.items() if variable in os.environ
     }
+    given |= {variables[variable]: value for variable, value in from_files.items()}
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         settings = Settings(**given)
