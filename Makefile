@@ -5,7 +5,10 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: demo demo-pixtral test test-fast fuzz chaos lint clean
+LOCK := $(BIN)/uv --no-config pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes \
+  --no-annotate --custom-compile-command "make lock" pyproject.toml - --extra postgres --extra s3 --extra parquet --extra otel
+
+.PHONY: demo demo-pixtral test test-fast fuzz chaos lint lock clean
 
 demo: .venv/core
 	@rm -rf pagepack-data/demo
@@ -40,6 +43,13 @@ lint: .venv/all
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# What the images install, for Python 3.11 on Linux: requirements.lock, and with torch requirements-gpu.lock. What builds
+# pagepack's own wheel goes in too.
+lock: .venv/all
+	@$(PIP) uv
+	echo 'setuptools>=77' | $(LOCK) --extra web -o requirements.lock
+	echo 'setuptools>=77' | $(LOCK) --extra pixtral -o requirements-gpu.lock
 
 .venv/core: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -20,10 +20,37 @@ class MissingVariable(Exception):
     """A `${NAME:?message}` without a value."""
 
 
-def load_compose(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Raises MissingVariable with the file's own message."""
-    loaded = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    return dict(_filled(loaded, variables))
+_RESET = object()
+"""`!reset`: what the file before says is taken away."""
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_constructor("!reset", lambda loader, node: _RESET)
+
+
+def load_compose(variables: Mapping[str, str], *files: str) -> dict[str, Any]:
+    """docker-compose.yml, and over it `files`. Raises MissingVariable with the file's own message."""
+    filled: dict[str, Any] = {}
+    for name in ("docker-compose.yml", *files):
+        loaded = yaml.load((ROOT / name).read_text(), _Loader)
+        filled = _merged(filled, _filled(loaded, variables))
+    return filled
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """As Compose lays one file over another: mappings by key; a command, like every list here, is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is _RESET:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(below.get(key, {}), dict):
+            merged[key] = _merged(below.get(key, {}), value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:

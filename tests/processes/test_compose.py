@@ -1,7 +1,7 @@
 """docker-compose.yml and the Dockerfile taken apart, and each service run as a local process against real servers.
 
 `docker build` and `docker compose up` themselves are not run: they need a Docker daemon. `compose_stack.py` says what
-that leaves open.
+that leaves open. docs/operations.md says how the image was built without one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import psycopg
 import pymupdf
 import pytest
 import redis
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pipeline import __version__
 from pipeline.settings import Settings
@@ -38,13 +40,14 @@ PASSWORDS = {
     name: f"{name.lower().replace('_', '')}fortest"
     for name in ("POSTGRES_PASSWORD", "INGEST_PASSWORD", "READ_PASSWORD", "REDIS_PASSWORD", "FLOWER_PASSWORD")
 }
+LOCKS = {"ingest": "requirements.lock", "gpu": "requirements-gpu.lock"}
 SAMPLES = ("invoice-scan.pdf", "street.jpg", "catalogue-cut-short.pdf", "minutes-encrypted.pdf")
 
 FILE_KEYS = {"services", "networks", "volumes"}
 SERVICE_KEYS = {
-    "build", "cap_drop", "command", "depends_on", "deploy", "entrypoint", "environment", "healthcheck", "image", "init",
-    "logging", "networks", "ports", "profiles", "pull_policy", "read_only", "restart", "security_opt", "shm_size",
-    "stop_grace_period", "tmpfs", "user", "volumes",
+    "build", "cap_drop", "command", "cpus", "depends_on", "deploy", "entrypoint", "environment", "healthcheck", "image",
+    "init", "logging", "mem_limit", "networks", "ports", "profiles", "pull_policy", "read_only", "restart", "secrets",
+    "security_opt", "shm_size", "stop_grace_period", "tmpfs", "user", "volumes",
 }  # fmt: skip
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 
@@ -75,7 +78,7 @@ def test_a_missing_password_stops_everything_and_says_where_to_put_it(name: str)
 
 def test_the_example_names_every_variable_and_no_password() -> None:
     example = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     assert set(example) == used
     assert {name for name, value in example.items() if not value} == set(PASSWORDS)
     assert ".env" in (ROOT / ".gitignore").read_text().split()
@@ -108,11 +111,13 @@ def test_every_name_leads_somewhere(compose: dict[str, Any]) -> None:
             if isinstance(volume, str):
                 assert volume.split(":")[0] in compose["volumes"], f"{name}: {volume}"
             else:
-                assert volume["read_only"] and not volume["bind"]["create_host_path"], f"{name}: {volume}"
+                assert volume.get("read_only", volume["target"] == "/results"), f"{name}: {volume}"
+                assert not volume["bind"]["create_host_path"], f"{name}: {volume}"
         assert set(service["networks"]) <= set(compose["networks"])
         if "build" in service:
             assert service["build"]["target"] in load_dockerfile(), name
-            assert service["pull_policy"] == "build", f"{name}: nobody else's image of this name is taken"
+            # Compose pulls nothing and builds where there is no image; `build` would build at each `run`.
+            assert service["pull_policy"] == "never", f"{name}: nobody else's image of this name is taken"
 
 
 def test_services_are_confined(compose: dict[str, Any]) -> None:
@@ -155,15 +160,22 @@ def test_the_dockerfile_holds_together(compose: dict[str, Any]) -> None:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored, f".dockerignore hides {source}"
     packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
-    assert packages | {"pyproject.toml", "README.md", "LICENSE"} == set(stages["build"].copies)
-    extras = set(re.findall(r"\.\[([\w,]+)\]", (ROOT / "Dockerfile").read_text()))
-    assert {extra for group in extras for extra in group.split(",")} <= set(project["project"]["optional-dependencies"])
+    assert packages | {"pyproject.toml", "README.md", "LICENSE"} == set(stages["wheel"].copies)
+    for target, lock in LOCKS.items():
+        build, dependencies = (
+            stages[stages[target].copies_from[0]],
+            stages[f"dependencies{lock.removesuffix('.lock')[12:]}"],
+        )
+        assert build.base == dependencies.name and build.copies == [] and build.copies_from == ["wheel"]
+        # The code comes after them, so that a change of it installs none of them again.
+        assert dependencies.copies == [lock] and dependencies.base == "base" and stages["base"].copies == []
+        assert f"--require-hashes -r {lock}" in dependencies.runs[0]
     for target in ("ingest", "gpu"):
         user = stages[target].user.split(":")[0]
         assert user.isdigit() and int(user) >= 1000
         assert stages[target].entrypoint == ["pagepack"]
         service = next(service for _, service in services(compose) if service.get("build", {}).get("target") == target)
-        assert service["user"] == stages[target].user
+        assert service["user"] == stages[target].user  # where .env says no other
         assert re.fullmatch(rf"pagepack:{re.escape(__version__)}(-\w+)?", service["image"])
     compilers = [name for name, stage in stages.items() if any("gcc" in run for run in stage.runs)]
     assert compilers == ["gpu"]  # Triton needs one; see the file
@@ -171,7 +183,54 @@ def test_the_dockerfile_holds_together(compose: dict[str, Any]) -> None:
 
 def test_what_the_file_names_is_no_secret_of_the_image() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split("\n")
-    assert ignored[1] == "*" and not any(fnmatch(".env", line.removeprefix("!")) for line in ignored[2:])
+    assert ignored[1] == "*"
+    for secret in (".env", "secrets/owner_database_url", "documents/scan.pdf"):
+        assert not any(fnmatch(secret, line.removeprefix("!")) for line in ignored[2:]), secret
+
+
+@pytest.mark.parametrize("target", LOCKS)
+def test_an_image_has_what_its_commands_offer(target: str) -> None:
+    """Each extra but those of the other image and of development, in a version that pyproject.toml allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    locked = {
+        canonicalize_name(name): version
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", (ROOT / LOCKS[target]).read_text(), re.MULTILINE)
+    }
+    extras = project["project"]["optional-dependencies"]
+    left_out = {"ingest": {"dev", "pixtral"}, "gpu": {"dev", "web"}}[target]
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    for requirement in [*wanted, *(one for name in extras.keys() - left_out for one in extras[name])]:
+        needed = Requirement(requirement)
+        version = locked.get(canonicalize_name(needed.name))
+        assert version is not None and needed.specifier.contains(version), f"{requirement}: {version}; run `make lock`"
+
+
+def test_a_fresh_clone_has_the_folders_that_are_mounted(compose: dict[str, Any]) -> None:
+    """Docker would make them root's, and refuses here to make them."""
+    kept = subprocess.run(["git", "ls-files", "documents", "results"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert kept.split() == ["documents/.gitignore", "results/.gitignore"]
+    mounts = [volume for volume in compose["services"]["pagepack"]["volumes"] if isinstance(volume, dict)]
+    assert {volume["source"]: volume["target"] for volume in mounts} == {
+        "./documents": "/documents",
+        "./results": "/results",
+    }
+
+
+def test_every_service_has_limits(compose: dict[str, Any]) -> None:
+    """And Docker refuses more cores than a machine has, so that their number is the machine's to say."""
+    for name, service in services(compose):
+        assert re.fullmatch(r"\d+g", service["mem_limit"]), name
+        assert float(service["cpus"]) > 0, name
+    given = load_compose({**PASSWORDS, "CPUS": "0.5", "WORKER_MEMORY": "3g", "GPU_WORKER_MEMORY": "9g"})["services"]
+    assert {service["cpus"] for service in given.values()} == {"0.5"}
+    assert [given[name]["mem_limit"] for name in ("ingest", "read", "read-gpu")] == ["3g", "3g", "9g"]
+    needed = Settings.model_fields["rasterize_memory_bytes"].default
+    assert int(compose["services"]["ingest"]["mem_limit"][:-1]) * 2**30 > needed
+
+
+def test_page_images_do_not_fill_the_disk(compose: dict[str, Any]) -> None:
+    for name in ("ingest", "read", "read-gpu", "pagepack"):
+        assert compose["services"][name]["environment"]["PAGEPACK_KEEP_IMAGES"] == "until-read"
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +271,9 @@ def test_what_comes_up_reads_documents_into_postgresql(stack: Stack) -> None:
     assert status.returncode == 0 and "finished" in status.stdout, status.stderr
     asked = stack.run("pagepack", "sql", "SELECT count(*) FROM page_text", "--format", "csv")
     assert asked.stdout.split() == ["count", "2"], asked.stderr
+    written = stack.run("pagepack", "export", "--out", "/results/text")
+    assert written.returncode == 0, written.stderr
+    assert any("Marlow & Finch" in file.read_text() for file in stack.results.rglob("invoice-scan.pdf.md"))
 
 
 def test_workers_log_in_with_the_least_that_they_need(stack: Stack) -> None:
@@ -373,3 +435,45 @@ def test_no_log_holds_a_password(stack: Stack) -> None:
     for name in stack.order:
         log = stack.log(name).read_text()
         assert not any(password in log for password in PASSWORDS.values()), name
+
+
+SECRETS_FILE = "docker-compose.secrets.yml"
+
+
+@pytest.fixture(scope="module")
+def stack_with_secrets() -> Iterator[Stack]:
+    """As the head of the file says: its commands, and `.env` without a password."""
+    folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
+    folder.chmod(0o755)
+    commands = re.findall(r"^#     (.*)$", (ROOT / SECRETS_FILE).read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=folder, check=True)
+    assert (folder / "secrets").stat().st_mode & 0o777 == 0o700
+    try:
+        with Stack(folder, dict.fromkeys(PASSWORDS, "file"), SECRETS_FILE, secrets=folder / "secrets") as stack:
+            shutil.copy(ROOT / "samples" / "street.jpg", stack.documents)
+            yield stack
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_passwords_may_be_files(stack_with_secrets: Stack) -> None:
+    stack = stack_with_secrets
+    stack.up(*stack.default_services())
+    done = stack.run("pagepack", "submit", "/documents", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "SUMMER CONCERT" in stack.run("pagepack", "search", "concert").stdout
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"http://127.0.0.1:{stack.port('flower', '5555')}/workers", timeout=120)
+
+
+def test_with_files_no_variable_and_no_log_holds_a_password(stack_with_secrets: Stack) -> None:
+    stack = stack_with_secrets
+    passwords = [file.read_text() for file in stack.documents.parent.glob("secrets/*_password")]
+    assert len(set(passwords)) == len(PASSWORDS) and all(len(password) == 48 for password in passwords)
+    merged = load_compose(dict.fromkeys(PASSWORDS, "word-of-env"), SECRETS_FILE)
+    for name, service in merged["services"].items():
+        assert not any("word-of-env" in value for value in service.get("environment", {}).values()), name
+        assert set(service.get("secrets", [])) <= set(merged["secrets"]), name
+    for name in stack.order:
+        log = stack.log(name).read_text()
+        assert not any(password in log for password in passwords), name
