@@ -25,6 +25,7 @@ import psycopg
 import pymupdf
 import pytest
 import redis
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -418,6 +419,43 @@ def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path
     assert worker.wait(float(service["TimeoutStopSec"])) == 0, log.read_text()
     assert float(service["TimeoutStopSec"]) > Settings.model_fields["grace_seconds"].default + 5
     assert (service["KillMode"], service["RestartPreventExitStatus"]) == ("mixed", "2")
+
+
+def test_the_kubernetes_deployment_runs_and_answers_its_probes(stack: Stack, tmp_path: Path) -> None:
+    """What docs/kubernetes.yaml gives the ingest pod: settings, URLs as files, probes."""
+    stack.up("logins", "redis")
+    items = yaml.safe_load((ROOT / "docs" / "kubernetes.yaml").read_text())["items"]
+    settings = next(one["data"] for one in items if one["kind"] == "ConfigMap")
+    pod = next(one for one in items if one["metadata"]["name"] == "pagepack-ingest")["spec"]["template"]["spec"]
+    worker = pod["containers"][0]
+    given = stack.environment("ingest")
+    variables = {name: value for name, value in given.items() if not name.startswith("PAGEPACK_")} | settings
+    for variable in worker["env"]:
+        file = tmp_path / Path(variable["value"]).name
+        file.write_text(given[variable["name"].removesuffix("_FILE")])
+        variables[variable["name"]] = str(file)
+    port = stack.port("pod", settings["PAGEPACK_METRICS_PORT"])
+    variables |= {"PAGEPACK_HOME": str(tmp_path), "PAGEPACK_METRICS_PORT": port, "PAGEPACK_METRICS_HOST": "127.0.0.1"}
+    variables["PAGEPACK_IMAGES_URL"] = f"file://{tmp_path}/images"  # there is no bucket
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        command = stack.command("pagepack", worker["args"])
+        process = subprocess.Popen(command, env=variables, stdout=stream, stderr=stream)
+
+    def answers(probe: str) -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            url = f"http://127.0.0.1:{port}{worker[f'{probe}Probe']['httpGet']['path']}"
+            return bool(urllib.request.urlopen(url, timeout=10).status == 200)
+        except OSError:
+            return False
+
+    try:
+        for probe in ("startup", "readiness", "liveness"):
+            wait_until(lambda: answers(probe))  # noqa: B023 (asked at once)
+    finally:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(pod["terminationGracePeriodSeconds"]) == 0, log.read_text()
 
 
 def test_the_broker_asks_for_its_password_and_refuses_when_full(stack: Stack) -> None:
