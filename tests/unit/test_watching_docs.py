@@ -1,14 +1,19 @@
-"""docs/watching.md and docs/grafana.json name what is served, and nothing else."""
+"""The docs of watching, the dashboard and the alerts name what is served; incidents.md says what to do then."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from pipeline.cli.main import cli
+from pipeline.query.sql import run_sql
+from pipeline.settings import Settings
 from pipeline.telemetry.metrics import METRICS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,3 +73,38 @@ def test_panels_have_ids_of_their_own_and_the_source_is_a_variable() -> None:
     variables = {variable["name"]: variable["type"] for variable in DASHBOARD["templating"]["list"]}
     assert variables == {"datasource": "datasource", "instance": "query"}
     assert DASHBOARD["schemaVersion"] >= 39 and DASHBOARD["title"] and DASHBOARD["uid"]
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DOCS / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_alerts_ask_only_for_metrics_that_exist_and_each_is_held_by_a_rule_test() -> None:
+    for rule in alerts():
+        assert set(re.findall(r"pagepack_\w+", rule["expr"])) <= set(METRICS), rule["alert"]
+    held = (Path(__file__).parents[1] / "alerts.test.yml").read_text(encoding="utf-8")
+    assert all(rule["alert"] in held for rule in alerts())
+
+
+def test_each_alert_leads_to_a_section_that_is_there() -> None:
+    titles = re.findall(r"^## (.*)$", (DOCS / "incidents.md").read_text(encoding="utf-8"), re.MULTILINE)
+    sections = {f"docs/incidents.md#{title.lower().replace(' ', '-')}" for title in titles}
+    assert {rule["annotations"]["runbook"] for rule in alerts()} <= sections
+    within = re.findall(r"\]\((#[^)]*)\)", (DOCS / "incidents.md").read_text(encoding="utf-8"))
+    assert {f"docs/incidents.md{link}" for link in within} <= sections
+
+
+def test_the_commands_of_the_incident_page_exist_and_its_queries_run(settings: Settings) -> None:
+    said = (DOCS / "incidents.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\$ (pagepack .*?)(?:  +#.*)?$", said, re.MULTILINE) + re.findall(r"`(pagepack [^`]*)`", said)
+    assert len(shown) >= 12
+    for line in shown:
+        words = shlex.split(line)[1:]
+        command: Any = cli
+        while words and hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        options = {flag for one in command.params for flag in one.opts}
+        assert {word for word in words if word.startswith("--")} <= options | {"--help"}, line
+        if command.name == "sql":
+            run_sql(settings, words[-1])
