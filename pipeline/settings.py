@@ -32,7 +32,7 @@ class Settings(BaseModel):
     images_url: str | None = _(
         None, "where page images lie, such as s3://bucket/images; default images/ in the home", repr=False
     )
-    inputs_url: str | None = _(None, "local files are copied here for workers that do not see their paths")
+    inputs_url: str | None = _(None, "local files are copied here for workers that do not see their paths", repr=False)
     keep_images: str = _("keep", "page images: keep, until-read, or a number of days; a freed one is drawn again")
 
     engine: EngineName = _("auto", "auto takes pixtral where a model folder is set, else rapidocr")

@@ -34,7 +34,9 @@ def choose_engine(settings: Settings) -> Choice:
     if engine == "auto":
         engine = "pixtral" if settings.model else "rapidocr"
         reason = (
-            f"a model folder is set ({settings.model})" if settings.model else "no model folder is set (--model DIR)"
+            f"a model folder is set ({settings.model})"
+            if settings.model
+            else "the default; --model DIR chooses pixtral"
         )
     devices = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
     if engine == "rapidocr":

@@ -7,7 +7,7 @@ import logging
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,9 @@ from pipeline.cli.options import (
     pages_option,
     path,
     path_or_url,
+    quoted,
     sampling_options,
+    visible,
 )
 from pipeline.cli.prompts import choose_asked_prompts, take_sampling
 from schemas.prompts import CATALOGUE, Prompt
@@ -82,7 +84,8 @@ def run(
 
     Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names; a path may be a URL, like
     s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
-    the same command again to go on after an interruption, or after files were added; no page is read twice.
+    the same command again to go on after an interruption, or after files were added; no page is read twice. Ctrl-C
+    stops: pages in hand may be finished first, and a second Ctrl-C stops now.
     """
     from pipeline.ingest.submission import parse_pages
     from pipeline.settings import load_settings
@@ -111,13 +114,16 @@ def execute(
     """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
     from rich.console import Console
 
-    from pipeline.cli.progress_bar import ProgressBar
+    from pipeline.cli.progress_bar import ProgressBar, unit_of
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.local_run import Run, Stopped
     from pipeline.supervisor.process_slots import process_slots
 
     slots = process_slots("both", devices)
-    with fork_ahead(len(slots)) as spare, ProgressBar(Console(stderr=True)) as bar:  # before the bar has a thread
+    with (
+        fork_ahead(len(slots)) as spare,
+        ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
+    ):  # before the bar has a thread
         asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots)
         job = Run(*asked, is_question=is_question, beside=beside)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -139,8 +145,25 @@ def _database_name(settings: Settings) -> str:
     return server_name(server_url(settings.database_url))
 
 
+_NAMED = 10
+
+
+def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -> Iterator[str]:
+    """Lines with the files and pages of a batch that were not read, and why; the first ten, then how many more."""
+    from pipeline.query.sql import run_sql
+
+    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)} ORDER BY source_path, page_number"
+    found = run_sql(settings, f"SELECT source_path, page_number, reason {of_batch} LIMIT {_NAMED}")
+    for name, number, reason in found.rows:
+        page = "" if number is None else f" page {number!s}"
+        named = "" if str(name) in str(reason) and not page else f"{name!s}{page}: "
+        yield f"  {visible(named + str(reason))}"
+    if count > _NAMED:
+        yield f'  and {count - _NAMED:,} more: pagepack sql{where} "SELECT source_path, page_number, reason {of_batch}"'
+
+
 def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
-    from pipeline.cli.progress_bar import duration
+    from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch
     from pipeline.query.batch_status import status as query_status
@@ -151,17 +174,19 @@ def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool)
     if as_json:
         click.echo(json.dumps(status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
     else:
+        rate = f" ({summary.pages_done / seconds:.2f} pages/s)" if summary.pages_done else ""
         click.echo(
-            f"{summary.files_seen:,} files seen: {summary.files_done:,} done, {summary.files_failed:,} failed, "
-            f"{summary.files_rejected:,} rejected\n"
-            f"{summary.pages_total:,} pages: {summary.pages_done:,} done, {summary.pages_failed:,} failed, "
-            f"in {duration(seconds)}"
+            f"{counted(summary.files_seen, 'file')} seen: {summary.files_done:,} done, "
+            f"{summary.files_failed:,} failed, {summary.files_rejected:,} rejected\n"
+            f"{counted(summary.pages_total, 'page')}: {summary.pages_done:,} done, {summary.pages_failed:,} failed, "
+            f"in {duration(seconds)}{rate}"
         )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
         where = "" if settings.home == Path("pagepack-data") else f" --home {shlex.quote(str(settings.home))}"
-        if failed:
-            click.echo(f'why:   pagepack sql{where} "SELECT source_path, page_number, reason FROM failures"')
+        for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
+            click.echo(line)
+        click.echo(f"text in {_database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
     return EXIT_FAILED if failed else EXIT_DONE
 
@@ -193,12 +218,12 @@ def submit(
     """Register files and folders for workers elsewhere, and print the batch's id.
 
     Workers are started with `pagepack worker`, on as many machines as you like. Submitting the same again goes on
-    where it was, and takes up files that were added.
+    where it was, and takes up files that were added. Ctrl-C ends --wait, and the batch goes on.
     """
     from rich.console import Console
 
     from pipeline.cli.follow import follow_batch
-    from pipeline.cli.progress_bar import ProgressBar
+    from pipeline.cli.progress_bar import ProgressBar, unit_of
     from pipeline.ingest.submission import check_notify, check_paths, parse_pages
     from pipeline.ingest.submission import submit as submit_batch
     from pipeline.settings import load_settings
@@ -212,7 +237,7 @@ def submit(
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
-    with ProgressBar(Console(stderr=True)) as bar:
+    with ProgressBar(Console(stderr=True), unit_of(chosen)) as bar:
         check_paths(paths, settings)
         engine, model = asked_model(settings, chosen)
         done = submit_batch(

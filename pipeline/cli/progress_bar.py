@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,8 +21,9 @@ _LINE_SECONDS = 10.0
 class ProgressBar:
     """Shows `Progress` values; the rate is of this run alone, so a resumed batch does not look fast."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, unit: str = "pages") -> None:
         self._console = console
+        self._unit = unit
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._first: tuple[float, int] | None = None
@@ -55,24 +57,26 @@ class ProgressBar:
     def seen(self, files: int) -> None:
         """Files are being registered; on a terminal at each call, elsewhere every ten seconds."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=f"{files:,} files…")
+            self._bar.update(self._task, description=f"{counted(files, 'file')}…")
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
-            self.say(f"{files:,} files seen")
+            self.say(f"{counted(files, 'file')} seen")
 
-    def show(self, progress: Progress, files_seen: int | None, all_seen: bool) -> None:
+    def show(self, progress: Progress, files_seen: int | None, all_seen: bool, is_loading: bool = False) -> None:
         """The latest counts, of files where this process saw them; as often as `seen`."""
         ended = progress.tasks_done + progress.tasks_failed
         rate, left = self._rate(progress, ended)
-        files = "reading" if files_seen is None else f"{files_seen:,} files" + ("" if all_seen else "…")
+        files = "reading" if files_seen is None else counted(files_seen, "file") + ("" if all_seen else "…")
+        if is_loading and not ended:
+            files += ", loading the model"
         if self._bar is not None and self._task is not None:
             total = progress.tasks_total or None
             self._bar.update(
-                self._task, description=files, completed=ended, total=total, rate=f"pages  {rate:.2f}/s  {left}"
+                self._task, description=files, completed=ended, total=total, rate=f"{self._unit}  {rate:.2f}/s  {left}"
             )
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
-            self.say(f"{files}, {ended:,} of {progress.tasks_total:,} pages, {rate:.2f} pages/s {left}")
+            self.say(f"{files}, {ended:,} of {progress.tasks_total:,} {self._unit}, {rate:.2f} {self._unit}/s {left}")
 
     def _rate(self, progress: Progress, ended: int) -> tuple[float, str]:
         """Pages per second, and the time left in words; time counts from the first page on."""
@@ -84,6 +88,16 @@ class ProgressBar:
         left = (progress.tasks_pending + progress.tasks_leased) / rate
         more = "more than " if progress.documents_open else ""
         return rate, f"{more}{duration(left)} left" if left >= 1 else ""
+
+
+def unit_of(prompts: Sequence[object]) -> str:
+    """What a bar counts: with several prompts a page has several answers."""
+    return "pages" if len(prompts) == 1 else "answers"
+
+
+def counted(number: int, word: str) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -31,6 +31,7 @@ from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, expire, give_back
 from pipeline.store.progress import Progress, batch_state, progress, what_is_open
 from pipeline.store.retention import sweep_images
+from pipeline.store.worker_registry import workers
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, devices_of, process_slots
@@ -57,7 +58,7 @@ class Run:
         prompts: Sequence[Prompt],
         batch_name: str | None,
         say: Callable[[str], None],
-        on_progress: Callable[[Progress, int, bool], None],
+        on_progress: Callable[[Progress, int, bool, bool], None],
         pages: Sequence[tuple[int, int]] = (),
         spare: list[Forked] | None = None,
         slots: list[ProcessSlot] | None = None,
@@ -132,6 +133,7 @@ class Run:
             try:
                 self._loop(db, batch, self._supervisor)
             except Stopped as stopped:
+                self._say(self._stopping(progress(db, batch.id).tasks_leased))
                 self._stop_workers(db, self._supervisor)
                 stopped.num_stored = progress(db, batch.id).tasks_done
                 raise
@@ -139,6 +141,13 @@ class Run:
                 self._stop_signals = self._stop_signals or 1  # lets the discover thread end
                 self._stop_workers(db, self._supervisor)
             return batch
+
+    def _stopping(self, in_hand: int) -> str:
+        """What a person is told at the first Ctrl-C, for pages in the engine may take a while."""
+        if not in_hand:
+            return "stopping"
+        pages, seconds = f"{in_hand} page{'' if in_hand == 1 else 's'} in hand", f"{self._settings.grace_seconds:g} s"
+        return f"stopping; {pages} may take up to {seconds}; Ctrl-C again to stop now"
 
     def _take_all_back(self, db: Database, reason: str) -> None:
         """In a home, whose lock is ours, whoever held a lease is dead, and no page is to blame."""
@@ -170,7 +179,7 @@ class Run:
 
     def _loop(self, db: Database, batch: OpenBatch, supervisor: Supervisor) -> None:
         next_sweep = next_count = 0.0
-        was_paused = False
+        was_paused, is_loading = False, True
         ticked_at = boottime()
         while True:
             slept, ticked_at = boottime() - ticked_at, boottime()
@@ -185,7 +194,8 @@ class Run:
             started = time.monotonic()
             if started >= next_count:
                 supervisor.hear_alarm()
-                self._on_progress(progress(db, batch.id), self._seen, all_seen)
+                is_loading = is_loading and not any(worker.is_reading() for worker in workers(db))
+                self._on_progress(progress(db, batch.id), self._seen, all_seen, is_loading)
                 took = time.monotonic() - started
                 next_count = started + max(0.5, 20 * took)  # counting a large batch must not become the work
                 if (state := batch_state(db, batch.id)) == BatchState.CANCELLED:

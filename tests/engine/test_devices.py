@@ -52,7 +52,7 @@ def test_a_torch_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rapidocr_does_not_take_a_gpu_that_it_would_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGEPACK_INTERNAL_DEVICE", "0")
-    with pytest.raises(UsageError, match=r"--devices 0: the engine rapidocr \(no model folder is set .*\) reads on"):
+    with pytest.raises(UsageError, match=r"--devices 0: the engine rapidocr \(the default; .*\) reads on"):
         choose_engine(Settings())
 
 

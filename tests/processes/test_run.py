@@ -43,6 +43,25 @@ def test_a_folder_becomes_rows(folder: Path, home: Path) -> None:
     assert processes_of(home) == []
 
 
+def test_the_summary_names_what_was_not_read_of_this_batch_alone(folder: Path, home: Path) -> None:
+    (folder / "before.txt").write_text("no page")
+    assert pagepack("run", folder, "--home", home).returncode == 1
+    others = folder.parent / "others"
+    others.mkdir()
+    for number in range(12):
+        (others / f"{number:02}.txt").write_text(f"no page {number}")
+    result = pagepack("run", others, "--home", home)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "12 files seen: 0 done, 0 failed, 12 rejected"
+    assert lines[1].startswith("0 pages: 0 done, 0 failed, in ")
+    assert lines[2] == "  12 × unsupported"
+    named = [f"  {others / f'{number:02}.txt'} is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF" for number in range(10)]
+    assert lines[3:13] == named
+    assert lines[13].startswith("  and 2 more: pagepack sql --home ")
+    assert lines[14] == f"text in {home / 'pagepack.db'}"
+    assert lines[15].startswith("read:  pagepack sql --home ") and len(lines) == 16
+
+
 def test_the_same_command_again_reads_nothing_and_takes_new_files_in(folder: Path, home: Path) -> None:
     write_pdf(folder / "a.pdf", 2)
     assert pagepack("run", folder, "--home", home).returncode == 0
@@ -255,6 +274,7 @@ def test_ctrl_c_gives_pages_back_and_says_how_to_go_on(folder: Path, home: Path)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=600)
     assert run.returncode == 130
+    assert "stopping; " in errors and "in hand may take up to 5 s; Ctrl-C again to stop now" in errors
     assert "Run the same command again to go on" in errors
     assert processes_of(home) == []
     assert rows(home, "SELECT count(*) FROM page_tasks WHERE owner IS NOT NULL") == [(0,)]
@@ -268,8 +288,10 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path, home: Path) -> None:
     leased = "SELECT count(*) FROM page_tasks WHERE state = 'leased'"
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) == 0 and rows_or_none(home, leased) > 0)
     run.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert run.poll() is None  # it waits for its pages
+    assert run.stderr is not None
+    said = next(line for line in run.stderr if line.startswith("stopping"))  # at once, and it waits for its pages
+    assert said.endswith("in hand may take up to 600 s; Ctrl-C again to stop now\n")
+    assert run.poll() is None
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=600)
     assert run.returncode == 130
