@@ -106,6 +106,8 @@ def _run_child(read_end: int, mask: set[int | signal.Signals]) -> NoReturn:
     code = 1
     try:
         os.setsid()  # Ctrl-C is the run's to handle
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # drops one that waits since before: it was for the run's group
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -86,3 +86,24 @@ def test_workers_that_were_not_needed_end_with_the_run(tmp_path: Path) -> None:
     said, _ = parent.communicate(timeout=200)
     assert parent.returncode == 1
     assert not any(psutil.pid_exists(int(pid)) for pid in said.split())
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pipeline.supervisor import forked
+leave_the_group = os.setsid
+def setsid():
+    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does, between the fork and here
+    leave_the_group()
+forked.os.setsid = setsid
+with forked.fork_ahead(1) as spare:
+    worker = spare.pop()
+    worker.begin("describe", os.environ, None)
+    sys.exit(worker.wait())
+"""
+
+
+def test_a_ctrl_c_that_comes_while_it_is_forked_is_the_runs_own() -> None:
+    parent = of_a_parent(INTERRUPTED)
+    _, errors = parent.communicate(timeout=200)
+    assert parent.returncode == 0 and "KeyboardInterrupt" not in errors, errors
