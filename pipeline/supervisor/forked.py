@@ -112,10 +112,10 @@ def _run_child(read_end: int, mask: set[int | signal.Signals]) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(read_end, 0)
-        for number in map(int, os.listdir("/proc/self/fd")):  # among them the pipes of those that were forked before
-            if number > 2:
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # among them pipes of those forked before
+            if descriptor > 2:
                 with suppress(OSError):
-                    os.close(number)
+                    os.close(descriptor)
         _become_worker(_read_order())
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
