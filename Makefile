@@ -2,7 +2,8 @@
 # new counterexamples, `make chaos` breaks hosts and servers. From a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# The tests start hundreds of processes: each would compile pagepack anew where the environment forbids to keep it.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 LOCK := $(BIN)/uv --no-config pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes \
