@@ -207,6 +207,8 @@ class BatchSource(Base):
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    modified_ns: Mapped[int | None] = mapped_column(BigInteger)  # null: an older pagepack saw what has changed since
 
 
 class Page(Base):

@@ -138,7 +138,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "file_name": "of the file",
         "content_hash": "SHA-256 of the file; null where it could not be read",
         "size_bytes": "of the file",
-        "modified_at": "UTC, the file's own time; null behind a URL, and where the file has changed since",
+        "modified_at": "UTC, the file's own time as the batch met it; null behind a URL",
         "seen_at": "UTC, when the batch last met it",
     },
     "page_images": {

@@ -106,8 +106,8 @@ GROUP BY o.batch_id, p.document_id, p.id, p.cause
 """
 
 
-_MICROSECONDS = "(s.modified_ns / 1000)"
-_WHOLE_SECONDS = f"(({_MICROSECONDS} - CASE WHEN s.modified_ns < 0 THEN 999999 ELSE 0 END) / 1000000)"  # rounded down
+_MICROSECONDS = "(bs.modified_ns / 1000)"
+_WHOLE_SECONDS = f"(({_MICROSECONDS} - CASE WHEN bs.modified_ns < 0 THEN 999999 ELSE 0 END) / 1000000)"  # rounded down
 
 _MODIFIED_AT = {  # as each database keeps a moment; behind a URL the number is a version and no time
     "sqlite": f"""strftime('%Y-%m-%d %H:%M:%S', {_WHOLE_SECONDS}, 'unixepoch')
@@ -119,9 +119,8 @@ _MODIFIED_AT = {  # as each database keeps a moment; behind a URL the number is 
 def _about_files(dialect: str) -> str:
     """More columns of `files`, which the counts of a batch do without: not every role may look at all of them."""
     return f""", {FOLDER_AND_FILE_NAME}, d.content_hash AS content_hash,
-       coalesce(d.size_bytes, s.size_bytes) AS size_bytes,
-       CASE WHEN substr(s.location, 1, 5) = 'file:' AND coalesce(s.document_id, 0) = coalesce(bs.document_id, 0)
-            THEN {_MODIFIED_AT[dialect]} END AS modified_at,
+       coalesce(d.size_bytes, bs.size_bytes, s.size_bytes) AS size_bytes,
+       CASE WHEN substr(s.location, 1, 5) = 'file:' THEN {_MODIFIED_AT[dialect]} END AS modified_at,
        bs.seen_at AS seen_at"""
 
 

@@ -127,7 +127,7 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                 for file in sorted(files, key=lambda file: file.path)
             ],
         )
-        as_seen = ("document_id", "cause", "reason", "seen_at")
+        as_seen = ("document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at")
         seen = insert(BatchSource).from_select(
             ["batch_id", "source_id", *as_seen],
             select(sa.literal(batch.id), Source.id, *(getattr(Source, field) for field in as_seen)).where(

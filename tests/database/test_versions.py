@@ -240,10 +240,10 @@ def test_a_file_s_facts_are_those_of_the_batch_that_met_it(archive: Archive, set
     time = datetime.fromisoformat(moment).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     nanoseconds = (time.days * 86_400 + time.seconds) * 10**9 + time.microseconds * 1_000
 
-    def see(batch: str, path: str, location: str, content: str, size: int) -> None:
+    def see(batch: str, path: str, location: str, content: str, size: int, later: int = 0) -> None:
         if batch not in archive.batches:
             archive.batch(batch)
-        seen = SeenFile(path, location, size, nanoseconds, kind="pdf", content_hash=sha(content))
+        seen = SeenFile(path, location, size, nanoseconds + later, kind="pdf", content_hash=sha(content))
         record_files(archive.db, archive.batches[batch], [seen])
 
     see("old", "/in/a.pdf", "file:///in/a.pdf", "one", 10)
@@ -252,11 +252,24 @@ def test_a_file_s_facts_are_those_of_the_batch_that_met_it(archive: Archive, set
     of_old = facts.format(id_of(archive, "old"))
     far = ("s3://b/a.pdf", sha("two"), 20, None)
     assert list(run_sql(settings, of_old).rows) == [("/in/a.pdf", sha("one"), 10, moment), far]
+    see("newer", "/in/a.pdf", "file:///in/a.pdf", "three", 30, later=10**12)
     see("new", "/in/a.pdf", "file:///in/a.pdf", "three", 30)
-    assert list(run_sql(settings, of_old).rows) == [("/in/a.pdf", sha("one"), 10, None), far], "its time is another's"
-    assert list(run_sql(settings, facts.format(id_of(archive, "new"))).rows) == [
-        ("/in/a.pdf", sha("three"), 30, moment)
-    ]
+    assert list(run_sql(settings, of_old).rows) == [("/in/a.pdf", sha("one"), 10, moment), far], "what it says stays"
+    of_new = facts.format(id_of(archive, "new"))
+    assert list(run_sql(settings, of_new).rows) == [("/in/a.pdf", sha("three"), 30, moment)]
+
+
+def test_a_file_that_could_not_be_read_keeps_its_size_for_the_batch_that_met_it(archive: Archive) -> None:
+    for batch, size in (("old", 10), ("new", 30)):
+        archive.batch(batch)
+        refused = SeenFile(
+            "/in/a.pdf", "file:///in/a.pdf", size, 1, rejection=DocumentRejected("broken", cause="damaged")
+        )
+        record_files(archive.db, archive.batches[batch], [refused])
+    sizes = archive.rows(
+        "SELECT b.name, f.size_bytes FROM files f JOIN batch_summary b USING (batch_id) ORDER BY 1 DESC"
+    )
+    assert sizes == [("old", 10), ("new", 30)]
 
 
 def test_a_page_s_size_in_points_is_kept(archive: Archive) -> None:
