@@ -17,7 +17,7 @@ from pipeline.database.retry import retried
 from pipeline.store.answers import without_answer
 from pipeline.store.conditions import Leased, is_asked_about, is_in, is_open
 from pipeline.store.outbox import forget_notices
-from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again
+from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again, fail_tasks, in_parts
 from pipeline.store.redraw import drawn_before
 from schemas.columns import server_now, utc_now
 from schemas.tables import (
@@ -64,7 +64,22 @@ def cancel_batch(db: Database, batch_id: int) -> bool:
     if not _set_state(db, batch_id, BatchState.CANCELLED, *before):
         return False
     _take_all(db, batch_id, is_cancelled=True)
+    seen = select(BatchSource.document_id).where(BatchSource.batch_id == batch_id)
+    stored = select(Page.document_id, sa.func.count()).where(Page.document_id.in_(seen)).group_by(Page.document_id)
+    with db.read() as connection:
+        pages = connection.execute(stored).all()
+    for part in in_parts(pages):
+        _fail_unregistered(db, batch_id, *part)
     return True
+
+
+@retried
+def _fail_unregistered(db: Database, batch_id: int, documents: Sequence[int], first_page: int, last_page: int) -> None:
+    """Pages without a task: asked again otherwise, the batch had not come to look at their file anew."""
+    with db.write() as connection:
+        state = select(Batch.state).where(Batch.id == batch_id).with_for_update(key_share=True)
+        if connection.scalar(state) == BatchState.CANCELLED:
+            fail_tasks(connection, batch_id, documents, first_page, last_page)
 
 
 @retried

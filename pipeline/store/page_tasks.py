@@ -146,13 +146,16 @@ def _wanted(
     )
 
 
-def fail_tasks(connection: Connection, batch_id: int, document_id: int, first_page: int) -> None:
-    """For a batch that was cancelled while another one's document, which it saw too, was on its way.
+def fail_tasks(
+    connection: Connection, batch_id: int, documents: Sequence[int], first_page: int, last_page: int = _LAST_PAGE
+) -> None:
+    """For a batch that was cancelled before it had tasks for these pages of documents that it saw.
 
     What no other batch asks about these pages has failed as all that the batch had not done; it may be taken up again.
     """
     model = connection.execute(select(Batch.model).where(Batch.id == batch_id)).scalar_one()
-    asked = (Page.document_id == document_id, Page.page_index >= first_page, is_asked_about(batch_id))
+    which = (Page.document_id.in_(documents), Page.page_index.between(first_page, last_page))
+    asked = (*which, is_asked_about(batch_id))
     failed = (sa.literal(value) for value in (str(TaskState.FAILED), CANCELLED, CANCELLED_REASON))
     ended = sa.literal(utc_now(), Page.created_at.type)
     rows = _wanted(batch_id, model, asked, *failed, ended)

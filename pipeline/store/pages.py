@@ -108,7 +108,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
         for batch_id in (row.id for row in seen_by if row.state != BatchState.CANCELLED):
             ensure_tasks(connection, batch_id, [claim.document_id], first_page)
         for batch_id in (row.id for row in seen_by if row.state == BatchState.CANCELLED):
-            fail_tasks(connection, batch_id, claim.document_id, first_page)
+            fail_tasks(connection, batch_id, [claim.document_id], first_page)
         new = select(Page.id).where(
             Page.document_id == claim.document_id, Page.page_index.between(first_page, pages[-1].page_index)
         )

@@ -290,6 +290,25 @@ def test_pages_that_another_batch_has_drawn_have_failed_for_one_that_was_cancell
     assert archive.finish("gone") and archive.rows(failures) == []
 
 
+def test_a_batch_that_was_asked_again_and_cancelled_before_it_saw_its_files_anew_has_nothing_waiting(
+    archive: Archive,
+) -> None:
+    """Of another prompt there were no tasks yet, and the file waited for ever."""
+    archive.batch("other")
+    archive.see("/in/b.pdf", "same", batch="other")
+    document_id = archive.see("/in/a.pdf", "same") or 0
+    (page,) = archive.ingest(document_id, ["0"])
+    archive.batch(prompts=[DESCRIBE])
+    assert cancel_batch(archive.db, archive.batches["b"].id)
+    assert not archive.finish("other"), "what both asked waits for the other"
+    archive.read(page, "text")
+    summary = "SELECT name, files_done, files_failed FROM batch_summary ORDER BY name"
+    assert archive.rows(summary) == [("b", 0, 1), ("other", 1, 0)] and archive.finish("other")
+    archive.batch(prompts=[DESCRIBE])
+    archive.read(page, "a picture")
+    assert archive.finish() and archive.rows(summary) == [("b", 1, 0), ("other", 1, 0)]
+
+
 def test_cancelling_fails_a_document_of_which_pages_are_missing(archive: Archive) -> None:
     document_id = archive.see("/in/a.pdf") or 0
     claim = claim_document(archive.db, document_id, "ingest/1", 60)
