@@ -208,7 +208,7 @@ class BatchSource(Base):
     reason: Mapped[str | None] = mapped_column(StorableText)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    modified_ns: Mapped[int | None] = mapped_column(BigInteger)  # null: an older pagepack saw what has changed since
+    modified_ns: Mapped[int | None] = mapped_column(BigInteger)  # null behind a URL, where it is no time
 
 
 class Page(Base):

@@ -109,7 +109,7 @@ GROUP BY o.batch_id, p.document_id, p.id, p.cause
 _MICROSECONDS = "(bs.modified_ns / 1000)"
 _WHOLE_SECONDS = f"(({_MICROSECONDS} - CASE WHEN bs.modified_ns < 0 THEN 999999 ELSE 0 END) / 1000000)"  # rounded down
 
-_MODIFIED_AT = {  # as each database keeps a moment; behind a URL the number is a version and no time
+_MODIFIED_AT = {  # as each database keeps a moment
     "sqlite": f"""strftime('%Y-%m-%d %H:%M:%S', {_WHOLE_SECONDS}, 'unixepoch')
                  || printf('.%06d', {_MICROSECONDS} - {_WHOLE_SECONDS} * 1000000)""",
     "postgresql": f"to_timestamp(0) + CAST({_MICROSECONDS} AS double precision) * interval '1 microsecond'",
@@ -119,8 +119,7 @@ _MODIFIED_AT = {  # as each database keeps a moment; behind a URL the number is 
 def _about_files(dialect: str) -> str:
     """More columns of `files`, which the counts of a batch do without: not every role may look at all of them."""
     return f""", {FOLDER_AND_FILE_NAME}, d.content_hash AS content_hash,
-       coalesce(d.size_bytes, bs.size_bytes, s.size_bytes) AS size_bytes,
-       CASE WHEN substr(s.location, 1, 5) = 'file:' THEN {_MODIFIED_AT[dialect]} END AS modified_at,
+       coalesce(d.size_bytes, bs.size_bytes) AS size_bytes, {_MODIFIED_AT[dialect]} AS modified_at,
        bs.seen_at AS seen_at"""
 
 

@@ -41,7 +41,9 @@ def upgrade() -> None:
             SELECT min(b.started_at) FROM batch_prompts bp JOIN batches b ON b.id = bp.batch_id
             WHERE bp.prompt_version = prompt_versions.version)""")
     op.execute("""
-        UPDATE batch_sources SET size_bytes = s.size_bytes, modified_ns = s.modified_ns FROM sources s
+        UPDATE batch_sources SET size_bytes = s.size_bytes,
+          modified_ns = CASE WHEN substr(s.location, 1, 5) = 'file:' THEN s.modified_ns END
+        FROM sources s
         WHERE s.id = batch_sources.source_id
           AND coalesce(s.document_id, 0) = coalesce(batch_sources.document_id, 0)""")
     where = sa.text("cause IS NOT NULL")

@@ -127,10 +127,13 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                 for file in sorted(files, key=lambda file: file.path)
             ],
         )
-        as_seen = ("document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at")
+        as_seen = {
+            **{field: getattr(Source, field) for field in ("document_id", "size_bytes", "cause", "reason", "seen_at")},
+            "modified_ns": sa.case((Source.location.startswith("file:"), Source.modified_ns)),
+        }
         seen = insert(BatchSource).from_select(
             ["batch_id", "source_id", *as_seen],
-            select(sa.literal(batch.id), Source.id, *(getattr(Source, field) for field in as_seen)).where(
+            select(sa.literal(batch.id), Source.id, *as_seen.values()).where(
                 Source.path.in_([file.path for file in files])
             ),
         )

@@ -254,6 +254,8 @@ def test_a_file_s_facts_are_those_of_the_batch_that_met_it(archive: Archive, set
     assert list(run_sql(settings, of_old).rows) == [("/in/a.pdf", sha("one"), 10, moment), far]
     see("newer", "/in/a.pdf", "file:///in/a.pdf", "three", 30, later=10**12)
     see("new", "/in/a.pdf", "file:///in/a.pdf", "three", 30)
+    gone = SeenFile("/in/a.pdf", "", 0, 0, rejection=DocumentRejected("it is gone", cause="missing"))
+    record_files(archive.db, archive.batches["newer"], [gone])
     assert list(run_sql(settings, of_old).rows) == [("/in/a.pdf", sha("one"), 10, moment), far], "what it says stays"
     of_new = facts.format(id_of(archive, "new"))
     assert list(run_sql(settings, of_new).rows) == [("/in/a.pdf", sha("three"), 30, moment)]
