@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.batches import status_json
 from pipeline.cli.options import (
     EXIT_DONE,
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
     F,
     cli,
@@ -27,11 +24,11 @@ from pipeline.cli.options import (
     pages_option,
     path,
     path_or_url,
-    quoted,
     sampling_options,
-    visible,
 )
 from pipeline.cli.prompts import choose_asked_prompts, take_sampling
+from pipeline.cli.summary import summarize
+from pipeline.cli.where import database_name
 from schemas.prompts import CATALOGUE, Prompt
 
 if TYPE_CHECKING:
@@ -97,7 +94,7 @@ def run(
     done = execute(settings, paths, chosen, batch, parse_pages(pages), devices)
     if done is None:
         return EXIT_INTERRUPTED
-    return _summarize(settings, done, time.monotonic() - started, as_json)
+    return summarize(settings, done, time.monotonic() - started, as_json)
 
 
 def execute(
@@ -131,64 +128,9 @@ def execute(
         try:
             return job.execute().public_id
         except Stopped as stopped:
-            stored = f"{stopped.num_stored:,} answers are stored in {_database_name(settings)}"
+            stored = f"{stopped.num_stored:,} answers are stored in {database_name(settings)}"
             bar.say(f"stopped; {stored}. Run the same command again to go on.")
             return None
-
-
-def _database_name(settings: Settings) -> str:
-    """As people know it, without a password."""
-    if settings.database_url is None:
-        return str(settings.home / "pagepack.db")
-    from pipeline.urls import server_name, server_url
-
-    return server_name(server_url(settings.database_url))
-
-
-_NAMED = 10
-
-
-def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -> Iterator[str]:
-    """Lines with the files and pages of a batch that were not read, and why; the first ten, then how many more."""
-    from pipeline.query.sql import run_sql
-
-    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)} ORDER BY source_path, page_number"
-    found = run_sql(settings, f"SELECT source_path, page_number, reason {of_batch} LIMIT {_NAMED}")
-    for name, number, reason in found.rows:
-        page = "" if number is None else f" page {number!s}"
-        named = "" if str(name) in str(reason) and not page else f"{name!s}{page}: "
-        yield f"  {visible(named + str(reason))}"
-    if count > _NAMED:
-        yield f'  and {count - _NAMED:,} more: pagepack sql{where} "SELECT source_path, page_number, reason {of_batch}"'
-
-
-def _summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
-    from pipeline.cli.progress_bar import counted, duration
-    from pipeline.database.open import open_database
-    from pipeline.query.batch_status import find_batch
-    from pipeline.query.batch_status import status as query_status
-
-    db = open_database(settings)
-    summary = query_status(db, find_batch(db, batch_id))
-    failed = summary.files_failed + summary.files_rejected
-    if as_json:
-        click.echo(json.dumps(status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
-    else:
-        rate = f" ({summary.pages_done / seconds:.2f} pages/s)" if summary.pages_done else ""
-        click.echo(
-            f"{counted(summary.files_seen, 'file')} seen: {summary.files_done:,} done, "
-            f"{summary.files_failed:,} failed, {summary.files_rejected:,} rejected\n"
-            f"{counted(summary.pages_total, 'page')}: {summary.pages_done:,} done, {summary.pages_failed:,} failed, "
-            f"in {duration(seconds)}{rate}"
-        )
-        for cause, count in summary.failures.items():
-            click.echo(f"  {count:,} × {cause}")
-        where = "" if settings.home == Path("pagepack-data") else f" --home {shlex.quote(str(settings.home))}"
-        for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
-            click.echo(line)
-        click.echo(f"text in {_database_name(settings)}")
-        click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
-    return EXIT_FAILED if failed else EXIT_DONE
 
 
 @cli.command()
@@ -263,7 +205,7 @@ def submit(
         if not follow_batch(settings, done, bar, lambda: bool(stopping)):
             bar.say(f"the batch goes on without you: pagepack status {done.public_id}")
             return EXIT_INTERRUPTED
-    return _summarize(settings, done.public_id, time.monotonic() - started, as_json)
+    return summarize(settings, done.public_id, time.monotonic() - started, as_json)
 
 
 @cli.command()

@@ -1,0 +1,65 @@
+"""What `run` and `submit --wait` print at their end: counts, what was not read and why, where the text is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.batches import status_json
+from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, quoted, visible
+from pipeline.cli.where import database_name
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+
+_NAMED = 10
+
+
+def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -> Iterator[str]:
+    """Lines with the files and pages of a batch that were not read, and why; the first ten, then how many more."""
+    from pipeline.query.sql import run_sql
+
+    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)} ORDER BY source_path, page_number"
+    found = run_sql(settings, f"SELECT source_path, page_number, reason {of_batch} LIMIT {_NAMED}")
+    for name, number, reason in found.rows:
+        page = "" if number is None else f" page {number!s}"
+        named = "" if str(name) in str(reason) and not page else f"{name!s}{page}: "
+        yield f"  {visible(named + str(reason))}"
+    if count > _NAMED:
+        yield f'  and {count - _NAMED:,} more: pagepack sql{where} "SELECT source_path, page_number, reason {of_batch}"'
+
+
+def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
+    """Print it; the exit code."""
+    from pipeline.cli.progress_bar import counted, duration
+    from pipeline.database.open import open_database
+    from pipeline.query.batch_status import find_batch
+    from pipeline.query.batch_status import status as query_status
+
+    db = open_database(settings)
+    summary = query_status(db, find_batch(db, batch_id))
+    failed = summary.files_failed + summary.files_rejected
+    if as_json:
+        click.echo(json.dumps(status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
+    else:
+        rate = f" ({summary.pages_done / seconds:.2f} pages/s)" if summary.pages_done else ""
+        click.echo(
+            f"{counted(summary.files_seen, 'file')} seen: {summary.files_done:,} done, "
+            f"{summary.files_failed:,} failed, {summary.files_rejected:,} rejected\n"
+            f"{counted(summary.pages_total, 'page')}: {summary.pages_done:,} done, {summary.pages_failed:,} failed, "
+            f"in {duration(seconds)}{rate}"
+        )
+        for cause, count in summary.failures.items():
+            click.echo(f"  {count:,} × {cause}")
+        where = "" if settings.home == Path("pagepack-data") else f" --home {shlex.quote(str(settings.home))}"
+        for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
+            click.echo(line)
+        click.echo(f"text in {database_name(settings)}")
+        click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+    return EXIT_FAILED if failed else EXIT_DONE
