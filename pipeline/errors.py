@@ -21,6 +21,7 @@ import contextlib
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 
 EXIT_FAULT = 70
 """EX_SOFTWARE of sysexits.h: an exception that nobody foresaw. Not Python's 1, which says that some pages failed."""
@@ -103,6 +104,14 @@ def redacted(text: str) -> str:
     for pattern in _SECRETS:
         text = pattern.sub(r"\1***", text)
     return text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean NAME?` with the known name that is nearest; nothing where none is near."""
+    import difflib  # only for a message, which most commands do not come to
+
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def exit_code(error: Exception) -> int:

@@ -1,15 +1,29 @@
-"""One frozen `Settings`, read once from flags and `PAGEPACK_*` variables and passed down."""
+"""One frozen `Settings`, read once and passed down. Where each value comes from, the first that has it:
+
+    a flag            --home
+    a variable        PAGEPACK_HOME, or for a URL the file that PAGEPACK_…_URL_FILE names
+    a file            pagepack.toml in the working folder, then the one in the home folder
+    the default
+
+A process that pagepack starts gets the whole as variables, and reads no file: its working folder may be another.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.errors import UsageError, redacted
+from pipeline.errors import UsageError, did_you_mean, redacted
+from pipeline.settings_file import FILE_NAME, Given, read_settings_file
 from pipeline.urls import has_credentials
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def _(default: Any, description: str, **limits: Any) -> Any:
@@ -18,10 +32,11 @@ def _(default: Any, description: str, **limits: Any) -> Any:
 
 EngineName = Literal["auto", "pixtral", "rapidocr"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+_PLACES = ("home", "model", "images_url", "inputs_url")  # paths, or URLs
 
 
 class Settings(BaseModel):
-    """Every knob, with its unit in the name. A flag beats its variable, a variable beats the default."""
+    """Every knob, with its unit in the name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -99,7 +114,7 @@ class Settings(BaseModel):
             server_url(value)
         return value
 
-    @field_validator("home", "model", "images_url", "inputs_url", mode="before")
+    @field_validator(*_PLACES, mode="before")
     @classmethod
     def _is_given(cls, path: object) -> object:
         if path == "":  # else the current folder would be meant
@@ -117,13 +132,80 @@ class Settings(BaseModel):
         return self.lease_seconds / 4
 
 
+WHOLE = "PAGEPACK_INTERNAL_SETTINGS"
+"""A variable that tells a process of ours: the others are all that there is; read no file."""
+
+
 def is_setting(variable: str) -> bool:
     """Whether a variable is meant for `Settings`; PAGEPACK_INTERNAL_* pass between pagepack's own processes."""
     return variable.startswith("PAGEPACK_") and not variable.startswith("PAGEPACK_INTERNAL_")
 
 
-def _secrets_in_files() -> dict[str, str]:
-    """Variable → value of the settings that may hold a password and are named by PAGEPACK_…_FILE, as containers do."""
+def load_settings(**flags: object) -> Settings:
+    """Settings from flags (None means: not given), and from wherever else they come.
+
+    Raises:
+        UsageError: a value does not fit, or a name is not known; the message says where it stands.
+    """
+    return _build(_gather(flags))
+
+
+def explain_settings(**flags: object) -> list[tuple[str, Any, str]]:
+    """Each setting's name, its value without a password, and where it comes from. Raises as `load_settings`."""
+    given = _gather(flags)
+    values = _build(given).model_dump(mode="json")
+    return [
+        (name, redacted(value) if isinstance(value, str) else value, given[name].origin if name in given else "default")
+        for name, value in values.items()
+    ]
+
+
+def _gather(flags: Mapping[str, object]) -> dict[str, Given]:
+    given = _from_variables()
+    for name, value in flags.items():
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            given[name] = Given(value, flag, flag)
+    if WHOLE in os.environ:
+        return given
+    names = Settings.model_fields.keys()
+    given = read_settings_file(Path(), names, _PLACES) | given
+    home = Path(str(given["home"].value)) if "home" in given else Settings.model_fields["home"].default
+    with suppress(OSError):  # a home that is not made yet has no file
+        if os.path.samefile(home, "."):
+            return given
+    there = read_settings_file(home, names, _PLACES)
+    if "home" in there:
+        way_out = f"write it into the {FILE_NAME} of the working folder, or set PAGEPACK_HOME or --home"
+        raise UsageError(f"{there['home'].label} is set, and the file lies in a home already; {way_out}")
+    return there | given
+
+
+def _from_variables() -> dict[str, Given]:
+    # Not through pydantic-settings: every process of a run would take a seventh of a second to import it.
+    variables = {f"PAGEPACK_{name}".upper(): name for name in Settings.model_fields}
+    from_files = _secrets_in_files()
+    for variable in sorted(os.environ.keys() - {f"{name}_FILE" for name in from_files}):
+        if is_setting(variable) and variable not in variables:
+            # By what follows the prefix, which all share; else they would all be near.
+            near = did_you_mean(
+                variable.removeprefix("PAGEPACK_").upper(), [name.upper() for name in Settings.model_fields]
+            )
+            way_out = near.replace("mean ", "mean PAGEPACK_") or f"; known are {', '.join(sorted(variables))}"
+            raise UsageError(f"{variable} is not a setting of pagepack{way_out}")
+    given = {
+        name: Given(os.environ[variable], variable, variable)
+        for variable, name in variables.items()
+        if variable in os.environ
+    }
+    for variable, (path, url) in from_files.items():
+        given[variables[variable]] = Given(url, f"{variable}_FILE ({path})", f"{variable}_FILE ({path})")
+    return given
+
+
+def _secrets_in_files() -> dict[str, tuple[str, str]]:
+    """Variable → file and value of the settings that may hold a password and are named by PAGEPACK_…_FILE, as
+    containers do."""
     found = {}
     for variable in (f"PAGEPACK_{name}".upper() for name, field in Settings.model_fields.items() if not field.repr):
         if (path := os.environ.get(f"{variable}_FILE")) is None:
@@ -131,41 +213,50 @@ def _secrets_in_files() -> dict[str, str]:
         if variable in os.environ:
             raise UsageError(f"{variable} and {variable}_FILE are both set; unset one of them")
         try:
-            found[variable] = Path(path).read_text(encoding="utf-8").strip()
+            url = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
             raise UsageError(f"{variable}_FILE names {path}, which cannot be read: {reason}") from None
-        if not found[variable]:
+        if not url:
             raise UsageError(f"{variable}_FILE names {path}, which is empty; write the URL into it")
+        found[variable] = (path, url)
     return found
 
 
-def load_settings(**flags: object) -> Settings:
-    """Settings from flags (None means: not given), then the environment and the files that it names, then defaults.
-
-    Raises:
-        UsageError: a value does not fit; the message names its variable.
-    """
-    # Not through pydantic-settings: every process of a run would take a seventh of a second to import it.
-    variables = {f"PAGEPACK_{name}".upper(): name for name in Settings.model_fields}
-    from_files = _secrets_in_files()
-    for variable in sorted(os.environ.keys() - {f"{name}_FILE" for name in from_files}):
-        if is_setting(variable) and variable not in variables:
-            raise UsageError(f"{variable} is not a setting of pagepack; known are {', '.join(sorted(variables))}")
-    given: dict[str, Any] = {
-        name: os.environ[variable] for variable, name in variables.items() if variable in os.environ
-    }
-    given |= {variables[variable]: value for variable, value in from_files.items()}
-    given |= {name: value for name, value in flags.items() if value is not None}
+def _build(given: Mapping[str, Given]) -> Settings:
+    values: dict[str, Any] = {name: one.value for name, one in given.items()}
+    with suppress(FileNotFoundError):  # the working folder is gone, and nothing can be made there
+        values.setdefault("home", Path(Settings.model_fields["home"].default).absolute())
     try:
-        settings = Settings(**given)
+        settings = Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        got = (
-            "" if name.endswith("_url") else f", got {redacted(repr(first.get('input')))}"
-        )  # a URL may hold a password
-        raise UsageError(f"PAGEPACK_{name.upper()} (or its flag): {first['msg']}{got}") from None
+        name = str(first["loc"][0])
+        raise UsageError(f"{given[name].label}{_misfit(name, first)}") from None
     if os.path.exists(settings.home) and not os.path.isdir(settings.home):
-        raise UsageError(f"PAGEPACK_HOME (or --home): {settings.home} is a file; choose a folder")
+        label = given["home"].label if "home" in given else "the default home"
+        raise UsageError(f"{label}: {settings.home} is a file; choose a folder")
     return settings
+
+
+def _misfit(name: str, error: ErrorDetails) -> str:
+    """What is wrong with a value and what would be right, in our own words."""
+    kind, limits, got = error["type"], error.get("ctx", {}), redacted(str(error["input"]))[:80]
+    shown = "" if name.endswith("_url") else f" is {got!r}"
+    if kind == "value_error":
+        said = str(limits["error"])
+        return f" {said}" if said.startswith(("is ", "holds ")) else f"{shown}: {said}"
+    if kind == "literal_error":
+        choices = get_args(Settings.model_fields[name].annotation)
+        return f"{shown}{did_you_mean(got, choices) or ';'} give {' or '.join([', '.join(choices[:-1]), choices[-1]])}"
+    return f"{shown}; give {_WANTED.get(kind, _KINDS.get(kind.partition('_')[0], 'another value')).format(**limits)}"
+
+
+_WANTED = {
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number from {ge} up",
+    "less_than_equal": "a number up to {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+"""By the first word of pydantic's types of errors: int_parsing, int_from_float, float_parsing…"""

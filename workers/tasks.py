@@ -62,7 +62,7 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
     try:
         work()
     except ValidationError as error:
-        log.error("%s: dropped a message that this version does not know: %s (%s)", task, message, error)
+        log.error("%s: dropped a message that this version does not know: %s (%s)", task, message, _misfit(error))
     except Reject:
         raise
     except (DiskFull, StorageGone) as error:
@@ -72,3 +72,10 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
         log.warning("%s %s: %s", task, message, error)
     except Exception:
         log.exception("%s %s failed", task, message)
+
+
+def _misfit(error: ValidationError) -> str:
+    """Which fields of a message, in our own words."""
+    words = {"missing": "is missing", "extra_forbidden": "is no field"}
+    fields = [f"{'.'.join(map(str, one['loc']))} {words.get(one['type'], 'does not fit')}" for one in error.errors()]
+    return f"{', '.join(fields)}; `pagepack messages` prints the schemas"

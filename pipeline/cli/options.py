@@ -30,7 +30,7 @@ def cli() -> None:
 
     Everything lies in one folder (--home, default ./pagepack-data). A command that was interrupted goes on where it
     was when you repeat it. Settings are variables too: --home is PAGEPACK_HOME, and so are --engine, --model and
-    --text-layer; the README lists those without an option.
+    --text-layer; `pagepack config` lists all with their values. They may stand in a file pagepack.toml, too.
 
     \b
     Exit codes: 0 all pages done · 1 some failed or were rejected, the rest is stored · 2 wrong usage or settings
@@ -67,6 +67,11 @@ def engine_options(command: F) -> F:
     engines = click.Choice(["auto", "pixtral", "rapidocr"])
     command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
     return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
+
+
+def text_layer_option(command: F) -> F:
+    layers = click.Choice(["keep", "prefer"])
+    return click.option("--text-layer", type=layers, help="prefer: take a PDF's own text.  [keep]")(command)
 
 
 def devices_option(command: F) -> F:

@@ -71,7 +71,8 @@ def _read_prompt(path: Path, sampling: Mapping[str, Any]) -> Prompt:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompt-file {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UsageError(f"--prompt-file {path} cannot be read: {reason}") from error
     values: dict[str, Any] = {}
     lines = text.splitlines()
     if lines and lines[0].rstrip() == _FENCE:

@@ -57,7 +57,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) 
         )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
-        where = "" if settings.home == Path("pagepack-data") else f" --home {shlex.quote(str(settings.home))}"
+        where = "" if settings.home == Path("pagepack-data").absolute() else f" --home {shlex.quote(str(settings.home))}"
         for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")

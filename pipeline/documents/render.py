@@ -16,6 +16,7 @@ Over 300 lines: the sandboxed process imports this file and little else.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -31,6 +32,7 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
@@ -241,6 +243,9 @@ class ImageFrames:
         try:
             self._image: Image.Image = Image.open(path, formats=_FORMATS[kind])
             self.page_count: int = getattr(self._image, "n_frames", 1) if kind == "tiff" else 1
+        except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
+            fact = f"the {kind.upper()} image cannot be opened: no {kind.upper()} follows its first bytes"
+            raise DocumentRejected(fact, cause="damaged") from error
         except Exception as error:
             raise translated(error, DocumentRejected, f"the {kind.upper()} image cannot be opened") from error
         if self.page_count == 1:  # else the one frame fails, not the document
@@ -328,6 +333,6 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def translated(error: Exception, to: type[Rejection], fact: str) -> Rejection:
     """A decoder's exception as one of ours; `memory` where it says that it could get none."""
-    text = clean(str(error)).strip() or type(error).__name__
+    text = clean(re.sub(r" '?/dev/fd/\d+'?", "", str(error))).strip() or type(error).__name__  # a path of ours
     is_memory = isinstance(error, MemoryError) or any(word in text.lower() for word in ("malloc", "out of memory"))
     return to(f"{fact}: {text[:300]}", cause="memory" if is_memory else "damaged")

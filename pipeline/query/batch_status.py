@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, func, select
 
 from pipeline.database.engine import Database
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, did_you_mean
 from pipeline.store.progress import Progress
 from pipeline.store.progress import progress as count_progress
 from schemas.tables import (
@@ -102,7 +102,8 @@ def find_batch(db: Database, ref: str | None = None) -> BatchRow:
     candidates = ", ".join(f"{batch.batch_id} ({batch.name})" for batch in (fitting or batches)[:5])
     if fitting:
         raise UsageError(f"{len(fitting)} batches answer to {ref!r}; name one by its id: {candidates}")
-    raise UsageError(f"no batch has the id or name {ref!r}; the latest are {candidates}")
+    near = did_you_mean(ref, {batch.name for batch in batches} | {batch.batch_id for batch in batches})
+    raise UsageError(f"no batch has the id or name {ref!r}{near or ';'} the latest are {candidates}")
 
 
 def asked_prompts(db: Database, batch_id: int) -> list[str]:
@@ -117,7 +118,8 @@ def check_prompt(db: Database, name: str) -> None:
     with db.read() as connection:
         known = connection.scalars(select(PromptVersion.name).distinct().order_by(PromptVersion.name)).all()
     if name not in known:
-        raise UsageError(f"no page was asked the prompt {name!r}; known are {', '.join(known) or 'none yet'}")
+        near = did_you_mean(name, known) or ";"
+        raise UsageError(f"no page was asked the prompt {name!r}{near} known are {', '.join(known) or 'none yet'}")
 
 
 def paths_not_taken_in(db: Database, batch: BatchRow) -> set[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from pipeline.database.engine import Database
 from pipeline.database.open import refuse_newer
 from pipeline.errors import EXIT_FAULT, PagepackError, ProgramFault, Unavailable, UsageError
-from pipeline.settings import Settings, is_setting
+from pipeline.settings import WHOLE, Settings, is_setting
 from pipeline.store.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.store.worker_registry import dismiss, is_enlisted
 from pipeline.supervisor.forked import Forked
@@ -53,11 +53,12 @@ def ask_worker(settings: Settings, verb: str, devices: Sequence[str] = ()) -> su
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables, so that a child process reads the same ones."""
+    """The settings as variables, so that a child process reads the same ones, and no file."""
     environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
     for name, value in settings.model_dump(exclude_none=True).items():
         environment[f"PAGEPACK_{name}".upper()] = str(value)
     environment["PAGEPACK_HOME"] = str(settings.home.absolute())
+    environment[WHOLE] = "1"
     return environment
 
 

@@ -93,6 +93,20 @@ def found(archive: Archive, words: str, **where: Any) -> list[tuple[str, int]]:
     return [(hit.source_path, hit.page_number) for hit in search(archive.db, words, **where)]
 
 
+def test_a_misspelt_batch_or_prompt_is_told_with_the_near_one(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["a"], batch="letters-1913")
+    archive.file("/in/b.pdf", ["b"], batch="maps")
+    with pytest.raises(UsageError) as error:
+        find_batch(archive.db, "leters-1913")
+    said = "no batch has the id or name 'leters-1913'; did you mean letters-1913? the latest are "
+    assert str(error.value).startswith(said)
+    with pytest.raises(UsageError, match="no batch has the id or name 'xyzzy'; the latest are "):
+        find_batch(archive.db, "xyzzy")
+    with pytest.raises(UsageError) as error:
+        search(archive.db, "a", prompt="orc")
+    assert str(error.value) == "no page was asked the prompt 'orc'; did you mean ocr? known are ocr"
+
+
 def test_search_ranks_and_filters(archive: Archive) -> None:
     archive.batch(prompts=[OCR, DESCRIBE])
     (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["a"])

@@ -90,6 +90,21 @@ def test_a_wish_that_nothing_can_be_made_of_is_dropped(
 
 
 @pytest.mark.only("sqlite")
+def test_a_message_that_does_not_fit_is_told_in_our_words(
+    archive: Archive, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, ingester = make_app("memory://"), Ingester(archive.db, settings, "ingest/1", lambda: False)
+    add_ingest_tasks(app, settings, lambda: ingester)
+    app.tasks[SUBMIT_TASK](batch=5, locatoin="/in/a.pdf")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "pagepack.submit_document: dropped a message that this version does not know: {'batch': 5, 'locatoin': "
+        "'/in/a.pdf'} (location is missing, batch does not fit, locatoin is no field; `pagepack messages` prints the "
+        "schemas)"
+    )
+
+
+@pytest.mark.only("sqlite")
 def test_what_no_library_expected_is_dropped_and_what_is_away_waits(
     archive: Archive, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

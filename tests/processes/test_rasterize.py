@@ -28,6 +28,13 @@ from pipeline.settings import Settings
 from tests import hostile
 
 Result = RasterizedPage | PageFailure
+TORN = {
+    b"%PDF-1.7\n": "the PDF cannot be opened: Failed to open file as type pdf.",
+    b"GIF89a": "the GIF image cannot be opened: no GIF follows its first bytes",
+    b"\xff\xd8\xff": "the JPEG image cannot be opened: no JPEG follows its first bytes",
+    b"II*\0": "the TIFF image cannot be opened: no TIFF follows its first bytes",
+    b"RIFF\0\0\0\0WEBP": "the WEBP image cannot be opened: no WEBP follows its first bytes",
+}
 SIDES = st.floats(0.01, 20_000, allow_nan=False)
 
 
@@ -300,6 +307,16 @@ def test_encrypted_cut_short_and_empty_documents_are_rejected(rasterizer: Raster
     assert rejection(rasterizer, tmp_path / "z.pdf").cause == "empty"
     empty = hostile.pdf_of([b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[]/Count 0>>"], tmp_path / "n.pdf")
     assert rejection(rasterizer, empty).cause == "empty"
+
+
+@pytest.mark.parametrize("head", list(TORN), ids=lambda head: head[:4].hex())
+def test_a_file_that_only_begins_well_is_told_without_a_path_of_ours(
+    rasterizer: Rasterizer, tmp_path: Path, head: bytes
+) -> None:
+    path = tmp_path / "torn"
+    path.write_bytes(head + b"x" * 50)
+    torn = rejection(rasterizer, path)
+    assert torn.cause == "damaged" and str(torn) == f"{path}: {TORN[head]}"
 
 
 def test_images_of_no_size_or_too_much_are_rejected_undecoded(rasterizer: Rasterizer, tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_front_matter_without_an_end_or_a_prompt_is_refused(tmp_path: Path) -> N
         asked(written(tmp_path, "---\nseed: 3\n---\n"))
 
 
+def test_a_prompt_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    said = {}
+    for name, content in (("gone.txt", None), ("latin.txt", b"\xe9")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError) as refused:
+            asked(tmp_path / name)
+        said[name] = str(refused.value)
+    assert said == {
+        "gone.txt": f"--prompt-file {tmp_path}/gone.txt cannot be read: No such file or directory",
+        "latin.txt": f"--prompt-file {tmp_path}/latin.txt cannot be read: it is no UTF-8 text",
+    }
+
+
 def test_a_question_is_another_prompt_with_another_seed() -> None:
     first, second = question("Which?", {"seed": 1, "temperature": 1.0}), question("Which?", {"seed": 2})
     assert first.name == second.name == "ask: Which?" and first.version != second.version
