@@ -84,6 +84,7 @@ def ask(
     from pipeline.ingest.submission import parse_pages
     from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
+    from pipeline.store.sources import UNSUPPORTED
 
     prompt = question(asked, take_sampling(flags))
     settings = load_settings(home=home, **flags)
@@ -103,11 +104,10 @@ def ask(
             click.echo(json.dumps(row, ensure_ascii=False))
         else:
             click.echo(f"{visible(str(name))}:{number!s}\n" + str(text) + "\n")
-    failures = run_sql(settings, f"SELECT reason FROM failures WHERE batch_id = {quoted(done)}")
-    reasons = [visible(str(reason)) for (reason,) in failures.rows]
-    for reason in reasons:
-        click.echo(f"pagepack: {reason}", err=True)
-    return EXIT_FAILED if reasons else EXIT_DONE
+    failures = list(run_sql(settings, f"SELECT cause, reason FROM failures WHERE batch_id = {quoted(done)}").rows)
+    for _, reason in failures:
+        click.echo(f"pagepack: {visible(str(reason))}", err=True)
+    return EXIT_FAILED if any(cause != UNSUPPORTED for cause, _ in failures) else EXIT_DONE
 
 
 def _have_answered(
@@ -129,14 +129,16 @@ def _have_answered(
         try:
             if reader is not None:
                 return _leave_to(reader, settings, paths, prompt, ranges)
-            return execute(*asked, is_question=True)
+            done = execute(*asked, is_question=True)
+            return done.batch_id if done is not None else None
         except _NobodyReads:
             continue
         except _Left:
             return None
         except HomeInUse as error:
             if there or devices is not None or time.monotonic() > give_up_at:
-                return execute(*asked, is_question=True, beside=True)
+                done = execute(*asked, is_question=True, beside=True)
+                return done.batch_id if done is not None else None
             if not was_said:
                 click.echo(f"pagepack: {error.args[0].partition(';')[0]}; waiting for its readers", err=True)
             was_said = True
@@ -200,7 +202,8 @@ def _leave_to(
         check_paths(paths, settings)
         bar.say(f"asking what reads here already: {reader.engine} ({reader.model}) on {reader.host}")
         batch = submit(
-            settings, paths, [prompt], None, ranges, _PRIORITY, None, bar.seen, lambda: bool(stopping),
+            settings, paths, [prompt], None, ranges, _PRIORITY, None,
+            on_seen=lambda seen: bar.seen(seen.num_files), is_stopping=lambda: bool(stopping),
             engine=reader.engine or "any", model=reader.model or "", is_question=True,
         )  # fmt: skip
         db = open_database(settings, readonly=True)

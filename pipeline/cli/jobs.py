@@ -8,59 +8,27 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from pipeline.cli.batch_options import batch_options, take_selection
 from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
-    F,
     cli,
     devices_option,
     engine_options,
     home_option,
-    json_option,
-    pages_option,
-    path,
-    path_or_url,
-    sampling_options,
 )
 from pipeline.cli.prompts import choose_asked_prompts, take_sampling
-from pipeline.cli.summary import summarize
+from pipeline.cli.summary import files_not_read, summarize
 from pipeline.cli.where import database_name
-from schemas.prompts import CATALOGUE, Prompt
+from schemas.prompts import Prompt
 
 if TYPE_CHECKING:
+    from pipeline.ingest.selection import Seen, Selection
     from pipeline.settings import Settings
-
-
-def batch_options(command: F) -> F:
-    """What a batch is made of, for `run` and `submit`."""
-    for option in (
-        json_option,
-        pages_option,
-        sampling_options,
-        click.option(
-            "--text-layer", type=click.Choice(["keep", "prefer"]), help="prefer: take a PDF's own text.  [keep]"
-        ),
-        click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]"),
-        click.option(
-            "--prompt-file",
-            "prompt_files",
-            multiple=True,
-            type=path,
-            help="A prompt of your own; the file's name is the prompt's. It may begin with front matter.",
-        ),
-        click.option(
-            "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
-        ),
-        engine_options,
-        home_option,
-        click.argument("paths", nargs=-1, required=True, type=path_or_url),
-    ):
-        command = option(command)
-    return command
 
 
 @cli.command()
@@ -87,14 +55,21 @@ def run(
     from pipeline.ingest.submission import parse_pages
     from pipeline.settings import load_settings
 
-    sampling = take_sampling(flags)
+    sampling, selection = take_sampling(flags), take_selection(flags)
     settings = load_settings(home=home, **flags)
     chosen = choose_asked_prompts(prompts, prompt_files, sampling)
     started = time.monotonic()
-    done = execute(settings, paths, chosen, batch, parse_pages(pages), devices)
+    done = execute(settings, paths, chosen, batch, parse_pages(pages), devices, selection)
     if done is None:
         return EXIT_INTERRUPTED
-    return summarize(settings, done, time.monotonic() - started, as_json)
+    return summarize(settings, done.batch_id, time.monotonic() - started, as_json, done.seen.num_ignored)
+
+
+class Done(NamedTuple):
+    """A batch that has come to its end, and the files that were met for it."""
+
+    batch_id: str
+    seen: Seen
 
 
 def execute(
@@ -104,14 +79,16 @@ def execute(
     batch: str | None,
     pages: Sequence[tuple[int, int]],
     devices: str | None,
+    selection: Selection | None = None,
     *,
     is_question: bool = False,
     beside: bool = False,
-) -> str | None:
-    """Run the job under a progress bar; the batch's id, or None where the user stopped it."""
+) -> Done | None:
+    """Run the job under a progress bar; None where the user stopped it."""
     from rich.console import Console
 
     from pipeline.cli.progress_bar import ProgressBar, unit_of
+    from pipeline.ingest.selection import ALL_FILES
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.local_run import Run, Stopped
     from pipeline.supervisor.process_slots import process_slots
@@ -121,12 +98,12 @@ def execute(
         fork_ahead(len(slots)) as spare,
         ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
     ):  # before the bar has a thread
-        asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots)
+        asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots, selection or ALL_FILES)
         job = Run(*asked, is_question=is_question, beside=beside)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:
-            return job.execute().public_id
+            return Done(job.execute().public_id, job.seen)
         except Stopped as stopped:
             stored = f"{stopped.num_stored:,} answers are stored in {database_name(settings)}"
             bar.say(f"stopped; {stored}. Run the same command again to go on.")
@@ -166,21 +143,28 @@ def submit(
 
     from pipeline.cli.follow import follow_batch
     from pipeline.cli.progress_bar import ProgressBar, unit_of
+    from pipeline.ingest.selection import Seen
     from pipeline.ingest.submission import check_notify, check_paths, parse_pages
     from pipeline.ingest.submission import submit as submit_batch
     from pipeline.settings import load_settings
     from pipeline.supervisor.engine_choice import asked_model
 
-    sampling = take_sampling(flags)
+    sampling, selection = take_sampling(flags), take_selection(flags)
     settings = load_settings(home=home, **flags)
     check_notify(notify)
     chosen, ranges = choose_asked_prompts(prompts, prompt_files, sampling), parse_pages(pages)
     started = time.monotonic()
     stopping: list[int] = []
+    walk = [Seen(0, 0)]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
     with ProgressBar(Console(stderr=True), unit_of(chosen)) as bar:
-        check_paths(paths, settings)
+
+        def show_seen(seen: Seen) -> None:
+            walk[:] = [seen]
+            bar.seen(seen.num_files)
+
+        check_paths(paths, settings, selection)
         engine, model = asked_model(settings, chosen)
         done = submit_batch(
             settings,
@@ -190,22 +174,25 @@ def submit(
             ranges,
             priority=priority,
             notify=notify,
-            on_seen=bar.seen,
+            on_seen=show_seen,
             is_stopping=lambda: bool(stopping),
             engine=engine,
             model=model,
+            selection=selection,
         )
         if stopping:
             bar.say(f"stopped while files were registered; submit the same again to go on with batch {done.public_id}")
             return EXIT_INTERRUPTED
         if not wait:
+            if ignored := walk[0].num_ignored:
+                bar.say(f"{files_not_read(ignored)}: ignored")
             click.echo(json.dumps({"batch_id": done.public_id, "name": done.name}) if as_json else done.public_id)
             return EXIT_DONE
         bar.say(f"batch {done.public_id}")
         if not follow_batch(settings, done, bar, lambda: bool(stopping)):
             bar.say(f"the batch goes on without you: pagepack status {done.public_id}")
             return EXIT_INTERRUPTED
-    return summarize(settings, done.public_id, time.monotonic() - started, as_json)
+    return summarize(settings, done.public_id, time.monotonic() - started, as_json, walk[0].num_ignored)
 
 
 @cli.command()

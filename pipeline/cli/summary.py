@@ -35,18 +35,28 @@ def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -
         yield f'  and {count - _NAMED:,} more: pagepack sql{where} "SELECT source_path, page_number, reason {of_batch}"'
 
 
-def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) -> int:
-    """Print it; the exit code."""
+def files_not_read(count: int) -> str:
+    """`2 files are of a kind that is not read`."""
+    from pipeline.cli.progress_bar import counted
+
+    return f"{counted(count, 'file')} {'is' if count == 1 else 'are'} of a kind that is not read"
+
+
+def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, num_ignored: int) -> int:
+    """Print it; the exit code, for which a file of a kind that is not read is no failure."""
     from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch
     from pipeline.query.batch_status import status as query_status
+    from pipeline.store.sources import UNSUPPORTED
 
     db = open_database(settings)
     summary = query_status(db, find_batch(db, batch_id))
-    failed = summary.files_failed + summary.files_rejected
+    unsupported = summary.failures.get(UNSUPPORTED, 0)
+    failed = summary.files_failed + summary.files_rejected - unsupported
     if as_json:
-        click.echo(json.dumps(status_json(summary) | {"seconds": round(seconds, 2)}, ensure_ascii=False))
+        more = {"seconds": round(seconds, 2), "files_ignored": num_ignored}
+        click.echo(json.dumps(status_json(summary) | more, ensure_ascii=False))
     else:
         rate = f" ({summary.pages_done / seconds:.2f} pages/s)" if summary.pages_done else ""
         click.echo(
@@ -57,9 +67,15 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool) 
         )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
-        where = "" if settings.home == Path("pagepack-data").absolute() else f" --home {shlex.quote(str(settings.home))}"
+        where = (
+            "" if settings.home == Path("pagepack-data").absolute() else f" --home {shlex.quote(str(settings.home))}"
+        )
         for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+        if unsupported and not failed:
+            click.echo(f"{files_not_read(unsupported)}: no failure; --ignore-unsupported leaves such files out")
+        if num_ignored:
+            click.echo(f"{files_not_read(num_ignored)}: ignored")
     return EXIT_FAILED if failed else EXIT_DONE

@@ -4,7 +4,8 @@
 kind and its content hash; a file whose size and time are as recorded needs no second `identify`.
 
     seen = taken + rejected       every file under the paths gives exactly one `Found`
-    skipped by rule, not counted  dot files and folders, `~$*`, `Thumbs.db`, pagepack's own home and stores,
+    skipped by rule, not counted  dot files and folders, `~$*`, `Thumbs.db`, pagepack's own home and stores, what
+                                  --include and --exclude leave out (`globs.py`),
                                   links to a folder inside the submitted one (its files are seen at their own place)
 
 The order is that of the names, folder by folder, so two runs agree. Memory holds the names of the folders on the way
@@ -22,12 +23,13 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.documents.files import Found, display, is_skipped, judge, rejected
+from pipeline.documents.globs import ALL, Globs
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.urls import local_path
 
 
-def discover(paths: Sequence[str | Path], settings: Settings) -> Iterator[Found]:
+def discover(paths: Sequence[str | Path], settings: Settings, globs: Globs = ALL) -> Iterator[Found]:
     """Every file at files, folders (with all below) and patterns that the shell left alone, each once.
 
     A file named outright is taken even where a rule would skip it; a link named outright is followed. A pattern
@@ -44,8 +46,8 @@ def discover(paths: Sequence[str | Path], settings: Settings) -> Iterator[Found]
     missing = [display(start) for start in starts if not os.path.lexists(start)]
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}; nothing was done")
-    remote = {url: find_urls(url, settings) for url, local in places.items() if local is None}
-    return chain(_walk_all(without_covered(starts), settings), *(remote[url] for url in uncovered(list(remote))))
+    remote = {url: find_urls(url, settings, globs) for url, local in places.items() if local is None}
+    return chain(_walk_all(without_covered(starts), settings, globs), *(remote[url] for url in uncovered(list(remote))))
 
 
 def absolute(path: str | Path) -> str:
@@ -104,27 +106,31 @@ def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _walk_all(starts: Sequence[str], settings: Settings) -> Iterator[Found]:
+def _walk_all(starts: Sequence[str], settings: Settings, globs: Globs) -> Iterator[Found]:
     places = (str(settings.home), settings.images_url, settings.inputs_url)
     folders = [local_path(place) for place in places if place is not None]
     own = {os.path.realpath(folder) for folder in folders if folder is not None}
     for start in starts:
         target = _real_path(start)
         if os.path.isdir(target):
-            yield from _walk(start, target, own, settings)
-        else:
+            yield from _walk(start, target, own, settings, globs)
+        elif globs.is_meant(os.path.basename(start)):
             yield _found(start, target, settings)
 
 
-def _walk(start: str, root: str, own: set[str], settings: Settings) -> Iterator[Found]:
+def _walk(start: str, root: str, own: set[str], settings: Settings, globs: Globs) -> Iterator[Found]:
     """All files below a folder, in the order of their names; `root` is where its links must stay."""
     stack = [iter([start])]
+    len_above = len(start.rstrip(os.sep)) + 1
     while stack:
         path = next(stack[-1], None)
         if path is None:
             stack.pop()
             continue
         is_link = path != start and os.path.islink(path)
+        is_folder = not is_link and os.path.isdir(path)
+        if path != start and not globs.is_meant(path[len_above:], is_folder=is_folder):
+            continue
         if is_link:
             target = _real_path(path)
             if not _is_inside(target, root):
@@ -132,7 +138,7 @@ def _walk(start: str, root: str, own: set[str], settings: Settings) -> Iterator[
                 yield Found(path, display(path), 0, 0, rejected("symlink", display(path), fact))
             elif not os.path.isdir(target):
                 yield _found(path, target, settings)
-        elif not os.path.isdir(path):
+        elif not is_folder:
             yield _found(path, path, settings)
         elif os.path.realpath(path) not in own and not _is_home(path):
             try:

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.blobs.storage import Listed, Storage
 from pipeline.documents.files import Found, display, is_skipped, rejected
+from pipeline.documents.globs import Globs
 from pipeline.errors import UsageError, redacted
 from pipeline.settings import Settings
 from pipeline.urls import has_credentials
 
 
-def find_urls(url: str, settings: Settings) -> Iterator[Found]:
+def find_urls(url: str, settings: Settings, globs: Globs) -> Iterator[Found]:
     """Every file at a URL, folder or pattern.
 
     Raises:
@@ -36,23 +37,25 @@ def find_urls(url: str, settings: Settings) -> Iterator[Found]:
     storage = Storage(url)
     one = storage.stat()
     if one is not None and (one.size_bytes != 0 or not any(True for _ in storage.files())):
-        return iter([_found(url, one, settings)])
+        is_meant = globs.is_meant(url.rstrip("/").rpartition("/")[2])
+        return iter([_found(url, one, settings)] if is_meant else [])
     if storage.is_folder() or one is not None:
-        return _below(url.rstrip("/"), storage.files(), settings)
+        return _below(url.rstrip("/"), storage.files(), settings, globs)
     if _is_pattern(url):
-        return _matching(url, settings)
+        return _matching(url, settings, globs)
     raise UsageError(f"no such file or folder: {display(url)}; nothing was done")
 
 
-def _below(url: str, files: Iterator[Listed], settings: Settings) -> Iterator[Found]:
+def _below(url: str, files: Iterator[Listed], settings: Settings, globs: Globs) -> Iterator[Found]:
     own = [place.rstrip("/") + "/" for place in (settings.images_url, settings.inputs_url) if place]
     for file in files:
         path = f"{url}/{file.key}"
-        if not any(map(is_skipped, file.key.split("/"))) and not path.startswith(tuple(own)):
+        is_skipped_by_rule = any(map(is_skipped, file.key.split("/"))) or path.startswith(tuple(own))
+        if not is_skipped_by_rule and globs.is_meant(file.key):
             yield _found(path, file, settings)
 
 
-def _matching(url: str, settings: Settings) -> Iterator[Found]:
+def _matching(url: str, settings: Settings, globs: Globs) -> Iterator[Found]:
     from fsspec.utils import glob_translate
 
     fixed = url[: re.search(r"[*?[]", url).start()]  # type: ignore[union-attr]
@@ -66,7 +69,7 @@ def _matching(url: str, settings: Settings) -> Iterator[Found]:
         parts = file.key.split("/")
         return any(pattern.fullmatch("/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
 
-    return _below(folder, filter(is_meant, Storage(folder).files(start)), settings)
+    return _below(folder, filter(is_meant, Storage(folder).files(start)), settings, globs)
 
 
 def _is_pattern(url: str) -> bool:

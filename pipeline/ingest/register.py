@@ -13,9 +13,17 @@ from pipeline.documents.files import Found
 from pipeline.documents.identify import identify
 from pipeline.documents.inputs import InputCopies, location_of
 from pipeline.errors import DocumentRejected
+from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, mark_all_seen
-from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, known_files, record_files
+from pipeline.store.sources import (
+    SeenFile,
+    begin_walk,
+    forget_files,
+    forget_unseen,
+    known_files,
+    record_files,
+)
 from pipeline.urls import is_url
 
 _FILES_A_TRANSACTION = 200
@@ -29,19 +37,20 @@ def register(
     batch: OpenBatch,
     paths: Sequence[str | Path],
     settings: Settings,
+    selection: Selection = ALL_FILES,
     *,
     forget_gone: bool,
     is_stopping: Callable[[], bool],
-) -> Iterator[int]:
-    """See every file at the paths and store it in the batch; yields the count so far after each transaction.
+) -> Iterator[Seen]:
+    """See every file at the paths and store it in the batch; yields the counts so far after each transaction.
 
     A file whose size and time are as recorded is not read again. A batch that is known by its paths, not by a name,
-    forgets files that are gone from them. Raises as `discover`.
+    forgets files that are gone from them, or are not meant any more. Raises as `discover`.
     """
     began = begin_walk(db, batch)
-    found = discover(paths, settings)
+    found = discover(paths, settings, selection.globs)
     copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
-    count = 0
+    count = num_ignored = 0
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 
@@ -55,9 +64,14 @@ def register(
             seen = list(map(look, chunk))
         if is_stopping():
             return
-        record_files(db, batch, [file for file in seen if file is not None], began)
-        count += len(chunk)
-        yield count
+        files = [file for file in seen if file is not None]
+        if selection.ignores_unsupported and (ignored := [file.path for file in files if file.is_unsupported()]):
+            forget_files(db, batch, ignored)  # that were told of before
+            files = [file for file in files if not file.is_unsupported()]
+            num_ignored += len(ignored)
+        record_files(db, batch, files, began)
+        count += len(files)
+        yield Seen(count, num_ignored)
     if forget_gone:
         forget_unseen(db, batch, began)
 
@@ -89,10 +103,11 @@ def register_all(
     batch: OpenBatch,
     paths: Sequence[str | Path],
     settings: Settings,
+    selection: Selection,
     forget_gone: bool,
     is_stopping: Callable[[], bool],
-) -> Iterator[int]:
-    """Register every file at the paths; yields the count so far. At the end the batch may finish."""
-    yield from register(db, batch, paths, settings, forget_gone=forget_gone, is_stopping=is_stopping)
+) -> Iterator[Seen]:
+    """Register the files at the paths; yields the counts so far. At the end the batch may finish."""
+    yield from register(db, batch, paths, settings, selection, forget_gone=forget_gone, is_stopping=is_stopping)
     if not is_stopping():
         mark_all_seen(db, batch)

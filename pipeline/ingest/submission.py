@@ -20,6 +20,7 @@ from pipeline.documents.discover import absolute, discover
 from pipeline.documents.files import display
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.ingest.register import register, register_all
+from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
 from pipeline.store.batches import QUESTION_KEY, OpenBatch, open_batch
 from pipeline.store.sources import SeenFile, record_files
@@ -38,10 +39,11 @@ class BadMessage(PagepackError):
     cause = "message"
 
 
-def check_paths(paths: Sequence[str | Path], settings: Settings) -> None:
+def check_paths(paths: Sequence[str | Path], settings: Settings, selection: Selection = ALL_FILES) -> None:
     """Raises NothingToDo where no file is at the paths; asked before anything is made. Else raises as `discover`."""
-    if next(discover(paths, settings), None) is None:
-        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}")
+    if next(discover(paths, settings, selection.globs), None) is None:
+        left = " that --include and --exclude leave" if selection.identity() else ""
+        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}{left}")
 
 
 def open_named_batch(
@@ -53,12 +55,14 @@ def open_named_batch(
     engine: str,
     model: str,
     pages: Sequence[tuple[int, int]] = (),
+    selection: Selection = ALL_FILES,
     *,
     priority: int = 0,
     notify: str | None = None,
     is_question: bool = False,
 ) -> OpenBatch:
-    """The batch of this name, or else of these paths, prompts, model and pages: repeating a command finds it again.
+    """The batch of this name, or else of these paths, patterns, prompts, model and pages: repeating a command finds it
+    again.
 
     A question's key says that it is one: a run reads what is asked in its home meanwhile.
     """
@@ -66,10 +70,10 @@ def open_named_batch(
         raise UsageError(f"--batch {batch_name[:20]}…: {len(batch_name):,} characters; at most {MOST_OF_A_NAME}")
     places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
-    identity = json.dumps([places, versions, model, settings.text_layer, *pages])
+    identity = json.dumps([places, versions, model, settings.text_layer, *pages, *selection.identity()])
     kind = QUESTION_KEY if is_question else "paths:"
     key = f"name:{batch_name}" if batch_name else kind + hashlib.sha256(identity.encode()).hexdigest()
-    name = batch_name or " ".join(Path(path).name or path for path in places)[:200]
+    name = batch_name or " ".join([*(Path(path).name or path for path in places), *selection.globs.words()])[:200]
     return open_batch(
         db,
         key=key,
@@ -101,11 +105,12 @@ def submit(
     pages: Sequence[tuple[int, int]],
     priority: int,
     notify: str | None,
-    on_seen: Callable[[int], None],
+    on_seen: Callable[[Seen], None],
     is_stopping: Callable[[], bool],
     engine: str = "any",
     model: str = "",
     is_question: bool = False,
+    selection: Selection = ALL_FILES,
 ) -> OpenBatch:
     """Register the files for workers elsewhere. Where no model is named, whatever the workers read with serves.
 
@@ -114,10 +119,10 @@ def submit(
     """
     db = open_or_make(settings)
     try:
-        named = (paths, prompts, batch_name, engine, model, pages)
+        named = (paths, prompts, batch_name, engine, model, pages, selection)
         batch = open_named_batch(db, settings, *named, priority=priority, notify=notify, is_question=is_question)
-        for count in register_all(db, batch, paths, settings, batch_name is None, is_stopping):
-            on_seen(count)
+        for seen in register_all(db, batch, paths, settings, selection, batch_name is None, is_stopping):
+            on_seen(seen)
         return batch
     finally:
         db.dispose()

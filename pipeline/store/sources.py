@@ -33,6 +33,9 @@ from schemas.tables import (
 OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink")
 """Causes that are a path's own; the others are the content's, and the same content fails the same way again."""
 
+UNSUPPORTED = "unsupported"
+"""Cause of a file of a kind that is not read: nothing is wrong with it, so it alone makes no exit code of a failure."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeenFile:
@@ -45,6 +48,9 @@ class SeenFile:
     kind: str | None = None
     content_hash: str | None = None
     rejection: DocumentRejected | None = None
+
+    def is_unsupported(self) -> bool:
+        return self.rejection is not None and self.rejection.cause == UNSUPPORTED
 
 
 def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str, str | None]]:
@@ -193,3 +199,12 @@ def forget_unseen(db: Database, batch: OpenBatch, since: datetime) -> None:
     """Take files out of the batch that the walk which began at `since` did not meet: they are gone from its paths."""
     with db.write() as connection:
         connection.execute(delete(BatchSource).where(BatchSource.batch_id == batch.id, BatchSource.seen_at < since))
+
+
+@retried
+def forget_files(db: Database, batch: OpenBatch, paths: Sequence[str]) -> None:
+    """Take files out of the batch, where they are in it."""
+    with db.write() as connection:
+        sources = select(Source.id).where(Source.path.in_(paths))
+        of_batch = (BatchSource.batch_id == batch.id, BatchSource.source_id.in_(sources))
+        connection.execute(delete(BatchSource).where(*of_batch))

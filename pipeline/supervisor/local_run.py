@@ -23,6 +23,7 @@ from pipeline.database.open import open_database
 from pipeline.errors import PagepackError
 from pipeline.ingest.ingester import check_storage
 from pipeline.ingest.register import register_all
+from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.ingest.submission import check_paths, open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.batch_end import finish_batch, finish_batches
@@ -62,6 +63,7 @@ class Run:
         pages: Sequence[tuple[int, int]] = (),
         spare: list[Forked] | None = None,
         slots: list[ProcessSlot] | None = None,
+        selection: Selection = ALL_FILES,
         *,
         is_question: bool = False,
         beside: bool = False,
@@ -76,12 +78,13 @@ class Run:
         self._pages = pages
         self._spare = spare
         self._slots = slots or process_slots("both", None)
+        self._selection = selection
         self._is_question = is_question
         self._beside = beside
         self._limits = Limits.of(settings)
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
-        self._seen = 0
+        self.seen = Seen(0, 0)
         self._done_seeing = threading.Event()
         self._seeing_failed: BaseException | None = None
 
@@ -98,7 +101,7 @@ class Run:
             Stopped: the user stopped it. UsageError, ProgramFault: it cannot start.
             Unavailable: a part of it cannot go on.
         """
-        check_paths(self._paths, self._settings)
+        check_paths(self._paths, self._settings, self._selection)
         with ExitStack() as stack:
             if not self._beside:
                 stack.enter_context(HomeLock(self._settings.home))
@@ -115,7 +118,7 @@ class Run:
             if is_home:
                 forget_enqueued(db)
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
-            batch = open_named_batch(db, self._settings, *asked, is_question=self._is_question)
+            batch = open_named_batch(db, self._settings, *asked, self._selection, is_question=self._is_question)
             logs = self._settings.home / "logs" / ("beside" if self._beside else "")
             self._supervisor = Supervisor(
                 db,
@@ -168,10 +171,9 @@ class Run:
     def _see(self, db: Database, batch: OpenBatch) -> None:
         try:
             forget_gone = self._batch_name is None
-            for seen in register_all(
-                db, batch, self._paths, self._settings, forget_gone, lambda: self._stop_signals > 0
-            ):
-                self._seen = seen
+            walked = (self._paths, self._settings, self._selection, forget_gone)
+            for seen in register_all(db, batch, *walked, lambda: self._stop_signals > 0):
+                self.seen = seen
         except BaseException as error:
             self._seeing_failed = error
         finally:
@@ -195,7 +197,7 @@ class Run:
             if started >= next_count:
                 supervisor.hear_alarm()
                 is_loading = is_loading and not any(worker.is_reading() for worker in workers(db))
-                self._on_progress(progress(db, batch.id), self._seen, all_seen, is_loading)
+                self._on_progress(progress(db, batch.id), self.seen.num_files, all_seen, is_loading)
                 took = time.monotonic() - started
                 next_count = started + max(0.5, 20 * took)  # counting a large batch must not become the work
                 if (state := batch_state(db, batch.id)) == BatchState.CANCELLED:

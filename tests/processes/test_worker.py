@@ -74,8 +74,14 @@ def test_submit_waits_for_the_end_and_exits_as_run_does(tmp_path: Path, home: Pa
     call("db", "upgrade", "--home", home)
     worker()
     result = pagepack("submit", folder, "--home", home, "--wait")
+    assert result.returncode == 0, result.stderr
+    assert "3 files seen: 2 done, 0 failed, 1 rejected" in result.stdout
+    assert "1 file is of a kind that is not read: no failure" in result.stdout
+    (folder / "zero.pdf").touch()
+    result = pagepack("submit", folder, "--home", home, "--wait", "--ignore-unsupported")
     assert result.returncode == 1, result.stderr
     assert "3 files seen: 2 done, 0 failed, 1 rejected" in result.stdout
+    assert "1 file is of a kind that is not read: ignored" in result.stdout
 
 
 def test_a_killed_reader_is_started_again_and_its_pages_are_read_once(
