@@ -121,6 +121,7 @@ def export(
     In JSON Lines and Parquet, a page that was not read is a row too, and so is a file that was rejected or failed:
     its text is null; state, cause and reason say why.
     """
+    from pipeline.cli.progress_bar import counted
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch
     from pipeline.query.export import STDOUT
@@ -133,8 +134,9 @@ def export(
         click.echo(json.dumps(asdict(summary)), err=str(out) in STDOUT)
         return EXIT_DONE
     click.echo(
-        f"{summary.files:,} files, {summary.pages:,} pages written to {out}: {summary.pages_failed:,} failed and "
-        f"{summary.pages_waiting:,} waiting pages are marked; {summary.files_rejected:,} files were rejected",
+        f"{counted(summary.files, 'file')}, {counted(summary.pages, 'page')} written to {out}: "
+        f"{summary.pages_failed:,} failed and {summary.pages_waiting:,} waiting pages are marked; "
+        f"{counted(summary.files_rejected, 'file')} rejected",
         err=True,
     )
     return EXIT_DONE

@@ -113,6 +113,12 @@ def test_an_empty_path_is_not_the_current_folder(home: Path, tmp_path: Path, arg
     assert result.returncode == 2 and "is empty" in result.stderr
 
 
+def test_one_file_is_counted_as_one(home: Path, tmp_path: Path) -> None:
+    done = call("export", "--out", tmp_path / "text", "--home", home)
+    counted = f"1 file, 2 pages written to {tmp_path}/text: 0 failed and 0 waiting pages are marked; 1 file rejected\n"
+    assert (done.returncode, done.stderr) == (0, counted)
+
+
 def test_a_home_that_is_empty_or_a_file_is_named(tmp_path: Path) -> None:
     empty = call("status", PAGEPACK_HOME="")
     assert empty.returncode == 2 and "PAGEPACK_HOME" in empty.stderr and "is empty" in empty.stderr
