@@ -10,7 +10,6 @@ A value becomes the text that a variable would hold, so that both are judged ali
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +50,19 @@ def _parse(file: str) -> dict[str, object]:
     import tomllib  # only where there is a file
 
     try:
-        return tomllib.loads(Path(file).read_bytes().decode())
+        text = Path(file).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{file} cannot be read: it is no UTF-8 text") from None
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # tomllib's own is a ValueError; as is a number of 5,000 digits
-        fact = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
-        where = f", line {fact[2]}, column {fact[3]}" if fact and fact[2] else ""
-        said = fact[1] if fact else str(error)
-        raise UsageError(f"{file}{where}: {said}; write `name = value`, a text in quotes") from None
+        said, _, where = str(error).removesuffix(")").partition(" (at ")
+        where = where.replace("end of document", f"line {len(text.splitlines())}")
+        raise UsageError(
+            f"{', '.join(filter(None, [file, where]))}: {said}; write `name = value`, a text in quotes"
+        ) from None
 
 
 def _is_known(file: str, name: str, names: Collection[str]) -> bool:

@@ -24,7 +24,7 @@ from pipeline.store.leases import expire
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.page_tasks import ensure_tasks
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
-from pipeline.store.sources import SeenFile, begin_walk, forget_unseen, record_files
+from pipeline.store.sources import SeenFile, begin_walk, forget_files, forget_unseen, record_files
 from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
@@ -834,3 +834,12 @@ def test_what_happens_between_the_looks_and_the_end_keeps_a_batch_open(archive: 
     assert archive.finish() and archive.finish(), "one that is finished is finished"
     asked = "SELECT files_done, files_seen FROM batch_summary WHERE name = 'b'"
     assert archive.rows(asked)[0][1] in (2, 3) and archive.rows(asked)[0][0] >= 1
+
+
+def test_files_that_a_batch_ignores_stay_in_the_others(archive: Archive) -> None:
+    for batch in ("b", "other"):
+        archive.see("/in/notes.txt", rejection="unsupported", batch=batch)
+        archive.see("/in/more.txt", rejection="unsupported", batch=batch)
+    forget_files(archive.db, archive.batches["b"], ["/in/notes.txt", "/in/never seen.txt"])
+    kept = archive.rows("SELECT b.name, f.source_path FROM files f JOIN batch_summary b USING (batch_id) ORDER BY 1, 2")
+    assert kept == [("b", "/in/more.txt"), ("other", "/in/more.txt"), ("other", "/in/notes.txt")]

@@ -108,7 +108,10 @@ def test_a_misspelt_name_is_told_with_the_near_one(here: Path, monkeypatch: pyte
     ("text", "said"),
     [
         (b"max_pages = 5\nhome = /data", ", line 2, column 8: Invalid value; write `name = value`, a text in quotes"),
-        (b"home", ": Expected '=' after a key in a key/value pair; write `name = value`, a text in quotes"),
+        (
+            b"# one\nhome",
+            ", line 2: Expected '=' after a key in a key/value pair; write `name = value`, a text in quotes",
+        ),
         (b"max_pages = " + b"[" * 5_000, ": "),
         (b"max_pages = " + b"9" * 5_000, ": "),
         (b'home = "\xff"', " cannot be read: it is no UTF-8 text"),
@@ -156,6 +159,11 @@ def test_a_value_that_does_not_fit_is_told_in_our_words(here: Path, name: str, m
     file.unlink()
     monkeypatch.setenv(f"PAGEPACK_{name.upper()}", value)
     assert refused() == f"PAGEPACK_{name.upper()}{said}"
+
+
+def test_a_file_that_was_written_on_windows_is_read(here: Path) -> None:
+    (here / "pagepack.toml").write_bytes(b"\xef\xbb\xbfmax_pages = 4\r\nmax_crashes = 5\r\n")
+    assert (load_settings().max_pages, load_settings().max_crashes) == (4, 5)
 
 
 def test_no_number_is_true(here: Path) -> None:
