@@ -119,6 +119,8 @@ class Batch(Base):
     all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
     started_at: Mapped[datetime] = mapped_column(default=server_now())
     finished_at: Mapped[datetime | None]
+    # Words of the `pagepack run` or `ask` that goes on with it, without --home; null: workers do, or it is an old one
+    command: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class PromptVersion(Base):
@@ -355,7 +357,7 @@ class WorkerProcess(Base):
 
 
 class Leader(Base):
-    """What one process does for all: whoever holds the row until `held_until` dispatches and sweeps."""
+    """Who does what only one does, until `held_until`: `dispatch` for all, or `run 12`, which works on batch 12."""
 
     __tablename__ = "leaders"
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.command_again import words_of_this_command
 from pipeline.cli.jobs import execute
 from pipeline.cli.options import (
     EXIT_DONE,
@@ -121,6 +122,7 @@ def _have_answered(
     from pipeline.database.home import HomeInUse
 
     asked = (settings, paths, [prompt], None, ranges, devices)
+    command = words_of_this_command(settings)
     give_up_at = time.monotonic() + _LOADING_SECONDS
     was_said = False
     while True:
@@ -128,8 +130,8 @@ def _have_answered(
         reader = _one_that_answers(settings, prompt, there) if there else None
         try:
             if reader is not None:
-                return _leave_to(reader, settings, paths, prompt, ranges)
-            done = execute(*asked, is_question=True)
+                return _leave_to(reader, settings, paths, prompt, ranges, command)
+            done = execute(*asked, is_question=True, command=command)
             return done.batch_id if done is not None else None
         except _NobodyReads:
             continue
@@ -137,7 +139,7 @@ def _have_answered(
             return None
         except HomeInUse as error:
             if there or devices is not None or time.monotonic() > give_up_at:
-                done = execute(*asked, is_question=True, beside=True)
+                done = execute(*asked, is_question=True, beside=True, command=command)
                 return done.batch_id if done is not None else None
             if not was_said:
                 click.echo(f"pagepack: {error.args[0].partition(';')[0]}; waiting for its readers", err=True)
@@ -181,6 +183,7 @@ def _leave_to(
     paths: Sequence[str | Path],
     prompt: Prompt,
     ranges: Sequence[tuple[int, int]],
+    command: Sequence[str],
 ) -> str:
     """Submit the question for the model of a reader, and follow it to its end; the batch's id.
 
@@ -204,7 +207,7 @@ def _leave_to(
         batch = submit(
             settings, paths, [prompt], None, ranges, _PRIORITY, None,
             on_seen=lambda seen: bar.seen(seen.num_files), is_stopping=lambda: bool(stopping),
-            engine=reader.engine or "any", model=reader.model or "", is_question=True,
+            engine=reader.engine or "any", model=reader.model or "", is_question=True, command=command,
         )  # fmt: skip
         db = open_database(settings, readonly=True)
         try:

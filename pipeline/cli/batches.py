@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
+from pipeline.cli.command_again import go_on_command
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted, visible
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,27 +43,32 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     from pipeline.settings import load_settings
     from pipeline.store.worker_registry import workers
 
-    db = open_database(load_settings(home=home), readonly=True)
+    settings = load_settings(home=home)
+    db = open_database(settings, readonly=True)
     console = Console()
     followed = find_batch(db, batch).batch_id  # the one of now: a later one may be the latest, or have the same name
     while True:
         now = query_status(db, find_batch(db, followed))
         there = workers(db)
         if as_json:
-            row = status_json(now) | {"workers": [asdict(worker) for worker in there]}
+            row = status_json(now, settings) | {"workers": [asdict(worker) for worker in there]}
             click.echo(json.dumps(row, ensure_ascii=False))
         else:
             console.print(_status_table(now, there))
+            if line := _go_on_line(now, settings):
+                click.echo(line)
         if not watch or now.batch.state in ("finished", "cancelled"):
             return EXIT_DONE
         time.sleep(2)
 
 
-def status_json(status: Any) -> dict[str, Any]:
+def status_json(status: Any, settings: Settings) -> dict[str, Any]:
     """What `status --json` and `run --json` print of a `batch_status.Status`."""
     fields = asdict(status)
     batch = fields.pop("batch")
     del batch["id"]
+    if batch["command"] is not None:
+        batch["command"] = go_on_command(batch["command"], settings)
     for name in ("started_at", "finished_at"):
         batch[name] = batch[name].isoformat() if batch[name] else None
     return {**batch, **fields}
@@ -73,12 +79,13 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     from rich.text import Text
 
     from pipeline.cli.progress_bar import duration
-    from pipeline.store.worker_registry import why_nobody_reads
+    from pipeline.store.attendance import WorkedOnBy
 
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
+    state = "interrupted" if status.interrupted else status.batch.state
     rows = {
-        "batch": f"{status.batch.name}  ({status.batch.batch_id}, {status.batch.state})",
+        "batch": f"{visible(status.batch.name)}  ({status.batch.batch_id}, {state})",
         "files": f"{status.files_seen:,} seen = {status.files_done:,} done + {status.files_failed:,} failed + "
         f"{status.files_rejected:,} rejected + {_waiting(status):,} waiting",
         "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
@@ -87,13 +94,34 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
         "workers": "\n".join(map(_worker_line, workers)) or "none is running",
     }
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
-        rows["files"] += f"\n{_NOT_ALL_SEEN}"
-    if status.batch.state == "running":
-        why = why_nobody_reads(workers, status.batch.engine, status.batch.model, status.prompts)
-        rows["workers"] += f"\n{why}" if why else ""
+        by_run = status.worked_on_by == WorkedOnBy.RUN
+        rows["files"] += f"\n{'still being registered' if by_run else _NOT_ALL_SEEN}"
+    if status.interrupted:
+        del rows["rate"]
+        rows["files"] = rows["files"].replace(_NOT_ALL_SEEN, "not all of them are registered yet")
+    elif status.batch.state == "running" and (why := _why_nobody_reads(status, workers)):
+        rows["workers"] += f"\n{why}"
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _go_on_line(status: Any, settings: Settings) -> str | None:
+    """On a line of its own, for a table would break it."""
+    return f"go on with:  {go_on_command(status.batch.command, settings)}" if status.interrupted else None
+
+
+def _why_nobody_reads(status: Any, workers: Sequence[Any]) -> str | None:
+    """A run starts its own readers, and they read nothing else."""
+    from pipeline.store.attendance import WorkedOnBy
+    from pipeline.store.worker_registry import why_nobody_reads
+
+    by_run = status.worked_on_by == WorkedOnBy.RUN
+    there = [worker for worker in workers if by_run or worker.role != "run"]
+    why = why_nobody_reads(there, status.batch.engine, status.batch.model, status.prompts)
+    if why is not None and by_run:
+        return "the `pagepack run` is there, and starts what reads"
+    return why
 
 
 def _worker_line(worker: Any) -> str:

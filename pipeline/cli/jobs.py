@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from pipeline.cli.batch_options import batch_options, take_selection
+from pipeline.cli.command_again import words_of_this_command
 from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -59,7 +60,8 @@ def run(
     settings = load_settings(home=home, **flags)
     chosen = choose_asked_prompts(prompts, prompt_files, sampling)
     started = time.monotonic()
-    done = execute(settings, paths, chosen, batch, parse_pages(pages), devices, selection)
+    command = words_of_this_command(settings)
+    done = execute(settings, paths, chosen, batch, parse_pages(pages), devices, selection, command=command)
     if done is None:
         return EXIT_INTERRUPTED
     return summarize(settings, done.batch_id, time.monotonic() - started, as_json, done.seen.num_ignored)
@@ -83,6 +85,7 @@ def execute(
     *,
     is_question: bool = False,
     beside: bool = False,
+    command: Sequence[str] | None = None,
 ) -> Done | None:
     """Run the job under a progress bar; None where the user stopped it."""
     from rich.console import Console
@@ -99,7 +102,7 @@ def execute(
         ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
     ):  # before the bar has a thread
         asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots, selection or ALL_FILES)
-        job = Run(*asked, is_question=is_question, beside=beside)
+        job = Run(*asked, is_question=is_question, beside=beside, command=command)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.batches import status_json
+from pipeline.cli.command_again import shell_quoted
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, quoted, visible
-from pipeline.cli.where import database_name
+from pipeline.cli.where import database_name, home_words
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -56,7 +55,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     failed = summary.files_failed + summary.files_rejected - unsupported
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored}
-        click.echo(json.dumps(status_json(summary) | more, ensure_ascii=False))
+        click.echo(json.dumps(status_json(summary, settings) | more, ensure_ascii=False))
     else:
         rate = f" ({summary.pages_done / seconds:.2f} pages/s)" if summary.pages_done else ""
         click.echo(
@@ -67,9 +66,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
         )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
-        where = (
-            "" if settings.home == Path("pagepack-data").absolute() else f" --home {shlex.quote(str(settings.home))}"
-        )
+        where = "".join(f" {shell_quoted(word)}" for word in home_words(settings))
         for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")

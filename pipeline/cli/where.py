@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
+
+
+def home_words(settings: Settings) -> list[str]:
+    """`--home DIR`, where that does not go without saying."""
+    return [] if settings.home.absolute() == Path("pagepack-data").absolute() else ["--home", str(settings.home)]
 
 
 def database_name(settings: Settings) -> str:

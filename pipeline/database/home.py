@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from pipeline.errors import UsageError
 
@@ -22,6 +24,28 @@ def file_system(path: Path) -> str:
     wanted = f"{os.major(device)}:{os.minor(device)}"
     kinds = [line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == wanted]
     return kinds[-1] if kinds else ""
+
+
+def is_in_use(home: Path) -> bool:
+    """Whether a `pagepack run` or `worker` has the home; yes, where the lock's file may not be opened."""
+    try:
+        with (home / "lock").open() as file:
+            return not _lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _lock(file: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+_LOOKS, _LOOK_SECONDS = 4, 0.05  # `is_in_use` holds the lock for an instant, which is no reason to give up
 
 
 class HomeInUse(UsageError):
@@ -49,15 +73,18 @@ class HomeLock:
             )
 
     def __enter__(self) -> HomeLock:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        looks = 1
+        while not _lock(self._file, fcntl.LOCK_EX):
+            if looks < _LOOKS:
+                looks += 1
+                time.sleep(_LOOK_SECONDS)
+                continue
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise HomeInUse(
                 f"{self._home} is in use by {holder}; wait until it ends, or use another --home at the same time"
-            ) from error
+            )
         self._file.truncate(0)
         self._file.write(f"`{self._command}` with process id {os.getpid()}")
         self._file.flush()

@@ -68,7 +68,8 @@ QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")
 
 READ = {  # what the views show anyway, and the fleet; neither where copies of files lie, nor who is told what
     "alembic_version": "SELECT",
-    "batches": "SELECT (id, public_id, name, state, engine, model, all_pages, all_seen, started_at, finished_at)",
+    "batches": "SELECT (id, public_id, name, state, engine, model, all_pages, all_seen, started_at, finished_at, "
+    "command)",
     "prompt_versions": "SELECT (version, name)",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
@@ -82,6 +83,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "current_answers": "SELECT",
     "task_attempts": "SELECT",
     "worker_processes": "SELECT",
+    "leaders": "SELECT",
 }
 
 GRANTS = {"pagepack_ingest": INGEST | QUERY, "pagepack_worker": WORKER, "pagepack_query": QUERY | READ}

@@ -60,6 +60,7 @@ def open_named_batch(
     priority: int = 0,
     notify: str | None = None,
     is_question: bool = False,
+    command: Sequence[str] | None = None,
 ) -> OpenBatch:
     """The batch of this name, or else of these paths, patterns, prompts, model and pages: repeating a command finds it
     again.
@@ -86,6 +87,7 @@ def open_named_batch(
         priority=priority,
         notify=notify,
         all_seen=False,
+        command=command,
     )
 
 
@@ -111,6 +113,7 @@ def submit(
     model: str = "",
     is_question: bool = False,
     selection: Selection = ALL_FILES,
+    command: Sequence[str] | None = None,
 ) -> OpenBatch:
     """Register the files for workers elsewhere. Where no model is named, whatever the workers read with serves.
 
@@ -120,7 +123,9 @@ def submit(
     db = open_or_make(settings)
     try:
         named = (paths, prompts, batch_name, engine, model, pages, selection)
-        batch = open_named_batch(db, settings, *named, priority=priority, notify=notify, is_question=is_question)
+        batch = open_named_batch(
+            db, settings, *named, priority=priority, notify=notify, is_question=is_question, command=command
+        )
         for seen in register_all(db, batch, paths, settings, selection, batch_name is None, is_stopping):
             on_seen(seen)
         return batch

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 
 from pipeline.database.engine import Database
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.store.attendance import WorkedOnBy, worked_on_by
 from pipeline.store.progress import Progress
 from pipeline.store.progress import progress as count_progress
 from schemas.tables import (
@@ -21,6 +22,7 @@ from schemas.tables import (
     Batch,
     BatchPrompt,
     BatchSource,
+    BatchState,
     Document,
     DocumentState,
     PageTask,
@@ -48,6 +50,7 @@ class BatchRow:
     started_at: datetime  # UTC, and says so
     finished_at: datetime | None
     all_seen: bool  # false while its files are being registered, and after that was interrupted
+    command: list[str] | None  # of the `pagepack run` or `ask` that goes on with it; None: workers do
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,14 @@ class Status:
     pages_done: int
     pages_failed: int
     progress: Progress
-    pages_per_second: float  # page tasks answered over the last minute
+    pages_per_second: float  # over the last minute; a page is read when every prompt is answered
     seconds_left: float | None  # None where nothing was read lately
     pages_per_second_overall: float  # pages done since the batch was first started, pauses included
     failures: dict[str, int]  # cause → rows in `failures`, most frequent first
     engines: dict[str, int]  # engine → pages and prompts that it answered
     prompts: list[str]  # names of what is asked about each page
+    worked_on_by: WorkedOnBy
+    interrupted: bool  # its `run` or `ask` is not there any more, and no workers that would go on with it
 
 
 def batch_rows(db: Database) -> list[BatchRow]:
@@ -129,9 +134,16 @@ def paths_not_taken_in(db: Database, batch: BatchRow) -> set[str]:
         return set(connection.scalars(seen.where(BatchSource.batch_id == batch.id, BatchSource.document_id.is_(None))))
 
 
+def who_works(db: Database, batch: BatchRow) -> WorkedOnBy:
+    """Who works on a batch now."""
+    return worked_on_by(db, batch.id, is_question=batch.command is not None and batch.command[1] == "ask")
+
+
 def status(db: Database, batch: BatchRow) -> Status:
     """The batch's exact counts; costs a look at each of its pages."""
-    now = count_progress(db, batch.id)
+    now, prompts = count_progress(db, batch.id), asked_prompts(db, batch.id)
+    who = who_works(db, batch)
+    interrupted = batch.state == BatchState.RUNNING and batch.command is not None and who == WorkedOnBy.NOBODY
     with db.read() as connection:
         where = {"batch_id": batch.batch_id}
         row = connection.execute(sa.text(summary_of_batch()), {"id": batch.id}).one()
@@ -148,7 +160,7 @@ def status(db: Database, batch: BatchRow) -> Status:
         )
         end = batch.finished_at or datetime.fromtimestamp(db.now(connection), UTC)
         seconds = max((end - batch.started_at).total_seconds(), 1.0)
-        rate = _recent_rate(db, connection, batch.id)
+        rate = 0.0 if interrupted else _recent_rate(db, connection, batch.id)
         return Status(
             batch=batch,
             files_seen=row.files_seen,
@@ -159,12 +171,14 @@ def status(db: Database, batch: BatchRow) -> Status:
             pages_done=row.pages_done,
             pages_failed=row.pages_failed,
             progress=now,
-            pages_per_second=rate,
+            pages_per_second=rate / max(len(prompts), 1),
             seconds_left=_seconds_left(connection, batch.id, now, rate),
             pages_per_second_overall=row.pages_done / seconds,
             failures=dict(failures.all()),
             engines=dict(engines.all()),
-            prompts=asked_prompts(db, batch.id),
+            prompts=prompts,
+            worked_on_by=who,
+            interrupted=interrupted,
         )
 
 
@@ -178,6 +192,7 @@ _BATCHES = select(
     Batch.started_at,
     Batch.finished_at,
     Batch.all_seen,
+    Batch.command,
 ).order_by(Batch.id.desc())
 
 

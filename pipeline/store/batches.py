@@ -53,12 +53,13 @@ def open_batch(
     notify: str | None = None,
     all_seen: bool = True,
     reopens: bool = True,
+    command: Sequence[str] | None = None,
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
     `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `notify`
     (`TASK` or `TASK@QUEUE`) is sent for each document that is done. Without `all_seen` the batch does not finish before
-    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so.
+    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so. `command` as `Batch.command`.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -77,6 +78,7 @@ def open_batch(
             "all_seen": all_seen,
             "priority": priority,
             "notify": notify,
+            "command": None if command is None else list(command),
             "state": BatchState.RUNNING,
             "finished_at": None,
         }

@@ -10,8 +10,11 @@ All state is in the database, so this may die at any moment: the same command go
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -26,6 +29,7 @@ from pipeline.ingest.register import register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.ingest.submission import check_paths, open_named_batch
 from pipeline.settings import Settings
+from pipeline.store.attendance import attend, forget_runs, leave
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_enqueued
@@ -67,8 +71,12 @@ class Run:
         *,
         is_question: bool = False,
         beside: bool = False,
+        command: Sequence[str] | None = None,
     ) -> None:
-        """`beside`: somebody else has the home. Only for what is asked there meanwhile, and soon over."""
+        """`beside`: somebody else has the home. Only for what is asked there meanwhile, and soon over.
+
+        `command`: the words that go on with it, as `Batch.command`.
+        """
         self._settings = settings
         self._paths = paths
         self._prompts = prompts
@@ -81,6 +89,8 @@ class Run:
         self._selection = selection
         self._is_question = is_question
         self._beside = beside
+        self._command = command
+        self._name = f"{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex}"
         self._limits = Limits.of(settings)
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
@@ -117,8 +127,13 @@ class Run:
             self._take_all_back(db, "the run before ended early")
             if is_home:
                 forget_enqueued(db)
+                forget_runs(db)
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
-            batch = open_named_batch(db, self._settings, *asked, self._selection, is_question=self._is_question)
+            batch = open_named_batch(
+                db, self._settings, *asked, self._selection, is_question=self._is_question, command=self._command
+            )
+            self._attend(db, batch)
+            stack.callback(self._leave, db, batch)
             logs = self._settings.home / "logs" / ("beside" if self._beside else "")
             self._supervisor = Supervisor(
                 db,
@@ -162,6 +177,13 @@ class Run:
         with suppress(PagepackError):
             self._take_all_back(db, "the run ended")
 
+    def _attend(self, db: Database, batch: OpenBatch) -> None:
+        attend(db, batch.id, self._name, self._settings.lease_seconds)
+
+    def _leave(self, db: Database, batch: OpenBatch) -> None:
+        with suppress(PagepackError):
+            leave(db, batch.id, self._name)
+
     def _join(self, seeing: threading.Thread) -> None:
         """It looks at the stop between files; a second Ctrl-C does not wait for the hash of a large one."""
         deadline = time.monotonic() + 30
@@ -181,6 +203,7 @@ class Run:
 
     def _loop(self, db: Database, batch: OpenBatch, supervisor: Supervisor) -> None:
         next_sweep = next_count = 0.0
+        next_beat = time.monotonic() + self._settings.heartbeat_seconds
         was_paused, is_loading = False, True
         ticked_at = boottime()
         while True:
@@ -194,6 +217,9 @@ class Run:
             all_seen = self._done_seeing.is_set()
             now = what_is_open(db, batch.id)
             started = time.monotonic()
+            if started >= next_beat:
+                self._attend(db, batch)
+                next_beat = started + self._settings.heartbeat_seconds
             if started >= next_count:
                 supervisor.hear_alarm()
                 is_loading = is_loading and not any(worker.is_reading() for worker in workers(db))

@@ -24,6 +24,7 @@ from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
+from pipeline.store.attendance import DISPATCH
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_enqueued
 from pipeline.store.worker_registry import workers
@@ -32,7 +33,6 @@ from pipeline.supervisor.leader import leave_leadership, take_leadership
 from pipeline.supervisor.process_slots import ProcessSlot
 from pipeline.supervisor.processes import Children
 
-_LEADERSHIP = "dispatch"
 _SILENCE_SECONDS = 5.0  # of the broker, then it is taken for gone: meanwhile a host hears no SIGTERM
 _LEADERSHIP_SECONDS = 15.0
 _FORBIDDEN_SECONDS = 60.0  # a host that may not lead asks again so often: roles change
@@ -123,7 +123,7 @@ class Supervisor:
         """Whether this process dispatches; a host that logs in as a mere reader leaves it to the others."""
         try:
             return time.monotonic() >= self._dispatches_from and take_leadership(
-                self._db, _LEADERSHIP, self._name, _LEADERSHIP_SECONDS
+                self._db, DISPATCH, self._name, _LEADERSHIP_SECONDS
             )
         except UsageError as error:
             self._dispatches_from = time.monotonic() + _FORBIDDEN_SECONDS
@@ -163,7 +163,7 @@ class Supervisor:
     def _stop_leading(self) -> None:
         if self.is_leader and not self._is_run:
             with suppress(PagepackError):
-                leave_leadership(self._db, _LEADERSHIP, self._name)
+                leave_leadership(self._db, DISPATCH, self._name)
             self.is_leader = False
 
     def _look_for_stalls(self, app: Celery) -> None:

@@ -15,7 +15,10 @@ from pipeline.database.engine import Database
 from pipeline.database.migrate import alembic_config, downgrade, head_revision, is_known, upgrade
 from pipeline.database.open import open_database
 from pipeline.errors import UsageError
+from pipeline.query.batch_status import find_batch, status
 from pipeline.settings import Settings
+from pipeline.store.batches import open_batch
+from schemas.prompts import OCR
 from schemas.view_columns import COLUMNS
 from schemas.views import create_statements, view_definitions
 from tests.conftest import Archive
@@ -91,6 +94,19 @@ def test_what_an_older_program_stored_is_shown_after_the_upgrade(archive: Archiv
     assert asked == archive.rows("SELECT started_at FROM batch_summary"), "the start of the first batch that asks"
     archive.file("/in/b.pdf", ["three"])
     assert archive.rows("SELECT text FROM page_text ORDER BY 1") == [("one",), ("three",), ("two",)]
+
+
+def test_a_batch_of_an_older_program_has_no_command_until_it_is_asked_for_again(archive: Archive) -> None:
+    archive.see("/in/a.pdf")
+    downgrade(archive.db, "0005")
+    upgrade(archive.db)
+    assert find_batch(archive.db).command is None
+    assert not status(archive.db, find_batch(archive.db)).interrupted, "nobody knows what began it"
+    words = ["pagepack", "run", "/in"]
+    again = open_batch(
+        archive.db, key="b", name="b", prompts=[OCR], engine="rapidocr", model="m1", text_layer="keep", command=words
+    )
+    assert again.id == archive.batches["b"].id and find_batch(archive.db).command == words
 
 
 def test_upgrading_twice_changes_nothing(db: Database) -> None:

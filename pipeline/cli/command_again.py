@@ -1,0 +1,62 @@
+"""The command that goes on with a batch: its words are stored with the batch, and shown so that a shell takes them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.where import home_words
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+_OF_SETTINGS = {"engine": "auto", "model": None, "text_layer": "keep"}
+"""Options that may come from variables too, which another shell may lack, with the values that go without saying."""
+
+_NOT_OF_THE_BATCH = {"home", "as_json"}
+
+
+def words_of_this_command(settings: Settings) -> list[str]:
+    """Of the `pagepack run` or `ask` that is being executed, to be repeated from any folder; without --home."""
+    context = click.get_current_context()
+    given = {name: value for name, value in context.params.items() if name not in _NOT_OF_THE_BATCH}
+    for name, silent in _OF_SETTINGS.items():
+        value = getattr(settings, name)
+        given[name] = None if value == silent else value
+    options, arguments = list[str](), list[str]()
+    for parameter in context.command.params:
+        value = given.get(str(parameter.name))
+        values = value if isinstance(value, tuple) else () if value in (None, False) else (value,)
+        if isinstance(parameter, click.Argument):
+            arguments += map(_word, values)
+            continue
+        for one in values:
+            options += [parameter.opts[0]] if one is True else [parameter.opts[0], _word(one)]
+    ends = ["--"] if any(word.startswith("-") for word in arguments) else []
+    return ["pagepack", str(context.info_name), *options, *ends, *arguments]
+
+
+def _word(value: Any) -> str:
+    return os.path.abspath(value) if isinstance(value, Path) else str(value)
+
+
+def go_on_command(words: Sequence[str], settings: Settings) -> str:
+    """One line for a shell."""
+    return " ".join(map(shell_quoted, [*words[:2], *home_words(settings), *words[2:]]))
+
+
+def shell_quoted(word: str) -> str:
+    """As `shlex.quote`, but nothing in it drives a terminal, and a name of any bytes survives a copy and paste."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_escaped, os.fsencode(word))) + "'"
+
+
+def _escaped(byte: int) -> str:
+    plain = 0x20 <= byte < 0x7F and chr(byte) not in "\\'"
+    return chr(byte) if plain else f"\\x{byte:02x}"

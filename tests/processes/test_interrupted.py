@@ -1,0 +1,144 @@
+"""`pagepack status` and `retry` of a batch whose run is there, was stopped or was killed, and the command they name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli.command_again import shell_quoted
+from pipeline.database.home import HomeInUse, HomeLock, is_in_use
+from tests.running import (
+    PAGEPACK,
+    call,
+    done_pages,
+    environment,
+    reconciles,
+    rows,
+    start,
+    wait_until,
+    write_pdf,
+)
+
+GO_ON = "go on with:  "
+
+
+def status(home: Path) -> tuple[str, dict[str, Any]]:
+    """What people see, in one line, and what programs do."""
+    told = call("status", "--home", home)
+    assert told.returncode == 0, told.stderr
+    return " ".join(told.stdout.split()), json.loads(call("status", "--json", "--home", home).stdout)
+
+
+def the_command(text: str) -> str:
+    """The line that `status` says to go on with."""
+    (line,) = [line for line in text.splitlines() if line.startswith(GO_ON)]
+    return line.removeprefix(GO_ON)
+
+
+def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Into bash, in some folder."""
+    script = f'pagepack() {{ {shlex.join(PAGEPACK)} "$@"; }}\n{command}'
+    told = environment("InstantEngine")
+    return subprocess.run(["bash", "-c", script], cwd=folder, env=told, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    folder, home = tmp_path / "it's \x1b[31m here", tmp_path / "my home"
+    write_pdf(folder / "a.pdf", 110)
+    (tmp_path / "title.txt").write_text("What is the title?")
+    command = ("run", os.path.relpath(folder), "--home", home, "--prompt", "ocr", "--prompt-file")
+    run = start(*command, os.path.relpath(tmp_path / "title.txt"), "--pages", "1-100", engine="SlowerEngine")
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 2)
+    words, fields = status(home)
+    assert ", running)" in words and "interrupted" not in words and "start one" not in words
+    assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", False, "run")
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=600)
+    assert run.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+    text = call("status", "--home", home).stdout
+    words, fields = status(home)
+    assert ", interrupted)" in words and "rate" not in words and "left" not in words and "start one" not in words
+    assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", True, "nobody")
+    assert (fields["pages_per_second"], fields["seconds_left"]) == (0, None)
+    assert fields["command"] == the_command(text) and "\x1b" not in text
+    done = pasted(the_command(text), Path("/"))
+    assert done.returncode == 0 and "100 done, 0 failed" in done.stdout, done.stderr
+    assert rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 100)], "the same batch"
+    words, fields = status(home)
+    assert ", finished)" in words and GO_ON.strip() not in words and fields["interrupted"] is False
+    reconciles(home)
+
+
+def test_a_batch_that_another_run_leaves_alone_is_interrupted_too(tmp_path: Path) -> None:
+    """The home is in use, but nobody there works on it."""
+    home = tmp_path / "home"
+    write_pdf(tmp_path / "in" / "a.pdf", 60)
+    write_pdf(tmp_path / "others" / "b.pdf", 60)
+    for folder in ("in", "others"):
+        run = start("run", tmp_path / folder, "--home", home, "--batch", folder, engine="SlowerEngine")
+        batch = f"(SELECT id FROM batches WHERE name = '{folder}')"
+        done = f"SELECT count(*) FROM page_tasks WHERE state = 'done' AND batch_id = {batch}"
+        wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) and rows(home, done) > [(0,)])  # noqa: B023
+        if folder == "in":
+            run.kill()
+            run.communicate()
+    said = {name: json.loads(call("status", name, "--json", "--home", home).stdout) for name in ("in", "others")}
+    assert [said[name]["interrupted"] for name in ("in", "others")] == [True, False]
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=600)
+    assert status(home)[1]["interrupted"] is True
+
+
+def test_a_batch_of_submit_waits_for_workers_and_is_not_interrupted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write_pdf(tmp_path / "in" / "a.pdf", 1)
+    assert call("submit", tmp_path / "in", "--home", home).returncode == 0
+    words, fields = status(home)
+    assert ", running)" in words and "no worker is ready to read; where none is starting, start one" in words
+    assert (fields["interrupted"], fields["command"]) == (False, None)
+
+
+def test_a_worker_in_the_home_goes_on_with_what_a_run_began(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write_pdf(tmp_path / "in" / "a.pdf", 60)
+    run = start("run", tmp_path / "in", "--home", home, engine="SlowerEngine")
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 1)
+    run.kill()
+    run.communicate()
+    assert status(home)[1]["interrupted"] is True
+    worker = start("worker", "--home", home, engine="SlowerEngine")
+    try:
+        wait_until(lambda: bool(status(home)[1]["worked_on_by"] == "workers"))
+        assert status(home)[1]["interrupted"] is False
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=600)
+
+
+def test_looking_for_the_lock_does_not_take_it_from_a_run(tmp_path: Path) -> None:
+    assert not is_in_use(tmp_path)
+    with HomeLock(tmp_path):
+        assert is_in_use(tmp_path)
+        with pytest.raises(HomeInUse), HomeLock(tmp_path):
+            pass
+    assert not is_in_use(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "two words", "it's", "a\nb", "\x1b[31mred", "\udcff\udc80.pdf", "back\\slash\t'", "年度"]
+)
+def test_a_shell_reads_a_quoted_word_as_it_was(name: str) -> None:
+    quoted = shell_quoted(name)
+    assert quoted.isprintable()
+    read = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True)
+    assert read.stdout == os.fsencode(name)
