@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.command_again import go_on_command
-from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted, visible
-from pipeline.errors import UsageError
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -185,64 +184,3 @@ def cancel(batch: str, home: Path | None) -> int:
     from pipeline.store.batch_states import cancel_batch
 
     return _change(batch, home, "is cancelled", "it has ended before", cancel_batch)
-
-
-@cli.command()
-@click.argument("batch", required=False)
-@home_option
-@click.option("--cause", help="Only failures of this cause; see `pagepack status`.")
-@click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
-@json_option
-def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None, as_json: bool) -> int:
-    """Put failed pages and rejected files back to the queue.
-
-    Workers that run read them; else repeat the batch's `pagepack run`.
-    """
-    from pipeline.database.open import open_database
-    from pipeline.query.batch_status import find_batch, paths_not_taken_in
-    from pipeline.settings import load_settings
-    from pipeline.store.retries import retry_failures
-
-    settings = load_settings(home=home)
-    db = open_database(settings)
-    chosen = find_batch(db, batch)
-    failures = _chosen_failures(settings, chosen.batch_id, cause, where)
-    documents, tasks = retry_failures(db, chosen.id, failures)
-    not_taken_in = paths_not_taken_in(db, chosen)
-    again = sum(number is None and name in not_taken_in for name, number in failures)
-    if as_json:
-        click.echo(json.dumps({"files_waiting": documents, "pages_waiting": tasks, "files_looked_at_again": again}))
-        return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
-    if again:
-        click.echo(f"{again:,} files that were not taken in are looked at again when the same is run or submitted")
-    if documents + tasks or not again:
-        click.echo(
-            f"{documents:,} files and {tasks:,} pages wait again, for running workers or the next `pagepack run`"
-        )
-    return EXIT_DONE if documents + tasks + again else EXIT_NOTHING
-
-
-def _chosen_failures(
-    settings: Settings, batch_id: str, cause: str | None, where: str | None
-) -> list[tuple[str, int | None]]:
-    """Source paths and page numbers (None for a whole file) of a batch's failures that fit.
-
-    Raises:
-        UsageError: no failure has the cause, though there are failures; or `where` is no condition.
-    """
-    from pipeline.query.sql import run_sql
-
-    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)}"
-    select = f"SELECT DISTINCT source_path, page_number {of_batch}"
-    if cause is not None:
-        causes = [str(name) for (name,) in run_sql(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1").rows]
-        if causes and cause not in causes:
-            raise UsageError(f"--cause {cause}: no failure of this batch has it; they have {', '.join(causes)}")
-        select += f" AND cause = {quoted(cause)}"
-    if where is not None:
-        select += f" AND ({where}\n)"
-    try:
-        rows = list(run_sql(settings, select).rows)
-    except UsageError as error:
-        raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
-    return [(str(name), int(str(number)) if number is not None else None) for name, number in rows]

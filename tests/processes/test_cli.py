@@ -199,16 +199,21 @@ def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
 def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
     result = call("retry", "--cause", "unsupported", "--home", home)
     assert result.returncode == 0
-    assert result.stdout == "1 files that were not taken in are looked at again when the same is run or submitted\n"
+    assert result.stdout == "1 file that was not taken in is looked at again when the same is run or submitted\n"
     told = call("retry", "--json", "--home", home)
-    assert json.loads(told.stdout) == {"files_waiting": 0, "pages_waiting": 0, "files_looked_at_again": 1}
+    assert json.loads(told.stdout) == {
+        "files_waiting": 0,
+        "pages_waiting": 0,
+        "files_looked_at_again": 1,
+        "command": None,
+    }
     unknown = call("retry", "--cause", "timeouts", "--home", home)
     assert unknown.returncode == 2 and "they have unsupported" in unknown.stderr
     for where in ("source_path LIKE", "nothing = 1"):
         wrong = call("retry", "--where", where, "--home", home)
         assert wrong.returncode == 2 and f"--where {where}: " in wrong.stderr
     none = call("retry", "--where", "page_number = 7", "--home", home)
-    assert none.returncode == 3 and "0 files and 0 pages" in none.stdout
+    assert none.returncode == 3 and none.stdout == "nothing waits again: no failure of this batch fits\n"
 
 
 def said(home: Path, *arguments: str | Path) -> Any:

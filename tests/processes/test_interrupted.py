@@ -14,11 +14,15 @@ import pytest
 
 from pipeline.cli.command_again import shell_quoted
 from pipeline.database.home import HomeInUse, HomeLock, is_in_use
+from pipeline.errors import PageFailed
+from pipeline.store.worker_registry import enlist
+from tests.conftest import Archive
 from tests.running import (
     PAGEPACK,
     call,
     done_pages,
     environment,
+    pagepack,
     reconciles,
     rows,
     start,
@@ -142,3 +146,50 @@ def test_a_shell_reads_a_quoted_word_as_it_was(name: str) -> None:
     assert quoted.isprintable()
     read = subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True)
     assert read.stdout == os.fsencode(name)
+
+
+def test_retry_counts_files_and_pages_once_and_names_the_command(tmp_path: Path) -> None:
+    """Two prompts, a document at two paths, one file that is no document and one that is broken."""
+    folder, home = tmp_path / "two words", tmp_path / "home"
+    write_pdf(folder / "a.pdf", 3, dark=1)
+    (folder / "copy of a.pdf").write_bytes((folder / "a.pdf").read_bytes())
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (folder / "notes.txt").write_text("no page")
+    (tmp_path / "title.txt").write_text("What is the title?")
+    words = ["--prompt", "ocr", "--prompt-file", str(tmp_path / "title.txt")]
+    assert pagepack("run", folder, "--home", home, *words, engine="FailingEngine").returncode == 1
+    failures = "SELECT count(*), count(page_number) FROM failures"
+    assert rows(home, failures) == [(6, 4)], "two prompts at two paths make four rows of one page"
+    told = call("retry", "--home", home, "--cause", "engine").stdout
+    begin, _, command = told.partition("; go on with: ")
+    assert begin == "1 page waits again"
+    rest = call("retry", "--home", home).stdout
+    looked = "1 file that was not taken in is looked at again"
+    assert rest == f"1 file waits again, and {looked}; go on with: {command}"
+    assert the_command(call("status", "--home", home).stdout) == command.rstrip("\n")
+    done = pasted(command, Path("/"))
+    assert done.returncode == 1 and "3 pages: 3 done, 0 failed" in done.stdout, done.stderr
+    assert rows(home, failures) == [(2, 0)]
+    both = json.loads(call("retry", "--json", "--home", home).stdout)
+    assert both == {"files_waiting": 1, "pages_waiting": 0, "files_looked_at_again": 1, "command": command.rstrip("\n")}
+
+
+def test_retry_leaves_to_workers_what_they_read(archive: Archive) -> None:
+    home = Path(archive.db.name).parent
+    archive.file("/in/a.pdf", ["one"])
+    archive.see("/in/notes.txt", rejection="unsupported")
+    document = archive.see("/in/b.pdf")
+    assert document is not None
+    for page_id in archive.ingest(document, ["b0", "b1"]):
+        archive.read(page_id, PageFailed("no", cause="engine"))
+    archive.finish()
+    told = call("retry", "--where", "page_number = 1", "--home", home).stdout
+    assert (
+        told == "1 page waits again; no worker is ready to read; where none is starting, start one: `pagepack worker`\n"
+    )
+    enlist(archive.db, "read/1", "read", 1, engine="rapidocr", model="m1")
+    told = call("retry", "--home", home).stdout
+    assert told.splitlines() == [
+        "1 page waits again; workers that run read what waits",
+        "1 file that was not taken in is looked at again when the same is run or submitted",
+    ]

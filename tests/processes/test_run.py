@@ -262,8 +262,9 @@ def test_a_failed_page_is_retried_on_request_only(folder: Path, home: Path) -> N
         (2, "engine", "this page is dark", 1)
     ]
     assert pagepack("run", folder, "--home", home).returncode == 1  # not by itself
-    assert "0 files and 0 pages" in call("retry", "--home", home, "--where", "page_number = 7").stdout
-    assert "0 files and 1 pages" in call("retry", "--home", home, "--cause", "engine").stdout
+    assert "nothing waits again" in call("retry", "--home", home, "--where", "page_number = 7").stdout
+    again = call("retry", "--home", home, "--cause", "engine").stdout
+    assert again == f"1 page waits again; go on with: pagepack run --home {home} {folder}\n"
     assert pagepack("run", folder, "--home", home).returncode == 0
     assert rows(home, "SELECT count(*) FROM failures") == [(0,)]
     reconciles(home)

@@ -1,0 +1,120 @@
+"""`pagepack retry`: failed files and pages wait again, and who reads them then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.command_again import go_on_command
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.database.engine import Database
+    from pipeline.settings import Settings
+
+Failure = tuple[str, int | None, object]  # source path, page number (None for the whole file), document's id
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@home_option
+@click.option("--cause", help="Only failures of this cause; see `pagepack status`.")
+@click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
+@json_option
+def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None, as_json: bool) -> int:
+    """Put failed pages and rejected files back to the queue.
+
+    Workers that run read them; else it says which command does.
+    """
+    from pipeline.database.open import open_database
+    from pipeline.query.batch_status import find_batch, paths_not_taken_in
+    from pipeline.settings import load_settings
+    from pipeline.store.retries import retry_failures
+
+    settings = load_settings(home=home)
+    db = open_database(settings)
+    chosen = find_batch(db, batch)
+    failures = _chosen_failures(settings, chosen.batch_id, cause, where)
+    opened = any(retry_failures(db, chosen.id, [(path, number) for path, number, _ in failures]))
+    not_taken_in = paths_not_taken_in(db, chosen)
+    again = sum(number is None and path in not_taken_in for path, number, _ in failures)
+    files, pages = _counted([one for one in failures if one[0] not in not_taken_in]) if opened else (0, 0)
+    command = go_on_command(chosen.command, settings) if chosen.command is not None else None
+    if as_json:
+        waiting = {"files_waiting": files, "pages_waiting": pages, "files_looked_at_again": again}
+        click.echo(json.dumps({**waiting, "command": command}))
+    else:
+        readers = _why_nobody_reads(db, chosen.batch_id) if files + pages else None
+        for line in _lines(files, pages, again, command, readers):
+            click.echo(line)
+    return EXIT_DONE if files + pages + again else EXIT_NOTHING
+
+
+def _counted(failures: Sequence[Failure]) -> tuple[int, int]:
+    """Files that failed as a whole, and pages of others; a page once, at however many paths and for many prompts."""
+    files = {path for path, number, _ in failures if number is None}
+    return len(files), len({(document, number) for path, number, document in failures if path not in files})
+
+
+def _lines(files: int, pages: int, again: int, command: str | None, nobody_reads: str | None) -> list[str]:
+    """What waits and who reads it; `nobody_reads` says why no worker does."""
+    from pipeline.cli.progress_bar import counted
+
+    if not files + pages + again:
+        return ["nothing waits again: no failure of this batch fits"]
+    parts = [counted(number, word) for number, word in ((files, "file"), (pages, "page")) if number]
+    waiting = f"{' and '.join(parts)} wait{'s' if files + pages == 1 else ''} again"
+    one = again == 1
+    looked = f"{counted(again, 'file')} that {'was' if one else 'were'} not taken in {'is' if one else 'are'} looked at"
+    looked += " again"
+    go_on = None if command is None else f"go on with: {command}"
+    if files + pages and again and go_on and nobody_reads:
+        return [f"{waiting}, and {looked}; {go_on}"]
+    lines = []
+    if files + pages:
+        lines.append(f"{waiting}; {(go_on or nobody_reads) if nobody_reads else 'workers that run read what waits'}")
+    if again:
+        lines.append(f"{looked}; {go_on}" if go_on else f"{looked} when the same is run or submitted")
+    return lines
+
+
+def _why_nobody_reads(db: Database, batch_id: str) -> str | None:
+    """Asked of the batch as it is now: running again. None where its run or workers read it."""
+    from pipeline.query.batch_status import asked_prompts, find_batch, who_works
+    from pipeline.store.attendance import WorkedOnBy
+    from pipeline.store.worker_registry import why_nobody_reads, workers
+
+    batch = find_batch(db, batch_id)
+    if who_works(db, batch) == WorkedOnBy.RUN:
+        return None
+    there = [worker for worker in workers(db) if worker.role != "run"]
+    return why_nobody_reads(there, batch.engine, batch.model, asked_prompts(db, batch.id))
+
+
+def _chosen_failures(settings: Settings, batch_id: str, cause: str | None, where: str | None) -> list[Failure]:
+    """A batch's failures that fit.
+
+    Raises:
+        UsageError: no failure has the cause, though there are failures; or `where` is no condition.
+    """
+    from pipeline.query.sql import run_sql
+
+    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)}"
+    select = f"SELECT DISTINCT source_path, page_number, document_id {of_batch}"
+    if cause is not None:
+        causes = [str(name) for (name,) in run_sql(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1").rows]
+        if causes and cause not in causes:
+            raise UsageError(f"--cause {cause}: no failure of this batch has it; they have {', '.join(causes)}")
+        select += f" AND cause = {quoted(cause)}"
+    if where is not None:
+        select += f" AND ({where}\n)"
+    try:
+        rows = list(run_sql(settings, select).rows)
+    except UsageError as error:
+        raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
+    return [(str(name), int(str(number)) if number is not None else None, document) for name, number, document in rows]
