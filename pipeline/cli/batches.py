@@ -86,7 +86,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     rows = {
         "batch": f"{visible(status.batch.name)}  ({status.batch.batch_id}, {state})",
         "files": f"{status.files_seen:,} seen = {status.files_done:,} done + {status.files_failed:,} failed + "
-        f"{status.files_rejected:,} rejected + {_waiting(status):,} waiting",
+        f"{status.files_rejected:,} rejected{_waiting(status)}",
         "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
         "rate": f"{rate:.2f} pages/s in the last minute" + (f", {duration(left)} left" if left else ""),
         "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
@@ -95,8 +95,9 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
         by_run = status.worked_on_by == WorkedOnBy.RUN
         rows["files"] += f"\n{'still being registered' if by_run else _NOT_ALL_SEEN}"
-    if status.interrupted:
+    if status.interrupted or status.batch.state == "cancelled":
         del rows["rate"]
+    if status.interrupted:
         rows["files"] = rows["files"].replace(_NOT_ALL_SEEN, "not all of them are registered yet")
     elif status.batch.state == "running" and (why := _why_nobody_reads(status, workers)):
         rows["workers"] += f"\n{why}"
@@ -134,8 +135,12 @@ def _worker_line(worker: Any) -> str:
     return f"{worker.role} on {worker.host}{device}: {engine}{worker.slots} {unit} at once{silent}"
 
 
-def _waiting(status: Any) -> int:
-    return int(status.files_seen - status.files_done - status.files_failed - status.files_rejected)
+def _waiting(status: Any) -> str:
+    """Nothing waits for a batch that was cancelled; what others ask for too is theirs now."""
+    waiting = int(status.files_seen - status.files_done - status.files_failed - status.files_rejected)
+    if status.batch.state != "cancelled":
+        return f" + {waiting:,} waiting"
+    return f" + {waiting:,} left to other batches" if waiting else ""
 
 
 def _change(ref: str | None, home: Path | None, done: str, wrong: str, change: Callable[[Any, int], bool]) -> int:

@@ -253,6 +253,26 @@ def test_status_says_that_a_submit_did_not_end(home: Path, tmp_path: Path) -> No
     assert (again["all_seen"], again["state"], again["name"]) == (True, "running", "b.pdf")
 
 
+def test_nothing_waits_for_a_batch_that_was_cancelled(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["one"])
+    archive.see("/in/b.pdf")
+    archive.batch("other")
+    archive.see("/in/c.pdf")
+    archive.see("/in/c.pdf", batch="other")
+    home = Path(archive.db.name).parent
+
+    def status() -> str:
+        return " ".join(call("status", "b", "--home", home).stdout.split())
+
+    assert "3 seen = 1 done + 0 failed + 0 rejected + 2 waiting" in status() and " rate " in status()
+    assert call("cancel", "b", "--home", home).returncode == 0
+    told = status()
+    assert "3 seen = 1 done + 1 failed + 0 rejected + 1 left to other batches" in told
+    assert "waiting" not in told and " rate " not in told
+    assert call("cancel", "other", "--home", home).returncode == 0
+    assert "3 seen = 1 done + 2 failed + 0 rejected pages" in status()
+
+
 def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
     """Else its pages wait without a word, beside workers that are idle."""
     archive.see("/in/a.pdf")
