@@ -119,7 +119,7 @@ class Batch(Base):
     all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
     started_at: Mapped[datetime] = mapped_column(default=server_now())
     finished_at: Mapped[datetime | None]
-    # Words of the `pagepack run` or `ask` that goes on with it, without --home; null: workers do, or it is an old one
+    # Words of the `pagepack run` or `ask` that goes on with it; null: workers do, or it is an old one
     command: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
 
 

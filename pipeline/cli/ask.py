@@ -35,6 +35,7 @@ from pipeline.cli.options import (
     visible,
 )
 from pipeline.cli.prompts import question, take_sampling
+from pipeline.cli.where import database_name
 from pipeline.errors import UsageError
 from schemas.prompts import Prompt
 
@@ -203,6 +204,7 @@ def _leave_to(
         signal.signal(number, lambda number, _: stopping.append(number))
     with ProgressBar(Console(stderr=True)) as bar:
         check_paths(paths, settings)
+        bar.say(f"answers go to {database_name(settings)}")
         bar.say(f"asking what reads here already: {reader.engine} ({reader.model}) on {reader.host}")
         batch = submit(
             settings, paths, [prompt], None, ranges, _PRIORITY, None,

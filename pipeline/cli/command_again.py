@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.where import home_words
+from pipeline.cli.where import home_words, looking_words
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 _OF_SETTINGS = {"engine": "auto", "model": None, "text_layer": "keep"}
 """Options that may come from variables too, which another shell may lack, with the values that go without saying."""
 
-_NOT_OF_THE_BATCH = {"home", "as_json"}
+_NOT_OF_THE_BATCH = {"as_json"}
 
 
 def words_of_this_command(settings: Settings) -> list[str]:
-    """Of the `pagepack run` or `ask` that is being executed, to be repeated from any folder; without --home."""
+    """Of the `pagepack run` or `ask` that is being executed, to be repeated from any folder.
+
+    Without --home, unless the database is a server's: whoever finds the batch in a home knows where that is.
+    """
     context = click.get_current_context()
     given = {name: value for name, value in context.params.items() if name not in _NOT_OF_THE_BATCH}
     for name, silent in _OF_SETTINGS.items():
         value = getattr(settings, name)
         given[name] = None if value == silent else value
+    given["home"] = settings.home if home_words(settings) and settings.database_url is not None else None
     options, arguments = list[str](), list[str]()
     for parameter in context.command.params:
         value = given.get(str(parameter.name))
@@ -47,7 +51,7 @@ def _word(value: Any) -> str:
 
 def go_on_command(words: Sequence[str], settings: Settings) -> str:
     """One line for a shell."""
-    return " ".join(map(shell_quoted, [*words[:2], *home_words(settings), *words[2:]]))
+    return " ".join(map(shell_quoted, [*words[:2], *looking_words(settings), *words[2:]]))
 
 
 def shell_quoted(word: str) -> str:

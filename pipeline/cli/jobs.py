@@ -168,6 +168,7 @@ def submit(
             bar.seen(seen.num_files)
 
         check_paths(paths, settings, selection)
+        bar.say(f"answers go to {database_name(settings)}")
         engine, model = asked_model(settings, chosen)
         done = submit_batch(
             settings,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline import __version__
+from pipeline.cli.where import check_home
 from pipeline.urls import is_url
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -53,7 +54,8 @@ def path_or_url(text: str) -> str | Path:
 
 
 def home_option(command: F) -> F:
-    return click.option("--home", type=path, help="Folder of the database.  [./pagepack-data]")(command)
+    help_text = "Folder of the database.  [./pagepack-data]"
+    return click.option("--home", type=path, callback=check_home, help=help_text)(command)
 
 
 def json_option(command: F) -> F:

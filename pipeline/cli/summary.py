@@ -11,7 +11,7 @@ import click
 from pipeline.cli.batches import status_json
 from pipeline.cli.command_again import shell_quoted
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, quoted, visible
-from pipeline.cli.where import database_name, home_words
+from pipeline.cli.where import database_name, looking_words
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -66,7 +66,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
         )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
-        where = "".join(f" {shell_quoted(word)}" for word in home_words(settings))
+        where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))
         for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")

@@ -124,6 +124,7 @@ class Run:
             is_home = self._settings.database_url is None and not self._beside
             db = open_database(self._settings, create=is_home)
             stack.callback(db.dispose)
+            self._say(f"answers go to {db.name}")
             self._take_all_back(db, "the run before ended early")
             if is_home:
                 forget_enqueued(db)
