@@ -120,6 +120,20 @@ class FailingEngine(InstantEngine):
         return super().submit(image_hash, pixels, prompts, deadline)
 
 
+class DoubtfulEngine(InstantEngine):
+    """Answers a dark page without an end, and doubts what it describes."""
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        futures = [Future[Answer]() for _ in prompts]
+        reason = "length" if float(pixels.mean()) < 100 else "stop"
+        for future, prompt in zip(futures, prompts, strict=True):
+            confidence = 0.79 if prompt.name == "describe" else 0.8
+            future.set_result(Answer(f"{prompt.name} of {image_hash}", reason, 0.0, confidence=confidence))
+        return futures
+
+
 class HangingEngine(InstantEngine):
     """Never answers; a future of it can be cancelled."""
 

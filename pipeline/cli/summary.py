@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -41,23 +41,44 @@ def files_not_read(count: int) -> str:
     return f"{counted(count, 'file')} {'is' if count == 1 else 'are'} of a kind that is not read"
 
 
+def _worth_a_look(batch_id: str, look: Mapping[str, int], where: str) -> Iterator[str]:
+    from pipeline.cli.progress_bar import counted
+    from pipeline.query.worth_a_look import DOUBTED_BELOW, statement
+
+    if look:
+        words = {
+            "length": "cut off at the prompt's max_tokens",
+            "deadline": "cut off at PAGEPACK_PAGE_SECONDS",
+            "confidence": f"with a confidence below {DOUBTED_BELOW}",
+        }
+        yield "worth a look: " + ", ".join(
+            f"{counted(count, 'page')} {words[reason]}" for reason, count in look.items()
+        )
+        yield f'look:  pagepack sql{where} "{statement(batch_id)}"'
+
+
 def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, num_ignored: int) -> int:
     """Print it; the exit code, for which a file of a kind that is not read is no failure."""
     from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
-    from pipeline.query.batch_status import find_batch
+    from pipeline.query.batch_status import find_batch, pages_done_within
     from pipeline.query.batch_status import status as query_status
+    from pipeline.query.worth_a_look import worth_a_look
     from pipeline.store.sources import UNSUPPORTED
 
     db = open_database(settings)
-    summary = query_status(db, find_batch(db, batch_id))
+    batch = find_batch(db, batch_id)
+    summary, look = query_status(db, batch), worth_a_look(db, batch_id)
+    done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     failed = summary.files_failed + summary.files_rejected - unsupported
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored}
+        more |= {"pages_done_now": done_now, "pages_worth_a_look": look}
         click.echo(json.dumps(status_json(summary, settings) | more, ensure_ascii=False))
     else:
-        rate = f" ({summary.pages_done / seconds:.2f} pages/s)" if summary.pages_done else ""
+        now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
+        rate = f" ({now}{done_now / seconds:.2f} pages/s)" if done_now else ""
         click.echo(
             f"{counted(summary.files_seen, 'file')} seen: {summary.files_done:,} done, "
             f"{summary.files_failed:,} failed, {summary.files_rejected:,} rejected\n"
@@ -68,6 +89,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             click.echo(f"  {count:,} × {cause}")
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))
         for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
+            click.echo(line)
+        for line in _worth_a_look(batch_id, look, where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')

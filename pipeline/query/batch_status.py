@@ -182,6 +182,14 @@ def status(db: Database, batch: BatchRow) -> Status:
         )
 
 
+def pages_done_within(db: Database, batch_id: int, seconds: float) -> int:
+    """Pages of which the last seconds brought an answer; those that were answered before are not among them."""
+    with db.read() as connection:
+        since = datetime.fromtimestamp(db.now(connection) - seconds, UTC)
+        done = (PageTask.batch_id == batch_id, PageTask.state == TaskState.DONE, PageTask.finished_at >= since)
+        return int(connection.execute(select(func.count(PageTask.page_id.distinct())).where(*done)).scalar_one())
+
+
 _BATCHES = select(
     Batch.id,
     Batch.public_id,

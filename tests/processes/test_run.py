@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import sqlite3
 import time
@@ -62,6 +64,42 @@ def test_the_summary_names_what_was_not_read_of_this_batch_alone(folder: Path, h
     assert lines[15].startswith("read:  pagepack sql --home ") and len(lines) == 17
     word = "12 files are of a kind that is not read: no failure; --ignore-unsupported leaves such files out"
     assert lines[16] == word
+
+
+def test_the_summary_names_pages_worth_a_look(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 3, dark=1)
+    (folder / "copy.pdf").write_bytes((folder / "a.pdf").read_bytes())
+    sound = pagepack("run", folder, "--home", home, "--pages", "1,3", engine="DoubtfulEngine")
+    assert sound.returncode == 0 and "look" not in sound.stdout, sound.stderr
+    prompts = ("--prompt", "ocr", "--prompt", "describe")
+    result = pagepack("run", folder, "--home", home, *prompts, engine="DoubtfulEngine")
+    assert result.returncode == 0, "they were read"
+    lines = result.stdout.splitlines()
+    assert "worth a look: 1 page cut off at the prompt's max_tokens, 3 pages with a confidence below 0.8" in lines
+    (look,) = [line for line in lines if line.startswith("look:  pagepack ")]
+    words = shlex.split(look.removeprefix("look:  pagepack "))
+    listed = json.loads(call(*words, "--json").stdout)
+    assert {(Path(row["source_path"]).name, row["page_number"]) for row in listed} == {
+        (name, number) for name in ("a.pdf", "copy.pdf") for number in (1, 2, 3)
+    }
+    assert sum(row["finish_reason"] == "length" for row in listed) == 4, "two prompts, two paths"
+    again = pagepack("run", folder, "--home", home, *prompts, "--json", engine="DoubtfulEngine")
+    assert json.loads(again.stdout)["pages_worth_a_look"] == {"length": 1, "confidence": 3}
+
+
+def test_the_summary_s_speed_is_of_what_this_run_read(folder: Path, home: Path) -> None:
+    write_pdf(folder / "a.pdf", 4)
+    first = pagepack("run", folder, "--home", home, "--batch", "x", "--prompt", "ocr", "--prompt", "describe")
+    (speed,) = [line for line in first.stdout.splitlines() if line.startswith("4 pages: ")]
+    assert re.fullmatch(r"4 pages: 4 done, 0 failed, in .* \([\d.]+ pages/s\)", speed)
+    write_pdf(folder / "b.pdf", 2)
+    words = ("run", folder, "--home", home, "--batch", "x", "--prompt", "ocr", "--prompt", "describe")
+    again = pagepack(*words)
+    (speed,) = [line for line in again.stdout.splitlines() if line.startswith("6 pages: ")]
+    assert re.fullmatch(r"6 pages: 6 done, 0 failed, in .* \(2 of them now, [\d.]+ pages/s\)", speed)
+    nothing = pagepack(*words)
+    assert "6 pages: 6 done, 0 failed, in " in nothing.stdout and "pages/s" not in nothing.stdout
+    assert json.loads(pagepack(*words, "--json").stdout)["pages_done_now"] == 0
 
 
 def test_the_same_command_again_reads_nothing_and_takes_new_files_in(folder: Path, home: Path) -> None:
