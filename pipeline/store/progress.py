@@ -98,6 +98,14 @@ def progress(db: Database, batch_id: int) -> Progress:
     return Progress(what_is_open(db, batch_id).documents, *counts)
 
 
+def pages_in_hand(db: Database, batch_id: int) -> int:
+    """Pages of which a worker holds some task."""
+    held = select(sa.func.count(PageTask.page_id.distinct()))
+    with db.read() as connection:
+        where = (PageTask.batch_id == batch_id, is_in(PageTask, TaskState.LEASED))
+        return int(connection.execute(held.where(*where)).scalar_one())
+
+
 def batch_state(db: Database, batch_id: int) -> str:
     """One of BatchState."""
     with db.read() as connection:

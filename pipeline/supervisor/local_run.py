@@ -34,7 +34,7 @@ from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, expire, give_back
-from pipeline.store.progress import Progress, batch_state, progress, what_is_open
+from pipeline.store.progress import Progress, batch_state, pages_in_hand, progress, what_is_open
 from pipeline.store.retention import sweep_images
 from pipeline.store.worker_registry import workers
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
@@ -152,7 +152,7 @@ class Run:
             try:
                 self._loop(db, batch, self._supervisor)
             except Stopped as stopped:
-                self._say(self._stopping(progress(db, batch.id).tasks_leased))
+                self._say(self._stopping(pages_in_hand(db, batch.id)))
                 self._stop_workers(db, self._supervisor)
                 stopped.num_stored = progress(db, batch.id).tasks_done
                 raise

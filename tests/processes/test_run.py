@@ -325,13 +325,14 @@ def test_ctrl_c_gives_pages_back_and_says_how_to_go_on(folder: Path, home: Path)
 
 def test_a_second_ctrl_c_stops_at_once(folder: Path, home: Path) -> None:
     write_pdf(folder / "a.pdf", 4)
-    run = start("run", folder, "--home", home, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="600")
+    prompts = ("--prompt", "ocr", "--prompt", "describe")
+    run = start("run", folder, "--home", home, *prompts, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="600")
     leased = "SELECT count(*) FROM page_tasks WHERE state = 'leased'"
-    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) == 0 and rows_or_none(home, leased) > 0)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) == 0 and rows_or_none(home, leased) == 8)
     run.send_signal(signal.SIGINT)
     assert run.stderr is not None
     said = next(line for line in run.stderr if line.startswith("stopping"))  # at once, and it waits for its pages
-    assert said.endswith("in hand may take up to 600 s; Ctrl-C again to stop now\n")
+    assert said == "stopping; 4 pages in hand may take up to 600 s; Ctrl-C again to stop now\n"
     assert run.poll() is None
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=600)
