@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command_again import go_on_command
 from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from pipeline.settings import Settings
 
 
 # Both look the same in the database, so neither is claimed.
@@ -42,32 +39,29 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     from pipeline.settings import load_settings
     from pipeline.store.worker_registry import workers
 
-    settings = load_settings(home=home)
-    db = open_database(settings, readonly=True)
+    db = open_database(load_settings(home=home), readonly=True)
     console = Console()
     followed = find_batch(db, batch).batch_id  # the one of now: a later one may be the latest, or have the same name
     while True:
         now = query_status(db, find_batch(db, followed))
         there = workers(db)
         if as_json:
-            row = status_json(now, settings) | {"workers": [asdict(worker) for worker in there]}
+            row = status_json(now) | {"workers": [asdict(worker) for worker in there]}
             click.echo(json.dumps(row, ensure_ascii=False))
         else:
             console.print(_status_table(now, there))
-            if line := _go_on_line(now, settings):
-                click.echo(line)
+            if now.interrupted:
+                click.echo(f"go on with:  {now.command}")  # no table breaks it
         if not watch or now.batch.state in ("finished", "cancelled"):
             return EXIT_DONE
         time.sleep(2)
 
 
-def status_json(status: Any, settings: Settings) -> dict[str, Any]:
+def status_json(status: Any) -> dict[str, Any]:
     """What `status --json` and `run --json` print of a `batch_status.Status`."""
     fields = asdict(status)
     batch = fields.pop("batch")
-    del batch["id"]
-    if batch["command"] is not None:
-        batch["command"] = go_on_command(batch["command"], settings)
+    del batch["id"], batch["command"]
     for name in ("started_at", "finished_at"):
         batch[name] = batch[name].isoformat() if batch[name] else None
     return {**batch, **fields}
@@ -93,22 +87,15 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
         "workers": "\n".join(map(_worker_line, workers)) or "none is running",
     }
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
-        by_run = status.worked_on_by == WorkedOnBy.RUN
-        rows["files"] += f"\n{'still being registered' if by_run else _NOT_ALL_SEEN}"
-    if status.interrupted or status.batch.state == "cancelled":
-        del rows["rate"]
-    if status.interrupted:
-        rows["files"] = rows["files"].replace(_NOT_ALL_SEEN, "not all of them are registered yet")
-    elif status.batch.state == "running" and (why := _why_nobody_reads(status, workers)):
+        by_run = "still being registered" if status.worked_on_by == WorkedOnBy.RUN else _NOT_ALL_SEEN
+        rows["files"] += "\n" + ("not all of them are registered yet" if status.interrupted else by_run)
+    if state == "running" and (why := _why_nobody_reads(status, workers)):
         rows["workers"] += f"\n{why}"
+    if state in ("interrupted", "cancelled"):
+        del rows["rate"]
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
-
-
-def _go_on_line(status: Any, settings: Settings) -> str | None:
-    """On a line of its own, for a table would break it."""
-    return f"go on with:  {go_on_command(status.batch.command, settings)}" if status.interrupted else None
 
 
 def _why_nobody_reads(status: Any, workers: Sequence[Any]) -> str | None:

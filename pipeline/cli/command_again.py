@@ -1,16 +1,14 @@
-"""The command that goes on with a batch: its words are stored with the batch, and shown so that a shell takes them."""
+"""The words of the command that is being executed, as its batch remembers them: repeating them goes on with it."""
 
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.where import home_words, looking_words
+from pipeline.query.go_on import home_words
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -31,7 +29,8 @@ def words_of_this_command(settings: Settings) -> list[str]:
     for name, silent in _OF_SETTINGS.items():
         value = getattr(settings, name)
         given[name] = None if value == silent else value
-    given["home"] = settings.home if home_words(settings) and settings.database_url is not None else None
+    is_elsewhere = settings.database_url is not None and bool(home_words(settings.home))
+    given["home"] = settings.home if is_elsewhere else None
     options, arguments = list[str](), list[str]()
     for parameter in context.command.params:
         value = given.get(str(parameter.name))
@@ -47,20 +46,3 @@ def words_of_this_command(settings: Settings) -> list[str]:
 
 def _word(value: Any) -> str:
     return os.path.abspath(value) if isinstance(value, Path) else str(value)
-
-
-def go_on_command(words: Sequence[str], settings: Settings) -> str:
-    """One line for a shell."""
-    return " ".join(map(shell_quoted, [*words[:2], *looking_words(settings), *words[2:]]))
-
-
-def shell_quoted(word: str) -> str:
-    """As `shlex.quote`, but nothing in it drives a terminal, and a name of any bytes survives a copy and paste."""
-    if word.isprintable():
-        return shlex.quote(word)
-    return "$'" + "".join(map(_escaped, os.fsencode(word))) + "'"
-
-
-def _escaped(byte: int) -> str:
-    plain = 0x20 <= byte < 0x7F and chr(byte) not in "\\'"
-    return chr(byte) if plain else f"\\x{byte:02x}"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.command_again import go_on_command
 from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
 from pipeline.errors import UsageError
 
@@ -33,6 +32,7 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     """
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch, paths_not_taken_in
+    from pipeline.query.go_on import go_on_command
     from pipeline.settings import load_settings
     from pipeline.store.retries import retry_failures
 
@@ -44,7 +44,7 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     not_taken_in = paths_not_taken_in(db, chosen)
     again = sum(number is None and path in not_taken_in for path, number, _ in failures)
     files, pages = _counted([one for one in failures if one[0] not in not_taken_in]) if opened else (0, 0)
-    command = go_on_command(chosen.command, settings) if chosen.command is not None else None
+    command = go_on_command(db, chosen.command) if chosen.command is not None else None
     if as_json:
         waiting = {"files_waiting": files, "pages_waiting": pages, "files_looked_at_again": again}
         click.echo(json.dumps({**waiting, "command": command}))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.batches import status_json
-from pipeline.cli.command_again import shell_quoted
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, quoted, visible
 from pipeline.cli.where import database_name, looking_words
+from pipeline.query.go_on import shell_quoted
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -75,7 +75,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored}
         more |= {"pages_done_now": done_now, "pages_worth_a_look": look}
-        click.echo(json.dumps(status_json(summary, settings) | more, ensure_ascii=False))
+        click.echo(json.dumps(status_json(summary) | more, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
         rate = f" ({now}{done_now / seconds:.2f} pages/s)" if done_now else ""

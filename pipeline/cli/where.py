@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.errors import UsageError
+from pipeline.query.go_on import home_words
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -44,13 +45,8 @@ _KEEP_MORE_IN_IT = ("run", "ask", "worker")
 
 
 def looking_words(settings: Settings) -> list[str]:
-    """`home_words` of a command that looks into the database."""
-    return home_words(settings) if settings.database_url is None else []
-
-
-def home_words(settings: Settings) -> list[str]:
-    """`--home DIR`, where that does not go without saying."""
-    return [] if settings.home.absolute() == Path("pagepack-data").absolute() else ["--home", str(settings.home)]
+    """`--home DIR` of a command that looks into this database, where it needs one."""
+    return home_words(settings.home) if settings.database_url is None else []
 
 
 def database_name(settings: Settings) -> str:

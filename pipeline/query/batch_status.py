@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 
 from pipeline.database.engine import Database
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.query.go_on import go_on_command
 from pipeline.store.attendance import WorkedOnBy, worked_on_by
 from pipeline.store.progress import Progress
 from pipeline.store.progress import progress as count_progress
@@ -50,7 +51,7 @@ class BatchRow:
     started_at: datetime  # UTC, and says so
     finished_at: datetime | None
     all_seen: bool  # false while its files are being registered, and after that was interrupted
-    command: list[str] | None  # of the `pagepack run` or `ask` that goes on with it; None: workers do
+    command: list[str] | None  # words of the `pagepack run` or `ask` that goes on with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Status:
     prompts: list[str]  # names of what is asked about each page
     worked_on_by: WorkedOnBy
     interrupted: bool  # its `run` or `ask` is not there any more, and no workers that would go on with it
+    command: str | None  # for a shell, to go on with it; None: workers do
 
 
 def batch_rows(db: Database) -> list[BatchRow]:
@@ -179,6 +181,7 @@ def status(db: Database, batch: BatchRow) -> Status:
             prompts=prompts,
             worked_on_by=who,
             interrupted=interrupted,
+            command=go_on_command(db, batch.command) if batch.command is not None else None,
         )
 
 

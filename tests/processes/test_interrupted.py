@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.command_again import shell_quoted
 from pipeline.database.home import HomeInUse, HomeLock, is_in_use
 from pipeline.errors import PageFailed
+from pipeline.query.go_on import shell_quoted
 from pipeline.store.worker_registry import enlist
 from tests.conftest import Archive
 from tests.running import (
