@@ -93,6 +93,8 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
         rows["workers"] += f"\n{why}"
     if state in ("interrupted", "cancelled"):
         del rows["rate"]
+    if state == "interrupted":
+        rows["workers"] = "none is there that reads it"  # those of another run are not meant, and a killed one's linger
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table

@@ -14,7 +14,7 @@ from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.home import is_in_use
 from pipeline.database.retry import retried
-from schemas.tables import Leader
+from schemas.tables import Leader, WorkerProcess
 
 DISPATCH = "dispatch"
 """The row of the worker host that leads: it dispatches all running batches."""
@@ -43,10 +43,11 @@ def leave(db: Database, batch_id: int, owner: str) -> None:
 
 
 @retried
-def forget_runs(db: Database) -> None:
-    """In a home, whose lock is ours: whoever worked there is dead."""
+def forget_the_dead(db: Database) -> None:
+    """In a home, whose lock is ours: whoever worked there is dead. A question beside that goes on says so again."""
     with db.write() as connection:
-        connection.execute(delete(Leader).where(Leader.name.startswith(_name(""))))
+        connection.execute(delete(Leader))
+        connection.execute(delete(WorkerProcess))
 
 
 def worked_on_by(db: Database, batch_id: int, is_question: bool = False) -> WorkedOnBy:
@@ -60,5 +61,5 @@ def worked_on_by(db: Database, batch_id: int, is_question: bool = False) -> Work
     return WorkedOnBy.RUN if runs else WorkedOnBy.WORKERS
 
 
-def _name(batch_id: int | str) -> str:
+def _name(batch_id: int) -> str:
     return f"run {batch_id}"

@@ -29,7 +29,7 @@ from pipeline.ingest.register import register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.ingest.submission import check_paths, open_named_batch
 from pipeline.settings import Settings
-from pipeline.store.attendance import attend, forget_runs, leave
+from pipeline.store.attendance import attend, forget_the_dead, leave
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_enqueued
@@ -128,7 +128,7 @@ class Run:
             self._take_all_back(db, "the run before ended early")
             if is_home:
                 forget_enqueued(db)
-                forget_runs(db)
+                forget_the_dead(db)
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
             batch = open_named_batch(
                 db, self._settings, *asked, self._selection, is_question=self._is_question, command=self._command

@@ -16,6 +16,7 @@ from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.ingest.ingester import check_storage
 from pipeline.settings import Settings
+from pipeline.store.attendance import forget_the_dead
 from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, give_back
 from pipeline.supervisor.engine_choice import describe_engine
@@ -80,6 +81,7 @@ class WorkerHost:
                 limits = Limits.of(settings)
                 give_back(db, "", reason="the worker before ended early", crashed=False, limits=limits)
                 forget_enqueued(db)
+                forget_the_dead(db)
             self._supervisor = supervisor = Supervisor(db, settings, self._slots, self._say)
             stack.callback(supervisor.stop, lambda: self._stop_signals > 1)
             app = supervisor.connect()

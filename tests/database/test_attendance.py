@@ -11,8 +11,9 @@ from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.query.batch_status import find_batch, status
 from pipeline.settings import Settings
-from pipeline.store.attendance import DISPATCH, WorkedOnBy, attend, forget_runs, leave, worked_on_by
+from pipeline.store.attendance import DISPATCH, WorkedOnBy, attend, forget_the_dead, leave, worked_on_by
 from pipeline.store.batches import open_batch
+from pipeline.store.worker_registry import enlist, workers
 from pipeline.supervisor.leader import take_leadership
 from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR
@@ -58,10 +59,10 @@ def test_in_a_home_nobody_is_there_without_the_lock(db: Database, settings: Sett
         assert worked_on_by(db, mine) == WorkedOnBy.RUN
         assert worked_on_by(db, question) == WorkedOnBy.NOBODY
         assert not status(db, find_batch(db, "asked")).interrupted, "a run answers what is asked in its home"
-        forget_runs(db)  # the next run begins
-        assert worked_on_by(db, mine) == WorkedOnBy.NOBODY
+        enlist(db, "killed/", "run", 1)
+        forget_the_dead(db)  # the next run begins
+        assert worked_on_by(db, mine) == WorkedOnBy.NOBODY and workers(db) == []
         assert take_leadership(db, DISPATCH, "host:3", 60)
-        forget_runs(db)
         assert worked_on_by(db, mine) == WorkedOnBy.WORKERS
 
 

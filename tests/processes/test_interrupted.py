@@ -74,12 +74,14 @@ def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_i
     assert ", interrupted)" in words and "rate" not in words and "left" not in words and "start one" not in words
     assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", True, "nobody")
     assert (fields["pages_per_second"], fields["seconds_left"]) == (0, None)
+    assert "workers none is there that reads it" in words
     assert fields["command"] == the_command(text) and "\x1b" not in text
     done = pasted(the_command(text), Path("/"))
     assert done.returncode == 0 and "100 done, 0 failed" in done.stdout, done.stderr
     assert rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 100)], "the same batch"
     words, fields = status(home)
     assert ", finished)" in words and GO_ON.strip() not in words and fields["interrupted"] is False
+    assert fields["workers"] == [], "those of the run that was killed are gone"
     reconciles(home)
 
 
