@@ -73,9 +73,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     failed = summary.files_failed + summary.files_rejected - unsupported
     if as_json:
-        more = {"seconds": round(seconds, 2), "files_ignored": num_ignored}
-        more |= {"pages_done_now": done_now, "pages_worth_a_look": look}
-        click.echo(json.dumps(status_json(summary) | more, ensure_ascii=False))
+        more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
+        click.echo(json.dumps({**status_json(summary), **more, "pages_worth_a_look": look}, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
         rate = f" ({now}{done_now / seconds:.2f} pages/s)" if done_now else ""

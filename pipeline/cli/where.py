@@ -10,6 +10,7 @@ import click
 
 from pipeline.errors import UsageError
 from pipeline.query.go_on import home_words
+from pipeline.settings_file import FILE_NAME
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -23,24 +24,28 @@ def check_home(context: click.Context, parameter: click.Parameter, home: Path | 
     Raises:
         UsageError: answers would go to, or be looked for in, another database.
     """
-    servers = [name for name in ("PAGEPACK_DATABASE_URL", "PAGEPACK_DATABASE_URL_FILE") if name in os.environ]
-    if home is None or not servers or context.info_name == "doctor" or context.resilient_parsing:
+    if home is None or context.resilient_parsing or context.info_name in _SAY_THEMSELVES:
         return home
-    server = servers[0]
+    from pipeline.settings import explain_settings
+
+    (origin,) = [origin for name, _, origin in explain_settings(home=home) if name == "database_url"]
+    if origin in ("default", os.path.abspath(home / FILE_NAME)):
+        return home
+    way_out = f"unset {origin}" if origin.startswith("PAGEPACK_") else f"take database_url out of {origin}"
     if context.info_name not in _KEEP_MORE_IN_IT:
         raise UsageError(
-            f"--home {home} names the database in that folder, and {server} another one; leave --home out, or unset "
-            f"{server}"
+            f"--home {home} names the database in that folder, and {origin} another one; leave --home out, or {way_out}"
         )
     if (home / "pagepack.db").exists():
         raise UsageError(
-            f"--home {home} holds a database, and {server} says that answers go to another one; unset {server}, or "
-            "choose another --home for logs and page images"
+            f"--home {home} holds a database, and {origin} says that answers go to another one; {way_out}, or choose "
+            "another --home for logs and page images"
         )
-    click.echo(f"pagepack: --home {home} is for logs and page images; {server} says where answers go", err=True)
+    click.echo(f"pagepack: --home {home} is for logs and page images; {origin} says where answers go", err=True)
     return home
 
 
+_SAY_THEMSELVES = ("config", "doctor")
 _KEEP_MORE_IN_IT = ("run", "ask", "worker")
 
 

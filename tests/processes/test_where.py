@@ -40,16 +40,33 @@ def test_a_server_is_named_without_its_password(tmp_path: Path, postgres: Postgr
     assert hint == 'read:  pagepack sql "SELECT source_path, page_number, text FROM page_text"'
 
 
-@pytest.mark.parametrize("variable", ["PAGEPACK_DATABASE_URL", "PAGEPACK_DATABASE_URL_FILE"])
 @pytest.mark.parametrize(
     "command",
     ["status", "search x", "sql SELECT", "export --out o", "retry", "pause", "cancel b", "db upgrade", "submit x.pdf"],
 )
-def test_a_home_is_not_looked_into_beside_a_server(tmp_path: Path, command: str, variable: str) -> None:
-    result = call(*command.split(), "--home", tmp_path, **{variable: NOWHERE})
+def test_a_home_is_not_looked_into_beside_a_server(tmp_path: Path, command: str) -> None:
+    result = call(*command.split(), "--home", tmp_path, PAGEPACK_DATABASE_URL=NOWHERE)
     assert result.returncode == 2
-    said = f"--home {tmp_path} names the database in that folder, and {variable} another one"
-    assert result.stderr == f"pagepack: {said}; leave --home out, or unset {variable}\n"
+    said = f"--home {tmp_path} names the database in that folder, and PAGEPACK_DATABASE_URL another one"
+    assert result.stderr == f"pagepack: {said}; leave --home out, or unset PAGEPACK_DATABASE_URL\n"
+
+
+def test_wherever_the_server_is_named_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "secret").write_text(NOWHERE)
+    (tmp_path / "pagepack.toml").write_text(f'database_url = "{NOWHERE}"')
+    secret = call("status", "--home", home, PAGEPACK_DATABASE_URL_FILE=str(tmp_path / "secret"))
+    named = f"PAGEPACK_DATABASE_URL_FILE ({tmp_path / 'secret'})"
+    assert secret.returncode == 2 and f"and {named} another one; leave --home out, or unset {named}" in secret.stderr
+    monkeypatch.chdir(tmp_path)
+    file = call("status", "--home", home)
+    assert file.returncode == 2 and f"leave --home out, or take database_url out of {tmp_path}/p" in file.stderr
+    monkeypatch.chdir("/")
+    (tmp_path / "pagepack.toml").rename(home / "pagepack.toml")
+    own = call("status", "--home", home)
+    assert own.returncode == 4 and "did not answer" in own.stderr, "the home's own file is obeyed"
+    assert call("config", "--home", home, PAGEPACK_DATABASE_URL=NOWHERE).returncode == 0
 
 
 def test_a_home_with_a_database_is_not_passed_over_for_a_server(tmp_path: Path) -> None:
