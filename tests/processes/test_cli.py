@@ -351,3 +351,5 @@ def test_a_stopped_run_names_the_server_that_holds_the_answers(
     _, errors = run.communicate(timeout=600)
     assert run.returncode == 130, errors
     assert f"answers are stored in {url.replace(':' + PASSWORD, '')}. Run the same command again" in errors, errors
+    status = json.loads(call("status", "--json", PAGEPACK_DATABASE_URL=url).stdout)
+    assert (status["state"], status["interrupted"], status["worked_on_by"]) == ("running", True, "nobody")

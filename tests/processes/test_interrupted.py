@@ -85,6 +85,19 @@ def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_i
     reconciles(home)
 
 
+def test_a_run_says_again_and_again_that_it_is_there(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write_pdf(tmp_path / "in" / "a.pdf", 60)
+    run = start("run", tmp_path / "in", "--home", home, engine="SlowerEngine", PAGEPACK_LEASE_SECONDS="4")
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 1)
+    until = "SELECT held_until FROM leaders WHERE name LIKE 'run %'"
+    ((first,),) = rows(home, until)
+    wait_until(lambda: rows(home, until)[0][0] > first)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=600)
+    assert rows(home, "SELECT * FROM leaders") == []
+
+
 def test_a_batch_that_another_run_leaves_alone_is_interrupted_too(tmp_path: Path) -> None:
     """The home is in use, but nobody there works on it."""
     home = tmp_path / "home"
