@@ -99,7 +99,7 @@ class SlowerEngine(SlowEngine):
 
 
 class CrashingEngine(InstantEngine):
-    """Kills its process at the page whose hash is in PAGEPACK_INTERNAL_POISON; others are answered."""
+    """Kills its process at a dark page; others are answered."""
 
     def submit(
         self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None

@@ -34,7 +34,7 @@ def cli() -> None:
     --text-layer; `pagepack config` lists all with their values. They may stand in a file pagepack.toml, too.
 
     \b
-    Exit codes: 0 all pages done; a file of a kind that is not read is told, and is no failure
+    Exit codes: 0 all pages done; a file of a kind that is not read is named, and is no failure
     1 some failed or were rejected, the rest is stored · 2 wrong usage or settings
     3 nothing to do at the paths · 4 stopped by the machine (disk full, a server gone)
     70 a fault of the program, told with its traceback; what was stored stays · 130 interrupted

@@ -1,7 +1,8 @@
 """The dispatcher: enqueues what waits, takes back what expired, closes what is done. For one batch, or for all.
 
     each tick    close batches of which nothing waits · enqueue documents and pages, while few messages are out
-    at times     the sweep: expired leases, workers that fell silent, notices, page images that are not needed any more
+    each second  notices
+    at times     the sweep: expired leases, workers that fell silent, page images that are not needed any more
 
 Messages are few on purpose. What waits is in the database; the queue holds only what the workers use up in the next
 seconds, so that a flushed or slow broker costs little, and a small batch does not stand behind all of a huge one. The

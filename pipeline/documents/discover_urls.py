@@ -1,4 +1,4 @@
-"""What lies behind URLs: the same `Found` and `Identity` as for local files, with the same rules.
+"""What lies behind URLs: the same `Found` as for local files, with the same rules.
 
     s3://bucket/prefix        a folder: every object below `prefix/`
     s3://bucket/a.pdf         one object

@@ -28,6 +28,9 @@ class Kind(StrEnum):
     GIF = "gif"
 
 
+UNSUPPORTED_FACT = "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A file at the submitted paths."""

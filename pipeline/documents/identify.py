@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from pipeline.blobs.storage import Storage
-from pipeline.documents.files import Identity, display, kind_of, open_regular, rejected
+from pipeline.documents.files import UNSUPPORTED_FACT, Identity, display, kind_of, open_regular, rejected
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.urls import is_url
 
@@ -28,7 +28,7 @@ def identify(path: str | Path, name: str | None = None) -> Identity:
         try:
             kind = kind_of(file.read(1024))
             if kind is None:
-                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+                raise rejected("unsupported", name, UNSUPPORTED_FACT)
             file.seek(0)
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -58,7 +58,7 @@ def identify_url(url: str) -> Identity:
         for chunk in storage.chunks():
             head = head or chunk[:_HEAD_BYTES]
             if not size and kind_of(head) is None:
-                raise rejected("unsupported", name, "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF")
+                raise rejected("unsupported", name, UNSUPPORTED_FACT)
             digest.update(chunk)
             size += len(chunk)
         after = storage.stat()

@@ -44,7 +44,7 @@ class RasterizedPage:
     width_px: int  # of the image, padding included: multiples of 16
     height_px: int
     image: bytes  # encoded, for ImageStore.put
-    image_hash: str  # images.hash_pixels
+    image_hash: str  # png.hash_pixels
     text_layer: str | None  # the PDF's own text in MuPDF's reading order; None where it has none
     dpi: float | None  # image pixels per inch of page; None for image files
     rotation_degrees: int  # the page's /Rotate, already applied

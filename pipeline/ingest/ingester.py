@@ -61,7 +61,9 @@ class Ingester:
         start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
 
     def ingest(self, document_id: int) -> None:
-        """Turn one waiting document into pages. The dispatcher enqueues them, so that long ones do not fill the queue.
+        """Turn one waiting document into pages.
+
+        Messages for its pages are the dispatcher's, a few at a time: a long document does not fill the queue.
 
         Where the document does not wait any more, this does nothing. Errors that no retry of this document mends (a
         full disk, a storage that is away) are raised after it was given back.

@@ -52,7 +52,7 @@ def free_read_images(db: Database, images: ImageStore, page_ids: Sequence[int]) 
 def sweep_images(db: Database, settings: Settings, most_images: int = 10_000) -> int:
     """Remove what the settings keep no longer, the oldest first; how many images went.
 
-    No more than about `most_images`, so that a call takes seconds; call it every few minutes. Documents that are still
+    No more than about `most_images`, so that a call takes seconds; call it every minute or so. Documents that are still
     being rendered are left alone.
 
     Raises:

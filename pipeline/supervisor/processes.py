@@ -1,6 +1,6 @@
 """Worker processes as children of this one: started, watched, started again.
 
-A child is known by its *slot* ("ingest", "read", or "read 2" where each GPU has its own), and by its incarnation, the
+A child is known by its *slot* ("ingest", "read", or "read-2" where each GPU has its own), and by its incarnation, the
 owner of its leases. When one dies, its leases go back at once; nobody waits for them to run out.
 
 Over 300 lines: starting, watching and ending share one table of children.

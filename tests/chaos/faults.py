@@ -1,4 +1,4 @@
-"""The fifteen faults of the protocol, in their order, some in several forms; then what came after them."""
+"""The faults of `make chaos`, by number, some in several forms."""
 
 from __future__ import annotations
 

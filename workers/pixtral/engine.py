@@ -159,7 +159,7 @@ class PackedEngine:
         return not self._closed
 
     def _sweep(self, now: float) -> None:
-        """End what was cancelled or is past its deadline; note who has begun."""
+        """End what was cancelled or is past its deadline."""
         for sequence, ticket in list(self._tickets.items()):
             deadline = sequence.request.deadline
             if ticket.future.cancelled():
