@@ -259,6 +259,7 @@ class PageTask(Base):
         CheckConstraint("(state = 'leased') = (owner IS NOT NULL)", name="leased_has_owner"),
         CheckConstraint("state <> 'done' OR answer_id IS NOT NULL", name="done_has_answer"),
         Index("ix_page_tasks_batch_state", "batch_id", "state"),
+        _partial_index("page_tasks", "answer", ("answer_id",), "answer_id IS NOT NULL"),
         *_work_indexes("page_tasks"),
     )
 
@@ -387,7 +388,7 @@ class Notice(Base):
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))
-    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     sent_at: Mapped[datetime | None]
     taken_at: Mapped[datetime | None]  # seen to have left its queue

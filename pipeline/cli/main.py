@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from pipeline.cli import admin, ask, batches, config, jobs, query, retry  # noqa: F401 (each adds its commands)
+from pipeline.cli import admin, ask, batches, config, forget, jobs, query, retry  # noqa: F401 (each adds its commands)
 from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,

@@ -66,6 +66,12 @@ class Database:
                 assert not broken, f"the migration left rows that name missing ones: {broken[:5]}"
         self.engine.dispose()  # connections that do not look at foreign keys
 
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """For a statement of SQLite that no transaction may hold; each is one by itself."""
+        with _errors_translated(self.name), self.engine.connect() as opened:
+            yield opened.execution_options(pagepack_no_transaction=True)
+
     def clock(self) -> sa.ColumnElement[float]:
         """Seconds since the epoch, for a statement to compute with: the server's own where there is one.
 

@@ -103,6 +103,8 @@ def sqlite_engine(path: Path) -> Engine:
         options = connection.get_execution_options()
         if options.get("pagepack_migrate"):  # a table made anew is dropped for a moment
             connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        if options.get("pagepack_no_transaction"):
+            return
         writes = options.get("pagepack_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -110,6 +110,12 @@ def display(path: str) -> str:
     return f"{first}[… {hashlib.sha256(whole).hexdigest()[:16]} …]{last}"
 
 
+def on_disk(path: str) -> str:
+    """The path that `display` shows so, as the system takes it; not of one whose middle it left out."""
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), path.encode())
+    return os.fsdecode(raw)
+
+
 def is_skipped(name: str) -> bool:
     """Names that are never documents: hidden ones, Office's lock files, Windows' thumbnail cache."""
     return name.startswith((".", "~$")) or name.casefold() == "thumbs.db"

@@ -71,6 +71,10 @@ class InputCopies:
                 raise rejected("changed", display(path), "changed while it was read; run again when it is complete")
         return f"{self._url}/{key}"
 
+    def delete(self, kind: str, content_hash: str) -> None:
+        """Remove the copy of this content; one that is not there is no error."""
+        self._storage.delete(_key(kind, content_hash))
+
 
 def open_input(content_hash: str, locations: Mapping[str, str], settings: Settings) -> tuple[BinaryIO, str]:
     """The content of this hash as an open local file, verified, and the path by which its user knows it.

@@ -22,7 +22,7 @@ from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, Storag
 from pipeline.ingest.register import register, register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
-from pipeline.store.batches import QUESTION_KEY, OpenBatch, open_batch
+from pipeline.store.batches import PATHS_KEY, QUESTION_KEY, OpenBatch, open_batch
 from pipeline.store.sources import SeenFile, record_files
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
@@ -72,7 +72,7 @@ def open_named_batch(
     places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
     identity = json.dumps([places, versions, model, settings.text_layer, *pages, *selection.identity()])
-    kind = QUESTION_KEY if is_question else "paths:"
+    kind = QUESTION_KEY if is_question else PATHS_KEY
     key = f"name:{batch_name}" if batch_name else kind + hashlib.sha256(identity.encode()).hexdigest()
     name = batch_name or " ".join([*(Path(path).name or path for path in places), *selection.globs.words()])[:200]
     return open_batch(

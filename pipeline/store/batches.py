@@ -27,6 +27,9 @@ from schemas.tables import (
     TaskState,
 )
 
+PATHS_KEY = "paths:"
+"""How the key of a batch begins that is known by its paths, and named after them."""
+
 QUESTION_KEY = "ask:"
 """How the key of a batch begins that somebody waits for at a terminal."""
 
