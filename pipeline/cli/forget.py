@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
-    from pipeline.store.forget import Plan
+    from pipeline.store.forget_plan import Plan
 
 _NAMED = 10
 
@@ -34,7 +34,7 @@ def forget(paths: tuple[str | Path, ...], home: Path | None, dry_run: bool, as_j
     from pipeline.database.open import open_database
     from pipeline.ingest.forget import find_known, wipe_remains
     from pipeline.settings import load_settings
-    from pipeline.store.forget import plan
+    from pipeline.store.forget_plan import plan
 
     settings = load_settings(home=home)
     db = open_database(settings, readonly=dry_run)
@@ -58,7 +58,7 @@ def prune(folders: tuple[str | Path, ...], home: Path | None, dry_run: bool, yes
     from pipeline.ingest.forget import wipe_remains
     from pipeline.ingest.prune import find_gone
     from pipeline.settings import load_settings
-    from pipeline.store.forget import plan
+    from pipeline.store.forget_plan import plan
 
     settings = load_settings(home=home)
     db = open_database(settings, readonly=dry_run)

@@ -21,7 +21,7 @@ from pipeline.documents.inputs import InputCopies
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.settings import Settings
 from pipeline.store import forget as rows
-from pipeline.store.forget import Plan
+from pipeline.store.forget_plan import Plan, batches_of, find_sources, images_of, parts, parts_by_pages
 from pipeline.urls import is_url
 
 _DELETES_AT_ONCE = 16  # over a network a delete is mostly waiting
@@ -34,9 +34,9 @@ def find_known(db: Database, paths: Sequence[str | Path]) -> dict[int, str]:
         NothingToDo: one of the paths was never seen. A typing error costs nothing.
     """
     names = {str(path): display(_without_slash(absolute(path))) for path in paths}
-    found = rows.find_sources(db, names.values())
+    found = find_sources(db, names.values())
     # As the views show it, perhaps: odd bytes spelled out, or the path of another machine's link.
-    verbatim = rows.find_sources(db, [name for name, shown in names.items() if not found[shown]])
+    verbatim = find_sources(db, [name for name, shown in names.items() if not found[shown]])
     unknown = [shown for name, shown in names.items() if not found[shown] and not verbatim[name]]
     if unknown:
         raise NothingToDo(
@@ -68,17 +68,17 @@ def forget(db: Database, settings: Settings, plan: Plan) -> None:
         raise UsageError(plan.in_use)
     rows.check_allowed(db)
     with _home_alone(db, settings):
-        batches = rows.batches_of(db, list(plan.sources))
+        batches = batches_of(db, list(plan.sources))
         images = open_images(settings)
         copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
-        for some in rows.parts_by_pages(plan.documents):
-            _delete_images(images, rows.images(db, plan, [one.document_id for one in some]))
+        for some in parts_by_pages(plan.documents):
+            _delete_images(images, images_of(db, plan, [one.document_id for one in some]))
             if copies is not None:
                 for one in some:
                     if copies.location(one.kind, one.content_hash) in one.copies:
                         copies.delete(one.kind, one.content_hash)
             rows.forget_documents(db, plan, some)
-        for sources in rows.parts(list(plan.sources)):
+        for sources in parts(list(plan.sources)):
             rows.forget_sources(db, sources)
         rows.forget_names(db, batches)
         if has_remains(db):

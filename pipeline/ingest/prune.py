@@ -11,7 +11,7 @@ from pipeline.database.engine import Database
 from pipeline.documents.discover import absolute
 from pipeline.documents.files import display, on_disk
 from pipeline.errors import UsageError
-from pipeline.store.forget import find_sources, local_sources
+from pipeline.store.forget_plan import find_sources, local_sources
 from pipeline.urls import is_url, local_path
 
 

@@ -27,7 +27,7 @@ from pipeline.query.search import search
 from pipeline.settings import Settings
 from pipeline.store.batch_states import pause_batch
 from pipeline.store.batches import mark_all_seen
-from pipeline.store.forget import plan
+from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR
