@@ -33,8 +33,8 @@ def upgrade(home: Path | None, as_json: bool) -> int:
     from contextlib import nullcontext
 
     from pipeline.database.home import HomeLock
-    from pipeline.database.migrate import head_revision
     from pipeline.database.open import open_database
+    from pipeline.database.revisions import head_revision
     from pipeline.settings import load_settings
 
     settings = load_settings(home=home)

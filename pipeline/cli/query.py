@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -27,42 +30,63 @@ def search(
 ) -> int:
     """Pages that hold all the WORDS, best first. "Quote a phrase"; any word that ends with * stands for its endings.
 
+    \b
+    invoice OR receipt       one of them; quote it all for ( ): '(invoice OR receipt) 2019'
+    report NOT draft         the first without the second
+    'NEAR(tide gull, 5)'     both, with at most 5 words between them; 10 without a number
+
     Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    from pipeline.database.open import open_database
-    from pipeline.query.batch_status import find_batch
-    from pipeline.query.search import search as query_search
+    from pipeline.database.open_to_look import open_to_look
+    from pipeline.query.search import find
     from pipeline.settings import load_settings
 
-    db = open_database(load_settings(home=home), readonly=True)
-    hits = query_search(
-        db,
-        " ".join(_phrase(word) for word in words),
-        prompt=prompt,
-        limit=limit,
-        batch=find_batch(db, batch) if batch else None,
-    )
-    console = Console(soft_wrap=True, highlight=False)
-    for hit in hits:
+    settings = load_settings(home=home)
+    chosen = None
+    if batch is not None:
+        from pipeline.database.open import open_database
+        from pipeline.query.batch_status import find_batch
+
+        chosen = find_batch(open_database(settings, readonly=True), batch)
+    found = find(open_to_look(settings), " ".join(map(_phrase, words)), prompt=prompt, limit=limit, batch=chosen)
+    for hit in found.hits:
         if as_json:
             click.echo(json.dumps(asdict(hit), ensure_ascii=False))
-            continue
-        console.print(Text(f"{visible(hit.source_path)}:{hit.page_number}", style="bold"))
-        snippet = Text("    " + visible(hit.snippet.text))
-        for start, end in hit.snippet.matches:
-            snippet.stylize("bold red", start + 4, end + 4)
-        console.print(snippet)
-    if not hits:
-        click.echo(f"pagepack: no page holds all of: {' '.join(words)}", err=True)
-    return EXIT_DONE if hits else EXIT_FAILED
+        else:
+            _echo(click.style(f"{visible(hit.source_path)}:{hit.page_number}", bold=True))
+            _echo("    " + _marked(visible(hit.snippet.text), hit.snippet.matches))
+    if not found.hits:
+        is_plain = not any(map(_OPERATOR.search, words))
+        click.echo(f"pagepack: no page {'holds all of' if is_plain else 'fits'}: {' '.join(words)}", err=True)
+        return EXIT_FAILED
+    if found.total > len(found.hits):
+        click.echo(f"{len(found.hits):,} of {found.total:,} hits shown; --limit shows more", err=True)
+    else:
+        click.echo(f"{found.total:,} {'hit' if found.total == 1 else 'hits'}", err=True)
+    return EXIT_DONE
+
+
+_OPERATOR = re.compile(r"(^|[\s(])((AND|OR|NOT)([\s)]|$)|NEAR\()")
 
 
 def _phrase(word: str) -> str:
-    """An argument of several words was quoted for the shell; it is one phrase, unless a word in it ends with a star."""
-    return f'"{word}"' if " " in word and '"' not in word and "* " not in word else word
+    """An argument of several words was quoted for the shell: one phrase, unless a star or an operator is in it."""
+    is_query = '"' in word or "* " in word or _OPERATOR.search(word)
+    return f'"{word}"' if " " in word and not is_query else word
+
+
+def _marked(text: str, matches: Iterable[tuple[int, int]]) -> str:
+    pieces, done = [], 0
+    for start, end in matches:
+        if end > done:
+            pieces += [text[done:start], click.style(text[max(start, done) : end], fg="red", bold=True)]
+            done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _echo(text: str) -> None:
+    """A line for people; colours go where nobody sees them, or wants none (https://no-color.org)."""
+    click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
 @cli.command()

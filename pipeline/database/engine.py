@@ -19,8 +19,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.database.dialect import clock
+from pipeline.database.looking import Look
 from pipeline.database.postgresql import translated
-from pipeline.database.sqlite import Unchanged, sqlite_error
+from pipeline.database.sqlite import sqlite_error
+from pipeline.database.sqlite_file import Unchanged
 
 
 class Database:
@@ -49,6 +51,12 @@ class Database:
             yield connection
         if self._unchanged is not None:
             self._unchanged.check()
+
+    @contextmanager
+    def looking(self) -> Iterator[Look]:
+        """As `read`, for statements in plain SQL; see `looking.py`."""
+        with self.read() as connection:
+            yield Look(lambda statement, values: connection.execute(sa.text(statement), values).all())
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

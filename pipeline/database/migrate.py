@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-import migrations
+from pipeline.database.revisions import FOLDER, head_revision
 from pipeline.database.roles import OWNER, grant_statements
 from pipeline.errors import PagepackError
 from schemas.view_columns import COLUMNS
@@ -21,30 +20,14 @@ if TYPE_CHECKING:
 
 
 _LOCK = 0x706167657061636B  # "pagepack" in bytes: one migration at a time in a PostgreSQL database
-_FOLDER = Path(migrations.__file__).parent
 
 
 def alembic_config() -> Config:
     from alembic.config import Config  # here, for every process that opens a database would load all of alembic
 
     config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     return config
-
-
-def _revisions() -> list[str]:
-    """By the files' names, which begin with their numbers."""
-    return sorted(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
-
-
-def head_revision() -> str:
-    """The revision that this program's code is written for."""
-    return _revisions()[-1]
-
-
-def is_known(revision: str) -> bool:
-    """Whether this program can migrate from a revision; else a newer one wrote it."""
-    return revision in _revisions()
 
 
 def current_revision(database: Database) -> str | None:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, func, select
 
 from pipeline.database.engine import Database
+from pipeline.database.looking import Looking
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.query.go_on import go_on_command
 from pipeline.store.attendance import WorkedOnBy, worked_on_by
@@ -120,10 +121,10 @@ def asked_prompts(db: Database, batch_id: int) -> list[str]:
         return list(connection.scalars(asked.where(BatchPrompt.batch_id == batch_id).order_by(PromptVersion.name)))
 
 
-def check_prompt(db: Database, name: str) -> None:
+def check_prompt(db: Looking, name: str) -> None:
     """Raises UsageError where no page was ever asked this; the message names the prompts that there are."""
-    with db.read() as connection:
-        known = connection.scalars(select(PromptVersion.name).distinct().order_by(PromptVersion.name)).all()
+    with db.looking() as look:
+        known = look.values("SELECT DISTINCT name FROM prompt_versions ORDER BY name")
     if name not in known:
         near = did_you_mean(name, known) or ";"
         raise UsageError(f"no page was asked the prompt {name!r}{near} known are {', '.join(known) or 'none yet'}")

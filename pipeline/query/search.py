@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-from sqlalchemy import select
-
-from pipeline.database.engine import Database
-from pipeline.errors import UsageError
-from pipeline.query.batch_status import BatchRow, check_prompt
+from pipeline.database.looking import Look, Looking
+from pipeline.query.search_query import parse_query, to_fts5, to_tsquery, wanted_phrases
 from pipeline.query.snippets import Snippet, make_snippet
-from pipeline.store.search_terms import Phrase, query_phrases
-from schemas.tables import (
-    Answer,
-    BatchSource,
-    CurrentAnswer,
-    Document,
-    Page,
-    Source,
-)
 from schemas.text import storable
 
-_MAX_PHRASES = 64  # FTS5's parser has an end; nobody types more
+if TYPE_CHECKING:
+    from pipeline.query.batch_status import BatchRow
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A page that holds all the words; `score` grows with relevance and compares within one search only."""
+    """A page that was found; `score` grows with relevance and compares within one search only."""
 
     source_path: str
     document_id: str
@@ -37,33 +26,47 @@ class Hit:
     snippet: Snippet
 
 
-def search(
-    db: Database, words: str, *, prompt: str | None = None, limit: int = 20, batch: BatchRow | None = None
-) -> list[Hit]:
-    """Pages whose current answer holds all the words, best first; of a batch, in the files as it saw them.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best hits, and how many there are in all."""
 
-    Words in double quotes must stand together; a `*` after a word, or after the quotes, stands for any ending. All
-    other signs are ignored, so any text is a safe query.
+    hits: list[Hit]
+    total: int
+
+
+def search(
+    db: Looking, words: str, *, prompt: str | None = None, limit: int = 20, batch: BatchRow | None = None
+) -> list[Hit]:
+    """The hits of `find` alone."""
+    return find(db, words, prompt=prompt, limit=limit, batch=batch).hits
+
+
+def find(
+    db: Looking, words: str, *, prompt: str | None = None, limit: int = 20, batch: BatchRow | None = None
+) -> Found:
+    """Pages whose current answer fits the query, best first; of a batch, in the files as it saw them.
+
+    What a query may say is in `search_query.py`; any text is a safe one.
 
     Raises:
-        UsageError: no word in the query, or more than 64; a prompt that no page was asked.
+        UsageError: a query that says nothing, or only half of something; a prompt that no page was asked.
     """
-    words = storable(words)
-    phrases = query_phrases(words)
-    if not phrases:
-        raise UsageError(f"no word to search for in {words!r}; try `pagepack search invoice` or `pagepack search 年度`")
-    if len(phrases) > _MAX_PHRASES:
-        raise UsageError(f"{len(phrases)} words to search for, over the limit of {_MAX_PHRASES}; use fewer")
+    query = parse_query(storable(words))
+    match = to_tsquery(query) if db.dialect == "postgresql" else to_fts5(query)
     if prompt is not None:
+        from pipeline.query.batch_status import check_prompt
+
         check_prompt(db, prompt)
-    with db.read() as connection:
-        found = connection.execute(_ranked(db.dialect, phrases, prompt, batch).limit(limit)).all()
-        texts = dict(
-            connection.execute(
-                select(Answer.id, Answer.text).where(Answer.id.in_({row.answer_id for row in found}))
-            ).all()
-        )
-    return [
+    values = {"match": match, "prompt": prompt, "batch": None if batch is None else batch.id}
+    given = {name: value for name, value in values.items() if value is not None}
+    among = _AMONG[db.dialect] + _HITS + (_AS_SEEN if batch is not None else _AS_IT_LIES)
+    among += " WHERE c.prompt = :prompt" if prompt is not None else ""
+    with db.looking() as look:
+        rows = look.rows(f"{_BEST[db.dialect]}{among}{_ORDER}", **given, limit=limit)
+        total = len(rows) if len(rows) < limit else look.value(f"{_COUNT}{among}", **given)
+        texts = _texts(look, {row.answer_id for row in rows})
+    phrases = wanted_phrases(query)
+    hits = [
         Hit(
             source_path=row.path,
             document_id=row.public_id,
@@ -72,44 +75,32 @@ def search(
             score=row.score,
             snippet=make_snippet(texts[row.answer_id], phrases),
         )
-        for row in found
+        for row in rows
     ]
+    return Found(hits, total)
 
 
-def _ranked(
-    dialect: str, phrases: list[Phrase], prompt: str | None, batch: BatchRow | None
-) -> sa.Select[tuple[str, str, int, str, int, float]]:
-    """Ranked hits without their texts, which a sort of many hits would drag along."""
-    matches = (_matches_postgresql if dialect == "postgresql" else _matches_sqlite)(phrases)
-    answer_id, score = sa.column("answer_id", sa.BigInteger), sa.column("score", sa.Float)
-    found = matches.columns(answer_id, score).subquery("found")
-    query = (
-        select(Source.path, Document.public_id, Page.page_index, CurrentAnswer.prompt, found.c.answer_id, found.c.score)
-        .select_from(found)
-        .join(CurrentAnswer, CurrentAnswer.answer_id == found.c.answer_id)
-        .join(Page, Page.id == CurrentAnswer.page_id)
-        .join(Document, Document.id == Page.document_id)
-        .order_by(found.c.score.desc(), Source.path, Page.page_index, CurrentAnswer.prompt)
-    )
-    if prompt is not None:
-        query = query.where(CurrentAnswer.prompt == prompt)
-    if batch is None:
-        return query.join(Source, Source.document_id == Document.id)
-    seen = query.join(BatchSource, BatchSource.document_id == Document.id).where(BatchSource.batch_id == batch.id)
-    return seen.join(Source, Source.id == BatchSource.source_id)  # what lies there now may be another document
+_BEST = {
+    "sqlite": "SELECT s.path, d.public_id, p.page_index, c.prompt, c.answer_id, -bm25(page_search) AS score",
+    "postgresql": "SELECT s.path, d.public_id, p.page_index, c.prompt, c.answer_id, "
+    "ts_rank(f.terms, CAST(:match AS tsquery)) AS score",
+}
+_COUNT = "SELECT count(*)"
+_AMONG = {
+    "sqlite": " FROM page_search JOIN current_answers c ON c.answer_id = page_search.rowid "
+    "AND page_search MATCH :match",
+    "postgresql": " FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid "
+    "AND f.terms @@ CAST(:match AS tsquery)",
+}
+_HITS = " JOIN pages p ON p.id = c.page_id JOIN documents d ON d.id = p.document_id"
+_AS_IT_LIES = " JOIN sources s ON s.document_id = d.id"
+_AS_SEEN = (  # what lies there now may be another document
+    " JOIN batch_sources bs ON bs.document_id = d.id AND bs.batch_id = :batch JOIN sources s ON s.id = bs.source_id"
+)
+_ORDER = " ORDER BY score DESC, s.path, p.page_index, c.prompt LIMIT :limit"
 
 
-def _matches_sqlite(phrases: list[Phrase]) -> sa.TextClause:
-    """Terms hold letters and digits only, so none can close the quotes around its phrase."""
-    match = " AND ".join(f'"{" ".join(terms)}"' + (" *" if is_prefix else "") for terms, is_prefix in phrases)
-    statement = "SELECT rowid AS answer_id, -bm25(page_search) AS score FROM page_search WHERE page_search MATCH :match"
-    return sa.text(statement).bindparams(match=match)
-
-
-def _matches_postgresql(phrases: list[Phrase]) -> sa.TextClause:
-    """Built here and not by the server's parser, which would break words in other places than ours."""
-    wanted = [" <-> ".join(f"'{term}'" for term in terms) + (":*" if is_prefix else "") for terms, is_prefix in phrases]
-    return sa.text(
-        "SELECT page_search.rowid AS answer_id, ts_rank(terms, CAST(:wanted AS tsquery)) AS score "
-        "FROM page_search WHERE terms @@ CAST(:wanted AS tsquery)"
-    ).bindparams(wanted=" & ".join(f"({phrase})" for phrase in wanted))
+def _texts(look: Look, answers: set[int]) -> dict[int, str]:
+    """Read for what is shown alone: a sort of many hits would drag them along."""
+    ids = ", ".join(map(str, answers)) or "NULL"
+    return {row.id: row.text for row in look.rows(f"SELECT id, text FROM answer_versions WHERE id IN ({ids})")}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.database.sqlite import Unchanged, connect_readonly, is_immutable
+from pipeline.database.sqlite_file import Unchanged, connect_readonly, is_immutable
 from pipeline.errors import UsageError
 from pipeline.query.sql_result import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, Value, too_slow
 

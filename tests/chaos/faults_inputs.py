@@ -7,7 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from pipeline.database.migrate import head_revision
+from pipeline.database.revisions import head_revision
 from pipeline.delivery.broker import make_app
 from schemas.messages import INGEST_QUEUE, INGEST_TASK, READ_QUEUE, READ_TASK, SUBMIT_TASK
 from tests import hostile

@@ -12,8 +12,9 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from pipeline.database.engine import Database
-from pipeline.database.migrate import alembic_config, downgrade, head_revision, is_known, upgrade
+from pipeline.database.migrate import alembic_config, downgrade, upgrade
 from pipeline.database.open import open_database
+from pipeline.database.revisions import head_revision, is_known
 from pipeline.errors import UsageError
 from pipeline.query.batch_status import find_batch, status
 from pipeline.settings import Settings

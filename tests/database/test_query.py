@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from pipeline.errors import PageFailed, UsageError
 from pipeline.query.batch_status import batch_rows, find_batch, status
 from pipeline.query.formats import write_csv, write_json, write_table
-from pipeline.query.search import search
+from pipeline.query.search import find, search
+from pipeline.query.search_query import Near, Query, parse_query
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
 from pipeline.store import answers, batch_states, leases, pages, results
 from pipeline.store.batch_states import cancel_batch, pause_batch
 from pipeline.store.leases import give_back
+from pipeline.store.search_terms import Phrase
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import TaskAttempt
 from schemas.view_columns import COLUMNS
@@ -127,6 +129,72 @@ def test_search_ranks_and_filters(archive: Archive) -> None:
     assert [hit.snippet.text[start:end] for start, end in hit.snippet.matches] == ["annual report"]
     scores = [hit.score for hit in search(archive.db, "report")]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_search_knows_operators(archive: Archive) -> None:
+    texts = {
+        "a": "invoice of the harbour office",
+        "b": "receipt and invoice, draft",
+        "c": "receipt of " + "many " * 10 + "harbour words",
+        "d": "年度 and 2019 报告 draft",
+    }
+    for name, text in texts.items():
+        archive.file(f"/in/{name}.pdf", [text])
+
+    def names(words: str) -> str:
+        return "".join(sorted(path[4] for path, _ in found(archive, words)))
+
+    assert names("invoice OR receipt") == "abc" and names("invoice receipt") == "b"
+    assert names("invoice NOT draft") == "a" and names("invoice OR receipt NOT draft") == "abc"
+    assert names("(invoice OR receipt) NOT draft") == "ac" and names("(invoice OR receipt) AND NOT draft") == "ac"
+    assert names("(年度 OR harbour) NOT (invoice OR many)") == "d" and names("年度 OR office") == "ad"
+    assert names("NEAR(receipt harbour)") == "" and names("NEAR(receipt harbour, 11)") == "c"
+    assert names("NEAR(harbour invoice, 2)") == "a" and names("NEAR(harbour invoice, 1)") == ""
+    assert names('NEAR("harbour words" receipt of, 11)') == "c" and names("NEAR(off* inv*, 4)") == "a"
+    assert names("NEAR(年度 报告, 2)") == "d" and names("NEAR(年度 报告, 1)") == ""
+    assert names('"NOT" OR "invoice draft"') == "b" and names("draft not") == ""
+
+
+@examples(60)
+@given(
+    texts=st.lists(st.text("abc", min_size=1, max_size=8), min_size=1, max_size=3),
+    query=st.recursive(
+        st.one_of(
+            st.sampled_from("abc"),
+            st.builds("NEAR({0[0]} {0[1]}, {1})".format, st.permutations("abc"), st.integers(0, 4)),
+        ),
+        lambda part: st.builds("({} {} {})".format, part, st.sampled_from(["OR", "NOT", "AND", ""]), part),
+        max_leaves=5,
+    ),
+)
+def test_search_finds_what_a_query_means(archive: Archive, texts: list[str], query: str) -> None:
+    path = f"/in/{sha(repr(texts))}.pdf"
+    if not archive.rows("SELECT 1 FROM sources WHERE path = :path", path=path):
+        archive.file(path, [" ".join(text) for text in texts])
+    mine = {number for where, number in found(archive, query, limit=100_000) if where == path}
+    assert mine == {number for number, text in enumerate(texts, 1) if fits(parse_query(query), text)}
+
+
+def fits(query: Query, text: str) -> bool:
+    """Whether a text of words of one letter is what a query asks for."""
+    if isinstance(query, Phrase):
+        return query.terms[0] in text
+    if isinstance(query, Near):
+        places = [[place for place, word in enumerate(text) if word == phrase.terms[0]] for phrase in query.phrases]
+        return any(abs(one - other) - 1 <= query.words for one in places[0] for other in places[1])
+    held = [fits(part, text) for part in query.parts]
+    return {"AND": all(held), "OR": any(held), "NOT": held[0] and not held[-1]}[query.operator]
+
+
+def test_search_counts_all_hits(archive: Archive) -> None:
+    for index in range(7):
+        archive.file(f"/in/{index}.pdf", ["tides", "gulls and tides"], batch="odd" if index % 2 else "even")
+    archive.see("/in/copy.pdf", "/in/0.pdf", batch="even")
+    odd = find_batch(archive.db, "odd")
+    for words, where, total in (("tides", {}, 16), ("gulls", {}, 8), ("tides", {"batch": odd}, 6)):
+        for limit in (1, 6, 16, 100):
+            best = find(archive.db, words, limit=limit, **where)
+            assert best.total == total and len(best.hits) == min(limit, total)
 
 
 def test_search_finds_chinese_by_any_run_of_characters(archive: Archive) -> None:
