@@ -6,7 +6,17 @@ import sys
 
 import click
 
-from pipeline.cli import admin, ask, batches, config, forget, jobs, query, retry  # noqa: F401 (each adds its commands)
+from pipeline.cli import (  # noqa: F401 (each adds its commands)
+    admin,
+    ask,
+    batches,
+    config,
+    forget,
+    jobs,
+    query,
+    retry,
+    sql,
+)
 from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -22,7 +32,7 @@ def main() -> None:
     """Entry point of `pagepack`: errors in one line, documented exit codes."""
     guard_output()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="pagepack", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()

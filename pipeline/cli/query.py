@@ -1,12 +1,10 @@
-"""Commands that read what was stored: search, sql, export."""
+"""Commands that read what was stored: search, export."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Literal
 import click
 
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, cli, home_option, json_option, path, visible
-from pipeline.errors import UsageError
 
 
 @cli.command()
@@ -87,38 +84,6 @@ def _marked(text: str, matches: Iterable[tuple[int, int]]) -> str:
 def _echo(text: str) -> None:
     """A line for people; colours go where nobody sees them, or wants none (https://no-color.org)."""
     click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
-
-
-@cli.command()
-@click.argument("statement")
-@home_option
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="[table on a terminal, else csv]")
-@click.option("--seconds", default=60.0, show_default=True, help="Stop the statement after this long.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def sql(statement: str, home: Path | None, form: str | None, seconds: float, as_json: bool) -> int:
-    """Run one read-only SQL STATEMENT.
-
-    \b
-    page_text        a row a page and prompt     failures          what was not read, and why
-    document_text    a row a document            current_failures  of that, what is broken still
-    answers          every version of an answer  prompts           every version of a prompt
-    attempts         a row a try                 files             a row a file and batch
-    page_images      a row a page image          batch_summary     a row a batch
-    schema_doc       what each column means
-    """
-    from pipeline.query.formats import write_csv, write_json, write_table
-    from pipeline.query.sql import run_sql
-    from pipeline.settings import load_settings
-
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"--seconds {seconds:g}: give a number above 0")
-    if as_json and form not in (None, "json"):
-        raise UsageError(f"--json and --format {form} contradict each other")
-    form = "json" if as_json else form
-    result = run_sql(load_settings(home=home), statement, limit_seconds=seconds)
-    writers = {"table": write_table, "csv": write_csv, "json": write_json}
-    writers[form or ("table" if sys.stdout.isatty() else "csv")](sys.stdout, result.columns, result.rows)
-    return EXIT_DONE
 
 
 @cli.command()

@@ -9,35 +9,83 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TextIO
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, TextIO
 
 from pipeline.query.sql_result import Value
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 _TABLE_ROWS = 1_000  # a table is laid out in memory; more rows than people read go to csv or json
 
 
 def write_table(stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> int:
-    """For people: at most 1,000 rows, NULL dimmed, control characters spelled out. Returns the rows written."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(visible(column)), overflow="fold")
-    count, is_cut = 0, False
+    """For people: at most 1,000 rows, NULL dimmed, control characters spelled out. Returns the rows written.
+
+    Wide cells are wrapped at words. Where columns would come out too narrow for that, each row is a block of its own,
+    with a line for each column.
+    """
+    from rich.console import Console
+
+    shown: list[list[Text]] = []
+    is_cut = False
     for row in rows:
-        if count == _TABLE_ROWS:
+        if len(shown) == _TABLE_ROWS:
             is_cut = True
             break
-        table.add_row(*(_cell(value) for value in row))
-        count += 1
+        shown.append([_cell(value) for value in row])
     console = Console(file=stream, width=None if stream.isatty() else 200, highlight=False)
-    console.print(table)
+    names = [visible(column) for column in columns]
+    least = [_least_width(name, [cells[at].plain for cells in shown]) for at, name in enumerate(names)]
+    if sum(least) + _GAP * (len(least) - 1) <= console.width:
+        console.print(_table(names, least, shown))
+    else:
+        for number, cells in enumerate(shown, 1):
+            console.print(*_block(number, names, cells), sep="\n")
     if is_cut:
         console.print(f"… the first {_TABLE_ROWS:,} rows; --format csv or json gives all", style="dim")
-    return count
+    return len(shown)
+
+
+_NARROWEST, _LONGEST_WORD = 16, 40  # characters: of a column of long cells; longer words are broken, as paths are
+_GAP = 3
+
+
+def _least_width(name: str, cells: Sequence[str]) -> int:
+    """Of a column that still can be read: whole words, such as ids, and no sentence of one word a line."""
+    from rich.cells import cell_len
+
+    widest, longest = cell_len(name), 0
+    for text in cells:
+        widest = max(widest, *map(cell_len, text.expandtabs(8).split("\n")))
+        longest = max(longest, *map(cell_len, text.split()), 0)
+    return min(widest, max(_NARROWEST, cell_len(name), min(longest, _LONGEST_WORD)))
+
+
+def _table(names: Sequence[str], least: Sequence[int], rows: Sequence[Sequence[Text]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name, width in zip(names, least, strict=True):
+        table.add_column(Text(name), overflow="fold", min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _block(number: int, names: Sequence[str], row: Sequence[Text]) -> tuple[Text, Table]:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True, overflow="ellipsis", style="bold", max_width=30)
+    grid.add_column(overflow="fold")
+    for name, value in zip(names, row, strict=True):
+        grid.add_row(Text(name), value)
+    return Text(f"── row {number:,} ──", style="dim"), grid
 
 
 def write_csv(stream: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> int:
@@ -96,6 +144,8 @@ def _u(character: str) -> str:
 
 
 def _cell(value: Value) -> Text:
+    from rich.text import Text
+
     if value is None:
         return Text("NULL", style="dim italic")
     return Text(visible(_plain(value)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.database.postgresql import NO_DRIVER
 from pipeline.errors import UsageError
 from pipeline.query.sql_result import SqlResult
 from pipeline.query.sql_sqlite import run_on_file
@@ -31,6 +30,8 @@ def run_sql(
         try:
             from pipeline.query.sql_postgresql import run_on_server
         except ImportError as error:
+            from pipeline.database.postgresql import NO_DRIVER
+
             raise UsageError(NO_DRIVER) from error
         return run_on_server(where.database_url, statement, limit_seconds, max_rows)
     path = where if isinstance(where, Path) else where.home / "pagepack.db"
