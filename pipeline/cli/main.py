@@ -9,7 +9,9 @@ import click
 from pipeline.cli import (  # noqa: F401 (each adds its commands)
     admin,
     ask,
+    batch_list,
     batches,
+    completion,
     config,
     forget,
     jobs,

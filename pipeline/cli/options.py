@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pipeline import __version__
 from pipeline.cli.where import check_home
 from pipeline.urls import is_url
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -41,6 +44,16 @@ def cli() -> None:
     """
 
 
+class _Files(click.types.FuncParamType):  # type: ignore[type-arg]
+    """Completed by the shell as files are."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+@_Files
 def path(text: str) -> Path:
     """A path on the command line. `Path("")` is the current folder, which nobody means who writes "$UNSET"."""
     if not text:
@@ -48,9 +61,10 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+@_Files
 def path_or_url(text: str) -> str | Path:
     """A path or a URL; a URL is no Path, which would take one of its slashes."""
-    return text if is_url(text) else path(text)
+    return text if is_url(text) else path.func(text)
 
 
 def home_option(command: F) -> F:

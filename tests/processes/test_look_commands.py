@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pipeline.settings import Settings
 from tests.conftest import Archive
-from tests.running import PAGEPACK, call, environment
+from tests.processes.test_cli import shell
+from tests.running import PAGEPACK, call, environment, pagepack
 
 DATABASES = ("sqlite",)
 
@@ -25,7 +29,7 @@ def home(archive: Archive, settings: Settings) -> Path:
     return settings.home
 
 
-@pytest.mark.parametrize("command", [["search", "tide"]])
+@pytest.mark.parametrize("command", [["search", "tide"], ["batches"], ["sql", "SELECT 1"]])
 def test_looking_loads_no_library_that_it_can_do_without(home: Path, command: list[str]) -> None:
     python = [sys.executable, "-X", "importtime", "-P", "-m", "pipeline", *command, "--home", str(home)]
     done = subprocess.run(python, capture_output=True, text=True, check=True, env=environment("InstantEngine"))
@@ -46,16 +50,20 @@ def test_search_says_how_many_there_are(home: Path) -> None:
     assert bad.returncode == 2 and "no word after OR; write `report OR draft`" in bad.stderr
 
 
-def on_a_terminal(*command: str | Path, keys: bytes = b"", **variables: str) -> str:
-    """What a command writes to a terminal, and what is typed there."""
+def on_a_terminal(*command: str | Path, typed: Sequence[tuple[str, bytes]] = (), **variables: str) -> str:
+    """What a command writes to a terminal; each (text, keys): when the text has come since the last keys, type them."""
     terminal, inside = pty.openpty()
-    words = [*PAGEPACK, *map(str, command)]
+    mine = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        words, stdin=inside, stdout=inside, stderr=inside, env=environment("InstantEngine", TERM="xterm", **variables)
+        [sys.executable, "-c", mine, *PAGEPACK, *map(str, command)],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=environment("InstantEngine", TERM="xterm", **variables),
+        start_new_session=True,  # so that Ctrl-C comes from this terminal
     )
     os.close(inside)
-    os.write(terminal, keys)
-    said = b""
+    said, seen, left = b"", 0, list(typed)
     while True:
         try:
             some = os.read(terminal, 65536)
@@ -64,8 +72,12 @@ def on_a_terminal(*command: str | Path, keys: bytes = b"", **variables: str) -> 
         if not some:
             break
         said += some
+        if left and left[0][0].encode() in said[seen:]:
+            seen = len(said)
+            os.write(terminal, left.pop(0)[1])
     process.wait()
     os.close(terminal)
+    assert not left, f"never came: {left[0][0]}"
     return said.decode().replace("\r\n", "\n")
 
 
@@ -73,3 +85,117 @@ def test_matches_are_coloured_on_a_terminal_unless_nobody_wants_it(home: Path) -
     red = "    \x1b[31m\x1b[1mtide\x1b[0m tables of garden"
     assert red in on_a_terminal("search", "tide", "--home", home)
     assert "\x1b" not in on_a_terminal("search", "tide", "--home", home, NO_COLOR="1")
+
+
+# sql
+
+
+def test_a_statement_comes_from_a_file_a_pipe_or_an_argument_with_a_comment(home: Path, tmp_path: Path) -> None:
+    query = tmp_path / "q.sql"
+    query.write_bytes(b"\xef\xbb\xbf-- how many\n/* pages */\nSELECT count(*) AS n\nFROM page_text;\n")
+    commented = query.read_text("utf-8-sig")
+    assert call("sql", "--file", query, "--home", home).stdout == "n\n5\n"
+    for words in ([commented, "--home", home], ["--home", home, commented], ["--home", home, "--", commented]):
+        assert call("sql", *words).stdout == "n\n5\n", words
+    assert call("sql", "-- one line SELECT 1", "--home", home).returncode == 2, "all of it is a comment"
+    for words in ("sql", "sql -"):
+        done = shell(f"pagepack {words} < {query}", home)
+        assert done.returncode == 0 and done.stdout == "n\n5\n", done.stderr
+        assert shell(f"echo 'SELECT 1 AS n' | pagepack {words}", home).stdout == "n\n1\n"
+    assert shell(f"pagepack sql --file {query} --format json - </dev/null", home).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--file", "{tmp}/none.sql"], "--file {tmp}/none.sql cannot be read: No such file or directory"),
+        (["--file", "{tmp}/latin.sql"], "--file {tmp}/latin.sql is no UTF-8 text (byte 9); save it as UTF-8"),
+        (["--file", "{tmp}/latin.sql", "SELECT 1"], "--file {tmp}/latin.sql and a statement: give one of them"),
+        ([], "no statement: write one, as in `pagepack sql"),
+        (["-"], "name a --file, or pipe it in"),
+        (["--formt", "csv"], "No such option"),
+    ],
+)
+def test_a_statement_that_cannot_be_had_is_told(home: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "latin.sql").write_bytes("SELECT 'é'".encode("latin-1"))
+    given = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    done = pagepack("sql", *given, "--home", home)
+    assert done.returncode == 2 and said.replace("{tmp}", str(tmp_path)) in done.stderr
+
+
+def test_the_shell_runs_statements_completes_views_and_survives_mistakes(home: Path, tmp_path: Path) -> None:
+    typed = [
+        ("pagepack> ", b"SELECT count(*)\n"),
+        ("...> ", b" FROM page_te\t"),
+        ("page_text", b";\n"),
+        ("pagepack> ", b"SELEC 1;\n"),
+        ("pagepack> ", b"SELECT source_p\t"),
+        ("source_path", b" FROM files LIMIT 1;\n"),
+        ("pagepack> ", b".views\n"),
+        ("pagepack> ", b"SELECT 'dropped\x03"),
+        ("pagepack> ", b"\x04"),
+    ]
+    said = on_a_terminal("sql", "--home", home, typed=typed, HOME=str(tmp_path))
+    assert "pagepack: SQL that only reads; .help helps" in said and 'SQLite says: near "SELEC"' in said
+    assert "\n5 " in said and "/in/0.pdf" in said and "document_text\n" in said
+    history = tmp_path / ".pagepack_sql_history"
+    assert "FROM page_text" in history.read_text() and history.stat().st_mode & 0o077 == 0
+
+
+# batches
+
+
+def test_batches_are_listed_the_latest_first(archive: Archive, home: Path) -> None:
+    archive.see("/in/waits.pdf", batch="a later one")
+    first, later = archive.batches["b"], archive.batches["a later one"]
+    lines = call("batches", "--home", home).stdout.splitlines()
+    assert lines[0].split() == ["batch", "state", "files", "pages", "started", "finished", "name"]
+    assert lines[1].startswith(f"{later.public_id}  running") and lines[1].endswith("–                 a later one")
+    assert lines[2].split()[:4] == [first.public_id, "finished", "5", "5"] and lines[2].endswith("  b")
+    assert "  0 of 1  " in lines[1]
+    told = [json.loads(line) for line in call("batches", "--json", "--home", home).stdout.splitlines()]
+    assert [row["name"] for row in told] == ["a later one", "b"] and told[0]["finished_at"] is None
+    assert told[1]["pages_done"] == 5 and told[1]["finished_at"].endswith("+00:00")
+
+
+def test_a_database_without_batches_says_so(settings: Settings) -> None:
+    done = call("batches", "--home", settings.home)
+    assert done.returncode == 0 and done.stderr == "no batch yet; `pagepack run PATH` makes one\n"
+
+
+# Completion
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "scans here").mkdir()
+    program = tmp_path / "pagepack"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(PAGEPACK)} "$@"\n')
+    program.chmod(0o755)
+    script = call("completion", "bash").stdout
+    assert call("completion", SHELL="/usr/bin/bash").stdout == script
+
+    def completed(*words: str) -> list[str]:
+        asked = f"""{script}
+            cd {tmp_path}
+            COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}
+            _pagepack_completion pagepack
+            printf '%s\\n' "${{COMPREPLY[@]}}"; complete -p pagepack"""
+        told = environment("InstantEngine", PATH=f"{tmp_path}:{os.environ['PATH']}")
+        done = subprocess.run(["bash", "-c", asked], env=told, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        *found, rule = done.stdout.splitlines()
+        assert rule.endswith("-F _pagepack_completion pagepack")
+        return found
+
+    assert completed("pagepack", "fo") == ["forget"]
+    assert set(completed("pagepack", "sql", "--f")) == {"--file", "--format"}
+    assert completed("pagepack", "completion", "z") == ["zsh"]
+    # bash itself lists the files that begin so
+    assert "compopt -o default" in script and completed("pagepack", "run", "sc") in ([], [""])
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script_of_their_own(shell: str) -> None:
+    assert "_PAGEPACK_COMPLETE" in call("completion", shell).stdout
+    unknown = call("completion", SHELL="/bin/dash")
+    assert unknown.returncode == 2 and "which shell? `pagepack completion bash|zsh|fish`" in unknown.stderr

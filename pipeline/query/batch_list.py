@@ -1,0 +1,48 @@
+"""All batches with their counts, for `pagepack batches`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.database.looking import Looking
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBatch:
+    """A row of `batch_summary`; moments are UTC, and say so."""
+
+    batch_id: str
+    name: str
+    state: str
+    files_seen: int
+    files_done: int
+    files_failed: int
+    files_rejected: int
+    pages_total: int
+    pages_done: int
+    pages_failed: int
+    started_at: datetime
+    finished_at: datetime | None
+
+
+def list_batches(db: Looking) -> list[ListedBatch]:
+    """The latest first; costs a look at each page of each batch."""
+    columns = ", ".join(f"s.{name}" for name in ListedBatch.__slots__)
+    with db.looking() as look:
+        rows = look.rows(
+            f"SELECT {columns} FROM batch_summary s JOIN batches b ON b.public_id = s.batch_id ORDER BY b.id DESC"
+        )
+    return [
+        ListedBatch(**row._asdict() | {"started_at": _moment(row.started_at), "finished_at": _moment(row.finished_at)})
+        for row in rows
+    ]
+
+
+def _moment(value: Any) -> datetime | None:
+    """SQLite gives a text, and UTC without saying so."""
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
