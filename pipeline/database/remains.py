@@ -1,8 +1,8 @@
 """What was deleted from a SQLite file stays in it until it is wiped: in free pages, in the index of words, in the log.
 
 `DELETE` gives pages back to the file as they are. FTS5 writes that a word is gone, with the word. The write-ahead log
-holds whatever was written lately. So the index is built anew from what is left, VACUUM writes the whole file anew, and
-the log is emptied into it.
+holds whatever was written lately. So the index is merged into one piece, in which nothing needs a word that is
+gone, VACUUM writes the whole file anew, and the log is emptied into it.
 
 The transaction that deletes says in the file's `user_version` that this is still to be done; so a wipe that a full disk
 or a kill prevented is made up for by the next one. On a server all this is its owner's: VACUUM, archived logs, backups.
@@ -40,7 +40,7 @@ def wipe(db: Database) -> None:
             the next call wipes.
     """
     with db.write() as connection:
-        connection.exec_driver_sql("INSERT INTO page_search (page_search) VALUES ('rebuild')")
+        connection.exec_driver_sql("INSERT INTO page_search (page_search) VALUES ('optimize')")
     with db.alone() as connection:
         connection.exec_driver_sql("VACUUM")
         _empty_log(db, connection)

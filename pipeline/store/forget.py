@@ -19,7 +19,7 @@ from pipeline.database.remains import mark_remains
 from pipeline.database.retry import retried
 from pipeline.errors import UsageError
 from pipeline.store.batches import PATHS_KEY, QUESTION_KEY
-from pipeline.store.conditions import is_open
+from pipeline.store.conditions import is_in
 from pipeline.store.forget_plan import Goes, Plan, holders_of, in_hand, in_use, parts
 from schemas.tables import (
     Answer,
@@ -33,6 +33,7 @@ from schemas.tables import (
     PageTask,
     Source,
     TaskAttempt,
+    TaskState,
     TextLayer,
 )
 
@@ -119,21 +120,31 @@ def _forget_answers(connection: Connection, answers: Sequence[int]) -> None:
     One to an image that waits to be read on another page stays: its reader may know of it already, and name it. That
     page looks the same, so nothing is kept that it does not show; but a text that a PDF carried is not in its image.
     """
-    waits = (
-        select(PageTask.id)
-        .join(Page, Page.id == PageTask.page_id)
-        .where(Page.image_hash == Answer.image_hash, is_open(PageTask))
-    )
     is_text_layer = Answer.engine == "text-layer"
     unnamed = (
         ~select(PageTask.id).where(PageTask.answer_id == Answer.id).exists(),
         ~select(CurrentAnswer.page_id).where(CurrentAnswer.answer_id == Answer.id).exists(),
-        sa.or_(is_text_layer, ~waits.correlate(Answer).exists()),
+        sa.or_(is_text_layer, Answer.image_hash.not_in(_awaited_images(connection, answers))),
     )
     gone = connection.scalars(select(Answer.id).where(Answer.id.in_(answers), *unnamed)).all()
     if gone:
         connection.execute(_FORGET_WORDS, {"ids": gone})
         connection.execute(delete(Answer).where(Answer.id.in_(gone)))
+
+
+def _awaited_images(connection: Connection, answers: Sequence[int]) -> Sequence[str | None]:
+    """The images of these answers that wait to be read; one look at all that waits, by the indexes of what does."""
+    mine = select(Answer.image_hash).where(Answer.id.in_(answers))
+    waits = is_in(PageTask, TaskState.PENDING)
+    looks = (
+        select(Page.image_hash).join(PageTask, PageTask.page_id == Page.id).where(of, Page.image_hash.in_(mine))
+        for of in (
+            sa.and_(waits, PageTask.enqueued_at.is_(None)),
+            sa.and_(waits, PageTask.enqueued_at.is_not(None)),
+            is_in(PageTask, TaskState.LEASED),
+        )
+    )
+    return connection.scalars(sa.union(*looks)).all()
 
 
 @retried
@@ -150,14 +161,17 @@ def forget_sources(db: Database, sources: Sequence[int]) -> None:
 
 @retried
 def forget_names(db: Database, batches: Collection[int]) -> None:
-    """A batch that was named after its paths, and that holds no file any more, keeps its row alone.
+    """A batch that holds no file any more keeps its row alone: somebody may follow it.
 
-    Its key goes as well, so that the same paths make a new one. The row stays: somebody may follow the batch.
+    Its command goes, for it names the paths. So does a name that was made of them, and its key, so that the same paths
+    make a new batch.
     """
     held = select(BatchSource.source_id).where(BatchSource.batch_id == Batch.id)
     of_paths = sa.or_(*(Batch.key.startswith(kind, autoescape=True) for kind in (PATHS_KEY, QUESTION_KEY)))
     ended = (Batch.id.in_(batches), Batch.state.in_([BatchState.FINISHED, BatchState.CANCELLED]))
     with db.write() as connection:
-        empty = update(Batch).where(*ended, of_paths, ~held.exists())
-        connection.execute(empty.values(name=FORGOTTEN, key=sa.literal(f"{FORGOTTEN}:") + Batch.public_id))
+        empty = update(Batch).where(*ended, ~held.exists())
+        connection.execute(empty.values(command=None))
+        key = sa.literal(f"{FORGOTTEN}:") + Batch.public_id
+        connection.execute(empty.where(of_paths).values(name=FORGOTTEN, key=key))
         mark_remains(connection)

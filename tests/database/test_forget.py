@@ -62,6 +62,12 @@ def forgotten(archive: Archive, settings: Settings, *paths: str) -> None:
     forget(archive.db, settings, plan(archive.db, find_known(archive.db, paths)))
 
 
+def at(settings: Settings) -> dict[str, str]:
+    """The variables of a command that works on this database."""
+    home = {"PAGEPACK_HOME": str(settings.home)}
+    return home if settings.database_url is None else home | {"PAGEPACK_DATABASE_URL": settings.database_url}
+
+
 def rows(archive: Archive) -> dict[str, int]:
     """Table → number of its rows, of all that may hold some of a document."""
     tables = set(Base.metadata.tables) - {"batches", "batch_prompts", "prompt_versions"} | {"page_search"}
@@ -348,11 +354,11 @@ def test_the_owners_members_forget_and_nobody_else(
         if not postgres.execute(f"SELECT 1 FROM pg_roles WHERE rolname = 'a_{role}'"):
             postgres.execute(f"CREATE ROLE a_{role} LOGIN IN ROLE pagepack_{role}")
     of = {role: postgres.url(archive.db.engine.url.database or "", user=f"a_{role}") for role in ("owner", "ingest")}
-    where = ("/in/a.pdf", "--home", settings.home)
-    refused = call("forget", *where, PAGEPACK_DATABASE_URL=of["ingest"])
+    home = str(settings.home)
+    refused = call("forget", "/in/a.pdf", PAGEPACK_HOME=home, PAGEPACK_DATABASE_URL=of["ingest"])
     assert refused.returncode == 2 and "log in as the tables' owner, or as a member of pagepack_owner" in refused.stderr
     assert kept(images) and archive.rows("SELECT text FROM page_text") == [("words",)]
-    done = call("forget", *where, PAGEPACK_DATABASE_URL=of["owner"])
+    done = call("forget", "/in/a.pdf", PAGEPACK_HOME=home, PAGEPACK_DATABASE_URL=of["owner"])
     assert done.returncode == 0 and "until VACUUM, and in logs and backups" in done.stderr, done.stderr
     assert archive.rows("SELECT * FROM answer_versions") == [] and not kept(images)
 
@@ -394,10 +400,9 @@ def test_the_command_says_what_goes_and_what_went(archive: Archive, settings: Se
     for index in range(12):
         read_file(archive, images, f"/in/{index:02}.pdf", f"{index}", [f"text {index}", "blank"])
     archive.see("/else/copy.pdf", "3")
-    where = ("--home", settings.home)
-    url = {} if settings.database_url is None else {"PAGEPACK_DATABASE_URL": settings.database_url}
+    url = at(settings)
     before = rows(archive), kept(images)
-    dry = call("forget", "/in", "--dry-run", *where, **url)
+    dry = call("forget", "/in", "--dry-run", **url)
     assert dry.returncode == 0 and (rows(archive), kept(images)) == before
     assert dry.stdout.splitlines() == [
         *(f"  /in/{index:02}.pdf" for index in range(10)),
@@ -407,13 +412,13 @@ def test_the_command_says_what_goes_and_what_went(archive: Archive, settings: Se
     ]
     assert "now it would be refused: batch b" in dry.stderr
     archive.finish()
-    done = call("forget", "/in", "--json", *where, **url)
+    done = call("forget", "/in", "--json", **url)
     told = json.loads(done.stdout)
     assert done.returncode == 0 and told["kept"] == {"/in/03.pdf": "/else/copy.pdf"}
     assert [told[name] for name in ("files", "documents", "pages", "page_images")] == [12, 11, 22, 11]
     assert kept(images) == {sha("text 3"), sha("blank")}
     assert archive.rows("SELECT DISTINCT source_path FROM page_text") == [("/else/copy.pdf",)]
-    gone = call("forget", "/in", *where, **url)
+    gone = call("forget", "/in", **url)
     assert gone.returncode == 3 and "no file was ever seen at /in; nothing was forgotten" in gone.stderr
 
 
@@ -421,15 +426,18 @@ def test_the_names_of_files_go_with_the_last_file_of_a_batch(
     archive: Archive, settings: Settings, tmp_path: Path
 ) -> None:
     asked = (archive.db, settings, [tmp_path / "divorce.pdf"], [OCR])
-    by_paths = open_named_batch(*asked, None, "e", "m1")
-    archive.batches |= {"paths": by_paths, "named": open_named_batch(*asked, "1913", "e", "m1")}
+    by_paths = open_named_batch(*asked, None, "e", "m1", command=["pagepack", "run", "divorce.pdf"])
+    named = open_named_batch(*asked, "1913", "e", "m1", command=["pagepack", "run", "divorce.pdf", "--batch", "1913"])
+    archive.batches |= {"paths": by_paths, "named": named}
+    archive.file(str(tmp_path / "divorce.pdf"), ["text"], batch="paths")
+    archive.see(str(tmp_path / "divorce.pdf"), batch="named")
     for batch in ("paths", "named"):
         mark_all_seen(archive.db, archive.batches[batch])
-        archive.file(str(tmp_path / "divorce.pdf"), [f"text of {batch}"], batch=batch) if batch == "paths" else None
-        archive.finish(batch)
+        assert archive.finish(batch)
     assert by_paths.name == "divorce.pdf"
     forgotten(archive, settings, str(tmp_path / "divorce.pdf"))
-    assert archive.rows("SELECT name FROM batches ORDER BY id") == [("forgotten",), ("1913",)]
+    kept_words = archive.rows("SELECT name, command FROM batches ORDER BY id")
+    assert kept_words == [("forgotten", None), ("1913", None)]
     again = open_named_batch(*asked, None, "e", "m1")
     assert again.id != by_paths.id and again.name == "divorce.pdf"
 
@@ -459,8 +467,8 @@ def test_prune_forgets_what_is_gone_below_a_folder(archive: Archive, settings: S
         (tmp_path / gone).unlink()
     (folder / "sub").rmdir()
     (folder / "dangling.pdf").symlink_to("nowhere")
-    url = {} if settings.database_url is None else {"PAGEPACK_DATABASE_URL": settings.database_url}
-    command = ("prune", folder, "--home", settings.home)
+    url = at(settings)
+    command = ("prune", folder)
     dry = call(*command, "--dry-run", **url)
     assert dry.returncode == 0 and "would be forgotten: 3 files, 3 documents, 3 pages" in dry.stdout
     nobody = call(*command, **url)
