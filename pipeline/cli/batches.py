@@ -33,13 +33,13 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
     from rich.console import Console
 
-    from pipeline.database.open import open_database
+    from pipeline.database.open_to_look import open_to_look
     from pipeline.query.batch_status import find_batch
     from pipeline.query.batch_status import status as query_status
     from pipeline.settings import load_settings
-    from pipeline.store.worker_registry import workers
+    from pipeline.store.fleet import workers
 
-    db = open_database(load_settings(home=home), readonly=True)
+    db = open_to_look(load_settings(home=home))
     console = Console()
     followed = find_batch(db, batch).batch_id  # the one of now: a later one may be the latest, or have the same name
     while True:
@@ -72,7 +72,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     from rich.text import Text
 
     from pipeline.cli.progress_bar import duration
-    from pipeline.store.attendance import WorkedOnBy
+    from pipeline.store.worked_on_by import WorkedOnBy
 
     table = Table(show_header=False, box=None, pad_edge=False)
     rate, left = status.pages_per_second, status.seconds_left
@@ -102,8 +102,8 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
 
 def _why_nobody_reads(status: Any, workers: Sequence[Any]) -> str | None:
     """A run starts its own readers, and they read nothing else."""
-    from pipeline.store.attendance import WorkedOnBy
-    from pipeline.store.worker_registry import why_nobody_reads
+    from pipeline.store.fleet import why_nobody_reads
+    from pipeline.store.worked_on_by import WorkedOnBy
 
     by_run = status.worked_on_by == WorkedOnBy.RUN
     there = [worker for worker in workers if by_run or worker.role != "run"]

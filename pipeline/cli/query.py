@@ -35,17 +35,13 @@ def search(
     Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
     """
     from pipeline.database.open_to_look import open_to_look
+    from pipeline.query.batch_status import find_batch
     from pipeline.query.search import find
     from pipeline.settings import load_settings
 
-    settings = load_settings(home=home)
-    chosen = None
-    if batch is not None:
-        from pipeline.database.open import open_database
-        from pipeline.query.batch_status import find_batch
-
-        chosen = find_batch(open_database(settings, readonly=True), batch)
-    found = find(open_to_look(settings), " ".join(map(_phrase, words)), prompt=prompt, limit=limit, batch=chosen)
+    db = open_to_look(load_settings(home=home))
+    chosen = find_batch(db, batch) if batch else None
+    found = find(db, " ".join(map(_phrase, words)), prompt=prompt, limit=limit, batch=chosen)
     for hit in found.hits:
         if as_json:
             click.echo(json.dumps(asdict(hit), ensure_ascii=False))

@@ -56,7 +56,7 @@ class Database:
     def looking(self) -> Iterator[Look]:
         """As `read`, for statements in plain SQL; see `looking.py`."""
         with self.read() as connection:
-            yield Look(lambda statement, values: connection.execute(sa.text(statement), values).all())
+            yield Look(self.dialect, lambda statement, values: connection.execute(sa.text(statement), values).all())
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -6,10 +6,13 @@ rows are read by position or by name. What the two databases spell differently i
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +28,8 @@ from pipeline.database.sqlite_file import (
 class Look:
     """One reading transaction."""
 
-    def __init__(self, run: Callable[[str, Mapping[str, Any]], Sequence[Any]]) -> None:
+    def __init__(self, dialect: str, run: Callable[[str, Mapping[str, Any]], Sequence[Any]]) -> None:
+        self._dialect = dialect
         self._run = run
 
     def rows(self, statement: str, **values: Any) -> Sequence[Any]:
@@ -38,6 +42,27 @@ class Look:
     def value(self, statement: str, **values: Any) -> Any:
         """The first column of the first row; None where there is none."""
         return next(iter(self.values(statement, **values)), None)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the database's clock; as `Database.now`."""
+        if self._dialect == "postgresql":
+            return float(self.value("SELECT CAST(extract(epoch FROM statement_timestamp()) AS double precision)"))
+        return time.time()
+
+    def as_stored(self, moment: datetime) -> Any:
+        """A UTC moment, to compare a column of moments with."""
+        return moment if self._dialect == "postgresql" else f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+
+
+def as_moment(value: Any) -> datetime:
+    """Of a column of moments, which on SQLite is text; UTC, and says so."""
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def as_json(value: Any) -> Any:
+    """Of a column of JSON, which on SQLite is text."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Looking(Protocol):
@@ -69,7 +94,7 @@ class FileToLookAt:
             connection.row_factory = _by_name
             try:
                 connection.execute("BEGIN")
-                yield Look(lambda statement, values: connection.execute(statement, values).fetchall())
+                yield Look("sqlite", lambda statement, values: connection.execute(statement, values).fetchall())
             finally:
                 connection.close()
         except sqlite3.Error as error:

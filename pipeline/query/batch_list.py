@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-from pipeline.database.looking import Looking
+from pipeline.database.looking import Looking, as_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +34,12 @@ def list_batches(db: Looking) -> list[ListedBatch]:
             f"SELECT {columns} FROM batch_summary s JOIN batches b ON b.public_id = s.batch_id ORDER BY b.id DESC"
         )
     return [
-        ListedBatch(**row._asdict() | {"started_at": _moment(row.started_at), "finished_at": _moment(row.finished_at)})
+        ListedBatch(
+            **row._asdict()
+            | {
+                "started_at": as_moment(row.started_at),
+                "finished_at": None if row.finished_at is None else as_moment(row.finished_at),
+            }
+        )
         for row in rows
     ]
-
-
-def _moment(value: Any) -> datetime | None:
-    """SQLite gives a text, and UTC without saying so."""
-    if value is None:
-        return None
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

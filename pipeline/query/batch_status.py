@@ -6,33 +6,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import Connection, func, select
-
-from pipeline.database.engine import Database
-from pipeline.database.looking import Looking
+from pipeline.database.looking import Look, Looking, as_json, as_moment
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.query.go_on import go_on_command
-from pipeline.store.attendance import WorkedOnBy, worked_on_by
-from pipeline.store.progress import Progress
-from pipeline.store.progress import progress as count_progress
-from schemas.tables import (
-    Answer,
-    Batch,
-    BatchPrompt,
-    BatchSource,
-    BatchState,
-    Document,
-    DocumentState,
-    PageTask,
-    PromptVersion,
-    Source,
-    TaskAttempt,
-    TaskState,
-)
+from pipeline.store.task_counts import Progress
+from pipeline.store.task_counts import progress as count_progress
+from pipeline.store.worked_on_by import WorkedOnBy, worked_on_by
 from schemas.views import summary_of_batch
 
 _WINDOW_SECONDS = 60.0
@@ -79,18 +63,30 @@ class Status:
     command: str | None  # for a shell, to go on with it; None: workers do
 
 
-def batch_rows(db: Database) -> list[BatchRow]:
+def batch_rows(db: Looking) -> list[BatchRow]:
     """All batches, the latest first."""
-    with db.read() as connection:
-        rows = [row._asdict() for row in connection.execute(_BATCHES)]
-    for row in rows:
-        row["batch_id"] = row.pop("public_id")
-        row["started_at"] = _utc(row["started_at"])
-        row["finished_at"] = _utc(row["finished_at"]) if row["finished_at"] else None
-    return [BatchRow(**row) for row in rows]
+    with db.looking() as look:
+        rows = look.rows(_BATCHES)
+    read: dict[str, Callable[[Any], Any]] = {
+        "started_at": as_moment,
+        "finished_at": _moment_or_none,
+        "all_seen": bool,
+        "command": as_json,
+    }
+    return [
+        BatchRow(**{name: read.get(name, _as_it_is)(value) for name, value in row._asdict().items()}) for row in rows
+    ]
 
 
-def find_batch(db: Database, ref: str | None = None) -> BatchRow:
+def _moment_or_none(value: Any) -> datetime | None:
+    return None if value is None else as_moment(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def find_batch(db: Looking, ref: str | None = None) -> BatchRow:
     """By id, by an unambiguous beginning of it, or by name; the latest where `ref` is None.
 
     Raises:
@@ -114,11 +110,11 @@ def find_batch(db: Database, ref: str | None = None) -> BatchRow:
     raise UsageError(f"no batch has the id or name {ref!r}{near or ';'} the latest are {candidates}")
 
 
-def asked_prompts(db: Database, batch_id: int) -> list[str]:
+def asked_prompts(db: Looking, batch_id: int) -> list[str]:
     """Names of the prompts that a batch asks, in their order."""
-    asked = select(PromptVersion.name).join(BatchPrompt, BatchPrompt.prompt_version == PromptVersion.version)
-    with db.read() as connection:
-        return list(connection.scalars(asked.where(BatchPrompt.batch_id == batch_id).order_by(PromptVersion.name)))
+    asked = "SELECT v.name FROM prompt_versions v JOIN batch_prompts b ON b.prompt_version = v.version"
+    with db.looking() as look:
+        return look.values(f"{asked} WHERE b.batch_id = :batch ORDER BY v.name", batch=batch_id)
 
 
 def check_prompt(db: Looking, name: str) -> None:
@@ -130,40 +126,28 @@ def check_prompt(db: Looking, name: str) -> None:
         raise UsageError(f"no page was asked the prompt {name!r}{near} known are {', '.join(known) or 'none yet'}")
 
 
-def paths_not_taken_in(db: Database, batch: BatchRow) -> set[str]:
+def paths_not_taken_in(db: Looking, batch: BatchRow) -> set[str]:
     """Files without a document, which a repeated run looks at again: of a kind that is not read, gone, links…"""
-    with db.read() as connection:
-        seen = select(Source.path).join(BatchSource, BatchSource.source_id == Source.id)
-        return set(connection.scalars(seen.where(BatchSource.batch_id == batch.id, BatchSource.document_id.is_(None))))
+    seen = "SELECT s.path FROM sources s JOIN batch_sources bs ON bs.source_id = s.id"
+    with db.looking() as look:
+        return set(look.values(f"{seen} WHERE bs.batch_id = :batch AND bs.document_id IS NULL", batch=batch.id))
 
 
-def who_works(db: Database, batch: BatchRow) -> WorkedOnBy:
+def who_works(db: Looking, batch: BatchRow) -> WorkedOnBy:
     """Who works on a batch now."""
     return worked_on_by(db, batch.id, is_question=batch.command is not None and batch.command[1] == "ask")
 
 
-def status(db: Database, batch: BatchRow) -> Status:
+def status(db: Looking, batch: BatchRow) -> Status:
     """The batch's exact counts; costs a look at each of its pages."""
     now, prompts = count_progress(db, batch.id), asked_prompts(db, batch.id)
     who = who_works(db, batch)
-    interrupted = batch.state == BatchState.RUNNING and batch.command is not None and who == WorkedOnBy.NOBODY
-    with db.read() as connection:
-        where = {"batch_id": batch.batch_id}
-        row = connection.execute(sa.text(summary_of_batch()), {"id": batch.id}).one()
-        failures = connection.execute(
-            sa.text("SELECT cause, count(*) FROM failures WHERE batch_id = :batch_id GROUP BY 1 ORDER BY 2 DESC, 1"),
-            where,
-        )
-        engines = connection.execute(
-            select(Answer.engine, func.count())
-            .join(PageTask, PageTask.answer_id == Answer.id)
-            .where(PageTask.batch_id == batch.id, PageTask.state == TaskState.DONE)
-            .group_by(Answer.engine)
-            .order_by(Answer.engine)
-        )
-        end = batch.finished_at or datetime.fromtimestamp(db.now(connection), UTC)
+    interrupted = batch.state == "running" and batch.command is not None and who == WorkedOnBy.NOBODY
+    with db.looking() as look:
+        (row,) = look.rows(summary_of_batch(), id=batch.id)
+        end = batch.finished_at or datetime.fromtimestamp(look.now(), UTC)
         seconds = max((end - batch.started_at).total_seconds(), 1.0)
-        rate = 0.0 if interrupted else _recent_rate(db, connection, batch.id)
+        rate = 0.0 if interrupted else _recent_rate(look, batch.id)
         return Status(
             batch=batch,
             files_seen=row.files_seen,
@@ -175,10 +159,10 @@ def status(db: Database, batch: BatchRow) -> Status:
             pages_failed=row.pages_failed,
             progress=now,
             pages_per_second=rate / max(len(prompts), 1),
-            seconds_left=_seconds_left(connection, batch.id, now, rate),
+            seconds_left=_seconds_left(look, batch.id, now, rate),
             pages_per_second_overall=row.pages_done / seconds,
-            failures=dict(failures.all()),
-            engines=dict(engines.all()),
+            failures=dict(look.rows(_FAILURES, batch=batch.batch_id)),
+            engines=dict(look.rows(_ENGINES, batch=batch.id)),
             prompts=prompts,
             worked_on_by=who,
             interrupted=interrupted,
@@ -186,58 +170,38 @@ def status(db: Database, batch: BatchRow) -> Status:
         )
 
 
-def pages_done_within(db: Database, batch_id: int, seconds: float) -> int:
+def pages_done_within(db: Looking, batch_id: int, seconds: float) -> int:
     """Pages of which the last seconds brought an answer; those that were answered before are not among them."""
-    with db.read() as connection:
-        since = datetime.fromtimestamp(db.now(connection) - seconds, UTC)
-        done = (PageTask.batch_id == batch_id, PageTask.state == TaskState.DONE, PageTask.finished_at >= since)
-        return int(connection.execute(select(func.count(PageTask.page_id.distinct())).where(*done)).scalar_one())
+    done = "SELECT count(DISTINCT page_id) FROM page_tasks WHERE batch_id = :batch AND state = 'done'"
+    with db.looking() as look:
+        since = datetime.fromtimestamp(look.now() - seconds, UTC)
+        return int(look.value(f"{done} AND finished_at >= :since", batch=batch_id, since=look.as_stored(since)))
 
 
-_BATCHES = select(
-    Batch.id,
-    Batch.public_id,
-    Batch.name,
-    Batch.state,
-    Batch.engine,
-    Batch.model,
-    Batch.started_at,
-    Batch.finished_at,
-    Batch.all_seen,
-    Batch.command,
-).order_by(Batch.id.desc())
+_BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command
+FROM batches ORDER BY id DESC"""
+_FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"
+_ENGINES = """SELECT a.engine, count(*) FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
+WHERE t.batch_id = :batch AND t.state = 'done' GROUP BY a.engine ORDER BY a.engine"""
+_DOCUMENTS = "SELECT state, count(*) FROM documents WHERE batch_id = :batch GROUP BY state"
+_ATTEMPTS = f"""SELECT count(*) AS number, min(x.ended_at) AS oldest
+FROM task_attempts x JOIN page_tasks t ON t.id = x.task_id
+WHERE x.id > (SELECT max(id) - {_WINDOW_ATTEMPTS} FROM task_attempts) AND x.ended_at >= :since AND x.error IS NULL
+  AND t.batch_id = :batch"""
 
 
-def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # SQLite gives UTC without saying so
-
-
-def _seconds_left(connection: Connection, batch_id: int, now: Progress, rate: float) -> float | None:
+def _seconds_left(look: Look, batch_id: int, now: Progress, rate: float) -> float | None:
     """Documents not opened yet count as average ones."""
-    documents = dict(
-        connection.execute(
-            select(Document.state, func.count()).where(Document.batch_id == batch_id).group_by(Document.state)
-        ).all()
-    )
-    waiting = documents.get(DocumentState.PENDING, 0) + documents.get(DocumentState.LEASED, 0)
-    opened = max(documents.get(DocumentState.READY, 0), 1)
+    documents = dict(look.rows(_DOCUMENTS, batch=batch_id))
+    waiting = documents.get("pending", 0) + documents.get("leased", 0)
+    opened = max(documents.get("ready", 0), 1)
     expected = now.tasks_pending + now.tasks_leased + waiting * max(now.tasks_total / opened, 1.0)
     return 0.0 if expected == 0 else expected / rate if rate > 0 else None
 
 
-def _recent_rate(db: Database, connection: Connection, batch_id: int) -> float:
+def _recent_rate(look: Look, batch_id: int) -> float:
     """Answers a second since the oldest attempt of the last minute, so that a run resumed just now is not diluted."""
-    now = datetime.fromtimestamp(db.now(connection), UTC)
-    since = datetime.fromtimestamp(now.timestamp() - _WINDOW_SECONDS, UTC)
-    latest = select(func.max(TaskAttempt.id) - _WINDOW_ATTEMPTS).scalar_subquery()
-    count, oldest = connection.execute(
-        select(func.count(), func.min(TaskAttempt.ended_at))
-        .join(PageTask, PageTask.id == TaskAttempt.task_id)
-        .where(
-            TaskAttempt.id > latest,
-            TaskAttempt.ended_at >= since,
-            TaskAttempt.error.is_(None),
-            PageTask.batch_id == batch_id,
-        )
-    ).one()
-    return count / max((now - _utc(oldest)).total_seconds(), 1.0) if count else 0.0
+    now = look.now()
+    since = datetime.fromtimestamp(now - _WINDOW_SECONDS, UTC)
+    ((number, oldest),) = look.rows(_ATTEMPTS, batch=batch_id, since=look.as_stored(since))
+    return number / max(now - as_moment(oldest).timestamp(), 1.0) if number else 0.0

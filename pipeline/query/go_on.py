@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.database.engine import Database
+    from pipeline.database.looking import Looking
 
 DEFAULT_HOME = Path("pagepack-data")
 
 
-def go_on_command(db: Database, words: Sequence[str]) -> str:
+def go_on_command(db: Looking, words: Sequence[str]) -> str:
     """One line; with the home in which the batch was found, where it does not go without saying."""
     home = [] if db.dialect != "sqlite" else home_words(Path(db.name).parent)
     return " ".join(map(shell_quoted, [*words[:2], *home, *words[2:]]))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipeline.database.looking import Look, Looking
+from pipeline.query.batch_status import BatchRow, check_prompt
 from pipeline.query.search_query import parse_query, to_fts5, to_tsquery, wanted_phrases
 from pipeline.query.snippets import Snippet, make_snippet
 from schemas.text import storable
-
-if TYPE_CHECKING:
-    from pipeline.query.batch_status import BatchRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,6 @@ def find(
     query = parse_query(storable(words))
     match = to_tsquery(query) if db.dialect == "postgresql" else to_fts5(query)
     if prompt is not None:
-        from pipeline.query.batch_status import check_prompt
-
         check_prompt(db, prompt)
     values = {"match": match, "prompt": prompt, "batch": None if batch is None else batch.id}
     given = {name: value for name, value in values.items() if value is not None}

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, update
 
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
+from pipeline.store.wished_model import TEXT_LAYER as TEXT_LAYER
 from schemas.columns import utc_now
 from schemas.tables import (
     Batch,
@@ -29,9 +30,6 @@ from schemas.tables import (
     TaskState,
     TextLayer,
 )
-
-TEXT_LAYER = "+text-layer"
-"""Ends the wished model of batches that take a PDF's own text where it has some; what is read is read by the model."""
 
 SUPERSEDED = "superseded"
 """Cause of a task that waited when its batch was asked for again with another model or prompt."""

@@ -7,45 +7,21 @@ sent than its slots can use up. Leases do not hang on it: they have their own he
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from sqlalchemy import delete, select, update
 
 from pipeline import __version__
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
-from pipeline.store.page_tasks import TEXT_LAYER
+from pipeline.store.fleet import SILENT_SECONDS as SILENT_SECONDS
+from pipeline.store.fleet import WorkerRow as WorkerRow
+from pipeline.store.fleet import why_nobody_reads as why_nobody_reads
+from pipeline.store.fleet import workers as workers
 from schemas.columns import utc_now
 from schemas.tables import WorkerProcess
 
 BEAT_SECONDS = 5.0
-SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted on
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
-    """A worker as people see it; `silent_seconds` since it last said that it is there.
-
-    Its role is `ingest`, `read`, or `run`: a reader that serves its own `pagepack run` alone.
-    """
-
-    owner: str
-    role: str
-    host: str
-    device: str | None
-    engine: str | None
-    model: str | None
-    version: str
-    slots: int
-    silent_seconds: float
-    prompts: list[str] | None = None  # that it answers; None: any
-
-    def is_reading(self) -> bool:
-        return self.role in ("read", "run") and self.silent_seconds < SILENT_SECONDS
-
-    def is_ingesting(self) -> bool:
-        return self.role == "ingest" and self.silent_seconds < SILENT_SECONDS
 
 
 def enlist(
@@ -100,49 +76,3 @@ def forget_silent(db: Database, seconds: float) -> None:
     """Rows of workers that died without a word."""
     with db.write() as connection:
         connection.execute(delete(WorkerProcess).where(WorkerProcess.seen_at < db.now(connection) - seconds))
-
-
-def workers(db: Database) -> list[WorkerRow]:
-    """All that are known, by role and host."""
-    with db.read() as connection:
-        now = db.now(connection)
-        rows = connection.execute(
-            select(WorkerProcess.__table__).order_by(
-                WorkerProcess.role, WorkerProcess.host, WorkerProcess.device, WorkerProcess.owner
-            )
-        )
-        return [
-            WorkerRow(
-                row.owner, row.role, row.host, row.device, row.engine, row.model, row.version, row.slots,
-                silent_seconds=max(0.0, now - row.seen_at), prompts=row.prompts,
-            )
-            for row in rows
-        ]  # fmt: skip
-
-
-def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompts: Collection[str]) -> str | None:
-    """Why pages of a batch would wait for ever beside these workers, and the way out; None where they are read.
-
-    Args:
-        engine, model: what the batch asked for; model "" where any may read.
-        prompts: the names of what it asks.
-    """
-    readers = [worker for worker in there if worker.is_reading()]
-    if not readers:
-        return "no worker is ready to read; where none is starting, start one: `pagepack worker`"
-    if model := model.removesuffix(TEXT_LAYER):
-        readers = [worker for worker in readers if worker.model == model]
-        if not readers:
-            return (
-                f"no worker reads with what the batch asked for: {engine} ({model}); start a worker with that model, "
-                "or submit for another"
-            )
-    missing = [
-        name for name in prompts if all(worker.prompts is not None and name not in worker.prompts for worker in readers)
-    ]
-    if missing:
-        return (
-            f"no worker answers the prompt {', '.join(missing)}; start one that does: "
-            "`pagepack worker --engine pixtral --model DIR`"
-        )
-    return None

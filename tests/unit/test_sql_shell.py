@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
-from pipeline.cli.sql_shell import complete
+from pipeline.cli.sql_shell import complete, run_shell
+from pipeline.errors import UsageError
 from pipeline.query.formats import write_table
 from schemas.view_columns import COLUMNS
 
@@ -34,6 +36,35 @@ def test_columns_are_those_of_the_views_that_are_named() -> None:
     assert "cause" in complete("ca", "SELECT ca FROM failures") and "cause" not in complete(
         "ca", "SELECT ca FROM files"
     )
+
+
+def test_ctrl_c_drops_what_was_typed_and_mistakes_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = iter(
+        ["SELECT", KeyboardInterrupt, "", "SELECT 1;", "bad;", "stopped;", "SELECT ';'", "; ", ".help", EOFError]
+    )
+
+    def typed(_: str) -> str:
+        line = next(lines)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    def run(statement: str) -> None:
+        asked.append(statement)
+        if statement == "bad;":
+            raise UsageError("it is bad")
+        if statement == "stopped;":
+            raise KeyboardInterrupt
+
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", typed)
+    run_shell(run)
+    assert asked == ["SELECT 1;", "bad;", "stopped;", "SELECT ';'\n; "]
+    said = capsys.readouterr()
+    assert "pagepack: it is bad\npagepack: stopped\n" in said.err and "Tab completes views" in said.out
 
 
 class Terminal(io.StringIO):
