@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ _NOT_ALL_SEEN = (
 @cli.command()
 @click.argument("batch", required=False)
 @home_option
-@click.option("--watch", is_flag=True, help="Again every two seconds until the batch is finished.")
+@click.option("--watch", is_flag=True, help="Again every two seconds until the batch is finished; Ctrl-C leaves.")
 @json_option
 def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> int:
     """How far a batch is: counts, rate, time left, failures by cause. BATCH is an id or a name; default the latest."""
@@ -39,22 +38,31 @@ def status(batch: str | None, home: Path | None, watch: bool, as_json: bool) -> 
     from pipeline.settings import load_settings
     from pipeline.store.fleet import workers
 
-    db = open_to_look(load_settings(home=home))
-    console = Console()
+    settings = load_settings(home=home)
+    db = open_to_look(settings)
     followed = find_batch(db, batch).batch_id  # the one of now: a later one may be the latest, or have the same name
-    while True:
-        now = query_status(db, find_batch(db, followed))
-        there = workers(db)
-        if as_json:
-            row = status_json(now) | {"workers": [asdict(worker) for worker in there]}
-            click.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            console.print(_status_table(now, there))
-            if now.interrupted:
-                click.echo(f"go on with:  {now.command}")  # no table breaks it
-        if not watch or now.batch.state in ("finished", "cancelled"):
-            return EXIT_DONE
-        time.sleep(2)
+
+    def look() -> tuple[Any, Sequence[Any]]:
+        return query_status(db, find_batch(db, followed)), workers(db)
+
+    def as_line(now: Any, there: Sequence[Any]) -> str:
+        row = status_json(now) | {"workers": [asdict(worker) for worker in there]}
+        return json.dumps(row, ensure_ascii=False)
+
+    if watch:
+        from pipeline.cli.follow import how_to_follow
+        from pipeline.cli.watch import watch_batch
+
+        leaving = how_to_follow(settings, followed)
+        return watch_batch(look, leaving, _status_table, _why_nobody_reads, as_line if as_json else None)
+    if as_json:
+        click.echo(as_line(*look()))
+        return EXIT_DONE
+    now, there = look()
+    Console().print(_status_table(now, there))
+    if now.interrupted:
+        click.echo(f"go on with:  {now.command}")  # no table breaks it
+    return EXIT_DONE
 
 
 def status_json(status: Any) -> dict[str, Any]:

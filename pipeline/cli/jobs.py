@@ -144,7 +144,7 @@ def submit(
     """
     from rich.console import Console
 
-    from pipeline.cli.follow import follow_batch
+    from pipeline.cli.follow import follow_batch, how_to_follow
     from pipeline.cli.progress_bar import ProgressBar, unit_of
     from pipeline.ingest.selection import Seen
     from pipeline.ingest.submission import check_notify, check_paths, parse_pages
@@ -194,7 +194,7 @@ def submit(
             return EXIT_DONE
         bar.say(f"batch {done.public_id}")
         if not follow_batch(settings, done, bar, lambda: bool(stopping)):
-            bar.say(f"the batch goes on without you: pagepack status {done.public_id}")
+            bar.say(how_to_follow(settings, done.public_id))
             return EXIT_INTERRUPTED
     return summarize(settings, done.public_id, time.monotonic() - started, as_json, walk[0].num_ignored)
 

@@ -1,7 +1,7 @@
 """Transactions that a server lost are run again; while a database is away, a worker keeps what it has in hand.
 
 `retried` is for a call that someone waits for: four tries within a second. `insist` is for a worker: until the database
-answers, or the worker is told to stop.
+answers, or the worker is told to stop; and for who follows a batch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ R = TypeVar("R")
 log = logging.getLogger("pagepack.worker")
 
 
-def insist(call: Callable[[], R], is_stopping: Callable[[], bool]) -> R:
-    """Call until the database answers.
+def _keep(error: Unavailable) -> None:
+    log.warning("%s; keeping what is in hand", error)
+
+
+def insist(call: Callable[[], R], is_stopping: Callable[[], bool], on_away: Callable[[Unavailable], None] = _keep) -> R:
+    """Call until the database answers; `on_away` is told once that it does not.
 
     For transactions that may run twice, such as all that a claim's token guards: a connection that broke in COMMIT says
     nothing of whether it was done. Who waits here keeps its lease, for the heartbeat gets through as soon as this does.
@@ -39,7 +43,7 @@ def insist(call: Callable[[], R], is_stopping: Callable[[], bool]) -> R:
             if is_stopping():
                 raise
             if not has_said:
-                log.warning("%s; keeping what is in hand", error)
+                on_away(error)
                 has_said = True
             time.sleep(random.uniform(0.2, 1.0))
 

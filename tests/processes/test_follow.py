@@ -1,0 +1,239 @@
+"""`submit --wait` and `status --watch`: past a restart of the database, on a terminal, in a log, until one leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.database.open import open_database
+from pipeline.settings import Settings
+from pipeline.store.batch_states import cancel_batch
+from tests.conftest import Archive
+from tests.postgres import FAST, PostgresServer
+from tests.running import PAGEPACK, call, environment, wait_until, write_pdf
+
+GONE = r"did not answer: .*; waiting until it answers, Ctrl-C leaves\. Nothing is lost meanwhile"
+BACK = "the database answers again"
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """One of the test's own, which may stop it."""
+    with PostgresServer(**FAST) as server:
+        yield server
+
+
+@pytest.fixture
+def stopped(server: PostgresServer, tmp_path: Path) -> Iterator[Archive]:
+    """An installation on that server, with a document that waits in batch b."""
+    db = open_database(Settings(home=tmp_path / "home", database_url=server.url()), create=True)
+    archive = Archive(db)
+    archive.see("/in/a.pdf")
+    yield archive
+    db.dispose()
+
+
+@contextmanager
+def running(folder: Path, *words: str | Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
+    """A command that writes into two files."""
+    out, errors = folder / "out", folder / "errors"
+    with out.open("wb") as standard, errors.open("wb") as error:
+        process = subprocess.Popen(
+            [*PAGEPACK, *map(str, words)],
+            env=environment("InstantEngine", **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=standard,
+            stderr=error,
+            start_new_session=True,
+        )
+    try:
+        yield process, out, errors
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def has(file: Path, pattern: str, times: int = 1) -> Callable[[], bool]:
+    return lambda: len(re.findall(pattern, file.read_text())) >= times
+
+
+def restart(server: PostgresServer, errors: Path) -> None:
+    """Away until who follows has said so."""
+    server.stop("fast")
+    wait_until(has(errors, GONE))
+    server.start()
+    wait_until(has(errors, BACK))
+
+
+def test_submit_wait_goes_on_after_a_restart_of_the_database(
+    server: PostgresServer, stopped: Archive, broker: str, tmp_path: Path
+) -> None:
+    write_pdf(tmp_path / "docs" / "a.pdf", 3)
+    url = {"PAGEPACK_DATABASE_URL": server.url(), "PAGEPACK_BROKER_URL": broker}
+    url["PAGEPACK_HOME"] = str(tmp_path / "home")
+    with running(tmp_path, "submit", tmp_path / "docs", "--wait", **url) as (process, out, errors):
+        wait_until(has(errors, "(?m)^batch [0-9a-f-]+"))
+        restart(server, errors)
+        (tmp_path / "worker").mkdir()
+        with running(tmp_path / "worker", "worker", **url) as (worker, _, _):
+            assert process.wait(timeout=600) == 0, errors.read_text()
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(timeout=600)
+    assert "3 pages: 3 done" in out.read_text()
+    said = errors.read_text()
+    assert len(re.findall(GONE, said)) == said.count(BACK) == 1, said
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_status_watch_goes_on_after_a_restart_of_the_database(
+    server: PostgresServer, stopped: Archive, tmp_path: Path, options: list[str]
+) -> None:
+    url = {"PAGEPACK_DATABASE_URL": server.url()}
+    with running(tmp_path, "status", "--watch", *options, **url) as (process, out, errors):
+        wait_until(has(out, "running"))
+        restart(server, errors)
+        cancel_batch(stopped.db, stopped.batches["b"].id)
+        assert process.wait(timeout=600) == 0, errors.read_text()
+    said = errors.read_text()
+    assert len(re.findall(GONE, said)) == said.count(BACK) == 1 and said.count("\n") == 2, said
+    assert "cancelled" in out.read_text().splitlines()[-1]
+
+
+def test_a_password_that_is_refused_is_not_waited_for(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
+    """Neither at the start is a server that does not answer: its name is perhaps wrong."""
+    server.execute("CREATE USER looks IN ROLE pg_read_all_data")
+    url = server.url(user="looks")
+    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
+        wait_until(has(out, "running"))
+        server.execute("ALTER USER looks NOLOGIN")
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'looks'")
+        assert process.wait(timeout=600) == 2
+    assert "not permitted to log in" in errors.read_text()
+    server.stop()
+    away = call("status", "--watch", PAGEPACK_DATABASE_URL=server.url())
+    assert away.returncode == 4 and "did not answer" in away.stderr and "waiting" not in away.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_leaves_is_told_how_to_follow_again(archive: Archive, tmp_path: Path, number: signal.Signals) -> None:
+    archive.see("/in/a.pdf")
+    home, batch = Path(archive.db.name).parent, archive.batches["b"].public_id
+    with running(tmp_path, "status", "--watch", "--home", home) as (process, out, errors):
+        wait_until(has(out, "running"))
+        process.send_signal(number)
+        assert process.wait(timeout=600) == 130
+    follow = f"pagepack status {batch} --watch --home {home}"
+    assert errors.read_text() == f"the batch goes on without you; follow it again: {follow}\n"
+    document = write_pdf(tmp_path / "docs" / "a.pdf", 1)
+    with running(tmp_path, "submit", document, "--wait", "--home", home) as (process, _, errors):
+        wait_until(has(errors, "(?m)^batch [0-9a-f-]+"))
+        process.send_signal(number)
+        assert process.wait(timeout=600) == 130
+    (submitted,) = re.findall("(?m)^batch (.+)$", errors.read_text())
+    follow = f"pagepack status {submitted} --watch --home {home}"
+    assert f"the batch goes on without you; follow it again: {follow}\n" in errors.read_text()
+
+
+def test_who_waits_for_a_server_may_leave(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
+    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=server.url()) as (process, out, errors):
+        wait_until(has(out, "running"))
+        server.stop()
+        wait_until(has(errors, GONE))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=600) == 130
+    assert errors.read_text().endswith(f"pagepack status {stopped.batches['b'].public_id} --watch\n")
+
+
+def test_who_waits_for_a_server_that_hangs_may_leave(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
+    """It has the question and says nothing, as behind a firewall that forgot the connection; it hangs to the end."""
+    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=server.url()) as (process, out, errors):
+        wait_until(has(out, "running"))
+        main = psutil.Process(server.pid)
+        hanging = [main, *main.children(recursive=True)]
+        for one in hanging:
+            one.suspend()
+        try:
+            time.sleep(3)  # longer than between two looks
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=600) == 130
+        finally:
+            for one in hanging:
+                one.resume()
+    follow = f"pagepack status {stopped.batches['b'].public_id} --watch"
+    assert errors.read_text() == f"the batch goes on without you; follow it again: {follow}\n"
+
+
+def test_a_log_gets_a_line_for_each_change(archive: Archive, tmp_path: Path) -> None:
+    home = Path(archive.db.name).parent
+    document = archive.see("/in/a.pdf") or 0
+    with running(tmp_path, "status", "--watch", "--home", home) as (process, out, errors):
+        wait_until(has(out, "\n"))
+        archive.ingest(document, ["x", "y"])
+        wait_until(has(out, "\n", 2))
+        cancel_batch(archive.db, archive.batches["b"].id)
+        assert process.wait(timeout=600) == 0
+    assert errors.read_text() == ""
+    lines = out.read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ b ", line) for line in lines), lines
+    assert [re.split(r"Z |; ", line)[1] for line in lines] == [
+        "b running: 0 of 1 files, 0 of 0 pages done, 0 failed",
+        "b running: 0 of 1 files, 0 of 2 pages done, 0 failed",
+        "b cancelled: 1 of 1 files, 0 of 2 pages done, 2 failed (2 × cancelled)",
+    ]
+    assert "no worker is ready to read" in lines[0]
+
+
+def test_a_terminal_gets_one_table_that_is_drawn_in_its_place(archive: Archive) -> None:
+    home = Path(archive.db.name).parent
+    archive.see("/in/a.pdf")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*PAGEPACK, "status", "--watch", "--home", str(home)],
+        env=environment("InstantEngine", TERM="xterm", COLUMNS="150", LINES="40"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    drawn, was_ended = "", False
+    while True:
+        try:
+            drawn += os.read(ours, 65_536).decode()
+        except OSError:  # the last one that had it open has ended
+            break
+        if not was_ended and drawn.count("Ctrl-C leaves") >= 3:
+            was_ended = cancel_batch(archive.db, archive.batches["b"].id)
+    os.close(ours)
+    assert process.wait(timeout=600) == 0
+    drawn = re.sub(r"\x1b\[[\d;]*m", "", drawn)  # colours
+    moments = re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d); Ctrl-C leaves", drawn)
+    assert len(set(moments)) >= 3
+    tables = drawn.split("; Ctrl-C leaves")[1:]
+    assert "running" in tables[0] and "cancelled" in tables[-1]
+    for table in tables[:-1]:  # each is followed by the way back to its first line
+        lines = table.partition("\x1b")[0].count("\r\n")
+        assert table.count("\x1b[1A") >= lines >= 5, f"drawn below what was there: {table!r}"
+
+
+def test_json_is_an_object_for_each_look(archive: Archive, tmp_path: Path) -> None:
+    archive.see("/in/a.pdf")
+    home = Path(archive.db.name).parent
+    with running(tmp_path, "status", "--watch", "--json", "--home", home) as (process, out, _):
+        wait_until(has(out, "\n", 2))
+        cancel_batch(archive.db, archive.batches["b"].id)
+        assert process.wait(timeout=600) == 0
+    states = [json.loads(line)["state"] for line in out.read_text().splitlines()]
+    assert states[:2] == ["running", "running"] and states[-1] == "cancelled"
