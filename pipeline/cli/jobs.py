@@ -218,7 +218,8 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     from pipeline.supervisor.worker_host import WorkerHost
 
     settings = load_settings(home=home, **flags)
-    host = WorkerHost(settings, process_slots(role, devices), logging.getLogger("pagepack.host").info)
+    log = logging.getLogger("pagepack.host")
+    host = WorkerHost(settings, process_slots(role, devices), log.info, log.warning)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: host.stop())
     host.execute()

@@ -78,6 +78,7 @@ class Dispatcher:
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
         self._answered_at = time.monotonic()
+        self._is_away = False
         self._clock_ahead = time.time() - boottime()
         self._turn = 0
         self._outbox = OutboxRelay(db, say, settings.sweep_seconds)
@@ -107,10 +108,13 @@ class Dispatcher:
             self._relay_notices(app)  # first, for it sees whether messages were lost
             self._enqueue(app)
             self._answered_at = time.monotonic()
+            self._is_away = False
         except Unavailable as error:
             if time.monotonic() - self._answered_at > BROKER_SECONDS:
                 raise
-            self._say(str(error))
+            if not self._is_away:  # once; it may be so for a minute
+                self._say(str(error))
+            self._is_away = True
             time.sleep(1)
 
     def _hold_sweep_if_it_slept(self) -> None:

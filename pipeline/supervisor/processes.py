@@ -28,6 +28,7 @@ from pipeline.store.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.store.worker_registry import dismiss, is_enlisted
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, device_variables
+from pipeline.telemetry.metrics import begin_at_zero, count
 
 WORKERS = (sys.executable, "-P", "-m", "workers")
 """How a worker is started; -P, so that a folder named `workers` where the user stands is not taken for ours."""
@@ -35,6 +36,7 @@ STALL_SECONDS = 20.0
 _STARTS_IN_A_ROW = 4  # a worker that dies this often without finishing a page will not come up
 _LONGEST_WAIT_SECONDS = 60.0
 _LOG_TAIL = 2_000
+_RESTARTS = "pagepack_worker_restarts_total"
 
 
 def ask_worker(settings: Settings, verb: str, devices: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -110,7 +112,7 @@ class Children:
         variables: Mapping[str, str] | None = None,
         spare: list[Forked] | None = None,
     ) -> None:
-        """`spare` are processes that were forked ahead, to begin with."""
+        """`say` is told of those that died or stalled. `spare` are processes that were forked ahead, to begin with."""
         self._db = db
         self._settings = settings
         self._slots = slots
@@ -160,10 +162,10 @@ class Children:
         """The incarnations that run."""
         return {child.owner for child in self._running.values()}
 
-    def replace_all(self, reason: str) -> None:
+    def replace_all(self, reason: str, cause: str) -> None:
         """Kill children that are not to blame; `watch` starts others."""
         for slot in list(self._running):
-            self._replace(slot, reason)
+            self._replace(slot, reason, cause)
 
     def check_stall(self, depth: int) -> None:
         """Messages wait, and a reader that is ready has had no page in hand for long: start another.
@@ -181,7 +183,7 @@ class Children:
                 child.idle_since = time.monotonic()
             elif time.monotonic() - child.idle_since > STALL_SECONDS:
                 self._say(f"the {slot.name} worker takes no pages though some wait; starting it again")
-                self._replace(slot, "the worker stalled")
+                self._replace(slot, "the worker stalled", "stalled")
 
     def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Let them finish what they can within the grace period, then end them; their leases go back."""
@@ -206,6 +208,7 @@ class Children:
         # Ends in a slash: the processes that a child forks put their own number behind it.
         owner = f"{socket.gethostname()}:{slot.name}-{uuid.uuid4().hex}/"
         log = self._logs / f"{slot.name}.log" if self._logs is not None else None
+        begin_at_zero(_RESTARTS, role=slot.role, cause="died")
         environment = child_environment(self._settings) | self._variables
         environment |= {
             "PAGEPACK_BROKER_URL": broker_url,
@@ -243,8 +246,9 @@ class Children:
         self._next_start[slot] = time.monotonic() + wait
         self._say(f"{what}; trying again in {wait:.0f} s")
 
-    def _replace(self, slot: ProcessSlot, reason: str) -> None:
+    def _replace(self, slot: ProcessSlot, reason: str, cause: str) -> None:
         child = self._running.pop(slot)
+        count(_RESTARTS, role=slot.role, cause=cause)
         child.signal(signal.SIGKILL)
         child.process.wait()
         self._give_back(child, reason, crashed=False)
@@ -253,6 +257,7 @@ class Children:
         """One died: its leases go back at once, and it is started again, later each time if it cannot come up."""
         slot = child.slot
         del self._running[slot]
+        count(_RESTARTS, role=slot.role, cause="died")
         child.signal(signal.SIGKILL)  # what it left of its process group
         self._any_ready = self._any_ready or child.was_ready
         self._mourned.append(child)

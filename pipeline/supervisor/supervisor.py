@@ -52,15 +52,20 @@ class Supervisor:
         slots: list[ProcessSlot],
         say: Callable[[str], None],
         *,
+        warn: Callable[[str], None] | None = None,
         only: OpenBatch | None = None,
         logs: Path | None = None,
         spare: list[Forked] | None = None,
         beside: bool = False,
     ) -> None:
-        """`beside`: another supervisor has the home, with its broker; this one makes a broker that goes with it."""
+        """`warn` is told of what died, was lost or refused; without it `say` is.
+
+        `beside`: another supervisor has the home, with its broker; this one makes a broker that goes with it.
+        """
         self._db = db
         self._settings = settings
         self._say = say
+        self._warn = warn = warn or say
         self._is_run = only is not None
         self._broker_home = settings.home / f"beside-{os.getpid()}" if beside else settings.home
         here = f"{socket.gethostname()} {self._broker_home.absolute()} {[slot.name for slot in slots]}"
@@ -72,14 +77,14 @@ class Supervisor:
         self._app: Celery | None = None
         self._url = ""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._dispatcher = Dispatcher(db, settings, say, only, lambda: self.children.owners())
+        self._dispatcher = Dispatcher(db, settings, warn, only, lambda: self.children.owners())
         variables = {
             "PAGEPACK_INTERNAL_ALARM": self._alarm_queue,
             "PAGEPACK_INTERNAL_QUEUES": self._own,
             "PAGEPACK_INTERNAL_ROLE": "run" if self._is_run else "read",
         }
         self.children = Children(
-            db, settings, slots, say, gives_up=self._is_run, logs=logs, variables=variables, spare=spare
+            db, settings, slots, warn, gives_up=self._is_run, logs=logs, variables=variables, spare=spare
         )
         self._dispatches_from = 0.0
         self._was_refused = False
@@ -183,11 +188,11 @@ class Supervisor:
         if self._app is None:
             self._app = self._start_broker()
         elif self._broker is not None and not self._broker.is_running():
-            self._say("the embedded broker died; starting it again")
+            self._warn("the embedded broker died; starting it again")
             self._broker.stop()
             self._app = self._start_broker()  # the old one's pools hold broken connections
             # Workers that lost it would try again later and later; new ones lose a few pages' reading.
-            self.children.replace_all("the broker died")
+            self.children.replace_all("the broker died", "broker")
         return self._app
 
     def _start_broker(self) -> Celery:

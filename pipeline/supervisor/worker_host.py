@@ -38,10 +38,18 @@ _FULL_SECONDS = 30.0
 class WorkerHost:
     """The worker of one machine, with a child process for each slot."""
 
-    def __init__(self, settings: Settings, slots: list[ProcessSlot], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        slots: list[ProcessSlot],
+        say: Callable[[str], None],
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """`warn` is told of what died or is away; without it `say` is."""
         self._settings = settings
         self._slots = slots
         self._say = say
+        self._warn = warn or say
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
         self._said: str | None = None
@@ -82,7 +90,7 @@ class WorkerHost:
                 give_back(db, "", reason="the worker before ended early", crashed=False, limits=limits)
                 forget_enqueued(db)
                 forget_the_dead(db)
-            self._supervisor = supervisor = Supervisor(db, settings, self._slots, self._say)
+            self._supervisor = supervisor = Supervisor(db, settings, self._slots, self._say, warn=self._warn)
             stack.callback(supervisor.stop, lambda: self._stop_signals > 1)
             app = supervisor.connect()
             if settings.metrics_port is not None:
@@ -123,12 +131,12 @@ class WorkerHost:
             supervisor.tick()
             supervisor.hear_alarm()
         except DiskFull as error:
-            self._say_once(f"{error}; trying again in {_FULL_SECONDS:.0f} s")
+            self._warn_once(f"{error}; trying again in {_FULL_SECONDS:.0f} s")
             supervisor.children.stop()
             supervisor.forget_alarms()
             return _FULL_SECONDS
         except Unavailable as error:
-            self._say_once(str(error))
+            self._warn_once(str(error))
             return _AWAY_SECONDS
         except PagepackError:
             raise
@@ -147,9 +155,9 @@ class WorkerHost:
             self._say(f"ready: {', '.join(slot.name for slot in self._slots)}")
         return _BUSY_TICK_SECONDS if supervisor.is_busy else _TICK_SECONDS
 
-    def _say_once(self, what: str) -> None:
+    def _warn_once(self, what: str) -> None:
         if what != self._said:
-            self._say(what)
+            self._warn(what)
         self._said = what
 
     def _rest(self, seconds: float) -> None:

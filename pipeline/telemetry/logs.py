@@ -41,7 +41,14 @@ def set_up_logs(settings: Settings, worker: Callable[[], str] | None = None) -> 
 
 
 def leave_logs_alone(**_: Any) -> None:
-    """Receives Celery's `setup_logging` signal: where somebody does, Celery leaves handlers and levels as they are."""
+    """Receives Celery's `setup_logging` signal: where somebody does, Celery leaves handlers and levels as they are.
+
+    Its pool's own logger has no handler then, and hands nothing on: what it says of a process that died would go to
+    standard error as it is, without time and level.
+    """
+    from celery.utils.log import get_multiprocessing_logger
+
+    get_multiprocessing_logger().propagate = True
 
 
 def is_logged(level: int) -> bool:

@@ -52,6 +52,12 @@ METRICS = {
     "pagepack_retries_total": Metric("counter", "failures that may pass: the page or document waits for another try"),
     "pagepack_leases": Metric("gauge", "pages and documents in the workers' hands, at their last heartbeats"),
     "pagepack_leases_lost_total": Metric("counter", "leases that went to another worker while this one was at work"),
+    "pagepack_worker_restarts_total": Metric(
+        "counter",
+        "worker processes that their supervisor started again: died, stalled (took no page though some waited), broker "
+        "(the supervisor's own had died)",
+        ("role", "cause"),
+    ),
     "pagepack_engine_waiting": Metric("gauge", "requests that wait in the engines"),
     "pagepack_engine_running": Metric("gauge", "requests that the engines compute together"),
     "pagepack_engine_tokens_per_second": Metric("gauge", "output tokens a second over the last 64 steps, all engines"),
@@ -93,6 +99,12 @@ def count(name: str, amount: float = 1, **labels: str) -> None:
     """Add to a counter."""
     if _is_counting and amount:
         _family(name, labels).inc(amount)
+
+
+def begin_at_zero(name: str, **labels: str) -> None:
+    """A counter that is there before its first count: for Prometheus what appears with 1 has not risen."""
+    if _is_counting:
+        _family(name, labels)
 
 
 def set_gauge(name: str, value: float) -> None:

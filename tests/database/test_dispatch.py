@@ -69,6 +69,23 @@ def test_notices_stay_rows_while_nobody_reads_their_queue(
     assert queue_depth(app, "mine") == 1 and len(said) == 1
 
 
+def test_a_broker_that_is_away_is_said_once_until_it_is_back(
+    archive: Archive, tmp_path: Path, settings: Settings
+) -> None:
+    archive.see("/in/a.pdf")
+    server, said = EmbeddedBroker(tmp_path / "broker"), list[str]()
+    dispatcher, app = Dispatcher(archive.db, settings, said.append), make_app(server.url)
+    for outage in (1, 2):
+        for _ in range(3):
+            dispatcher.tick(app)
+        assert sum("the broker does not answer" in line for line in said) == outage, said
+        server.start()
+        try:
+            dispatcher.tick(app)
+        finally:
+            server.stop()
+
+
 class Flushed:
     """A broker that forgets, and a dispatcher that looks again at once."""
 
