@@ -207,11 +207,13 @@ class Reader:
                 deadline = time.monotonic() + self._settings.page_seconds
                 futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
             except Exception as error:
-                log.exception("page %s could not be submitted", claim.page_id)
+                log.exception("page %s could not be submitted", claim.name)
                 return outcomes | {task.task_id: error for task in asked}
             if not self._wait(claim, futures, deadline):
                 return None
-        return outcomes | {task.task_id: self._outcome(future) for task, future in zip(asked, futures, strict=True)}
+        return outcomes | {
+            task.task_id: self._outcome(claim, future) for task, future in zip(asked, futures, strict=True)
+        }
 
     def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
         """Until all are done; False where they were cancelled because the worker stops or the lease was lost.
@@ -222,7 +224,7 @@ class Reader:
         overdue = deadline + self._settings.page_seconds / 2 + _OVERDUE_SECONDS
         while wait(futures, timeout=_POLL_SECONDS).not_done:
             if time.monotonic() > overdue:
-                log.critical("page %s: the engine hangs; this worker ends itself", claim.page_id)
+                log.critical("page %s: the engine hangs; this worker ends itself", claim.name)
                 os.kill(os.getpid(), signal.SIGKILL)
             with self._lock:
                 is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
@@ -232,7 +234,7 @@ class Reader:
                 return False
         return True
 
-    def _outcome(self, future: Future[Answer]) -> ReadAnswer | Exception:
+    def _outcome(self, claim: PageClaim, future: Future[Answer]) -> ReadAnswer | Exception:
         try:
             answer = future.result()
         except CancelledError:
@@ -240,7 +242,7 @@ class Reader:
         except PagepackError as error:
             return error
         except Exception as error:
-            log.error("the engine failed", exc_info=error)
+            log.error("page %s: the engine failed", claim.name, exc_info=error)
             return error
         if answer.finish_reason in ("cancelled", "error"):
             return Unavailable(f"the engine ended the page: {answer.finish_reason}", cause="engine")

@@ -149,7 +149,7 @@ class Writer:
             except PagepackError:
                 raise
             except Exception as error:  # what it holds cannot be stored; that it cannot, can
-                log.exception("page %s could not be stored", wish.claim.page_id)
+                log.exception("page %s could not be stored", wish.claim.name)
                 failure = PageFailed(f"its answer could not be stored: {error}")
                 store([_Complete(wish.claim, dict.fromkeys(wish.outcomes, failure), wish.result)])
 

@@ -52,6 +52,7 @@ WORKER = {
     "prompt_versions": "SELECT",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
+    "sources": "SELECT (document_id, path)",  # for log lines; not where copies lie
     "batch_sources": "SELECT",
     "documents": f"SELECT, UPDATE ({_LEASE}, batch_id, next_attempt_at)",  # a lost image is drawn again
     "pages": "SELECT, UPDATE (image_freed_at)",  # images that are kept until they are read

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
 from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
@@ -24,6 +24,8 @@ from pipeline.store.pages import NewPage, add_pages, finish_document, reject_doc
 from pipeline.telemetry import events, metrics, traces
 from pipeline.telemetry.metrics import set_gauge
 from pipeline.telemetry.traces import TracedPage
+
+log = logging.getLogger("pagepack.worker")
 
 _PAGES_A_TRANSACTION = 16
 _SECONDS_HELD_BACK = 5.0  # at least, before another batch's document takes the place
@@ -176,8 +178,10 @@ class Ingester:
         time.sleep(self._settings.heartbeat_seconds)
         claim = self._claim
         if claim is not None:
-            with suppress(PagepackError):  # the next beat may get through; a lease that ran out is fenced off
+            try:
                 renew_document(self.db, claim, self._settings.lease_seconds)
+            except PagepackError as error:  # the next beat may get through; a lease that ran out is fenced off
+                log.warning("the lease of %s was not renewed: %s", claim.source_path or claim.public_id, error)
         set_gauge("pagepack_leases", claim is not None)
 
 

@@ -52,6 +52,11 @@ class DocumentClaim:
     batch_public_id: str = ""
     attempts: int = 0  # that failed before this one
 
+    @property
+    def source_path(self) -> str | None:
+        """One of its files, for those who watch; None where all were forgotten meanwhile."""
+        return next(iter(self.locations.values()), None)
+
 
 @dataclass(frozen=True, slots=True)
 class TaskClaim:
@@ -75,10 +80,16 @@ class PageClaim:
     page_index: int
     image_hash: str
     tasks: list[TaskClaim]
-    document_public_id: str = ""  # these three for those who watch
+    document_public_id: str = ""  # these four for those who watch
     batch_public_id: str = ""
+    source_path: str | None = None  # one of the document's files
     waited_seconds: float | None = None  # since it was enqueued
     answered: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As a log line says it that is for people: `3 of /in/a.pdf (page_id 17)`."""
+        return f"{self.page_index + 1} of {self.source_path or self.document_public_id} (page_id {self.page_id})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +192,7 @@ def claim_pages(
             [],
             document_public_id=row.public_id,
             batch_public_id=row.batch_public_id,
+            source_path=row.source_path,
             waited_seconds=None if row.waited_seconds is None else max(0.0, row.waited_seconds),
         )
         claim = pages.setdefault(row.page_id, new)
@@ -205,6 +217,7 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
             Page.image_hash,
             Document.public_id,
             Batch.public_id.label("batch_public_id"),
+            _a_path().label("source_path"),
             PageTask.attempts,
             (clock(dialect) - PageTask.enqueued_at).label("waited_seconds"),
             Answer.id.label("answer_id"),
@@ -229,6 +242,11 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
         .order_by(PageTask.id)
         .with_for_update(of=PageTask)
     )
+
+
+def _a_path() -> sa.ScalarSelect[str]:
+    """Any path of the page's document: one look into an index, however many files have the same content."""
+    return select(Source.path).where(Source.document_id == Page.document_id).limit(1).scalar_subquery()
 
 
 @functools.cache

@@ -111,10 +111,16 @@ def _failed(error: Exception, final: bool, counter: str, about: dict[str, Any]) 
 
 
 def _of(claim: PageClaim | DocumentClaim, task: TaskClaim | None = None) -> dict[str, Any]:
-    """The fields that say which page of which document in which attempt."""
+    """The fields that say which page of which file and document in which attempt."""
     if isinstance(claim, DocumentClaim):
-        return {"document_id": claim.public_id, "attempt": claim.token, "batch": claim.batch_public_id}
+        return {
+            "source_path": claim.source_path,
+            "document_id": claim.public_id,
+            "attempt": claim.token,
+            "batch": claim.batch_public_id,
+        }
     return {
+        "source_path": claim.source_path,
         "document_id": claim.document_public_id,
         "page_number": claim.page_index + 1,
         "page_id": claim.page_id,

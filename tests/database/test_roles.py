@@ -84,7 +84,8 @@ def test_ingest_does_its_part_and_the_worker_its(as_role: As) -> None:
     worker.read(pages[0], "one")
     worker.read(pages[1], PageFailed("no"))
     claim = worker.claim(pages[2])
-    assert claim and renew_tasks(worker.db, "read/1", [task.task_id for task in claim.tasks], 60)
+    assert claim and claim.source_path == "/in/a.pdf", "log lines name the file"
+    assert renew_tasks(worker.db, "read/1", [task.task_id for task in claim.tasks], 60)
     return_claim(worker.db, claim, "stopping")
     assert worker.claim(pages[2]) and give_back(worker.db, "read/1", reason="gone", crashed=True, limits=LIMITS) == 1
     worker.read(pages[2], "three")

@@ -28,6 +28,7 @@ def test_workers_log_each_change_of_state_with_its_page(settings: Settings, db: 
         document_id = connection.exec_driver_sql("SELECT public_id FROM documents").scalar()
         batch = connection.exec_driver_sql("SELECT public_id FROM batches").scalar()
     assert {(line["document_id"], line["batch"]) for line in said} == {(document_id, batch)}
+    assert {line.get("source_path") for line in said} == {str(folder / "a.pdf")}
     of_pages = sorted((line["page_number"], line["event"]) for line in said if "page_number" in line)
     assert of_pages == [
         (number, event)
@@ -40,6 +41,25 @@ def test_workers_log_each_change_of_state_with_its_page(settings: Settings, db: 
     whole = next(line for line in said if line["event"] == "rendered" and "page_number" not in line)
     assert whole["level"] == "INFO" and whole["pages"] == 3 and whole["worker"].startswith("ingest-of-a-test/")
     assert whole["worker"] != "ingest-of-a-test/", "the forked process is not named"
+
+
+def test_text_lines_name_the_file_too(settings: Settings, db: Database, tmp_path: Path) -> None:
+    folder = write_pdf(tmp_path / "two words" / "a.pdf", 2, dark=1).parent
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    with (
+        broker(settings.home) as url,
+        workers(settings, url, "ingest", "read", engine="FailingEngine") as running,
+    ):
+        submit(db, url, settings, folder)
+        wait_until(lambda: "event=failed" in running["read"].log.read_text())
+        ingested, read = (running[role].log.read_text() for role in ("ingest", "read"))
+    (failed,) = [line for line in read.splitlines() if "event=failed" in line]
+    assert f'event=failed source_path="{folder}/a.pdf" document_id=' in failed and " page_number=2 " in failed
+    events = [line.partition(" pagepack.events ")[2] for line in ingested.splitlines() if "event=re" in line]
+    assert sorted(line.partition(" document_id=")[0] for line in events) == [
+        f'event=rejected source_path="{folder}/broken.pdf"',
+        f'event=rendered source_path="{folder}/a.pdf"',
+    ]
 
 
 def test_celerys_own_lines_are_redacted_and_in_json(settings: Settings, tmp_path: Path) -> None:
