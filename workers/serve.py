@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,7 +47,8 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
     answered = [name for name, prompt in CATALOGUE.items() if engine.supports(prompt)]
     prompts = None if len(answered) == len(CATALOGUE) else answered
     _enlist(lambda: db, owner, role, slots, engine=engine.name, model=engine.model, prompts=prompts)
-    _consume(app, settings, "threads", slots, read_queue(app), read_queue(app, engine.model))
+    name = node_name("read", owner)
+    _consume(app, settings, name, "threads", slots, read_queue(app), read_queue(app, engine.model))
     engine.close()
 
 
@@ -71,7 +72,7 @@ def ingest(settings: Settings, broker_url: str, owner: str) -> None:
     # Forked children must not find the thread's connection: this process speaks to the database through its own.
     ready = partial(_enlist, lambda: open_database(settings), owner, "ingest", processes)
     signals.worker_ready.connect(lambda **_: ready(), weak=False)
-    _consume(app, settings, "prefork", processes, queue_of(app, INGEST_TASK))
+    _consume(app, settings, node_name("ingest", owner), "prefork", processes, queue_of(app, INGEST_TASK))
 
 
 def _leave_pool(stopping: Any, exitcode: int = 0, **_: Any) -> None:
@@ -82,13 +83,25 @@ def _leave_pool(stopping: Any, exitcode: int = 0, **_: Any) -> None:
         os._exit(exitcode)
 
 
-def _consume(app: Any, settings: Settings, pool: str, concurrency: int, *queues: str) -> None:
+def node_name(role: str, owner: str) -> str:
+    """`pagepack.read-gpu0-5f3a2b1c@host`, as Flower shows a worker.
+
+    Its number ends the name by which log lines and the view `attempts` know this incarnation: two workers of one name
+    would share an inbox, and be one in Flower. A broker's user for workers may touch keys that begin with `pagepack`,
+    and the inbox is one.
+    """
+    device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
+    gpu = "" if device is None else f"-gpu{device}" if device.isdigit() else f"-{device}"
+    return f"pagepack.{role}{gpu}-{owner.rstrip('/')[-8:]}@{socket.gethostname()}"
+
+
+def _consume(app: Any, settings: Settings, name: str, pool: str, concurrency: int, *queues: str) -> None:
     signals.setup_logging.connect(leave_logs_alone)
     worker = app.Worker(
         pool=pool,
         concurrency=concurrency,
         queues=set(queues),
-        hostname=f"{queues[0]}@{uuid.uuid4().hex[:8]}",
+        hostname=name,
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,

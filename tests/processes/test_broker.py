@@ -41,9 +41,11 @@ from pipeline.delivery.embedded_broker import EmbeddedBroker, server_binary
 from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
+from pipeline.store.progress import progress
 from pipeline.supervisor import supervisor
 from schemas.messages import READ_QUEUE
-from tests.running import free_port, pagepack, rows, write_pdf
+from tests.running import free_port, pagepack, rows, wait_until, write_pdf
+from tests.worker_processes import submit, workers
 
 USER, PASSWORD = "packer", "s3cret-of-the-broker"
 
@@ -132,6 +134,19 @@ def test_a_user_with_few_rights_and_tls_suffice(guarded: int, encrypted: tuple[i
         check_broker(app)
         enqueue_pages(app, [number])
         assert queue_depth(app, READ_QUEUE) == number
+
+
+def test_workers_with_few_rights_read_beside_celerys_events(
+    guarded: int, settings: Settings, db: Database, tmp_path: Path
+) -> None:
+    """A worker's inbox is a key named after it, which such a user may touch."""
+    url = f"redis://{USER}:{PASSWORD}@127.0.0.1:{guarded}/1"
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 2).parent
+    with workers(settings, url, "ingest", "read", PAGEPACK_CELERY_EVENTS="true") as running:
+        submit(db, url, settings, folder)
+        wait_until(lambda: progress(db, 1).tasks_done == 2)
+        said = "".join(one.log.read_text() for one in running.values())
+    assert "NOPERM" not in said and "permission" not in said, said
 
 
 def client_of(url: str) -> redis.Redis:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import tomllib
@@ -316,9 +317,10 @@ def test_flower_sees_the_workers_and_asks_for_its_password(stack: Stack) -> None
 
     def seen() -> dict[str, str]:
         names = [worker["hostname"] for worker in json.loads(page("workers?json=1"))["data"]]
-        return {name.split("@")[0]: name for name in names}
+        return {name.partition("-")[0]: name for name in names}
 
     wait_until(lambda: set(seen()) >= {"pagepack.ingest", "pagepack.read"})
+    assert all(name.endswith(f"@{socket.gethostname()}") for name in seen().values())
     for path in ("broker", "tasks", f"worker/{seen()['pagepack.read']}"):
         assert b"<html" in page(path)
     flower = redis.Redis(
