@@ -10,7 +10,7 @@ import click
 
 from pipeline.errors import UsageError
 from pipeline.query.go_on import home_words
-from pipeline.settings_file import FILE_NAME
+from pipeline.settings.file import FILE_NAME
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

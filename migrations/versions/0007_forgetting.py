@@ -9,7 +9,7 @@ Lock: on PostgreSQL SHARE on page_tasks and notices, in turn, while each is read
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
+revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import UsageError, did_you_mean, redacted
-from pipeline.settings_file import FILE_NAME, Given, read_settings_file
+from pipeline.settings.file import FILE_NAME, Given, read_settings_file
 from pipeline.urls import has_credentials
 
 if TYPE_CHECKING:
