@@ -10,7 +10,6 @@ import click
 
 from pipeline.errors import UsageError
 from pipeline.query.go_on import home_words
-from pipeline.settings.file import FILE_NAME
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -27,6 +26,7 @@ def check_home(context: click.Context, parameter: click.Parameter, home: Path | 
     if home is None or context.resilient_parsing or context.info_name in _SAY_THEMSELVES:
         return home
     from pipeline.settings import explain_settings
+    from pipeline.settings.file import FILE_NAME
 
     (origin,) = [origin for name, _, origin in explain_settings(home=home) if name == "database_url"]
     if origin in ("default", os.path.abspath(home / FILE_NAME)):
