@@ -35,6 +35,7 @@ from schemas.tables import Base
 from tests.conftest import LIMITS, Archive, answer, complete_page, reuse_answers, sha
 from tests.database.test_batch_states import notified
 from tests.postgres import PostgresServer
+from tests.processes.test_look_commands import on_a_terminal
 from tests.running import call
 
 DATABASES = ("sqlite", "postgresql")
@@ -498,6 +499,17 @@ def test_prune_takes_a_missing_or_empty_folder_for_a_disk_that_is_not_there(
     with pytest.raises(UsageError, match="is no folder on a disk"):
         find_gone(archive.db, ["s3://bucket/a"])
     assert len(find_gone(archive.db, [tmp_path])) == 2
+
+
+@pytest.mark.only("sqlite")
+def test_prune_asks_on_a_terminal(archive: Archive, settings: Settings, tmp_path: Path) -> None:
+    on_a_disk(archive, tmp_path / "in", "a.pdf", "gone.pdf")
+    (tmp_path / "in/gone.pdf").unlink()
+    for key, left in ((b"n\n", 2), (b"y\n", 1)):
+        said = on_a_terminal("prune", tmp_path / "in", "--home", settings.home, typed=[("[y/N]: ", key)])
+        assert "in/gone.pdf\nwould be forgotten: 1 file, 1 document, 1 page" in said and "Forget them?" in said
+        assert len(archive.rows("SELECT * FROM sources")) == left
+        assert ("\nforgotten: 1 file" in said) == (left == 1)
 
 
 @pytest.mark.only("sqlite")
