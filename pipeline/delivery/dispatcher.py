@@ -77,8 +77,7 @@ class Dispatcher:
         self._next_sweep = self._next_notices = 0.0
         self._next_image_sweep = time.monotonic() + _IMAGE_SWEEP_SECONDS
         self._image_sweep = threading.Thread()
-        self._answered_at = time.monotonic()
-        self._is_away = False
+        self._answered_at, self._is_away = time.monotonic(), False  # of the broker
         self._clock_ahead = time.time() - boottime()
         self._turn = 0
         self._outbox = OutboxRelay(db, say, settings.sweep_seconds)
@@ -107,8 +106,7 @@ class Dispatcher:
         try:
             self._relay_notices(app)  # first, for it sees whether messages were lost
             self._enqueue(app)
-            self._answered_at = time.monotonic()
-            self._is_away = False
+            self._answered_at, self._is_away = time.monotonic(), False
         except Unavailable as error:
             if time.monotonic() - self._answered_at > BROKER_SECONDS:
                 raise
