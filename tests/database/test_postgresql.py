@@ -269,7 +269,7 @@ def test_a_reader_that_looks_for_page_images_in_another_folder_says_so_and_fails
     assert call("db", "upgrade", **places).returncode == 0
     write_pdf(tmp_path / "in" / "a.pdf", 4)
     here, there = tmp_path / "here", tmp_path / "there"
-    assert call("submit", tmp_path / "in", "--home", here, **places).returncode == 0
+    assert call("submit", tmp_path / "in", **places, PAGEPACK_HOME=str(here)).returncode == 0
     workers = [
         start("worker", "--role", role, "--home", home, engine="InstantEngine", **places)
         for role, home in (("ingest", here), ("read", there))
