@@ -45,7 +45,7 @@ class SubmitDocument(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     version: Literal[1] = 1
-    location: str = Field(max_length=4_096)
+    location: str = Field(min_length=1, max_length=4_096)
     batch: str = Field(max_length=MOST_OF_A_NAME, description="name of the batch that it joins, or makes")
     prompts: list[str] = Field(["ocr"], description="names in the prompt catalogue")
     pages: str | None = Field(None, description="page numbers from 1 and ranges, like 3-5,8,20-; default all")

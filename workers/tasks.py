@@ -24,13 +24,14 @@ from workers.reader import Reader
 
 log = logging.getLogger("pagepack.worker")
 
+_MOST_OF_A_MESSAGE = 500  # characters in a log line
 _AWAY_SECONDS = 5.0  # between two tries at a message that alone says what was asked for
 
 
 def add_read_task(app: Celery, reader: Reader) -> None:
     """Serve `pagepack.read_page` from this process."""
 
-    @app.task(name=READ_TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=READ_TASK, shared=False)  # type: ignore[untyped-decorator]
     def read_page(**message: Any) -> None:
         _run(app, READ_TASK, message, lambda: reader.read(ReadPage(**message).page_id))
 
@@ -38,11 +39,11 @@ def add_read_task(app: Celery, reader: Reader) -> None:
 def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ingester]) -> None:
     """Serve `pagepack.ingest_document` and `pagepack.submit_document`; `ingester` makes or finds this process's own."""
 
-    @app.task(name=INGEST_TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=INGEST_TASK, shared=False)  # type: ignore[untyped-decorator]
     def ingest_document(**message: Any) -> None:
         _run(app, INGEST_TASK, message, lambda: ingester().ingest(IngestDocument(**message).document_id))
 
-    @app.task(name=SUBMIT_TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=SUBMIT_TASK, shared=False)  # type: ignore[untyped-decorator]
     def submit_document(**message: Any) -> None:
         def submit() -> None:
             try:
@@ -50,7 +51,7 @@ def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ing
             except (BadMessage, ValidationError):
                 raise
             except PagepackError as error:  # away; and no row says yet what was asked for: the message must stay
-                log.warning("%s %s waits: %s", SUBMIT_TASK, message, error)
+                log.warning("%s %s waits: %s", SUBMIT_TASK, _shortened(message), error)
                 time.sleep(_AWAY_SECONDS)
                 raise Reject(str(error), requeue=True) from error
 
@@ -59,19 +60,26 @@ def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ing
 
 def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], None]) -> None:
     """One message: whatever happens it is acknowledged, for the row in the database says what is to be done."""
+    said = _shortened(message)
     try:
         work()
     except ValidationError as error:
-        log.error("%s: dropped a message that this version does not know: %s (%s)", task, message, _misfit(error))
+        log.error("%s: dropped a message that this version does not know: %s (%s)", task, said, _misfit(error))
     except Reject:
         raise
     except (DiskFull, StorageGone) as error:
         log.error("%s", error)
         raise_alarm(app, error.cause, str(error))
     except PagepackError as error:
-        log.warning("%s %s: %s", task, message, error)
+        log.warning("%s %s: %s", task, said, error)
     except Exception:
-        log.exception("%s %s failed", task, message)
+        log.exception("%s %s failed", task, said)
+
+
+def _shortened(message: dict[str, Any]) -> str:
+    """What anyone may send, for the log: a field may be as long as the broker lets it be."""
+    text = str(message)
+    return text if len(text) <= _MOST_OF_A_MESSAGE else f"{text[:_MOST_OF_A_MESSAGE]}… ({len(text):,} characters)"
 
 
 def _misfit(error: ValidationError) -> str:

@@ -34,7 +34,7 @@ log = logging.getLogger("pagepack.submit")
 
 
 class BadMessage(PagepackError):
-    """A message asks for what there is not; it is dropped, and the log says so."""
+    """A message asks for what there is not; it is dropped. The log and, in its batch, the view `failures` say so."""
 
     cause = "message"
 
@@ -171,35 +171,21 @@ def _begin(text: str) -> str:
 def submit_message(db: Database, settings: Settings, message: SubmitDocument) -> None:
     """What anyone asked for in a message. Messages of one batch that ask the same in the same way are one batch.
 
-    A location that is not there, not to be reached, or that nothing can be made of, is recorded so in the view
-    `failures`. A batch that was paused or cancelled stays so.
+    A location that is not there, not to be reached, or that nothing can be made of, and a wish that cannot be
+    fulfilled, are recorded so in the view `failures`. A batch that was paused or cancelled stays so.
 
     Raises:
         BadMessage: it asks for what there is not. Unavailable: the database is away; that may pass.
     """
     try:
-        prompts = choose_prompts(message.prompts, [])
-        check_notify(message.notify)
-        pages = parse_pages(message.pages)
-    except KeyError as error:
-        raise BadMessage(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
-    except UsageError as error:
-        raise BadMessage(str(error)) from error
-    asked = [sorted(prompt.version for prompt in prompts), settings.text_layer, message.priority, message.notify]
-    digest = hashlib.sha256(json.dumps([*asked, *pages]).encode()).hexdigest()[:16]
-    batch = open_batch(
-        db,
-        key=f"message:{message.batch}:{digest}",
-        name=message.batch,
-        prompts=prompts,
-        engine="any",
-        model="",
-        text_layer=settings.text_layer,
-        pages=pages,
-        priority=message.priority,
-        notify=message.notify,
-        reopens=False,
-    )
+        prompts, pages = _wishes(message)
+    except BadMessage as error:
+        plain = message.model_copy(update={"prompts": ["ocr"], "pages": None, "notify": None})
+        batch = _open_batch_of(db, settings, plain, *_wishes(plain))
+        # Not under the path itself: the file may be there, and read, for whoever asked better.
+        _reject(db, batch, f"message:{storable(message.location)}", DocumentRejected(str(error), cause=error.cause))
+        raise
+    batch = _open_batch_of(db, settings, message, prompts, pages)
     location = storable(message.location)
     try:
         if not any([*register(db, batch, [location], settings, forget_gone=False, is_stopping=lambda: False)]):
@@ -215,4 +201,42 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
         rejection = DocumentRejected(reason, cause="unreadable")
     else:
         return
+    _reject(db, batch, location, rejection)
+
+
+def _reject(db: Database, batch: OpenBatch, location: str, rejection: DocumentRejected) -> None:
     record_files(db, batch, [SeenFile(display(redacted(location)), "", 0, 0, rejection=rejection)])
+
+
+def _wishes(message: SubmitDocument) -> tuple[list[Prompt], list[tuple[int, int]]]:
+    try:
+        check_notify(message.notify)
+        return choose_prompts(message.prompts, []), parse_pages(message.pages)
+    except KeyError as error:
+        raise BadMessage(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
+    except UsageError as error:
+        raise BadMessage(str(error)) from error
+
+
+def _open_batch_of(
+    db: Database,
+    settings: Settings,
+    message: SubmitDocument,
+    prompts: Sequence[Prompt],
+    pages: Sequence[tuple[int, int]],
+) -> OpenBatch:
+    asked = [sorted(prompt.version for prompt in prompts), settings.text_layer, message.priority, message.notify]
+    digest = hashlib.sha256(json.dumps([*asked, *pages]).encode()).hexdigest()[:16]
+    return open_batch(
+        db,
+        key=f"message:{message.batch}:{digest}",
+        name=message.batch,
+        prompts=prompts,
+        engine="any",
+        model="",
+        text_layer=settings.text_layer,
+        pages=pages,
+        priority=message.priority,
+        notify=message.notify,
+        reopens=False,
+    )

@@ -17,6 +17,7 @@ from pipeline.ingest.ingester import Ingester
 from pipeline.ingest.submission import BadMessage, submit_message
 from pipeline.settings import Settings
 from schemas.messages import SUBMIT_TASK, SubmitDocument
+from schemas.text import storable
 from tests.conftest import Archive
 from tests.running import pagepack, write_pdf
 from workers import tasks
@@ -81,12 +82,16 @@ def test_a_location_that_nothing_can_be_made_of_is_a_failure(
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_a_wish_that_nothing_can_be_made_of_is_dropped(
+def test_a_wish_that_nothing_can_be_made_of_is_dropped_and_a_failure(
     archive: Archive, settings: Settings, asked: dict[str, Any]
 ) -> None:
+    archive.file("/in/a.pdf", ["text"])
     with pytest.raises(BadMessage) as raised:
-        submit_message(archive.db, settings, SubmitDocument(location="/nowhere/a.pdf", batch="asked", **asked))
+        submit_message(archive.db, settings, SubmitDocument(location="/in/a.pdf", batch="asked", **asked))
     assert len(str(raised.value)) < 300
+    failures = "SELECT b.name, f.source_path, f.cause, f.reason FROM failures f JOIN batch_summary b USING (batch_id)"
+    assert archive.rows(failures) == [("asked", "message:/in/a.pdf", "message", storable(str(raised.value)))]
+    assert archive.rows("SELECT text FROM page_text") == [("text",)], "the file that is there is none the worse"
 
 
 @pytest.mark.only("sqlite")
@@ -96,8 +101,10 @@ def test_a_message_that_does_not_fit_is_told_in_our_words(
     app, ingester = make_app("memory://"), Ingester(archive.db, settings, "ingest/1", lambda: False)
     add_ingest_tasks(app, settings, lambda: ingester)
     app.tasks[SUBMIT_TASK](batch=5, locatoin="/in/a.pdf")
-    (record,) = caplog.records
-    assert record.getMessage() == (
+    app.tasks[SUBMIT_TASK](location="", batch="9" * 5000)
+    short, long = caplog.records
+    assert "location does not fit, batch does not fit" in long.getMessage() and len(long.getMessage()) < 800
+    assert short.getMessage() == (
         "pagepack.submit_document: dropped a message that this version does not know: {'batch': 5, 'locatoin': "
         "'/in/a.pdf'} (location is missing, batch does not fit, locatoin is no field; `pagepack messages` prints the "
         "schemas)"
