@@ -212,4 +212,5 @@ def _is_sound(change: Change, reopened: bool) -> bool:
         return False
     if change.old_state == "leased":
         return change.new_state == "pending" or change.new_state in _ENDED
-    return reopened
+    is_answered = change.kind == "page_tasks" and change.old_state == "done"
+    return reopened and not is_answered

@@ -563,6 +563,8 @@ def test_the_rate_is_by_the_servers_clock_whatever_a_workers_says(
     off = datetime.now(UTC) + timedelta(hours=hours)
     for module in (answers, batch_states, leases, pages, results):
         monkeypatch.setattr(module, "utc_now", lambda: off)
+    default = TaskAttempt.__table__.c.ended_at.default
+    assert default is not None and default.is_clause_element, "else it is the clock of whoever writes it"
     archive.batch("b")
     archive.file("/in/a.pdf", ["one", "two"])
     (page,) = archive.ingest(archive.see("/in/b.pdf") or 0, ["x"])

@@ -178,6 +178,16 @@ def test_a_document_that_failed_under_two_paths_is_retried_once(archive: Archive
     assert archive.rows("SELECT * FROM failures") == []
 
 
+def test_retry_reads_no_prompt_again_that_was_answered(archive: Archive) -> None:
+    archive.batch(prompts=[OCR, DESCRIBE])
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["x"])
+    archive.read(page, lambda prompt: "text" if prompt == OCR else PageFailed("no"))
+    of_prompts = "SELECT prompt_version, state FROM page_tasks ORDER BY state"
+    assert archive.rows(of_prompts) == [(OCR.version, "done"), (DESCRIBE.version, "failed")]
+    archive.retry()
+    assert archive.rows(of_prompts) == [(OCR.version, "done"), (DESCRIBE.version, "pending")]
+
+
 def test_retry_by_cause_takes_only_that_cause(archive: Archive) -> None:
     bad, worse = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
     archive.read(bad, PageFailed("slow", cause="timeout"))

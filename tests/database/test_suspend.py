@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -22,6 +23,12 @@ from tests.conftest import LIMITS, Archive
 from tests.running import wait_until
 
 DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere CLOCK_MONOTONIC counts sleep")
+def test_the_clock_counts_the_time_that_the_machine_sleeps() -> None:
+    asked = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert clocks._CLOCK == time.CLOCK_BOOTTIME and asked <= clocks.boottime() < asked + 3_600
 
 
 class Machine:
