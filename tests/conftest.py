@@ -110,16 +110,24 @@ class Archive:
         return None if rejection else self.scalar("SELECT id FROM documents WHERE content_hash = :h", h=content_hash)
 
     def ingest(self, document_id: int, pages: Sequence[NewPage | str]) -> list[int]:
-        """Claim a document and store its pages; a text stands for a page with an image of that content."""
+        """Claim a document and store its pages, of which a text stands for one with an image of that content.
+
+        Ids of those that wait.
+        """
         claim = claim_document(self.db, document_id, "ingest/1", LIMITS.lease_seconds)
         assert claim is not None
         set_page_count(self.db, claim, len(pages))
         new = [
             page if isinstance(page, NewPage) else NewPage(index, sha(page), 16, 32) for index, page in enumerate(pages)
         ]
-        waiting = add_pages(self.db, claim, new)
-        assert waiting is not None and finish_document(self.db, claim, len(pages))
-        return waiting
+        assert add_pages(self.db, claim, new) and finish_document(self.db, claim, len(pages))
+        return self.waiting(document_id)
+
+    def waiting(self, document_id: int) -> list[int]:
+        """Ids of a document's pages of which a prompt waits."""
+        waiting = "SELECT page_id FROM page_tasks WHERE state = 'pending'"
+        pages = f"SELECT id FROM pages WHERE document_id = :id AND id IN ({waiting}) ORDER BY id"
+        return [page_id for (page_id,) in self.rows(pages, id=document_id)]
 
     def claim(self, page_id: int, owner: str = "read/1", models: Sequence[str] = ("m1", "m2")) -> PageClaim | None:
         return claim_page(self.db, page_id, owner, models, LIMITS.lease_seconds)

@@ -141,7 +141,7 @@ class Ingester:
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:
         """False where another worker has the document now."""
         pages = [page.result() for page in chunk]
-        if self._insist(lambda: add_pages(self.db, claim, pages)) is None:
+        if not self._insist(lambda: add_pages(self.db, claim, pages)):
             return False
         events.pages_rendered(claim, pages)
         return True

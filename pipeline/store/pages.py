@@ -56,17 +56,17 @@ class NewPage:
 
 
 @retried
-def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> list[int] | None:
-    """Store some pages of a claimed document with their tasks; the ids of pages that now wait, None if fenced off.
+def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> bool:
+    """Store some pages of a claimed document with their tasks. False where the lease was lost.
 
     Pages come in order and in several calls: reading begins before a long document is through, and an ingest worker
     that dies costs only the pages since the last call.
     """
     if not pages:
-        return []
+        return True
     with db.write() as connection:
         if not _holds_document(connection, claim):
-            return None
+            return False
         of_these = (Page.document_id == claim.document_id, Page.page_index.in_([page.page_index for page in pages]))
         known = connection.execute(select(Page.id, Page.page_index, Page.cause).where(*of_these))
         known_pages = {row.page_index: row for row in known}
@@ -113,9 +113,8 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> l
             Page.document_id == claim.document_id, Page.page_index.between(first_page, pages[-1].page_index)
         )
         waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
-        ids = connection.scalars(select(PageTask.page_id).where(*waiting).distinct().order_by(PageTask.page_id)).all()
         connection.execute(update(PageTask).where(*waiting).values(next_attempt_at=0.0))  # some waited for their image
-        return list(ids)
+        return True
 
 
 def _fail_waiting(connection: Connection, page_id: int, error: PagepackError) -> None:

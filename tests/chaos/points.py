@@ -63,7 +63,7 @@ def _deadly(function: Callable[..., Any], moment: str, die: Callable[[], None]) 
         if moment == "before":
             die()
         result = function(*args, **kwargs)
-        if moment == "after" and result not in (None, []):
+        if moment == "after" and result:
             die()
         return result
 

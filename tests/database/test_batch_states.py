@@ -97,7 +97,7 @@ def test_a_cancelled_batch_fails_what_is_not_done_and_fences_late_writes_off(arc
         ("/in/c.pdf", None),
     ]
     assert complete_page(archive.db, claim, "w", {claim.tasks[0].task_id: answer("late")}, LIMITS) == 0
-    assert add_pages(archive.db, document, [NewPage(0, sha("late"), 16, 16)]) is None
+    assert not add_pages(archive.db, document, [NewPage(0, sha("late"), 16, 16)])
     assert archive.claim(waiting) is None and claim_document(archive.db, pending, "ingest/1", 60) is None
     assert expire(archive.db, LIMITS) == 0
     assert not pause_batch(archive.db, batch) and not resume_batch(archive.db, batch)
@@ -247,7 +247,7 @@ def test_cancelling_fails_no_document_that_was_only_to_be_drawn_again(archive: A
         set_page_count(archive.db, drawing, 1)
     assert cancel_batch(archive.db, archive.batches["new"].id)
     assert archive.rows("SELECT state, page_count, owner, cause FROM documents") == [("ready", 1, None, None)]
-    assert drawing is None or add_pages(archive.db, drawing, [NewPage(0, sha("0"), 16, 16)]) is None
+    assert drawing is None or not add_pages(archive.db, drawing, [NewPage(0, sha("0"), 16, 16)])
     states = "SELECT b.name, f.state FROM files f JOIN batch_summary b ON b.batch_id = f.batch_id ORDER BY 1"
     assert archive.rows(states) == [("new", "failed"), ("old", "done")]
     assert archive.retry(batch="new") == (0, 1)
@@ -559,7 +559,8 @@ def test_a_document_still_being_drawn_is_not_told_of(archive: Archive, ends_firs
     document_id = archive.see("/in/a.pdf", batch="told") or 0
     claim = claim_document(archive.db, document_id, "ingest/1", 60)
     assert claim
-    (page,) = add_pages(archive.db, claim, [NewPage(0, sha("x"), 16, 16)]) or []
+    assert add_pages(archive.db, claim, [NewPage(0, sha("x"), 16, 16)])
+    (page,) = archive.waiting(document_id)
     if ends_first == "document":
         assert finish_document(archive.db, claim, 1) and unsent(archive) == []
         archive.read(page, "x")

@@ -112,7 +112,7 @@ def test_late_ingest_changes_nothing(archive: Archive) -> None:
     assert late and let_leases_run_out(archive) == 1
     current = claim_document(archive.db, document_id, "ingest/2", 60)
     assert current and current.token == late.token + 1
-    assert add_pages(archive.db, late, [NewPage(0, "0" * 64, 16, 16)]) is None
+    assert not add_pages(archive.db, late, [NewPage(0, "0" * 64, 16, 16)])
     assert not finish_document(archive.db, late, 1)
     assert not reject_document(archive.db, late, PageFailed("no"))
     assert archive.scalar("SELECT count(*) FROM pages") == 0

@@ -205,7 +205,7 @@ def test_what_a_finished_batch_says_stays_whatever_becomes_of_drawing_its_pages_
     assert says(archive) == said
     tries = "SELECT state, attempts, crashes FROM documents ORDER BY id LIMIT 1"
     assert archive.rows(tries) == [("ready", 0, 0)], "whoever asks next has all of them"
-    assert add_pages(archive.db, claim, [NewPage(1, sha("1"), 16, 32)]) is None, "its late writes change nothing"
+    assert not add_pages(archive.db, claim, [NewPage(1, sha("1"), 16, 32)]), "its late writes change nothing"
     failed = [(row[2], row[4]) for row in says(archive, "c")[2]]
     also = [(1, "cancelled")] if cause == "cancelled" else []
     assert failed == [*also, (2, cause), (3, cause)], "and the new batch says why"

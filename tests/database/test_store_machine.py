@@ -274,7 +274,7 @@ class Fleet(RuleBasedStateMachine):
         own = (claim.document_id, claim.token)
         start = self.drawn.get(own, claim.first_page)
         end = min(start + count, pages_of(claim))
-        if add_pages(self.db, claim, [new_page(claim, index, broken) for index in range(start, end)]) is None:
+        if not add_pages(self.db, claim, [new_page(claim, index, broken) for index in range(start, end)]):
             return False
         self.drawn[own] = end
         return True
