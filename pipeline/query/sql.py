@@ -13,9 +13,7 @@ from pipeline.query.sql_sqlite import run_on_file
 from pipeline.settings import Settings
 
 
-def run_sql(
-    where: Settings | Path, statement: str, *, limit_seconds: float = 60.0, max_rows: int | None = None
-) -> SqlResult:
+def run_sql(where: Settings | Path, statement: str, *, limit_seconds: float = 60.0) -> SqlResult:
     """Run one SELECT on the settings' database, or on the SQLite file at a path.
 
     Works while a run writes: readers wait for nobody. Where the folder cannot be written, SQLite can make no lock
@@ -33,6 +31,6 @@ def run_sql(
             from pipeline.database.postgresql import NO_DRIVER
 
             raise UsageError(NO_DRIVER) from error
-        return run_on_server(where.database_url, statement, limit_seconds, max_rows)
+        return run_on_server(where.database_url, statement, limit_seconds)
     path = where if isinstance(where, Path) else where.home / "pagepack.db"
-    return run_on_file(path, statement, limit_seconds, max_rows)
+    return run_on_file(path, statement, limit_seconds)

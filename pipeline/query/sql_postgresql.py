@@ -34,7 +34,7 @@ FROM pg_roles WHERE rolname = %s
 """
 
 
-def run_on_server(url: str, statement: str, limit_seconds: float, max_rows: int | None) -> SqlResult:
+def run_on_server(url: str, statement: str, limit_seconds: float) -> SqlResult:
     """As `run_sql`, which says what may be raised."""
     if len(statement.encode(errors="replace")) > MAX_STATEMENT_BYTES:
         raise UsageError(f"the statement is longer than {MAX_STATEMENT_BYTES:,} bytes; {HINT}")
@@ -46,23 +46,14 @@ def run_on_server(url: str, statement: str, limit_seconds: float, max_rows: int 
     except BaseException:
         server.close()
         raise
-    result = SqlResult([column.name for column in cursor.description or ()], iter(()))
-    result.rows = _rows(result, server, cursor, max_rows)
-    return result
+    return SqlResult([column.name for column in cursor.description or ()], _rows(server, cursor))
 
 
-def _rows(
-    result: SqlResult, server: _Server, cursor: psycopg.ServerCursor[Any], max_rows: int | None
-) -> Iterator[tuple[Value, ...]]:
-    count = 0
+def _rows(server: _Server, cursor: psycopg.ServerCursor[Any]) -> Iterator[tuple[Value, ...]]:
     try:
         while some := server.fetch(cursor):
             for row in some:
-                if count == max_rows:
-                    result.is_truncated = True
-                    return
                 yield tuple(_value(value) for value in row)
-                count += 1
     finally:
         server.close()
 

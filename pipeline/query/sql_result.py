@@ -15,14 +15,10 @@ ROWS_AT_ONCE = 200
 
 @dataclass
 class SqlResult:
-    """The columns' names and the rows, which are read while they are asked for.
-
-    `is_truncated` turns true where `max_rows` cut the rows short. Closing `rows` closes the database.
-    """
+    """The columns' names and the rows, which are read while they are asked for. Closing `rows` closes the database."""
 
     columns: list[str]
     rows: Iterator[tuple[Value, ...]] = field(repr=False)
-    is_truncated: bool = False
 
 
 HINT = (

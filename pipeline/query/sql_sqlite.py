@@ -23,7 +23,7 @@ _MAX_VALUE_BYTES = 256 * 2**20  # one text or blob: document_text of 20,000 dens
 _STEPS_BETWEEN_LOOKS = 10_000  # virtual machine steps between two looks at the clock: about 0.1 ms
 
 
-def run_on_file(path: Path, statement: str, limit_seconds: float, max_rows: int | None) -> SqlResult:
+def run_on_file(path: Path, statement: str, limit_seconds: float) -> SqlResult:
     """Run one SELECT on a SQLite file. Raises as `run_sql`."""
     if not path.is_file():
         raise UsageError(f"no database at {path}; `pagepack run PATH` makes one, --home says where")
@@ -43,9 +43,7 @@ def run_on_file(path: Path, statement: str, limit_seconds: float, max_rows: int 
         connection.close()
         raise _translated(error, clock, path) from error
     columns = [str(column[0]) for column in cursor.description]
-    result = SqlResult(columns, iter(()))
-    result.rows = _rows(result, connection, cursor, clock, max_rows, unchanged, path)
-    return result
+    return SqlResult(columns, _rows(connection, cursor, clock, unchanged, path))
 
 
 class _Clock:
@@ -96,27 +94,19 @@ def _authorize(action: int, first: str | None, second: str | None, *_: Any) -> i
 
 
 def _rows(
-    result: SqlResult,
     connection: sqlite3.Connection,
     cursor: sqlite3.Cursor,
     clock: _Clock,
-    max_rows: int | None,
     unchanged: Unchanged | None,
     path: Path,
 ) -> Iterator[tuple[Value, ...]]:
-    count = 0
     try:
         while True:
             with clock:
                 some = cursor.fetchmany(ROWS_AT_ONCE)
             if not some:
                 break
-            for row in some:
-                if count == max_rows:
-                    result.is_truncated = True
-                    return
-                yield row
-                count += 1
+            yield from some
         if unchanged is not None:
             unchanged.check()
     except (sqlite3.Error, sqlite3.Warning) as error:
