@@ -154,12 +154,6 @@ class Scheduler:
             self._admit(budget, chunks, copies, busy=bool(decodes))
         return Step(tuple(chunks), tuple(decodes), tuple(copies))
 
-    def forget(self, step: Step) -> None:
-        """A step that was not computed: its sequences go back to the queue and begin again."""
-        for sequence in reversed(step.sequences):
-            if sequence.state is State.RUNNING:
-                self._preempt(sequence)
-
     def _plan_decodes(self) -> list[Decode]:
         decodes: list[Decode] = []
         for sequence in list(self.running):
