@@ -28,12 +28,7 @@ class PixtralEngine:
     name = "pixtral"
 
     def __init__(
-        self,
-        model_dir: Path,
-        device: str = "auto",
-        dtype: str | None = None,
-        memory_bytes: int | None = None,
-        lora: Path | None = None,
+        self, model_dir: Path, device: str = "auto", dtype: str | None = None, memory_bytes: int | None = None
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
@@ -56,7 +51,7 @@ class PixtralEngine:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
-        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, lora)
+        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes)
         self.model = fingerprint(model_dir)
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 

@@ -39,11 +39,7 @@ class Built:
 
 
 def build_engine(
-    folder: Path,
-    device: torch.device,
-    dtype: str | None = None,
-    memory_bytes: int | None = None,
-    lora: Path | None = None,
+    folder: Path, device: torch.device, dtype: str | None = None, memory_bytes: int | None = None
 ) -> Built:
     """Check the folder, load it, size the cache by the memory that is left, start the thread.
 
@@ -54,7 +50,7 @@ def build_engine(
         raise UsageError(f"the type {dtype} is not one of {', '.join(DTYPES)}")
     processor = Processor(folder, read_config(folder))
     granted = memory_bytes or available_bytes(device)
-    model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted), lora)
+    model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted))
     return Built(start_engine(model, processor, granted), processor)
 
 

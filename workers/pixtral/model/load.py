@@ -46,15 +46,10 @@ def empty_model(config: ModelConfig) -> Pixtral:
         return Pixtral(config)
 
 
-def load_model(
-    folder: Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    lora: Path | None = None,
-) -> Pixtral:
+def load_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pixtral:
     """The checkpoint in `folder` on `device`, ready for inference.
 
-    `dtype` None keeps what most weights have. `lora`, or `lora.safetensors` in the folder, is merged into the weights.
+    `dtype` None keeps what most weights have. `lora.safetensors` in the folder is merged into the weights.
 
     Raises:
         UsageError: a file is damaged, or a tensor missing, spare or misshapen; the message names both.
@@ -70,8 +65,7 @@ def load_model(
         for name, path in homes.items():
             with torch.no_grad():
                 parameters[name].copy_(_read(opened[path], name, path))
-    adapter = lora or (folder / "lora.safetensors" if (folder / "lora.safetensors").is_file() else None)
-    if adapter is not None:
+    if (adapter := folder / "lora.safetensors").is_file():
         merge_lora(model, adapter, _lora_scaling(folder))
     return model.eval().requires_grad_(False)
 
