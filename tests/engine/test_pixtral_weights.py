@@ -227,6 +227,15 @@ def test_fingerprint_follows_weights_params_and_tokenizer(tmp_path, folder):
     assert len({first, second, third, fingerprint(folder)}) == 4
 
 
+def test_fingerprint_follows_the_adapter_that_is_merged_and_no_other_file(folder):
+    plain = fingerprint(folder)
+    adapter = {"layers.0.attention.wq.lora_A.weight": torch.ones(4, 64)}
+    save_file(adapter, folder / "lora-of-last-year.safetensors")
+    assert fingerprint(folder) == plain
+    save_file(adapter, folder / "lora.safetensors")
+    assert fingerprint(folder) != plain
+
+
 def test_fingerprint_of_a_large_file_samples_every_tensor(monkeypatch, folder):
     from workers.pixtral.model import fingerprint as module
 

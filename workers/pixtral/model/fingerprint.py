@@ -36,6 +36,12 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def adapter_files(folder: Path) -> list[Path]:
+    """`lora.safetensors`, which is merged into the weights, where the folder has one."""
+    adapter = folder / "lora.safetensors"
+    return [adapter] if adapter.is_file() else []
+
+
 def lacks(folder: Path, name: str) -> str:
     """The message that a file is not there; most often the folder is in Hugging Face's format, as other tools want."""
     theirs = [path.name for pattern in ("config.json", "model*.safetensors") for path in folder.glob(pattern)]
@@ -105,7 +111,7 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256(json.dumps(read_params(folder), sort_keys=True).encode())
     tokenizer = folder / "tekken.json"
     digest.update(hashlib.sha256(tokenizer.read_bytes() if tokenizer.is_file() else b"").digest())
-    files = weight_files(folder) + sorted(folder.glob("lora*.safetensors"))
+    files = [*weight_files(folder), *adapter_files(folder)]
     whole = sum(path.stat().st_size for path in files) <= WHOLE_BYTES
     entries = [(name, path, entry) for path in files for name, entry in read_header(path).items()]
     for name, path, entry in sorted(entries, key=lambda item: (item[0], item[1].name)):

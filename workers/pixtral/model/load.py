@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig, read_config
-from workers.pixtral.model.fingerprint import read_header, read_params, weight_files
+from workers.pixtral.model.fingerprint import adapter_files, read_header, read_params, weight_files
 from workers.pixtral.model.layers import Attention, FeedForward
 from workers.pixtral.model.vision import Pixtral
 
@@ -65,7 +65,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
         for name, path in homes.items():
             with torch.no_grad():
                 parameters[name].copy_(_read(opened[path], name, path))
-    if (adapter := folder / "lora.safetensors").is_file():
+    for adapter in adapter_files(folder):
         merge_lora(model, adapter, _lora_scaling(folder))
     return model.eval().requires_grad_(False)
 
