@@ -43,6 +43,7 @@ for _name, _how in {"fixed": {"derandomize": True}, "fuzz": {"max_examples": 2_0
 hypothesis_settings.load_profile("fixed")
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
+NEVER = 9e9  # seconds after which an enqueued message is taken for lost: not in a test
 
 
 def sha(text: str) -> str:

@@ -93,6 +93,6 @@ def submit(db: Database, url: str, settings: Settings, folder: Path) -> None:
     for _ in register(db, batch, [folder], settings, forget_gone=False, is_stopping=lambda: False):
         pass
     app = make_app(url)
-    enqueue_documents(app, take_due_documents(db, batch.id, limit=100))
+    enqueue_documents(app, take_due_documents(db, batch.id, limit=100, lost_after=60.0))
     wait_until(lambda: not what_is_open(db, batch.id).documents)
-    enqueue_pages(app, take_due_pages(db, batch.id, limit=100, lost_after=None))
+    enqueue_pages(app, take_due_pages(db, batch.id, limit=100, lost_after=60.0))

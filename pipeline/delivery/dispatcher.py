@@ -280,7 +280,7 @@ class Dispatcher:
                     return
 
     def _enqueue_pages(
-        self, app: Celery, queue: str, batches: Sequence[OpenBatch], room: int, lost_after: float | None
+        self, app: Celery, queue: str, batches: Sequence[OpenBatch], room: int, lost_after: float
     ) -> int:
         if room <= 0 or not batches:
             return 0

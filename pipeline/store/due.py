@@ -21,7 +21,7 @@ from pipeline.store.page_tasks import supersede
 from schemas.tables import Batch, BatchState, Document, DocumentState, PageTask, TaskState
 
 
-def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float = 30.0) -> list[int]:
+def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float) -> list[int]:
     """Ids of documents to enqueue, marked so: never enqueued, or enqueued `lost_after` seconds ago."""
     return [row.id for row in _take_due(db, Document, (Document.id,), batch_id, limit, lost_after)]
 
@@ -40,7 +40,7 @@ def is_ingest_wanted(db: Database, batch_id: int, seconds: float) -> bool:
         )
 
 
-def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float | None) -> list[int]:
+def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float) -> list[int]:
     """Ids of pages to enqueue, marked so: never enqueued, or enqueued `lost_after` seconds ago.
 
     A task that was in flight while its batch was asked for again with another model, and came back, is dropped; another
@@ -61,24 +61,17 @@ def _drop(db: Database, ids: sa.Select[tuple[int]], is_old: sa.ColumnElement[boo
 
 @retried
 def _take_due(
-    db: Database,
-    table: Leased,
-    columns: Sequence[Any],
-    batch_id: int,
-    limit: int,
-    lost_after: float | None,
+    db: Database, table: Leased, columns: Sequence[Any], batch_id: int, limit: int, lost_after: float
 ) -> list[Any]:
     """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else."""
     due = select(table.id).where(
         table.batch_id == batch_id, is_in(table, TaskState.PENDING), table.next_attempt_at <= db.clock()
     )
-    looks = [due.where(table.enqueued_at.is_(None)).order_by(table.id)]
-    if lost_after is not None:
-        looks.append(
-            due.where(table.enqueued_at.is_not(None), table.enqueued_at < db.clock() - lost_after).order_by(
-                table.enqueued_at
-            )
-        )
+    is_lost = (table.enqueued_at.is_not(None), table.enqueued_at < db.clock() - lost_after)
+    looks = [
+        due.where(table.enqueued_at.is_(None)).order_by(table.id),
+        due.where(*is_lost).order_by(table.enqueued_at),
+    ]
     if limit > 0 and db.dialect == "sqlite":  # mostly there is nothing: ask before taking the one write lock
         with db.read() as connection:
             looks = [look for look in looks if connection.scalar(look.limit(1)) is not None]

@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from pipeline.store.batch_states import cancel_batch
 from pipeline.store.due import take_due_documents
 from schemas.messages import INGEST_QUEUE
-from tests.conftest import Archive
+from tests.conftest import NEVER, Archive
 from tests.running import wait_until, write_pdf
 
 LIMIT = 16
@@ -97,7 +97,7 @@ def test_a_long_document_is_fetched_once_however_slowly_it_is_read(archive: Arch
 
 def test_a_document_in_hand_makes_place_for_another_batch(archive: Archive, in_hand: Callable[[], bool]) -> None:
     other = archive.see("/in/other.pdf", batch="other")
-    assert take_due_documents(archive.db, archive.batches["other"].id, limit=1) == [other]
+    assert take_due_documents(archive.db, archive.batches["other"].id, limit=1, lost_after=NEVER) == [other]
     archive.execute(
         "UPDATE documents SET enqueued_at = enqueued_at - 60 WHERE id = :other", other=other
     )  # no worker heard it

@@ -27,7 +27,7 @@ from pipeline.store.pages import NewPage, add_pages, finish_document, reject_doc
 from pipeline.store.sources import SeenFile, begin_walk, forget_files, forget_unseen, record_files
 from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
-from tests.conftest import LIMITS, Archive, answer, complete_page, sha
+from tests.conftest import LIMITS, NEVER, Archive, answer, complete_page, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -54,7 +54,7 @@ def test_nothing_of_a_paused_batch_is_given_out(archive: Archive) -> None:
     first, second = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1"])
     waiting = archive.see("/in/b.pdf") or 0
     batch = archive.batches["b"].id
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [first, second]  # they are enqueued
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=NEVER) == [first, second]  # they are enqueued
     held = archive.claim(first)
     assert held and pause_batch(archive.db, batch) and state(archive) == "paused"
     assert archive.claim(second) is None and claim_document(archive.db, waiting, "ingest/1", 60) is None
@@ -62,7 +62,7 @@ def test_nothing_of_a_paused_batch_is_given_out(archive: Archive) -> None:
     finish_batches(archive.db)
     assert state(archive) == "paused" and not resume_batch(archive.db, batch + 1)
     assert resume_batch(archive.db, batch) and not resume_batch(archive.db, batch)
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [second]  # its message was for nothing
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=NEVER) == [second]  # its message was for nothing
     archive.read(second, "y")
     assert claim_document(archive.db, waiting, "ingest/1", 60)
 
@@ -372,8 +372,8 @@ def test_asking_again_enqueues_again_what_a_paused_batch_has_waiting(archive: Ar
     batch = archive.batches["b"].id
 
     def due() -> tuple[list[int], list[int]]:
-        documents = take_due_documents(archive.db, batch, limit=10)
-        return documents, take_due_pages(archive.db, batch, limit=10, lost_after=None)
+        documents = take_due_documents(archive.db, batch, limit=10, lost_after=NEVER)
+        return documents, take_due_pages(archive.db, batch, limit=10, lost_after=NEVER)
 
     assert due() == ([waiting], [page]) and pause_batch(archive.db, batch)
     archive.batch()

@@ -13,7 +13,7 @@ from pipeline.store.backpressure import Room
 from pipeline.store.claims import claim_pages
 from pipeline.store.due import is_ingest_wanted, take_due_documents, take_due_pages
 from pipeline.store.leases import expire, renew_tasks
-from tests.conftest import LIMITS, Archive
+from tests.conftest import LIMITS, NEVER, Archive
 
 DATABASES = ("sqlite", "postgresql")
 ROWS = 20_000
@@ -87,7 +87,7 @@ def scans(plan: str) -> list[str]:
 def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> None:
     pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
     assert "ix_page_tasks_due" in pages and "ix_page_tasks_enqueued" in pages and scans(pages) == [], pages
-    documents = plans(large.db, lambda: take_due_documents(large.db, 1, limit=64))
+    documents = plans(large.db, lambda: take_due_documents(large.db, 1, limit=64, lost_after=30.0))
     assert scans(documents) == [], documents
     wanted = plans(large.db, lambda: is_ingest_wanted(large.db, 1, 2.0))
     assert "ix_documents_enqueued" in wanted and scans(wanted) == [], wanted
@@ -121,11 +121,11 @@ def test_a_claim_reads_its_own_rows_only(large: Archive) -> None:
 def test_take_due_gives_what_is_due_once_and_lost_messages_after_a_while(archive: Archive) -> None:
     pages = archive.ingest(archive.see("/in/a.pdf") or 0, ["0", "1", "2"])
     batch = archive.batches["b"].id
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == pages
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == []
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=NEVER) == pages
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=NEVER) == []
     archive.execute("UPDATE page_tasks SET enqueued_at = NULL WHERE page_id = :page", page=pages[0])
     archive.execute("UPDATE page_tasks SET enqueued_at = 1 WHERE page_id = :page", page=pages[1])
-    assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [pages[0]]
+    assert take_due_pages(archive.db, batch, limit=10, lost_after=NEVER) == [pages[0]]
     assert take_due_pages(archive.db, batch, limit=0, lost_after=30.0) == []
     assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == [pages[1]]
     assert take_due_pages(archive.db, batch, limit=10, lost_after=30.0) == []
@@ -140,4 +140,4 @@ def test_enqueueing_skips_rows_that_somebody_holds(archive: Archive) -> None:
     with archive.db.write() as connection:
         connection.execute(sa.text("SELECT 1 FROM page_tasks WHERE page_id = :page FOR UPDATE"), {"page": first})
         batch = archive.batches["b"].id
-        assert take_due_pages(archive.db, batch, limit=10, lost_after=None) == [second]
+        assert take_due_pages(archive.db, batch, limit=10, lost_after=NEVER) == [second]

@@ -22,7 +22,7 @@ from pipeline.store.leases import give_back, return_claim
 from pipeline.store.pages import NewPage, add_pages, reject_document, render_again, retry_document, set_page_count
 from pipeline.store.retention import free_read_images, sweep_images
 from schemas.prompts import DESCRIBE, OCR
-from tests.conftest import LIMITS, Archive, sha
+from tests.conftest import LIMITS, NEVER, Archive, sha
 from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
 
@@ -117,11 +117,11 @@ def test_the_first_page_that_lacks_its_image_spares_the_others_a_claim(archive: 
     free_read_images(archive.db, images, pages)
     batch = archive.batch("c", prompts=[DESCRIBE])
     archive.see("/in/a.pdf", batch="c")
-    assert take_due_pages(archive.db, batch.id, limit=2, lost_after=None) == pages[:2], "messages are out"
+    assert take_due_pages(archive.db, batch.id, limit=2, lost_after=NEVER) == pages[:2], "messages are out"
     first = archive.claim(pages[0])
     assert first and render_again(archive.db, first)
     assert archive.claim(pages[1]) is None and archive.claim(pages[2]) is None
-    assert take_due_pages(archive.db, batch.id, limit=9, lost_after=None) == []
+    assert take_due_pages(archive.db, batch.id, limit=9, lost_after=NEVER) == []
     document_id = archive.scalar("SELECT id FROM documents")
     drawn = [NewPage(index, sha(str(index)), 16, 32) for index in range(3)]
     assert archive.ingest(document_id, drawn) == pages, "they are enqueued"

@@ -34,7 +34,7 @@ from pipeline.store.pages import NewPage, add_pages, finish_document, reject_doc
 from pipeline.store.sources import SeenFile, record_files
 from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
-from tests.conftest import LIMITS, Archive, answer, claim_page, complete_page, examples, reuse_answers, sha
+from tests.conftest import LIMITS, NEVER, Archive, answer, claim_page, complete_page, examples, reuse_answers, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -228,7 +228,7 @@ def test_a_document_is_ready_with_as_many_rows_as_pages_else_it_waits(archive: A
     assert claim and add_pages(archive.db, claim, [NewPage(index, sha(str(index)), 16, 16) for index in (0, 2)])
     assert not finish_document(archive.db, claim, 3)
     assert archive.rows("SELECT state, owner, lease_until FROM documents") == [("pending", None, None)]
-    assert take_due_documents(archive.db, archive.batches["b"].id, limit=9) == [document_id]
+    assert take_due_documents(archive.db, archive.batches["b"].id, limit=9, lost_after=NEVER) == [document_id]
     again = claim_document(archive.db, document_id, "ingest/2", 60)
     assert again and again.first_page == 1
     assert add_pages(archive.db, again, [NewPage(1, sha("1"), 16, 16)]) and finish_document(archive.db, again, 3)
@@ -347,7 +347,7 @@ def test_batches_that_share_a_page_do_not_take_it_from_each_other_when_they_try_
     (holder,) = (
         archive.batches[name]
         for name in "bc"
-        if take_due_pages(archive.db, archive.batches[name].id, limit=9, lost_after=None)
+        if take_due_pages(archive.db, archive.batches[name].id, limit=9, lost_after=NEVER)
     )
     for _ in range(2):
         assert not archive.finish("b") and not archive.finish("c")

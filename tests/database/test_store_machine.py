@@ -39,7 +39,7 @@ from pipeline.store.sources import SeenFile, record_files
 from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.chaos import history
-from tests.conftest import LIMITS, Archive, answer, complete_page, examples, reuse_answers, sha
+from tests.conftest import LIMITS, NEVER, Archive, answer, complete_page, examples, reuse_answers, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -203,10 +203,10 @@ class Fleet(RuleBasedStateMachine):
     def die(self, owner: str, crashed: bool) -> None:
         give_back(self.db, owner, reason="its worker died", crashed=crashed, limits=LIMITS)
 
-    @rule(name=batches, lost_after=st.sampled_from([None, -1.0]))
-    def enqueue(self, name: str, lost_after: float | None) -> None:
+    @rule(name=batches, lost_after=st.sampled_from([NEVER, -1.0]))
+    def enqueue(self, name: str, lost_after: float) -> None:
         batch = self.archive.batches[name].id
-        take_due_documents(self.db, batch, limit=2)
+        take_due_documents(self.db, batch, limit=2, lost_after=NEVER)
         take_due_pages(self.db, batch, limit=2, lost_after=lost_after)
 
     @rule()
@@ -302,11 +302,11 @@ class Fleet(RuleBasedStateMachine):
     def work(self) -> None:
         """Honest workers do what is enqueued."""
         for name in NAMES:
-            for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100):
+            for document_id in take_due_documents(self.db, self.archive.batches[name].id, limit=100, lost_after=NEVER):
                 claim = claim_document(self.db, document_id, "honest/1", LIMITS.lease_seconds)
                 if claim is not None:
                     self.draw_all(claim)
-            for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=None):
+            for page_id in take_due_pages(self.db, self.archive.batches[name].id, limit=100, lost_after=NEVER):
                 page = lease(self.db, page_id, "honest/1", ["m1", ""])
                 if page is not None:
                     reuse_answers(self.db, page, page.answered)
