@@ -85,8 +85,6 @@ class Drawn:
     height_px: int
     pixels: bytes | memoryview  # rows from the top, without gaps
     text_layer: str | None  # None: the page carries none, as an image never does
-    dpi: float | None  # pixels of `image` per inch of the page; None where the source has no physical size
-    rotation_degrees: int  # the page's own /Rotate, already applied
     warnings: str  # what MuPDF mended or left out, one line each
     owner: object = None  # of the memory under `pixels`
     width_pt: float | None = None  # of the page as it is shown; None where the source has no physical size
@@ -189,7 +187,6 @@ class PdfPages:
                 mupdf.fz_clear_pixmap_rect_with_value(pixmap.this, 255, margin)
             flags = pymupdf.TEXTFLAGS_TEXT & ~pymupdf.TEXT_PRESERVE_LIGATURES
             text = clean(pymupdf.TextPage(display_list.get_textpage(flags)).extractText())
-            rotation = int(page.rotation) % 360
         except PageFailed:
             raise
         except _PDF_ERRORS as error:
@@ -206,8 +203,6 @@ class PdfPages:
             pixmap.height,
             pixels,
             layer,
-            72 * scale,
-            rotation,
             warnings,
             pixmap,
             float(rect.width),
@@ -261,7 +256,7 @@ class ImageFrames:
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
         image = pad(image)
-        return Drawn(image.mode, image.width, image.height, image.tobytes(), None, None, 0, "")
+        return Drawn(image.mode, image.width, image.height, image.tobytes(), None, "")
 
     def _check_size(self, error: type[DocumentRejected] | type[PageFailed]) -> None:
         width, height = self._image.size

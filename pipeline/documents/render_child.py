@@ -116,7 +116,7 @@ def main() -> None:
             try:
                 drawn = document.draw(page_index)
             except PageFailed as error:
-                failed = {"is": "failed", "page_index": page_index, "cause": error.cause, "text": str(error)}
+                failed = {"is": "failed", "cause": error.cause, "text": str(error)}
                 connection.sendall(pack(failed | {"rss_bytes": _rss_bytes()}))
                 continue
             if unread == SLOTS and connection.recv(1):  # the slot that comes next has been read
@@ -127,15 +127,12 @@ def main() -> None:
             facts = {
                 "is": "page",
                 "slot": slot,
-                "page_index": page_index,
                 "mode": drawn.mode,
                 "width_px": drawn.width_px,
                 "height_px": drawn.height_px,
                 "width_pt": drawn.width_pt,
                 "height_pt": drawn.height_pt,
                 "text_layer": drawn.text_layer,
-                "dpi": drawn.dpi,
-                "rotation_degrees": drawn.rotation_degrees,
                 "warnings": drawn.warnings,
                 "rss_bytes": _rss_bytes(),
             }

@@ -46,8 +46,6 @@ class RasterizedPage:
     image: bytes  # encoded, for ImageStore.put
     image_hash: str  # png.hash_pixels
     text_layer: str | None  # the PDF's own text in MuPDF's reading order; None where it has none
-    dpi: float | None  # image pixels per inch of page; None for image files
-    rotation_degrees: int  # the page's /Rotate, already applied
     warnings: str  # what MuPDF mended or left out, one line each
     width_pt: float | None  # of the page as it is shown; None for image files
     height_pt: float | None
@@ -209,8 +207,8 @@ class Child:
 def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
     text = message["text_layer"]
-    dpi, width_pt, height_pt = (
-        None if message[name] is None else float(message[name]) for name in ("dpi", "width_pt", "height_pt")
+    width_pt, height_pt = (
+        None if message[name] is None else float(message[name]) for name in ("width_pt", "height_pt")
     )
     image = png.canonical(drawn)
     return RasterizedPage(
@@ -220,8 +218,6 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         image=png.encode(image),
         image_hash=png.hash_pixels(image),
         text_layer=None if text is None else str(text),
-        dpi=dpi,
-        rotation_degrees=int(message["rotation_degrees"]),
         warnings=str(message["warnings"]),
         width_pt=width_pt,
         height_pt=height_pt,
