@@ -53,8 +53,8 @@ class InputCopies:
         """Where the copy of this content lies, or will."""
         return f"{self._url}/{_key(kind, content_hash)}"
 
-    def put(self, path: str, kind: str, content_hash: str, size_bytes: int, modified_ns: int) -> str:
-        """Copy a file that was identified so, unless its content is there; the copy's location.
+    def put(self, path: str, kind: str, content_hash: str, size_bytes: int, modified_ns: int) -> None:
+        """Copy a file that was identified so, to its `location`, unless its content is there.
 
         Raises:
             DocumentRejected: the file is gone, or has changed since.
@@ -69,7 +69,6 @@ class InputCopies:
             if (status.st_size, status.st_mtime_ns) != (size_bytes, modified_ns):
                 self._storage.delete(key)  # what was copied may not be what was hashed
                 raise rejected("changed", display(path), "changed while it was read; run again when it is complete")
-        return f"{self._url}/{key}"
 
     def delete(self, kind: str, content_hash: str) -> None:
         """Remove the copy of this content; one that is not there is no error."""
