@@ -16,7 +16,7 @@ from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
 from pipeline.settings import Settings
-from pipeline.store.backpressure import Room
+from pipeline.store.backpressure import PAGES_STORED_AT_ONCE, Room
 from pipeline.store.claims import DocumentClaim, claim_document
 from pipeline.store.due import is_ingest_wanted
 from pipeline.store.leases import GONE_SECONDS, Limits, holds_document, renew_document, return_claim
@@ -27,7 +27,6 @@ from pipeline.telemetry.traces import TracedPage
 
 log = logging.getLogger("pagepack.worker")
 
-_PAGES_A_TRANSACTION = 16
 _SECONDS_HELD_BACK = 5.0  # at least, before another batch's document takes the place
 _SECONDS_UNHEARD = 2.0  # a message for another batch: then no worker is free for it
 _MOST_SECONDS_HELD = 1200.0  # RabbitMQ takes a message for lost that is not acknowledged within half an hour
@@ -105,7 +104,7 @@ class Ingester:
             started = time.monotonic()
             for page in rasterizing(claim, document.pages(claim.first_page)):
                 chunk.append(self._storing(page))
-                if len(chunk) >= _PAGES_A_TRANSACTION or time.monotonic() - started > _SECONDS_A_TRANSACTION:
+                if len(chunk) >= PAGES_STORED_AT_ONCE or time.monotonic() - started > _SECONDS_A_TRANSACTION:
                     if not self._flush(claim, chunk):
                         return
                     chunk, started = [], time.monotonic()

@@ -13,7 +13,7 @@ from pipeline.store.conditions import is_in
 from pipeline.store.progress import open_looks
 from schemas.tables import Batch, BatchState, Page, PageTask, TaskState
 
-_SMALLEST_SHARE = 16  # pages that ingest stores at once
+PAGES_STORED_AT_ONCE = 16  # by ingest, in one transaction; so no batch's share is smaller
 
 
 class Room:
@@ -32,11 +32,11 @@ class Room:
         self._limit = limit
         running = select(Batch.id).where(Batch.state == BatchState.RUNNING)
         self._in_all = _waiting(db, PageTask.batch_id.in_(running), 2 * limit)
-        self._share = _SMALLEST_SHARE
+        self._share = PAGES_STORED_AT_ONCE
         if _half(limit) <= self._in_all < 2 * limit:
             with db.read(by_key=True) as connection:
                 count = connection.scalar(select(sa.func.count()).select_from(_at_work().subquery())) or 1
-            self._share = max(_SMALLEST_SHARE, limit // count)
+            self._share = max(PAGES_STORED_AT_ONCE, limit // count)
 
     def is_left(self, batch_id: int) -> bool:
         """For this batch's next pages."""

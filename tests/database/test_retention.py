@@ -280,7 +280,7 @@ def test_a_rendering_that_was_given_back_goes_on_where_pages_are_missing(
         add_pages(archive.db, claim, [NewPage(first_page, sha(str(first_page)), 16, 32)])
         return_claim(archive.db, claim, "enough pages wait")
     archive.execute("UPDATE documents SET state = 'ready'")
-    monkeypatch.setattr(backpressure, "_SMALLEST_SHARE", 1)
+    monkeypatch.setattr(backpressure, "PAGES_STORED_AT_ONCE", 1)
     assert not Room(archive.db, 2).is_left(archive.batches["c"].id)
 
 
