@@ -100,6 +100,13 @@ class Claimed:
     suspects: set[int]
 
 
+def is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
+    """Whether the document is still this claim's: its lease was neither ended nor given to another since."""
+    return sa.and_(
+        Document.id == claim.document_id, Document.token == claim.token, is_in(Document, DocumentState.LEASED)
+    )
+
+
 def is_wanted(table: Leased) -> sa.ColumnElement[bool]:
     """Whether the batch that a row waits for is running: nothing is given out of one that is paused."""
     return table.batch_id.in_(select(Batch.id).where(Batch.state == BatchState.RUNNING))

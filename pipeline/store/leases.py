@@ -29,7 +29,7 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.settings import Settings
 from pipeline.store.answers import without_answer
-from pipeline.store.claims import DocumentClaim, PageClaim, locked_ids
+from pipeline.store.claims import DocumentClaim, PageClaim, is_held, locked_ids
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.outbox import note_ended
 from pipeline.store.redraw import drawn_before, fail_undrawn
@@ -63,16 +63,14 @@ class Limits:
 @retried
 def renew_document(db: Database, claim: DocumentClaim, lease_seconds: float) -> None:
     """The heartbeat of an ingest worker, for the document that it has in hand."""
-    held = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, DocumentState.LEASED))
     with db.write() as connection:
-        connection.execute(update(Document).where(*held).values(lease_until=db.clock() + lease_seconds))
+        connection.execute(update(Document).where(is_held(claim)).values(lease_until=db.clock() + lease_seconds))
 
 
 def holds_document(db: Database, claim: DocumentClaim) -> bool:
     """False where the claim was lost: the batch was cancelled, or the lease ran out."""
-    mine = (Document.id == claim.document_id, Document.token == claim.token, is_in(Document, DocumentState.LEASED))
     with db.read(by_key=True) as connection:
-        return connection.scalar(select(Document.id).where(*mine)) is not None
+        return connection.scalar(select(Document.id).where(is_held(claim))) is not None
 
 
 @retried

@@ -17,7 +17,7 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.errors import PagepackError
 from pipeline.store import redraw
-from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
+from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim, is_held
 from pipeline.store.conditions import is_open
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
@@ -149,7 +149,7 @@ def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool
 def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
     """As soon as it is known, so that progress has a total."""
     with db.write() as connection:
-        connection.execute(update(Document).where(_is_held(claim)).values(page_count=page_count))
+        connection.execute(update(Document).where(is_held(claim)).values(page_count=page_count))
 
 
 @retried
@@ -238,11 +238,5 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         return True
 
 
-def _is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        Document.id == claim.document_id, Document.token == claim.token, Document.state == DocumentState.LEASED
-    )
-
-
 def _holds_document(connection: Connection, claim: DocumentClaim) -> bool:
-    return connection.scalar(select(Document.id).where(_is_held(claim)).with_for_update()) is not None
+    return connection.scalar(select(Document.id).where(is_held(claim)).with_for_update()) is not None
