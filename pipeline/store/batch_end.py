@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.batches import OpenBatch, running_batches
-from pipeline.store.conditions import is_asked_about, is_open
+from pipeline.store.conditions import is_asked_about, is_batch_running, is_open
 from pipeline.store.outbox import note_all_ended
 from pipeline.store.page_tasks import (
     IS_DROPPED,
@@ -18,7 +18,6 @@ from pipeline.store.page_tasks import (
     ensure_tasks,
     in_parts,
     is_left_behind,
-    waits_for_none,
 )
 from schemas.columns import server_now
 from schemas.tables import (
@@ -151,7 +150,7 @@ def _parts(db: Database, batch_id: int) -> Iterator[tuple[sa.ColumnElement[bool]
 @retried
 def _take_documents_over(db: Database, batch_id: int) -> None:
     """One that went back to ingest waits for the batch that saw it first; where that is held, it waits for this one."""
-    waits = (Document.state == DocumentState.PENDING, waits_for_none(Document.batch_id))
+    waits = (Document.state == DocumentState.PENDING, ~is_batch_running(Document))
     left = select(Document.id).where(Document.id.in_(_documents(batch_id)), *waits)
     with db.read() as connection:
         ids = connection.scalars(left.limit(PAGES_A_TRANSACTION)).all()

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.conditions import Leased, is_in
+from pipeline.store.conditions import Leased, is_batch_running, is_in
 from pipeline.store.page_tasks import TEXT_LAYER
 from schemas.columns import server_now
 from schemas.prompts import Prompt
@@ -107,18 +107,13 @@ def is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
     )
 
 
-def is_wanted(table: Leased) -> sa.ColumnElement[bool]:
-    """Whether the batch that a row waits for is running: nothing is given out of one that is paused."""
-    return table.batch_id.in_(select(Batch.id).where(Batch.state == BatchState.RUNNING))
-
-
 @retried
 def claim_document(db: Database, document_id: int, owner: str, lease_seconds: float) -> DocumentClaim | None:
     """Lease a waiting document; None where it does not wait (any more)."""
     with db.write() as connection:
         row = connection.execute(
             update(Document)
-            .where(Document.id == document_id, is_in(Document, DocumentState.PENDING), is_wanted(Document))
+            .where(Document.id == document_id, is_in(Document, DocumentState.PENDING), is_batch_running(Document))
             .where(Document.next_attempt_at <= db.clock())
             .values(_leased(db.dialect, Document, owner, lease_seconds))
             .returning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from schemas.tables import Batch, BatchPages, Document, DocumentState, Page, PageTask, TaskState
+from schemas.tables import Batch, BatchPages, BatchState, Document, DocumentState, Page, PageTask, TaskState
 
 Leased = type[Document] | type[PageTask]
 
@@ -18,6 +18,16 @@ def is_in(table: Leased, state: DocumentState | TaskState) -> sa.ColumnElement[b
 def is_open(table: Leased) -> sa.ColumnElement[bool]:
     """Pending or leased: it waits, or somebody has it in hand."""
     return table.state.in_([TaskState.PENDING, TaskState.LEASED])  # documents call both the same
+
+
+def is_batch_running(table: Leased) -> sa.ColumnElement[bool]:
+    """Whether the batch that a row waits for is running: nothing is given out of another.
+
+    A batch that tries to finish takes up shared rows of which this is false, and leaves the others: batches try in
+    turn, and one that took what waits for another, which is enqueued, would lose it to the next one before its own turn
+    to enqueue.
+    """
+    return table.batch_id.in_(select(Batch.id).where(Batch.state == BatchState.RUNNING).correlate(None))
 
 
 def is_asked_about() -> sa.ColumnElement[bool]:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, update
 
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
+from pipeline.store.conditions import is_batch_running
 from pipeline.store.wished_model import TEXT_LAYER as TEXT_LAYER
 from schemas.columns import utc_now
 from schemas.tables import (
@@ -161,19 +162,10 @@ def fail_tasks(
     connection.execute(insert_for(connection)(PageTask).from_select(columns, rows).on_conflict_do_nothing())
 
 
-def waits_for_none(batch_id: sa.orm.InstrumentedAttribute[int]) -> sa.ColumnElement[bool]:
-    """Whether the batch that a row waits for gives nothing out.
-
-    Batches that share pages try to finish in turn: one that took what waits for another, which is enqueued, would lose
-    it to the next one before its own turn to enqueue.
-    """
-    return batch_id.not_in(select(Batch.id).where(Batch.state == BatchState.RUNNING).correlate(None))
-
-
 def is_left_behind() -> sa.ColumnElement[bool]:
     """Whether a task waits for a batch that gives nothing out, or that was asked for again with another model."""
     asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).correlate(PageTask).scalar_subquery()
-    return sa.or_(waits_for_none(PageTask.batch_id), PageTask.model != asked_there)
+    return sa.or_(~is_batch_running(PageTask), PageTask.model != asked_there)
 
 
 _TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text

@@ -18,10 +18,10 @@ from pipeline.database.retry import retried
 from pipeline.errors import PagepackError
 from pipeline.store import redraw
 from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim, is_held
-from pipeline.store.conditions import is_open
+from pipeline.store.conditions import is_batch_running, is_open
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
-from pipeline.store.page_tasks import ensure_tasks, fail_tasks, waits_for_none
+from pipeline.store.page_tasks import ensure_tasks, fail_tasks
 from pipeline.store.results import after_failure, held_tasks
 from schemas.columns import utc_now
 from schemas.tables import (
@@ -194,7 +194,7 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
         held_ids = {task.task_id for task in claim.tasks if (task.task_id, task.token) in leased}
         if not held_ids:
             return False
-        is_left = sa.and_(Document.state == DocumentState.PENDING, waits_for_none(Document.batch_id))
+        is_left = sa.and_(Document.state == DocumentState.PENDING, ~is_batch_running(Document))
         asking = select(PageTask.batch_id).join(Batch, Batch.id == PageTask.batch_id).where(PageTask.id.in_(held_ids))
         is_held_up = sa.case((Batch.state == BatchState.RUNNING, 0), else_=1)  # by a pause, with all that waits for it
         connection.execute(

@@ -15,8 +15,9 @@ from pipeline.database.retry import retried
 from pipeline.errors import DocumentRejected
 from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.batches import OpenBatch
+from pipeline.store.conditions import is_batch_running
 from pipeline.store.outbox import forget_outdated
-from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts, waits_for_none
+from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts
 from schemas.columns import utc_now, uuid7
 from schemas.tables import (
     Batch,
@@ -150,7 +151,7 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
             seen.on_conflict_do_update(index_elements=["batch_id", "source_id"], set_=fresh | {"seen_at": last})
         )
         documents = list(ids.values())
-        is_free = waits_for_none(Document.batch_id) if state == BatchState.PAUSED else sa.true()
+        is_free = ~is_batch_running(Document) if state == BatchState.PAUSED else sa.true()
         connection.execute(
             update(Document)
             .where(Document.id.in_(documents), Document.state == DocumentState.PENDING, is_free)
