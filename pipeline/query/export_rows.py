@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from pipeline.database.engine import Database
 from pipeline.errors import NothingToDo
 from pipeline.query.batch_status import BatchRow
-from pipeline.store.page_tasks import is_asked_about
+from pipeline.store.conditions import is_asked_by
 from schemas.tables import (
     Answer,
     Batch,
@@ -163,7 +163,7 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
     asked: sa.ColumnElement[bool] = sa.true()
     if batch is not None:
         task = task.join(Batch, Batch.model == PageTask.model).where(Batch.id == batch.id)
-        asked = is_asked_about(batch.id)
+        asked = is_asked_by(batch.id)
     is_absent = Answer.id.is_(None)
     return (
         select(

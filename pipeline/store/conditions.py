@@ -36,3 +36,13 @@ def is_asked_about() -> sa.ColumnElement[bool]:
         BatchPages.batch_id == Batch.id, Page.page_index.between(BatchPages.first_index, BatchPages.last_index)
     )
     return sa.or_(Batch.all_pages, inside.correlate(Batch, Page).exists())
+
+
+def is_asked_by(batch_id: int) -> sa.ColumnElement[bool]:
+    """`is_asked_about` of a batch that the enclosing statement does not join.
+
+    Joined within `ensure_tasks`, it hides from PostgreSQL that each page comes once, which then sorts them out again.
+    """
+    ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
+    inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
+    return sa.or_(~ranges.exists(), inside.correlate(Page).exists())

@@ -15,12 +15,11 @@ from sqlalchemy import Connection, select, update
 
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
-from pipeline.store.conditions import is_batch_running
+from pipeline.store.conditions import is_asked_by, is_batch_running
 from pipeline.store.wished_model import TEXT_LAYER as TEXT_LAYER
 from schemas.columns import utc_now
 from schemas.tables import (
     Batch,
-    BatchPages,
     BatchPrompt,
     BatchState,
     CurrentAnswer,
@@ -73,16 +72,6 @@ def in_parts(pages: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], int, i
 WAITS_AGAIN = {"state": TaskState.PENDING, "cause": None, "reason": None, "enqueued_at": None, "finished_at": None}
 
 
-def is_asked_about(batch_id: int) -> sa.ColumnElement[bool]:
-    """`conditions.is_asked_about` of a batch that the enclosing statement does not join.
-
-    Joined within `ensure_tasks`, it hides from PostgreSQL that each page comes once, which then sorts them out again.
-    """
-    ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
-    inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
-    return sa.or_(~ranges.exists(), inside.correlate(Page).exists())
-
-
 def ensure_tasks(
     connection: Connection,
     batch_id: int,
@@ -100,7 +89,7 @@ def ensure_tasks(
     batch = connection.execute(select(Batch.state, Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
     versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
     which = (Page.document_id.in_(documents), Page.page_index.between(first_page, last_page))
-    asked = (*which, is_asked_about(batch_id))
+    asked = (*which, is_asked_by(batch_id))
     pages = select(Page.id).where(*asked)
     own = sa.and_(PageTask.page_id.in_(pages), PageTask.model == batch.model, PageTask.prompt_version.in_(versions))
     wanted = _wanted(batch_id, batch.model, asked, sa.literal(str(TaskState.PENDING)))
@@ -154,7 +143,7 @@ def fail_tasks(
     """
     model = connection.execute(select(Batch.model).where(Batch.id == batch_id)).scalar_one()
     which = (Page.document_id.in_(documents), Page.page_index.between(first_page, last_page))
-    asked = (*which, is_asked_about(batch_id))
+    asked = (*which, is_asked_by(batch_id))
     failed = (sa.literal(value) for value in (str(TaskState.FAILED), CANCELLED, CANCELLED_REASON))
     ended = sa.literal(utc_now(), Page.created_at.type)
     rows = _wanted(batch_id, model, asked, *failed, ended)
