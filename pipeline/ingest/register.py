@@ -17,6 +17,7 @@ from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, mark_all_seen
 from pipeline.store.sources import (
+    KnownFile,
     SeenFile,
     begin_walk,
     forget_files,
@@ -28,8 +29,6 @@ from pipeline.urls import is_url
 
 _FILES_A_TRANSACTION = 200
 _FILES_AT_ONCE = 16  # where looking at a file means waiting for a network
-
-Known = dict[str, tuple[int, int, str, str, str | None]]
 
 
 def register(
@@ -54,7 +53,7 @@ def register(
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 
-        def look(file: Found, known: Known = known) -> SeenFile | None:
+        def look(file: Found, known: dict[str, KnownFile] = known) -> SeenFile | None:
             return None if is_stopping() else _seen(file, known.get(file.display_path), copies)
 
         if copies is not None or any(is_url(file.path) for file in chunk):
@@ -76,22 +75,22 @@ def register(
         forget_unseen(db, batch, began)
 
 
-def _seen(file: Found, known: tuple[int, int, str, str, str | None] | None, copies: InputCopies | None) -> SeenFile:
+def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None) -> SeenFile:
     location = location_of(file.path)
     kind = content_hash = None
     rejection = file.rejection
     size_bytes, modified_ns = file.size_bytes, file.modified_ns
     if rejection is None:
         try:
-            if known is not None and known[:2] == (size_bytes, modified_ns):
-                kind, content_hash = known[2:4]
+            if known is not None and known.is_unchanged(size_bytes, modified_ns):
+                kind, content_hash = known.kind, known.content_hash
             else:
                 identity = identify(file.path)
                 kind, content_hash = str(identity.kind), identity.content_hash
                 size_bytes, modified_ns = identity.size_bytes, identity.modified_ns
             if copies is not None and not is_url(file.path):
                 location = copies.location(kind, content_hash)
-                if known is None or known[4] != location:
+                if known is None or known.location != location:
                     copies.put(file.path, kind, content_hash, size_bytes, modified_ns)
         except DocumentRejected as error:
             kind, content_hash, rejection = None, None, error

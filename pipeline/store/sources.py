@@ -54,10 +54,22 @@ class SeenFile:
         return self.rejection is not None and self.rejection.cause == UNSUPPORTED
 
 
-def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int, str, str, str | None]]:
-    """Path → (size, modified_ns, kind, content hash, location) of files taken in before: unchanged ones need no
-    second hash. The location is None where no worker has opened it yet.
-    """
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """What a file was when it was taken in: while size and time are the same, it needs no second hash."""
+
+    size_bytes: int
+    modified_ns: int
+    kind: str
+    content_hash: str
+    location: str | None  # None where no worker has opened it yet
+
+    def is_unchanged(self, size_bytes: int, modified_ns: int) -> bool:
+        return (self.size_bytes, self.modified_ns) == (size_bytes, modified_ns)
+
+
+def known_files(db: Database, paths: Sequence[str]) -> dict[str, KnownFile]:
+    """Those of the paths that were taken in before."""
     with db.read() as connection:
         rows = connection.execute(
             select(
@@ -71,7 +83,7 @@ def known_files(db: Database, paths: Sequence[str]) -> dict[str, tuple[int, int,
             .join(Document, Document.id == Source.document_id)
             .where(Source.path.in_(paths))
         )
-        return {row.path: tuple(row)[1:] for row in rows}
+        return {path: KnownFile(*known) for path, *known in rows}
 
 
 def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen_at: datetime | None = None) -> None:
