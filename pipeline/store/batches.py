@@ -36,6 +36,8 @@ QUESTION_KEY = "ask:"
 
 @dataclass(frozen=True, slots=True)
 class OpenBatch:
+    """A batch by its row, its id for people and its name, in whatever state."""
+
     id: int
     public_id: str
     name: str

@@ -126,7 +126,7 @@ class Children:
         self._starts: dict[ProcessSlot, int] = {}  # in a row, without a page
         self._next_start: dict[ProcessSlot, float] = {}
         self._any_ready = False
-        self._mourned: list[Child] = []  # dead, and their leases could not be given back yet
+        self._dead: list[Child] = []  # dead, and their leases could not be given back yet
 
     def kill(self) -> None:
         """At once, from a signal handler too."""
@@ -140,7 +140,7 @@ class Children:
             UsageError, ProgramFault: one does not come up; the message holds the end of its log.
             Unavailable: no process is to be had.
         """
-        self._bury()
+        self._give_back_dead()
         for slot in self._slots:
             child = self._running.get(slot)
             if child is not None and child.process.poll() is None:
@@ -202,7 +202,7 @@ class Children:
                 self._give_back(child, "the worker was stopped", crashed=False)
         self._running.clear()
         with suppress(PagepackError):
-            self._bury()
+            self._give_back_dead()
 
     def _start(self, slot: ProcessSlot, broker_url: str) -> Child:
         # Ends in a slash: the processes that a child forks put their own number behind it.
@@ -260,8 +260,8 @@ class Children:
         count(_RESTARTS, role=slot.role, cause="died")
         child.signal(signal.SIGKILL)  # what it left of its process group
         self._any_ready = self._any_ready or child.was_ready
-        self._mourned.append(child)
-        returned = self._bury()
+        self._dead.append(child)
+        returned = self._give_back_dead()
         self._starts[slot] = starts = self._starts.get(slot, 0) + 1 if self._was_useless(child, returned) else 0
         code = child.process.returncode
         if code == 2:
@@ -294,15 +294,15 @@ class Children:
             self._any_ready = self._any_ready or any(child.is_ready(self._db) for child in self._running.values())
         return self._any_ready
 
-    def _bury(self) -> int:
+    def _give_back_dead(self) -> int:
         """Give back what dead children held; tried again while the database is away."""
         returned = 0
-        while self._mourned:
+        while self._dead:
             try:
-                returned += self._give_back(self._mourned[0], "its worker died", crashed=True)
+                returned += self._give_back(self._dead[0], "its worker died", crashed=True)
             except Unavailable:
                 break
-            self._mourned.pop(0)
+            self._dead.pop(0)
         return returned
 
     def _give_back(self, child: Child, reason: str, *, crashed: bool) -> int:
