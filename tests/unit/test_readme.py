@@ -34,7 +34,3 @@ def test_the_readme_documents_every_column_of_every_view() -> None:
 
 def test_the_readme_documents_every_setting() -> None:
     assert settings_table() in README
-
-
-def test_the_readme_names_no_placeholder() -> None:
-    assert "@@" not in README
