@@ -20,12 +20,11 @@ import click
 from pipeline.cli.command_again import words_of_this_command
 from pipeline.cli.jobs import execute
 from pipeline.cli.options import (
-    EXIT_DONE,
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
     cli,
     devices_option,
     engine_options,
+    exit_code_of,
     home_option,
     json_option,
     pages_option,
@@ -86,7 +85,6 @@ def ask(
     from pipeline.ingest.submission import parse_pages
     from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
-    from pipeline.store.sources import UNSUPPORTED
 
     prompt = question(asked, take_sampling(flags))
     settings = load_settings(home=home, **flags)
@@ -109,7 +107,7 @@ def ask(
     failures = list(run_sql(settings, f"SELECT cause, reason FROM failures WHERE batch_id = {quoted(done)}").rows)
     for _, reason in failures:
         click.echo(f"pagepack: {visible(str(reason))}", err=True)
-    return EXIT_FAILED if any(cause != UNSUPPORTED for cause, _ in failures) else EXIT_DONE
+    return exit_code_of(str(cause) for cause, _ in failures)
 
 
 def _have_answered(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def exit_code_of(causes: Iterable[str]) -> int:
+    """Of a batch with failures of these causes: a file of a kind that is not read is none."""
+    from pipeline.store.sources import UNSUPPORTED
+
+    return EXIT_FAILED if any(cause != UNSUPPORTED for cause in causes) else EXIT_DONE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

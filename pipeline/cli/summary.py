@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.batches import status_json
-from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, quoted, visible
+from pipeline.cli.options import EXIT_DONE, exit_code_of, quoted, visible
 from pipeline.cli.where import database_name, looking_words
 from pipeline.query.go_on import shell_quoted
 
@@ -58,7 +58,7 @@ def _worth_a_look(batch_id: str, look: Mapping[str, int], where: str) -> Iterato
 
 
 def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, num_ignored: int) -> int:
-    """Print it; the exit code, for which a file of a kind that is not read is no failure."""
+    """Print it; the exit code."""
     from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch, pages_done_within
@@ -71,7 +71,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     summary, look = query_status(db, batch), worth_a_look(db, batch_id)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
-    failed = summary.files_failed + summary.files_rejected - unsupported
+    code = exit_code_of(summary.failures)
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
         click.echo(json.dumps({**status_json(summary), **more, "pages_worth_a_look": look}, ensure_ascii=False))
@@ -93,8 +93,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
-        if unsupported and not failed:
+        if unsupported and code == EXIT_DONE:
             click.echo(f"{files_not_read(unsupported)}: no failure; --ignore-unsupported leaves such files out")
         if num_ignored:
             click.echo(f"{files_not_read(num_ignored)}: ignored")
-    return EXIT_FAILED if failed else EXIT_DONE
+    return code
