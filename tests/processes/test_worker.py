@@ -236,8 +236,9 @@ def test_anyone_asks_for_a_document_in_a_message(tmp_path: Path, home: Path, wor
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_text") == [(4,)])
     pages = rows(home, "SELECT page_number, prompt FROM page_text ORDER BY 1, 2")
     assert pages == [(2, "describe"), (2, "ocr"), (3, "describe"), (3, "ocr")]
-    wait_until(lambda: rows(home, "SELECT cause FROM failures") == [("missing",)])
-    assert rows(home, "SELECT DISTINCT name FROM batch_summary") == [("by message",)]
+    causes = "SELECT b.name, f.cause FROM failures f JOIN batch_summary b USING (batch_id) ORDER BY 1"
+    wait_until(lambda: rows(home, causes) == [("by message", "missing"), ("nonsense", "message")])
+    assert rows(home, "SELECT DISTINCT name FROM batch_summary ORDER BY 1") == [("by message",), ("nonsense",)]
     for wrong in (("--priority", str(2**40)), ("--batch", "no name" * 500)):
         refused = call("submit", path, "--home", home, *wrong)
         assert refused.returncode == 2 and wrong[0] in refused.stderr and "Traceback" not in refused.stderr
