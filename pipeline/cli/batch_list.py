@@ -20,7 +20,8 @@ _SIDES = "<<>><<<"  # numbers stand to the right
 def batches(home: Path | None, as_json: bool) -> int:
     """All batches, the latest first: id, state, files, pages, when they started and finished (UTC), name.
 
-    `pagepack status BATCH` says more of one. --json: an object a line, with the counts of the view `batch_summary`.
+    `pagepack status BATCH` says more of one. --json: an object a line, with the counts of the view `batch_summary`
+    and `interrupted`.
     """
     from pipeline.database.open_to_look import open_to_look
     from pipeline.query.batch_list import list_batches
@@ -39,7 +40,8 @@ def batches(home: Path | None, as_json: bool) -> int:
         files = _of(batch.files_done + batch.files_failed + batch.files_rejected, batch.files_seen)
         pages = _of(batch.pages_done + batch.pages_failed, batch.pages_total)
         times = _minute(batch.started_at), _minute(batch.finished_at)
-        rows.append((batch.batch_id, batch.state, files, pages, *times, visible(batch.name)))
+        state = "interrupted" if batch.interrupted else batch.state
+        rows.append((batch.batch_id, state, files, pages, *times, visible(batch.name)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, _SIDES, widths, strict=True))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import (
+    Choice,
     F,
     engine_options,
     home_option,
@@ -59,7 +60,7 @@ def batch_options(command: F) -> F:
             help="A prompt of your own; the file's name is the prompt's. It may begin with front matter.",
         ),
         click.option(
-            "--prompt", "prompts", multiple=True, type=click.Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
+            "--prompt", "prompts", multiple=True, type=Choice(sorted(CATALOGUE)), help="May be repeated.  [ocr]"
         ),
         engine_options,
         home_option,

@@ -123,13 +123,13 @@ def _why_nobody_reads(status: Any, workers: Sequence[Any]) -> str | None:
 
 def _worker_line(worker: Any) -> str:
     """`read on gpu7 (GPU 0): pixtral, 96 pages at once`."""
-    from pipeline.cli.progress_bar import duration
+    from pipeline.cli.progress_bar import counted, duration
 
     device = f" (GPU {worker.device})" if worker.device is not None else ""
-    unit = "documents" if worker.role == "ingest" else "pages"
+    slots = counted(worker.slots, "document" if worker.role == "ingest" else "page")
     silent = f", silent for {duration(worker.silent_seconds)}" if worker.silent_seconds > 30 else ""
     engine = f"{worker.engine}, " if worker.engine else ""
-    return f"{worker.role} on {worker.host}{device}: {engine}{worker.slots} {unit} at once{silent}"
+    return f"{worker.role} on {worker.host}{device}: {engine}{slots} at once{silent}"
 
 
 def _waiting(status: Any) -> str:

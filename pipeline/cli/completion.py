@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, cli
+from pipeline.cli.options import EXIT_DONE, Choice, cli
 from pipeline.errors import UsageError
 
 _SHELLS = ("bash", "zsh", "fish")
 
 
 @cli.command()
-@click.argument("shell", required=False, type=click.Choice(_SHELLS))
+@click.argument("shell", required=False, type=Choice(_SHELLS))
 def completion(shell: str | None) -> int:
     """Print the script that completes commands, options and files at the Tab key. SHELL: the one that you use.
 

@@ -17,6 +17,7 @@ from pipeline.cli.command_again import words_of_this_command
 from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
+    Choice,
     cli,
     devices_option,
     engine_options,
@@ -90,7 +91,7 @@ def execute(
     """Run the job under a progress bar; None where the user stopped it."""
     from rich.console import Console
 
-    from pipeline.cli.progress_bar import ProgressBar, unit_of
+    from pipeline.cli.progress_bar import ProgressBar, counted, unit_of
     from pipeline.ingest.selection import ALL_FILES
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.local_run import Run, Stopped
@@ -108,7 +109,8 @@ def execute(
         try:
             return Done(job.execute().public_id, job.seen)
         except Stopped as stopped:
-            stored = f"{stopped.num_stored:,} answers are stored in {database_name(settings)}"
+            are = "is" if stopped.num_stored == 1 else "are"
+            stored = f"{counted(stopped.num_stored, 'answer')} {are} stored in {database_name(settings)}"
             bar.say(f"stopped; {stored}. Run the same command again to go on.")
             return None
 
@@ -203,7 +205,7 @@ def submit(
 @home_option
 @engine_options
 @click.option(
-    "--role", type=click.Choice(["read", "ingest", "both"]), default="both", show_default=True,
+    "--role", type=Choice(["read", "ingest", "both"]), default="both", show_default=True,
     help="read: one a GPU. ingest: draws documents, on CPUs.",
 )  # fmt: skip
 @devices_option

@@ -10,6 +10,7 @@ import click
 
 from pipeline import __version__
 from pipeline.cli.where import check_home
+from pipeline.errors import did_you_mean
 from pipeline.urls import is_url
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ def cli() -> None:
     """
 
 
+class Choice(click.Choice[str]):
+    """One of a few words; a misspelt one is told with the near one."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = did_you_mean(str(value), map(str, self.choices)).rstrip("?")
+        return super().get_invalid_choice_message(value, ctx).removesuffix(".") + (f"{near}?" if near else ".")
+
+
 class _Files(click.types.FuncParamType):  # type: ignore[type-arg]
     """Completed by the shell as files are."""
 
@@ -88,13 +97,13 @@ def pages_option(command: F) -> F:
 
 
 def engine_options(command: F) -> F:
-    engines = click.Choice(["auto", "pixtral", "rapidocr"])
+    engines = Choice(["auto", "pixtral", "rapidocr"])
     command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
     return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
 
 
 def text_layer_option(command: F) -> F:
-    layers = click.Choice(["keep", "prefer"])
+    layers = Choice(["keep", "prefer"])
     return click.option("--text-layer", type=layers, help="prefer: take a PDF's own text.  [keep]")(command)
 
 

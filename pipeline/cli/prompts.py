@@ -68,6 +68,8 @@ def question(text: str, sampling: Mapping[str, Any]) -> Prompt:
 
 
 def _read_prompt(path: Path, sampling: Mapping[str, Any]) -> Prompt:
+    if path.exists() and not path.is_file():
+        raise UsageError("--prompt-file names no regular file; write the prompt to one: the prompt is called after it")
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, cli, home_option, json_option, path, visible
+from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, Choice, cli, home_option, json_option, path, visible
 
 
 @cli.command()
@@ -84,9 +84,7 @@ def _echo(text: str) -> None:
 
 @cli.command()
 @click.option("--out", required=True, type=path, help="A folder; for jsonl and parquet a file; for jsonl also -.")
-@click.option(
-    "--format", "form", default="markdown", show_default=True, type=click.Choice(["markdown", "jsonl", "parquet"])
-)
+@click.option("--format", "form", default="markdown", show_default=True, type=Choice(["markdown", "jsonl", "parquet"]))
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
 @home_option

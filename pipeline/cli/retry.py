@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, quoted
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.database.engine import Database
@@ -109,7 +109,8 @@ def _chosen_failures(settings: Settings, batch_id: str, cause: str | None, where
     if cause is not None:
         causes = [str(name) for (name,) in run_sql(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1").rows]
         if causes and cause not in causes:
-            raise UsageError(f"--cause {cause}: no failure of this batch has it; they have {', '.join(causes)}")
+            near = did_you_mean(cause, causes) or ";"
+            raise UsageError(f"--cause {cause}: no failure of this batch has it{near} they have {', '.join(causes)}")
         select += f" AND cause = {quoted(cause)}"
     if where is not None:
         select += f" AND ({where}\n)"

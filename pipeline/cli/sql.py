@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, cli, home_option, path
+from pipeline.cli.options import EXIT_DONE, Choice, cli, home_option, path
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _SqlCommand(click.Command):
 @click.argument("statement", required=False)
 @home_option
 @click.option("--file", "file", type=path, help="Read the statement from a file.")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="[table on a terminal, else csv]")
+@click.option("--format", "form", type=Choice(["table", "csv", "json"]), help="[table on a terminal, else csv]")
 @click.option("--seconds", default=60.0, show_default=True, help="Stop the statement after this long.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def sql(

@@ -23,8 +23,10 @@ _NAMED = 10
 def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -> Iterator[str]:
     """Lines with the files and pages of a batch that were not read, and why; the first ten, then how many more."""
     from pipeline.query.sql import run_sql
+    from pipeline.store.sources import UNSUPPORTED
 
-    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)} ORDER BY source_path, page_number"
+    first = f"cause = {quoted(UNSUPPORTED)}, source_path, page_number"  # what is no failure stands last
+    of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)} ORDER BY {first}"
     found = run_sql(settings, f"SELECT source_path, page_number, reason {of_batch} LIMIT {_NAMED}")
     for name, number, reason in found.rows:
         page = "" if number is None else f" page {number!s}"
@@ -92,7 +94,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
         for line in _worth_a_look(batch_id, look, where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
-        click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+        if summary.pages_done:
+            click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
         if unsupported and code == EXIT_DONE:
             click.echo(f"{files_not_read(unsupported)}: no failure; --ignore-unsupported leaves such files out")
         if num_ignored:

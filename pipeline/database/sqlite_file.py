@@ -22,7 +22,7 @@ def look_for(path: Path, home: Path) -> None:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         way_out = f"`pagepack run PATH --home {shlex.quote(str(home))}` makes one"
-        raise UsageError(f"no database at {path}; {way_out}") from error
+        raise UsageError(f"no database at {path.absolute()}; {way_out}") from error
     except OSError as error:
         raise UsageError(f"cannot open {path}: {error.strerror}; choose another --home") from error
 

@@ -68,7 +68,8 @@ def register(
             forget_files(db, batch, ignored)  # that were told of before
             files = [file for file in files if not file.is_unsupported()]
             num_ignored += len(ignored)
-        record_files(db, batch, files, began)
+        if files:
+            record_files(db, batch, files, began)
         count += len(files)
         yield Seen(count, num_ignored)
     if forget_gone:

@@ -24,6 +24,7 @@ from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
 from pipeline.store.batches import PATHS_KEY, QUESTION_KEY, OpenBatch, open_batch
 from pipeline.store.sources import SeenFile, record_files
+from pipeline.urls import is_url
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.text import storable
@@ -43,7 +44,8 @@ def check_paths(paths: Sequence[str | Path], settings: Settings, selection: Sele
     """Raises NothingToDo where no file is at the paths; asked before anything is made. Else raises as `discover`."""
     if next(discover(paths, settings, selection.globs), None) is None:
         left = " that --include and --exclude leave" if selection.identity() else ""
-        raise NothingToDo(f"no file found at {', '.join(map(str, paths))}{left}")
+        places = ", ".join(str(path) if is_url(str(path)) else str(Path(path).absolute()) for path in paths)
+        raise NothingToDo(f"no file found at {places}{left}")
 
 
 def open_named_batch(

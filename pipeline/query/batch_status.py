@@ -138,11 +138,16 @@ def who_works(db: Looking, batch: BatchRow) -> WorkedOnBy:
     return worked_on_by(db, batch.id, is_question=batch.command is not None and batch.command[1] == "ask")
 
 
+def is_interrupted(batch: BatchRow, who: WorkedOnBy) -> bool:
+    """Whether its `run` or `ask` is not there any more, nor workers that would go on with it."""
+    return batch.state == "running" and batch.command is not None and who == WorkedOnBy.NOBODY
+
+
 def status(db: Looking, batch: BatchRow) -> Status:
     """The batch's exact counts; costs a look at each of its pages."""
     now, prompts = count_progress(db, batch.id), asked_prompts(db, batch.id)
     who = who_works(db, batch)
-    interrupted = batch.state == "running" and batch.command is not None and who == WorkedOnBy.NOBODY
+    interrupted = is_interrupted(batch, who)
     with db.looking() as look:
         (row,) = look.rows(summary_of_batch(), id=batch.id)
         end = batch.finished_at or datetime.fromtimestamp(look.now(), UTC)

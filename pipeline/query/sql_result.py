@@ -28,5 +28,6 @@ HINT = (
 
 def too_slow(limit_seconds: float) -> UsageError:
     return UsageError(
-        f"the query was stopped after {limit_seconds:g} seconds; narrow it with WHERE or LIMIT, or raise the limit"
+        f"the query was stopped after {limit_seconds:g} second{'' if limit_seconds == 1 else 's'}; "
+        "narrow it with WHERE or LIMIT, or raise the limit"
     )

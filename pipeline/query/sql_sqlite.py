@@ -26,7 +26,7 @@ _STEPS_BETWEEN_LOOKS = 10_000  # virtual machine steps between two looks at the 
 def run_on_file(path: Path, statement: str, limit_seconds: float) -> SqlResult:
     """Run one SELECT on a SQLite file. Raises as `run_sql`."""
     if not path.is_file():
-        raise UsageError(f"no database at {path}; `pagepack run PATH` makes one, --home says where")
+        raise UsageError(f"no database at {path.absolute()}; `pagepack run PATH` makes one, --home says where")
     unchanged = Unchanged(path) if is_immutable(path) else None
     try:
         connection = connect_readonly(path, 15.0, unchanged is not None)

@@ -73,6 +73,7 @@ def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_i
     words, fields = status(home)
     assert ", interrupted)" in words and "rate" not in words and "left" not in words and "start one" not in words
     assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", True, "nobody")
+    assert " interrupted " in call("batches", "--home", home).stdout, "and so says the list"
     assert (fields["pages_per_second"], fields["seconds_left"]) == (0, None)
     assert "workers none is there that reads it" in words
     assert fields["command"] == the_command(text) and "\x1b" not in text

@@ -127,3 +127,28 @@ def test_a_question_to_a_folder_with_a_stray_text_ends_as_a_run_does(docs: Path,
     asked = pagepack("ask", "Which?", docs, "--home", home)
     assert asked.returncode == 0 and asked.stdout.count("ask: Which? of ") == 2, asked.stderr
     assert "notes.txt is no PDF" in asked.stderr
+
+
+def test_a_folder_of_nothing_but_what_is_ignored_is_walked_to_its_end(tmp_path: Path, home: Path) -> None:
+    """Also where more of them stand in a row than are registered at once."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(250):
+        (folder / f"{number:03}.txt").write_text("no page")
+    done = pagepack("run", folder, "--home", home, "--ignore-unsupported")
+    assert done.returncode == 0, done.stderr
+    assert "250 files are of a kind that is not read: ignored" in done.stdout
+    write_pdf(folder / "z.pdf", 1)
+    again = pagepack("run", folder, "--home", home, "--ignore-unsupported", "--json")
+    row = json.loads(again.stdout)
+    assert (again.returncode, row["pages_done"], row["files_ignored"], row["state"]) == (0, 1, 250, "finished")
+
+
+def test_what_is_no_failure_is_named_last(tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.txt").write_text("no page")
+    (folder / "z.pdf").touch()
+    failed = pagepack("run", folder, "--home", home)
+    assert failed.returncode == 1 and f"\n  {folder}/z.pdf has zero bytes" in failed.stdout, failed.stdout

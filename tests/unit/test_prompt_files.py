@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def test_front_matter_without_an_end_or_a_prompt_is_refused(tmp_path: Path) -> N
 
 def test_a_prompt_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
     said = {}
-    for name, content in (("gone.txt", None), ("latin.txt", b"\xe9")):
+    os.mkfifo(tmp_path / "63")  # as the shell's <(…) is
+    for name, content in (("gone.txt", None), ("63", None), ("latin.txt", b"\xe9")):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError) as refused:
@@ -85,6 +87,7 @@ def test_a_prompt_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None
         said[name] = str(refused.value)
     assert said == {
         "gone.txt": f"--prompt-file {tmp_path}/gone.txt cannot be read: No such file or directory",
+        "63": "--prompt-file names no regular file; write the prompt to one: the prompt is called after it",
         "latin.txt": f"--prompt-file {tmp_path}/latin.txt cannot be read: it is no UTF-8 text",
     }
 

@@ -231,6 +231,8 @@ def test_a_child_process_has_the_settings_of_its_parent_wherever_it_stands(here:
     [
         (["serch", "tides"], "'search'"),
         (["run", "x", "--bacth", "b"], "--batch"),
+        (["run", "x", "--prompt", "orc"], "; did you mean ocr?"),
+        (["run", "x", "--engine", "rapidor"], "; did you mean rapidocr?"),
     ],
 )
 def test_a_misspelt_command_or_option_is_told_with_the_near_one(arguments: list[str], said: str) -> None:

@@ -62,7 +62,7 @@ def read_params(folder: Path) -> dict[str, Any]:
     """
     path = folder / "params.json"
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; --model takes a folder in Mistral's format")
+        raise UsageError(f"{folder.absolute()} is not a folder; --model takes a folder in Mistral's format")
     try:
         params = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
