@@ -52,6 +52,19 @@ def is_url(text: str) -> bool:
     return URL_PATTERN.match(text) is not None
 
 
+def secrets_masked(url: str) -> str:
+    """A URL to be shown whole: before its last `@` no more than the user of `user:password`.
+
+    `errors.redacted` finds URLs within sentences, and lets pass what may be a port, or a user alone.
+    """
+    scheme, separator, rest = url.partition("://")
+    before, at, host = rest.rpartition("@")
+    if separator and at:
+        user, colon, _ = before.partition(":")
+        url = f"{scheme}://{user if colon else ''}{colon}***@{host}"
+    return redacted(url)
+
+
 def has_credentials(url: str) -> bool:
     return redacted(url) != url
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import UsageError, did_you_mean, redacted
 from pipeline.settings.file import FILE_NAME, Given, read_settings_file
-from pipeline.urls import has_credentials
+from pipeline.urls import has_credentials, secrets_masked
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -155,9 +155,15 @@ def explain_settings(**flags: object) -> list[tuple[str, Any, str]]:
     given = _gather(flags)
     values = _build(given).model_dump(mode="json")
     return [
-        (name, redacted(value) if isinstance(value, str) else value, given[name].origin if name in given else "default")
+        (name, _shown(name, value), given[name].origin if name in given else "default")
         for name, value in values.items()
     ]
+
+
+def _shown(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return redacted(value) if Settings.model_fields[name].repr else secrets_masked(value)
 
 
 def _gather(flags: Mapping[str, object]) -> dict[str, Given]:

@@ -208,6 +208,24 @@ def test_config_shows_each_setting_its_value_and_its_origin(here: Path) -> None:
     assert by_name["database_url"]["value"] == "postgresql://me:***@db/x"
 
 
+@pytest.mark.parametrize(
+    ("name", "url", "shown"),
+    [
+        ("database_url", "postgresql://u:1234/x@h/db", "postgresql://u:***@h/db"),
+        ("database_url", "postgresql://u:a:b@c@h:5432/db", "postgresql://u:***@h:5432/db"),
+        ("database_url", "postgresql://h:5432/db?user=u&password=s3cret", "postgresql://h:5432/db?user=u&password=***"),
+        ("broker_url", "redis://TOKEN@h:6379/0", "redis://***@h:6379/0"),
+        ("broker_url", "redis://:1234@h", "redis://:***@h"),
+        ("broker_url", "redis://h:6379/0", "redis://h:6379/0"),
+        ("images_url", "s3://key:1234/x@bucket/in", "s3://key:***@bucket/in"),
+        ("images_url", "/pictures/me@home", "/pictures/me@home"),
+    ],
+)
+def test_config_shows_of_a_url_no_more_than_the_user(here: Path, name: str, url: str, shown: str) -> None:
+    write(here, f'{name} = "{url}"')
+    assert {name: value for name, value, _ in explain_settings()}[name] == shown
+
+
 def test_a_child_process_has_the_settings_of_its_parent_wherever_it_stands(here: Path) -> None:
     write(here, 'home = "archive"\nmodel = "model"\nlease_seconds = 5\n')
     write(here / "archive", "max_pages = 5\nkeep_images = 'until-read'\n")
