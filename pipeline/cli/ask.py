@@ -34,8 +34,9 @@ from pipeline.cli.options import (
     visible,
 )
 from pipeline.cli.prompts import question, take_sampling
-from pipeline.cli.where import database_name
+from pipeline.cli.where import database_name, looking_words
 from pipeline.errors import UsageError
+from pipeline.query.go_on import shell_quoted
 from schemas.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -214,7 +215,8 @@ def _leave_to(
             while batch_state(db, batch.id) not in (BatchState.FINISHED, BatchState.CANCELLED):
                 bar.show(progress(db, batch.id), None, True)
                 if stopping:
-                    bar.say(f"the question goes on without you: pagepack status {batch.public_id}")
+                    follow = map(shell_quoted, ["pagepack", "status", batch.public_id, *looking_words(settings)])
+                    bar.say(f"the question goes on without you: {' '.join(follow)}")
                     raise _Left
                 if all(row.model != reader.model for row in _readers(settings)):
                     bar.say("its readers have ended")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.query.go_on import home_words
+from pipeline.cli.where import is_default
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -29,7 +29,7 @@ def words_of_this_command(settings: Settings) -> list[str]:
     for name, silent in _OF_SETTINGS.items():
         value = getattr(settings, name)
         given[name] = None if value == silent else value
-    is_elsewhere = settings.database_url is not None and bool(home_words(settings.home))
+    is_elsewhere = settings.database_url is not None and not is_default(settings.home)
     given["home"] = settings.home if is_elsewhere else None
     options, arguments = list[str](), list[str]()
     for parameter in context.command.params:

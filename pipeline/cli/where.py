@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.errors import UsageError
-from pipeline.query.go_on import home_words
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -50,8 +50,22 @@ _KEEP_MORE_IN_IT = ("run", "ask", "worker")
 
 
 def looking_words(settings: Settings) -> list[str]:
-    """`--home DIR` of a command that looks into this database, where it needs one."""
-    return home_words(settings.home) if settings.database_url is None else []
+    """`--home DIR` of a command that looks into this database from this folder, where it needs one."""
+    if settings.database_url is not None:
+        return []
+    from pipeline.settings import load_settings
+
+    with suppress(UsageError, FileNotFoundError):  # what a flag has set right; the working folder is gone
+        if is_default(settings.home) and is_default(load_settings().home):
+            return []
+    return ["--home", str(settings.home)]
+
+
+def is_default(home: Path) -> bool:
+    return home.absolute() == _DEFAULT_HOME.absolute()
+
+
+_DEFAULT_HOME = Path("pagepack-data")
 
 
 def database_name(settings: Settings) -> str:

@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.database.looking import Looking
 
-DEFAULT_HOME = Path("pagepack-data")
-
 
 def go_on_command(db: Looking, words: Sequence[str]) -> str:
-    """One line; with the home in which the batch was found, where it does not go without saying."""
-    home = [] if db.dialect != "sqlite" else home_words(Path(db.name).parent)
+    """One line, right in any folder: a home goes by its absolute path, for elsewhere the same words begin another."""
+    home = [] if db.dialect != "sqlite" else ["--home", str(Path(db.name).parent.absolute())]
     return " ".join(map(shell_quoted, [*words[:2], *home, *words[2:]]))
-
-
-def home_words(home: Path) -> list[str]:
-    """`--home DIR`, where that is not the default."""
-    return [] if home.absolute() == DEFAULT_HOME.absolute() else ["--home", str(home)]
 
 
 def shell_quoted(word: str) -> str:

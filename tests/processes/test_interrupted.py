@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.where import looking_words
 from pipeline.database.home import HomeInUse, HomeLock, is_in_use
 from pipeline.errors import PageFailed
 from pipeline.query.go_on import shell_quoted
+from pipeline.settings import Settings
 from pipeline.store.worker_registry import enlist
 from tests.conftest import Archive
 from tests.running import (
@@ -84,6 +86,36 @@ def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_i
     assert ", finished)" in words and GO_ON.strip() not in words and fields["interrupted"] is False
     assert fields["workers"] == [], "those of the run that was killed are gone"
     reconciles(home)
+
+
+@pytest.mark.parametrize("words", [["--home", "relative"], []])
+def test_the_command_goes_on_in_the_same_archive_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """It once named a home as it was given, or not at all: pasted elsewhere it began another archive there."""
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    monkeypatch.chdir(tmp_path)
+    assert pagepack("run", "broken.pdf", *words).returncode == 1
+    home = tmp_path / (words[1] if words else "pagepack-data")
+    command = json.loads(call("retry", "--json", *words).stdout)["command"]
+    assert command == f"pagepack run --home {home} {tmp_path / 'broken.pdf'}"
+    assert json.loads(call("status", "--json", *words).stdout)["command"] == command
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = pasted(command, elsewhere)
+    assert done.returncode == 1 and not list(elsewhere.iterdir()), done.stderr
+    assert rows(home, "SELECT count(*) FROM batches") == [(1,)]
+    (hint,) = [line for line in done.stdout.splitlines() if line.startswith("read:")]
+    assert f"pagepack sql --home {home} " in hint
+
+
+def test_a_hint_is_right_in_the_folder_where_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    default = Settings(home=Path("pagepack-data").absolute())
+    assert looking_words(default) == []
+    assert looking_words(Settings(home=Path("rel"))) == ["--home", "rel"]
+    monkeypatch.setenv("PAGEPACK_HOME", "other")
+    assert looking_words(default) == ["--home", str(default.home)], "without it the other home is meant"
 
 
 def test_a_run_says_again_and_again_that_it_is_there(tmp_path: Path) -> None:
