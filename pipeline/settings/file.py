@@ -70,7 +70,8 @@ def _is_known(file: str, name: str, names: Collection[str]) -> bool:
         return True
     meant = name.lower().removeprefix("pagepack_").replace("-", "_")
     way_out = did_you_mean(meant, names) or f"; known are {', '.join(sorted(names))}"
-    raise UsageError(f"{file}: {name[:80]} is not a setting of pagepack{way_out}")
+    shown = name[:80] if name.isprintable() else repr(name[:80])  # a quoted key may hold what drives a terminal
+    raise UsageError(f"{file}: {shown} is not a setting of pagepack{way_out}")
 
 
 def _text(file: str, name: str, value: object, is_place: bool) -> str:

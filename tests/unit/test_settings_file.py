@@ -119,6 +119,7 @@ def test_a_misspelt_name_is_told_with_the_near_one(here: Path, monkeypatch: pyte
         (b"max_pages = 2026-01-01", ": max_pages is a list, a table or a date; give a text, a number, true or false"),
         (b"[home]\nx = 1", ": home is a list, a table or a date; give a text, a number, true or false"),
         (b'home = "a\\u0000b"', ": home holds a NUL; remove it"),
+        (b'"\\u001b[31mred" = 1', ": '\\x1b[31mred' is not a setting of pagepack; "),
         (b'home = ""', ": home is empty; is a shell variable unset?"),
     ],
 )
