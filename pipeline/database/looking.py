@@ -55,9 +55,9 @@ class Look:
 
 
 def as_moment(value: Any) -> datetime:
-    """Of a column of moments, which on SQLite is text; UTC, and says so."""
+    """Of a column of moments, which on SQLite is text and on PostgreSQL in the session's zone; UTC, and says so."""
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def as_json(value: Any) -> Any:

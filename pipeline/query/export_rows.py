@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import func, select
 
 from pipeline.database.engine import Database
+from pipeline.database.looking import as_moment
 from pipeline.errors import NothingToDo
 from pipeline.query.batch_status import BatchRow
 from pipeline.store.conditions import is_asked_by
@@ -120,8 +121,8 @@ def exported_pages(
                 values = dict(row._mapping)
                 if values["text"] is None and values["cause"] is None:
                     values |= {"cause": "waiting", "reason": "not read yet"}
-                if values["created_at"] and not values["created_at"].tzinfo:  # SQLite gives UTC without saying so
-                    values["created_at"] = values["created_at"].replace(tzinfo=UTC)
+                if values["created_at"]:
+                    values["created_at"] = as_moment(values["created_at"])
                 state = "done" if values["cause"] is None else "failed"
                 state = "waiting" if values["cause"] == "waiting" else state
                 yield ExportedPage(source.source_path, source.document_id, prompt=name, state=state, **values)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -19,6 +20,9 @@ from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.database.retry import retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+from pipeline.query.batch_list import list_batches
+from pipeline.query.batch_status import find_batch
+from pipeline.query.export import export
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings, load_settings
 from pipeline.store.backpressure import Room
@@ -162,6 +166,23 @@ def test_a_restarted_server_costs_a_reconnect(own_server: PostgresServer) -> Non
     own_server.start()
     assert archive.scalar("SELECT count(*) FROM sources") == 2
     db.dispose()
+
+
+def test_moments_are_utc_whatever_the_servers_time_zone(
+    archive: Archive, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = archive.db.engine.url
+    postgres.execute(f"ALTER DATABASE {url.database} SET timezone = 'Asia/Kolkata'")
+    archive.db.dispose()
+    archive.file("/in/a.pdf", ["text"])
+    assert archive.scalar("SHOW timezone") == "Asia/Kolkata"
+    moments = [find_batch(archive.db).started_at, list_batches(archive.db)[0].started_at]
+    assert export(archive.db, tmp_path / "a.jsonl", "jsonl").pages == 1
+    moments.append(datetime.fromisoformat(json.loads((tmp_path / "a.jsonl").read_text())["created_at"]))
+    assert all(moment.utcoffset() == timedelta(0) for moment in moments), moments
+    assert all(abs(datetime.now(UTC) - moment) < timedelta(minutes=30) for moment in moments), moments
+    told = json.loads(call("status", "--json", PAGEPACK_DATABASE_URL=postgres.url(str(url.database))).stdout)
+    assert told["started_at"] == moments[0].isoformat() and told["started_at"].endswith("+00:00")
 
 
 def test_a_session_that_ends_between_two_transactions_is_replaced(postgres: PostgresServer, archive: Archive) -> None:
