@@ -12,7 +12,7 @@ from types import ModuleType
 
 import click
 
-from pipeline.errors import UsageError
+from pipeline.errors import PagepackError
 from schemas.view_columns import COLUMNS
 
 _HISTORY = Path("~/.pagepack_sql_history")
@@ -83,7 +83,7 @@ def run_shell(run: Callable[[str], None]) -> None:
 def _tell(run: Callable[[str], None], statement: str) -> None:
     try:
         run(statement)
-    except UsageError as error:
+    except PagepackError as error:  # also a server that restarts: the next statement connects again
         click.echo(f"pagepack: {error}", err=True)
     except KeyboardInterrupt:
         click.echo("pagepack: stopped", err=True)

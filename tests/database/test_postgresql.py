@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import redis
 
+from pipeline.cli.sql_shell import run_shell
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.database.retry import retried
@@ -166,6 +167,28 @@ def test_a_restarted_server_costs_a_reconnect(own_server: PostgresServer) -> Non
     own_server.start()
     assert archive.scalar("SELECT count(*) FROM sources") == 2
     db.dispose()
+
+
+def test_the_shell_outlives_a_restart_of_the_server(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # of its history
+    own_server.execute("CREATE DATABASE pages")
+    settings = Settings(database_url=own_server.url("pages"))
+    open_database(settings, create=True).dispose()
+    typed = iter([own_server.stop, own_server.start])
+
+    def line(_: str) -> str:
+        if (change := next(typed, None)) is None:
+            raise EOFError
+        change()
+        return "SELECT count(*) FROM files;"
+
+    answers: list[list[object]] = []
+    monkeypatch.setattr("builtins.input", line)
+    run_shell(lambda statement: answers.append(list(run_sql(settings, statement).rows)))
+    assert answers == [[(0,)]]
+    assert "did not answer" in capsys.readouterr().err
 
 
 def test_moments_are_utc_whatever_the_servers_time_zone(
