@@ -50,8 +50,8 @@ from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.settings import Settings, load_settings
 from pipeline.store.batches import open_batch
 from pipeline.store.due import take_due_pages
+from pipeline.store.fleet import workers
 from pipeline.store.progress import what_is_open
-from pipeline.store.worker_registry import workers
 from schemas.columns import utc_now, uuid7
 from schemas.messages import READ_QUEUE
 from schemas.prompts import OCR, Prompt

@@ -27,10 +27,10 @@ from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, ReusedAnswer
 from pipeline.store.claims import PageClaim, TaskClaim
 from pipeline.store.leases import GONE_SECONDS, Limits, renew_tasks, return_claim
-from pipeline.store.page_tasks import TEXT_LAYER
 from pipeline.store.pages import render_again
 from pipeline.store.results import Outcome
 from pipeline.store.retention import free_read_images
+from pipeline.store.wished_model import TEXT_LAYER
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage

@@ -41,7 +41,7 @@ from schemas.prompts import Prompt
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
-    from pipeline.store.worker_registry import WorkerRow
+    from pipeline.store.fleet import WorkerRow
 
 _PRIORITY = 100  # somebody waits
 _LOADING_SECONDS = 600.0  # a large model takes minutes; and a host that only draws has no reader at all
@@ -152,7 +152,7 @@ def _have_answered(
 def _readers(settings: Settings) -> list[WorkerRow]:
     """Who is ready to read here; on a server's database a run reads its own batch alone."""
     from pipeline.database.open import open_database
-    from pipeline.store.worker_registry import workers
+    from pipeline.store.fleet import workers
 
     is_home = settings.database_url is None
     if is_home and not (settings.home / "pagepack.db").exists():
@@ -195,7 +195,8 @@ def _leave_to(
     from pipeline.cli.progress_bar import ProgressBar
     from pipeline.database.open import open_database
     from pipeline.ingest.submission import check_paths, submit
-    from pipeline.store.progress import batch_state, progress
+    from pipeline.store.progress import batch_state
+    from pipeline.store.task_counts import progress
     from schemas.tables import BatchState
 
     stopping: list[int] = []

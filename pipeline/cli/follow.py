@@ -19,8 +19,9 @@ from pipeline.query.batch_status import asked_prompts, find_batch
 from pipeline.query.go_on import shell_quoted
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch
-from pipeline.store.progress import Progress, batch_state, progress
-from pipeline.store.worker_registry import WorkerRow, why_nobody_reads, workers
+from pipeline.store.fleet import WorkerRow, why_nobody_reads, workers
+from pipeline.store.progress import batch_state
+from pipeline.store.task_counts import Progress, progress
 from schemas.tables import BatchState
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from pipeline.store.progress import Progress
+    from pipeline.store.task_counts import Progress
 
 
 _LINE_SECONDS = 10.0

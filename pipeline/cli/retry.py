@@ -86,8 +86,8 @@ def _lines(files: int, pages: int, again: int, command: str | None, nobody_reads
 def _why_nobody_reads(db: Database, batch_id: str) -> str | None:
     """Asked of the batch as it is now: running again. None where its run or workers read it."""
     from pipeline.query.batch_status import asked_prompts, find_batch, who_works
-    from pipeline.store.attendance import WorkedOnBy
-    from pipeline.store.worker_registry import why_nobody_reads, workers
+    from pipeline.store.fleet import why_nobody_reads, workers
+    from pipeline.store.worked_on_by import WorkedOnBy
 
     batch = find_batch(db, batch_id)
     if who_works(db, batch) == WorkedOnBy.RUN:

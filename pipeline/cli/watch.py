@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.query.batch_status import Status
-    from pipeline.store.worker_registry import WorkerRow
+    from pipeline.store.fleet import WorkerRow
 
 _LOOK_SECONDS = 2.0
 _SHARE = 20  # a look that takes long is taken more seldom, so that counting does not become the work

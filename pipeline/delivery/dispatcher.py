@@ -34,10 +34,11 @@ from pipeline.store.backpressure import Room
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import enqueued_pages, forget_enqueued, take_due_documents, take_due_pages
+from pipeline.store.fleet import WorkerRow, workers
 from pipeline.store.leases import Limits, expire
 from pipeline.store.progress import Open, running_work, what_is_open
 from pipeline.store.retention import sweep_images
-from pipeline.store.worker_registry import WorkerRow, forget_silent, workers
+from pipeline.store.worker_registry import forget_silent
 from schemas.messages import INGEST_TASK
 
 log = logging.getLogger("pagepack.dispatch")

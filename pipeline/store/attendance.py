@@ -10,10 +10,7 @@ from sqlalchemy import delete
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.worked_on_by import DISPATCH as DISPATCH
-from pipeline.store.worked_on_by import WorkedOnBy as WorkedOnBy
 from pipeline.store.worked_on_by import run_name
-from pipeline.store.worked_on_by import worked_on_by as worked_on_by
 from schemas.tables import Leader, WorkerProcess
 
 

@@ -12,7 +12,8 @@ from sqlalchemy import delete, select, update
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.page_tasks import CANCELLED, TEXT_LAYER, WAITS_AGAIN, enqueue_again, supersede
+from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, enqueue_again, supersede
+from pipeline.store.wished_model import TEXT_LAYER
 from schemas.columns import server_now, uuid7
 from schemas.prompts import Prompt
 from schemas.tables import (

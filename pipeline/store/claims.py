@@ -18,7 +18,7 @@ from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_batch_running, is_in
-from pipeline.store.page_tasks import TEXT_LAYER
+from pipeline.store.wished_model import TEXT_LAYER
 from schemas.columns import server_now
 from schemas.prompts import Prompt
 from schemas.tables import (

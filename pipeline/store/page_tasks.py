@@ -16,7 +16,6 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
 from pipeline.store.conditions import is_asked_by, is_batch_running
-from pipeline.store.wished_model import TEXT_LAYER as TEXT_LAYER
 from schemas.columns import utc_now
 from schemas.tables import (
     Batch,

@@ -1,4 +1,4 @@
-"""How far a batch is: what a supervisor asks several times a second, and the counts that it shows."""
+"""How far a batch is: what a supervisor asks several times a second."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from sqlalchemy import select
 from pipeline.database.engine import Database
 from pipeline.store.batches import QUESTION_KEY, OpenBatch
 from pipeline.store.conditions import Leased, is_in
-from pipeline.store.task_counts import Progress as Progress
-from pipeline.store.task_counts import progress as progress
 from pipeline.store.wished_model import TEXT_LAYER
 from schemas.tables import (
     Batch,

@@ -14,10 +14,6 @@ from sqlalchemy import delete, select, update
 from pipeline import __version__
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
-from pipeline.store.fleet import SILENT_SECONDS as SILENT_SECONDS
-from pipeline.store.fleet import WorkerRow as WorkerRow
-from pipeline.store.fleet import why_nobody_reads as why_nobody_reads
-from pipeline.store.fleet import workers as workers
 from schemas.columns import utc_now
 from schemas.tables import WorkerProcess
 

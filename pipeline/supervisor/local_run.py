@@ -33,10 +33,11 @@ from pipeline.store.attendance import attend, forget_the_dead, leave
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_enqueued
+from pipeline.store.fleet import workers
 from pipeline.store.leases import Limits, expire, give_back
-from pipeline.store.progress import Progress, batch_state, pages_in_hand, progress, what_is_open
+from pipeline.store.progress import batch_state, pages_in_hand, what_is_open
 from pipeline.store.retention import sweep_images
-from pipeline.store.worker_registry import workers
+from pipeline.store.task_counts import Progress, progress
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, devices_of, process_slots

@@ -24,10 +24,10 @@ from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
-from pipeline.store.attendance import DISPATCH
 from pipeline.store.batches import OpenBatch
 from pipeline.store.due import forget_enqueued
-from pipeline.store.worker_registry import workers
+from pipeline.store.fleet import workers
+from pipeline.store.worked_on_by import DISPATCH
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.leader import leave_leadership, take_leadership
 from pipeline.supervisor.process_slots import ProcessSlot

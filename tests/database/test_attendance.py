@@ -11,9 +11,11 @@ from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.query.batch_status import find_batch, status
 from pipeline.settings import Settings
-from pipeline.store.attendance import DISPATCH, WorkedOnBy, attend, forget_the_dead, leave, worked_on_by
+from pipeline.store.attendance import attend, forget_the_dead, leave
 from pipeline.store.batches import open_batch
-from pipeline.store.worker_registry import enlist, workers
+from pipeline.store.fleet import workers
+from pipeline.store.worked_on_by import DISPATCH, WorkedOnBy, worked_on_by
+from pipeline.store.worker_registry import enlist
 from pipeline.supervisor.leader import take_leadership
 from schemas.columns import utc_now
 from schemas.prompts import DESCRIBE, OCR

@@ -41,7 +41,7 @@ from pipeline.delivery.embedded_broker import EmbeddedBroker, server_binary
 from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.settings import Settings
-from pipeline.store.progress import progress
+from pipeline.store.task_counts import progress
 from pipeline.supervisor import supervisor
 from schemas.messages import READ_QUEUE
 from tests.running import free_port, pagepack, rows, wait_until, write_pdf

@@ -17,7 +17,7 @@ from celery import Celery
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import make_app
 from pipeline.settings import Settings
-from pipeline.store.progress import progress
+from pipeline.store.task_counts import progress
 from tests.running import wait_until, write_pdf
 from tests.worker_processes import broker, submit, workers
 from workers.serve import node_name

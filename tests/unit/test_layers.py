@@ -28,6 +28,18 @@ def imported(folder: str) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.mark.parametrize("folder", ["schemas", "pipeline", "workers"])
+def test_a_name_has_one_address(folder: str) -> None:
+    """`import name as name` would say that a module offers what another one defines."""
+    again = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and any(alias.asname == alias.name for alias in node.names)
+    ]
+    assert not again
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
