@@ -27,11 +27,11 @@ from pipeline.cli.options import (
     exit_code_of,
     home_option,
     json_option,
+    one_line,
     pages_option,
     path_or_url,
     quoted,
     sampling_options,
-    visible,
 )
 from pipeline.cli.prompts import question, take_sampling
 from pipeline.cli.where import database_name, looking_words
@@ -104,10 +104,10 @@ def ask(
             row = {"source_path": name, "page_number": number, "answer": text}
             click.echo(json.dumps(row, ensure_ascii=False))
         else:
-            click.echo(f"{visible(str(name))}:{number!s}\n" + str(text) + "\n")
+            click.echo(f"{one_line(str(name))}:{number!s}\n" + str(text) + "\n")
     failures = list(run_sql(settings, f"SELECT cause, reason FROM failures WHERE batch_id = {quoted(done)}").rows)
     for _, reason in failures:
-        click.echo(f"pagepack: {visible(str(reason))}", err=True)
+        click.echo(f"pagepack: {one_line(str(reason))}", err=True)
     return exit_code_of(str(cause) for cause, _ in failures)
 
 

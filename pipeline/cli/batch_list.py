@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, cli, home_option, json_option, visible
+from pipeline.cli.options import EXIT_DONE, cli, home_option, json_option, one_line
 
 _SIDES = "<<>><<<"  # numbers stand to the right
 
@@ -41,7 +41,7 @@ def batches(home: Path | None, as_json: bool) -> int:
         pages = _of(batch.pages_done + batch.pages_failed, batch.pages_total)
         times = _minute(batch.started_at), _minute(batch.finished_at)
         state = "interrupted" if batch.interrupted else batch.state
-        rows.append((batch.batch_id, state, files, pages, *times, visible(batch.name)))
+        rows.append((batch.batch_id, state, files, pages, *times, one_line(batch.name)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, _SIDES, widths, strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, visible
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,7 +86,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     rate, left = status.pages_per_second, status.seconds_left
     state = "interrupted" if status.interrupted else status.batch.state
     rows = {
-        "batch": f"{visible(status.batch.name)}  ({status.batch.batch_id}, {state})",
+        "batch": f"{one_line(status.batch.name)}  ({status.batch.batch_id}, {state})",
         "files": f"{status.files_seen:,} seen = {status.files_done:,} done + {status.files_failed:,} failed + "
         f"{status.files_rejected:,} rejected{_waiting(status)}",
         "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, cli, engine_options, home_option, json_option, text_layer_option, visible
+from pipeline.cli.options import EXIT_DONE, cli, engine_options, home_option, json_option, one_line, text_layer_option
 
 
 @cli.command()
@@ -35,7 +35,7 @@ def config(home: Path | None, as_json: bool, **flags: Any) -> int:
         ]
         click.echo(json.dumps(told, ensure_ascii=False))
         return EXIT_DONE
-    texts = [(name, _shown(value), visible(origin)) for name, value, origin in rows]
+    texts = [(name, _shown(value), one_line(origin)) for name, value, origin in rows]
     widths = [max(len(text[column]) for text in texts) for column in (0, 1)]
     for name, value, origin in texts:
         click.echo(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
@@ -44,4 +44,4 @@ def config(home: Path | None, as_json: bool, **flags: Any) -> int:
 
 def _shown(value: Any) -> str:
     """As a file would have it, but for the quotes."""
-    return "-" if value is None else visible(value if isinstance(value, str) else json.dumps(value))
+    return "-" if value is None else one_line(value if isinstance(value, str) else json.dumps(value))

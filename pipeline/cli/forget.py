@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, path_or_url, visible
+from pipeline.cli.options import EXIT_DONE, EXIT_NOTHING, cli, home_option, json_option, one_line, path_or_url
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class _Forgetting:
     def _list(self, done: str) -> str:
         plan = self.plan
         pages = sum(one.num_pages for one in plan.documents)
-        lines = [f"  {visible(path)}" for path in list(plan.sources.values())[:_NAMED]]
+        lines = [f"  {one_line(path)}" for path in list(plan.sources.values())[:_NAMED]]
         if len(plan.sources) > _NAMED:
             lines.append(f"  … and {len(plan.sources) - _NAMED:,} more")
         lines.append(
@@ -140,7 +140,7 @@ class _Forgetting:
             path, other = next(iter(plan.kept.items()))
             lines.append(
                 f"kept, for it lies at another path too: the text of {_count(len(plan.kept), 'file')}, such as "
-                f"{visible(path)} (also {visible(other)})"
+                f"{one_line(path)} (also {one_line(other)})"
             )
         return "\n".join(lines)
 

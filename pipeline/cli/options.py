@@ -129,6 +129,6 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def visible(text: str) -> str:
+def one_line(text: str) -> str:
     """One line, with nothing in it that drives a terminal; as long as the text, so that offsets stay."""
     return "".join(character if character.isprintable() else " " for character in text)

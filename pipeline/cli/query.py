@@ -12,7 +12,7 @@ from typing import Literal
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, Choice, cli, home_option, json_option, path, visible
+from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, Choice, cli, home_option, json_option, one_line, path
 
 
 @cli.command()
@@ -46,8 +46,8 @@ def search(
         if as_json:
             click.echo(json.dumps(asdict(hit), ensure_ascii=False))
         else:
-            _echo(click.style(f"{visible(hit.source_path)}:{hit.page_number}", bold=True))
-            _echo("    " + _marked(visible(hit.snippet.text), hit.snippet.matches))
+            _echo(click.style(f"{one_line(hit.source_path)}:{hit.page_number}", bold=True))
+            _echo("    " + _marked(one_line(hit.snippet.text), hit.snippet.matches))
     if not found.hits:
         is_plain = not any(map(_OPERATOR.search, words))
         click.echo(f"pagepack: no page {'holds all of' if is_plain else 'fits'}: {' '.join(words)}", err=True)

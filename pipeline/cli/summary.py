@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.batches import status_json
-from pipeline.cli.options import EXIT_DONE, exit_code_of, quoted, visible
+from pipeline.cli.options import EXIT_DONE, exit_code_of, one_line, quoted
 from pipeline.cli.where import database_name, looking_words
 from pipeline.query.go_on import shell_quoted
 
@@ -31,7 +31,7 @@ def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -
     for name, number, reason in found.rows:
         page = "" if number is None else f" page {number!s}"
         named = "" if str(name) in str(reason) and not page else f"{name!s}{page}: "
-        yield f"  {visible(named + str(reason))}"
+        yield f"  {one_line(named + str(reason))}"
     if count > _NAMED:
         yield f'  and {count - _NAMED:,} more: pagepack sql{where} "SELECT source_path, page_number, reason {of_batch}"'
 

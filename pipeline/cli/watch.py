@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.cli.follow import Follower
-from pipeline.cli.options import EXIT_DONE, EXIT_INTERRUPTED, visible
+from pipeline.cli.options import EXIT_DONE, EXIT_INTERRUPTED, one_line
 from pipeline.cli.progress_bar import duration
 from schemas.tables import BatchState
 
@@ -90,7 +90,7 @@ class _Lines:
         files_ended = now.files_done + now.files_failed + now.files_rejected
         state = "interrupted" if now.interrupted else now.batch.state
         said = (
-            f"{visible(now.batch.name)} {state}: {files_ended:,} of {now.files_seen:,} files, "
+            f"{one_line(now.batch.name)} {state}: {files_ended:,} of {now.files_seen:,} files, "
             f"{now.pages_done:,} of {now.pages_total:,} pages done, {now.pages_failed:,} failed"
         ) + (f" ({failures})" if failures else "")
         if (changed := f"{said} {remark}") == self._before:
