@@ -8,7 +8,7 @@ import pty
 import re
 import signal
 import subprocess
-import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +67,17 @@ def running(folder: Path, *words: str | Path, **variables: str) -> Iterator[tupl
 
 def has(file: Path, pattern: str, times: int = 1) -> Callable[[], bool]:
     return lambda: len(re.findall(pattern, file.read_text())) >= times
+
+
+def has_a_look_that_lasts(process: subprocess.Popen[bytes]) -> Callable[[], bool]:
+    """A thread beside the main one, ten times in a row and without having worked meanwhile: it waits for an answer."""
+    samples: deque[set[object]] = deque(maxlen=10)
+
+    def lasts() -> bool:
+        samples.append({thread for thread in psutil.Process(process.pid).threads() if thread.id != process.pid})
+        return len(samples) == samples.maxlen and bool(set.intersection(*samples))
+
+    return lasts
 
 
 def restart(server: PostgresServer, errors: Path) -> None:
@@ -165,7 +176,7 @@ def test_who_waits_for_a_server_that_hangs_may_leave(server: PostgresServer, sto
         for one in hanging:
             one.suspend()
         try:
-            time.sleep(3)  # longer than between two looks
+            wait_until(has_a_look_that_lasts(process))
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=600) == 130
         finally:
