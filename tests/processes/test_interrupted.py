@@ -94,11 +94,12 @@ def test_the_command_goes_on_in_the_same_archive_from_any_folder(
 ) -> None:
     """It once named a home as it was given, or not at all: pasted elsewhere it began another archive there."""
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    write_pdf(tmp_path / "a.pdf", 1)
     monkeypatch.chdir(tmp_path)
-    assert pagepack("run", "broken.pdf", *words).returncode == 1
+    assert pagepack("run", "a.pdf", "broken.pdf", *words).returncode == 1
     home = tmp_path / (words[1] if words else "pagepack-data")
     command = json.loads(call("retry", "--json", *words).stdout)["command"]
-    assert command == f"pagepack run --home {home} {tmp_path / 'broken.pdf'}"
+    assert command == f"pagepack run --home {home} {tmp_path / 'a.pdf'} {tmp_path / 'broken.pdf'}"
     assert json.loads(call("status", "--json", *words).stdout)["command"] == command
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
