@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
 
 def open_images(settings: Settings) -> ImageStore:
     """The store of these settings. Nothing is asked of it yet; see `check`.
@@ -125,8 +127,15 @@ class ImageStore:
         return _array(image)
 
     def delete(self, image_hash: str) -> None:
-        """Remove an image; one that is not there is no error."""
-        self._path(image_hash).unlink(missing_ok=True)
+        """Remove an image; one that is not there is no error.
+
+        Raises:
+            UsageError: it may not be removed. Unavailable: the disk fails.
+        """
+        try:
+            self._path(image_hash).unlink(missing_ok=True)
+        except OSError as error:
+            raise _undeletable(self.root, error) from error
 
     def is_untouched(self) -> bool:
         """Whether no image was ever put into this folder: the wrong one, perhaps, or a disk that is not mounted."""
@@ -198,8 +207,15 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
+def _undeletable(root: Path, error: OSError) -> PagepackError:
+    fact = f"cannot delete page images in {root}: {error.strerror}"
+    if error.errno in _NOT_ALLOWED:
+        return UsageError(f"{fact}; let this user write there, or run it as one who may")
+    return Unavailable(fact)
+
+
 def _unwritable(root: Path, error: OSError) -> PagepackError:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if error.errno in _NOT_ALLOWED:
         return UsageError(f"cannot write page images to {root}: {error.strerror}; choose another --home")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"no room left for page images in {root}: free some and run the same command again")

@@ -113,6 +113,21 @@ def test_a_full_disk_and_a_read_only_folder_are_named(tmp_path: Path, monkeypatc
     assert not [path for path in store.root.rglob("*") if path.is_file()], "the part that was written is gone"
 
 
+def test_an_image_that_may_not_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ImageStore(tmp_path / "images")
+    image_hash = store.put(encode(picture(1)))
+    for number, kind in ((errno.EACCES, UsageError), (errno.EROFS, UsageError), (errno.EIO, Unavailable)):
+
+        def fail(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", fail)
+            with pytest.raises(kind, match=f"cannot delete page images in {tmp_path}/images: {os.strerror(number)}"):
+                store.delete(image_hash)
+    store.delete(image_hash)
+
+
 def test_a_name_that_is_no_hash_leads_nowhere(tmp_path: Path) -> None:
     for name in ("../../etc/passwd", "", "G" * 64, "ab"):
         with pytest.raises(ValueError, match="not an image hash"):
