@@ -17,7 +17,8 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_DELETES_AT_ONCE = 16
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -136,6 +138,15 @@ class ImageStore:
             self._path(image_hash).unlink(missing_ok=True)
         except OSError as error:
             raise _undeletable(self.root, error) from error
+
+    def delete_all(self, image_hashes: Sequence[str]) -> None:
+        """As `delete`, several at once: over a network a delete is mostly waiting."""
+        if len(image_hashes) <= 1:
+            for image_hash in image_hashes:
+                self.delete(image_hash)
+            return
+        with ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
+            list(pool.map(self.delete, image_hashes))
 
     def is_untouched(self) -> bool:
         """Whether no image was ever put into this folder: the wrong one, perhaps, or a disk that is not mounted."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.blobs.page_images import ImageStore, open_images
+from pipeline.blobs.page_images import open_images
 from pipeline.database.engine import Database
 from pipeline.database.home import HomeInUse, HomeLock
 from pipeline.database.remains import has_remains, wipe
@@ -23,8 +22,6 @@ from pipeline.settings import Settings
 from pipeline.store import forget as rows
 from pipeline.store.forget_plan import Plan, batches_of, find_sources, images_of, parts, parts_by_pages
 from pipeline.urls import is_url
-
-_DELETES_AT_ONCE = 16  # over a network a delete is mostly waiting
 
 
 def find_known(db: Database, paths: Sequence[str | Path]) -> dict[int, str]:
@@ -72,7 +69,7 @@ def forget(db: Database, settings: Settings, plan: Plan) -> None:
         images = open_images(settings)
         copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
         for some in parts_by_pages(plan.documents):
-            _delete_images(images, images_of(db, plan, [one.document_id for one in some]))
+            images.delete_all(images_of(db, plan, [one.document_id for one in some]))
             if copies is not None:
                 for one in some:
                     if copies.location(one.kind, one.content_hash) in one.copies:
@@ -111,8 +108,3 @@ def _home_alone(db: Database, settings: Settings) -> Iterator[None]:
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-def _delete_images(images: ImageStore, hashes: Sequence[str]) -> None:
-    with ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
-        list(pool.map(images.delete, hashes))

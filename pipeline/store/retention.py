@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -31,7 +30,6 @@ from schemas.tables import Document, DocumentState, Page, PageTask
 log = logging.getLogger("pagepack.retention")
 
 _IMAGES_A_STEP = 500
-_DELETES_AT_ONCE = 16  # over a network a delete is mostly waiting
 
 
 def free_read_images(db: Database, images: ImageStore, page_ids: Sequence[int]) -> int:
@@ -78,12 +76,7 @@ def sweep_images(db: Database, settings: Settings, most_images: int = 10_000) ->
 
 def _free(db: Database, images: ImageStore, hashes: Sequence[str | None]) -> int:
     gone = [image_hash for image_hash in hashes if image_hash is not None]
-    if len(gone) <= 1:
-        for image_hash in gone:
-            images.delete(image_hash)
-    else:
-        with ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
-            list(pool.map(images.delete, gone))
+    images.delete_all(gone)
     if gone:
         with db.write() as connection:
             connection.execute(
