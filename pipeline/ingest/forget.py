@@ -1,6 +1,6 @@
 """Paths are forgotten: their rows, page images that no other document shows, and copies of them.
 
-Files on the disk stay. An image goes from the store before its row does: a call that died in between finds it again.
+Files on the disk stay. An image and a copy go before their rows do: a call that died in between finds them again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.documents.inputs import InputCopies
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.settings import Settings
 from pipeline.store import forget as rows
-from pipeline.store.forget_plan import Plan, batches_of, find_sources, images_of, parts, parts_by_pages
+from pipeline.store.forget_plan import Goes, Plan, batches_of, find_sources, parts, parts_by_pages
 from pipeline.urls import is_url
 
 
@@ -68,13 +68,14 @@ def forget(db: Database, settings: Settings, plan: Plan) -> None:
         batches = batches_of(db, list(plan.sources))
         images = open_images(settings)
         copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
+
+        def remove(documents: Sequence[Goes], hashes: Sequence[str]) -> None:
+            images.delete_all(hashes)
+            for one in documents if copies is not None else ():
+                copies.delete(one.kind, one.content_hash)
+
         for some in parts_by_pages(plan.documents):
-            images.delete_all(images_of(db, plan, [one.document_id for one in some]))
-            if copies is not None:
-                for one in some:
-                    if copies.location(one.kind, one.content_hash) in one.copies:
-                        copies.delete(one.kind, one.content_hash)
-            rows.forget_documents(db, plan, some)
+            rows.forget_documents(db, plan, some, remove)
         for sources in parts(list(plan.sources)):
             rows.forget_sources(db, sources)
         rows.forget_names(db, batches)

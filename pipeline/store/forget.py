@@ -9,7 +9,7 @@ hands: those would store again what was just forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
@@ -20,7 +20,7 @@ from pipeline.database.retry import retried
 from pipeline.errors import UsageError
 from pipeline.store.batches import PATHS_KEY, QUESTION_KEY
 from pipeline.store.conditions import is_in
-from pipeline.store.forget_plan import Goes, Plan, holders_of, in_hand, in_use, parts
+from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
 from schemas.tables import (
     Answer,
     Batch,
@@ -40,6 +40,9 @@ from schemas.tables import (
 FORGOTTEN = "forgotten"
 """The name of a batch of which nothing is left."""
 
+Remove = Callable[[Sequence[Goes], Sequence[str]], None]
+"""Takes what lies outside the database: copies of these documents, and page images by their hashes."""
+
 
 def check_allowed(db: Database) -> None:
     """Raises UsageError where a server lets this user delete nothing."""
@@ -54,8 +57,11 @@ def check_allowed(db: Database) -> None:
 
 
 @retried
-def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes]) -> None:
+def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove: Remove) -> None:
     """All rows of these documents, but for those of a path where one of them has come up since the plan was made.
+
+    `remove` is called once it is certain which go, and before that is committed: a call that died in between has their
+    rows still, and is made up for by the next.
 
     Raises:
         UsageError: a batch of theirs is running, or a worker has one in hand.
@@ -68,6 +74,7 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes]) -> Non
         mine = {source for one in ids for source in holders.get(one, ())}
         if why := in_use(connection, sorted(mine)) or in_hand(db, connection, ids):
             raise UsageError(why)
+        images = images_of(connection, ids, frozenset(ids))
         pages = select(Page.id).where(Page.document_id.in_(ids))
         tasks = select(PageTask.id).where(PageTask.page_id.in_(pages))
         answers = _answers(connection, pages)
@@ -86,6 +93,7 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes]) -> Non
         for some in parts(answers):
             _forget_answers(connection, some)
         mark_remains(connection)
+        remove([one for one in documents if one.document_id in ids], images)
 
 
 def _lock(connection: Connection) -> None:

@@ -34,13 +34,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Goes:
-    """A document that goes; `copies` are the locations that its sources name."""
+    """A document that goes."""
 
     document_id: int
     kind: str
     content_hash: str
     num_pages: int
-    copies: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def plan(db: Database, sources: dict[int, str]) -> Plan:
                     going.append(document_id)
         ids = frozenset(going)
         documents = [one for some in parts(sorted(ids)) for one in _documents(connection, some)]
-        num_images = sum(len(_images(connection, some, ids)) for some in parts(sorted(ids)))
+        num_images = sum(len(images_of(connection, some, ids)) for some in parts(sorted(ids)))
         why_not = next(filter(None, (in_use(connection, some) for some in parts(list(sources)))), None)
         if why_not is None:
             why_not = next(filter(None, (in_hand(db, connection, some) for some in parts(sorted(ids)))), None)
@@ -150,25 +149,19 @@ def _orphans(connection: Connection) -> Sequence[int]:
 
 
 def _documents(connection: Connection, documents: Sequence[int]) -> list[Goes]:
-    places = defaultdict(list)
-    for row in connection.execute(select(Source.document_id, Source.location).where(Source.document_id.in_(documents))):
-        places[row.document_id].append(row.location)
     pages = select(sa.func.count(Page.id)).where(Page.document_id == Document.id).scalar_subquery().label("num_pages")
     rows = select(Document.id, Document.kind, Document.content_hash, pages).where(Document.id.in_(documents))
     return [
-        Goes(row.id, row.kind, row.content_hash, row.num_pages, tuple(places[row.id]))
+        Goes(row.id, row.kind, row.content_hash, row.num_pages)
         for row in connection.execute(rows.order_by(Document.id))
     ]
 
 
-def images_of(db: Database, plan: Plan, documents: Collection[int]) -> list[str]:
-    """The images in the store that no page shows but those of documents that go: the hashes for these documents."""
-    with db.read() as connection:
-        return _images(connection, documents, plan.ids)
+def images_of(connection: Connection, documents: Collection[int], going: frozenset[int]) -> list[str]:
+    """The hashes of images in the store that these documents show, and no other but those that go.
 
-
-def _images(connection: Connection, documents: Collection[int], going: frozenset[int]) -> list[str]:
-    """An image that several of them show belongs to the first."""
+    An image that several of those show belongs to the first.
+    """
     own = select(Page.image_hash).where(Page.document_id.in_(documents), Page.image_hash.is_not(None))
     kept = (Page.image_hash.is_not(None), Page.image_freed_at.is_(None))
     shown = select(Page.image_hash, Page.document_id).where(Page.image_hash.in_(own), *kept).distinct()

@@ -344,6 +344,45 @@ def test_copies_of_inputs_go_too(archive: Archive, settings: Settings, tmp_path:
     assert not list((tmp_path / "copies").rglob("*.pdf")) and content.exists()
 
 
+def copy_input(archive: Archive, folder: Path, name: str, content: str) -> tuple[Path, str]:
+    """A file that was registered with its copy at `folder`/copies, and the copy's URL."""
+    file, url = folder / name, f"file://{folder}/copies"
+    file.write_text(f"%PDF- {content}")
+    hashed, status, copies = sha(file.read_text()), file.stat(), InputCopies(url)
+    (folder / "copies").mkdir(exist_ok=True)
+    copies.put(str(file), "pdf", hashed, status.st_size, status.st_mtime_ns)
+    seen = SeenFile(str(file), copies.location("pdf", hashed), status.st_size, status.st_mtime_ns, "pdf", hashed)
+    record_files(archive.db, archive.batch(), [seen])
+    archive.ingest(archive.scalar("SELECT id FROM documents WHERE content_hash = :h", h=hashed), [])
+    return file, url
+
+
+def test_copies_of_older_contents_go_too(archive: Archive, settings: Settings, tmp_path: Path) -> None:
+    copy_input(archive, tmp_path, "a.pdf", "then")
+    file, url = copy_input(archive, tmp_path, "a.pdf", "now")
+    assert len(list((tmp_path / "copies").rglob("*.pdf"))) == 2 and archive.finish()
+    forgotten(archive, settings.model_copy(update={"inputs_url": url}), str(file))
+    assert not list((tmp_path / "copies").rglob("*.pdf"))
+
+
+def test_what_has_come_up_since_the_plan_keeps_its_image_and_its_copy(
+    archive: Archive, settings: Settings, images: ImageStore, tmp_path: Path
+) -> None:
+    read_file(archive, images, "/in/shows the same.pdf", "b", ["words"])
+    file, url = copy_input(archive, tmp_path, "a.pdf", "words")
+    read_file(archive, images, "/in/c.pdf", "c", ["words"])
+    archive.finish()
+    made = plan(archive.db, find_known(archive.db, [tmp_path, "/in"]))
+    document = archive.scalar("SELECT document_id FROM sources WHERE path = :path", path=str(file))
+    for other, content in (("/late/a.pdf", file.read_text()), ("/late/c.pdf", "c")):
+        archive.see(other, content, batch="late")
+    forget(archive.db, settings.model_copy(update={"inputs_url": url}), made)
+    assert archive.scalar("SELECT count(*) FROM documents WHERE id = :id", id=document) == 1
+    assert len(list((tmp_path / "copies").rglob("*.pdf"))) == 1
+    assert archive.rows("SELECT source_path, text FROM page_text") == [("/late/c.pdf", "words")]
+    assert kept(images) == {sha("words")}, "one that goes shows it, and one that stays"
+
+
 @pytest.mark.only("postgresql")
 def test_the_owners_members_forget_and_nobody_else(
     archive: Archive, settings: Settings, images: ImageStore, postgres: PostgresServer
