@@ -20,7 +20,7 @@ from pipeline.documents.inputs import InputCopies
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.settings import Settings
 from pipeline.store import forget as rows
-from pipeline.store.forget_plan import Goes, Plan, batches_of, find_sources, parts, parts_by_pages
+from pipeline.store.forget_plan import Goes, Plan, find_sources, parts, parts_by_pages
 from pipeline.urls import is_url
 
 
@@ -65,7 +65,6 @@ def forget(db: Database, settings: Settings, plan: Plan) -> None:
         raise UsageError(plan.in_use)
     rows.check_allowed(db)
     with _home_alone(db, settings):
-        batches = batches_of(db, list(plan.sources))
         images = open_images(settings)
         copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
 
@@ -78,7 +77,6 @@ def forget(db: Database, settings: Settings, plan: Plan) -> None:
             rows.forget_documents(db, plan, some, remove)
         for sources in parts(list(plan.sources)):
             rows.forget_sources(db, sources)
-        rows.forget_names(db, batches)
         if has_remains(db):
             wipe(db)
 

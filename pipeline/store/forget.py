@@ -1,6 +1,6 @@
 """`pagepack forget` and `prune`: every row of some paths, and of what lies at no other path, leaves the database.
 
-    plan ──► for some documents at a time: their images, then their rows ──► the sources ──► empty batches' names
+    plan ──► for some documents at a time: their rows and images ──► the sources, with names of empty batches
 
 An answer goes when no task and no page names it any more. A source is the last to go, so that a call that died on its
 way is finished by the next one with the same paths. Nothing is taken from a batch that is running, nor from a worker's
@@ -9,7 +9,7 @@ hands: those would store again what was just forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, delete, select, update
@@ -157,29 +157,34 @@ def _awaited_images(connection: Connection, answers: Sequence[int]) -> Sequence[
 
 @retried
 def forget_sources(db: Database, sources: Sequence[int]) -> None:
-    """The paths themselves. Raises as `forget_documents`."""
+    """The paths themselves, and the names of batches that hold no file after it. Raises as `forget_documents`.
+
+    In one transaction, for once the paths are gone nobody finds those batches again.
+    """
     with db.write() as connection:
         _lock(connection)
         if why := in_use(connection, sources):
             raise UsageError(why)
-        connection.execute(delete(BatchSource).where(BatchSource.source_id.in_(sources)))
+        of_sources = BatchSource.source_id.in_(sources)
+        batches = connection.scalars(select(BatchSource.batch_id).where(of_sources).distinct()).all()
+        connection.execute(delete(BatchSource).where(of_sources))
         connection.execute(delete(Source).where(Source.id.in_(sources)))
+        _forget_names(connection, batches)
         mark_remains(connection)
 
 
-@retried
-def forget_names(db: Database, batches: Collection[int]) -> None:
+def _forget_names(connection: Connection, batches: Sequence[int]) -> None:
     """A batch that holds no file any more keeps its row alone: somebody may follow it.
 
     Its command goes, for it names the paths. So does a name that was made of them, and its key, so that the same paths
-    make a new batch.
+    make a new batch. One that was paused while its files were still being registered may yet hold some.
     """
     held = select(BatchSource.source_id).where(BatchSource.batch_id == Batch.id)
+    ended = Batch.state.in_([BatchState.FINISHED, BatchState.CANCELLED])
+    is_still = sa.or_(ended, sa.and_(Batch.state == BatchState.PAUSED, Batch.all_seen))
     of_paths = sa.or_(*(Batch.key.startswith(kind, autoescape=True) for kind in (PATHS_KEY, QUESTION_KEY)))
-    ended = (Batch.id.in_(batches), Batch.state.in_([BatchState.FINISHED, BatchState.CANCELLED]))
-    with db.write() as connection:
-        empty = update(Batch).where(*ended, ~held.exists())
+    for some in parts(batches):
+        empty = update(Batch).where(Batch.id.in_(some), is_still, ~held.exists())
         connection.execute(empty.values(command=None))
         key = sa.literal(f"{FORGOTTEN}:") + Batch.public_id
         connection.execute(empty.where(of_paths).values(name=FORGOTTEN, key=key))
-        mark_remains(connection)

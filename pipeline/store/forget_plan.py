@@ -201,13 +201,3 @@ def in_hand(db: Database, connection: Connection, documents: Sequence[int]) -> s
         return None
     path = connection.scalar(select(sa.func.min(Source.path)).where(Source.document_id == held))
     return f"a worker has pages of {path} in hand; try again when they are read, or in a minute if it was killed"
-
-
-def batches_of(db: Database, sources: Sequence[int]) -> set[int]:
-    """The batches that saw any of these."""
-    with db.read() as connection:
-        found = (
-            connection.scalars(select(BatchSource.batch_id).where(BatchSource.source_id.in_(some)).distinct())
-            for some in parts(sources)
-        )
-        return {batch_id for some in found for batch_id in some}

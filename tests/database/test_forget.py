@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -318,9 +320,9 @@ def test_a_call_that_died_on_its_way_is_finished_by_the_next(
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("forget_documents", "forget_sources", "forget_names"):
+    for step in ("store.forget.forget_documents", "store.forget.forget_sources", "ingest.forget.has_remains"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"pipeline.store.forget.{step}", dies)
+            patched.setattr(f"pipeline.{step}", dies)
             with pytest.raises(KeyboardInterrupt):
                 forgotten(archive, settings, "/in")
     assert archive.rows("SELECT * FROM sources") == [] == archive.rows("SELECT * FROM documents")
@@ -480,6 +482,49 @@ def test_the_names_of_files_go_with_the_last_file_of_a_batch(
     assert kept_words == [("forgotten", None), ("1913", None)]
     again = open_named_batch(*asked, None, "e", "m1")
     assert again.id != by_paths.id and again.name == "divorce.pdf"
+
+
+def test_the_names_of_files_go_with_them_or_not_at_all(
+    archive: Archive, settings: Settings, images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "divorce.pdf"
+    archive.batches["b"] = open_named_batch(
+        archive.db, settings, [path], [OCR], None, "e", "m1", command=["pagepack", "run", "divorce.pdf"]
+    )
+    read_file(archive, images, str(path), "a", ["words"])
+    mark_all_seen(archive.db, archive.batches["b"])
+    assert archive.finish()
+    write = archive.db.write
+
+    @contextlib.contextmanager
+    def dies_once_the_path_is_gone() -> Iterator[sa.Connection]:
+        if archive.rows("SELECT 1 FROM sources") == []:
+            raise KeyboardInterrupt
+        with write() as connection:
+            yield connection
+
+    monkeypatch.setattr(archive.db, "write", dies_once_the_path_is_gone)
+    with contextlib.suppress(KeyboardInterrupt):
+        forgotten(archive, settings, str(path))
+    assert archive.rows("SELECT name, command FROM batches") == [("forgotten", None)]
+
+
+def test_a_batch_that_was_paused_for_it_loses_its_name_too(
+    archive: Archive, settings: Settings, images: ImageStore, tmp_path: Path
+) -> None:
+    for name in ("paused.pdf", "being seen.pdf"):
+        archive.batches[name] = open_named_batch(
+            archive.db, settings, [tmp_path / name], [OCR], None, "e", "m1", command=["pagepack", "run", name]
+        )
+        read_file(archive, images, str(tmp_path / name), name, [name], batch=name)
+    mark_all_seen(archive.db, archive.batches["paused.pdf"])
+    with pytest.raises(UsageError, match="`pagepack pause"):
+        forgotten(archive, settings, str(tmp_path / "paused.pdf"))
+    for batch in archive.batches.values():
+        pause_batch(archive.db, batch.id)
+        forgotten(archive, settings, str(tmp_path / batch.name))
+    names = archive.rows("SELECT name, command IS NULL FROM batches ORDER BY id")
+    assert names == [("forgotten", True), ("being seen.pdf", False)], "which may yet register some"
 
 
 # Prune
