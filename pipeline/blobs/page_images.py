@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -113,7 +114,16 @@ class ImageStore:
         except FileNotFoundError as error:
             raise self._missing(image_hash) from error
         except OSError as error:
-            raise Unavailable(f"cannot read page images from {self.root}: {error.strerror}") from error
+            raise _unreadable(self.root, error) from error
+
+    def has(self, image_hash: str) -> bool:
+        """Whether an image lies there, whatever is in it. Raises as `get`, but for PageFailed."""
+        try:
+            return stat.S_ISREG(self._path(image_hash).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _unreadable(self.root, error) from error
 
     def pixels(self, image_hash: str) -> NDArray[np.uint8]:
         """The image as (H, W, 3) uint8, RGB, verified against its hash.
@@ -189,6 +199,10 @@ class RemoteImageStore(ImageStore):
         except FileNotFoundError as error:
             raise self._missing(image_hash) from error
 
+    def has(self, image_hash: str) -> bool:
+        with _gone():
+            return self._storage.stat(_key(image_hash)) is not None
+
     def delete(self, image_hash: str) -> None:
         with _gone():
             self._storage.delete(_key(image_hash))
@@ -216,6 +230,10 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
     import numpy as np
 
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _unreadable(root: Path, error: OSError) -> Unavailable:
+    return Unavailable(f"cannot read page images from {root}: {error.strerror}")
 
 
 def _undeletable(root: Path, error: OSError) -> PagepackError:

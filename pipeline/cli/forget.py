@@ -90,12 +90,12 @@ class _Forgetting:
         return click.confirm("Forget them?", err=True)
 
     def end(self, dry_run: bool) -> int:
-        from pipeline.ingest.forget import forget, still_there
+        from pipeline.ingest.forget import forget, refusal, still_there
 
         if dry_run:
             self._say("would be forgotten")
-            if self.plan.in_use is not None:
-                click.echo(f"now it would be refused: {self.plan.in_use}", err=True)
+            if why := refusal(self.db, self.settings, self.plan):
+                click.echo(f"now it would be refused: {why}", err=True)
             return EXIT_DONE
         there = still_there(self.plan)
         forget(self.db, self.settings, self.plan)

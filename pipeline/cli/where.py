@@ -46,7 +46,7 @@ def check_home(context: click.Context, parameter: click.Parameter, home: Path | 
 
 
 _SAY_THEMSELVES = ("config", "doctor")
-_KEEP_MORE_IN_IT = ("run", "ask", "worker")
+_KEEP_MORE_IN_IT = ("run", "ask", "worker", "forget", "prune")
 
 
 def looking_words(settings: Settings) -> list[str]:

@@ -20,7 +20,7 @@ from pipeline.documents.inputs import InputCopies
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.settings import Settings
 from pipeline.store import forget as rows
-from pipeline.store.forget_plan import Goes, Plan, find_sources, parts, parts_by_pages
+from pipeline.store.forget_plan import Goes, Plan, find_sources, parts, parts_by_pages, planned_images
 from pipeline.urls import is_url
 
 
@@ -52,18 +52,36 @@ def still_there(plan: Plan) -> int:
     return sum(path.startswith("/") and os.path.lexists(on_disk(path)) for path in plan.sources.values())
 
 
+def refusal(db: Database, settings: Settings, plan: Plan) -> str | None:
+    """Why `forget` would refuse it now; None where it would not.
+
+    Where not one of the images that are to go lies in the store, it is another than that of those who read the pages.
+    """
+    if plan.in_use is not None or plan.num_images == 0:
+        return plan.in_use
+    images = open_images(settings)
+    if any(images.has(image_hash) for image_hash in planned_images(db, plan)):
+        return None
+    these = "1 page image" if plan.num_images == 1 else f"{plan.num_images:,} page images"
+    return (
+        f"{these} would go, of which none lies in {images.place}; set PAGEPACK_HOME or PAGEPACK_IMAGES_URL as it "
+        "is where pages are read. If that place was emptied, a `pagepack run` with PAGEPACK_KEEP_IMAGES=until-read "
+        "marks what is gone"
+    )
+
+
 def forget(db: Database, settings: Settings, plan: Plan) -> None:
     """Take all that is planned out of the database, the store of page images, and the copies of inputs.
 
     On SQLite nobody else may work in the home meanwhile, and the file is wiped.
 
     Raises:
-        UsageError: a batch of theirs is running, or somebody works in the home.
+        UsageError: a batch of theirs is running, somebody works in the home, or images are in another store.
         DiskFull, Unavailable: the rows are gone, but remains of them are still in the file; the next call wipes it.
     """
-    if plan.in_use is not None:
-        raise UsageError(plan.in_use)
     rows.check_allowed(db)
+    if why := refusal(db, settings, plan):
+        raise UsageError(why)
     with _home_alone(db, settings):
         images = open_images(settings)
         copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)

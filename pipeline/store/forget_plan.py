@@ -157,6 +157,14 @@ def _documents(connection: Connection, documents: Sequence[int]) -> list[Goes]:
     ]
 
 
+def planned_images(db: Database, plan: Plan) -> Iterator[str]:
+    """The hashes of the images that go."""
+    for some in parts(sorted(plan.ids)):
+        with db.read() as connection:
+            hashes = images_of(connection, some, plan.ids)
+        yield from hashes
+
+
 def images_of(connection: Connection, documents: Collection[int], going: frozenset[int]) -> list[str]:
     """The hashes of images in the store that these documents show, and no other but those that go.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.blobs.page_images import ImageStore, open_images
+from pipeline.database.engine import Database
 from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.database.remains import has_remains
@@ -31,6 +33,7 @@ from pipeline.store.batch_states import pause_batch
 from pipeline.store.batches import mark_all_seen
 from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
+from pipeline.store.retention import sweep_images
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import Base
@@ -48,6 +51,26 @@ def images(settings: Settings) -> ImageStore:
     return open_images(settings)
 
 
+class Drawn(Archive):
+    """With the images that it says its pages have."""
+
+    images: ImageStore
+
+    def ingest(self, document_id: int, pages: Sequence[NewPage | str]) -> list[int]:
+        for page in pages:
+            image_hash = sha(page) if isinstance(page, str) else page.image_hash
+            if image_hash is not None:
+                self.images.put(b"", image_hash)
+        return super().ingest(document_id, pages)
+
+
+@pytest.fixture
+def archive(db: Database, images: ImageStore) -> Archive:
+    drawn = Drawn(db)
+    drawn.images = images
+    return drawn
+
+
 def read_file(
     archive: Archive, images: ImageStore, path: str, content: str, texts: list[str], batch: str = "b"
 ) -> None:
@@ -56,7 +79,7 @@ def read_file(
     assert document_id is not None
     pages = [NewPage(index, sha(text), 16, 16, text_layer=f"typed {text}") for index, text in enumerate(texts)]
     for text in texts:
-        images.put(text.encode(), sha(text))
+        images.put(b"", sha(text))
     for page_id, text in zip(archive.ingest(document_id, pages), texts, strict=True):
         archive.read(page_id, text)
 
@@ -272,7 +295,7 @@ def test_nothing_is_taken_from_a_running_batch_nor_from_a_workers_hands(
     with pytest.raises(UsageError, match=r"a worker has pages of /in/a.pdf in hand; try again"):
         forgotten(archive, settings, "/in")
     made = plan(archive.db, find_known(archive.db, ["/in"]))
-    assert rows(archive) == before and kept(images) == {sha("done")}
+    assert rows(archive) == before and kept(images) == {sha("done"), sha("x"), sha("y")}
     archive.execute("UPDATE page_tasks SET lease_until = 1 WHERE state = 'leased'")  # its worker was killed
     forgotten(archive, settings, "/in")
     assert set(rows(archive).values()) == {0} and made.in_use
@@ -308,6 +331,56 @@ def test_nobody_else_works_in_the_home_meanwhile(archive: Archive, settings: Set
         assert "stop that first, or wait until it ends" in refused.stderr
         assert call("forget", "/in/a.pdf", "--home", settings.home, "--dry-run").returncode == 0
     assert call("forget", "/in/a.pdf", "--home", settings.home).returncode == 0
+
+
+def test_images_that_lie_elsewhere_stop_it(
+    archive: Archive, settings: Settings, images: ImageStore, tmp_path: Path
+) -> None:
+    read_file(archive, images, "/in/a.pdf", "a", ["secret one", "secret two"])
+    read_file(archive, images, "/in/typed.pdf", "typed", [])
+    archive.finish()
+    before, there = rows(archive), kept(images)
+    ImageStore(tmp_path / "others").put(b"", sha("another page"))
+    said = f"2 page images would go, of which none lies in {tmp_path}/others; set PAGEPACK_HOME or PAGEPACK_IMAGES_URL"
+    with pytest.raises(UsageError, match=said):
+        forgotten(archive, settings.model_copy(update={"images_url": f"{tmp_path}/others"}), "/in/a.pdf")
+    variables = at(settings) | {"PAGEPACK_IMAGES_URL": f"{tmp_path}/nowhere"}
+    refused = call("forget", "/in/a.pdf", **variables)
+    assert refused.returncode == 2 and f"none lies in {tmp_path}/nowhere" in refused.stderr
+    dry = call("forget", "/in/a.pdf", "--dry-run", **variables)
+    assert dry.returncode == 0 and "now it would be refused: 2 page images would go" in dry.stderr
+    assert rows(archive) == before and kept(images) == there == {sha("secret one"), sha("secret two")}
+    assert call("forget", "/in/typed.pdf", **variables).returncode == 0, "which has none"
+
+    images.delete(sha("secret one"))
+    forgotten(archive, settings, "/in/a.pdf")
+    assert not kept(images), "one of them lay there"
+
+
+def test_images_that_are_lost_are_marked_so_and_stop_it_no_more(
+    archive: Archive, settings: Settings, images: ImageStore
+) -> None:
+    read_file(archive, images, "/in/a.pdf", "a", ["words"])
+    archive.finish()
+    shutil.rmtree(images.root)
+    with pytest.raises(UsageError, match=r"1 page image would go, .*PAGEPACK_KEEP_IMAGES=until-read marks"):
+        forgotten(archive, settings, "/in/a.pdf")
+    assert sweep_images(archive.db, settings.model_copy(update={"keep_images": "until-read"})) == 1
+    forgotten(archive, settings, "/in/a.pdf")
+    assert archive.rows("SELECT * FROM sources") == []
+
+
+@pytest.mark.only("postgresql")
+def test_beside_a_server_it_takes_the_home_where_the_images_are(
+    archive: Archive, settings: Settings, images: ImageStore
+) -> None:
+    read_file(archive, images, "/in/a.pdf", "a", ["words"])
+    archive.finish()
+    assert settings.database_url
+    done = call("forget", "/in/a.pdf", "--home", settings.home, PAGEPACK_DATABASE_URL=settings.database_url)
+    assert done.returncode == 0, done.stderr
+    assert f"--home {settings.home} is for logs and page images" in done.stderr
+    assert not kept(images) and archive.rows("SELECT * FROM sources") == []
 
 
 def test_a_call_that_died_on_its_way_is_finished_by_the_next(

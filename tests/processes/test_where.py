@@ -72,7 +72,7 @@ def test_wherever_the_server_is_named_it_is_said(tmp_path: Path, monkeypatch: py
 def test_a_home_with_a_database_is_not_passed_over_for_a_server(tmp_path: Path) -> None:
     home, file = tmp_path / "home", write_pdf(tmp_path / "a.pdf", 1)
     assert call("submit", file, "--home", home).returncode == 0
-    for command in (["run", file], ["ask", "Which?", file], ["worker"]):
+    for command in (["run", file], ["ask", "Which?", file], ["worker"], ["forget", file], ["prune"]):
         result = call(*command, "--home", home, PAGEPACK_DATABASE_URL=NOWHERE)
         assert result.returncode == 2
         assert result.stderr == (
