@@ -52,6 +52,7 @@ def forget(paths: tuple[str | Path, ...], home: Path | None, dry_run: bool, as_j
 def prune(folders: tuple[str | Path, ...], home: Path | None, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Forget the files that are gone from the disk: below these folders, else wherever a file was seen.
 
+    Older contents of files that have changed since go too, wherever those lay: nobody can tell which.
     A folder that is missing or empty may be a disk that is not mounted: then nothing is pruned. Asks before it begins.
     """
     from pipeline.database.open import open_database
@@ -65,10 +66,11 @@ def prune(folders: tuple[str | Path, ...], home: Path | None, dry_run: bool, yes
     gone = find_gone(db, folders)
     if not dry_run and wipe_remains(db, settings):
         click.echo("wiped what an earlier call left in the file", err=True)
-    if not gone:
+    made = plan(db, gone, all_older=True)
+    if not gone and not made.documents:
         click.echo(json.dumps({"files": 0}) if as_json else "no file is gone from the disk; nothing to prune")
         return EXIT_DONE
-    forgetting = _Forgetting(settings, db, plan(db, gone), as_json)
+    forgetting = _Forgetting(settings, db, made, as_json)
     if not dry_run and not yes and not forgetting.is_agreed():
         return EXIT_NOTHING
     return forgetting.end(dry_run)
@@ -123,6 +125,8 @@ class _Forgetting:
             "page_images": self.plan.num_images,
             "paths": list(self.plan.sources.values()),
             "kept": self.plan.kept,
+            "older_documents": self.plan.num_older,
+            "older_documents_kept": self.plan.num_older_kept,
         }
         click.echo(json.dumps(counts, ensure_ascii=False))
 
@@ -141,6 +145,14 @@ class _Forgetting:
             lines.append(
                 f"kept, for it lies at another path too: the text of {_count(len(plan.kept), 'file')}, such as "
                 f"{one_line(path)} (also {one_line(other)})"
+            )
+        if plan.num_older:
+            lines.append(f"with {_count(plan.num_older, 'older content')} of files that have changed since")
+        if plan.num_older_kept:
+            prune = "prune" if self.db.dialect == "sqlite" else "prune FOLDER"
+            lines.append(
+                f"kept, for nobody can tell which file's: {_count(plan.num_older_kept, 'older content')} of files that "
+                f"have changed since; `pagepack {prune}` forgets all such"
             )
         return "\n".join(lines)
 

@@ -1,14 +1,15 @@
 """What forgetting some paths means: which sources and documents go, what stays, and whether it may be done now.
 
 Content at two paths is one document. Forgetting one path takes that source alone; the document goes with its last one.
-Documents that no path leads to are older contents of files that have changed since; nobody can tell any more which
-file's, so they go as well.
+Documents that no path leads to are older contents of files that have changed since, and nobody wrote down which file's.
+Those that were read for batches that hold no other file than those that go are taken for theirs, and go as well.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -49,6 +50,8 @@ class Plan:
     sources: dict[int, str]  # id → path
     documents: list[Goes]
     kept: dict[str, str]  # a path that goes → another one that has the same content, which stays
+    num_older: int  # of the documents: older contents, which no path leads to
+    num_older_kept: int  # those that may be another file's
     num_images: int
     in_use: str | None  # why it would be refused now
     ids: frozenset[int] = field(repr=False)  # of the documents
@@ -78,10 +81,12 @@ def local_sources(db: Database) -> dict[int, tuple[str, str]]:
         return {row.id: (row.path, row.location) for row in connection.execute(local)}
 
 
-def plan(db: Database, sources: dict[int, str]) -> Plan:
-    """What goes with these sources. Reads only."""
+def plan(db: Database, sources: dict[int, str], all_older: bool = False) -> Plan:
+    """What goes with these sources; with `all_older`, the older contents of whatever file too. Reads only."""
     with db.read() as connection:
-        going, kept = list[int](_orphans(connection)), dict[str, str]()
+        orphans = _orphans(connection)
+        older = orphans if all_older else _read_for(connection, orphans, sources.keys())
+        going, kept = list(older), dict[str, str]()
         candidates = sorted({one for ids in parts(list(sources)) for one in _contents(connection, ids)})
         for some in parts(candidates):
             for document_id, holders in holders_of(connection, some).items():
@@ -96,7 +101,7 @@ def plan(db: Database, sources: dict[int, str]) -> Plan:
         why_not = next(filter(None, (in_use(connection, some) for some in parts(list(sources)))), None)
         if why_not is None:
             why_not = next(filter(None, (in_hand(db, connection, some) for some in parts(sorted(ids)))), None)
-    return Plan(sources, documents, kept, num_images, why_not, ids)
+    return Plan(sources, documents, kept, len(older), len(orphans) - len(older), num_images, why_not, ids)
 
 
 def parts(all_of: Sequence[T], size: int = ROWS_AT_ONCE) -> Iterator[Sequence[T]]:
@@ -146,6 +151,21 @@ def _orphans(connection: Connection) -> Sequence[int]:
     )
     idle = (~is_open(Document), ~open_tasks.correlate(Document).exists())
     return connection.scalars(select(Document.id).where(~now, ~then, *idle)).all()
+
+
+def _read_for(connection: Connection, documents: Sequence[int], sources: AbstractSet[int]) -> Sequence[int]:
+    """Those that were read for batches that hold some of these sources, and no other."""
+    batches: dict[int, set[int]] = {document_id: set() for document_id in documents}
+    for some in parts(documents):
+        waited = select(Document.id, Document.batch_id).where(Document.id.in_(some))
+        read = select(Page.document_id, PageTask.batch_id).join(PageTask, PageTask.page_id == Page.id)
+        for document_id, batch_id in connection.execute(sa.union(waited, read.where(Page.document_id.in_(some)))):
+            batches[document_id].add(batch_id)
+    held = {batch_id: set[int]() for found in batches.values() for batch_id in found}
+    for batch_id, holds in held.items():
+        holds.update(connection.scalars(select(BatchSource.source_id).where(BatchSource.batch_id == batch_id)))
+    goes = {batch_id for batch_id, holds in held.items() if holds and holds <= sources}
+    return [document_id for document_id, found in batches.items() if found <= goes]
 
 
 def _documents(connection: Connection, documents: Sequence[int]) -> list[Goes]:

@@ -239,6 +239,40 @@ def test_older_contents_of_a_file_go_with_it(archive: Archive, settings: Setting
     assert not kept(images)
 
 
+def test_older_contents_of_other_files_stay_until_a_prune(
+    archive: Archive, settings: Settings, images: ImageStore, tmp_path: Path
+) -> None:
+    a, c = (str(tmp_path / name) for name in ("a.pdf", "c.pdf"))
+    read_file(archive, images, a, "a", ["text of a"])
+    read_file(archive, images, c, "c", ["text of c"])
+    archive.see(c, rejection="empty")
+    archive.finish()
+    said = call("forget", a, **at(settings))
+    prune = "prune" if archive.db.dialect == "sqlite" else "prune FOLDER"
+    assert said.returncode == 0 and said.stdout.splitlines()[-2:] == [
+        "forgotten: 1 file, 1 document, 1 page, 1 page image",
+        "kept, for nobody can tell which file's: 1 older content of files that have changed since; "
+        f"`pagepack {prune}` forgets all such",
+    ]
+    archive.see(c, "c")
+    assert archive.finish(), "whole again, and read already"
+    assert archive.rows("SELECT source_path, text FROM page_text") == [(c, "text of c")] and kept(images)
+
+    archive.see(c, "other by now")
+    (tmp_path / "c.pdf").write_text("other by now")
+    pause_batch(archive.db, archive.batches["b"].id)
+    dry = call("prune", tmp_path, "--dry-run", **at(settings))
+    assert dry.stdout.splitlines() == [
+        "would be forgotten: 0 files, 1 document, 1 page, 1 page image",
+        "with 1 older content of files that have changed since",
+    ]
+    told = json.loads(call("prune", tmp_path, "--yes", "--json", **at(settings)).stdout)
+    assert told["files"] == 0 and told["older_documents"] == 1 and told["older_documents_kept"] == 0
+    assert archive.rows("SELECT * FROM answer_versions") == [] and not kept(images)
+    assert archive.rows("SELECT path FROM sources") == [(c,)]
+    assert "nothing to prune" in call("prune", tmp_path, "--yes", **at(settings)).stdout
+
+
 def test_a_folder_is_all_below_it_and_no_neighbour(archive: Archive, settings: Settings, images: ImageStore) -> None:
     stay = ["/in/ab.pdf", "/in/a.pdf", "/in/a0/x.pdf", "/in/a-/x.pdf", "/in/_/x.pdf", "/in/A/x.pdf"]
     for path in ["/in/a/x.pdf", "/in/a/b/y.pdf", "/in/a/é.pdf", "/in/%/x.pdf", "s3://bucket/a/x.pdf", *stay]:
