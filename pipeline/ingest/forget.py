@@ -88,8 +88,9 @@ def forget(db: Database, settings: Settings, plan: Plan) -> None:
 
         def remove(documents: Sequence[Goes], hashes: Sequence[str]) -> None:
             images.delete_all(hashes)
-            for one in documents if copies is not None else ():
-                copies.delete(one.kind, one.content_hash)
+            if copies is not None:
+                for one in documents:
+                    copies.delete(one.kind, one.content_hash)
 
         for some in parts_by_pages(plan.documents):
             rows.forget_documents(db, plan, some, remove)

@@ -18,11 +18,13 @@ from pipeline.urls import is_url, local_path
 def find_gone(db: Database, folders: Sequence[str | Path]) -> dict[int, str]:
     """The sources below these folders whose files are not on the disk any more; without folders, of all: id → path.
 
-    A disk that is not mounted looks like one whose files are gone. So a folder must be there, and hold something.
-    Without folders given, each folder in which a file was seen is one of them.
+    A disk that is not mounted looks like one whose files are gone. So a folder must be there and hold something, and so
+    must, for each file that is gone, the nearest folder above it that is there: a disk's own may be below the one that
+    was given. Without folders given, each folder in which a file was seen is one of them.
 
     Raises:
-        UsageError: a folder is missing or empty, or is behind a URL; without folders given, also on a server.
+        UsageError: a folder is missing or empty, a link leads to what is not there, or a folder is behind a URL. On a
+            server also where no folders are given.
     """
     if not folders and db.dialect != "sqlite":
         raise UsageError(
@@ -36,8 +38,15 @@ def find_gone(db: Database, folders: Sequence[str | Path]) -> dict[int, str]:
         chosen = {key for some in below.values() for key in some}
         known = {key: place for key, place in known.items() if key in chosen}
     gone = {key: path for key, (path, location) in known.items() if _is_gone(path, location)}
-    if not roots:
+    places = {place for key in gone if (place := _place(*known[key]))}
+    if roots:
+        real = [os.path.realpath(root) for root in roots]
+        _refuse_empty({_nearest(place, real) for place in places})
+    else:
         _refuse_missing({os.path.dirname(path) for path in gone.values()})
+        _refuse_missing(
+            {display(os.path.dirname(os.path.realpath(place))) for place in places if os.path.islink(place)}
+        )
     return gone
 
 
@@ -59,8 +68,42 @@ def _refuse_missing(folders: set[str]) -> None:
         more = f" and {len(missing) - 1:,} more folders are" if len(missing) > 1 else " is"
         raise UsageError(
             f"{missing[0]}{more} missing or empty: is a disk not mounted? Nothing was pruned; `pagepack prune FOLDER` "
-            "with a folder above it prunes all that is gone below, `pagepack forget FOLDER` forgets what was seen there"
+            "with a folder above it prunes what is gone below, `pagepack forget FOLDER` forgets what was seen there"
         )
+
+
+def _nearest(place: str, roots: Sequence[str]) -> str:
+    """The nearest folder that is there, above a file that is gone, or above where its link leads.
+
+    Raises:
+        UsageError: a link on the way leads out of the given folders, to what is not there.
+    """
+    while not os.path.isdir(place):
+        if not os.path.islink(place) or os.path.exists(place):
+            place = os.path.dirname(place)
+            continue
+        link, place = place, os.path.realpath(place)
+        if not any(_is_inside(place, root) for root in roots):
+            raise UsageError(
+                f"{display(link)} is a link to {display(place)}, which is not there: is a disk not mounted? Nothing "
+                f"was pruned; remove the link to prune all the same, or `pagepack forget {display(link)}` forgets "
+                "what was seen there"
+            )
+    return place
+
+
+def _refuse_empty(folders: set[str]) -> None:
+    empty = sorted(display(folder) for folder in folders if not _holds_something(folder))
+    if empty:
+        more = f" and {len(empty) - 1:,} more folders are" if len(empty) > 1 else " is"
+        raise UsageError(
+            f"{empty[0]}{more} empty: is a disk not mounted? Nothing was pruned; remove the folder to prune all "
+            f"the same, or `pagepack forget {empty[0]}` forgets what was seen there"
+        )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _holds_something(folder: str) -> bool:
@@ -71,9 +114,7 @@ def _holds_something(folder: str) -> bool:
 
 def _is_gone(path: str, location: str) -> bool:
     """What cannot be looked at is not gone."""
-    place: str | None = on_disk(path)
-    if "[… " in path:  # the middle of a very long one is left out
-        place = local_path(location)
+    place = _place(path, location)
     if not place:
         return False
     try:
@@ -83,3 +124,8 @@ def _is_gone(path: str, location: str) -> bool:
     except OSError:
         return False
     return False
+
+
+def _place(path: str, location: str) -> str | None:
+    # The middle of a very long path is left out.
+    return local_path(location) if "[… " in path else on_disk(path)

@@ -690,6 +690,47 @@ def test_prune_takes_a_missing_or_empty_folder_for_a_disk_that_is_not_there(
     assert len(find_gone(archive.db, [tmp_path])) == 2
 
 
+def test_prune_takes_an_empty_folder_below_for_a_disk_that_is_not_there(archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    on_a_disk(archive, folder, "a.pdf", "disk/b.pdf", "disk/sub/c.pdf", "gone/d.pdf")
+    for name in ("disk/b.pdf", "disk/sub/c.pdf", "gone/d.pdf"):
+        (folder / name).unlink()
+    (folder / "disk/sub").rmdir()
+    (folder / "gone").rmdir()
+    (folder / "gone").symlink_to(folder / "gone before")
+    refusal = rf"^{folder}/disk is empty: is a disk not mounted\? Nothing was pruned; .*`pagepack forget {folder}/disk`"
+    with pytest.raises(UsageError, match=refusal):
+        find_gone(archive.db, [folder])
+    (folder / "disk").rmdir()
+    assert len(find_gone(archive.db, [folder])) == 3
+
+
+@pytest.mark.parametrize("given", ["link.pdf", "link"])
+def test_prune_takes_a_link_that_leads_nowhere_for_a_disk_that_is_not_there(
+    archive: Archive, tmp_path: Path, given: str
+) -> None:
+    folder, disk = tmp_path / "all", tmp_path / "mnt/disk"
+    on_a_disk(archive, folder, "a.pdf")
+    disk.mkdir(parents=True)
+    (disk / "b.pdf").write_text("b")
+    (folder / given).symlink_to(disk / "b.pdf" if given == "link.pdf" else disk)
+    archive.file(str(folder / given) if given == "link.pdf" else str(folder / given / "b.pdf"), ["b"])
+    archive.finish()
+    assert find_gone(archive.db, [folder]) == {}
+    (disk / "b.pdf").unlink()
+    refusal = "is a link to .*, which is not there" if given == "link.pdf" else f"{folder}/link is empty"
+    with pytest.raises(UsageError, match=rf"{refusal}: is a disk not mounted\? Nothing was pruned"):
+        find_gone(archive.db, [folder])
+    if archive.db.dialect == "sqlite":
+        with pytest.raises(UsageError, match=r"is missing or empty: is a disk not mounted\?"):
+            find_gone(archive.db, [])
+    disk.rmdir()
+    with pytest.raises(UsageError, match=rf"{given} is a link to .*, which is not there"):
+        find_gone(archive.db, [folder])
+    (folder / given).unlink()
+    assert len(find_gone(archive.db, [folder])) == 1
+
+
 @pytest.mark.only("sqlite")
 def test_prune_asks_on_a_terminal(archive: Archive, settings: Settings, tmp_path: Path) -> None:
     on_a_disk(archive, tmp_path / "in", "a.pdf", "gone.pdf")
