@@ -23,7 +23,9 @@ from pipeline.store.conditions import is_in
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
 from schemas.tables import (
     Answer,
+    Base,
     Batch,
+    BatchPrompt,
     BatchSource,
     BatchState,
     CurrentAnswer,
@@ -31,6 +33,7 @@ from schemas.tables import (
     Notice,
     Page,
     PageTask,
+    PromptVersion,
     Source,
     TaskAttempt,
     TaskState,
@@ -67,7 +70,7 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove
         UsageError: a batch of theirs is running, or a worker has one in hand.
     """
     with db.write() as connection:
-        _lock(connection)
+        _lock(connection, Document, Source, BatchSource, Answer)
         ids = [one.document_id for one in documents]
         holders = holders_of(connection, ids)
         ids = [one for one in ids if holders.get(one, set()) <= plan.sources.keys()]
@@ -96,15 +99,16 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove
         remove([one for one in documents if one.document_id in ids], images)
 
 
-def _lock(connection: Connection) -> None:
-    """Nobody registers a file, or finds an answer to store again, between a look and a deletion; reading goes on.
+def _lock(connection: Connection, *tables: type[Base]) -> None:
+    """Nobody registers a file, finds an answer to store again, or asks, between a look and a deletion; reading goes on.
 
-    No transaction of ours writes answers and one of the other three, so that none waits for this one and this for it.
+    Prompts are written before documents, and by no transaction with the others; nor are answers with any. So nobody
+    waits for this one while it waits for him.
     SQLite has one writer anyway.
     """
     if connection.dialect.name == "postgresql":
-        tables = ", ".join(table.__tablename__ for table in (Document, Source, BatchSource, Answer))
-        connection.exec_driver_sql(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")
+        names = ", ".join(table.__tablename__ for table in tables)
+        connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _answers(connection: Connection, pages: sa.Select[int]) -> Sequence[int]:
@@ -162,7 +166,7 @@ def forget_sources(db: Database, sources: Sequence[int]) -> None:
     In one transaction, for once the paths are gone nobody finds those batches again.
     """
     with db.write() as connection:
-        _lock(connection)
+        _lock(connection, PromptVersion, Document, Source, BatchSource, Answer)
         if why := in_use(connection, sources):
             raise UsageError(why)
         of_sources = BatchSource.source_id.in_(sources)
@@ -177,14 +181,29 @@ def _forget_names(connection: Connection, batches: Sequence[int]) -> None:
     """A batch that holds no file any more keeps its row alone: somebody may follow it.
 
     Its command goes, for it names the paths. So does a name that was made of them, and its key, so that the same paths
-    make a new batch. One that was paused while its files were still being registered may yet hold some.
+    make a new batch. The question of an `ask` goes where nobody else has asked it. A batch that was paused while its
+    files were still being registered may yet hold some.
     """
     held = select(BatchSource.source_id).where(BatchSource.batch_id == Batch.id)
     ended = Batch.state.in_([BatchState.FINISHED, BatchState.CANCELLED])
     is_still = sa.or_(ended, sa.and_(Batch.state == BatchState.PAUSED, Batch.all_seen))
     of_paths = sa.or_(*(Batch.key.startswith(kind, autoescape=True) for kind in (PATHS_KEY, QUESTION_KEY)))
     for some in parts(batches):
-        empty = update(Batch).where(Batch.id.in_(some), is_still, ~held.exists())
+        is_empty = (Batch.id.in_(some), is_still, ~held.exists())
+        asked = select(Batch.id).where(*is_empty, Batch.key.startswith(QUESTION_KEY, autoescape=True))
+        of_asked = BatchPrompt.batch_id.in_(asked)
+        questions = connection.scalars(select(BatchPrompt.prompt_version).where(of_asked).distinct()).all()
+        connection.execute(delete(BatchPrompt).where(of_asked))
+        _forget_prompts(connection, questions)
+        empty = update(Batch).where(*is_empty)
         connection.execute(empty.values(command=None))
         key = sa.literal(f"{FORGOTTEN}:") + Batch.public_id
         connection.execute(empty.where(of_paths).values(name=FORGOTTEN, key=key))
+
+
+def _forget_prompts(connection: Connection, versions: Sequence[str]) -> None:
+    named = (
+        select(table.prompt_version).where(table.prompt_version == PromptVersion.version).exists()
+        for table in (BatchPrompt, PageTask, Answer)
+    )
+    connection.execute(delete(PromptVersion).where(PromptVersion.version.in_(versions), *(~one for one in named)))

@@ -35,7 +35,7 @@ from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
 from pipeline.store.retention import sweep_images
 from pipeline.store.sources import SeenFile, record_files
-from schemas.prompts import DESCRIBE, OCR
+from schemas.prompts import DESCRIBE, OCR, question_prompt
 from schemas.tables import Base
 from tests.conftest import LIMITS, Archive, answer, complete_page, reuse_answers, sha
 from tests.database.test_batch_states import notified
@@ -632,6 +632,30 @@ def test_a_batch_that_was_paused_for_it_loses_its_name_too(
         forgotten(archive, settings, str(tmp_path / batch.name))
     names = archive.rows("SELECT name, command IS NULL FROM batches ORDER BY id")
     assert names == [("forgotten", True), ("being seen.pdf", False)], "which may yet register some"
+
+
+def test_a_question_goes_with_the_last_file_that_it_was_asked_of(
+    archive: Archive, settings: Settings, images: ImageStore
+) -> None:
+    asked = {"a": ["a.pdf"], "both": ["a.pdf", "b.pdf"], "named": ["a.pdf"]}
+    for name, files in asked.items():
+        prompt, files = question_prompt(f"Who is {name}?"), [f"/in/{file}" for file in files]
+        archive.batches[name] = open_named_batch(
+            archive.db, settings, files, [prompt], "b" if name == "named" else None, "e", "m1", is_question=True
+        )
+        for file in files:
+            document_id = archive.see(file, batch=name)
+            waiting = archive.waiting(document_id or 0) or archive.ingest(document_id or 0, [file])
+            archive.read(waiting[0], f"it is {name}")
+        mark_all_seen(archive.db, archive.batches[name])
+        assert archive.finish(name)
+    forgotten(archive, settings, "/in/a.pdf")
+    asked_yet = archive.rows("SELECT text FROM prompt_versions WHERE name LIKE 'ask: %' ORDER BY text")
+    assert asked_yet == [("Who is both?",), ("Who is named?",)], "what has a name that was given stays as it is"
+    assert call("batches", **at(settings)).returncode == 0
+    forgotten(archive, settings, "/in/b.pdf")
+    assert archive.rows("SELECT text FROM prompt_versions WHERE name LIKE 'ask: %'") == [("Who is named?",)]
+    assert archive.rows("SELECT name, state FROM batches ORDER BY id")[:2] == [("forgotten", "finished")] * 2
 
 
 # Prune
