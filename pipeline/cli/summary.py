@@ -94,8 +94,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
         for line in _worth_a_look(batch_id, look, where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
-        if summary.pages_done:
-            click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+        click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
         if unsupported and code == EXIT_DONE:
             click.echo(f"{files_not_read(unsupported)}: no failure; --ignore-unsupported leaves such files out")
         if num_ignored:
