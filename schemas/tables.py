@@ -196,6 +196,7 @@ class Source(Base):
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+    gone_at: Mapped[datetime | None]  # when it was first missed in a folder that was walked; null: it is there
 
 
 class BatchSource(Base):
@@ -238,6 +239,8 @@ class Page(Base):
     image_freed_at: Mapped[datetime | None]  # when retention removed the image; it can be drawn again
     width_pt: Mapped[float | None] = mapped_column(Float)  # as it is shown, in 1/72 inch; null: an image file's
     height_pt: Mapped[float | None] = mapped_column(Float)
+    dpi: Mapped[float | None] = mapped_column(Float)  # at which it was drawn; null: an image file's without one
+    print_px: Mapped[float | None] = mapped_column(Float)  # height of the small print in the image; null: none found
 
 
 class TextLayer(Base):
@@ -247,6 +250,7 @@ class TextLayer(Base):
 
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
     text: Mapped[str] = mapped_column(StorableText)
+    verdict: Mapped[str | None] = mapped_column(String(32))  # `sound`, or what is wrong with it
 
 
 class PageTask(Base):
@@ -305,6 +309,9 @@ class Answer(Base):
     confidence: Mapped[float | None] = mapped_column(Float)
     details: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    angle: Mapped[float | None] = mapped_column(Float)  # degrees clockwise by which the image was turned to be read
+    review_reason: Mapped[str | None] = mapped_column(String(32))  # why people should look at it; null: they need not
+    review_score: Mapped[float | None] = mapped_column(Float)  # how much so, from 0 to 1
 
 
 class CurrentAnswer(Base):

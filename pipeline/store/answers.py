@@ -30,6 +30,9 @@ class ReadAnswer:
     temperature: float = 0.0
     confidence: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    angle: float | None = None
+    review_reason: str | None = None
+    review_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,9 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
             "confidence": answer.confidence,
             "details": answer.details,
             "created_at": now,
+            "angle": answer.angle,
+            "review_reason": answer.review_reason,
+            "review_score": answer.review_score,
         }
         for key, answer in sorted(of_key.items(), key=lambda item: item[0])
     ]

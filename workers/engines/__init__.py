@@ -20,7 +20,9 @@ class Answer:
 
     `finish_reason` is stop, length, deadline, cancelled or error. `seconds` is the engine's own time
     for this answer. `confidence` (0 to 1) is None where the engine has none. `details` is small JSON for people
-    who look closer (line boxes, timings); it is stored as it is.
+    who look closer (line boxes, timings); it is stored as it is. `angle` is by how many degrees the engine turned the
+    image clockwise to read it. `review_reason` is a word for why people should look at this answer, `review_score`
+    how much so (0 to 1); both None where they need not.
     """
 
     text: str
@@ -31,6 +33,9 @@ class Answer:
     temperature: float = 0.0
     confidence: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    angle: float | None = None
+    review_reason: str | None = None
+    review_score: float | None = None
 
 
 class Engine(Protocol):
