@@ -1,0 +1,31 @@
+"""Why a page that was read is worth a person's look: the words of `review_reason`, each with its sentence.
+
+An answer has one reason: the first of these that holds, since the gravest stands first.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ReviewReason(StrEnum):
+    EMPTY = "empty"
+    UNREAD_SCRIPT = "unread-script"
+    DEADLINE = "deadline"
+    LENGTH = "length"
+    UNREAD_REGIONS = "unread-regions"
+    LOW_CONFIDENCE = "low-confidence"
+    SMALL_PRINT = "small-print"
+    TURN_IN_DOUBT = "turn-in-doubt"
+
+
+SENTENCES = {
+    ReviewReason.EMPTY: "nothing was read on a page that is not blank",
+    ReviewReason.UNREAD_SCRIPT: "the page, or a part of it, is in a script that the engine does not read",
+    ReviewReason.DEADLINE: "time was over before the whole page was read; the text is what was read until then",
+    ReviewReason.LENGTH: "the answer was cut off at its longest length",
+    ReviewReason.UNREAD_REGIONS: "the engine found lines of text that it could not read",
+    ReviewReason.LOW_CONFIDENCE: "the engine is less sure of this page's text than of sound print",
+    ReviewReason.SMALL_PRINT: "the print is too small for the largest image that the settings allow",
+    ReviewReason.TURN_IN_DOUBT: "the page may lie on its side or on its head, and no way to hold it made good sense",
+}
