@@ -81,16 +81,18 @@ def main() -> None:
         signal.SIGTERM,
     ):  # Ctrl-C and shutdowns reach the whole group: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
-    from pipeline.documents import render
+    from pipeline.documents.drawn import Limits, Opened
+    from pipeline.documents.render import open_document
+    from pipeline.documents.render_pdf import pymupdf
 
     sys.stderr = os.fdopen(os.dup(2), "w")  # for our own faults
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print what they dislike
-    for show in (render.pymupdf.TOOLS.mupdf_display_errors, render.pymupdf.TOOLS.mupdf_display_warnings):
+    for show in (pymupdf.TOOLS.mupdf_display_errors, pymupdf.TOOLS.mupdf_display_warnings):
         show(False)
     confine(setup["memory_bytes"], setup["parent_pid"], setup["dies_with_parent"])
-    limits = render.Limits(**setup["limits"])
+    limits = Limits(**setup["limits"])
     seconds: float = setup["seconds"]
-    document: render.Opened | None = None
+    document: Opened | None = None
     held = -1
     shared = mmap.mmap(setup["shared_descriptor"], SLOTS * SLOT_BYTES)
     connection.sendall(pack({"is": "ready"}))
@@ -104,7 +106,7 @@ def main() -> None:
                 os.close(held)
             held = descriptors[0]
             try:
-                document = render.open_document(f"/dev/fd/{held}", message["kind"], limits)
+                document = open_document(f"/dev/fd/{held}", message["kind"], limits)
                 connection.sendall(pack({"is": "opened", "page_count": document.page_count}))
             except DocumentRejected as error:
                 connection.sendall(pack({"is": "rejected", "cause": error.cause, "text": str(error)}))

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from pipeline.blobs.png import load
+from pipeline.documents.drawn import clean, fit, padded_px
 from pipeline.documents.identify import identify
 from pipeline.documents.rasterize import PageFailure, Rasterizer
-from pipeline.documents.render import clean, fit, padded_px
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected
 from pipeline.settings import Settings
@@ -183,7 +183,7 @@ def test_turning_away_early_does_not_spoil_the_next_document(rasterizer: Rasteri
 def test_exif_orientation_stands_the_picture_upright(
     rasterizer: Rasterizer, tmp_path: Path, orientation: int, suffix: str, size: tuple[int, int]
 ) -> None:
-    from pipeline.documents.render import TURNS
+    from pipeline.documents.render_images import TURNS
 
     undo = {
         Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
