@@ -22,6 +22,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "temperature": "sampling temperature; 0 is greedy, and where there is none",
         "confidence": "0 to 1, of the engine in its own reading; null where it has none",
         "batch_id": "the batch that the page was read for; later ones that ask the same take the answer over",
+        "angle": "degrees clockwise by which the engine turned the image to read it; null where it does not say",
     },
     "document_text": {
         "source_path": "path of the file",
@@ -113,6 +114,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "confidence": "0 to 1, of the engine in its own reading; null where it has none",
         "batch_id": "the batch that the page was read for; later ones that ask the same take the answer over",
         "created_at": "UTC",
+        "angle": "degrees clockwise by which the engine turned the image to read it; null where it does not say",
     },
     "prompts": {
         "prompt": "name of the prompt",
@@ -152,6 +154,25 @@ COLUMNS: dict[str, dict[str, str]] = {
         "warnings": "what the renderer mended or left out, or null",
         "width_pt": "of the page as it is shown, in points of 1/72 inch; null for image files and in older archives",
         "height_pt": "the same",
+    },
+    "page_lines": {
+        "source_path": "path of the file",
+        "document_id": "one content, one id",
+        "page_number": "from 1",
+        "prompt": "name of the prompt",
+        "line_number": "from 1, in the order in which the engine lists them",
+        "text": "of the line, as the engine read it",
+        "confidence": "0 to 1, of the engine in this line; null where it has none",
+        "left_px": "of the line's box, in pixels of the page's image",
+        "top_px": "from the upper edge",
+        "right_px": "from the left edge",
+        "bottom_px": "from the upper edge",
+        "left_fraction": "the same as a share of the page's width, 0 to 1",
+        "top_fraction": "of the page's height",
+        "right_fraction": "of the page's width",
+        "bottom_fraction": "of the page's height",
+        "folder": "of the file",
+        "file_name": "of the file",
     },
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from schemas.current_failures import CURRENT_FAILURES
+from schemas.page_lines import page_lines
 from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
@@ -20,7 +21,7 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.text AS text, a.engine AS engine, a.model AS model, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.created_at AS created_at, {FOLDER_AND_FILE_NAME}, a.prompt_version AS prompt_version,
-       a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id
+       a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id, a.angle AS angle
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -204,7 +205,8 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        v.name AS prompt, a.prompt_version AS prompt_version, a.engine AS engine, a.model AS model,
        c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
-       a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at
+       a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
+       a.angle AS angle
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -259,6 +261,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "answers": _ANSWERS,
         "prompts": _prompts(dialect),
         "page_images": _PAGE_IMAGES,
+        "page_lines": page_lines(dialect),
     }
 
 

@@ -14,6 +14,7 @@ from pipeline.database.dialect import GivenRows
 from pipeline.store.search_terms import search_terms, search_vector
 from schemas.columns import utc_now
 from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState
+from schemas.text import storable_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
             "seconds": answer.seconds,
             "temperature": answer.temperature,
             "confidence": answer.confidence,
-            "details": answer.details,
+            "details": storable_json(answer.details),
             "created_at": now,
             "angle": answer.angle,
             "review_reason": answer.review_reason,

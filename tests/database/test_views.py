@@ -18,7 +18,7 @@ DATABASES = ("sqlite", "postgresql")
 
 CONTRACT = {
     "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
-    "output_tokens seconds created_at folder file_name prompt_version temperature confidence batch_id",
+    "output_tokens seconds created_at folder file_name prompt_version temperature confidence batch_id angle",
     "document_text": "source_path document_id prompt page_count text folder file_name",
     "failures": "batch_id source_path page_number kind cause reason attempts failed_at folder file_name document_id "
     "prompt",
@@ -29,12 +29,14 @@ CONTRACT = {
     "attempts": "document_id page_number prompt attempt worker engine finish_reason temperature prompt_tokens "
     "output_tokens seconds error source_path prompt_version batch_id started_at ended_at",
     "answers": "source_path folder file_name document_id page_number prompt prompt_version engine model is_current "
-    "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at",
+    "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at angle",
     "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at",
     "files": "batch_id source_path document_id kind state page_count pages_done pages_failed folder file_name "
     "content_hash size_bytes modified_at seen_at",
     "page_images": "source_path document_id page_number image_hash width_px height_px text_layer warnings width_pt "
     "height_pt",
+    "page_lines": "source_path document_id page_number prompt line_number text confidence left_px top_px right_px "
+    "bottom_px left_fraction top_fraction right_fraction bottom_fraction folder file_name",
 }
 
 
@@ -172,6 +174,46 @@ def test_preferred_text_layer_answers_ocr_and_an_empty_one_is_read(archive: Arch
     assert rows == [(1, "text-layer", "typed text"), (2, "rapidocr", "read text")]
     assert archive.finish() and summary(archive)["pages_done"] == 2
     assert archive.scalar("SELECT text_layer FROM page_images WHERE page_number = 1") == "typed text"
+
+
+def test_the_lines_of_a_page_are_rows_with_their_boxes(archive: Archive) -> None:
+    lines = [[10, 20, 110, 40, 0.987, "first\0 line"], [-2, 60.4, 130, 80, 0.5, "second"]]
+    archive.file("/in/other.pdf", ["no boxes"])
+    document_id = archive.see("/in/a.pdf") or 0
+    sizes = [NewPage(0, sha("0"), 128, 160), NewPage(1, sha("1"), 128, 160, width_pt=60.0, height_pt=75.0)]
+    pages = archive.ingest(document_id, sizes)
+    archive.execute(
+        "UPDATE pages SET dpi = 144 WHERE width_pt IS NOT NULL"
+    )  # so 120 of 128 px are the page, 150 of 160
+    for page in pages:
+        claim = archive.claim(page)
+        assert claim
+        said = answer("text", details={"lines": lines}, angle=270.0)
+        complete_page(archive.db, claim, "w", {claim.tasks[0].task_id: said}, LIMITS)
+    columns = "page_number, line_number, text, confidence, left_px, top_px, right_px, bottom_px"
+    rows = archive.rows(f"SELECT {columns} FROM page_lines ORDER BY page_number, line_number")
+    assert rows[:2] == [
+        (1, 1, "first\ufffd line", 0.987, 10, 20, 110, 40),
+        (1, 2, "second", 0.5, -2, 60, 130, 80),
+    ]
+    assert [row[:2] for row in rows[2:]] == [(2, 1), (2, 2)]
+    shares = "SELECT left_fraction, top_fraction, right_fraction, bottom_fraction FROM page_lines"
+    of_image, of_page = (archive.rows(f"{shares} WHERE page_number = {n} ORDER BY line_number") for n in (1, 2))
+    assert of_image == [pytest.approx((10 / 128, 20 / 160, 110 / 128, 40 / 160)), (0, 60.4 / 160, 1, 0.5)]
+    assert of_page == [
+        pytest.approx((10 / 120, 20 / 150, 110 / 120, 40 / 150)),
+        (0, pytest.approx(60.4 / 150), 1, 80 / 150),
+    ]
+    assert {row[0] for row in archive.rows("SELECT source_path FROM page_lines")} == {"/in/a.pdf"}
+    assert archive.rows(
+        "SELECT DISTINCT angle FROM page_text WHERE document_id IN (SELECT document_id FROM page_lines)"
+    ) == [(270.0,)]
+
+
+@pytest.mark.only("sqlite")
+def test_lines_of_one_file_are_looked_up_by_its_path(archive: Archive) -> None:
+    plan = archive.rows("EXPLAIN QUERY PLAN SELECT * FROM page_lines WHERE source_path = '/in/a.pdf'")
+    assert not [step for *_, step in plan if step.startswith("SCAN") and "VIRTUAL TABLE" not in step], plan
 
 
 def test_retry_takes_failed_files_out_of_the_count_until_they_end_again(archive: Archive) -> None:
