@@ -237,7 +237,7 @@ class Stack:
             said = self.log(name).read_text()[-3000:]
             assert process.poll() is None, f"{name} ended with {process.returncode}:\n{said}"
             assert time.monotonic() < deadline, f"{name} does not become healthy:\n{said}"
-            time.sleep(0.2)
+            time.sleep(1.0)  # a check is a process of its own, and slows down what it waits for
 
     def _with_dependencies(self, names: tuple[str, ...]) -> set[str]:
         found, todo = set(names), list(names)

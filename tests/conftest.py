@@ -5,6 +5,7 @@ A module with `DATABASES = ("sqlite", "postgresql")` runs its tests on both; a t
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
 import uuid
@@ -41,6 +42,14 @@ _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.
 for _name, _how in {"fixed": {"derandomize": True}, "fuzz": {"max_examples": 2_000, "print_blob": True}}.items():
     hypothesis_settings.register_profile(_name, deadline=None, suppress_health_check=_SLOW_IS_FINE, **_how)
 hypothesis_settings.load_profile("fixed")
+
+gc.disable()  # while the tests are collected: what is imported now lives to the end
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # else each full collection of garbage would walk through torch and all tests
+    gc.enable()
+
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
 NEVER = 9e9  # seconds after which an enqueued message is taken for lost: not in a test
