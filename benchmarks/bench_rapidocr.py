@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from schemas.prompts import OCR
 from workers.engines.rapidocr import RapidOcrEngine, num_cores
-from workers.engines.reading_order import Line, text_in_reading_order
+from workers.layout.lines import Line
+from workers.layout.reading_order import text_in_reading_order
 
 ENGLISH = """The archive of the harbour office holds forty-one boxes of letters, ledgers and drawings, most of them
 unread since 1913. Each box was opened in order; its papers were flattened, numbered and photographed under a lamp of

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import examples
-from workers.engines.reading_order import Line, text_in_reading_order
+from workers.layout.lines import Line, lay_out
+from workers.layout.reading_order import text_in_reading_order
 
 PITCH = 20.0
 
@@ -20,7 +21,9 @@ def line(text: str, x: float, y: float, width: float, height: float = 14.0) -> L
 
 
 def column(name: str, x: float, y: float, width: float, num_lines: int) -> list[Line]:
-    return [line(f"{name}{i}", x, y + i * PITCH, width) for i in range(num_lines)]
+    """One sentence: a0 a1 a2."""
+    texts = [f"{name}{i}" + "." * (i == num_lines - 1) for i in range(num_lines)]
+    return [line(text, x, y + i * PITCH, width) for i, text in enumerate(texts)]
 
 
 def turned(lines: list[Line], degrees: float) -> list[Line]:
@@ -42,7 +45,7 @@ TABLE = [
     *[line(cell, x, 420, 60) for x, cell in ((50, "Paper"), (350, "12"), (550, "48.00"))],
     *[line(cell, x, 440, 60) for x, cell in ((50, "Ink"), (350, "3"), (550, "91.50"))],
 ]
-ARTICLE_TEXT = "Title over both columns\n\na0 a1 a2 a3 a4 a5 a6 a7\n\nb0 b1 b2 b3 b4 b5 b6 b7\n\nPage 1"
+ARTICLE_TEXT = "Title over both columns\n\na0 a1 a2 a3 a4 a5 a6 a7.\n\nb0 b1 b2 b3 b4 b5 b6 b7.\n\nPage 1"
 TABLE_TEXT = "Item | Count | Price\nPaper | 12 | 48.00\nInk | 3 | 91.50"
 
 
@@ -58,18 +61,18 @@ def test_columns_are_read_one_after_the_other(degrees: float) -> None:
 
 def test_columns_whose_lines_do_not_stand_level_are_columns_too() -> None:
     lines = [*column("a", 50, 80, 300, 8), *column("b", 380, 89, 300, 6)]
-    assert text_in_reading_order(lines) == "a0 a1 a2 a3 a4 a5 a6 a7\n\nb0 b1 b2 b3 b4 b5"
+    assert text_in_reading_order(lines) == "a0 a1 a2 a3 a4 a5 a6 a7.\n\nb0 b1 b2 b3 b4 b5."
 
 
 def test_three_columns_are_read_from_the_left() -> None:
     lines = [*column("a", 20, 0, 200, 3), *column("b", 250, 0, 200, 3), *column("c", 480, 0, 200, 3)]
-    assert text_in_reading_order(lines) == "a0 a1 a2\n\nb0 b1 b2\n\nc0 c1 c2"
+    assert text_in_reading_order(lines) == "a0 a1 a2.\n\nb0 b1 b2.\n\nc0 c1 c2."
 
 
 def test_gap_level_in_both_columns_does_not_end_them() -> None:
     lines = [*column("a", 50, 0, 300, 3), *column("b", 380, 0, 300, 3)]
     lines += [*column("c", 50, 80, 300, 3), *column("d", 380, 80, 300, 3)]
-    assert text_in_reading_order(lines) == "a0 a1 a2\n\nc0 c1 c2\n\nb0 b1 b2\n\nd0 d1 d2"
+    assert text_in_reading_order(lines) == "a0 a1 a2.\n\nc0 c1 c2.\n\nb0 b1 b2.\n\nd0 d1 d2."
 
 
 @pytest.mark.parametrize("degrees", [0.0, 2.0])
@@ -121,6 +124,118 @@ def test_paragraphs_headings_and_list_items_stand_apart() -> None:
 def test_line_that_the_detector_broke_is_one_line() -> None:
     lines = [line("the left", 50, 0, 100), line("half", 156, 1, 60), line("next line of it", 50, PITCH, 166)]
     assert text_in_reading_order(lines) == "the left half next line of it"
+
+
+def test_columns_half_a_line_apart_are_columns() -> None:
+    lines = [*column("a", 50, 0, 300, 6), *column("b", 358, 0, 300, 6)]
+    assert text_in_reading_order(lines) == "a0 a1 a2 a3 a4 a5.\n\nb0 b1 b2 b3 b4 b5."
+
+
+def test_prose_beside_short_level_cells_is_not_their_table() -> None:
+    prose = [
+        "The garden opened its",
+        "gates in spring and",
+        "welcomed more guests",
+        "than ever before, one",
+        "in six a child.",
+    ]
+    cells = [("Price", "12"), ("Sold", "311"), ("Left", "4")]
+    lines = [line(text, 50, PITCH * i, 300) for i, text in enumerate(prose)]
+    lines += [line(name, 380, PITCH * i, 50) for i, (name, _) in enumerate(cells)]
+    lines += [line(value, 520, PITCH * i, 30) for i, (_, value) in enumerate(cells)]
+    assert text_in_reading_order(lines) == " ".join(prose) + "\n\nPrice | 12\nSold | 311\nLeft | 4"
+
+
+def test_page_numbers_stay_with_their_chapters_though_short_lines_stand_askew() -> None:
+    chapters = [("First things", 3), ("Of rain", 17), ("Of wind", 31), ("Last things", 58)]
+    askew = [turned([line(name, 0, 0, 70 + 10 * i)], 0.9)[0] for i, (name, _) in enumerate(chapters)]
+    lines = [line(str(number), 640, PITCH * i, 20) for i, (_, number) in enumerate(chapters)]
+    for i, one in enumerate(askew):  # a pixel's error at the end of a short line; the page itself is straight
+        lines.append(Line(tuple((50 + x, PITCH * i + y) for x, y in one.quad), one.text))  # type: ignore[arg-type]
+    assert text_in_reading_order(lines) == "\n".join(f"{name} | {number}" for name, number in chapters)
+
+
+def test_long_lines_say_how_a_page_lies_and_short_ones_do_not() -> None:
+    long = turned([line("A long line that was measured well", 50, 0, 900)], 2.0)
+    short = [line(f"short {i}", 50, 40 + PITCH * i, 70) for i in range(5)]
+    level = lay_out(long + short)
+    assert level[0].y1 - level[0].y0 == pytest.approx(14, abs=0.5)
+
+
+def test_gutter_of_a_table_does_not_cut_the_columns_of_the_page() -> None:
+    rows = [
+        ("Revenue", "7,230", "8,382", "11,510"),
+        ("Margin", "27.4", "28.4", "31.5"),
+        ("Profit", "1,984", "2,377", "3,621"),
+    ]
+    lines = [line(cell, 50 + 80 * j, PITCH * i, 60) for i, row in enumerate(rows) for j, cell in enumerate(row)]
+    lines += [*column("a", 50, 80, 300, 4), *column("b", 380, 7, 300, 9)]
+    assert text_in_reading_order(lines) == (
+        "Revenue | 7,230 | 8,382 | 11,510\nMargin | 27.4 | 28.4 | 31.5\nProfit | 1,984 | 2,377 | 3,621\n\n"
+        "a0 a1 a2 a3.\n\nb0 b1 b2 b3 b4 b5 b6 b7 b8."
+    )
+
+
+def test_letterhead_is_read_before_the_columns_below_it() -> None:
+    head = [line("Heron Bay", 50, 0, 90), line("Dyke Road 7", 380, -8, 90), line("Heron Bay", 380, 12, 80)]
+    text = text_in_reading_order([*head, *column("a", 50, 80, 300, 5), *column("b", 380, 83, 300, 5)])
+    assert text == "Heron Bay\n\nDyke Road 7\nHeron Bay\n\na0 a1 a2 a3 a4.\n\nb0 b1 b2 b3 b4."
+
+
+def test_sentence_that_a_column_breaks_goes_on_in_the_next() -> None:
+    left = ["The society was foun-", "ded by friends of the", "bay, who wanted a gar-"]
+    right = ["den where the tide comes", "in twice a day, and", "nothing else."]
+    lines = [line(text, 50, PITCH * i, 300) for i, text in enumerate(left)]
+    lines += [line(text, 380, 7 + PITCH * i, 300) for i, text in enumerate(right)]
+    assert text_in_reading_order(lines) == (
+        "The society was founded by friends of the bay, who wanted a garden where the tide comes in twice a day, "
+        "and nothing else."
+    )
+
+
+def test_lines_of_an_address_stay_lines_and_a_typescript_set_wide_is_paragraphs() -> None:
+    address = ["Friends of the Bay", "Dyke Road 7", "0555 Heron Bay"]
+    assert text_in_reading_order([line(text, 50, PITCH * i, 8 * len(text)) for i, text in enumerate(address)]) == (
+        "\n".join(address)
+    )
+    wide = [line(f"line {i} of a typescript that goes on", 50, 2.2 * PITCH * i, 400) for i in range(6)]
+    assert "\n" not in text_in_reading_order(wide)
+
+
+def test_references_that_hang_begin_at_the_margin() -> None:
+    lines = [
+        line("[1] A. Writer. A long title that", 50, 0, 300),
+        line("goes on below, and ends there.", 75, PITCH, 260),
+        line("[2] B. Writer. Another title of", 50, 2 * PITCH, 298),
+        line("Some length, 1984.", 75, 3 * PITCH, 150),
+    ]
+    assert text_in_reading_order(lines) == (
+        "[1] A. Writer. A long title that goes on below, and ends there.\n"
+        "[2] B. Writer. Another title of Some length, 1984."
+    )
+
+
+@pytest.mark.parametrize(("a", "b"), [("אבג", "דהו"), ("ابج", "دهو")])
+def test_scripts_from_right_to_left_begin_with_the_right_column(a: str, b: str) -> None:
+    lines = [line(b, 50, PITCH * i, 300) for i in range(5)] + [line(a, 380, 7 + PITCH * i, 300) for i in range(5)]
+    assert text_in_reading_order(lines) == " ".join([a] * 5) + "\n\n" + " ".join([b] * 5)
+    row = [line(text, x, PITCH * i, 40) for i in range(2) for text, x in ((a, 300), (b, 50))]
+    assert text_in_reading_order(row) == f"{a} | {b}\n{a} | {b}"
+
+
+def test_vertical_japanese_is_read_from_the_right_and_its_upper_half_first() -> None:
+    upper = [
+        line(text, 500 - 40 * i, 0, 24, 300)
+        for i, text in enumerate(["春はあけぼの", "やうやう白く", "なりゆく山ぎは。"])
+    ]
+    lower = [
+        line(text, 500 - 40 * i, 340, 24, 300)
+        for i, text in enumerate(["夏は夜。月の", "ころはさらなり", "やみもなほ。"])
+    ]
+    assert (
+        text_in_reading_order(lower + upper)
+        == "春はあけぼのやうやう白くなりゆく山ぎは。\n\n夏は夜。月のころはさらなりやみもなほ。"
+    )
 
 
 boxes = st.tuples(st.integers(0, 900), st.integers(0, 1000), st.integers(2, 600), st.integers(2, 60))

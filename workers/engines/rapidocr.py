@@ -35,7 +35,8 @@ from pipeline.daemons import start_daemon
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
-from workers.engines.reading_order import Line, text_in_reading_order
+from workers.layout.lines import Line
+from workers.layout.reading_order import text_in_reading_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 1
+_LAYOUT_VERSION = 2
 
 
 @dataclass(eq=False, slots=True)

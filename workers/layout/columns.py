@@ -1,0 +1,227 @@
+"""Cuts a page into regions that read row by row: columns come apart, tables stay whole.
+
+A recursive cut in the family of XY-cut, here with gutters that a heading may cross:
+
+1. A *gutter* is a vertical strip half a line high in width, or more. Lines that cross it (a heading over two columns)
+   split the region into bands.
+2. A band is read as columns, or as rows that go on beyond the gutter. Rows are level with each other on both sides;
+   but so are lines of two columns on one grid. What tells them apart is prose: nobody continues a sentence after the
+   next cell of a table. Prose on both sides is columns. Prose beside short level cells is columns, if reading rows
+   would tear its sentences; a list's numbers, and the page numbers of a table of contents, are too narrow for that.
+3. The gutter that separates most lines and is crossed by fewest wins; left side, then right side, each cut again.
+
+    Heading over both      lines: Heading, a1, b1, a2, b2 (b to the right of a)
+    a1          b1         one gutter, crossed by Heading: bands [Heading], [a1 a2 | b1 b2]
+    a2          b2         regions: Heading / a1 a2 / b1 b2
+
+Nagy and Seth 1984, "Hierarchical representation of optically scanned documents"; Ha, Haralick and Phillips 1995,
+"Recursive X-Y cut using bounding boxes of connected components"; Breuel 2002, "Two geometric algorithms for layout
+analysis" (gutters as maximal white rectangles, lines that cross them as obstacles).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from statistics import median
+
+from workers.layout.lines import Box
+
+# Lines of prose are 8 letter heights wide or more (about 16 Latin letters, 8 Chinese); cells of tables are shorter.
+PROSE_WIDTH = 8.0
+# A gutter's width in line heights. Boxes reach a fifth of a height beyond the letters, so this is about one em.
+_GUTTER = 0.5
+# What is no wider than this beside prose numbers it: a bullet, the number of an equation, a page number.
+_LABEL_WIDTH = 4.0
+# How far the middles of two level lines may lie apart: detectors err by a tenth, columns on two grids by any amount.
+_LEVEL = 0.25
+
+
+@dataclass(slots=True)
+class _Band:
+    left: list[Box] = field(default_factory=list)
+    right: list[Box] = field(default_factory=list)  # empty: `left` is the whole width
+
+    @property
+    def num_separated(self) -> int:
+        return min(len(self.left), len(self.right))
+
+
+def regions(boxes: list[Box], height: float) -> list[list[Box]]:
+    """In reading order; each is to be read row by row. `boxes` is sorted, `height` that of the page's usual line."""
+    best: list[_Band] = []
+    most = -math.inf
+    for at_most, num_crossing, x in _gutters(boxes, height):
+        if at_most <= most:
+            break
+        bands = _cut_at(boxes, x, height)
+        separated = sum(band.num_separated for band in bands)
+        if separated and separated - num_crossing > most:
+            best, most = bands, separated - num_crossing
+    if not best:
+        return [boxes]
+    sides = [side for band in best for side in (band.left, band.right) if side]
+    return [region for side in sides for region in regions(sorted(side), height)]
+
+
+def _gutters(boxes: list[Box], height: float) -> list[tuple[int, int, float]]:
+    """Strips worth trying, best first: (lines on the side of fewer, less those that cross), those that cross, its left.
+
+    A strip begins at some line's right end. Of those between the same lines the first is enough.
+    """
+    ends, starts = sorted(box.x1 for box in boxes), sorted(box.x0 for box in boxes)
+    found = []
+    step = max(4.0, 0.2 * height)
+    for x in {step * math.ceil(end / step) for end in ends}:
+        left, right = bisect_right(ends, x), len(starts) - bisect_left(starts, x + _GUTTER * height)
+        num_crossing = len(boxes) - left - right
+        if right:
+            found.append((min(left, right) - num_crossing, num_crossing, x))
+    return sorted(found, key=lambda one: (-one[0], one[2]))
+
+
+def _cut_at(boxes: list[Box], x: float, height: float) -> list[_Band]:
+    """The region from the top, for a gutter that begins at `x`."""
+    bands: list[_Band] = []
+    whole: list[Box] = []
+    current: list[Box] = []
+
+    def end_band() -> None:
+        for band in _columns_and_rows(current, x, height):
+            # One line beside several is a column where nothing crosses the gutter, and chance elsewhere.
+            if band.num_separated < (1 if not crossing and len(band.left) + len(band.right) > 2 else 2):
+                whole.extend(band.left + band.right)
+                continue
+            if whole:
+                bands.append(_Band(whole.copy()))
+                whole.clear()
+            bands.append(band)
+        current.clear()
+
+    end = x + _GUTTER * height
+    crossing = sorted(box.centre for box in boxes if box.x0 < end and box.x1 > x)
+    for box in sorted(boxes, key=lambda box: (box.centre, box)):
+        # A short cell beside one that crosses belongs to the same row of a table.
+        is_short = box.width < PROSE_WIDTH * height
+        if (box.x0 < end and box.x1 > x) or (is_short and _is_near(box.centre, crossing, _LEVEL * height)):
+            end_band()
+            whole.append(box)
+        else:
+            current.append(box)
+    end_band()
+    if whole:
+        bands.append(_Band(whole))
+    return bands
+
+
+def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
+    """What no line crosses, as columns; a table below them, or a running head above, is a band of its own.
+
+    The band is judged as a whole. A piece that white space separates on both sides is taken out only where it is
+    plainly the other thing: columns stay whole over a gap that happens to be level on both sides.
+    """
+    pieces: list[_Band] = []
+    bottoms: list[float] = []
+    for box in sorted(boxes):
+        if not pieces or box.y0 > bottoms[-1] + 0.5 * height:
+            pieces.append(_Band())
+            bottoms.append(-math.inf)
+        (pieces[-1].right if box.x1 > x else pieces[-1].left).append(box)
+        bottoms[-1] = max(bottoms[-1], box.y1)
+    left = [box for piece in pieces for box in piece.left]
+    right = [box for piece in pieces for box in piece.right]
+    if not left or not right:
+        return [_Band(left + right)]
+    by_default = _are_rows(left, right, height)
+    joined: list[_Band] = []
+    before: bool | None = None
+    for i, piece in enumerate(pieces):
+        are_rows, alone = by_default, _stands_alone(pieces, i, height)
+        if piece.left and piece.right:
+            if piece.num_separated >= 2:
+                are_rows = _are_rows(piece.left, piece.right, height)
+            elif len(piece.left) == len(piece.right) == 1 and not by_default and alone > height:
+                are_rows = abs(piece.left[0].centre - piece.right[0].centre) < _LEVEL * height
+        elif before is not None:
+            are_rows = before  # goes with what is above
+        elif len(piece.left) == 1 and i + 1 < len(pieces):
+            are_rows = True  # at the top: the short last line of a paragraph across
+        if are_rows:
+            piece = _Band(piece.left + piece.right)
+        if are_rows == before and not (alone > 1.5 * height and i == len(pieces) - 1):
+            joined[-1] = _Band(joined[-1].left + piece.left, joined[-1].right + piece.right)
+        else:
+            joined.append(piece)
+        # A letterhead's lines stand on both sides, and come before both columns.
+        before = None if alone > 1.5 * height and i == 0 else are_rows
+    return joined
+
+
+def _stands_alone(pieces: list[_Band], i: int, height: float) -> float:
+    """How far the first or last piece lies from the rest, if it is a few lines only: a running head, a footer."""
+    if i not in (0, len(pieces) - 1) or len(pieces) < 2 or max(len(pieces[i].left), len(pieces[i].right)) > 4:
+        return 0.0
+    if _is_prose(pieces[i].left, height) or _is_prose(pieces[i].right, height):
+        return 0.0
+    top, bottom = (pieces[0], pieces[1]) if i == 0 else (pieces[-2], pieces[-1])
+    return min(box.y0 for box in bottom.left + bottom.right) - max(box.y1 for box in top.left + top.right)
+
+
+def _are_rows(left: list[Box], right: list[Box], height: float) -> bool:
+    """Whether lines on both sides are the cells of common rows, rather than two columns."""
+    few, many = sorted((left, right), key=len)
+    centres = sorted(box.centre for box in many)
+    level = [box for box in few if _is_near(box.centre, centres, _LEVEL * height)]
+    if len(level) < 0.6 * len(few):
+        return False
+    facing_left, facing_right = _facing(left, height, is_left=True), _facing(right, height, is_left=False)
+    prose = [_is_prose(facing_left, height), _is_prose(facing_right, height)]
+    if all(prose):
+        return False
+    if not any(prose):
+        return True
+    running, beside = (facing_left, right) if prose[0] else (facing_right, left)
+    if max(box.x1 for box in beside) - min(box.x0 for box in beside) < _LABEL_WIDTH * height:
+        return True
+    others = sorted(box.centre for box in beside)
+    partners = [box for box in running if _is_near(box.centre, others, _LEVEL * height)]
+    if any(char.islower() for box in running for char in box.text):
+        return sum(box.text[0].islower() for box in partners) < 0.25 * len(partners)
+    return len(partners) >= 0.8 * len(running)
+
+
+def _facing(boxes: list[Box], height: float, *, is_left: bool) -> list[Box]:
+    """Of the lines on one side those next to the gutter: no other of that side stands between, at the same level."""
+    ordered = sorted(boxes, key=lambda box: -box.x1 if is_left else box.x0)
+    taken: list[float] = []
+    facing = []
+    for box in ordered:
+        if _is_near(box.centre, taken, 0.5 * height):
+            continue
+        taken.insert(bisect_left(taken, box.centre), box.centre)
+        facing.append(box)
+    return facing
+
+
+def _is_prose(lines: list[Box], height: float) -> bool:
+    """Lines that are long and go on in the next: it begins with a small letter, or they fill their width.
+
+    Cells that are as long (the entries of a table of contents, names) begin with capitals and numbers. Scripts without
+    capitals say it by their ends alone.
+    """
+    if len(lines) < 3 or median(box.width for box in lines) < PROSE_WIDTH * height:
+        return False
+    capitals = sum(box.text[0].isupper() for box in lines)
+    small = sum(box.text[0].islower() for box in lines)
+    if capitals + small >= 0.5 * len(lines):
+        return small >= 0.3 * len(lines)
+    right = max(box.x1 for box in lines)
+    fills = right - 0.15 * (right - min(box.x0 for box in lines))
+    return sum(box.x1 >= fills for box in lines) >= 0.6 * len(lines)
+
+
+def _is_near(value: float, ordered: list[float], reach: float) -> bool:
+    """Whether one of `ordered` (ascending) lies less than `reach` away."""
+    at = bisect_left(ordered, value)
+    return any(abs(value - other) < reach for other in ordered[max(at - 1, 0) : at + 1])

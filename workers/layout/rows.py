@@ -1,0 +1,54 @@
+"""Rows of a region: what stands level, from the top; pieces of a line that the detector broke put together."""
+
+from __future__ import annotations
+
+import re
+
+from workers.layout.lines import CJK, Box
+
+Row = list[Box]
+
+
+def rows(boxes: list[Box]) -> list[Row]:
+    """Boxes that stand level, and not above one another, share a row; rows from the top, boxes from the left."""
+    found: list[Row] = []
+    for box in sorted(boxes, key=lambda box: (box.centre, box)):
+        row = found[-1] if found else []
+        level = row and abs(box.centre - row[0].centre) < 0.5 * min(box.size, row[0].size)
+        if level and all(min(box.x1, cell.x1) - max(box.x0, cell.x0) < 0.5 * box.size for cell in row):
+            row.append(box)
+        else:
+            found.append([box])
+    return [sorted(row, key=lambda cell: (cell.x0, cell)) for row in found]
+
+
+def cells(row: Row) -> Row:
+    """A gap under 1.5 letter heights is a line that the detector broke: its pieces become one cell."""
+    joined = row[:1]
+    for piece in row[1:]:
+        cell = joined[-1]
+        if piece.x0 - cell.x1 > 1.5 * cell.size:
+            joined.append(piece)
+        else:
+            joined[-1] = united([cell, piece], join(cell.text, piece.text))
+    return joined
+
+
+def united(boxes: list[Box], text: str) -> Box:
+    return Box(
+        min(box.y0 for box in boxes),
+        min(box.x0 for box in boxes),
+        max(box.y1 for box in boxes),
+        max(box.x1 for box in boxes),
+        text,
+    )
+
+
+def join(text: str, following: str) -> str:
+    """Join across a line's end: hyphens of Latin words closed (a compound broken at its own hyphen loses it),
+    no space beside a CJK character."""
+    if re.search(r"[^\W\d_][-\u00ad]$", text) and not CJK.match(following):
+        return (text[:-1] if following[0].islower() else text) + following
+    if CJK.match(text[-1]) or CJK.match(following[0]):
+        return text + following
+    return f"{text} {following}"
