@@ -22,7 +22,15 @@ from psycopg.types.string import TextLoader
 
 from pipeline.database.postgresql import connect_arguments, translated_words
 from pipeline.errors import UsageError
-from pipeline.query.sql_result import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, Value, too_slow
+from pipeline.query.sql_result import (
+    HINT,
+    MAX_STATEMENT_BYTES,
+    ROWS_AT_ONCE,
+    SqlResult,
+    Value,
+    database_says,
+    too_slow,
+)
 from pipeline.urls import server_name, server_url
 
 QUERY_ROLE = "pagepack_query"
@@ -125,7 +133,7 @@ class _Server:
             if ours is not None:
                 raise ours from error
             words = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-            raise UsageError(f"PostgreSQL says: {words or error}; {HINT}") from error
+            raise database_says("PostgreSQL", str(words or error)) from error
 
 
 class _Moment(Loader):

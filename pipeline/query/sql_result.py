@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, did_you_mean
 from schemas.view_columns import COLUMNS
 
 Value = str | int | float | bytes | None
@@ -24,6 +25,24 @@ class SqlResult:
 HINT = (
     f"`pagepack sql` reads only: SELECT from the views {', '.join(COLUMNS)} (their columns: SELECT * FROM schema_doc)"
 )
+
+
+_UNKNOWN = (  # as SQLite and PostgreSQL say it; the name may stand behind its table's
+    (re.compile(r"no such table: (?:\w+\.)?(\w+)|relation \"(?:\w+\.)?(\w+)\" does not exist"), COLUMNS),
+    (
+        re.compile(r"no such column: (?:\w+\.)*(\w+)|column \"?(?:\w+\.)*(\w+)\"? does not exist"),
+        sorted({name for view in COLUMNS.values() for name in view}),
+    ),
+)
+
+
+def database_says(database: str, words: str) -> UsageError:
+    """What a database says of a statement; beside a view or column that it does not know stands the nearest one."""
+    near = ""
+    for pattern, known in _UNKNOWN:
+        if found := pattern.search(words):
+            near = did_you_mean(found[1] or found[2], known)
+    return UsageError(f"{database} says: {words}{near}{'' if near else ';'} {HINT}")
 
 
 def too_slow(limit_seconds: float) -> UsageError:

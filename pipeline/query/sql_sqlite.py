@@ -15,7 +15,15 @@ from typing import Any
 
 from pipeline.database.sqlite_file import Unchanged, connect_readonly, is_immutable
 from pipeline.errors import UsageError
-from pipeline.query.sql_result import HINT, MAX_STATEMENT_BYTES, ROWS_AT_ONCE, SqlResult, Value, too_slow
+from pipeline.query.sql_result import (
+    HINT,
+    MAX_STATEMENT_BYTES,
+    ROWS_AT_ONCE,
+    SqlResult,
+    Value,
+    database_says,
+    too_slow,
+)
 
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
@@ -121,5 +129,5 @@ def _translated(error: BaseException, clock: _Clock, path: Path) -> BaseExceptio
     if isinstance(error, sqlite3.DatabaseError) and ("not a database" in str(error) or "malformed" in str(error)):
         return UsageError(f"{path} is not a whole SQLite database ({error}); restore it or choose another --home")
     if isinstance(error, sqlite3.Error | sqlite3.Warning | ValueError | UnicodeError | OverflowError | MemoryError):
-        return UsageError(f"SQLite says: {error}; {HINT}")
+        return database_says("SQLite", str(error))
     return error

@@ -419,6 +419,22 @@ def test_a_server_refuses_what_does_not_read(archive: Archive, settings: Setting
     assert archive.scalar("SELECT last_value FROM answers_id_seq") == 1
 
 
+@pytest.mark.parametrize(
+    ("statement", "near"),
+    [
+        ("SELECT * FROM page_txt", "page_text"),
+        ("SELECT p.sorce_path FROM page_text p", "source_path"),
+        ("SELECT page_numbr FROM page_text", "page_number"),
+    ],
+)
+def test_an_unknown_name_has_the_nearest_beside_it(
+    archive: Archive, settings: Settings, statement: str, near: str
+) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    with pytest.raises(UsageError, match=rf"says: .*; did you mean {near}\? `pagepack sql` reads only"):
+        rows(settings, statement)
+
+
 @pytest.mark.only("postgresql")
 def test_values_of_a_server_look_as_those_of_a_file(archive: Archive, settings: Settings) -> None:
     archive.file("/in/a.pdf", ["some text"])
