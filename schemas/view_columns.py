@@ -131,7 +131,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "batch_id": "the batch it was seen in",
         "source_path": "path of the file",
         "document_id": "one content, one id; null where the file could not be read",
-        "kind": "pdf, png, jpeg, tiff, webp, bmp, gif; by content, not by name",
+        "kind": "pdf, png, jpeg, tiff, zip, tar…; by content, not by name",
         "state": "pending, done, failed or rejected",
         "page_count": "pages of the document, null until known",
         "pages_done": "pages with an answer to every prompt",

@@ -49,7 +49,7 @@ def run(
 ) -> int:
     """Read files and folders here, from first to last page, into the database.
 
-    Takes PDF, PNG, JPEG, TIFF, WebP, BMP and GIF, by their content, not their names; a path may be a URL, like
+    Takes PDFs, images and archives of them, by their content, not their names; a path may be a URL, like
     s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
     the same command again to go on after an interruption, or after files were added; no page is read twice. Ctrl-C
     stops: pages in hand may be finished first, and a second Ctrl-C stops now.

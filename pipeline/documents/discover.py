@@ -115,7 +115,7 @@ def _walk_all(starts: Sequence[str], settings: Settings, globs: Globs) -> Iterat
         if os.path.isdir(target):
             yield from _walk(start, target, own, settings, globs)
         elif globs.is_meant(os.path.basename(start)):
-            yield _found(start, target, settings)
+            yield _found(start, target, settings, os.path.basename(start))
 
 
 def _walk(start: str, root: str, own: set[str], settings: Settings, globs: Globs) -> Iterator[Found]:
@@ -137,9 +137,9 @@ def _walk(start: str, root: str, own: set[str], settings: Settings, globs: Globs
                 fact = f"is a link that leads out of {display(start)}; submit its target to take it"
                 yield Found(path, display(path), 0, 0, rejected("symlink", display(path), fact))
             elif not os.path.isdir(target):
-                yield _found(path, target, settings)
+                yield _found(path, target, settings, path[len_above:])
         elif not is_folder:
-            yield _found(path, path, settings)
+            yield _found(path, path, settings, path[len_above:])
         elif os.path.realpath(path) not in own and not _is_home(path):
             try:
                 names = sorted(name for name in os.listdir(path) if not is_skipped(name))
@@ -150,7 +150,7 @@ def _walk(start: str, root: str, own: set[str], settings: Settings, globs: Globs
             stack.append(map(partial(os.path.join, path), names))
 
 
-def _found(shown: str, path: str, settings: Settings) -> Found:
+def _found(shown: str, path: str, settings: Settings, below: str) -> Found:
     name = display(shown)
     try:
         status = os.lstat(path)  # the path is resolved already: a link here is one that goes round in a circle
@@ -160,4 +160,4 @@ def _found(shown: str, path: str, settings: Settings) -> Found:
     if stat.S_ISLNK(status.st_mode):
         fact = "is a link that leads back to itself, or that nobody may follow"
         return Found(path, name, 0, 0, rejected("symlink", name, fact))
-    return Found(path, name, status.st_size, status.st_mtime_ns, judge(name, status, settings.max_file_bytes))
+    return Found(path, name, status.st_size, status.st_mtime_ns, judge(name, status, settings.max_file_bytes), below)

@@ -37,8 +37,8 @@ def find_urls(url: str, settings: Settings, globs: Globs) -> Iterator[Found]:
     storage = Storage(url)
     one = storage.stat()
     if one is not None and (one.size_bytes != 0 or not any(True for _ in storage.files())):
-        is_meant = globs.is_meant(url.rstrip("/").rpartition("/")[2])
-        return iter([_found(url, one, settings)] if is_meant else [])
+        name = url.rstrip("/").rpartition("/")[2]
+        return iter([_found(url, one, settings, name)] if globs.is_meant(name) else [])
     if storage.is_folder() or one is not None:
         return _below(url.rstrip("/"), storage.files(), settings, globs)
     if _is_pattern(url):
@@ -52,7 +52,7 @@ def _below(url: str, files: Iterator[Listed], settings: Settings, globs: Globs) 
         path = f"{url}/{file.key}"
         is_skipped_by_rule = any(map(is_skipped, file.key.split("/"))) or path.startswith(tuple(own))
         if not is_skipped_by_rule and globs.is_meant(file.key):
-            yield _found(path, file, settings)
+            yield _found(path, file, settings, file.key)
 
 
 def _matching(url: str, settings: Settings, globs: Globs) -> Iterator[Found]:
@@ -76,7 +76,7 @@ def _is_pattern(url: str) -> bool:
     return not url.lower().startswith("http") and glob.has_magic(url)
 
 
-def _found(url: str, file: Listed, settings: Settings) -> Found:
+def _found(url: str, file: Listed, settings: Settings, below: str) -> Found:
     name, size, limit = display(url), file.size_bytes, settings.max_file_bytes
     rejection = None
     if size == 0:
@@ -87,7 +87,7 @@ def _found(url: str, file: Listed, settings: Settings) -> Found:
             name,
             f"has {size:,} bytes, over the limit of {limit:,}; raise PAGEPACK_MAX_FILE_BYTES or split it",
         )
-    return Found(url, name, size or 0, file.version or time.time_ns(), rejection)
+    return Found(url, name, size or 0, file.version or time.time_ns(), rejection, below)
 
 
 def uncovered(urls: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ _LONGEST_PATH_BYTES = 2_600  # a row of a PostgreSQL index holds 2,704
 
 
 class Kind(StrEnum):
-    """File kinds that can be rasterized, told by their first bytes."""
+    """File kinds that are taken in, told by their content."""
 
     PDF = "pdf"
     PNG = "png"
@@ -26,9 +26,17 @@ class Kind(StrEnum):
     WEBP = "webp"
     BMP = "bmp"
     GIF = "gif"
+    ZIP = "zip"
+    TAR = "tar"
+    GZIP = "gzip"
+    BZIP2 = "bzip2"
+    XZ = "xz"
 
 
-UNSUPPORTED_FACT = "is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF"
+CONTAINERS = frozenset({Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.BZIP2, Kind.XZ})
+"""Kinds without pages of their own: their members are documents."""
+
+UNSUPPORTED_FACT = "is of no kind that is read (PDF, image, office document, mail, archive)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class Found:
     size_bytes: int  # 0 where it could not be asked
     modified_ns: int  # behind a URL: a number made from the ETag or time, another one when the file is
     rejection: DocumentRejected | None = None  # why it is not taken
+    below: str = ""  # its path below the folder that was given, or its name where it was given itself; for patterns
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,33 @@ def kind_of(head: bytes) -> Kind | None:
         return Kind.GIF
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in {12, 16, 40, 52, 56, 64, 108, 124}:
         return Kind.BMP
+    for magic, kind in _ARCHIVES.items():
+        if head.startswith(magic):
+            return kind
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
+        return Kind.BZIP2
+    if _is_tar(head):
+        return Kind.TAR
     return Kind.PDF if b"%PDF-" in head[:1024] else None
+
+
+_ARCHIVES = {
+    b"PK\3\4": Kind.ZIP,
+    b"PK\5\6": Kind.ZIP,  # without a member
+    b"\x1f\x8b\x08": Kind.GZIP,
+    b"\xfd7zXZ\0": Kind.XZ,
+}
+
+
+def _is_tar(head: bytes) -> bool:
+    """Old ones have no mark, but each header of 512 bytes has its own sum."""
+    if len(head) < 512 or not head[0]:
+        return False
+    try:
+        wanted = int(head[148:156].strip(b"\0 "), 8)
+    except ValueError:
+        return False
+    return wanted == sum(head[:148]) + 8 * 0x20 + sum(head[156:512])
 
 
 def display(path: str) -> str:
@@ -103,7 +138,11 @@ def display(path: str) -> str:
     middle is replaced by a hash of the whole; it is opened by its location, which stays whole.
     """
     raw = re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", os.fsencode(path))
-    text = raw.decode("utf-8", "backslashreplace")
+    return shortened(raw.decode("utf-8", "backslashreplace"))
+
+
+def shortened(text: str) -> str:
+    """A path that `display` made, no longer than the database takes."""
     if len(whole := text.encode()) <= _LONGEST_PATH_BYTES:
         return text
     first, last = whole[:1800].decode(errors="ignore"), whole[-600:].decode(errors="ignore")

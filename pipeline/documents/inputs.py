@@ -6,26 +6,29 @@ A source has the *path* that its user knows and the *location* that a worker ope
     /in/a.pdf               file:///in/a.pdf                      opens the file itself
     /in/a.pdf, copied       PAGEPACK_INPUTS_URL/ab/abcdef….pdf    opens or fetches the copy
     s3://bucket/a.pdf       s3://bucket/a.pdf                     fetches the object
+    a.zip!/b.pdf            that of a.zip, then #!/b.pdf          unpacks it, or opens or fetches its copy
 
-What is fetched goes to a file without a name, which the system takes back however the process ends.
+What is fetched or unpacked goes to a file without a name (`scratch.py`).
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import suppress
 from typing import BinaryIO, cast
 from urllib.parse import quote_from_bytes
 
 from pipeline.blobs.storage import Storage
-from pipeline.documents.files import display, open_regular, rejected
+from pipeline.documents.containers.limits import check_size
+from pipeline.documents.containers.opening import HEAD_BYTES, OpenContainers, Outermost
+from pipeline.documents.containers.places import is_member
+from pipeline.documents.files import display, kind_of, open_regular, rejected
 from pipeline.documents.identify import identify
-from pipeline.errors import DiskFull, DocumentRejected, UsageError
+from pipeline.documents.scratch import room_for, scratch_file
+from pipeline.errors import DocumentRejected, UsageError
 from pipeline.settings import Settings
 from pipeline.urls import is_url, local_path
 
@@ -70,63 +73,107 @@ class InputCopies:
                 self._storage.delete(key)  # what was copied may not be what was hashed
                 raise rejected("changed", display(path), "changed while it was read; run again when it is complete")
 
+    def put_unpacked(self, file: str, kind: str, content_hash: str, size_bytes: int) -> None:
+        """As `put`, from a file of ours."""
+        key = _key(kind, content_hash)
+        there = self._storage.stat(key)
+        if there is None or there.size_bytes != size_bytes:
+            self._storage.upload(key, file)
+
     def delete(self, kind: str, content_hash: str) -> None:
         """Remove the copy of this content; one that is not there is no error."""
         self._storage.delete(_key(kind, content_hash))
 
 
-def open_input(content_hash: str, locations: Mapping[str, str], settings: Settings) -> tuple[BinaryIO, str]:
-    """The content of this hash as an open local file, verified, and the path by which its user knows it.
+class Inputs:
+    """Opens documents' contents, one after another, in one thread."""
 
-    `locations` maps where it may lie to those paths.
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._containers = OpenContainers(settings, _version, self._open_container)
+
+    def open(self, content_hash: str, locations: Mapping[str, str]) -> tuple[BinaryIO, str]:
+        """The content of this hash as an open local file, verified, and the path by which its user knows it.
+
+        `locations` maps where it may lie to those paths.
+
+        Raises:
+            DocumentRejected: at every location the file is gone, unreadable or another one by now.
+            StorageGone, DiskFull: it cannot be fetched for now.
+        """
+        last: DocumentRejected | None = None
+        for location, name in locations.items():
+            try:
+                file, found = self._open(location, name)
+            except DocumentRejected as error:
+                last = _explained(error, location, name, content_hash)
+                continue
+            if found == content_hash:
+                return file, name
+            file.close()
+        if last is not None:
+            raise last
+        raise DocumentRejected("the file changed after it was seen; run the same command again", cause="changed")
+
+    def _open(self, location: str, name: str) -> tuple[BinaryIO, str]:
+        if is_member(location):
+            return self._containers.open(location, name)
+        path = local_path(location)
+        if path is None:
+            return fetch(location, name, self._settings)
+        content_hash = identify(path, name).content_hash
+        return cast(BinaryIO, open_regular(path, name)), content_hash
+
+    def _open_container(self, location: str, name: str) -> Outermost:
+        file = open_whole(location, name, self._settings)
+        file.seek(0)
+        kind = kind_of(file.read(HEAD_BYTES))
+        return Outermost(file, str(kind))
+
+
+def open_whole(location: str, name: str, settings: Settings) -> BinaryIO:
+    """A file at a path or URL, to be read in any order. Raises as `open_regular` and `fetch`."""
+    path = local_path(location)
+    if path is None:
+        return fetch(location, name, settings)[0]
+    return cast(BinaryIO, open_regular(path, name))
+
+
+def _version(location: str) -> object:
+    """What changes when the file there does."""
+    path = local_path(location)
+    if path is None:
+        stored = Storage(location).stat()
+        return None if stored is None else (stored.size_bytes, stored.version)
+    with suppress(OSError):
+        status = os.stat(path)
+        return (status.st_ino, status.st_size, status.st_mtime_ns)
+    return None
+
+
+def fetch(location: str, name: str, settings: Settings) -> tuple[BinaryIO, str]:
+    """A copy on this machine, of at most `max_file_bytes`, and its hash.
 
     Raises:
-        DocumentRejected: at every location the file is gone, unreadable or another one by now.
-        StorageGone, DiskFull: it cannot be fetched for now.
+        DocumentRejected: it is gone, refused or too large.
+        StorageGone, DiskFull: not for now.
     """
-    last: DocumentRejected | None = None
-    for location, name in locations.items():
-        try:
-            path = local_path(location)
-            file, found = _fetch(location, name, settings) if path is None else _open(path, name)
-        except DocumentRejected as error:
-            last = _explained(error, location, name, content_hash)
-            continue
-        if found == content_hash:
-            return file, name
-        file.close()
-    if last is not None:
-        raise last
-    raise DocumentRejected("the file changed after it was seen; run the same command again", cause="changed")
-
-
-def _open(path: str, name: str) -> tuple[BinaryIO, str]:
-    content_hash = identify(path, name).content_hash
-    return cast(BinaryIO, open_regular(path, name)), content_hash
-
-
-def _fetch(location: str, name: str, settings: Settings) -> tuple[BinaryIO, str]:
-    """A copy on this machine, of at most `max_file_bytes`, and its hash."""
-    digest, limit = hashlib.sha256(), settings.max_file_bytes
-    folder = settings.home if os.access(settings.home, os.W_OK) else Path(tempfile.gettempdir())
-    file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
+    digest, size = hashlib.sha256(), 0
+    file = scratch_file(settings)
     try:
-        for chunk in Storage(location).chunks():
-            digest.update(chunk)
-            if file.tell() + len(chunk) > limit:
-                raise rejected(
-                    "too-large", name, f"has over {limit:,} bytes; raise PAGEPACK_MAX_FILE_BYTES or split it"
-                )
-            file.write(chunk)
-        file.flush()
+        with room_for(name, settings):
+            for chunk in Storage(location).chunks():
+                digest.update(chunk)
+                size += len(chunk)
+                check_size(name, size, settings)
+                file.write(chunk)
+            file.flush()
     except BaseException as error:
         file.close()
         if isinstance(error, FileNotFoundError):
             raise rejected("missing", name, "is gone") from error
         if isinstance(error, UsageError):
             raise rejected("unreadable", name, f"cannot be fetched: {error}") from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room left in {folder} for a copy of {name}: free some and run again") from error
         raise
     return file, digest.hexdigest()
 

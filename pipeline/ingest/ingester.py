@@ -11,7 +11,7 @@ from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import R, insist
-from pipeline.documents.inputs import InputCopies, open_input
+from pipeline.documents.inputs import InputCopies, Inputs
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
@@ -56,6 +56,7 @@ class Ingester:
         self._images = open_images(settings)
         is_far = self._images.num_puts > 1
         self._puts = ThreadPoolExecutor(self._images.num_puts, "put") if is_far else None
+        self._inputs = Inputs(settings)
         self._rasterizer = Rasterizer(settings)
         self._claim: DocumentClaim | None = None  # in hand: the heartbeat renews it
         self._limits = Limits.of(settings)
@@ -97,7 +98,7 @@ class Ingester:
             self._claim = None
 
     def _rasterize(self, claim: DocumentClaim) -> None:
-        file, name = open_input(claim.content_hash, claim.locations, self._settings)
+        file, name = self._inputs.open(claim.content_hash, claim.locations)
         with self._rasterizer.open(name, claim.kind, file=file, name=name) as document:
             self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []

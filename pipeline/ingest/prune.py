@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.database.engine import Database
+from pipeline.documents.containers.places import on_disk_path, split
 from pipeline.documents.discover import absolute
 from pipeline.documents.files import display, on_disk
 from pipeline.errors import UsageError
@@ -43,7 +44,7 @@ def find_gone(db: Database, folders: Sequence[str | Path]) -> dict[int, str]:
         real = [os.path.realpath(root) for root in roots]
         _refuse_empty({_nearest(place, real) for place in places})
     else:
-        _refuse_missing({os.path.dirname(path) for path in gone.values()})
+        _refuse_missing({os.path.dirname(on_disk_path(*known[key])) for key in gone})
         _refuse_missing(
             {display(os.path.dirname(os.path.realpath(place))) for place in places if os.path.islink(place)}
         )
@@ -127,5 +128,6 @@ def _is_gone(path: str, location: str) -> bool:
 
 
 def _place(path: str, location: str) -> str | None:
+    """A member is there as long as its container is."""
     # The middle of a very long path is left out.
-    return local_path(location) if "[… " in path else on_disk(path)
+    return local_path(split(location)[0]) if "[… " in path else on_disk(on_disk_path(path, location))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pipeline.database.engine import Database
 from pipeline.documents.discover import discover
-from pipeline.documents.files import Found
+from pipeline.documents.files import CONTAINERS, Found
 from pipeline.documents.identify import identify
 from pipeline.documents.inputs import InputCopies, location_of
 from pipeline.errors import DocumentRejected
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
+from pipeline.ingest.unpack import Unpacker
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch, mark_all_seen
 from pipeline.store.sources import (
@@ -47,9 +48,34 @@ def register(
     forgets files that are gone from them, or are not meant any more. Raises as `discover`.
     """
     began = begin_walk(db, batch)
+    files = _files(db, paths, settings, selection, is_stopping)
+    count = num_ignored = 0
+    while chunk := list(islice(files, _FILES_A_TRANSACTION)):
+        if is_stopping():
+            return
+        if selection.ignores_unsupported and (ignored := [file.path for file in chunk if file.is_unsupported()]):
+            forget_files(db, batch, ignored)  # that were told of before
+            chunk = [file for file in chunk if not file.is_unsupported()]
+            num_ignored += len(ignored)
+        if chunk:
+            record_files(db, batch, chunk, began)
+        count += len(chunk)
+        yield Seen(count, num_ignored)
+    if forget_gone and not is_stopping():
+        forget_unseen(db, batch, began)
+
+
+def _files(
+    db: Database,
+    paths: Sequence[str | Path],
+    settings: Settings,
+    selection: Selection,
+    is_stopping: Callable[[], bool],
+) -> Iterator[SeenFile]:
+    """Every file at the paths and, before it, its members where it is a container; ends early when stopping."""
     found = discover(paths, settings, selection.globs)
     copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
-    count = num_ignored = 0
+    unpacker = Unpacker(db, settings, selection.globs, copies, is_stopping)
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 
@@ -61,19 +87,10 @@ def register(
                 seen = list(pool.map(look, chunk))
         else:
             seen = list(map(look, chunk))
-        if is_stopping():
-            return
-        files = [file for file in seen if file is not None]
-        if selection.ignores_unsupported and (ignored := [file.path for file in files if file.is_unsupported()]):
-            forget_files(db, batch, ignored)  # that were told of before
-            files = [file for file in files if not file.is_unsupported()]
-            num_ignored += len(ignored)
-        if files:
-            record_files(db, batch, files, began)
-        count += len(files)
-        yield Seen(count, num_ignored)
-    if forget_gone:
-        forget_unseen(db, batch, began)
+        for file, one in zip(chunk, seen, strict=True):
+            if one is None or is_stopping():
+                return
+            yield from unpacker.unpacked(file, one)
 
 
 def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None) -> SeenFile:
@@ -89,7 +106,7 @@ def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None) -> S
                 identity = identify(file.path)
                 kind, content_hash = str(identity.kind), identity.content_hash
                 size_bytes, modified_ns = identity.size_bytes, identity.modified_ns
-            if copies is not None and not is_url(file.path):
+            if copies is not None and not is_url(file.path) and kind not in CONTAINERS:
                 location = copies.location(kind, content_hash)
                 if known is None or known.location != location:
                     copies.put(file.path, kind, content_hash, size_bytes, modified_ns)

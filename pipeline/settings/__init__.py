@@ -58,6 +58,9 @@ class Settings(BaseModel):
         1024, "long side of a page image; the vision encoder's positions end at 1024", ge=64, le=1024, multiple_of=16
     )
     max_file_bytes: int = _(2 * 2**30, "a larger file is rejected", gt=0)
+    max_container_members: int = _(100_000, "an archive is read up to so many members, folders too", gt=0)
+    max_container_bytes: int = _(16 * 2**30, "an archive is read until so much of it is unpacked", gt=0)
+    max_container_depth: int = _(4, "archives in archives are read so deep", gt=0)
     max_pages: int = _(20_000, "a longer document is rejected", gt=0)
     max_page_pt: int = _(7_200, "a wider or higher page fails: 100 inches, PDF's own limit is 14,400", gt=0)
     max_image_pixels: int = _(250_000_000, "a larger image fails: 750 MB decoded", gt=0)

@@ -58,7 +58,7 @@ class Plan:
 
 
 def find_sources(db: Database, paths: Iterable[str]) -> dict[str, dict[int, str]]:
-    """For each path the sources there and, as it may be a folder, below it: id → path, in the order of the paths."""
+    """For each path the sources there and, as it may be a folder or an archive, in it: id → path, in order."""
     with db.read() as connection:
         return {path: dict(_sources(connection, _is_at(path))) for path in paths}
 
@@ -66,7 +66,8 @@ def find_sources(db: Database, paths: Iterable[str]) -> dict[str, dict[int, str]
 def _is_at(path: str) -> sa.ColumnElement[bool]:
     folder = path if path.endswith("/") else f"{path}/"
     # The sign after the slash ends what begins with the folder; both databases compare paths by their bytes.
-    return sa.or_(Source.path == path, sa.and_(Source.path >= folder, Source.path < f"{folder[:-1]}0"))
+    below = [sa.and_(Source.path >= start, Source.path < f"{start[:-1]}0") for start in (folder, f"{folder[:-1]}!/")]
+    return sa.or_(Source.path == path, *below)
 
 
 def _sources(connection: Connection, *where: sa.ColumnElement[bool]) -> Iterator[tuple[int, str]]:

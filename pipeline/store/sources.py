@@ -49,6 +49,7 @@ class SeenFile:
     kind: str | None = None
     content_hash: str | None = None
     rejection: DocumentRejected | None = None
+    has_pages: bool = True  # else it only holds other files, and there is nothing to wait for
 
     def is_unsupported(self) -> bool:
         return self.rejection is not None and self.rejection.cause == UNSUPPORTED
@@ -119,6 +120,8 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                         "kind": file.kind,
                         "size_bytes": file.size_bytes,
                         "batch_id": batch.id,
+                        "state": DocumentState.PENDING if file.has_pages else DocumentState.READY,
+                        "page_count": None if file.has_pages else 0,
                     }
                     for content_hash, file in sorted(taken.items())  # as every other submitter: none waits for ever
                 ],
