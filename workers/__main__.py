@@ -36,8 +36,7 @@ _PR_SET_NAME = 15  # linux/prctl.h
 
 def main(role: str) -> int:
     """Run a role until it is told to stop; the exit code, as of `pagepack`: 2, 4, or 70 for a fault of the program."""
-    warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
-    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")  # a lost connection; we have chosen
+    ignore_celery_warnings()
     try:
         settings = load_settings()
         owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
@@ -63,6 +62,14 @@ def main(role: str) -> int:
         return exit_code(error)
     finally:
         stop_traces()
+
+
+def ignore_celery_warnings() -> None:
+    """What Celery warns of and is as it should be here. No worker takes pickle, the danger in the first two."""
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")  # in a container it may
+    # The user and group of a container are numbers, RUN_AS of .env, that its image need not have names for.
+    warnings.filterwarnings("ignore", message="An entry for the specified gid or egid was not found")
+    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced")  # a lost connection; we have chosen
 
 
 def _die_with_parent() -> None:

@@ -7,6 +7,7 @@ that leaves open. docs/operations.md says how the image was built without one.
 from __future__ import annotations
 
 import base64
+import grp
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 import tomllib
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -205,6 +207,26 @@ def test_an_image_has_what_its_commands_offer(target: str) -> None:
         needed = Requirement(requirement)
         version = locked.get(canonicalize_name(needed.name))
         assert version is not None and needed.specifier.contains(version), f"{requirement}: {version}; run `make lock`"
+
+
+def test_celery_warns_of_no_group_that_the_image_has_no_name_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RUN_AS is a number of the host's; the file `group` of the image has only its own."""
+    from celery.platforms import check_privileges
+
+    from workers.__main__ import ignore_celery_warnings
+
+    named = {entry.gr_gid for entry in grp.getgrall()}
+    nameless = next(number for number in range(50_000, 60_000) if number not in named)
+    monkeypatch.setattr("os.getgid", lambda: nameless)
+    monkeypatch.setattr("os.getegid", lambda: nameless)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        check_privileges(["json"])
+        assert seen, "Celery warns of it no more, and nothing need be ignored"
+        seen.clear()
+        ignore_celery_warnings()
+        check_privileges(["json"])
+    assert [str(one.message) for one in seen] == []
 
 
 def test_a_fresh_clone_has_the_folders_that_are_mounted(compose: dict[str, Any]) -> None:
