@@ -51,6 +51,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    gc.unfreeze()  # extension modules count what is left of theirs at the end, and complain
+
+
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
 NEVER = 9e9  # seconds after which an enqueued message is taken for lost: not in a test
 

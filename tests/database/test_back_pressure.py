@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_a_long_document_is_fetched_once_however_slowly_it_is_read(archive: Arch
     try:
         while archive.scalar("SELECT state FROM documents") != "ready":
             ingester.ingest(far)  # as whoever enqueues it would have it
+            time.sleep(0.05)
     finally:
         finished.set()
         reading.join(60)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.running import call, pagepack, write_pdf
 from workers.doctor import check_engines
@@ -84,17 +85,28 @@ def test_a_folder_in_hugging_faces_format_is_told_from_one_in_mistrals(
     for file in kept:
         own = CHECKPOINT / file
         (folder / file).write_bytes(own.read_bytes() if own.exists() else b"{}")
-    document = write_pdf(tmp_path / "a.pdf", 1)
     theirs = min(file for file in kept if not (CHECKPOINT / file).exists())
     words = (
         f"{folder} holds no {name}, but {theirs}: it is in Hugging Face's format, and pagepack reads Mistral's own. "
     )
+    with pytest.raises(UsageError, match=re.escape(words)) as refused:
+        PixtralEngine(folder)
+    assert DOWNLOAD in str(refused.value)
+    fact = found(folder)["engine"]["fact"]
+    assert words in fact and DOWNLOAD in fact
+
+
+def test_a_run_and_doctor_refuse_a_folder_in_hugging_faces_format(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    document = write_pdf(tmp_path / "a.pdf", 1)
     refused = pagepack(
         "run", document, "--home", tmp_path / "home", "--model", folder, PAGEPACK_INTERNAL_ENGINE="", COLUMNS="1000"
     )
-    assert refused.returncode == 2 and words in refused.stderr and DOWNLOAD in refused.stderr
+    assert refused.returncode == 2 and DOWNLOAD in refused.stderr
     asked = call("doctor", "--home", tmp_path, "--model", folder, PAGEPACK_INTERNAL_ENGINE="")
-    assert asked.returncode == 2 and words in asked.stdout and DOWNLOAD in asked.stdout
+    assert asked.returncode == 2 and DOWNLOAD in asked.stdout
 
 
 def test_doctor_names_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
@@ -113,7 +125,6 @@ def test_doctor_names_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_table_of_cards_is_the_engines_own_sum() -> None:
     from benchmarks.checkpoint import PRESETS
-    from pipeline.errors import UsageError
     from workers.pixtral.model.config import config_of
     from workers.pixtral.model.load import empty_model, weight_bytes
     from workers.pixtral.plan.sizes import size_engine
