@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,7 +32,7 @@ from benchmarks.quality.score import Score, score
 from pipeline.settings import load_settings
 
 Result = tuple[Page, Reading, Score]
-COLUMNS = "recall", "precision", "error", "cells", "false_tables", "upright", "seconds"
+COLUMNS = "recall", "precision", "error", "cells", "false_tables", "upright", "review", "seconds"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,7 +103,7 @@ def _read(reader: Reader, folder: Path, pages: list[Page], kept: Path) -> Iterab
             reading = reader.read(path, page)
             text.parent.mkdir(parents=True, exist_ok=True)
             text.write_text(reading.text)
-            facts.write_text(json.dumps({"digest": digest, "seconds": reading.seconds, "facts": reading.facts}))
+            facts.write_text(json.dumps({"digest": digest, **asdict(reading)}, ensure_ascii=False))
         yield page, reading, score(page, reading.text)
 
 
@@ -110,11 +111,13 @@ def _summary(results: list[Result]) -> dict[str, Any]:
     kinds: dict[str, list[Result]] = {}
     for result in results:
         kinds.setdefault(result[0].kind, []).append(result)
-    return {**_means(results), "kinds": {kind: _means(some) for kind, some in sorted(kinds.items())}}
+    readable = [result for result in results if result[0].language != "other"]
+    return {**_means(readable), "kinds": {kind: _means(some) for kind, some in sorted(kinds.items())}}
 
 
 def _means(results: list[Result]) -> dict[str, float | int | None]:
-    """Means over pages. `false_tables` is a share of the pages without a table, `upright` of those that lie wrong."""
+    """Means over pages. `false_tables` is a share of the pages without a table, `upright` of those that lie wrong;
+    `review` is the share that the reader itself calls worth a look."""
     scores = [score for _, _, score in results]
     means: dict[str, float | int | None] = {"pages": len(results)}
     for name, field in (*((name, name) for name in COLUMNS[:4]), ("false_tables", "is_false_table")):
@@ -122,15 +125,19 @@ def _means(results: list[Result]) -> dict[str, float | int | None]:
         means[name] = round(fmean(values), 4) if values else None
     turned = [score.is_upright for page, _, score in results if page.turn]
     means["upright"] = round(fmean(turned), 4) if turned else None
+    said = [bool(reading.facts["review"]) for _, reading, _ in results if "review" in reading.facts]
+    means["review"] = round(fmean(said), 4) if said else None
     means["seconds"] = round(fmean([reading.seconds for _, reading, _ in results]), 3) if results else None
     return means
 
 
 def _print(summary: dict[str, Any], results: list[Result], num_worst: int) -> None:
-    print(f"{'':22}{'pages':>6}" + "".join(f"{name:>13}" for name in COLUMNS))
-    for kind, means in [*summary["kinds"].items(), ("all", summary)]:
+    print(f"{'':16}{'pages':>6}" + "".join(f"{name:>{len(name) + 3}}" for name in COLUMNS))
+    for kind, means in [*summary["kinds"].items(), ("all (readable)", summary)]:
         cells = ["–" if means[name] is None else f"{means[name]:.3f}" for name in COLUMNS]
-        print(f"{kind:22}{means['pages']:6}" + "".join(f"{cell:>13}" for cell in cells))
+        print(
+            f"{kind:16}{means['pages']:6}" + "".join(f"{c:>{len(n) + 3}}" for n, c in zip(COLUMNS, cells, strict=True))
+        )
     for page, reading, one in sorted(results, key=lambda result: -result[2].error)[:num_worst]:
         cells = "–" if one.cells is None else f"{one.cells:.3f}"
         print(f"{page.file:34} error {one.error:.3f}  recall {one.recall:.3f}  cells {cells}  {reading.facts}")

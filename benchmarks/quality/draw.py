@@ -25,7 +25,9 @@ class Page:
     text: str
     tables: list[Grid] | None = None  # None: not judged
     turn: int = 0  # quarter turns clockwise by which it lies wrong, in degrees
-    language: str = "en"  # what Tesseract is told: en or zh
+    language: str = (
+        "en"  # en or zh, which Tesseract is told; other: a script that pagepack cannot read, and should say so
+    )
 
 
 def _clean(sheet: Callable[[random.Random], Sheet], dpi: int = 200) -> Callable[[random.Random], tuple[Sheet, Look]]:
@@ -80,7 +82,9 @@ KINDS: dict[str, Callable[[random.Random], tuple[Sheet, Look]]] = {
     "fax": _fax,
     "skewed": _skewed,
     "turned": _turned,
+    "other script": _clean(prose.other_script),
 }
+_LANGUAGES = {"chinese": "zh", "other script": "other"}
 _NOT_JUDGED = ("form", "receipt", "contents", "large sheet")  # rows that may well be given as a table
 
 
@@ -92,7 +96,7 @@ def draw(kind: str, number: int, seed: int) -> tuple[Page, bytes]:
     name = f"{kind.replace(' ', '-')}-{number:03}.{suffix}"
     is_of_rows = kind in _NOT_JUDGED or sheet.width < 300 or sheet.truth.startswith(("Application", "Contents"))
     tables = None if is_of_rows else sheet.tables
-    return Page(name, kind, sheet.truth, tables, look.turn, "zh" if kind == "chinese" else "en"), data
+    return Page(name, kind, sheet.truth, tables, look.turn, _LANGUAGES.get(kind, "en")), data
 
 
 def draw_all(folder: Path, per_kind: int, seed: int, kinds: list[str]) -> list[Page]:

@@ -166,6 +166,17 @@ def chinese(rng: random.Random) -> Sheet:
     return sheet
 
 
+def other_script(rng: random.Random) -> Sheet:
+    """A headline and paragraphs in Cyrillic or Greek, which the default engine cannot read."""
+    words, sheet, script = Words(rng), Sheet(*A4, rng), rng.choice(("russian", "greek"))
+    face, strong = rng.choice((("tiro", "tibo"), ("helv", "hebo")))
+    sheet.say(72, 90, words.other_script(script, 5)[:40].rsplit(" ", 1)[0], strong, 18)
+    y = 106.0
+    for _ in range(rng.randint(2, 4)):
+        y = sheet.paragraph(72, y, 451, words.other_script(script, 40), face, 11)
+    return sheet
+
+
 def contents(rng: random.Random) -> Sheet:
     """A table of contents with dot leaders."""
     words, sheet = Words(rng), Sheet(*A4, rng)

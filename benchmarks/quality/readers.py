@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ class Reading:
     text: str
     seconds: float
     facts: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)  # kept with --keep, not printed
 
 
 class Reader(Protocol):
@@ -69,7 +70,7 @@ class Pagepack:
         seconds = time.process_time() - started
         size = {"width_px": drawn.width_px, "height_px": drawn.height_px, "png_bytes": len(drawn.image)}
         said = {"confidence": answer.confidence, "angle": answer.angle, "review": answer.review_reason}
-        return Reading(answer.text, seconds, {**size, **said, "warnings": drawn.warnings})
+        return Reading(answer.text, seconds, {**size, **said, "warnings": drawn.warnings}, answer.details)
 
     def close(self) -> None:
         self._engine.close()
@@ -89,6 +90,7 @@ class Tesseract:
         self.model = first.splitlines()[0]
         listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True, check=True).stdout
         self._languages = {"en": "eng", "zh": "chi_sim+eng" if "chi_sim" in listed.split() else "eng"}
+        self._languages["other"] = "eng"
         self._folder = tempfile.TemporaryDirectory()
 
     def read(self, path: Path, page: Page) -> Reading:

@@ -106,3 +106,11 @@ class Words:
 
     def chinese_headline(self) -> str:
         return f"{self._pick('chinese_who')}与{self._pick('chinese_what')}"
+
+    def other_script(self, name: str, num_words: int) -> str:
+        """Words of `russian` or `greek` as sentences, which need not mean anything."""
+        said: list[str] = []
+        while sum(len(sentence.split()) for sentence in said) < num_words:
+            chosen = self.rng.sample(WORDS[name], self.rng.randint(5, 11))
+            said.append(" ".join(chosen).capitalize() + ".")
+        return " ".join(said)
