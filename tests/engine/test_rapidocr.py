@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import DESCRIBE, OCR
-from workers.engines import Answer, rapidocr
+from workers.engines import Answer, rapidocr, strips
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint
 
 pytestmark = pytest.mark.xdist_group("rapidocr")  # one test process pays for what they share
@@ -106,6 +106,18 @@ def test_chinese_is_read_and_joined_without_spaces(engine: RapidOcrEngine) -> No
     lines = ["港务局档案共四十一箱，内有信件、账簿与图纸，", "自一九一三年以来大多无人查阅。"]
     page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")
     assert read(engine, page).text.replace(",", "，") == "".join(lines)
+
+
+def test_long_receipt_is_read_at_its_own_size(engine: RapidOcrEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "MAX_PIXELS", 320 * 800)  # else it would have to be dear to be long
+    page = pymupdf.open().new_page(width=200, height=1250)
+    items = [f"{n:03} coffee beans {n * 7 % 90}.{n % 10}0" for n in range(28)]
+    for n, item in enumerate(items):
+        page.insert_text((12, 30 + 43.7 * n), item, fontsize=10)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.6, 1.6), alpha=False)
+    pixels = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+    assert pixels.shape == (2000, 320, 3)
+    assert read(engine, pixels).text.split() == " ".join(items).split()
 
 
 @pytest.mark.parametrize("shape", [(1024, 736), (16, 16), (16, 1024)])

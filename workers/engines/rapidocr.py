@@ -35,6 +35,7 @@ from pipeline.daemons import start_daemon
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import Prompt
 from workers.engines import Answer
+from workers.engines.strips import StripDetector
 from workers.layout.lines import Line
 from workers.layout.reading_order import text_in_reading_order
 
@@ -45,10 +46,11 @@ if TYPE_CHECKING:
 _MODEL_FILES = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}
 _PARAMETERS: dict[str, Any] = {
     "Global.use_cls": False,
-    # Pages come at 1024 px or less: never resampled, but for rounding to the network's multiples of 32. RapidOCR's
-    # default (short side at least 736 px) would enlarge a narrow strip many times over.
+    # Pages come as large as their print needs, and are never resampled, but for rounding to the network's multiples
+    # of 32. RapidOCR's defaults would shrink a page to 2,000 px, and enlarge a narrow strip many times over.
+    "Global.max_side_len": 100_000,
     "Det.limit_type": "max",
-    "Det.limit_side_len": 1024,
+    "Det.limit_side_len": 100_000,
     # One line at a time: no padding to the longest of six, and a line's text depends on that line alone.
     "Rec.rec_batch_num": 1,
     "EngineConfig.onnxruntime.intra_op_num_threads": 1,
@@ -78,7 +80,7 @@ class RapidOcrEngine:
     """Reads pages on the CPU, as many at once as there are cores; answers the prompt named `ocr` only.
 
     A running ONNX call cannot be interrupted. Deadlines and `close` are looked at between calls: at most one
-    detection (under a second) or one line (0.1 s) later. A page past its deadline, waiting or running, ends with
+    detection (2 s) or one line (0.1 s) later. A page past its deadline, waiting or running, ends with
     finish_reason "deadline" and empty text. A future that waits can be cancelled; one that runs cannot.
 
     Raises:
@@ -274,6 +276,7 @@ def _load(check: Callable[[], None]) -> Any:
         raise UsageError(f"rapidocr cannot load its models ({exc}); reinstall rapidocr and onnxruntime") from exc
     for part in (reader.text_det, reader.text_rec):
         part.session = _checked(part.session, check)
+    reader.text_det = StripDetector(reader.text_det)
     return reader
 
 
