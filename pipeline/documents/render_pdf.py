@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.drawn import Drawn, Limits, clean, fit, padded_px, translated
+from pipeline.documents.drawn import Drawn, Limits, clean, colour_of, fit, is_white, padded_px, translated
+from pipeline.documents.files import UNSUPPORTED_FACT
+from pipeline.documents.page_tree import mend_page_tree
+from pipeline.documents.pdf_beside import beside_document, beside_page
+from pipeline.documents.pdf_encryption import unlock
 from pipeline.errors import DocumentRejected, PageFailed
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf
 _PDF_ERRORS = (mupdf.FzErrorBase, RuntimeError, ValueError, IndexError, MemoryError)
 MAX_WARNING_CHARACTERS = 2_000  # MuPDF can complain about every object of a page
+# What MuPDF says of a page that loses nothing by it.
+_HARMLESS = re.compile(
+    r"syntax error: unknown keyword: '[!-~]*'|encountered syntax errors; page may not be correct"
+    r"|\.\.\. repeated \d+ times\.\.\.|Ignoring (?!error).*|.*structure tree.*|Repairing missing parent.*"
+)
 
 
 class PdfPages:
@@ -24,24 +34,43 @@ class PdfPages:
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             self._document = pymupdf.open(path, filetype="pdf")
-            if self._document.needs_pass:
-                raise DocumentRejected("the PDF is encrypted; remove its password", cause="encrypted")
-            self.page_count: int = self._document.page_count
-            if self.page_count == 0 and self._document.is_repaired:
+            self._pdf = mupdf.pdf_document_from_fz_document(self._document.this)
+            note = unlock(self._document, self._pdf)
+            tree = mend_page_tree(self._pdf, limits.max_pages)
+            self.page_count = len(tree.pages)
+            self._lost = {index for index, page in enumerate(tree.pages) if page is None}
+            if len(self._lost) == self.page_count and (self._lost or self._document.is_repaired):
                 raise DocumentRejected("the PDF is broken and no page of it could be recovered", cause="damaged")
-        except DocumentRejected:
-            raise
+            self._mended = tree.notes
+            self._beside = [note] if note else []
+            self._beside += beside_document(self._document, self._pdf)
+        except DocumentRejected as error:
+            raise self._as_text(path) or error from None
         except _PDF_ERRORS as error:
-            raise translated(error, DocumentRejected, "the PDF cannot be opened") from error
+            raise self._as_text(path) or translated(error, DocumentRejected, "the PDF cannot be opened") from error
+
+    @staticmethod
+    def _as_text(path: str) -> DocumentRejected | None:
+        """A rejection for a file that only speaks of PDF: the header may stand anywhere in the first 1,024 bytes."""
+        with open(path, "rb") as file:
+            head = file.read(1024)
+        before = head[: max(head.find(b"%PDF-"), 0)].lstrip(b"\xef\xbb\xbf \t\r\n")
+        if before and re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]*", head):
+            return DocumentRejected(f"a text file that mentions %PDF-: it {UNSUPPORTED_FACT}", cause="unsupported")
+        return None
 
     def draw(self, page_index: int) -> Drawn:
+        if page_index in self._lost:
+            raise PageFailed("the page tree names this page, and the file does not hold it", cause="damaged")
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
+            entry = mupdf.pdf_lookup_page_obj(self._pdf, page_index)
+            notes = [*self._mended, *(self._beside if page_index == 0 else ()), *mend_boxes(entry), *beside_page(entry)]
             page = self._document[page_index]
             rect = page.rect
             scale, width_px, height_px = self._fit(rect)
             # One interpretation of the page serves both the picture and the text.
-            display_list = page.get_displaylist(annots=True)
+            display_list = _display_list(page)
             pixmap = _white_pixmap(padded_px(width_px), padded_px(height_px))
             device = mupdf.fz_new_draw_device(mupdf.FzMatrix(scale, 0, 0, scale, 0, 0), pixmap.this)
             everything = mupdf.FzRect(mupdf.FzRect.Fixed_INFINITE)
@@ -56,23 +85,26 @@ class PdfPages:
                 mupdf.fz_clear_pixmap_rect_with_value(pixmap.this, 255, margin)
             flags = pymupdf.TEXTFLAGS_TEXT & ~pymupdf.TEXT_PRESERVE_LIGATURES
             text = clean(pymupdf.TextPage(display_list.get_textpage(flags)).extractText())
+            complaints = clean(pymupdf.TOOLS.mupdf_warnings())
+            pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
+            assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
+            layer = text if any(not mark.isspace() and mark.isprintable() for mark in text) else None
+            if layer is None and text.strip():
+                notes.append("the page's own text is control characters alone, and is left out")
+            colour = colour_of(pixels, pixmap.width, width_px, height_px)
+            if colour is not None and layer is None:
+                notes += _judge_empty(page, colour, complaints, has_text=bool(text.strip()))
         except PageFailed:
             raise
         except _PDF_ERRORS as error:
             raise translated(error, PageFailed, "the page cannot be rendered") from error
-        warnings = clean(pymupdf.TOOLS.mupdf_warnings())[:MAX_WARNING_CHARACTERS]
-        pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
-        if warnings and not text.strip() and bytes(pixels).count(255) == len(pixels):
-            raise PageFailed(f"nothing of the page could be drawn: {warnings[:300]}", cause="damaged")
-        assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
-        layer = text if text.strip() else None
         return Drawn(
             "RGB",
             pixmap.width,
             pixmap.height,
             pixels,
             layer,
-            warnings,
+            "\n".join([*notes, complaints])[:MAX_WARNING_CHARACTERS].strip(),
             pixmap,
             float(rect.width),
             float(rect.height),
@@ -95,3 +127,60 @@ def _white_pixmap(width_px: int, height_px: int) -> Any:
     pixmap = mupdf.fz_new_pixmap_with_bbox(pymupdf.csRGB.this, box, mupdf.FzSeparations(), 0)
     mupdf.fz_clear_pixmap_with_value(pixmap, 255)
     return pymupdf.Pixmap("raw", pixmap)
+
+
+def _display_list(page: Any) -> Any:
+    """The page's drawing, without its structure: MuPDF 1.28 walks a cyclic structure tree for ever where a device
+    wants to hear of it, and neither the picture nor the text needs it."""
+    box = page.rect
+    display_list = mupdf.fz_new_display_list(mupdf.FzRect(box.x0, box.y0, box.x1, box.y1))
+    device = mupdf.fz_new_list_device(display_list)
+    device.m_internal.begin_structure = device.m_internal.end_structure = None
+    mupdf.fz_run_page(page.this, device, mupdf.FzMatrix(), mupdf.FzCookie())
+    mupdf.fz_close_device(device)
+    return pymupdf.DisplayList(display_list)
+
+
+def mend_boxes(page: Any) -> list[str]:
+    """Give a page dictionary that shows nothing of itself a box that it has; what was mended, in words.
+
+    Where the CropBox is empty or outside the MediaBox, MuPDF draws a blank Letter page.
+    """
+    media, crop = (mupdf.pdf_dict_get_inheritable(page, mupdf.pdf_new_name(name)) for name in ("MediaBox", "CropBox"))
+    media_rect, crop_rect = mupdf.pdf_to_rect(media), mupdf.pdf_to_rect(crop)
+    if not _has_area(media_rect):
+        if _has_area(crop_rect):
+            mupdf.pdf_dict_puts(page, "MediaBox", crop)
+            return ["the page's MediaBox is empty: its CropBox is drawn"]
+        return ["the page does not say how large it is: it is drawn as Letter"]
+    shown = mupdf.fz_intersect_rect(media_rect, crop_rect)
+    if not mupdf.pdf_is_null(crop) and not _has_area(shown):
+        mupdf.pdf_dict_puts(page, "CropBox", media)
+        return ["the page's CropBox is empty or outside the page: its MediaBox is drawn"]
+    return []
+
+
+def _has_area(rect: Any) -> bool:
+    return bool(rect.x1 - rect.x0 > 0 and rect.y1 - rect.y0 > 0)
+
+
+def _judge_empty(page: Any, colour: tuple[int, ...], complaints: str, *, has_text: bool) -> list[str]:
+    """Whether a page of one colour without text is what its author meant; a warning where it may be.
+
+    Raises:
+        PageFailed: something should be there, and was not drawn.
+    """
+    said = f": {complaints[:300]}" if complaints else ""
+    if has_text:
+        raise PageFailed(
+            f"nothing of the page could be drawn, and its own text is control characters alone{said}", cause="damaged"
+        )
+    is_harmless = all(_HARMLESS.fullmatch(line) for line in complaints.splitlines())
+    if is_white(colour):
+        if not is_harmless:
+            raise PageFailed(f"nothing of the page could be drawn{said}", cause="damaged")
+        return []
+    shown = "#" + "".join(f"{value:02x}" for value in colour)
+    if is_harmless and not any(kind in ("fill-image", "fill-imgmask") for kind, *_ in page.get_bboxlog()):
+        return [f"the page is filled with one colour, {shown}, and nothing else"]
+    raise PageFailed(f"the page's image came out as one colour, {shown}: it was not decoded{said}", cause="damaged")

@@ -1,0 +1,57 @@
+"""What a PDF holds beside its pages: files, sound, forms that only Adobe's programs can show. It is named, not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pymupdf as _pymupdf
+
+mupdf: Any = _pymupdf.mupdf
+_MAX_NAMES, _MAX_NAME_CHARACTERS = 5, 60
+_MAX_ANNOTATIONS = 10_000  # of one page; looking at each costs 2 µs
+_MEDIA = {
+    "FileAttachment": "an attached file",
+    "Sound": "a sound",
+    "Movie": "a video",
+    "Screen": "a video or a sound",
+    "RichMedia": "a video, a sound or a 3D model",
+    "3D": "a 3D model",
+}
+
+
+def beside_document(document: Any, pdf: Any) -> Iterator[str]:
+    """Sentences about what lies beside all pages of a `pymupdf.Document`."""
+    catalog = mupdf.pdf_dict_gets(mupdf.pdf_trailer(pdf), "Root")
+    form = mupdf.pdf_dict_gets(catalog, "AcroForm")
+    if not mupdf.pdf_is_null(mupdf.pdf_dict_gets(form, "XFA")):
+        has_fields = mupdf.pdf_array_len(mupdf.pdf_dict_gets(form, "Fields")) > 0
+        if mupdf.pdf_to_bool(mupdf.pdf_dict_gets(catalog, "NeedsRendering")) or not has_fields:
+            yield (
+                "the document is a dynamic XFA form: its pages are a placeholder, and what the form says is not drawn; "
+                "print it to PDF in Adobe Reader"
+            )
+    is_portfolio = mupdf.pdf_is_dict(mupdf.pdf_dict_gets(catalog, "Collection"))
+    names = document.embfile_names()
+    if is_portfolio:
+        yield f"the document is a portfolio: its page is a cover, and it holds {_counted(names)}, which are not read"
+    elif names:
+        yield f"the document has {_counted(names)} attached, which are not read"
+
+
+def beside_page(page: Any) -> Iterator[str]:
+    """Sentences about what lies beside one page, a dictionary."""
+    annotations = mupdf.pdf_dict_gets(page, "Annots")
+    counts: dict[str, int] = {}
+    for index in range(min(mupdf.pdf_array_len(annotations), _MAX_ANNOTATIONS)):
+        subtype = mupdf.pdf_to_name(mupdf.pdf_dict_gets(mupdf.pdf_array_get(annotations, index), "Subtype"))
+        if subtype in _MEDIA:
+            counts[subtype] = counts.get(subtype, 0) + 1
+    for subtype, count in counts.items():
+        yield f"on the page lies {_MEDIA[subtype]}{f' ({count} times)' if count > 1 else ''}, which is not read"
+
+
+def _counted(names: list[str]) -> str:
+    shown = ", ".join(name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES])
+    more = ", …" if len(names) > _MAX_NAMES else ""
+    return f"{len(names)} file{'' if len(names) == 1 else 's'} ({shown}{more})"
