@@ -28,8 +28,9 @@ import numpy as np
 import pymupdf
 from numpy.typing import NDArray
 
+from pipeline.cores import num_cores
 from schemas.prompts import OCR
-from workers.engines.rapidocr import RapidOcrEngine, num_cores
+from workers.engines.rapidocr import RapidOcrEngine
 from workers.layout.lines import Line
 from workers.layout.reading_order import text_in_reading_order
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import DESCRIBE, OCR
 from workers.engines import Answer, rapidocr, strips
+from workers.engines.page_lines import read_lines
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint
 
 pytestmark = pytest.mark.xdist_group("rapidocr")  # one test process pays for what they share
@@ -80,12 +81,42 @@ def test_page_that_lies_turned_is_read_all_the_same(engine: RapidOcrEngine, turn
     upright = read(engine, two_columns())
     answer = read(engine, np.rot90(two_columns(), turns))
     assert answer.text == COLUMNS_TEXT
-    assert answer.details["turned_degrees"] == 360 - 90 * turns
+    assert answer.details["turned_degrees"] == 360 - 90 * turns and answer.angle == 90 * turns
     x0, y0, x1, y1 = np.array([box[:4] for box in upright.details["lines"]]).T
     expected = {1: (y0, 448 - x1, y1, 448 - x0), 2: (448 - x1, 224 - y1, 448 - x0, 224 - y0)}
     expected[3] = (224 - y1, x0, 224 - y0, x1)
     boxes = np.array([box[:4] for box in answer.details["lines"]])
     assert np.abs(np.sort(boxes, 0) - np.sort(np.array(expected[turns]).T, 0)).max() <= 6
+
+
+def sheet(text: str, size_pt: float, width_pt: float = 421, height_pt: float = 298) -> Pixels:
+    """A sheet with one text in its middle, at 1.7 px a point."""
+    page = pymupdf.open().new_page(width=width_pt, height=height_pt)
+    x = (width_pt - pymupdf.get_text_length(text, "tiro", size_pt)) / 2
+    page.insert_text((x, 0.4 * height_pt), text, fontname="tiro", fontsize=size_pt)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.7, 1.7), alpha=False)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize(("text", "size_pt"), [("Only line of a title page", 24), ("Appendix", 11), ("Part Two", 36)])
+def test_page_of_a_few_words_is_read_whichever_way_it_lies(
+    engine: RapidOcrEngine, text: str, size_pt: float, turns: int
+) -> None:
+    answer = read(engine, np.rot90(sheet(text, size_pt), turns))
+    assert (answer.text, answer.angle) == (text, 90 * turns)  # turned back clockwise, as it was turned the other way
+    ((x0, y0, x1, y1, *_),) = answer.details["lines"]
+    assert (x1 - x0 > y1 - y0) == (turns % 2 == 0)  # in pixels of the page as given
+
+
+def test_sideways_table_on_an_upright_page_does_not_turn_it_and_is_read(engine: RapidOcrEngine) -> None:
+    page = np.full((448, 640, 3), 255, np.uint8)
+    page[:224, :448] = two_columns()
+    table = draw(*[(20 + 70 * j, 20 + 18 * i, cell) for i, row in enumerate(CELLS) for j, cell in enumerate(row)])
+    page[:300, 520:600] = np.rot90(table[:80, :300])
+    answer = read(engine, page)
+    assert answer.angle == 0 and "turned_degrees" not in answer.details
+    assert all(word in answer.text for row in CELLS for word in row) and RIGHT[2] in answer.text
 
 
 def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(engine: RapidOcrEngine) -> None:
@@ -161,7 +192,14 @@ def test_page_past_its_deadline_ends_with_empty_text(engine: RapidOcrEngine) -> 
 def test_deadline_of_a_running_page_is_seen_between_model_calls(engine: RapidOcrEngine) -> None:
     page = np.concatenate([two_columns()] * 4)
     answer = engine.submit("hash", page, [OCR], deadline=time.monotonic() + 0.15)[0].result(timeout=600)
-    assert (answer.text, answer.finish_reason) == ("", "deadline")
+    assert len(answer.details["lines"]) < 4 * (1 + len(LEFT) + len(RIGHT)) and answer.finish_reason == "deadline"
+
+
+def test_what_was_read_before_the_deadline_is_kept(engine: RapidOcrEngine) -> None:
+    calls = iter(range(1000))
+    page = read_lines(engine._models, two_columns(), is_late=lambda: next(calls) >= 8)
+    assert page.is_late and [line.text for line in page.lines][:2] == [COLUMNS_TEXT.partition("\n")[0], LEFT[0]]
+    assert len(page.lines) + len(page.not_reached) == 1 + len(LEFT) + len(RIGHT)
 
 
 def test_waiting_page_can_be_cancelled_and_closing_ends_the_rest() -> None:

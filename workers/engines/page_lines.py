@@ -1,0 +1,105 @@
+"""A page's lines: found, the page set upright, each line read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from workers.engines.ink import find_ink
+from workers.engines.orientation import Orientation, Turn, find_orientation
+from workers.engines.regions import Models, Reading, Region, letters
+from workers.layout.lines import Line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Less sure is as good as nothing; RapidOCR's own limit.
+_LEAST_CONFIDENCE = 0.5
+_SURE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class PageLines:
+    """What was read; all places in pixels of the page after it was turned."""
+
+    lines: list[Line]
+    turn: Turn = Turn.NONE
+    is_turn_in_doubt: bool = False
+    unread: list[Region] = field(default_factory=list)
+    """Found and looked at; nothing that could be trusted came out."""
+    not_reached: list[Region] = field(default_factory=list)
+    """Found, and not looked at before time was over."""
+    is_late: bool = False
+    is_blank: bool = False
+
+
+def read_lines(models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], bool]) -> PageLines:
+    """From the top down; where `is_late` says so between two calls of a model, with the lines that are read."""
+    import numpy as np
+
+    if is_late():
+        return PageLines([], is_late=True)
+    page = _Page(models, pixels, is_late)
+    try:
+        found = find_orientation(page.regions, page.read)
+        if found.turn:
+            page.check()
+            page = _Page(models, np.rot90(pixels, found.turn), is_late)
+    except _Late:
+        return PageLines([], not_reached=page.regions, is_late=True)
+    return page.lines(found)
+
+
+class _Late(Exception):
+    """Time is over."""
+
+
+class _Page:
+    def __init__(self, models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], bool]) -> None:
+        self.is_blank = False
+        self.regions = models.find(pixels)
+        if not self.regions:
+            ink = find_ink(pixels)
+            self.is_blank = ink is None
+            if ink is not None and ink.is_small_on(pixels.shape):
+                self.regions = models.find_within(pixels, ink)
+        self._models = models
+        self._is_late = is_late
+        self._readings: dict[tuple[Region, Turn], Reading] = {}
+
+    def check(self) -> None:
+        if self._is_late():
+            raise _Late
+
+    def read(self, region: Region, turn: Turn) -> Reading:
+        if (reading := self._readings.get((region, turn))) is None:
+            self.check()
+            reading = self._readings[region, turn] = self._models.read(region.turned(turn))
+        return reading
+
+    def lines(self, orientation: Orientation) -> PageLines:
+        lines, unread = [], []
+        reached = 0
+        try:
+            for region in self.regions:
+                reading = self._read_best(region)
+                reached += 1
+                if reading.text and reading.confidence >= _LEAST_CONFIDENCE:
+                    lines.append(Line(region.quad, reading.text, reading.confidence))
+                else:
+                    unread.append(region)
+        except _Late:
+            pass
+        late = self.regions[reached:]
+        return PageLines(lines, orientation.turn, orientation.is_in_doubt, unread, late, bool(late), self.is_blank)
+
+    def _read_best(self, region: Region) -> Reading:
+        """A line that runs along the page may run up or down it."""
+        if not region.runs_along:
+            return self.read(region, Turn.NONE)
+        left = self.read(region, Turn.LEFT)
+        if left.confidence >= _SURE and letters(left.text) >= region.length_in_heights:
+            return left
+        return max(left, self.read(region, Turn.RIGHT), key=lambda reading: reading.confidence)

@@ -1,0 +1,115 @@
+"""Where the detector sees lines of text on a page, and what the recognizer makes of each."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from workers.engines.ink import Ink
+from workers.layout.lines import Point
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Quad = tuple[Point, Point, Point, Point]
+# From here on a box's longer side says how its line runs.
+_ELONGATED = 1.5
+
+
+class Reading(NamedTuple):
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """A box around a line of text; `quad` in pixels of the page, clockwise from its top left as it stands there."""
+
+    quad: Quad
+    image: NDArray[np.uint8]
+    """Cut out, in BGR; RapidOCR laid one that is much higher than wide on its right side."""
+
+    def turned(self, turn: int) -> NDArray[np.uint8]:
+        """As it stands on the page after that is turned by so many quarters counter-clockwise."""
+        import numpy as np
+
+        was_laid = self.height_px > self.width_px and self.image.shape[1] > self.image.shape[0]
+        return np.rot90(self.image, turn - was_laid)
+
+    @property
+    def width_px(self) -> float:
+        return max(math.dist(self.quad[0], self.quad[1]), math.dist(self.quad[2], self.quad[3]))
+
+    @property
+    def height_px(self) -> float:
+        return max(math.dist(self.quad[0], self.quad[3]), math.dist(self.quad[1], self.quad[2]))
+
+    @property
+    def runs_along(self) -> bool:
+        """The line runs up or down the page."""
+        return self.height_px >= _ELONGATED * self.width_px
+
+    @property
+    def runs_across(self) -> bool:
+        return self.width_px >= _ELONGATED * self.height_px
+
+    @property
+    def length_px(self) -> float:
+        return max(self.width_px, self.height_px)
+
+    @property
+    def length_in_heights(self) -> float:
+        """How long the line is for the height of its letters: at least 1."""
+        return self.length_px / max(1.0, min(self.width_px, self.height_px))
+
+
+class Models:
+    """RapidOCR's detector and recognizer, one call each at a time; may be used by many threads."""
+
+    def __init__(self, reader: Any) -> None:
+        """`reader` is a loaded `rapidocr.RapidOCR`."""
+        self._reader = reader
+
+    def find(self, pixels: NDArray[np.uint8]) -> list[Region]:
+        """Regions from the top; pixels are RGB."""
+        import numpy as np
+        from rapidocr.main import RapidOCRError
+        from rapidocr.utils.process_img import map_boxes_to_original
+
+        image, done_to_it = self._reader.preprocess_img(np.ascontiguousarray(pixels[:, :, ::-1]))
+        try:
+            images, found = self._reader.detect_and_crop(image, done_to_it)
+        except RapidOCRError:  # its word for: nothing is there
+            return []
+        boxes = map_boxes_to_original(found.boxes, done_to_it, *pixels.shape[:2])
+        return [Region(_quad(box), cut) for box, cut in zip(boxes, images, strict=True)]
+
+    def find_within(self, pixels: NDArray[np.uint8], ink: Ink) -> list[Region]:
+        """Likewise in the piece of the page that holds ink, with paper around it as high as a line may be."""
+        margin = max(32, min(ink.right - ink.left, ink.bottom - ink.top))
+        left, top = max(0, ink.left - margin), max(0, ink.top - margin)
+        piece = pixels[top : ink.bottom + margin, left : ink.right + margin]
+        return [
+            Region(_quad([(x + left, y + top) for x, y in region.quad]), region.image) for region in self.find(piece)
+        ]
+
+    def read(self, image: NDArray[np.uint8]) -> Reading:
+        """One line, which runs from left to right in `image`."""
+        import numpy as np
+        from rapidocr.ch_ppocr_rec import TextRecInput
+
+        found = self._reader.text_rec(TextRecInput(img=[np.ascontiguousarray(image)], return_word_box=False))
+        return Reading(found.txts[0].strip(), float(found.scores[0]))
+
+
+def _quad(box: Any) -> Quad:
+    a, b, c, d = ((float(x), float(y)) for x, y in box)
+    return a, b, c, d
+
+
+def letters(text: str) -> float:
+    """How many letters' room a text takes: those of full width, as Chinese ones, count for two, and spaces not."""
+    return sum(2.0 if unicodedata.east_asian_width(char) in "WF" else 1.0 for char in text if not char.isspace())
