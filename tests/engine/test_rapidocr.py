@@ -128,9 +128,10 @@ def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(engine: RapidOcrE
     assert 0.9 < confidence <= 1
 
 
-def test_table_row_is_read_as_a_row(engine: RapidOcrEngine) -> None:
+def test_table_is_read_as_a_table(engine: RapidOcrEngine) -> None:
     page = draw(*[(20 + 120 * j, 30 + 20 * i, cell) for i, row in enumerate(CELLS) for j, cell in enumerate(row)])
-    assert read(engine, page).text == "\n".join(" | ".join(row) for row in CELLS)
+    rows = [f"| {' | '.join(row)} |" for row in CELLS]
+    assert read(engine, page).text == "\n".join([rows[0], "|" + " --- |" * len(CELLS[0]), *rows[1:]])
 
 
 def test_chinese_is_read_and_joined_without_spaces(engine: RapidOcrEngine) -> None:

@@ -52,7 +52,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 3
+_LAYOUT_VERSION = 4
 
 
 class RapidOcrEngine(PageThreads):
@@ -74,13 +74,15 @@ class RapidOcrEngine(PageThreads):
         super().__init__(num_threads)
 
     def _read(self, pixels: NDArray[np.uint8], is_late: Callable[[], bool]) -> Answer:
+        import numpy as np
+
         started = time.monotonic()
         page = read_lines(self._models, pixels, is_late)
         details: dict[str, Any] = {"lines": [_compact(line, page.turn, pixels.shape) for line in page.lines]}
         if page.turn:
             details["turned_degrees"] = 90 * page.turn  # counter-clockwise
         return Answer(
-            text_in_reading_order(page.lines),
+            text_in_reading_order(page.lines, np.rot90(pixels, page.turn)),
             "deadline" if page.is_late else "stop",
             time.monotonic() - started,
             confidence=_confidence(page.lines) if page.lines else None,

@@ -61,7 +61,10 @@ def regions(boxes: list[Box], height: float) -> list[list[Box]]:
             best, most = bands, separated - num_crossing
     if not best:
         return [boxes]
-    sides = [side for band in best for side in (band.left, band.right) if side]
+    # Only the band that it separates most is cut; what stands above and below may have gutters of its own.
+    at = max(range(len(best)), key=lambda i: best[i].num_separated)
+    above, below = ([box for band in bands for box in band.left + band.right] for bands in (best[:at], best[at + 1 :]))
+    sides = [side for side in (above, best[at].left, best[at].right, below) if side]
     return [region for side in sides for region in regions(sorted(side), height)]
 
 
@@ -139,8 +142,10 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
     for i, piece in enumerate(pieces):
         are_rows, alone = by_default, _stands_alone(pieces, i, height)
         if piece.left and piece.right:
-            if piece.num_separated >= 2:
+            if piece.num_separated >= (3 if by_default else 2):
                 are_rows = _are_rows(piece.left, piece.right, height)
+                if by_default and not any(is_prose(side, height) for side in (piece.left, piece.right)):
+                    are_rows = True
             elif len(piece.left) == len(piece.right) == 1 and not by_default and alone > height:
                 are_rows = abs(piece.left[0].centre - piece.right[0].centre) < _LEVEL * height
         elif before is not None:
@@ -162,7 +167,7 @@ def _stands_alone(pieces: list[_Band], i: int, height: float) -> float:
     """How far the first or last piece lies from the rest, if it is a few lines only: a running head, a footer."""
     if i not in (0, len(pieces) - 1) or len(pieces) < 2 or max(len(pieces[i].left), len(pieces[i].right)) > 4:
         return 0.0
-    if _is_prose(pieces[i].left, height) or _is_prose(pieces[i].right, height):
+    if is_prose(pieces[i].left, height) or is_prose(pieces[i].right, height):
         return 0.0
     top, bottom = (pieces[0], pieces[1]) if i == 0 else (pieces[-2], pieces[-1])
     return min(box.y0 for box in bottom.left + bottom.right) - max(box.y1 for box in top.left + top.right)
@@ -176,7 +181,7 @@ def _are_rows(left: list[Box], right: list[Box], height: float) -> bool:
     if len(level) < 0.6 * len(few):
         return False
     facing_left, facing_right = _facing(left, height, is_left=True), _facing(right, height, is_left=False)
-    prose = [_is_prose(facing_left, height), _is_prose(facing_right, height)]
+    prose = [is_prose(facing_left, height), is_prose(facing_right, height)]
     if all(prose):
         return False
     if not any(prose):
@@ -204,7 +209,7 @@ def _facing(boxes: list[Box], height: float, *, is_left: bool) -> list[Box]:
     return facing
 
 
-def _is_prose(lines: list[Box], height: float) -> bool:
+def is_prose(lines: list[Box], height: float) -> bool:
     """Lines that are long and go on in the next: it begins with a small letter, or they fill their width.
 
     Cells that are as long (the entries of a table of contents, names) begin with capitals and numbers. Scripts without

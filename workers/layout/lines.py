@@ -48,6 +48,8 @@ class Box:
     y1: float
     x1: float
     text: str
+    is_table: bool = False
+    """It is a whole table, and `text` is how that is written."""
 
     @property
     def size(self) -> float:
@@ -61,7 +63,7 @@ class Box:
     @property
     def is_upright(self) -> bool:
         """A line turned by a quarter: the name of an axis, a stamp in the margin. Its text runs along its height."""
-        return self.y1 - self.y0 > 2 * self.width and len(self.text) > 2
+        return self.y1 - self.y0 > 2 * self.width and len(self.text) > 2 and not self.is_table
 
     @property
     def centre(self) -> float:
@@ -69,24 +71,41 @@ class Box:
         return self.y0 + self.size / 2 if self.is_upright else (self.y0 + self.y1) / 2
 
 
-def lay_out(lines: Sequence[Line]) -> list[Box]:
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a page lies and which way it reads."""
+
+    angle: float = 0.0
+    is_vertical: bool = False
+    is_mirrored: bool = False
+
+    def turned(self, x: float, y: float) -> Point:
+        """Of a page that is level already."""
+        if self.is_vertical:
+            return y, -x
+        return (-x, y) if self.is_mirrored else (x, y)
+
+
+def find_frame(lines: Sequence[Line]) -> Frame:
+    is_vertical = _is_vertical(lines)
+    return Frame(_skew(lines), is_vertical, not is_vertical and _is_right_to_left(lines))
+
+
+def lay_out(lines: Sequence[Line], frame: Frame | None = None) -> list[Box]:
     """The lines that have text as boxes of a level page that reads from the left and the top, sorted."""
-    lines = [line for line in lines if line.text.strip()]
-    angle = _skew(lines)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    is_vertical, is_mirrored = _is_vertical(lines), _is_right_to_left(lines)
+    frame = frame or find_frame(lines)
+    cosine, sine = math.cos(frame.angle), math.sin(frame.angle)
     boxes = []
     for line in lines:
-        points = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in line.quad]
-        if is_vertical:
-            points = [(y, -x) for x, y in points]
-        elif is_mirrored:
-            points = [(-x, y) for x, y in points]
+        text = line.text.strip()
+        if not text:
+            continue
+        points = [frame.turned(x * cosine + y * sine, y * cosine - x * sine) for x, y in line.quad]
         xs, ys = sorted(x for x, _ in points), sorted(y for _, y in points)
         # The mean of two corners: a line turned a little more than the page does not grow into its neighbours.
         y0, x0, y1, x1 = (ys[0] + ys[1]) / 2, (xs[0] + xs[1]) / 2, (ys[2] + ys[3]) / 2, (xs[2] + xs[3]) / 2
         padding = _PADDING * min(y1 - y0, x1 - x0)
-        boxes.append(Box(y0, x0 + padding, y1, x1 - padding, line.text.strip()))
+        boxes.append(Box(y0, x0 + padding, y1, x1 - padding, text))
     return sorted(boxes)
 
 

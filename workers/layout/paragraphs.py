@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from workers.layout.aligned import find_aligned
 from workers.layout.columns import PROSE_WIDTH
 from workers.layout.lines import CJK, Box
 from workers.layout.rows import Row, cells, join, rows
 
-# Cells of a row are joined by this: visible, safe in Markdown and in SQL output, where a tab is neither.
-CELL_SEPARATOR = " | "
+# Between what shares a row and is no table: seen in plain text, one space in Markdown, no sign that nobody wrote.
+GAP = "   "
 _BULLET = re.compile(
     r"[•·●○▪■◦‣]\s*\S|\(?\d{1,3}[.)、]\s*\D|\(?[a-zA-Z][.)]\s|[(（][一二三四五六七八九十\d]+[)）]|[一二三四五六七八九十]+、"
 )
@@ -34,19 +35,28 @@ class Block:
     text: str
     size: float
     is_open: bool = False
+    is_table: bool = False
 
 
 def blocks(region: list[Box], body: float) -> list[Block]:
     """The region's text from its top. `body` is the size of the page's usual line."""
     found: list[Block] = []
     right = max(box.x1 for box in region)
-    for run in _runs([cells(row) for row in rows(region)]):
-        found += _paragraphs(run, right, body)
+    of_region = rows(region)
+    done = 0
+    for start, end, table in [*find_aligned(of_region), (len(of_region), len(of_region), None)]:
+        for run in _runs([cells(row) for row in of_region[done:start]]):
+            found += _paragraphs(run, right, body)
+        if table is not None:
+            found.append(Block(table.text, body, is_table=True))
+        done = end
     return found
 
 
 def _runs(found: list[Row]) -> list[list[Row]]:
     """Rows of one size and pitch, either all of one cell or all of several."""
+    if not found:
+        return []
     gaps = sorted(_gap(above, below) for above, below in pairwise(found) if _are_alike(above, below))
     # Also where lines are set wide apart; of few gaps none is the usual one.
     usual = max(0.0, gaps[len(gaps) // 2]) if len(gaps) >= 4 else 0.3 * found[0][0].size
@@ -64,14 +74,21 @@ def _gap(above: Row, below: Row) -> float:
 
 
 def _are_alike(above: Row, below: Row) -> bool:
+    """Of one size, and both of one cell or both of several. A raised sign or a fraction makes a line of a sentence
+    higher than those around it."""
+    if above[0].is_table or below[0].is_table or (len(above) > 1) != (len(below) > 1):
+        return False
     small, large = sorted((above[0].size, below[0].size))
-    return large <= 1.35 * small and (len(above) > 1) == (len(below) > 1)
+    goes_on = below[0].text[0].islower() and above[0].text[-1] not in ".:;!?" and abs(above[0].x0 - below[0].x0) < small
+    return large <= (1.7 if goes_on else 1.35) * small
 
 
 def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
     size = median(row[0].size for row in run)
+    if run[0][0].is_table and len(run[0]) == 1:
+        return [Block(run[0][0].text, body, is_table=True)]
     if len(run[0]) > 1:
-        return [Block("\n".join(CELL_SEPARATOR.join(cell.text for cell in row) for row in run), size)]
+        return [Block("\n".join(map(_row_text, run)), size)]
     lines = [row[0] for row in run]
     left = min(line.x0 for line in lines)
     if len(lines) >= 4:
@@ -95,7 +112,7 @@ def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
             text = below.text
         else:
             text = join(text, below.text) if not separator else text + separator + below.text
-    is_full = is_prose and right - lines[-1].x1 < 4 * size
+    is_full = is_prose and len(lines) > 1 and right - lines[-1].x1 < 4 * size
     found.append(Block(text, size, is_full))
     return found
 
@@ -105,6 +122,14 @@ def _least_width(lines: list[Box]) -> float:
     starts = [line.text[0] for line in lines[1:]]
     is_cased = 2 * sum(char.isupper() or char.isdigit() for char in starts) > len(starts)
     return PROSE_WIDTH if not is_cased or any(char.islower() for char in starts) else 2.5 * PROSE_WIDTH
+
+
+def _row_text(row: Row) -> str:
+    """A field's label and what stands behind it are one line of text; what else shares a row stays apart."""
+    text = row[0].text
+    for cell in row[1:]:
+        text += (" " if text.endswith((":", "：")) else GAP) + cell.text
+    return text
 
 
 def _separator(above: Box, below: Box, *, ended: bool, is_prose: bool, is_new: bool) -> str:

@@ -1,6 +1,11 @@
 """From the lines that an engine found on a page to text that reads as the page does.
 
-The page is set level (`lines`), cut into columns (`columns`), its rows become paragraphs (`rows`, `paragraphs`).
+    lines          boxes on a level page that reads from the left and the top, whatever the script
+    rulings        the lines that are drawn on it; `grids`: the tables that they make, each one box from here on
+    columns        regions that read row by row
+    rows           boxes that stand level; `aligned`: the tables that they make by where their cells stand
+    paragraphs     lines joined where a sentence goes on, and only there
+
 Every line's text is in the result once, whatever order the lines come in. Lengths are pixels.
 """
 
@@ -10,19 +15,33 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 from statistics import median
+from typing import TYPE_CHECKING
 
 from workers.layout.columns import regions
-from workers.layout.lines import Box, Line, lay_out
+from workers.layout.grids import take_tables
+from workers.layout.lines import Box, Line, find_frame, lay_out
 from workers.layout.paragraphs import Block, blocks
 from workers.layout.rows import join
+from workers.layout.rulings import find_rulings, in_frame, outside_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
-def text_in_reading_order(lines: Sequence[Line]) -> str:
-    """The page's text: columns one after the other, table rows as rows, paragraphs between blank lines."""
-    boxes = lay_out(lines)
+def text_in_reading_order(lines: Sequence[Line], pixels: NDArray[np.uint8] | None = None) -> str:
+    """The page's text: columns one after the other, tables as tables, paragraphs between blank lines.
+
+    `pixels` is the page that the lines were found on (RGB); without it no ruling is seen.
+    """
+    frame = find_frame(lines)
+    boxes = lay_out(lines, frame)
     if not boxes:
         return ""
     height, body = median(box.size for box in boxes), _body_size(boxes)
+    if pixels is not None:
+        rulings = in_frame(find_rulings(pixels, frame.angle, height), frame)
+        boxes = take_tables(boxes, outside_text(rulings, boxes), height)
     page: list[Block] = []
     for region in regions(boxes, height):
         for block in blocks(region, body):
@@ -44,4 +63,10 @@ def _body_size(boxes: list[Box]) -> float:
 def _goes_on(before: Block, block: Block) -> bool:
     """A paragraph that the end of a column broke: its last line is full, and the next begins inside a sentence."""
     small, large = sorted((before.size, block.size))
-    return before.is_open and block.text[0].islower() and before.text[-1] not in ".:;!?" and large < 1.2 * small
+    return (
+        before.is_open
+        and not block.is_table
+        and block.text[0].islower()
+        and before.text[-1] not in ".:;!?"
+        and large < 1.2 * small
+    )

@@ -34,6 +34,15 @@ def cells(row: Row) -> Row:
     return joined
 
 
+def joined(boxes: list[Box]) -> str:
+    """Their text, row by row: what stands in one cell."""
+    text = ""
+    for row in rows(boxes):
+        line = " ".join(cell.text for cell in cells(row))
+        text = join(text, line) if text else line
+    return text
+
+
 def united(boxes: list[Box], text: str) -> Box:
     return Box(
         min(box.y0 for box in boxes),

@@ -1,0 +1,155 @@
+"""Tables: by the rulings that a page has, and by where its cells stand."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.unit.test_reading_order import PITCH, column, line, turned
+from workers.layout.lines import Line
+from workers.layout.reading_order import text_in_reading_order
+
+Pixels = NDArray[np.uint8]
+
+
+def page(*rulings: tuple[float, float, float, float], width: int = 720, height: int = 400) -> Pixels:
+    """White paper with grey lines from (x0, y0) to (x1, y1)."""
+    pixels = np.full((height, width, 3), 255, np.uint8)
+    for x0, y0, x1, y1 in rulings:
+        cv2.line(pixels, (round(x0), round(y0)), (round(x1), round(y1)), (150, 150, 150), 1)
+    return pixels
+
+
+def grid(xs: list[int], ys: list[int]) -> list[tuple[float, float, float, float]]:
+    return [(xs[0], y, xs[-1], y) for y in ys] + [(x, ys[0], x, ys[-1]) for x in xs]
+
+
+def in_cells(rows: list[list[str]], xs: list[int], y: float = 10, pitch: float = 30) -> list[Line]:
+    return [
+        line(cell, x + 6, y + pitch * i, 8.0 * len(cell))
+        for i, row in enumerate(rows)
+        for cell, x in zip(row, xs, strict=False)
+        if cell
+    ]
+
+
+XS, YS = [50, 200, 350, 500], [5, 35, 65, 95]
+ROWS = [["Item", "Count", "Price"], ["Paper", "", "48.00"], ["Ink", "3", ""]]
+TEXT = "| Item | Count | Price |\n| --- | --- | --- |\n| Paper |  | 48.00 |\n| Ink | 3 |  |"
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.4, 3.0, -6.0])
+def test_ruled_table_keeps_its_empty_cells(degrees: float) -> None:
+    long = line("A line of text as long as the table, so that the page's angle is known", 50, 120, 450)
+    lines = [*in_cells(ROWS, XS), long]
+    pixels = page(*grid(XS, YS))
+    turn = np.array([[math.cos(math.radians(degrees)), -math.sin(math.radians(degrees)), 60],
+                     [math.sin(math.radians(degrees)), math.cos(math.radians(degrees)), 60]])  # fmt: skip
+    pixels = np.asarray(cv2.warpAffine(pixels, turn, (800, 500), borderValue=(255, 255, 255)), np.uint8)
+    moved = [
+        Line(tuple((x + 60, y + 60) for x, y in one.quad), one.text)  # type: ignore[arg-type]
+        for one in turned(lines, degrees)
+    ]
+    assert text_in_reading_order(moved, pixels) == f"{TEXT}\n\n{long.text}"
+
+
+def test_dotted_and_double_rulings_are_rulings() -> None:
+    pixels = page()
+    for x0, y0, x1, y1 in [*grid(XS, YS), (50, 38, 500, 38), (203, 5, 203, 95)]:
+        pixels[y0 : y1 + 1 : 1 if y0 == y1 else 3, x0 : x1 + 1 : 1 if x0 == x1 else 3] = 60
+    assert text_in_reading_order(in_cells(ROWS, XS), pixels) == TEXT
+
+
+def test_cells_that_no_ruling_parts_are_merged() -> None:
+    rulings = [(50, y, 500, y) for y in (5, 65, 95)] + [(200, 35, 500, 35)]
+    rulings += [(x, 5, x, 95) for x in (50, 200, 500)] + [(350, 35, 350, 95)]
+    lines = [line("Item", 56, 25, 40), line("Costs < 5", 300, 10, 80)]
+    lines += [*in_cells([["new", "old"]], XS[1:], 42), *in_cells([["Ink", "3", "4"]], XS, 72)]
+    assert text_in_reading_order(lines, page(*rulings)) == (
+        '<table>\n<tr><td rowspan="2">Item</td><td colspan="2">Costs &lt; 5</td></tr>\n'
+        "<tr><td>new</td><td>old</td></tr>\n<tr><td>Ink</td><td>3</td><td>4</td></tr>\n</table>"
+    )
+
+
+def test_lines_of_a_cell_are_joined_and_rows_between_two_rulings_are_rows() -> None:
+    lines = [*in_cells([["Item", "Number"], ["", "of pieces"]], XS, 8, 18)]
+    lines += in_cells([["Paper", "12"], ["Ink", "3"], ["Pen", "1"]], XS, 60, 20)
+    assert text_in_reading_order(lines, page(*grid(XS[:3], [5, 50, 130]))) == (
+        "| Item | Number of pieces |\n| --- | --- |\n| Paper | 12 |\n| Ink | 3 |\n| Pen | 1 |"
+    )
+
+
+def test_frame_around_columns_that_no_ruling_parts_is_read_by_where_they_stand() -> None:
+    rows = [["Paper", "12", "48", "7"], ["Ink", "3", "91", "8"], ["Pen", "1", "12", "9"]]
+    lines = [cell for i, row in enumerate(rows) for cell in in_cells([row], [50, 150, 250, 350], 10 + 20 * i)]
+    assert text_in_reading_order(lines, page(*grid([45, 240, 420], [5, 75]))) == (
+        "| Paper | 12 | 48 | 7 |\n| --- | --- | --- | --- |\n| Ink | 3 | 91 | 8 |\n| Pen | 1 | 12 | 9 |"
+    )
+
+
+def test_columns_of_prose_with_rulings_between_are_no_table() -> None:
+    lines = [*column("a", 56, 10, 280, 9), *column("b", 370, 17, 280, 9)]
+    assert text_in_reading_order(lines, page(*grid([50, 353, 660], [4, 200]))) == (
+        "a0 a1 a2 a3 a4 a5 a6 a7 a8.\n\nb0 b1 b2 b3 b4 b5 b6 b7 b8."
+    )
+
+
+def test_field_and_label_in_a_box_are_one_line() -> None:
+    lines, rulings = [], []
+    for i, row in enumerate([("Name", "Town"), ("Born", "Height")]):
+        for x, label in zip((50, 300), row, strict=True):
+            rulings += grid([x, x + 230], [10 + 50 * i, 50 + 50 * i])
+            lines += [line(label, x + 4, 13 + 50 * i, 30, 9), line(f"{label} filled in", x + 6, 28 + 50 * i, 120)]
+    assert text_in_reading_order(lines, page(*rulings)) == (
+        "Name Name filled in   Town Town filled in\nBorn Born filled in   Height Height filled in"
+    )
+
+
+def test_head_flush_left_over_numbers_flush_right_is_in_their_column() -> None:
+    lines = in_cells([["Item", "Year", "Visitors"]], [50, 200, 320])
+    for i, (item, year, visitors) in enumerate(
+        [("Ledger", "1974", "7"), ("Engine", "1983", "46"), ("Oak", "1998", "9")]
+    ):
+        y = 30 + PITCH * i
+        lines += [
+            line(item, 56, y, 60),
+            line(year, 280, y, 35),
+            line(visitors, 445 - 8 * len(visitors), y, 8 * len(visitors)),
+        ]
+    assert text_in_reading_order(lines).splitlines()[0] == "| Item | Year | Visitors |"
+
+
+def test_row_of_one_cell_stays_in_the_table_and_a_bar_in_a_cell_is_no_ruling() -> None:
+    rows = [["Sales:", "", ""], ["a | b", "12", "13"], ["Profit:", "", ""], ["Ink", "3", "4"], ["Pen", "5", "6"]]
+    assert text_in_reading_order(in_cells(rows[1:], XS, 10, PITCH)) == (
+        "| a \\| b | 12 | 13 |\n| --- | --- | --- |\n| Profit: |  |  |\n| Ink | 3 | 4 |\n| Pen | 5 | 6 |"
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([["Name:", "Clara Quill"], ["Town:", "Marlow"], ["Born:", "1913"]], id="the fields of a form"),
+        pytest.param([["First things", "3"], ["Of rain", "17"], ["Of wind", "31"]], id="a table of contents"),
+    ],
+)
+def test_rows_of_two_that_are_no_table(rows: list[list[str]]) -> None:
+    text = text_in_reading_order(in_cells(rows, [50, 300], 10, PITCH))
+    assert [text_line.split() for text_line in text.splitlines()] == [" ".join(row).split() for row in rows]
+
+
+def test_numbers_of_a_chart_stay_together_and_are_no_table() -> None:
+    heights = [0.9, 1.2, 2.1, 3.8, 5.6, 6.5, 8.1, 8.6, 5.0, 3.4, 1.6, 1.4]
+    lines = [line(str(tick), 56, 300 - 26 * tick, 10) for tick in range(0, 10, 2)]
+    for i, height in enumerate(heights):
+        lines += [line(str(height), 90 + 40 * i, 280 - 26 * height, 20), line(f"M{i}", 90 + 40 * i, 320, 22)]
+    chart = [line("Visitors by month, thousands of them and more", 50, 20, 300), *lines]
+    above, below = column("a", 50, -180, 560, 6), column("b", 50, 380, 560, 6)
+    text = text_in_reading_order([*above, *chart, *below])
+    assert "|" not in text
+    assert text.startswith("a0 a1 a2 a3 a4 a5.\n\nVisitors")
+    assert text.endswith("M11\n\nb0 b1 b2 b3 b4 b5.")
