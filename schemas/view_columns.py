@@ -154,6 +154,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "warnings": "what the renderer mended or left out, or null",
         "width_pt": "of the page as it is shown, in points of 1/72 inch; null for image files and in older archives",
         "height_pt": "the same",
+        "text_layer_verdict": "sound, or why not: garbled, invisible, covered, stub, unjudged; null: not known",
     },
     "page_lines": {
         "source_path": "path of the file",

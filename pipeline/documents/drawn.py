@@ -49,6 +49,7 @@ class Drawn:
     owner: object = None  # of the memory under `pixels`
     width_pt: float | None = None  # of the page as it is shown; None where the source has no physical size
     height_pt: float | None = None
+    text_lines: tuple[list[list[int]], bool] | None = None  # of `text_lines.text_lines`, where the page carries text
 
 
 class Opened(Protocol):

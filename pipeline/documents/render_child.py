@@ -135,6 +135,7 @@ def main() -> None:
                 "width_pt": drawn.width_pt,
                 "height_pt": drawn.height_pt,
                 "text_layer": drawn.text_layer,
+                "text_lines": drawn.text_lines,
                 "warnings": drawn.warnings,
                 "rss_bytes": _rss_bytes(),
             }

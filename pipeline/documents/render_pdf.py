@@ -13,6 +13,7 @@ from pipeline.documents.files import UNSUPPORTED_FACT
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
 from pipeline.documents.pdf_encryption import unlock
+from pipeline.documents.text_lines import FLAGS, text_lines
 from pipeline.errors import DocumentRejected, PageFailed
 
 pymupdf: Any = _pymupdf  # half annotated
@@ -83,14 +84,17 @@ class PdfPages:
                 mupdf.FzIrect(0, height_px, pixmap.width, pixmap.height),
             ):
                 mupdf.fz_clear_pixmap_rect_with_value(pixmap.this, 255, margin)
-            flags = pymupdf.TEXTFLAGS_TEXT & ~pymupdf.TEXT_PRESERVE_LIGATURES
-            text = clean(pymupdf.TextPage(display_list.get_textpage(flags)).extractText())
+            text_page = pymupdf.TextPage(display_list.get_textpage(FLAGS))
+            text = clean(text_page.extractText())
+            lines = text_lines(text_page, scale)
             complaints = clean(pymupdf.TOOLS.mupdf_warnings())
             pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
             assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
-            layer = text if any(not mark.isspace() and mark.isprintable() for mark in text) else None
+            layer = (
+                text if any(not mark.isspace() and mark.isprintable() for mark in text.replace("\ufffd", "")) else None
+            )
             if layer is None and text.strip():
-                notes.append("the page's own text is control characters alone, and is left out")
+                notes.append("the page's own text is unknown or control characters alone, and is left out")
             colour = colour_of(pixels, pixmap.width, width_px, height_px)
             if colour is not None and layer is None:
                 notes += _judge_empty(page, colour, complaints, has_text=bool(text.strip()))
@@ -108,6 +112,7 @@ class PdfPages:
             pixmap,
             float(rect.width),
             float(rect.height),
+            lines if layer else None,
         )
 
     def _fit(self, rect: Any) -> tuple[float, int, int]:
@@ -173,7 +178,8 @@ def _judge_empty(page: Any, colour: tuple[int, ...], complaints: str, *, has_tex
     said = f": {complaints[:300]}" if complaints else ""
     if has_text:
         raise PageFailed(
-            f"nothing of the page could be drawn, and its own text is control characters alone{said}", cause="damaged"
+            f"nothing of the page could be drawn, and its own text is unknown or control characters alone{said}",
+            cause="damaged",
         )
     is_harmless = all(_HARMLESS.fullmatch(line) for line in complaints.splitlines())
     if is_white(colour):

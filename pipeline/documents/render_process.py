@@ -21,7 +21,9 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from pipeline.blobs import png
+from pipeline.documents.layer_lines import LayerLine
 from pipeline.documents.render_child import SLOT_BYTES, SLOTS, length, pack
+from pipeline.documents.text_layer import judge
 from pipeline.errors import Unavailable
 from pipeline.settings import Settings
 
@@ -49,6 +51,7 @@ class RasterizedPage:
     warnings: str  # what MuPDF mended or left out, one line each
     width_pt: float | None  # of the page as it is shown; None for image files
     height_pt: float | None
+    text_layer_verdict: str | None = None
 
 
 class ChildGone(Exception):
@@ -167,7 +170,7 @@ class Child:
             return page
         except OSError as error:
             raise self._gone() from error
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise self._nonsense(error) from error
 
     def _nonsense(self, error: Exception) -> ChildGone:
@@ -206,7 +209,7 @@ class Child:
 
 def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
-    text = message["text_layer"]
+    text = None if message["text_layer"] is None else str(message["text_layer"])
     width_pt, height_pt = (
         None if message[name] is None else float(message[name]) for name in ("width_pt", "height_pt")
     )
@@ -217,11 +220,17 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         height_px=image.height,
         image=png.encode(image),
         image_hash=png.hash_pixels(image),
-        text_layer=None if text is None else str(text),
+        text_layer=text,
         warnings=str(message["warnings"]),
         width_pt=width_pt,
         height_pt=height_pt,
+        text_layer_verdict=None if text is None else _verdict(text, message["text_lines"], image),
     )
+
+
+def _verdict(text: str, lines: tuple[list[list[int]], bool], image: Image.Image) -> str:
+    sent, is_plain = lines
+    return judge(text, list(map(LayerLine.received, sent)), None if is_plain else image)
 
 
 def _anonymous_file() -> BinaryIO:

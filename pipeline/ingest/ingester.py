@@ -136,6 +136,7 @@ class Ingester:
             page.warnings or None,
             width_pt=page.width_pt,
             height_pt=page.height_pt,
+            text_layer_verdict=page.text_layer_verdict,
         )
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:

@@ -53,6 +53,7 @@ class NewPage:
     error: PagepackError | None = None
     width_pt: float | None = None
     height_pt: float | None = None
+    text_layer_verdict: str | None = None  # of schemas/text_layers.py
 
 
 @retried
@@ -96,8 +97,11 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
                 .returning(Page.id)
             ).scalar_one()
             if page.text_layer:
-                layer = insert_for(connection)(TextLayer).values(page_id=page_id, text=page.text_layer)
-                connection.execute(layer.on_conflict_do_nothing())
+                layer = insert_for(connection)(TextLayer)
+                verdict = {"verdict": page.text_layer_verdict}
+                layer = layer.values(page_id=page_id, text=page.text_layer, **verdict)
+                # The text stays that is there, and that answers were made of; an older pagepack did not judge it.
+                connection.execute(layer.on_conflict_do_update(index_elements=["page_id"], set_=verdict))
         first_page = pages[0].page_index
         batches = (
             select(Batch.id, Batch.state)

@@ -1,0 +1,187 @@
+"""What is said of a PDF page's own text, on pages that are drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import pytest
+from PIL import Image
+
+from pipeline.documents.drawn import Limits
+from pipeline.documents.layer_lines import LayerLine
+from pipeline.documents.render_pdf import PdfPages
+from pipeline.documents.text_layer import is_garbled, judge
+from schemas.text_layers import SENTENCES, Verdict
+
+LINES = [
+    "The harbour log says that fog came in at six and the ferry waited",
+    "for the tide while gulls sat on the pier. Costs rose by 4.2 %, income",
+    "by 6.9 %. For the first time the gift shop earned more than the café.",
+] * 12
+
+
+def written(page: Any, **given: Any) -> None:
+    for number, line in enumerate(LINES):
+        page.insert_text((60, 70 + 19 * number), line, fontsize=11, **given)
+
+
+def typed(document: Any) -> Any:
+    page = document.new_page(width=595, height=842)
+    written(page)
+    return page
+
+
+def scanned(document: Any) -> Any:
+    """The same as a picture."""
+    with pymupdf.open() as original:
+        picture = typed(original).get_pixmap(dpi=150).tobytes("png")
+    page = document.new_page(width=595, height=842)
+    page.insert_image(page.rect, stream=picture)
+    return page
+
+
+def outlined(document: Any) -> Any:
+    """The same as curves, as designers send it to print, and a page number."""
+    with pymupdf.open() as original:
+        svg = typed(original).get_svg_image(text_as_path=True).encode()
+    with pymupdf.open("svg", svg) as drawing, pymupdf.open("pdf", drawing.convert_to_pdf()) as curves:
+        page = document.new_page(width=595, height=842)
+        page.show_pdf_page(page.rect, curves)
+    page.insert_text((290, 820), "17", fontsize=9)
+    return page
+
+
+def stamped(document: Any) -> Any:
+    page = scanned(document)
+    page.insert_text((380, 825), "Case 1:05-cv-00123  Filed 03/04/05  Page 3 of 19", fontsize=8)
+    return page
+
+
+def watermarked(document: Any) -> Any:
+    page = scanned(document)
+    page.insert_text((60, 500), "COPY", fontsize=200, color=(0.85, 0.85, 0.85))
+    return page
+
+
+def tilted(document: Any) -> Any:
+    page = scanned(document)
+    writer = pymupdf.TextWriter(page.rect)
+    writer.append((60, 420), "CONFIDENTIAL " * 2, fontsize=30)
+    writer.write_text(page, morph=(pymupdf.Point(297, 421), pymupdf.Matrix(45)), color=(0.8, 0.8, 0.8))
+    return page
+
+
+def read_by_somebody(document: Any) -> Any:
+    page = scanned(document)
+    written(page, render_mode=3)
+    return page
+
+
+def under_its_scan(document: Any) -> Any:
+    page = typed(document)
+    page.insert_image(page.rect, pixmap=page.get_pixmap(dpi=100))
+    return page
+
+
+def white_on_white(document: Any) -> Any:
+    page = typed(document)
+    for number in range(6):
+        page.insert_text((60, 770 + 8 * number), "best cheap harbour ferry tickets " * 2, fontsize=7, color=(1, 1, 1))
+    return page
+
+
+def without_meaning(document: Any) -> Any:
+    """A font that does not say what its glyphs mean."""
+    page = document.new_page(width=595, height=842)
+    page.insert_text((60, 40), "Minutes of the harbour board", fontsize=18)
+    font = pymupdf.Font("helv")
+    page.insert_font("F0", fontbuffer=font.buffer)
+    written(page, fontname="F0")
+    for xref in range(1, document.xref_length()):
+        if document.xref_get_key(xref, "ToUnicode")[0] != "null":
+            document.xref_set_key(xref, "ToUnicode", "null")
+    return page
+
+
+def with_a_logo_and_rules(document: Any) -> Any:
+    page = typed(document)
+    with pymupdf.open() as other:
+        logo = other.new_page(width=120, height=30)
+        logo.insert_text((4, 22), "HERON BAY", fontsize=18)
+        page.insert_image((60, 10, 180, 40), pixmap=logo.get_pixmap(dpi=150))
+    for number in range(20):
+        page.draw_line((60, 760 + 3 * number), (540, 760 + 3 * number))
+        page.draw_line((60 + 24 * number, 760), (60 + 24 * number, 820))
+    return page
+
+
+def under_a_seal(document: Any) -> Any:
+    """A picture that is transparent lies over the text, and hides nothing."""
+    page = typed(document)
+    seal = pymupdf.Pixmap(pymupdf.csRGB, (0, 0, 64, 64), True)
+    seal.set_alpha(bytes(64 * 64))
+    page.insert_image(page.rect, pixmap=seal, keep_proportion=False)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("draw", "verdict"),
+    [
+        (typed, Verdict.SOUND),
+        (with_a_logo_and_rules, Verdict.SOUND),
+        (under_a_seal, Verdict.SOUND),
+        (scanned, None),
+        (stamped, Verdict.STUB),
+        (outlined, Verdict.STUB),
+        (watermarked, Verdict.STUB),
+        (tilted, Verdict.STUB),
+        (read_by_somebody, Verdict.INVISIBLE),
+        (under_its_scan, Verdict.COVERED),
+        (white_on_white, Verdict.COVERED),
+        (without_meaning, Verdict.GARBLED),
+    ],
+)
+def test_a_layer_is_judged_by_what_the_page_shows(
+    draw: Callable[[Any], Any], verdict: Verdict | None, tmp_path: Path
+) -> None:
+    with pymupdf.open() as document:
+        draw(document)
+        document.save(tmp_path / "page.pdf")
+    drawn = PdfPages(str(tmp_path / "page.pdf"), Limits(1024, 10, 7_200, 1_000_000)).draw(0)
+    picture = Image.frombytes("RGB", (drawn.width_px, drawn.height_px), bytes(drawn.pixels))
+    assert (drawn.text_layer is None) == (drawn.text_lines is None) == (verdict is None)
+    if drawn.text_layer and drawn.text_lines:
+        sent, is_plain = drawn.text_lines
+        lines = [LayerLine.received(line) for line in sent]
+        assert judge(drawn.text_layer, lines, None if is_plain else picture) == verdict
+        assert judge(drawn.text_layer, lines, picture) == verdict, "a picture that need not be looked at says the same"
+        assert is_plain == (draw in (typed, without_meaning))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_bad"),
+    [
+        ("\n".join(LINES), False),
+        ("\n".join(f"\uf0b7{line}" if number % 2 else f"\uf0b7 {line}" for number, line in enumerate(LINES)), False),
+        ("a = \ufffd b \ufffd c " + " ".join(LINES), False),
+        ("\n".join(LINES).replace("fi", "\x0c").replace("f", "\x0b"), True),
+        ("".join(chr(ord(c) - 29) if c.isalpha() and c.isascii() else c for c in "\n".join(LINES)), True),
+        ("\uf041\uf042 " * 30, True),
+        ("\ufffd " * 30, True),
+        ("bcd fgh " * 40, True),
+        ("Größe, Straße, été, Łódź: cześć " * 20, False),
+        ("海湾之友协会 二〇二五年度报告 " * 20, False),
+        ("Годовой отчёт " * 20, False),
+        ("4,180 21,450 −8,750 kg mm " * 20, False),
+        ("", False),
+    ],
+)
+def test_words_that_mean_nothing_are_garbled(text: str, is_bad: bool) -> None:
+    assert is_garbled(text) is is_bad
+
+
+def test_every_verdict_has_its_sentence() -> None:
+    assert set(SENTENCES) == set(Verdict)
