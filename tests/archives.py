@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
+import struct
 import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 
 from PIL import Image
 
@@ -50,3 +54,66 @@ def encrypted(archive: bytes) -> bytes:
     data[6] |= 1
     data[data.index(b"PK\1\2") + 8] |= 1
     return bytes(data)
+
+
+def mail(body: str = "a plain body", html: str | None = None, **attachments: bytes) -> bytes:
+    """An EML; `a_png` becomes the attachment `a.png`."""
+    message = EmailMessage(policy.SMTP)
+    message["From"], message["To"] = "Clerk <clerk@example.org>", "archive@example.org"
+    message["Subject"], message["Date"] = "Überweisung", "Thu, 01 Jan 2026 10:00:00 +0000"
+    message.set_content(body)
+    if html is not None:
+        message.add_alternative(html, subtype="html")
+    for name, data in attachments.items():
+        if data.startswith(b"From:"):
+            message.add_attachment(message_from_bytes(data, policy=policy.SMTP))
+        else:
+            file_name = name.replace("_", ".")
+            message.add_attachment(data, maintype="application", subtype="octet-stream", filename=file_name)
+    return message.as_bytes()
+
+
+def outlook(streams: Mapping[str, bytes]) -> bytes:
+    """An MSG: a compound file of these streams, with `/` between storages and streams; short ones are filled up."""
+    entries: list[tuple[str, int, bytes]] = [("Root Entry", 5, b"")]  # name, type, content
+    children: dict[int, list[int]] = {0: []}
+    known: dict[str, int] = {"": 0}
+    for path, data in streams.items():
+        above = ""
+        for part in path.split("/"):
+            here = f"{above}/{part}"
+            if here not in known:
+                known[here] = len(entries)
+                is_stream = here == f"/{path}"
+                entries.append((part, 2 if is_stream else 1, data.ljust(4096, b"\0") if is_stream else b""))
+                children[known[here]] = []
+                children[known[above]].append(known[here])
+            above = here
+    free, end = 0xFFFFFFFF, 0xFFFFFFFE
+    body, fat, records = b"", list[int](), list[bytes]()
+
+    def put(data: bytes) -> int:
+        nonlocal body
+        first, count = len(fat), -(-len(data) // 512)
+        fat.extend([*range(first + 1, first + count), end])
+        body += data.ljust(count * 512, b"\0")
+        return first
+
+    following = {one: other for some in children.values() for one, other in itertools.pairwise(some)}
+    starts = [put(data) if data else end for _, _, data in entries]
+    for index, (name, kind, data) in enumerate(entries):
+        wide = name.encode("utf-16-le") + b"\0\0"
+        first = children[index][0] if children[index] else free
+        record = wide.ljust(64, b"\0") + struct.pack(
+            "<HBBIII", len(wide), kind, 1, free, following.get(index, free), first
+        )
+        clsid = bytes.fromhex("0b0d020000000000c000000000000046") if index == 0 else bytes(16)
+        records.append(record + clsid + bytes(20) + struct.pack("<IQ", starts[index], len(data)))
+    directory = put(b"".join(records).ljust(-(-len(records) // 4) * 512, b"\0"))
+    fat_at = len(fat)
+    assert fat_at < 127, "one sector of the table is enough"
+    fat.append(0xFFFFFFFD)
+    body += struct.pack("<128I", *fat, *[free] * (128 - len(fat)))
+    header = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(16) + struct.pack("<HHHHH6x", 62, 3, 0xFFFE, 9, 6)
+    header += struct.pack("<IIIIIIIIIII", 0, 1, directory, 0, 4096, end, 0, end, 0, fat_at, free)
+    return header.ljust(512, b"\xff") + body

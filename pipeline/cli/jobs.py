@@ -49,10 +49,10 @@ def run(
 ) -> int:
     """Read files and folders here, from first to last page, into the database.
 
-    Takes PDFs, images and archives of them, by their content, not their names; a path may be a URL, like
-    s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest goes on. Run
-    the same command again to go on after an interruption, or after files were added; no page is read twice. Ctrl-C
-    stops: pages in hand may be finished first, and a second Ctrl-C stops now.
+    Takes PDFs, images, office documents, mails and archives of them, by their content, not their names; a path may be
+    a URL, like s3://bucket/prefix. What cannot be taken in or read is in the view `failures` with its reason; the rest
+    goes on. Run the same command again to go on after an interruption, or after files were added; no page is read
+    twice. Ctrl-C stops: pages in hand may be finished first, and a second Ctrl-C stops now.
     """
     from pipeline.ingest.submission import parse_pages
     from pipeline.settings import load_settings

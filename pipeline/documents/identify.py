@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import time
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from pipeline.blobs.storage import Storage
-from pipeline.documents.files import UNSUPPORTED_FACT, Identity, display, kind_of, open_regular, rejected
+from pipeline.documents.files import UNSUPPORTED_FACT, Identity, Kind, display, kind_of, open_regular, rejected
+from pipeline.documents.look_inside import NEED_A_LOOK, kind_inside
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.urls import is_url
 
@@ -27,6 +30,8 @@ def identify(path: str | Path, name: str | None = None) -> Identity:
         before = os.fstat(file.fileno())
         try:
             kind = kind_of(file.read(1024))
+            if kind is not None:
+                kind = kind_inside(kind, cast(BinaryIO, file), name)
             if kind is None:
                 raise rejected("unsupported", name, UNSUPPORTED_FACT)
             file.seek(0)
@@ -49,27 +54,33 @@ def identify_url(url: str) -> Identity:
         DocumentRejected: it is gone, refused, empty, of a kind we do not take, or it changed while it was read.
         StorageGone: the storage does not answer.
     """
-    name, digest, head, size = display(url), hashlib.sha256(), b"", 0
-    try:
-        storage = Storage(url)
-        before = storage.stat()
-        if before is None:
-            raise FileNotFoundError(url)
-        for chunk in storage.chunks():
-            head = head or chunk[:_HEAD_BYTES]
-            if not size and kind_of(head) is None:
-                raise rejected("unsupported", name, UNSUPPORTED_FACT)
-            digest.update(chunk)
-            size += len(chunk)
-        after = storage.stat()
-    except FileNotFoundError as error:
-        raise rejected("missing", name, "is gone") from error
-    except UsageError as error:
-        raise DocumentRejected(str(error), cause="unreadable") from error
+    name, digest, size = display(url), hashlib.sha256(), 0
+    kind: Kind | None = None
+    with tempfile.TemporaryFile() as copy:
+        try:
+            storage = Storage(url)
+            before = storage.stat()
+            if before is None:
+                raise FileNotFoundError(url)
+            for chunk in storage.chunks():
+                kind = kind if size else kind_of(chunk[:_HEAD_BYTES])
+                if kind is None:
+                    raise rejected("unsupported", name, UNSUPPORTED_FACT)
+                if kind in NEED_A_LOOK:
+                    copy.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            after = storage.stat()
+        except FileNotFoundError as error:
+            raise rejected("missing", name, "is gone") from error
+        except UsageError as error:
+            raise DocumentRejected(str(error), cause="unreadable") from error
+        if kind is not None:
+            kind = kind_inside(kind, cast(BinaryIO, copy), name)
     if size == 0:
         raise rejected("empty", name, "has zero bytes")
     if after is None or before.version != after.version or after.size_bytes not in (None, size):
         raise rejected("changed", name, "changed while it was read; run again when it is complete")
-    kind = kind_of(head)
-    assert kind is not None
+    if kind is None:
+        raise rejected("unsupported", name, UNSUPPORTED_FACT)
     return Identity(kind, digest.hexdigest(), size, after.version or time.time_ns())

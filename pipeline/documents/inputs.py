@@ -27,6 +27,7 @@ from pipeline.documents.containers.opening import HEAD_BYTES, OpenContainers, Ou
 from pipeline.documents.containers.places import is_member
 from pipeline.documents.files import display, kind_of, open_regular, rejected
 from pipeline.documents.identify import identify
+from pipeline.documents.look_inside import kind_inside
 from pipeline.documents.scratch import room_for, scratch_file
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.settings import Settings
@@ -128,7 +129,7 @@ class Inputs:
         file = open_whole(location, name, self._settings)
         file.seek(0)
         kind = kind_of(file.read(HEAD_BYTES))
-        return Outermost(file, str(kind))
+        return Outermost(file, str(kind and kind_inside(kind, file, name)))
 
 
 def open_whole(location: str, name: str, settings: Settings) -> BinaryIO:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pipeline.documents.drawn import Limits, Opened
+from pipeline.documents.render_flowing import FlowingPages
 from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdf import PdfPages
 from pipeline.errors import DocumentRejected
+
+_FLOWING = ("epub", "html", "eml", "msg", "docx", "xlsx", "pptx", "odt", "ods", "odp", "odg")
 
 
 def open_document(path: str, kind: str, limits: Limits) -> Opened:
@@ -14,7 +17,13 @@ def open_document(path: str, kind: str, limits: Limits) -> Opened:
     Raises:
         DocumentRejected: `encrypted`, `damaged`, `empty` (no pages), `too-large` or `memory`.
     """
-    document: Opened = PdfPages(path, limits) if kind == "pdf" else ImageFrames(path, kind, limits)
+    document: Opened
+    if kind == "pdf":
+        document = PdfPages(path, limits)
+    elif kind in _FLOWING:
+        document = FlowingPages(path, kind, limits)
+    else:
+        document = ImageFrames(path, kind, limits)
     if document.page_count < 1:
         raise DocumentRejected("the document has no pages", cause="empty")
     if document.page_count > limits.max_pages:

@@ -19,17 +19,10 @@ from PIL import (
 )
 
 from pipeline.documents.drawn import Drawn, Limits, fit, padded_px, translated
+from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-_FORMATS = {  # what Pillow may try for each kind; nothing else is ever parsed
-    "png": ("PNG",),
-    "jpeg": ("JPEG", "MPO"),  # MPO: the first picture of several in one JPEG file
-    "tiff": ("TIFF",),
-    "webp": ("WEBP",),
-    "bmp": ("BMP",),
-    "gif": ("GIF",),
-}
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 TURNS = {  # EXIF orientation → what stands the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,7 +43,7 @@ class ImageFrames:
         self._limits = limits
         Image.MAX_IMAGE_PIXELS = None  # counted below, against our own limit and before any pixel is decoded
         try:
-            self._image: Image.Image = Image.open(path, formats=_FORMATS[kind])
+            self._image: Image.Image = Image.open(path, formats=formats_of(kind))
             self.page_count: int = getattr(self._image, "n_frames", 1) if kind == "tiff" else 1
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
             fact = f"the {kind.upper()} image cannot be opened: no {kind.upper()} follows its first bytes"
@@ -87,8 +80,8 @@ def shrink(image: Image.Image, max_side_px: int) -> Image.Image:
 
     JPEG decodes at 1/2, 1/4 or 1/8 where that is still twice the size wanted; `reducing_gap` does the like for others.
     """
-    # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format.
-    turn = None if image.format == "TIFF" else TURNS.get(image.getexif().get(0x0112, 1))
+    # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
+    turn = None if image.format in TURNED_ALREADY else TURNS.get(image.getexif().get(0x0112, 1))
     _, width, height = fit(*image.size, max_side_px, enlarge=False)
     image.draft(None, (2 * width, 2 * height))  # None keeps the mode
     image.load()

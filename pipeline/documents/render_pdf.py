@@ -18,7 +18,7 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf
-_PDF_ERRORS = (mupdf.FzErrorBase, RuntimeError, ValueError, IndexError, MemoryError)
+PDF_ERRORS = (mupdf.FzErrorBase, RuntimeError, ValueError, IndexError, MemoryError)
 MAX_WARNING_CHARACTERS = 2_000  # MuPDF can complain about every object of a page
 # What MuPDF says of a page that loses nothing by it.
 _HARMLESS = re.compile(
@@ -30,11 +30,13 @@ _HARMLESS = re.compile(
 class PdfPages:
     """Pages of a PDF, seen as a reader shows them: CropBox, /Rotate, annotations and form fields."""
 
-    def __init__(self, path: str, limits: Limits) -> None:
+    def __init__(self, source: str | bytes, limits: Limits) -> None:
+        """A file, or a PDF as bytes."""
         self._limits = limits
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
-            self._document = pymupdf.open(path, filetype="pdf")
+            named = isinstance(source, str)
+            self._document = pymupdf.open(source if named else None, None if named else source, "pdf")
             self._pdf = mupdf.pdf_document_from_fz_document(self._document.this)
             note = unlock(self._document, self._pdf)
             tree = mend_page_tree(self._pdf, limits.max_pages)
@@ -46,14 +48,16 @@ class PdfPages:
             self._beside = [note] if note else []
             self._beside += beside_document(self._document, self._pdf)
         except DocumentRejected as error:
-            raise self._as_text(path) or error from None
-        except _PDF_ERRORS as error:
-            raise self._as_text(path) or translated(error, DocumentRejected, "the PDF cannot be opened") from error
+            raise self._as_text(source) or error from None
+        except PDF_ERRORS as error:
+            raise self._as_text(source) or translated(error, DocumentRejected, "the PDF cannot be opened") from error
 
     @staticmethod
-    def _as_text(path: str) -> DocumentRejected | None:
+    def _as_text(source: str | bytes) -> DocumentRejected | None:
         """A rejection for a file that only speaks of PDF: the header may stand anywhere in the first 1,024 bytes."""
-        with open(path, "rb") as file:
+        if isinstance(source, bytes):  # ours
+            return None
+        with open(source, "rb") as file:
             head = file.read(1024)
         before = head[: max(head.find(b"%PDF-"), 0)].lstrip(b"\xef\xbb\xbf \t\r\n")
         if before and re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]*", head):
@@ -100,7 +104,7 @@ class PdfPages:
                 notes += _judge_empty(page, colour, complaints, has_text=bool(text.strip()))
         except PageFailed:
             raise
-        except _PDF_ERRORS as error:
+        except PDF_ERRORS as error:
             raise translated(error, PageFailed, "the page cannot be rendered") from error
         return Drawn(
             "RGB",

@@ -19,7 +19,7 @@ from pipeline.documents.containers.limits import Budget, check_size
 from pipeline.documents.containers.members import Container, Member, MembersLost
 from pipeline.documents.containers.opening import open_container, read_member
 from pipeline.documents.containers.places import member_location, member_path
-from pipeline.documents.files import CONTAINERS, UNSUPPORTED_FACT, Found, Kind, is_skipped, rejected
+from pipeline.documents.files import CONTAINERS, HOLDERS, UNSUPPORTED_FACT, Found, Kind, is_skipped, rejected
 from pipeline.documents.globs import Globs
 from pipeline.documents.inputs import InputCopies, location_of, open_whole
 from pipeline.documents.scratch import scratch_file, scratch_folder
@@ -50,7 +50,7 @@ class Unpacker:
         Raises:
             DiskFull, StorageGone: it cannot be unpacked for now.
         """
-        if seen.kind not in CONTAINERS:
+        if seen.kind not in HOLDERS:
             yield seen
             return
         try:
@@ -59,9 +59,9 @@ class Unpacker:
             yield _refused(seen, error)
             return
         with file:
-            yield from self._container(file, seen, found.below, Budget.of(self._settings), 1)
+            yield from self._holder(file, seen, found.below, Budget.of(self._settings), 1)
 
-    def _container(self, file: BinaryIO, seen: SeenFile, below: str, budget: Budget, depth: int) -> Iterator[SeenFile]:
+    def _holder(self, file: BinaryIO, seen: SeenFile, below: str, budget: Budget, depth: int) -> Iterator[SeenFile]:
         if depth > (most := self._settings.max_container_depth):
             over = f"lies in {most} containers, which is the limit; raise PAGEPACK_MAX_CONTAINER_DEPTH or unpack it"
             yield _refused(seen, rejected("too-large", seen.path, over))
@@ -80,6 +80,9 @@ class Unpacker:
             container.close()
         if self._is_stopping():
             return
+        if seen.kind not in CONTAINERS:  # it has pages of its own, which are read whatever became of its members
+            yield seen if lost is None else replace(seen, rejection=rejected(lost.cause, seen.path, lost.fact))
+            return
         problem = _problem(seen.path, lost, told)
         yield replace(seen, has_pages=False) if problem is None else _refused(seen, problem)
 
@@ -97,7 +100,7 @@ class Unpacker:
                     if file is None:
                         yield one
                     else:
-                        yield from self._container(file, one, f"{below}/{member.name}", budget.half(), depth + 1)
+                        yield from self._holder(file, one, f"{below}/{member.name}", budget.half(), depth + 1)
 
     def _meant(self, container: Container, below: str, budget: Budget, told: Counter[str]) -> Iterator[Member]:
         """Those that neither rules nor patterns leave out, for which the container is a folder."""
@@ -133,30 +136,28 @@ class Unpacker:
             files = list[BinaryIO]()
 
             def copy(kind: Kind) -> BinaryIO | None:
-                if kind in CONTAINERS:
-                    files.append(stack.enter_context(scratch_file(self._settings)))
-                elif self._copies is not None:
+                if self._copies is not None:
                     named = tempfile.NamedTemporaryFile(dir=scratch_folder(self._settings))  # noqa: SIM115
                     files.append(cast(BinaryIO, stack.enter_context(named)))
+                elif kind in HOLDERS:
+                    files.append(stack.enter_context(scratch_file(self._settings)))
                 return files[0] if files else None
 
             read = read_member(member, path, budget, self._settings, copy)
             if read.kind is None:
                 raise rejected(UNSUPPORTED, path, UNSUPPORTED_FACT)
             if self._copies is not None and read.kind not in CONTAINERS:
-                files[0].flush()
                 location = self._copies.location(read.kind, read.content_hash)
                 self._copies.put_unpacked(files[0].name, read.kind, read.content_hash, read.size_bytes)
-                files.clear()
         except DocumentRejected as error:
             return replace(seen, rejection=error), None
         size_bytes = size_bytes or read.size_bytes
         seen = SeenFile(path, location, size_bytes, modified_ns, str(read.kind), read.content_hash)
-        return seen, files[0] if files else None
+        return seen, files[0] if read.kind in HOLDERS else None
 
     def _is_there(self, known: KnownFile) -> bool:
         """Whether it need not be unpacked: for a copy, or to see what is in it."""
-        if known.kind in CONTAINERS:
+        if known.kind in HOLDERS:
             return False
         if self._copies is None:
             return True

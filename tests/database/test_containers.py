@@ -26,7 +26,7 @@ from pipeline.ingest.submission import open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.forget_plan import plan
 from schemas.prompts import OCR
-from tests.archives import encrypted, picture, tarred, zipped
+from tests.archives import encrypted, mail, outlook, picture, tarred, zipped
 from tests.conftest import Archive
 from tests.s3 import Bucket, bucket, s3_endpoint
 
@@ -197,6 +197,45 @@ class Unseekable(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         return self.file.write(data)
+
+
+def test_attachments_of_mails_are_members(see: See, docs: Path, archive: Archive, settings: Settings) -> None:
+    inner = mail("inner", d_png=picture(4))
+    packed = {"1.png": picture(1), "fwd": inner, "c_zip": zipped({"2.png": picture(2)}), "e_txt": b"text"}
+    (docs / "a.eml").write_bytes(mail("outer", "<p>rich</p>", **packed))
+    attached = "__attach_version1.0_#0000000{}/__substg1.0_{}"
+    wide = {"__substg1.0_0037001F": "About", "__substg1.0_1000001F": "what it says"}
+    wide |= {attached.format(0, "3707001F"): "scan.png", attached.format(1, "3701000D/__substg1.0_0037001F"): "In/ner"}
+    streams = {name: text.encode("utf-16-le") for name, text in wide.items()}
+    streams[attached.format(0, "37010102")] = picture(3)
+    streams[attached.format(1, "3701000D/" + attached.format(0, "37010102"))] = picture(5)
+    (docs / "b.msg").write_bytes(outlook(streams))
+    (docs / "c.zip").write_bytes(zipped({"mails/x.eml": mail("zipped", f_png=picture(6))}))
+    (docs / "d.eml").write_bytes(mail("without"))
+    expected = {
+        "a.eml": "eml",
+        "a.eml!/1.png": "png",
+        "a.eml!/c.zip": "zip",
+        "a.eml!/c.zip!/2.png": "png",
+        "a.eml!/e.txt": "unsupported",
+        "a.eml!/Überweisung.eml": "eml",
+        "a.eml!/Überweisung.eml!/d.png": "png",
+        "b.msg": "msg",
+        "b.msg!/In-ner.eml": "eml",
+        "b.msg!/In-ner.eml!/part-1": "png",
+        "b.msg!/scan.png": "png",
+        "c.zip": "zip",
+        "c.zip!/mails/x.eml": "eml",
+        "c.zip!/mails/x.eml!/f.png": "png",
+        "d.eml": "eml",
+    }
+    assert see() == expected
+    assert len(opened(archive, settings)) == 12, "mails have pages, and are opened like others"
+    assert see() == expected
+    seen = see(max_container_members=2)
+    assert seen["a.eml"] == "too-large", "what is left out is said"
+    assert archive.rows("SELECT state FROM documents WHERE kind = 'eml' AND state <> 'pending'") == []
+    assert archive.scalar("SELECT count(*) FROM sources WHERE path LIKE '%/a.eml' AND document_id IS NOT NULL") == 1
 
 
 def test_an_archive_of_which_nothing_is_read_says_so(see: See, docs: Path, archive: Archive) -> None:

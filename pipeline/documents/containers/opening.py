@@ -10,11 +10,13 @@ from typing import BinaryIO
 
 from pipeline.documents.containers.compressed import CompressedMembers
 from pipeline.documents.containers.limits import Budget, check_size
+from pipeline.documents.containers.mail_files import MailMembers
 from pipeline.documents.containers.members import UNPACK_ERRORS, Container, Member, MembersLost, unpacked
 from pipeline.documents.containers.places import split
 from pipeline.documents.containers.tar_files import TarMembers
 from pipeline.documents.containers.zip_files import ZipMembers
-from pipeline.documents.files import CONTAINERS, Kind, kind_of, rejected
+from pipeline.documents.files import HOLDERS, Kind, kind_of, rejected
+from pipeline.documents.look_inside import kind_inside
 from pipeline.documents.scratch import free_bytes, room_for, scratch_file
 from pipeline.settings import Settings
 
@@ -32,6 +34,8 @@ def open_container(file: BinaryIO, kind: str, name: str, settings: Settings, bud
         return ZipMembers(file)
     if kind == Kind.TAR:
         return TarMembers(file)
+    if kind in (Kind.EML, Kind.MSG):
+        return MailMembers(file, kind)
     assert kind in (Kind.GZIP, Kind.BZIP2, Kind.XZ), kind
     limit_bytes, over = budget.num_bytes, budget.too_many_bytes()
     if (room := free_bytes(settings) // 2) < limit_bytes:  # a bomb shall not stop all that needs the disk
@@ -53,7 +57,7 @@ class Read:
 def read_member(
     member: Member, name: str, budget: Budget, settings: Settings, copy: Callable[[Kind], BinaryIO | None]
 ) -> Read:
-    """A member's kind and hash; where `copy` gives a file for its kind, its bytes go there too.
+    """A member's kind and hash; where `copy` gives a file for its kind, its bytes go there too, and are looked into.
 
     Raises:
         DocumentRejected: it cannot be unpacked, is empty, or has more bytes than the limit.
@@ -80,6 +84,10 @@ def read_member(
                     with room_for(name, settings):
                         into.write(data)
                 data = stream.read(_CHUNK_BYTES)
+        if into is not None:
+            with room_for(name, settings):
+                into.flush()
+            kind = kind_inside(kind, into, name)
     except UNPACK_ERRORS as error:
         raise unpacked(error, name) from error
     return Read(kind, digest.hexdigest(), size)
@@ -157,7 +165,7 @@ class _Held:
         self._file, self._settings = file, settings
         self._members = dict[str, Member]()
         try:
-            if kind not in CONTAINERS:
+            if kind not in HOLDERS:
                 raise rejected("changed", name, "lies in a file that is no container any more; run again")
             self._container = open_container(file, kind, name, settings, Budget.of(settings))
         except BaseException:
@@ -169,8 +177,6 @@ class _Held:
         member, file = self._find(member_name, name), scratch_file(self._settings)
         try:
             read = read_member(member, name, Budget.of(self._settings), self._settings, lambda kind: file)
-            with room_for(name, self._settings):
-                file.flush()
         except BaseException:
             file.close()
             raise

@@ -1,0 +1,93 @@
+"""Documents without pages of their own: EPUB, HTML, mails and office documents, laid out by MuPDF on A4 or as they ask.
+
+Runs only inside the sandboxed process. MuPDF lays the whole out and then writes some pages at a time as a PDF, which is
+drawn as any other: so all that is known of drawing a page holds for these too. Nothing is fetched: MuPDF has no
+network, and pictures come along as data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.documents.drawn import Drawn, Limits, translated
+from pipeline.documents.render_pdf import PDF_ERRORS, PdfPages, mupdf, pymupdf
+from pipeline.errors import DocumentRejected, PageFailed
+
+_FONT_PT = 11
+_PAGES_AT_ONCE = 20  # about 15 ms each
+
+
+class FlowingPages:
+    """Pages of a document that MuPDF lays out."""
+
+    def __init__(self, path: str, kind: str, limits: Limits) -> None:
+        self._limits = limits
+        self._first = -1
+        self._drawn: PdfPages | None = None
+        pymupdf.TOOLS.reset_mupdf_warnings()
+        try:
+            self._document = _laid_out(path, kind)
+            self.page_count: int = self._document.page_count
+        except DocumentRejected:
+            raise
+        except Exception as error:  # parsers of strangers' files raise whatever they trip over
+            raise translated(error, DocumentRejected, f"the {kind.upper()} file cannot be opened") from error
+
+    def draw(self, page_index: int) -> Drawn:
+        first = page_index - page_index % _PAGES_AT_ONCE
+        if self._drawn is None or first != self._first:
+            last = min(first + _PAGES_AT_ONCE, self.page_count)
+            try:
+                self._drawn = PdfPages(_as_pdf(self._document, range(first, last)), self._limits)
+            except (*PDF_ERRORS, DocumentRejected) as error:
+                raise translated(error, PageFailed, "the page cannot be laid out") from error
+            self._first = first
+        return self._drawn.draw(page_index - first)
+
+
+def _as_pdf(document: Any, page_indexes: range) -> bytes:
+    """Some pages, without their links: PyMuPDF's own `convert_to_pdf` fails where the first one is not page 0."""
+    written = mupdf.PdfDocument()
+    for page_index in page_indexes:
+        page = mupdf.fz_load_page(document.this, page_index)
+        box = mupdf.fz_bound_page(page)
+        device, resources, contents = mupdf.pdf_page_write(written, box)
+        mupdf.fz_run_page(page, device, mupdf.FzMatrix(), mupdf.FzCookie())
+        mupdf.fz_close_device(device)
+        mupdf.pdf_insert_page(written, -1, mupdf.pdf_add_page(written, box, 0, resources, contents))
+    buffer = mupdf.FzBuffer(8192)
+    output = mupdf.FzOutput(buffer)
+    mupdf.pdf_write_document(written, output, mupdf.PdfWriteOptions())
+    output.fz_close_output()
+    return bytes(mupdf.fz_buffer_extract_copy(buffer))
+
+
+def _laid_out(path: str, kind: str) -> Any:
+    width_pt, height_pt = 595.0, 842.0
+    if kind == "epub":
+        document = pymupdf.open(path, filetype="epub", width=width_pt, height=height_pt, fontsize=_FONT_PT)
+        if document.needs_pass:
+            raise DocumentRejected("the EPUB is encrypted; remove its protection", cause="encrypted")
+        return document
+    if kind == "html":
+        with open(path, "rb") as file:
+            html = file.read()
+    elif kind in ("eml", "msg"):
+        html = _mail(path, kind)
+    else:
+        from pipeline.documents.office.reading import flowing_html
+
+        flowing = flowing_html(path, kind)
+        html, width_pt, height_pt = flowing.html, flowing.width_pt, flowing.height_pt
+    return pymupdf.open(stream=html, filetype="html", width=width_pt, height=height_pt, fontsize=_FONT_PT)
+
+
+def _mail(path: str, kind: str) -> bytes:
+    from pipeline.documents.containers import mail_files
+    from pipeline.documents.containers.members import MembersLost
+
+    with open(path, "rb") as file:
+        try:
+            return mail_files.as_html(mail_files.read_mail(file, kind))
+        except MembersLost as lost:
+            raise DocumentRejected(lost.fact, cause=lost.cause) from lost

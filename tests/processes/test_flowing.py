@@ -1,0 +1,185 @@
+"""Documents without pages of their own, and images of rarer kinds, through the sandboxed process."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from pipeline.blobs.png import load
+from pipeline.documents.files import Kind, kind_of
+from pipeline.documents.identify import identify
+from pipeline.documents.rasterize import Rasterizer
+from pipeline.documents.render_process import RasterizedPage
+from pipeline.errors import DocumentRejected
+from pipeline.settings import Settings
+from tests.archives import mail, outlook, picture
+from tests.office_files import docx, epub, opendocument, pptx, words, xlsx
+
+Draw = Callable[[bytes, Kind], list[RasterizedPage]]
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9j"
+    "AAAAAERAAAEAAQAAAAABoQABAAAAAAAAABMAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/Wlw"
+    "cnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AA"
+    "AAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAA"
+    "QAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAIAAAAAEAAAAAAAAAAv///+AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWB"
+    "AgMFhAAAABttZGF0AAAADygBrwQY+AOjn/+ro4IXDA=="
+)
+"""A black picture of 64 × 32 px; what reads HEIC here does not write it."""
+
+
+ENTITIES = b'<!DOCTYPE x [<!ENTITY a "%s">]><x>%s</x>' % (b"a" * 1_000, b"&a;" * 1_000_000)
+NESTED = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(3_000))
+
+
+@pytest.fixture(scope="module")
+def rasterizer() -> Iterator[Rasterizer]:
+    with Rasterizer(Settings()) as shared:
+        yield shared
+
+
+@pytest.fixture
+def draw(rasterizer: Rasterizer, tmp_path: Path) -> Draw:
+    def drawn(data: bytes, kind: Kind) -> list[RasterizedPage]:
+        path = tmp_path / "named-as-nothing"
+        path.write_bytes(data)
+        assert identify(path).kind is kind
+        with rasterizer.open(path, kind) as document:
+            results = list(document.pages())
+        pages = [page for page in results if isinstance(page, RasterizedPage)]
+        assert len(pages) == len(results), results
+        return pages
+
+    return drawn
+
+
+def texts(pages: list[RasterizedPage]) -> list[str]:
+    return [" ".join((page.text_layer or "").split()) for page in pages]
+
+
+def test_a_docx_shows_all_that_it_says(draw: Draw) -> None:
+    table = f"<w:tbl><w:tr><w:tc>{words('cell one')}</w:tc><w:tc>{words('cell two')}</w:tc></w:tr></w:tbl>"
+    box = f"<w:p><w:r><w:txbxContent>{words('in a box')}</w:txbxContent></w:r></w:p>"
+    deleted = "<w:p><w:del><w:r><w:delText>struck out</w:delText></w:r></w:del></w:p>"
+    shown = '<w:p><w:r><a:blip r:embed="r1"/></w:r></w:p>'
+    body = words("The title", "Heading1") + words("A paragraph &amp; more") + table + box + deleted + shown
+    header = f'<w:hdr xmlns:w="{"x"}">{words("letterhead")}</w:hdr>'.encode()
+    image = io.BytesIO()
+    Image.new("RGB", (200, 100), "black").save(image, "PNG")
+    parts = {"word__header1__xml": header, "word__media__image1__png": image.getvalue()}
+    [page] = draw(docx(body, **parts), Kind.DOCX)
+    assert texts([page]) == ["letterhead The title A paragraph & more cell one cell two in a box"]
+    assert (page.width_pt, page.height_pt) == (595.0, 842.0)
+    pixels = np.asarray(load(page.image).convert("L"))
+    assert (pixels < 50).sum() > 15_000, "the picture is drawn"
+
+
+def test_sheets_are_tables_with_dates_and_every_column(draw: Draw) -> None:
+    cells = '<c r="A1" t="s"><v>0</v></c><c r="C1" s="1"><v>46023</v></c><c r="AX1"><v>0.30000000000000004</v></c>'
+    inline = '<row><c t="inlineStr"><is><t>inline</t></is></c><c><f>A1*2</f></c><c t="b"><v>1</v></c></row>'
+    book = xlsx({"Costs": f"<row>{cells}</row>{inline}", "Second": ""}, "<si><t>shared words</t></si>")
+    first, second = draw(book, Kind.XLSX)
+    assert texts([first, second]) == ["Costs shared words 2026-01-01 0.3 inline =A1*2 TRUE", "Second"]
+    assert first.width_pt == 50 * 75.0, "as wide as fifty columns need"
+
+
+def test_each_slide_is_a_page_with_its_chart(draw: Draw) -> None:
+    assert texts(draw(pptx("first", "second"), Kind.PPTX)) == ["first north 17", "second north 17"]
+
+
+def test_opendocument_is_read_in_all_its_kinds(draw: Draw) -> None:
+    text = '<text:h text:outline-level="1">Head</text:h><text:p>one<text:s text:c="2"/>two<text:tab/>three</text:p>'
+    assert texts(draw(opendocument("text", text), Kind.ODT)) == ["Head one two three"]
+    cell = '<table:table-cell table:number-columns-repeated="{}"><text:p>{}</text:p></table:table-cell>'
+    row = f"<table:table-row>{cell.format(2, 'twice')}</table:table-row>"
+    end = '<table:table-row table:number-rows-repeated="1048576"><table:table-cell/></table:table-row>'
+    sheet = f'<table:table table:name="S">{row}{end}</table:table>'
+    assert texts(draw(opendocument("spreadsheet", sheet), Kind.ODS)) == ["S twice twice"]
+    slides = "".join(f"<draw:page><text:p>slide {number}</text:p></draw:page>" for number in (1, 2))
+    assert texts(draw(opendocument("presentation", slides), Kind.ODP)) == ["slide 1", "slide 2"]
+
+
+def test_books_and_web_pages_are_laid_out(draw: Draw) -> None:
+    pages = draw(epub("<h1>Chapter one</h1>" + "<p>Some words.</p>" * 70, "<p>The end.</p>"), Kind.EPUB)
+    assert texts(pages)[0].startswith("Chapter one Some words.") and texts(pages)[-1] == "The end." and len(pages) > 3
+    html = "<!-- saved --><!DOCTYPE html><html><head><title>no</title></head><body><p>Straße</p></body></html>"
+    assert texts(draw(html.encode(), Kind.HTML)) == ["Straße"]
+    long = "".join(f"<h2>part {number}</h2><p>{'word ' * 400}</p>" for number in range(60))
+    pages = draw(f"<html><body>{long}</body></html>".encode(), Kind.HTML)
+    said = " ".join(texts(pages))
+    assert len(pages) > 20 and [f"part {number} " in said for number in range(60)] == [True] * 60
+
+
+def test_mails_are_pages_that_say_who_wrote_what(draw: Draw) -> None:
+    [plain] = texts(draw(mail("first line\n\n  <second>"), Kind.EML))
+    head = "From: Clerk <clerk@example.org> To: archive@example.org Date: Thu, 01 Jan 2026 10:00:00 +0000"
+    assert plain == f"{head} Subject: Überweisung first line <second>"
+    [rich] = texts(draw(mail("plain", "<html><body><b>rich</b> &euro;</body></html>", a_png=picture(1)), Kind.EML))
+    assert rich == f"{head} Subject: Überweisung Attached: a.png rich €"
+    small = b"From: clerk@example.org\nSubject: broken scan\n\nThe file begins with %PDF-1.4.\n"
+    assert texts(draw(small, Kind.EML)) == [
+        "From: clerk@example.org Subject: broken scan The file begins with %PDF-1.4."
+    ]
+    wide = {"0037001F": "Betreff", "0C1A001F": "Clerk", "1000001F": "what it says"}
+    streams = {f"__substg1.0_{tag}": text.encode("utf-16-le") for tag, text in wide.items()}
+    assert texts(draw(outlook(streams), Kind.MSG)) == ["From: Clerk Subject: Betreff what it says"]
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (docx("<w:p>"), "damaged"),
+        (docx("", **{"word__document__xml": b""}), "damaged"),
+        (docx("", word__header1__xml=ENTITIES), "damaged"),
+        (epub("<p>x</p>").replace(b"b.opf", b"c.opf"), "damaged"),
+        (b"From: a@b\nSubject: x\n" + NESTED, "damaged"),
+    ],
+    ids=["xml that does not close", "no body", "entities", "no package", "parts in parts"],
+)
+def test_broken_documents_are_refused_with_a_reason(
+    rasterizer: Rasterizer, tmp_path: Path, data: bytes, cause: str
+) -> None:
+    path = tmp_path / "broken"
+    path.write_bytes(data)
+    with pytest.raises(DocumentRejected) as raised, rasterizer.open(path, identify(path).kind):
+        pass
+    assert raised.value.cause == cause and "/dev/fd" not in str(raised.value), raised.value
+
+
+def test_an_office_document_with_a_password_says_so(tmp_path: Path) -> None:
+    without_class = bytes.fromhex("0b0d02")
+    (tmp_path / "secret.docx").write_bytes(outlook({"EncryptedPackage": b"x"}).replace(without_class, bytes(3)))
+    with pytest.raises(DocumentRejected, match="password") as raised:
+        identify(tmp_path / "secret.docx")
+    assert raised.value.cause == "encrypted"
+    (tmp_path / "old.doc").write_bytes(outlook({"WordDocument": b"x"}).replace(without_class, bytes(3)))
+    with pytest.raises(DocumentRejected) as raised:
+        identify(tmp_path / "old.doc")
+    assert raised.value.cause == "unsupported"
+
+
+def test_images_of_rarer_kinds_are_read(draw: Draw) -> None:
+    import pillow_jxl  # noqa: F401  # makes Pillow write them
+
+    picture = Image.new("RGB", (64, 32), "white")
+    ImageDraw.Draw(picture).rectangle((0, 0, 31, 31), fill="black")
+    for kind, form in ((Kind.JP2, "JPEG2000"), (Kind.AVIF, "AVIF"), (Kind.JXL, "JXL"), (Kind.PNM, "PPM")):
+        file = io.BytesIO()
+        picture.save(file, form)
+        [page] = draw(file.getvalue(), kind)
+        pixels = np.asarray(load(page.image).convert("L"))
+        assert pixels.shape == (32, 64) and pixels[:, :28].mean() < 20 and pixels[:, 36:].mean() > 235, kind
+    [page] = draw(HEIC, Kind.HEIC)
+    assert np.asarray(load(page.image).convert("L")).max() < 40
+    for text in (b"P4 is a road\n", b"P6\nis one, too\n", b"\0\0\0\x18ftypmp42\0\0\0\0isommp42"):
+        assert kind_of(text) is None
+
+
+def test_what_only_looks_like_a_mail_or_a_web_page_is_none() -> None:
+    for text in (b"Subject: x\nDate: y\n\n", b"From: me\n\nhello", b"To do:\n milk\nFrom: shop\n", b"a <html> tag"):
+        assert kind_of(text) is None, text
