@@ -52,7 +52,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 4
+_LAYOUT_VERSION = 5
 
 
 class RapidOcrEngine(PageThreads):

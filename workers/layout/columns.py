@@ -2,8 +2,8 @@
 
 A recursive cut in the family of XY-cut, here with gutters that a heading may cross:
 
-1. A *gutter* is a vertical strip half a line high in width, or more. Lines that cross it (a heading over two columns)
-   split the region into bands.
+1. A *gutter* is a vertical strip half a line high in width, or more; half of that between two columns of prose, as
+   newspapers have them. Lines that cross it (a heading over two columns) split the region into bands.
 2. A band is read as columns, or as rows that go on beyond the gutter. Rows are level with each other on both sides;
    but so are lines of two columns on one grid. What tells them apart is prose: nobody continues a sentence after the
    next cell of a table. Prose on both sides is columns. Prose beside short level cells is columns, if reading rows
@@ -32,6 +32,7 @@ from workers.layout.lines import Box
 PROSE_WIDTH = 8.0
 # A gutter's width in line heights. Boxes reach a fifth of a height beyond the letters, so this is about one em.
 _GUTTER = 0.5
+_GUTTER_IN_PROSE = 0.25
 # What is no wider than this beside prose numbers it: a bullet, the number of an equation, a page number.
 _LABEL_WIDTH = 4.0
 # How far the middles of two level lines may lie apart: detectors err by a tenth, columns on two grids by any amount.
@@ -52,11 +53,13 @@ def regions(boxes: list[Box], height: float) -> list[list[Box]]:
     """In reading order; each is to be read row by row. `boxes` is sorted, `height` that of the page's usual line."""
     best: list[_Band] = []
     most = -math.inf
-    for at_most, num_crossing, x in _gutters(boxes, height):
+    for at_most, num_crossing, x, width in _gutters(boxes, height):
         if at_most <= most:
             break
-        bands = _cut_at(boxes, x, height)
+        bands = _cut_at(boxes, x, width, height)
         separated = sum(band.num_separated for band in bands)
+        if width < _GUTTER * height and not all(_is_of_prose(band, height) for band in bands if band.right):
+            continue
         if separated and separated - num_crossing > most:
             best, most = bands, separated - num_crossing
     if not best:
@@ -68,24 +71,34 @@ def regions(boxes: list[Box], height: float) -> list[list[Box]]:
     return [region for side in sides for region in regions(sorted(side), height)]
 
 
-def _gutters(boxes: list[Box], height: float) -> list[tuple[int, int, float]]:
-    """Strips worth trying, best first: (lines on the side of fewer, less those that cross), those that cross, its left.
+def _gutters(boxes: list[Box], height: float) -> list[tuple[int, int, float, float]]:
+    """Strips worth trying, best first: (lines on the side of fewer, less those that cross), those that cross, its left
+    edge, its width.
 
-    A strip begins at some line's right end. Of those between the same lines the first is enough.
+    A strip begins at some line's right end. Of those between the same lines the first and widest is enough.
     """
     ends, starts = sorted(box.x1 for box in boxes), sorted(box.x0 for box in boxes)
-    found = []
+    found: dict[tuple[int, int], tuple[int, int, float, float]] = {}
     step = max(4.0, 0.2 * height)
-    for x in {step * math.ceil(end / step) for end in ends}:
-        left, right = bisect_right(ends, x), len(starts) - bisect_left(starts, x + _GUTTER * height)
-        num_crossing = len(boxes) - left - right
-        if right:
-            found.append((min(left, right) - num_crossing, num_crossing, x))
-    return sorted(found, key=lambda one: (-one[0], one[2]))
+    widths = [(_GUTTER * height, sorted({step * math.ceil(end / step) for end in ends}))]
+    if sum(box.width >= PROSE_WIDTH * height for box in boxes) >= 6:
+        widths.append((_GUTTER_IN_PROSE * height, ends))  # such a strip can be narrower than a step
+    for width, edges in widths:
+        for x in edges:
+            left, right = bisect_right(ends, x), len(starts) - bisect_left(starts, x + width)
+            num_crossing = len(boxes) - left - right
+            if right and (left, right) not in found:
+                found[left, right] = (min(left, right) - num_crossing, num_crossing, x, width)
+    return sorted(found.values(), key=lambda one: (-one[0], -one[3], one[2]))
 
 
-def _cut_at(boxes: list[Box], x: float, height: float) -> list[_Band]:
-    """The region from the top, for a gutter that begins at `x`."""
+def _is_of_prose(band: _Band, height: float) -> bool:
+    left, right = _facing(band.left, height, is_left=True), _facing(band.right, height, is_left=False)
+    return is_prose(left, height) and is_prose(right, height)
+
+
+def _cut_at(boxes: list[Box], x: float, width: float, height: float) -> list[_Band]:
+    """The region from the top, for a gutter of this width that begins at `x`."""
     bands: list[_Band] = []
     whole: list[Box] = []
     current: list[Box] = []
@@ -102,7 +115,7 @@ def _cut_at(boxes: list[Box], x: float, height: float) -> list[_Band]:
             bands.append(band)
         current.clear()
 
-    end = x + _GUTTER * height
+    end = x + width
     crossing = sorted(box.centre for box in boxes if box.x0 < end and box.x1 > x)
     for box in sorted(boxes, key=lambda box: (box.centre, box)):
         # A short cell beside one that crosses belongs to the same row of a table.
