@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from pipeline.store.results import Outcome, complete_pages
 from pipeline.store.retries import retry_failures
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
-from tests.postgres import FAST, PostgresServer
+from tests.postgres import FAST, DatabasePool, PostgresServer
 from tests.running import free_port
 
 # `make test` tries the same examples each time, `make fuzz` others and twenty times as many. Slowness is no fault.
@@ -223,28 +222,33 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: PostgresServer) -> DatabasePool:
+    return DatabasePool(postgres, "pagepack_template")
+
+
 @pytest.fixture
 def new_settings(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path, migrated: Path
 ) -> Iterator[Callable[[], Settings]]:
     """Makes a migrated database of its own at each call."""
     made: list[str] = []
-    server: PostgresServer | None = request.getfixturevalue("postgres") if backend == "postgresql" else None
+    pool: DatabasePool | None = request.getfixturevalue("databases") if backend == "postgresql" else None
 
     def new() -> Settings:
         home = tmp_path / f"home{len(made) or ''}"
         home.mkdir()
-        made.append(f"test_{uuid.uuid4().hex}")
-        if server is None:
+        if pool is None:
+            made.append("")
             shutil.copy(migrated, home / "pagepack.db")
             return Settings(home=home)
-        server.execute(f"CREATE DATABASE {made[-1]} TEMPLATE pagepack_template STRATEGY FILE_COPY")
-        return Settings(home=home, database_url=server.url(made[-1]))
+        made.append(pool.take())
+        return Settings(home=home, database_url=request.getfixturevalue("postgres").url(made[-1]))
 
     yield new
-    for name in made if server else []:
-        assert server
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    for name in made if pool else []:
+        assert pool
+        pool.give_back(name)
 
 
 @pytest.fixture

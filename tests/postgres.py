@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,3 +98,85 @@ class PostgresServer:
             **self._as,
         )
         assert not check or done.returncode == 0, f"{binary} ended with {done.returncode}: {done.stdout}"
+
+
+_SHAPE = """
+SELECT md5(string_agg(part, '\n' ORDER BY part)) FROM (
+    SELECT concat_ws(' ', 'class', oid, relname, relowner, relacl, reloptions) AS part
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'column', attrelid, attnum, attname, atttypid, attnotnull, attacl)
+    FROM pg_attribute WHERE attrelid >= 16384 AND attnum > 0
+    UNION ALL SELECT concat_ws(' ', 'rule', oid, md5(ev_action::text)) FROM pg_rewrite WHERE oid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'constraint', oid, conname, convalidated) FROM pg_constraint WHERE oid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'index', indexrelid, indisvalid) FROM pg_index WHERE indexrelid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'function', oid, proacl, md5(prosrc)) FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'trigger', oid, tgname, tgenabled) FROM pg_trigger
+    UNION ALL SELECT concat_ws(' ', 'schema', nspname, nspacl) FROM pg_namespace WHERE nspname NOT LIKE 'pg_%'
+    UNION ALL SELECT concat_ws(' ', 'database', datacl, datconnlimit, datdba)
+    FROM pg_database WHERE datname = current_database()
+    UNION ALL SELECT concat_ws(' ', 'setting', s.setrole, s.setconfig)
+    FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE d.datname = current_database()
+    UNION ALL SELECT concat_ws(' ', 'default', defaclrole, defaclobjtype, defaclacl) FROM pg_default_acl
+) parts"""
+
+
+class DatabasePool:
+    """Empty copies of a template database, used again: making and dropping one costs more than most tests.
+
+    One whose tables, rights or settings a test changed is dropped, and so is any after a while: what is deleted leaves
+    dead rows behind.
+    """
+
+    _USES = 20
+
+    def __init__(self, server: PostgresServer, template: str) -> None:
+        self._server, self._template = server, template
+        self._idle: list[str] = []
+        self._shapes: dict[str, str] = {}  # of each when it was made
+        self._uses: dict[str, int] = {}
+        tables = [str(name) for (name,) in server.execute(_TABLES, template)]
+        self._kept = [name for name in tables if server.execute(f"SELECT 1 FROM {name} LIMIT 1", template)]
+        self._empty = ";".join(f"DELETE FROM {name}" for name in tables if name not in self._kept).encode()
+
+    def take(self) -> str:
+        if self._idle:
+            return self._idle.pop()
+        name = f"test_{uuid.uuid4().hex}"
+        self._server.execute(f"CREATE DATABASE {name} TEMPLATE {self._template} STRATEGY FILE_COPY")
+        with psycopg.connect(self._server.url(name), autocommit=True) as connection:
+            self._shapes[name], self._uses[name] = self._shape(connection), 0
+        return name
+
+    def give_back(self, name: str) -> None:
+        self._uses[name] += 1
+        try:
+            is_clean = self._uses[name] < self._USES and self._clean(name)
+        except psycopg.Error:
+            is_clean = False
+        if is_clean:
+            self._idle.append(name)
+        else:
+            self._server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _clean(self, name: str) -> bool:
+        """False where it is no more what it was."""
+        with psycopg.connect(self._server.url(name), autocommit=True) as connection:
+            connection.execute("SET session_replication_role = replica")  # no look at foreign keys
+            while connection.execute(_END_SESSIONS).fetchall():
+                time.sleep(0.01)
+            if self._shape(connection) != self._shapes[name]:
+                return False
+            connection.execute(self._empty)
+            connection.execute(_RESTART_SEQUENCES)
+        return True
+
+    def _shape(self, connection: psycopg.Connection) -> str:
+        rows = [sorted(map(str, connection.execute(f"SELECT * FROM {table}".encode()))) for table in self._kept]
+        return f"{connection.execute(_SHAPE).fetchone()} {rows}"
+
+
+_TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+_RESTART_SEQUENCES = """
+SELECT setval(c.oid, 1, false) FROM pg_class c WHERE c.relkind = 'S' AND c.relnamespace = 'public'::regnamespace"""
