@@ -25,12 +25,12 @@ from pipeline.database.retry import insist
 from pipeline.errors import PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, ReusedAnswer
-from pipeline.store.claims import PageClaim, TaskClaim
+from pipeline.store.claims import ANY_MODEL, PageClaim, TaskClaim
 from pipeline.store.leases import GONE_SECONDS, Limits, renew_tasks, return_claim
 from pipeline.store.pages import render_again
 from pipeline.store.results import Outcome
 from pipeline.store.retention import free_read_images
-from pipeline.store.wished_model import TEXT_LAYER
+from pipeline.store.wished_model import wishes_for
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage
@@ -68,7 +68,7 @@ class Reader:
         self._writer = Writer(
             db,
             owner,
-            ("", TEXT_LAYER, engine.model, engine.model + TEXT_LAYER),
+            (*ANY_MODEL, *wishes_for(engine.model)),
             engine.model,
             self._limits,
             hold=self._hold,

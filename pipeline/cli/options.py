@@ -103,8 +103,9 @@ def engine_options(command: F) -> F:
 
 
 def text_layer_option(command: F) -> F:
-    layers = Choice(["keep", "prefer"])
-    return click.option("--text-layer", type=layers, help="prefer: take a PDF's own text.  [keep]")(command)
+    layers = Choice(["auto", "keep", "prefer"])
+    help_text = "A PDF's own text: auto takes what is sound, prefer all.  [auto; with pixtral keep]"
+    return click.option("--text-layer", type=layers, help=help_text)(command)
 
 
 def devices_option(command: F) -> F:

@@ -86,6 +86,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             f"{counted(summary.pages_total, 'page')}: {summary.pages_done:,} done, {summary.pages_failed:,} failed, "
             f"in {duration(seconds)}{rate}"
         )
+        if by_layer := summary.engines.get("text-layer", 0):
+            click.echo(f"  {counted(by_layer, 'page')} by their text layer; --text-layer keep reads them, too")
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))

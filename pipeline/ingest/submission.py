@@ -22,13 +22,14 @@ from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, Storag
 from pipeline.ingest.register import register, register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
-from pipeline.store.batches import PATHS_KEY, QUESTION_KEY, OpenBatch, open_batch
+from pipeline.store.batches import PATHS_KEY, QUESTION_KEY, OpenBatch, open_batch, text_layer_of
 from pipeline.store.sources import SeenFile, record_files
 from pipeline.urls import is_url
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.text import storable
 
+_TAKES_SOUND_TEXT = ("rapidocr", "tesseract")  # where nobody says otherwise: reading is no better than what is there
 _MOST_OF_A_TARGET = 255  # bytes of a task's or queue's name, as RabbitMQ has it
 
 log = logging.getLogger("pagepack.submit")
@@ -73,9 +74,16 @@ def open_named_batch(
         raise UsageError(f"--batch {batch_name[:20]}…: {len(batch_name):,} characters; at most {MOST_OF_A_NAME}")
     places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
-    identity = json.dumps([places, versions, model, settings.text_layer, *pages, *selection.identity()])
     kind = QUESTION_KEY if is_question else PATHS_KEY
-    key = f"name:{batch_name}" if batch_name else kind + hashlib.sha256(identity.encode()).hexdigest()
+
+    def key_of(text_layer: str) -> str:
+        if batch_name:
+            return f"name:{batch_name}"
+        identity = json.dumps([places, versions, model, text_layer, *pages, *selection.identity()])
+        return kind + hashlib.sha256(identity.encode()).hexdigest()
+
+    text_layer = _text_layer(db, settings, engine, key_of)
+    key = key_of(text_layer)
     name = batch_name or " ".join([*(Path(path).name or path for path in places), *selection.globs.words()])[:200]
     return open_batch(
         db,
@@ -84,13 +92,25 @@ def open_named_batch(
         prompts=prompts,
         engine=engine,
         model=model,
-        text_layer=settings.text_layer,
+        text_layer=text_layer,
         pages=pages,
         priority=priority,
         notify=notify,
         all_seen=False,
         command=command,
     )
+
+
+def _text_layer(db: Database, settings: Settings, engine: str, key_of: Callable[[str], str]) -> str:
+    """What is made of a PDF's own text: as the settings say, else as the batch that is there does, else by the engine.
+
+    Pixtral is chosen to read; so is an engine that nobody knows yet.
+    """
+    if settings.text_layer is not None:
+        return settings.text_layer
+    by_engine = "auto" if engine in _TAKES_SOUND_TEXT else "keep"
+    known = (text_layer_of(db, key_of(text_layer)) for text_layer in (by_engine, "keep"))
+    return next(filter(None, known), by_engine)
 
 
 def open_or_make(settings: Settings) -> Database:
@@ -227,7 +247,8 @@ def _open_batch_of(
     prompts: Sequence[Prompt],
     pages: Sequence[tuple[int, int]],
 ) -> OpenBatch:
-    asked = [sorted(prompt.version for prompt in prompts), settings.text_layer, message.priority, message.notify]
+    text_layer = settings.text_layer or "keep"
+    asked = [sorted(prompt.version for prompt in prompts), text_layer, message.priority, message.notify]
     digest = hashlib.sha256(json.dumps([*asked, *pages]).encode()).hexdigest()[:16]
     return open_batch(
         db,
@@ -236,7 +257,7 @@ def _open_batch_of(
         prompts=prompts,
         engine="any",
         model="",
-        text_layer=settings.text_layer,
+        text_layer=text_layer,
         pages=pages,
         priority=message.priority,
         notify=message.notify,

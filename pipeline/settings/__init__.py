@@ -11,10 +11,11 @@ A process that pagepack starts gets the whole as variables, and reads no file: i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -52,7 +53,9 @@ class Settings(BaseModel):
 
     engine: EngineName = _("auto", "auto takes pixtral where a model folder is set, else rapidocr")
     model: Path | None = _(None, "a checkpoint folder in Mistral's format")
-    text_layer: Literal["keep", "prefer"] = _("keep", "prefer takes a PDF page's own text where it has some")
+    text_layer: Literal["auto", "keep", "prefer"] | None = _(
+        None, "auto takes a PDF page's own text where it is sound, prefer always, keep never; default auto for rapidocr"
+    )
 
     max_side_px: int = _(
         1024, "long side of a page image; the vision encoder's positions end at 1024", ge=64, le=1024, multiple_of=16
@@ -256,7 +259,7 @@ def _misfit(name: str, error: ErrorDetails) -> str:
         said = str(limits["error"])
         return f" {said}" if said.startswith(("is ", "holds ")) else f"{shown}: {said}"
     if kind == "literal_error":
-        choices = get_args(Settings.model_fields[name].annotation)
+        choices = re.findall("'([^']*)'", limits["expected"])
         return f"{shown}{did_you_mean(got, choices) or ';'} give {' or '.join([', '.join(choices[:-1]), choices[-1]])}"
     return f"{shown}; give {_WANTED.get(kind, _KINDS.get(kind.partition('_')[0], 'another value')).format(**limits)}"
 

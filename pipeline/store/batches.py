@@ -13,7 +13,7 @@ from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, enqueue_again, supersede
-from pipeline.store.wished_model import TEXT_LAYER
+from pipeline.store.wished_model import wished_model
 from schemas.columns import server_now, uuid7
 from schemas.prompts import Prompt
 from schemas.tables import (
@@ -65,7 +65,8 @@ def open_batch(
 
     `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `notify`
     (`TASK` or `TASK@QUEUE`) is sent for each document that is done. Without `all_seen` the batch does not finish before
-    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so. `command` as `Batch.command`.
+    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer,
+    as the setting. `command` as `Batch.command`.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -78,7 +79,7 @@ def open_batch(
             )
         asked = {
             "engine": engine,
-            "model": model + (TEXT_LAYER if text_layer == "prefer" else ""),
+            "model": wished_model(model, text_layer),
             "text_layer": text_layer,
             "all_pages": not pages,
             "all_seen": all_seen,
@@ -126,6 +127,12 @@ def open_batch(
         for first, last in pages:
             connection.execute(insert(BatchPages).values(batch_id=row.id, first_index=first, last_index=last))
         return OpenBatch(row.id, row.public_id, row.name)
+
+
+def text_layer_of(db: Database, key: str) -> str | None:
+    """What the batch of this key makes of a PDF's own text; None where there is no such batch."""
+    with db.read() as connection:
+        return connection.scalar(select(Batch.text_layer).where(Batch.key == key))
 
 
 def running_batches(db: Database) -> list[tuple[OpenBatch, int]]:

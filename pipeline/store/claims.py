@@ -18,7 +18,7 @@ from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_batch_running, is_in
-from pipeline.store.wished_model import TEXT_LAYER
+from pipeline.store.wished_model import wishes_for
 from schemas.columns import server_now
 from schemas.prompts import Prompt
 from schemas.tables import (
@@ -34,7 +34,7 @@ from schemas.tables import (
     TaskState,
 )
 
-ANY_MODEL = ("", TEXT_LAYER)  # of tasks whose batch named none
+ANY_MODEL = wishes_for("")  # of tasks whose batch named none
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from schemas.tables import (
     TaskState,
     TextLayer,
 )
+from schemas.text_layers import Verdict
 
 SUPERSEDED = "superseded"
 """Cause of a task that waited when its batch was asked for again with another model or prompt."""
@@ -101,8 +102,9 @@ def ensure_tasks(
         .values(batch_id=batch_id, enqueued_at=None)
     )
     connection.execute(update(PageTask).where(own, IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
-    if batch.text_layer == "prefer":
-        _settle_from_text_layer(connection, own)
+    if batch.text_layer in ("auto", "prefer"):
+        is_taken = [TextLayer.verdict == Verdict.SOUND] if batch.text_layer == "auto" else []
+        _settle_from_text_layer(connection, own, *is_taken)
     if not show:
         return
     shown = insert(CurrentAnswer).from_select(
@@ -159,8 +161,8 @@ def is_left_behind() -> sa.ColumnElement[bool]:
 _TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text
 
 
-def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool]) -> None:
-    """Where a PDF page carries text and the user prefers it, that text is the answer to `ocr`.
+def _settle_from_text_layer(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+    """Where a PDF page carries text that the batch takes, that text is the answer to `ocr`.
 
     Memory holds the ids of all that wait, and some texts at a time.
     """
@@ -168,7 +170,7 @@ def _settle_from_text_layer(connection: Connection, own: sa.ColumnElement[bool])
         select(PageTask.id)
         .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
         .join(TextLayer, TextLayer.page_id == PageTask.page_id)
-        .where(own, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
+        .where(*which, PageTask.state == TaskState.PENDING, PromptVersion.name == "ocr")
         .order_by(PageTask.id)
         .with_for_update(of=PageTask)
     )

@@ -1,0 +1,127 @@
+"""Which pages are answered by the text that they carry: `--text-layer auto`, keep and prefer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.ingest.submission import open_named_batch
+from pipeline.settings import Settings
+from pipeline.store.batches import OpenBatch
+from pipeline.store.pages import NewPage
+from pipeline.store.wished_model import wishes_for
+from schemas.prompts import DESCRIBE, OCR
+from schemas.text_layers import Verdict
+from tests.conftest import LIMITS, Archive, answer, complete_page, sha
+
+DATABASES = ("sqlite", "postgresql")
+
+VERDICTS = (*Verdict, None)  # the last of an older program, which judged nothing
+
+
+def carrying_text(archive: Archive, path: str = "/in/a.pdf") -> list[int]:
+    """A document with a page for each verdict; the pages that wait."""
+    pages = [
+        NewPage(index, sha(f"{path} {index}"), 16, 16, text_layer=f"typed {index}", text_layer_verdict=verdict)
+        for index, verdict in enumerate(VERDICTS)
+    ]
+    return archive.ingest(archive.see(path) or 0, pages)
+
+
+def read(archive: Archive, page: int) -> None:
+    claim = archive.claim(page, models=wishes_for("m1"))
+    assert claim
+    outcomes = {task.task_id: answer(f"read {claim.page_index} for {task.prompt.name}") for task in claim.tasks}
+    complete_page(archive.db, claim, "w", outcomes, LIMITS)
+
+
+def shown(archive: Archive) -> list[Any]:
+    return archive.rows("SELECT engine, text FROM page_text WHERE prompt = 'ocr' ORDER BY page_number")
+
+
+def test_auto_takes_sound_text_and_reads_the_rest(archive: Archive) -> None:
+    archive.batch(text_layer="auto")
+    waiting = carrying_text(archive)
+    assert len(waiting) == len(VERDICTS) - 1
+    for page in waiting:
+        read(archive, page)
+    expected = [
+        ("text-layer", "typed 0"),
+        *(("rapidocr", f"read {index} for ocr") for index in range(1, len(VERDICTS))),
+    ]
+    assert shown(archive) == expected and archive.finish()
+    said = archive.rows("SELECT text_layer, text_layer_verdict FROM page_images ORDER BY page_number")
+    assert said == [(f"typed {index}", verdict) for index, verdict in enumerate(VERDICTS)], "kept beside it in any case"
+
+
+def test_other_prompts_are_read_whatever_the_page_carries(archive: Archive) -> None:
+    archive.batch(prompts=[OCR, DESCRIBE], text_layer="auto")
+    first = carrying_text(archive)[0]
+    read(archive, first)
+    rows = archive.rows("SELECT prompt, engine FROM page_text WHERE page_number = 1 ORDER BY 1")
+    assert rows == [("describe", "rapidocr"), ("ocr", "text-layer")]
+
+
+def test_each_choice_has_its_own_answer_of_a_page(archive: Archive) -> None:
+    archive.batch(text_layer="auto")
+    for page in carrying_text(archive):
+        read(archive, page)
+    stub = list(VERDICTS).index(Verdict.STUB)
+    archive.batch("all", text_layer="prefer")
+    archive.see("/in/a.pdf", batch="all")
+    assert archive.finish("all") and shown(archive)[stub] == ("text-layer", f"typed {stub}")
+    archive.batch("none", text_layer="keep")
+    archive.see("/in/a.pdf", batch="none")
+    page = archive.scalar("SELECT id FROM pages WHERE page_index = 0")
+    read(archive, page)
+    assert shown(archive)[0] == ("rapidocr", "read 0 for ocr")
+    archive.batch("again", text_layer="auto")
+    archive.see("/in/a.pdf", batch="again")
+    assert archive.finish("again") and shown(archive)[0] == ("text-layer", "typed 0")
+    assert shown(archive)[stub] == ("rapidocr", f"read {stub} for ocr"), "and nothing is read again"
+
+
+def test_text_that_nobody_judged_is_judged_when_its_page_is_drawn_again(archive: Archive) -> None:
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, [NewPage(0, sha("0"), 16, 16, text_layer="typed")])
+    read(archive, page)
+    assert archive.rows("SELECT text_layer_verdict FROM page_images") == [(None,)]
+    archive.execute("UPDATE documents SET state = 'pending'")
+    document_id = archive.scalar("SELECT id FROM documents")
+    archive.ingest(document_id, [NewPage(0, sha("0"), 16, 16, text_layer="other", text_layer_verdict=Verdict.SOUND)])
+    said = archive.rows("SELECT text_layer, text_layer_verdict FROM page_images")
+    assert said == [("typed", "sound")], "the text stays, of which answers may have been made"
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "choice"),
+    [
+        ("rapidocr", None, "auto"),
+        ("tesseract", None, "auto"),
+        ("pixtral", None, "keep"),
+        ("any", None, "keep"),
+        ("rapidocr", "keep", "keep"),
+        ("pixtral", "auto", "auto"),
+        ("rapidocr", "prefer", "prefer"),
+    ],
+)
+def test_the_engine_decides_where_nobody_does(
+    archive: Archive, settings: Settings, engine: str, given: Any, choice: str
+) -> None:
+    asked = settings.model_copy(update={"text_layer": given})
+    batch = open_named_batch(archive.db, asked, ["/in"], [OCR], None, engine, "m1")
+    assert archive.rows("SELECT text_layer FROM batches WHERE id = :id", id=batch.id) == [(choice,)]
+
+
+@pytest.mark.parametrize("name", [None, "1913"])
+def test_a_batch_that_is_there_keeps_its_choice(archive: Archive, settings: Settings, name: str | None) -> None:
+    def ask(given: str | None) -> OpenBatch:
+        asked = settings.model_copy(update={"text_layer": given})
+        return open_named_batch(archive.db, asked, ["/in"], [OCR], name, "rapidocr", "m1")
+
+    old = ask("keep")
+    assert ask(None) == old and archive.rows("SELECT text_layer FROM batches") == [("keep",)]
+    wanted = ask("auto")
+    assert (wanted == old) == (name is not None), "known by its name, or else by its paths and what is asked"
+    assert ask(None) == wanted
+    assert archive.rows("SELECT text_layer FROM batches WHERE id = :id", id=wanted.id) == [("auto",)]
