@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pymupdf
 import pytest
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import DESCRIBE, OCR
+from schemas.review import ReviewReason
 from workers.engines import Answer, rapidocr, strips
 from workers.engines.page_lines import read_lines
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint
@@ -119,6 +121,57 @@ def test_sideways_table_on_an_upright_page_does_not_turn_it_and_is_read(engine: 
     assert all(word in answer.text for row in CELLS for word in row) and RIGHT[2] in answer.text
 
 
+ENGLISH_TEXT = [
+    "The archive of the harbour office holds",
+    "forty-one boxes of letters and ledgers,",
+    "unread since 1913.",
+]
+RUSSIAN_TEXT = [
+    "Архив портовой конторы хранит сорок",
+    "один ящик писем, книг и чертежей,",
+    "не прочитанных с 1913 года.",
+]
+GREEK_TEXT = ["Το αρχείο του λιμεναρχείου φυλάσσει", "σαράντα ένα κουτιά με επιστολές,", "αδιάβαστα από το 1913."]
+ARMENIAN_TEXT = ["Նավահանգստի գրասենյակի արխիվը պահում", "է քառասունմեկ արկղ նամակներ, մատյաններ"]
+
+
+def in_dejavu(lines: list[str]) -> Pixels:
+    """Lines in a font that has Cyrillic, Greek and Armenian letters, and comes with matplotlib."""
+    page = pymupdf.open().new_page(width=300, height=190)
+    font = pymupdf.Font(fontfile=str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")))
+    writer = pymupdf.TextWriter(page.rect)
+    for i, line in enumerate(lines):
+        writer.append((20, 30 + 22 * i), line, font, 12)
+    writer.write_text(page)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.5, 1.5), alpha=False)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+
+
+@pytest.mark.parametrize("lines", [RUSSIAN_TEXT, GREEK_TEXT, ARMENIAN_TEXT], ids=["russian", "greek", "armenian"])
+def test_page_in_a_script_that_is_not_read_fails_and_says_what_reads_it(
+    engine: RapidOcrEngine, lines: list[str]
+) -> None:
+    with pytest.raises(PageFailed, match="--engine tesseract --ocr-language") as failed:
+        read(engine, in_dejavu(lines))
+    assert failed.value.cause == "unread-script"
+
+
+def test_of_a_page_in_two_scripts_the_one_that_is_read_is_kept(engine: RapidOcrEngine) -> None:
+    answer = read(engine, in_dejavu(ENGLISH_TEXT + RUSSIAN_TEXT))
+    assert answer.text == " ".join(ENGLISH_TEXT)
+    assert answer.review_reason == ReviewReason.UNREAD_SCRIPT and answer.details["unread_regions"] == 3
+    assert answer.review_score is not None and 0.3 < answer.review_score < 0.7
+
+
+def test_sound_page_is_not_worth_a_look_and_a_blot_without_words_is(engine: RapidOcrEngine) -> None:
+    sound = read(engine, in_dejavu(ENGLISH_TEXT))
+    assert (sound.review_reason, sound.review_score) == (None, None)
+    y, x = np.mgrid[:288, :448]
+    blot = 255 - 160 * np.exp(-(((x - 224) / 90) ** 2 + ((y - 144) / 60) ** 2))
+    answer = read(engine, np.repeat(blot[..., None], 3, 2).astype(np.uint8))
+    assert (answer.text, answer.finish_reason, answer.review_reason) == ("", "stop", ReviewReason.EMPTY)
+
+
 def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(engine: RapidOcrEngine) -> None:
     lines = read(engine, two_columns()).details["lines"]
     assert len(lines) == 1 + len(LEFT) + len(RIGHT)
@@ -157,6 +210,7 @@ def test_page_without_text_is_empty(engine: RapidOcrEngine, shape: tuple[int, in
     answer = read(engine, np.full((*shape, 3), 255, np.uint8))
     assert (answer.text, answer.finish_reason, answer.confidence) == ("", "stop", None)
     assert answer.details == {"lines": []}
+    assert (answer.review_reason, answer.review_score) == (None, None)  # it is blank
 
 
 def test_pages_read_together_equal_pages_read_alone(engine: RapidOcrEngine) -> None:

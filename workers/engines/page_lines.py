@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from workers.engines.ink import find_ink
+from workers.engines.ink import Ink, find_ink
 from workers.engines.orientation import Orientation, Turn, find_orientation
 from workers.engines.regions import Models, Reading, Region, letters
+from workers.engines.scripts import is_unread_script
 from workers.layout.lines import Line
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ class PageLines:
     turn: Turn = Turn.NONE
     is_turn_in_doubt: bool = False
     unread: list[Region] = field(default_factory=list)
-    """Found and looked at; nothing that could be trusted came out."""
+    """Found and looked at, and short; nothing that could be trusted came out."""
+    foreign: list[Region] = field(default_factory=list)
+    """Likewise, and long enough to be known as a line in a script that is not read."""
     not_reached: list[Region] = field(default_factory=list)
     """Found, and not looked at before time was over."""
     is_late: bool = False
@@ -58,16 +62,17 @@ class _Late(Exception):
 
 class _Page:
     def __init__(self, models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], bool]) -> None:
-        self.is_blank = False
+        self._pixels = pixels
         self.regions = models.find(pixels)
-        if not self.regions:
-            ink = find_ink(pixels)
-            self.is_blank = ink is None
-            if ink is not None and ink.is_small_on(pixels.shape):
-                self.regions = models.find_within(pixels, ink)
+        if not self.regions and (ink := self._ink) and ink.is_small_on(pixels.shape):
+            self.regions = models.find_within(pixels, ink)
         self._models = models
         self._is_late = is_late
         self._readings: dict[tuple[Region, Turn], Reading] = {}
+
+    @cached_property
+    def _ink(self) -> Ink | None:
+        return find_ink(self._pixels)
 
     def check(self) -> None:
         if self._is_late():
@@ -80,20 +85,32 @@ class _Page:
         return reading
 
     def lines(self, orientation: Orientation) -> PageLines:
-        lines, unread = [], []
-        reached = 0
+        lines: list[Line] = []
+        unread: list[Region] = []
+        foreign: list[Region] = []
         try:
             for region in self.regions:
                 reading = self._read_best(region)
-                reached += 1
-                if reading.text and reading.confidence >= _LEAST_CONFIDENCE:
+                if is_unread_script(region, reading, _LEAST_CONFIDENCE):
+                    foreign.append(region)
+                elif reading.text and reading.confidence >= _LEAST_CONFIDENCE:
                     lines.append(Line(region.quad, reading.text, reading.confidence))
                 else:
                     unread.append(region)
         except _Late:
             pass
-        late = self.regions[reached:]
-        return PageLines(lines, orientation.turn, orientation.is_in_doubt, unread, late, bool(late), self.is_blank)
+        if not lines and self._ink is None:  # what was found is the edge of the paper, or of RapidOCR's padding
+            return PageLines([], is_blank=True)
+        late = self.regions[len(lines) + len(unread) + len(foreign) :]
+        return PageLines(
+            lines,
+            orientation.turn,
+            orientation.is_in_doubt,
+            unread=unread,
+            foreign=foreign,
+            not_reached=late,
+            is_late=bool(late),
+        )
 
     def _read_best(self, region: Region) -> Reading:
         """A line that runs along the page may run up or down it."""

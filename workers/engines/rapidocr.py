@@ -23,8 +23,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UsageError
+from pipeline.errors import PageFailed, UsageError
 from workers.engines import Answer
+from workers.engines.doubts import confidence_of, doubt_of, is_unreadable
 from workers.engines.orientation import Turn
 from workers.engines.page_lines import read_lines
 from workers.engines.page_threads import PageThreads
@@ -78,16 +79,27 @@ class RapidOcrEngine(PageThreads):
 
         started = time.monotonic()
         page = read_lines(self._models, pixels, is_late)
+        if is_unreadable(page):
+            raise PageFailed(
+                f"its {len(page.foreign)} lines are in a script or hand that rapidocr does not read (it knows Latin, "
+                "Chinese, Japanese); use --engine tesseract --ocr-language LANGUAGE, or --engine pixtral --model DIR",
+                cause="unread-script",
+            )
+        doubt = doubt_of(page)
         details: dict[str, Any] = {"lines": [_compact(line, page.turn, pixels.shape) for line in page.lines]}
         if page.turn:
             details["turned_degrees"] = 90 * page.turn  # counter-clockwise
+        if num_unread := len(page.unread) + len(page.foreign):
+            details["unread_regions"] = num_unread
         return Answer(
             text_in_reading_order(page.lines, np.rot90(pixels, page.turn)),
             "deadline" if page.is_late else "stop",
             time.monotonic() - started,
-            confidence=_confidence(page.lines) if page.lines else None,
+            confidence=confidence_of(page.lines),
             details=details,
             angle=float(-90 * page.turn % 360) if page.lines else None,
+            review_reason=doubt.reason if doubt else None,
+            review_score=round(doubt.score, 3) if doubt else None,
         )
 
 
@@ -137,12 +149,6 @@ def _load() -> Any:
         raise UsageError(f"rapidocr cannot load its models ({exc}); reinstall rapidocr and onnxruntime") from exc
     reader.text_det = StripDetector(reader.text_det)
     return reader
-
-
-def _confidence(lines: list[Line]) -> float:
-    """Mean over characters; 0 where there is none."""
-    weight = sum(len(line.text) for line in lines)
-    return sum(line.confidence * len(line.text) for line in lines) / weight if weight else 0.0
 
 
 def _compact(line: Line, turn: Turn, shape: tuple[int, ...]) -> list[float | int | str]:

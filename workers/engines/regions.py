@@ -58,7 +58,7 @@ class Region:
 
     @property
     def length_px(self) -> float:
-        return max(self.width_px, self.height_px)
+        return length_px(self.quad)
 
     @property
     def length_in_heights(self) -> float:
@@ -108,6 +108,11 @@ class Models:
 def _quad(box: Any) -> Quad:
     a, b, c, d = ((float(x), float(y)) for x, y in box)
     return a, b, c, d
+
+
+def length_px(quad: Quad) -> float:
+    """The longer side."""
+    return max(math.dist(quad[i], quad[i - 1]) for i in range(4))
 
 
 def letters(text: str) -> float:
