@@ -23,8 +23,8 @@ def line(text: str, x: float, y: float, width: float, height: float = 14.0) -> L
 
 
 def column(name: str, x: float, y: float, width: float, num_lines: int) -> list[Line]:
-    """One sentence: a0 a1 a2."""
-    texts = [f"{name}{i}" + "." * (i == num_lines - 1) for i in range(num_lines)]
+    """One sentence: A0 a1 a2."""
+    texts = [f"{name if i else name.upper()}{i}" + "." * (i == num_lines - 1) for i in range(num_lines)]
     return [line(text, x, y + i * PITCH, width) for i, text in enumerate(texts)]
 
 
@@ -47,7 +47,7 @@ TABLE = [
     *[line(cell, x, 420, 60) for x, cell in ((50, "Paper"), (350, "12"), (550, "48.00"))],
     *[line(cell, x, 440, 60) for x, cell in ((50, "Ink"), (350, "3"), (550, "91.50"))],
 ]
-ARTICLE_TEXT = "Title over both columns\n\na0 a1 a2 a3 a4 a5 a6 a7.\n\nb0 b1 b2 b3 b4 b5 b6 b7.\n\nPage 1"
+ARTICLE_TEXT = "# Title over both columns\n\nA0 a1 a2 a3 a4 a5 a6 a7.\n\nB0 b1 b2 b3 b4 b5 b6 b7.\n\nPage 1"
 TABLE_TEXT = "| Item | Count | Price |\n| --- | --- | --- |\n| Paper | 12 | 48.00 |\n| Ink | 3 | 91.50 |"
 
 
@@ -63,26 +63,26 @@ def test_columns_are_read_one_after_the_other(degrees: float) -> None:
 
 def test_columns_whose_lines_do_not_stand_level_are_columns_too() -> None:
     lines = [*column("a", 50, 80, 300, 8), *column("b", 380, 89, 300, 6)]
-    assert text_in_reading_order(lines) == "a0 a1 a2 a3 a4 a5 a6 a7.\n\nb0 b1 b2 b3 b4 b5."
+    assert text_in_reading_order(lines) == "A0 a1 a2 a3 a4 a5 a6 a7.\n\nB0 b1 b2 b3 b4 b5."
 
 
 def test_three_columns_are_read_from_the_left() -> None:
     lines = [*column("a", 20, 0, 200, 3), *column("b", 250, 0, 200, 3), *column("c", 480, 0, 200, 3)]
-    assert text_in_reading_order(lines) == "a0 a1 a2.\n\nb0 b1 b2.\n\nc0 c1 c2."
+    assert text_in_reading_order(lines) == "A0 a1 a2.\n\nB0 b1 b2.\n\nC0 c1 c2."
 
 
 def test_columns_of_a_newspaper_stand_close() -> None:
     """Their gutter is a third of a line high where the detector's boxes end; the lines stand level in all of them."""
     stories = [column(name, 20 + 207 * i, 60, 200, 6) for i, name in enumerate("abcde")]
     lines = [line("Headline over all", 20, 0, 900, 28), *(one for story in stories for one in story)]
-    texts = [" ".join(f"{name}{i}" for i in range(6)) + "." for name in "abcde"]
-    assert text_in_reading_order(lines) == "\n\n".join(["Headline over all", *texts])
+    texts = [" ".join(f"{name if i else name.upper()}{i}" for i in range(6)) + "." for name in "abcde"]
+    assert text_in_reading_order(lines) == "\n\n".join(["# Headline over all", *texts])
 
 
 def test_gap_level_in_both_columns_does_not_end_them() -> None:
     lines = [*column("a", 50, 0, 300, 3), *column("b", 380, 0, 300, 3)]
     lines += [*column("c", 50, 80, 300, 3), *column("d", 380, 80, 300, 3)]
-    assert text_in_reading_order(lines) == "a0 a1 a2.\n\nc0 c1 c2.\n\nb0 b1 b2.\n\nd0 d1 d2."
+    assert text_in_reading_order(lines) == "A0 a1 a2.\n\nC0 c1 c2.\n\nB0 b1 b2.\n\nD0 d1 d2."
 
 
 @pytest.mark.parametrize("degrees", [0.0, 2.0])
@@ -96,12 +96,12 @@ def test_table_below_columns_stays_a_table() -> None:
 
 def test_header_of_two_words_stays_one_row_above_columns() -> None:
     header = [line("Review", 50, 20, 60), line("1913", 640, 20, 40)]
-    assert text_in_reading_order(header + ARTICLE[1:-1]).startswith("Review   1913\n\na0 a1")
+    assert text_in_reading_order(header + ARTICLE[1:-1]).startswith("Review   1913\n\nA0 a1")
 
 
 def test_short_last_line_of_a_paragraph_across_stays_with_it() -> None:
     abstract = [line("an abstract that runs across", 50, 20, 630), line("and ends", 50, 40, 90)]
-    assert text_in_reading_order(abstract + ARTICLE[1:-1]).startswith("an abstract that runs across and ends\n\na0 a1")
+    assert text_in_reading_order(abstract + ARTICLE[1:-1]).startswith("an abstract that runs across and ends\n\nA0 a1")
 
 
 def test_hyphen_at_a_line_end_is_closed_for_latin_words_only() -> None:
@@ -126,9 +126,36 @@ def test_paragraphs_headings_and_list_items_stand_apart() -> None:
         line("• two", 60, 190, 80),
     ]
     assert text_in_reading_order(lines) == (
-        "Heading\n\nfirst line of a paragraph and its end\n\nsecond paragraph after a gap\n\n"
+        "## Heading\n\nfirst line of a paragraph and its end\n\nsecond paragraph after a gap\n\n"
         "third, indented\n\n• one\n• two"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "height", "written"),
+    [
+        ("Of wind and rain", 27, "# Of wind and rain"),
+        ("Of wind and rain", 21, "## Of wind and rain"),
+        ("Of wind and rain", 17.5, "### Of wind and rain"),
+        ("Of wind and rain", 15, "Of wind and rain"),
+        ("of wind and rain", 21, "of wind and rain"),
+        ("Of wind and rain.", 21, "Of wind and rain."),
+        ("1,234.50 EUR", 21, "1,234.50 EUR"),
+        ("风和雨", 21, "## 风和雨"),
+    ],
+)
+def test_large_line_that_reads_as_a_heading_is_one(text: str, height: float, written: str) -> None:
+    prose = [line(f"{'And' if i == 0 else 'and'} so on, line {i}", 50, 60 + PITCH * i, 300) for i in range(4)]
+    read = text_in_reading_order([line(text, 50, 10, 160, height), *prose])
+    assert read.split("\n\n")[0] == written
+
+
+def test_headline_of_several_lines_is_one_heading() -> None:
+    headline = [line("A storm of the third", 50, 0, 220, 28), line("of November", 50, 36, 140, 24)]
+    prose = [
+        line(f"{'The' if i == 0 else 'the'} line {i} of what it is about", 50, 90 + PITCH * i, 300) for i in range(4)
+    ]
+    assert text_in_reading_order([*headline, *prose]).startswith("# A storm of the third of November\n\nThe line 0 of")
 
 
 def test_line_that_the_detector_broke_is_one_line() -> None:
@@ -138,7 +165,7 @@ def test_line_that_the_detector_broke_is_one_line() -> None:
 
 def test_columns_half_a_line_apart_are_columns() -> None:
     lines = [*column("a", 50, 0, 300, 6), *column("b", 358, 0, 300, 6)]
-    assert text_in_reading_order(lines) == "a0 a1 a2 a3 a4 a5.\n\nb0 b1 b2 b3 b4 b5."
+    assert text_in_reading_order(lines) == "A0 a1 a2 a3 a4 a5.\n\nB0 b1 b2 b3 b4 b5."
 
 
 def test_prose_beside_short_level_cells_is_not_their_table() -> None:
@@ -186,14 +213,14 @@ def test_gutter_of_a_table_does_not_cut_the_columns_of_the_page() -> None:
     assert text_in_reading_order(lines) == (
         "| Revenue | 7,230 | 8,382 | 11,510 |\n| --- | --- | --- | --- |\n"
         "| Margin | 27.4 | 28.4 | 31.5 |\n| Profit | 1,984 | 2,377 | 3,621 |\n\n"
-        "a0 a1 a2 a3.\n\nb0 b1 b2 b3 b4 b5 b6 b7 b8."
+        "A0 a1 a2 a3.\n\nB0 b1 b2 b3 b4 b5 b6 b7 b8."
     )
 
 
 def test_letterhead_is_read_before_the_columns_below_it() -> None:
     head = [line("Heron Bay", 50, 0, 90), line("Dyke Road 7", 380, -8, 90), line("Heron Bay", 380, 12, 80)]
     text = text_in_reading_order([*head, *column("a", 50, 80, 300, 5), *column("b", 380, 83, 300, 5)])
-    assert text == "Heron Bay\n\nDyke Road 7\nHeron Bay\n\na0 a1 a2 a3 a4.\n\nb0 b1 b2 b3 b4."
+    assert text == "Heron Bay\n\nDyke Road 7\nHeron Bay\n\nA0 a1 a2 a3 a4.\n\nB0 b1 b2 b3 b4."
 
 
 def test_sentence_that_a_column_breaks_goes_on_in_the_next() -> None:

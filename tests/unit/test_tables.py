@@ -94,7 +94,7 @@ def test_frame_around_columns_that_no_ruling_parts_is_read_by_where_they_stand()
 def test_columns_of_prose_with_rulings_between_are_no_table() -> None:
     lines = [*column("a", 56, 10, 280, 9), *column("b", 370, 17, 280, 9)]
     assert text_in_reading_order(lines, page(*grid([50, 353, 660], [4, 200]))) == (
-        "a0 a1 a2 a3 a4 a5 a6 a7 a8.\n\nb0 b1 b2 b3 b4 b5 b6 b7 b8."
+        "A0 a1 a2 a3 a4 a5 a6 a7 a8.\n\nB0 b1 b2 b3 b4 b5 b6 b7 b8."
     )
 
 
@@ -151,5 +151,5 @@ def test_numbers_of_a_chart_stay_together_and_are_no_table() -> None:
     above, below = column("a", 50, -180, 560, 6), column("b", 50, 380, 560, 6)
     text = text_in_reading_order([*above, *chart, *below])
     assert "|" not in text
-    assert text.startswith("a0 a1 a2 a3 a4 a5.\n\nVisitors")
-    assert text.endswith("M11\n\nb0 b1 b2 b3 b4 b5.")
+    assert text.startswith("A0 a1 a2 a3 a4 a5.\n\nVisitors")
+    assert text.endswith("M11\n\nB0 b1 b2 b3 b4 b5.")

@@ -53,7 +53,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 5
+_LAYOUT_VERSION = 6
 
 
 class RapidOcrEngine(PageThreads):

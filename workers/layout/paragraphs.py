@@ -30,12 +30,17 @@ _PARAGRAPH, _LINE = "\n\n", "\n"
 
 @dataclass(slots=True)
 class Block:
-    """A paragraph, or rows that belong together; `is_open`: its last line is full, so it may go on elsewhere."""
+    """A paragraph, or rows that belong together."""
 
     text: str
     size: float
+    """The usual height of its lines."""
+    is_prose: bool = False
     is_open: bool = False
+    """Its last line is full: it may go on elsewhere."""
     is_table: bool = False
+    is_line: bool = False
+    """One line, or the few of a headline; nothing beside it."""
 
 
 def blocks(region: list[Box], body: float) -> list[Block]:
@@ -95,12 +100,12 @@ def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
         right = max(line.x1 for line in lines)
     ended = [_ended(above, below, right) for above, below in pairwise(lines)]
     is_prose = right - left >= _least_width(lines) * size and 2 * sum(ended) <= len(ended)
-    is_heading = size > 1.3 * body and len(lines) <= 4
+    is_headline = size > 1.3 * body and len(lines) <= 4
     is_set_in = [line.x0 - left > size for line in lines]
     hangs = len(lines) > 2 and not is_set_in[0] and is_set_in[1] and 2 * sum(is_set_in) >= len(lines)
     text, found = lines[0].text, []
     for i, (above, below) in enumerate(pairwise(lines)):
-        if is_heading:
+        if is_headline:
             separator = ""
         elif hangs:
             separator = "" if is_set_in[i + 1] else _LINE
@@ -108,12 +113,12 @@ def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
             is_new = is_set_in[i + 1] and not is_set_in[i] and not _is_item(above, is_after_end=True)
             separator = _separator(above, below, ended=ended[i], is_prose=is_prose, is_new=is_new)
         if separator == _PARAGRAPH:
-            found.append(Block(text, size))
+            found.append(Block(text, size, is_prose))
             text = below.text
         else:
             text = join(text, below.text) if not separator else text + separator + below.text
     is_full = is_prose and len(lines) > 1 and right - lines[-1].x1 < 4 * size
-    found.append(Block(text, size, is_full))
+    found.append(Block(text, size, is_prose and len(lines) > 1, is_full, is_line=is_headline or len(lines) == 1))
     return found
 
 

@@ -4,7 +4,7 @@
     rulings        the lines that are drawn on it; `grids`: the tables that they make, each one box from here on
     columns        regions that read row by row
     rows           boxes that stand level; `aligned`: the tables that they make by where their cells stand
-    paragraphs     lines joined where a sentence goes on, and only there
+    paragraphs     lines joined where a sentence goes on, and only there; `headings`
 
 Every line's text is in the result once, whatever order the lines come in. Lengths are pixels.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from workers.layout.columns import regions
 from workers.layout.grids import take_tables
+from workers.layout.headings import with_headings
 from workers.layout.lines import Box, Line, find_frame, lay_out
 from workers.layout.paragraphs import Block, blocks
 from workers.layout.rows import join
@@ -50,7 +51,7 @@ def text_in_reading_order(lines: Sequence[Line], pixels: NDArray[np.uint8] | Non
                 page[-1].is_open = block.is_open
             else:
                 page.append(block)
-    return "\n\n".join(block.text for block in page)
+    return "\n\n".join(with_headings(page, body))
 
 
 def _body_size(boxes: list[Box]) -> float:

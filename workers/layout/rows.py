@@ -15,6 +15,7 @@ def rows(boxes: list[Box]) -> list[Row]:
     for box in sorted(boxes, key=lambda box: (box.centre, box)):
         row = found[-1] if found else []
         level = row and abs(box.centre - row[0].centre) < 0.5 * min(box.size, row[0].size)
+        level = level and not box.is_upright and not row[0].is_upright
         if level and all(min(box.x1, cell.x1) - max(box.x0, cell.x0) < 0.5 * box.size for cell in row):
             row.append(box)
         else:
@@ -30,7 +31,9 @@ def cells(row: Row) -> Row:
         if piece.x0 - cell.x1 > 1.5 * cell.size:
             joined.append(piece)
         else:
-            joined[-1] = united([cell, piece], join(cell.text, piece.text))
+            longer = max(cell, piece, key=lambda one: one.width)  # a fraction's piece makes no line of large print
+            x0, x1 = min(cell.x0, piece.x0), max(cell.x1, piece.x1)
+            joined[-1] = Box(longer.y0, x0, longer.y1, x1, join(cell.text, piece.text))
     return joined
 
 
