@@ -81,6 +81,18 @@ def check_kernels() -> None:
         expected = attend_one(query[row], keys[places], values[places]) if length else torch.zeros(8, 16)
         torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
 
+    # More splits than are joined at once; tables of another width give the same bits.
+    keys, values = torch.randn(18 * 1024, 2, 16), torch.randn(18 * 1024, 2, 16)
+    tables = torch.randperm(18 * 16).to(torch.int32)[None]
+    for length in (17 * 1024 + 5, 1500):
+        wide, narrow = (torch.full((1, 8, 16), torch.nan) for _ in range(2))
+        for most, out in ((40_000, wide), (17 * 1024 + 64, narrow)):
+            paged = kernels.PagedKernels(1, 8, 2, 16, most, 64, torch.device("cpu"))
+            paged.decode(query[:1], keys, values, tables, torch.tensor([length], dtype=torch.int32), out)
+        assert torch.equal(wide, narrow)
+        places = torch.from_numpy(batch.slots_of(tables[0].tolist(), 0, length, 64))
+        torch.testing.assert_close(wide[0], attend_one(query[0], keys[places], values[places]), atol=1e-5, rtol=1e-5)
+
     both = torch.randn(3, 8, 16)
     store_keys, store_values = torch.zeros(10, 2, 16), torch.zeros(10, 2, 16)
     paged.store(both[:, 4:6], both[:, 6:], store_keys, store_values, torch.tensor([3, -1, 9]))
@@ -89,10 +101,16 @@ def check_kernels() -> None:
 
 
 def check_engine(folder: Path) -> None:
+    from dataclasses import replace
+
     import torch
+    from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
+    from mistral_common.protocol.instruct.messages import UserMessage
+    from PIL import Image
 
     from benchmarks.checkpoint import make_checkpoint
     from tests.engine import test_pixtral_isolation as isolation
+    from tests.engine import test_pixtral_tiles as tiles
     from workers.pixtral.cpu.attention import attend_packed, attend_past
     from workers.pixtral.cuda import attention
     from workers.pixtral.cuda.graph import CudaBackend
@@ -120,6 +138,19 @@ def check_engine(folder: Path) -> None:
     for more in ({"chunk": 7, "budget": 14}, {"blocks": 10}):
         results, _, _ = isolation.read(model, processor, work, make_backend=interpreted, **settings, **more)
         assert [r.tokens for r in results] == [r.tokens for r in expected], more
+
+    # A page of several images needs wider block tables than the one beside it, which goes on in its own afterwards.
+    chunks = [ImageChunk(image=Image.fromarray(isolation.page(number))) for number in (4, 1, 2)]
+    several = processor.encode([UserMessage(content=[*chunks, TextChunk(text="x")])], Sampling(max_tokens=2))
+    asked = [
+        processor.encode_page("s", isolation.page(1), "x", Sampling(max_tokens=6)),
+        replace(several, tile_tokens=len(several.tokens) - 24),
+    ]
+    narrow = {"max_context": 32, "max_sequences": 2}
+    expected, _, _ = tiles.read(model, asked, **narrow)
+    results, executor, _ = tiles.read(model, asked, **narrow, tile_tokens=64, make_backend=interpreted)
+    assert [r.tokens for r in results] == [r.tokens for r in expected]
+    assert [tables.blocks for tables in executor.backend.tables] == [4, 12] and len(several.tokens) > 32
 
 
 if __name__ == "__main__":

@@ -493,11 +493,6 @@ def test_adapter_passes_sampling_stop_and_deadline(adapter):
     assert late.finish_reason == "deadline" and late.text == ""
 
 
-def test_adapter_shrinks_a_page_beyond_the_table_of_positions_as_mistral_common_does(adapter):
-    answer = adapter.submit("h", np.zeros((32, 2048, 3), np.uint8), [Prompt("p", "x", max_tokens=1)])[0].result(30)
-    assert answer.prompt_tokens == 2 + 65 + len("x") + 1  # 1024 × 16 px
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_device_that_is_not_there_is_named(folder):
     with pytest.raises(UsageError, match="cuda"):
@@ -569,8 +564,19 @@ def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
     assert sizes.token_bytes(config, 2) == 163_840
     assert weights + cache + sizes.step_bytes(config, fit.limits, 2) <= granted
     assert fit.limits.max_sequences % 8 == 0
+    assert fit.limits.max_context + fit.limits.tile_tokens == sizes.TILED_TOKENS
+    assert fit.limits.step_keys >= sizes.TILED_TOKENS, "a chunk at the end of the largest page would never run"
     with pytest.raises(UsageError, match="too little memory"):
         sizes.size_engine(config, weights, 26_000_000_000, 2, on_gpu=True)
+
+
+def test_a_card_that_holds_one_small_page_says_to_what_large_ones_are_shrunk():
+    config, weights = config_of(PRESETS["12b"]), 25_400_000_000
+    fit = sizes.size_engine(config, weights, 31_600_000_000, 2, on_gpu=True)
+    room = fit.num_blocks * sizes.BLOCK_SIZE
+    assert sizes.LONGEST_TOKENS <= room < sizes.TILED_TOKENS
+    assert f"larger pages are shrunk to {room - sizes.TEXT_TOKENS:,} tokens of images" in fit.arithmetic
+    assert room <= fit.limits.max_context + fit.limits.tile_tokens
 
 
 def test_memory_of_a_run_stays_within_what_was_granted(tmp_path):

@@ -269,10 +269,37 @@ def test_long_pages_in_bfloat16_are_bitwise_the_same_in_any_pack(folder, process
 
 @pytest.mark.parametrize(("num_q", "num_k", "causal"), [(700, 700, False), (700, 700, True), (130, 900, True)])
 def test_attention_in_strips_equals_the_plain_formula(num_q, num_k, causal):
-    """float64, so that only the order of sums differs: 1e-12."""
+    query, key, value = draw(num_q, num_k)
+    check_attention(attend_in_strips(query, key, value, causal=causal), query, key, value, causal)
+
+
+def test_attention_over_very_many_keys_goes_in_smaller_pieces_and_is_the_same(monkeypatch):
+    """As after the tiles of a large page: neither scores nor masks may take more memory than a small page's."""
+    query, key, value = draw(130, 900)
+    monkeypatch.setattr(attention, "LONGEST_TOKENS", 200)
+    assert attention.strip_rows(200) == 512 and attention.strip_rows(900) == 112 and attention.strip_rows(90_000) == 16
+    check_attention(attend_in_strips(query, key, value, causal=True), query, key, value, True)
+    widest = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, *rest, **more):
+        widest.append(query.shape[-2] * key.shape[-2])
+        return plain(query, key, *rest, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(attention, "MOST_MASKED", 9000)
+    check_attention(attend_past(query, key, value), query, key, value, True)
+    assert max(widest) <= 9000
+
+
+def draw(num_q, num_k):
     torch.manual_seed(0)
-    query, key, value = (torch.randn(rows, heads, 16).double() for rows, heads in ((num_q, 4), (num_k, 2), (num_k, 2)))
-    out = attend_in_strips(query, key, value, causal=causal)
+    return [torch.randn(rows, heads, 16).double() for rows, heads in ((num_q, 4), (num_k, 2), (num_k, 2))]
+
+
+def check_attention(out, query, key, value, causal):
+    """float64, so that only the order of sums differs: 1e-12."""
+    num_q, num_k = len(query), len(key)
     for head in range(4):
         scores = query[:, head] @ key[:, head // 2].T / 4
         if causal:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PageFailed, UsageError
-from schemas.prompts import Prompt
+from schemas.prompts import OCR, Prompt
 from workers.engines import Answer
 from workers.pixtral.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from workers.pixtral.plan.page_tiles import Tiling
 
 __all__ = ["PixtralEngine", "fingerprint"]
 
@@ -65,7 +67,8 @@ class PixtralEngine:
         prompts: Sequence[Prompt],
         deadline: float | None = None,
     ) -> list[Future[Answer]]:
-        return [self._ask(image_hash, pixels, prompt, deadline) for prompt in prompts]
+        tiling = self._tiling(pixels)
+        return [self._ask(image_hash, pixels, prompt, deadline, tiling) for prompt in prompts]
 
     def stats(self) -> dict[str, float]:
         return self._built.engine.stats()
@@ -73,17 +76,41 @@ class PixtralEngine:
     def close(self) -> None:
         self._built.engine.close()
 
+    def _tiling(self, pixels: NDArray[np.uint8]) -> Tiling | None:
+        """How the page is cut; by the page alone, unless the cache holds less than the most that a page may take."""
+        from workers.pixtral.plan import page_tiles, sizes
+
+        processor, pool = self._built.processor, self._built.engine.scheduler.pool
+        height, width = pixels.shape[:2]
+        return page_tiles.plan_tiles(
+            width,
+            height,
+            side=processor.max_side_px,
+            cell=processor.cell,
+            most_tokens=min(page_tiles.MOST_TOKENS, pool.num_blocks * pool.block_size - sizes.TEXT_TOKENS),
+            tiled_from=round(page_tiles.SHRINKS_BY * processor.max_side_px),
+        )
+
     def _ask(
-        self, image_hash: str, pixels: NDArray[np.uint8], prompt: Prompt, deadline: float | None
+        self,
+        image_hash: str,
+        pixels: NDArray[np.uint8],
+        prompt: Prompt,
+        deadline: float | None,
+        tiling: Tiling | None,
     ) -> Future[Answer]:
         from workers.pixtral.plan.sequence import Sampling
         from workers.pixtral.text.generation import Generation
+        from workers.pixtral.text.seams import without_doubled_seams
 
         sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
 
         def answer(generation: Generation) -> Answer:
+            text, doubled = generation.text, list[str]()
+            if tiling is not None and prompt == OCR:
+                text, doubled = without_doubled_seams(text, len(tiling.boxes) - 1)
             return Answer(
-                text=generation.text,
+                text=text,
                 finish_reason=generation.finish_reason,
                 seconds=generation.seconds - generation.queue_seconds,
                 prompt_tokens=generation.prompt_tokens,
@@ -93,11 +120,13 @@ class PixtralEngine:
                     "queue_seconds": round(generation.queue_seconds, 4),
                     "time_to_first_token_seconds": generation.time_to_first_token_seconds,
                     "preemptions": generation.preemptions,
+                    **({"tiles": tiling.on_page()} if tiling else {}),
+                    **({"doubled_lines": doubled} if doubled else {}),
                 },
             )
 
         try:
-            request = self._built.processor.encode_page(image_hash, pixels, prompt.text, sampling, deadline)
+            request = self._built.processor.encode_page(image_hash, pixels, prompt.text, sampling, deadline, tiling)
         except Exception as error:  # mistral-common has no one root of its errors
             failed: Future[Answer] = Future()
             failed.set_exception(PageFailed(f"the page does not fit the model's input: {error}"))

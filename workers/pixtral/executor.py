@@ -2,13 +2,16 @@
 
 `launch` only enqueues work (on a GPU nothing in it waits, but for draws with temperature: see `sampling.choose`);
 `Launched.tokens` is the one place where the host waits for the device. Features of an image live from its first chunk
-to its last, so chunks that end inside an image do not encode it twice.
+to its last, so chunks that end inside an image do not encode it twice, and of a page in many tiles only those of the
+tiles under way are there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +24,7 @@ from workers.pixtral.model.transfer import to_device
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.batch import Layout, lay_out
 from workers.pixtral.plan.scheduler import Limits, Step
-from workers.pixtral.plan.sequence import Sequence
+from workers.pixtral.plan.sequence import Image, Sequence
 
 
 class Backend(Protocol):
@@ -81,6 +84,18 @@ class Launched:
         return self.sampled.tolist()
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Features first … last - 1 of one image, which a chunk takes; `ends` if it takes the image's last."""
+
+    key: tuple[int, int]
+    image: Image
+    patches: int
+    first: int
+    last: int
+    ends: bool
+
+
 class Executor:
     """Runs steps on a backend. Not thread-safe: the engine's thread alone calls it."""
 
@@ -88,7 +103,7 @@ class Executor:
         self.backend, self.limits = backend, limits
         self.device = backend.device
         self.last_tokens = torch.zeros(limits.max_sequences, dtype=torch.int64, device=self.device)
-        self.features: dict[int, Tensor] = {}  # by sequence number
+        self.features: dict[tuple[int, int], Tensor] = {}  # by sequence number and place among its images
         self.images_encoded = 0
 
     def enter(self) -> None:
@@ -107,15 +122,16 @@ class Executor:
         backend, vision_config = self.backend, self.backend.model.config.vision_encoder
         if step.copies:
             backend.cache.copy_blocks(step.copies)
-        images = self._encode_images(step)
         rows = backend.decode_rows(len(step.decodes))
         layout = lay_out(step, backend.cache.block_size, vision_config.image_token_id, backend.padded, rows)
+        pieces = [piece for span in layout.feature_ranges for piece in self._pieces(*span)]
+        images = self._encode_images(pieces)
         features = None
-        if layout.feature_ranges:
-            features = torch.cat([self.features[s.number][first:last] for s, first, last in layout.feature_ranges])
+        if pieces:
+            features = torch.cat([self.features[piece.key][piece.first : piece.last] for piece in pieces])
         hidden = backend.run(step, layout, features, self.last_tokens)
         sampled = self._sample(layout, hidden)
-        self._forget_features(step)
+        self._forget_passed(step, pieces)
         ready = None
         if self.device.type == "cuda":
             sampled = torch.empty(sampled.shape, dtype=sampled.dtype, pin_memory=True).copy_(sampled, non_blocking=True)
@@ -125,52 +141,58 @@ class Executor:
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is held for a sequence that ended or begins again."""
-        self.features.pop(sequence.number, None)
+        for place in range(len(sequence.request.images)):
+            self.features.pop((sequence.number, place), None)
 
     def make_room(self) -> None:
         """After out of memory: give cached device memory back, so that a smaller step may fit."""
         self.backend.make_room()
 
-    def _encode_images(self, step: Step) -> int:
-        """Features for chunks that reach into an image for the first time, packed while the budget holds."""
-        due = [
-            chunk.sequence
-            for chunk in step.chunks
-            if chunk.first < chunk.sequence.request.image_end and chunk.sequence.number not in self.features
-        ]
-        group: list[Sequence] = []
-        size = count = 0
-        for sequence in dict.fromkeys(due):
-            patches = sum(self._num_patches(sequence))
-            if group and size + patches > self.limits.token_budget:
+    def _pieces(self, sequence: Sequence, first: int, last: int) -> Iterator[_Piece]:
+        """The images that features first … last - 1 of a sequence belong to."""
+        begin = 0
+        merge = self.backend.model.config.vision_encoder.spatial_merge_size
+        for place, image in enumerate(sequence.request.images):
+            patches = self._num_patches(image)
+            end = begin + patches // merge**2
+            if begin < last and first < end:
+                inside = max(first, begin) - begin, min(last, end) - begin
+                yield _Piece((sequence.number, place), image, patches, *inside, ends=end <= last)
+            begin = end
+
+    def _encode_images(self, pieces: list[_Piece]) -> int:
+        """Features for images that are reached for the first time, packed while the budget holds."""
+        due = {piece.key: piece for piece in pieces if piece.key not in self.features}
+        group: list[_Piece] = []
+        size = 0
+        for piece in due.values():
+            if group and size + piece.patches > self.limits.token_budget:
                 self._encode_group(group)
                 group, size = [], 0
-            group.append(sequence)
-            size += patches
-            count += len(sequence.request.images)
+            group.append(piece)
+            size += piece.patches
         if group:
             self._encode_group(group)
-        return count
+        return len(due)
 
-    def _encode_group(self, group: list[Sequence]) -> None:
-        images = [image for sequence in group for image in sequence.request.images]
-        features = self.backend.encode([to_device(image.pixels, self.device) for image in images])
+    def _encode_group(self, group: list[_Piece]) -> None:
+        features = self.backend.encode([to_device(piece.image.pixels, self.device) for piece in group])
         merge = self.backend.model.config.vision_encoder.spatial_merge_size
-        first = 0
-        for sequence in group:
-            last = first + sum(patches // merge**2 for patches in self._num_patches(sequence))
-            self.features[sequence.number] = features[first:last]
-            first = last
-        self.images_encoded += len(images)
+        lengths = [piece.patches // merge**2 for piece in group]
+        for piece, last, length in zip(group, accumulate(lengths), lengths, strict=True):
+            self.features[piece.key] = features[last - length : last]
+        self.images_encoded += len(group)
 
-    def _num_patches(self, sequence: Sequence) -> list[int]:
-        config = self.backend.model.config.vision_encoder
-        return [vision.num_patches(image.pixels.shape, config) for image in sequence.request.images]
-
-    def _forget_features(self, step: Step) -> None:
+    def _forget_passed(self, step: Step, pieces: list[_Piece]) -> None:
+        for piece in pieces:
+            if piece.ends:
+                del self.features[piece.key]
         for chunk in step.chunks:
             if chunk.last >= chunk.sequence.request.image_end:
-                self.forget(chunk.sequence)
+                self.forget(chunk.sequence)  # also what a shared prefix made needless
+
+    def _num_patches(self, image: Image) -> int:
+        return vision.num_patches(image.pixels.shape, self.backend.model.config.vision_encoder)
 
     def _sample(self, layout: Layout, hidden: Tensor) -> Tensor:
         """Next tokens of the first rows of `hidden`; also kept on the device for the next step."""

@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from workers.pixtral.cpu.instructions import has_fast_products
 from workers.pixtral.cpu.threads import ALONE, Lanes
 from workers.pixtral.model.packed import attend_equals, runs
-from workers.pixtral.plan.sizes import STRIP_ROWS
+from workers.pixtral.plan.sizes import LONGEST_TOKENS, STRIP_ROWS
 
 MOST_AT_ONCE = 32  # short sequences of one shape in one call; the calls run side by side
+MOST_MASKED = 2**23  # queries × keys under one mask, which SDPA turns into numbers: 34 MB in float32
 FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 
@@ -79,11 +80,18 @@ def attend_packed(
 def attend_past(query: Tensor, key: Tensor, value: Tensor, lanes: Lanes = ALONE) -> Tensor:
     """A chunk after its past, on the SDPA path: query (T_q, H, D), key (T_k, H_kv, D), T_k > T_q → (T_q, H, D).
 
-    SDPA's own `is_causal` aligns to the top left, so the chunk brings its mask: T_q × T_k booleans of one sequence.
+    SDPA's own `is_causal` aligns to the top left, so the chunk brings its mask: T_q × T_k booleans of one sequence. A
+    chunk after the tiles of a large page has many keys, and goes in pieces.
     """
     if key.shape[0] > FEW_KEYS and suits_strips(query.device, query.dtype):
         return attend_in_strips(query, key, value, causal=True, lanes=lanes)
     num_q, num_k = query.shape[0], key.shape[0]
+    if num_q * num_k > MOST_MASKED and num_q > 1:
+        half = num_q // 2
+        seen = num_k - num_q + half
+        return torch.cat(
+            (attend_past(query[:half], key[:seen], value[:seen], lanes), attend_past(query[half:], key, value, lanes))
+        )
     mask = torch.ones(num_q, num_k, dtype=torch.bool, device=query.device).tril(num_k - num_q)
     heads, group = key.shape[1], query.shape[1] // key.shape[1]
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -109,6 +117,15 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(grouped, k, v).squeeze(0).flatten(0, 1)
 
 
+def strip_rows(num_keys: int) -> int:
+    """Rows of a strip: fewer over the keys of a page in tiles, so that no strip's scores take more memory.
+
+    >>> strip_rows(3008), strip_rows(40_000)
+    (512, 96)
+    """
+    return STRIP_ROWS if num_keys <= LONGEST_TOKENS else max(STRIP_ROWS * LONGEST_TOKENS // num_keys // 16 * 16, 16)
+
+
 def attend_in_strips(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, lanes: Lanes = ALONE) -> Tensor:
     """query (T, H, D), key and value (K, H_kv, D) → (T, H, D); causal from the bottom right where K > T."""
     num_q, heads, head_dim = query.shape
@@ -117,7 +134,7 @@ def attend_in_strips(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
     past = num_k - num_q
     keys, values = key.new_empty(kv_heads, num_k, head_dim), value.new_empty(kv_heads, num_k, head_dim)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    size = STRIP_ROWS // group  # queries that share a key head stand as rows of one product
+    size = strip_rows(num_k) // group  # queries that share a key head stand as rows of one product
     future = torch.full((size, size), -torch.inf, dtype=query.dtype).triu(1) if causal else None
 
     def lay_out(head: int) -> None:  # products over rows that lie apart take a tenth longer

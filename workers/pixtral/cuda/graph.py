@@ -4,6 +4,8 @@ A decode step of 12 B parameters is some 450 small kernels; launched one by one 
 device. So a step without prefill is recorded once, with every row it could have, and replayed: rows that stand for
 nobody have length 0 and slot -1, see no keys and write nowhere. Its numbers (tokens, positions, slots, block tables)
 go over in one copy. A step with prefill is launched kernel by kernel; there the device is the slower of the two.
+Block tables are as wide as a page of one image needs; while a page in many tiles is written about, the wide ones and
+their own graph are taken, which cost some thousand programs a layer that find nothing to do.
 
 Prefill rows are computed as they come: their number may pick another kernel, and in bf16 near-equal tokens may swap.
 
@@ -45,6 +47,26 @@ class CudaRunner(Runner):
         return packed_attention(lengths, device)
 
 
+class _Tables:
+    """What decodes over block tables of one width: the kernels' buffers, the step's numbers, the graph."""
+
+    def __init__(self, model: Pixtral, limits: Limits, most_tokens: int, block_size: int) -> None:
+        config, rows = model.config, limits.max_sequences
+        self.blocks = -(-most_tokens // block_size)
+        self.kernels = PagedKernels(
+            rows,
+            config.n_heads,
+            config.n_kv_heads,
+            config.head_dim,
+            self.blocks * block_size,
+            block_size,
+            model.device,
+        )
+        self.meta = torch.zeros(rows * (5 + self.blocks), dtype=torch.int32, device=model.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph_hidden: Tensor | None = None
+
+
 class CudaBackend:
     """`executor.Backend` with the kernels above; `use_graph` False launches every step kernel by kernel."""
 
@@ -57,21 +79,10 @@ class CudaBackend:
         self.cache = PagedCache(
             config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype
         )
-        rows = limits.max_sequences
-        self.max_blocks = -(-min(limits.max_context, num_blocks * block_size) // block_size)
-        self.kernels = PagedKernels(
-            rows,
-            config.n_heads,
-            config.n_kv_heads,
-            config.head_dim,
-            self.max_blocks * block_size,
-            block_size,
-            self.device,
-        )
-        self.meta = torch.zeros(rows * (5 + self.max_blocks), dtype=torch.int32, device=self.device)
+        room = num_blocks * block_size
+        widths = dict.fromkeys(min(limits.max_context + more, room) for more in (0, limits.tile_tokens))
+        self.tables = [_Tables(model, limits, most, block_size) for most in widths]  # the narrow ones first
         self.use_graph = use_graph
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._graph_hidden: Tensor | None = None
 
     def enter(self) -> None:
         pass
@@ -92,36 +103,43 @@ class CudaBackend:
         torch.cuda.empty_cache()
 
     def run(self, step: Step, layout: Layout, features: Tensor | None, last_tokens: Tensor) -> Tensor:
-        meta = self._decode_numbers(step, layout)
+        used = self._tables_of(layout)
+        meta = self._decode_numbers(step, layout, used)
         if not step.chunks:
-            return self._run_decode(meta, last_tokens)[sample_rows(layout, self)]
+            return self._run_decode(meta, last_tokens, used)[sample_rows(layout, self)]
         device, split = self.device, layout.first_decode
         numbers = to_device(np.stack((layout.token_ids, layout.positions, layout.slots)), device)
         token_ids, positions, slots = numbers[0], numbers[1], numbers[2]
-        decode_ids, _, _, lengths, tables = self._views(to_device(meta, device), last_tokens)
+        decode_ids, _, _, lengths, tables = self._views(to_device(meta, device), last_tokens, used)
         if step.decodes:
             token_ids = torch.cat((token_ids[:split], decode_ids))
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         if features is not None:
             hidden.index_copy_(0, to_device(layout.feature_rows, device), features)
-        wanted = sample_rows(layout, self), self.runner, *self._wanted_numbers(layout)
-        attend = PagedAttention(self.cache, self.kernels, slots, tables, lengths, split, layout.segments, wanted)
+        wanted = sample_rows(layout, self), self.runner, *self._wanted_numbers(layout, used)
+        attend = PagedAttention(self.cache, used.kernels, slots, tables, lengths, split, layout.segments, wanted)
         return decoder.run_layers(self.model, hidden, positions, attend, self.runner, attend)
 
-    def _wanted_numbers(self, layout: Layout) -> tuple[Tensor, Tensor]:
+    def _tables_of(self, layout: Layout) -> _Tables:
+        """The narrowest that hold the block tables of every row that decodes or is sampled."""
+        sampled = [sequence.block_table for sequence in layout.sample_sequences]
+        longest = max(map(len, (*layout.decode_tables, *sampled)), default=0)
+        return next(tables for tables in self.tables if longest <= tables.blocks)
+
+    def _wanted_numbers(self, layout: Layout, used: _Tables) -> tuple[Tensor, Tensor]:
         """Lengths and tables of the rows to sample, as if each were a decode row."""
         rows, count = self.limits.max_sequences, len(layout.sample_rows)
-        numbers = np.zeros((rows, 1 + self.max_blocks), np.int32)
+        numbers = np.zeros((rows, 1 + used.blocks), np.int32)
         numbers[:count, 0] = np.asarray(layout.sample_positions, np.int32) + 1
         for row, sequence in enumerate(layout.sample_sequences):
             numbers[row, 1 : 1 + len(sequence.block_table)] = sequence.block_table
         on_device = to_device(numbers, self.device)
         return on_device[:, 0].contiguous(), on_device[:, 1:].contiguous()
 
-    def _decode_numbers(self, step: Step, layout: Layout) -> NDArray[np.int32]:
+    def _decode_numbers(self, step: Step, layout: Layout, used: _Tables) -> NDArray[np.int32]:
         """Token, position, slot, length, row of last tokens, and table of each decode row, in one array."""
         rows, count, split = self.limits.max_sequences, len(step.decodes), layout.first_decode
-        meta = np.zeros((5 + self.max_blocks, rows), np.int32)
+        meta = np.zeros((5 + used.blocks, rows), np.int32)
         if not count:
             return meta.reshape(-1)
         meta[0] = layout.token_ids[split:]
@@ -129,34 +147,34 @@ class CudaBackend:
         meta[2] = layout.slots[split:]
         meta[3, :count] = layout.decode_lengths
         meta[4, :count] = [decode.sequence.row for decode in step.decodes]
-        tables = meta[5:].reshape(rows, self.max_blocks)
+        tables = meta[5:].reshape(rows, used.blocks)
         for row, table in enumerate(layout.decode_tables):
             tables[row, : len(table)] = table
         return meta.reshape(-1)
 
-    def _views(self, meta: Tensor, last_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _views(self, meta: Tensor, last_tokens: Tensor, used: _Tables) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Token ids (the device's own where the host has none), positions, slots, lengths, tables."""
         rows = self.limits.max_sequences
         token_ids, positions, slots, lengths, places = (meta[i * rows : (i + 1) * rows] for i in range(5))
         token_ids = torch.where(token_ids < 0, last_tokens[places.long()], token_ids.long())
-        return token_ids, positions, slots, lengths, meta[5 * rows :].view(rows, self.max_blocks)
+        return token_ids, positions, slots, lengths, meta[5 * rows :].view(rows, used.blocks)
 
-    def _decode_hidden(self, last_tokens: Tensor) -> Tensor:
-        token_ids, positions, slots, lengths, tables = self._views(self.meta, last_tokens)
+    def _decode_hidden(self, last_tokens: Tensor, used: _Tables) -> Tensor:
+        token_ids, positions, slots, lengths, tables = self._views(used.meta, last_tokens, used)
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
-        attend = PagedAttention(self.cache, self.kernels, slots, tables, lengths, 0, [])
+        attend = PagedAttention(self.cache, used.kernels, slots, tables, lengths, 0, [])
         return decoder.run_layers(self.model, hidden, positions, attend, self.runner)
 
-    def _run_decode(self, meta: NDArray[np.int32], last_tokens: Tensor) -> Tensor:
+    def _run_decode(self, meta: NDArray[np.int32], last_tokens: Tensor, used: _Tables) -> Tensor:
         """The graph holds `last_tokens` itself: the executor keeps that one tensor."""
-        self.meta.copy_(to_device(meta, self.device), non_blocking=True)
+        used.meta.copy_(to_device(meta, self.device), non_blocking=True)
         if not self.use_graph:
-            return self._decode_hidden(last_tokens)
-        if self._graph is None:
-            self._graph, self._graph_hidden = _record(lambda: self._decode_hidden(last_tokens))
-        self._graph.replay()
-        assert self._graph_hidden is not None
-        return self._graph_hidden
+            return self._decode_hidden(last_tokens, used)
+        if used.graph is None:
+            used.graph, used.graph_hidden = _record(lambda: self._decode_hidden(last_tokens, used))
+        used.graph.replay()
+        assert used.graph_hidden is not None
+        return used.graph_hidden
 
 
 def _record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from workers.pixtral.model.layers import Operations, RMSNorm
 
 SPLIT_TOKENS = 1024
+JOINED_SPLITS = 16  # at once: all of a page of one image
 GROUP_ROWS = 16  # a matrix unit's least number of rows; a group of 4 query heads fills a quarter
 
 
@@ -143,16 +144,23 @@ def _decode_split(
 def _decode_join(partial, sums, lengths, out, num_splits, D: tl.constexpr, SPLITS: tl.constexpr, SPLIT: tl.constexpr):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     used = tl.cdiv(tl.load(lengths + row), SPLIT)
-    split = tl.arange(0, SPLITS)
     dims = tl.arange(0, D)
     base = (row * tl.num_programs(1) + head) * num_splits
-    inside = split < used
-    lse = tl.load(sums + base + split, mask=inside, other=float("-inf"))
-    top = tl.max(lse, axis=0)
-    share = tl.where(inside, tl.exp2(lse - top), 0.0)
-    parts = tl.load(partial + (base + split)[:, None] * D + dims[None, :], mask=inside[:, None], other=0.0)
-    joined = tl.sum(parts * share[:, None], axis=0) / tl.sum(share, axis=0)
-    joined = tl.where(used > 0, joined, 0.0)
+    best = tl.max(tl.full([SPLITS], float("-inf"), tl.float32), axis=0)
+    total = tl.sum(tl.zeros([SPLITS], tl.float32), axis=0)
+    joined = tl.zeros([D], tl.float32)
+    for first in range(0, used, SPLITS):  # SPLITS at once, whatever the width of the tables: one order of the sum
+        split = first + tl.arange(0, SPLITS)
+        inside = split < used
+        lse = tl.load(sums + base + split, mask=inside, other=float("-inf"))
+        top = tl.maximum(best, tl.max(lse, axis=0))
+        share = tl.where(inside, tl.exp2(lse - top), 0.0)
+        parts = tl.load(partial + (base + split)[:, None] * D + dims[None, :], mask=inside[:, None], other=0.0)
+        shrink = tl.exp2(best - top)
+        joined = joined * shrink + tl.sum(parts * share[:, None], axis=0)
+        total = total * shrink + tl.sum(share, axis=0)
+        best = top
+    joined = tl.where(used > 0, joined / total, 0.0)
     tl.store(out + (row * tl.num_programs(1) + head) * D + dims, joined.to(out.dtype.element_ty))
 
 
@@ -197,7 +205,7 @@ class PagedKernels:
         )  # fmt: skip
         _decode_join[(rows, heads)](
             self.partial, self.sums, lengths, out, self.num_splits, head_dim,
-            triton.next_power_of_2(self.num_splits), SPLIT_TOKENS, num_warps=2,
+            JOINED_SPLITS, SPLIT_TOKENS, num_warps=2,
         )  # fmt: skip
 
 

@@ -33,8 +33,10 @@ class Limits:
     max_sequences: int
     chunk_tokens: int
     token_budget: int  # prefill tokens a step
-    max_context: int = 2**31 - 1  # tokens of one sequence, prompt and answer
+    max_context: int = 2**31 - 1  # tokens of one sequence, prompt and answer, without the tiles of a large page
     admit_tokens: int = 0  # small prompts are admitted together, once they have so many tokens
+    tile_tokens: int = 0  # that the tiles of one page may add to `max_context`
+    step_keys: int = 2**31 - 1  # that the chunks of a step may look at together: a GPU gathers them for each layer
 
     def __post_init__(self) -> None:
         if self.token_budget < self.chunk_tokens or self.max_sequences < 1:
@@ -115,16 +117,16 @@ class Scheduler:
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the prompt and one token more could ever be held."""
-        return sequence.prompt_length + 1 <= self._room
+        return sequence.prompt_length + 1 <= self._room(sequence)
 
-    @property
-    def _room(self) -> int:
-        return min(self.limits.max_context, self.pool.num_blocks * self.pool.block_size)
+    def _room(self, sequence: Sequence) -> int:
+        most = self.limits.max_context + sequence.request.tile_tokens
+        return min(most, self.pool.num_blocks * self.pool.block_size)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that `fits`; its answer ends at the latest where the whole cache would be full."""
         assert self.fits(sequence), (sequence.prompt_length, self.pool.num_blocks)
-        sequence.max_tokens = min(sequence.request.sampling.max_tokens, self._room - sequence.prompt_length)
+        sequence.max_tokens = min(sequence.request.sampling.max_tokens, self._room(sequence) - sequence.prompt_length)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
@@ -190,6 +192,8 @@ class Scheduler:
             first, last = sequence.computed, sequence.chunk_end(self.limits.chunk_tokens)
             if last - first > budget:
                 return budget
+            if chunks and last + sum(chunk.last for chunk in chunks) > self.limits.step_keys:
+                return 0
             ends = last == sequence.prompt_length
             samples = ends and sequence.num_generated == 0
             chunks.append(Chunk(sequence, first, last, samples))

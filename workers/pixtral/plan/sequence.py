@@ -60,6 +60,7 @@ class Request:
     image_end: int = 0  # tokens through the last image's end, 0 without images
     sampling: Sampling = Sampling()
     deadline: float | None = None  # a time.monotonic() moment
+    tile_tokens: int = 0  # of the images after a page's first; they leave its room for text as it is
 
     @property
     def prefix_key(self) -> str | None:

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from workers.pixtral.plan.page_tiles import MOST_TOKENS
 from workers.pixtral.plan.scheduler import Limits
 
 if TYPE_CHECKING:
     from workers.pixtral.model.config import ModelConfig
 
 BLOCK_SIZE = 64
-# A full page of 64 × 64 patches with its breaks, a prompt of 300 tokens and an answer of 4,096.
-LONGEST_TOKENS = 64 * 65 + 300 + 4096
+TEXT_TOKENS = 300 + 4096  # a prompt and its answer
+LONGEST_TOKENS = 64 * 65 + TEXT_TOKENS  # with a full page of 64 × 64 patches and their breaks
+TILED_TOKENS = LONGEST_TOKENS + MOST_TOKENS  # with the tiles of a large one
 ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
 KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`cpu/backend.py`), and the libraries' own
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
@@ -82,6 +84,11 @@ def size_engine(
     room = step_bytes(config, draft, itemsize)
     if not on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted above: room for eight.
         room += max(0, threads - 8) * 2 * STRIP_ROWS * LONGEST_TOKENS * itemsize
+    longest = max(LONGEST_TOKENS, min(TILED_TOKENS, (granted - weights - room) // per_token))
+    room += longest * per_token // config.n_layers  # keys and values of one layer, gathered for chunks of long prompts
+    if on_gpu:  # Results of splits of 1,024 keys (`cuda/kernels.py`), with narrow block tables and with wide ones.
+        splits = sum(-(-tokens // 1024) for tokens in {LONGEST_TOKENS, longest})
+        room += most * config.n_heads * splits * (config.head_dim + 1) * 4
     cache = granted - weights - room
     num_blocks = cache // (per_token * BLOCK_SIZE)
     num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS)) if on_gpu else most
@@ -95,8 +102,18 @@ def size_engine(
     )
     if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
         raise UsageError(f"too little memory for one page ({text}); free some, or take a smaller checkpoint")
+    if longest < TILED_TOKENS:
+        text += f"; larger pages are shrunk to {num_blocks * BLOCK_SIZE - TEXT_TOKENS:,} tokens of images"
     return Sizes(
-        Limits(num_sequences, chunk, budget, LONGEST_TOKENS, ADMIT_TOKENS),
+        Limits(
+            num_sequences,
+            chunk,
+            budget,
+            LONGEST_TOKENS,
+            ADMIT_TOKENS,
+            tile_tokens=longest - LONGEST_TOKENS,
+            step_keys=longest,
+        ),
         num_blocks,
         None if on_gpu else _tile(config),
         text,

@@ -4,10 +4,15 @@ mistral-common turns each page into 27 MB of normalised float32 on the host. A p
 no resize, so here it stays uint8 and is normalised on the device by the same three roundings; the tokens and, bit for
 bit, the pixels are mistral-common's (held by `test_pixtral_processor.py`). An image that does need its resize takes
 mistral-common's own path.
+
+A page larger than the model's largest image is several images in one message, as `plan/page_tiles.py` cuts it: the
+whole page, its tiles, then the text, which says first what they are. That stands after the images, not between them:
+the model knows images before text, and all prompts of the page share them as one prefix.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -26,9 +31,16 @@ from PIL import Image as PillowImage
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.fingerprint import lacks
+from workers.pixtral.plan.page_tiles import Tiling, num_tokens, scale_within
 from workers.pixtral.plan.sequence import Image, Request, Sampling
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)
+
+ABOUT_TILES = (
+    "Image 1 shows a whole page. Images 2 to {last} show parts of the same page, enlarged: {rows} rows of {columns}, "
+    "row by row from the top, from left to right in each; neighbouring parts overlap. Take the layout and the order of "
+    "reading from image 1, and the letters from the parts. What stands in several images stands once on the page.\n\n"
+)
 
 
 class PixelKeeper(ImageEncoder):
@@ -91,6 +103,7 @@ class Processor:
         self.image_end_id = encoder.special_ids.img_end
         self.eos_id = self.text.eos_id
         self.max_side_px = min(encoder.image_config.max_image_size, vision.image_size)
+        self.cell = vision.patch_size * vision.spatial_merge_size
 
     def encode(
         self,
@@ -124,10 +137,16 @@ class Processor:
         question: str,
         sampling: Sampling,
         deadline: float | None = None,
+        tiling: Tiling | None = None,
     ) -> Request:
-        """One page and what to do with it: the image first, then the text."""
-        image = ImageChunk(image=PillowImage.fromarray(pixels))
-        return self.encode([UserMessage(content=[image, TextChunk(text=question)])], sampling, [digest], deadline)
+        """One page and what to do with it: the image, or the images of `tiling`, then the text."""
+        images = cut(pixels, tiling) if tiling else [PillowImage.fromarray(pixels)]
+        digests = [f"{digest} {tiling.scaled} {part}" for part in ("whole", *tiling.boxes)] if tiling else [digest]
+        content: list[Any] = [*(ImageChunk(image=image) for image in images), TextChunk(text=about(tiling) + question)]
+        request = self.encode([UserMessage(content=content)], sampling, digests, deadline)
+        if tiling is None:
+            return request
+        return dataclasses.replace(request, tile_tokens=num_tokens(tiling.sizes[1:], self.cell))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens to text, control tokens left out.
@@ -139,3 +158,29 @@ class Processor:
         if unknown:
             raise ValueError(f"the tokenizer has {self.text.n_words:,} tokens and does not know {unknown[0]:,}")
         return self.text.decode(list(tokens))
+
+
+def cut(pixels: NDArray[np.uint8], tiling: Tiling) -> list[PillowImage.Image]:
+    """The whole page and its tiles."""
+    page = PillowImage.fromarray(pixels)
+    whole = _brought_to(tiling.whole, page)
+    scaled = _brought_to(tiling.scaled, page) if tiling.boxes else whole
+    return [whole, *(scaled.crop(box) for box in tiling.boxes)]
+
+
+def _brought_to(size: tuple[int, int], page: PillowImage.Image) -> PillowImage.Image:
+    """In its own proportions, white beside it. Lanczos weighs all pixels that vanish, so no thin stroke is lost."""
+    if page.size == size:
+        return page
+    scale = scale_within(page.size, size)
+    width, height = (max(round(side * scale), 1) for side in page.size)
+    canvas = PillowImage.new("RGB", size, "white")
+    canvas.paste(page.resize((width, height), PillowImage.Resampling.LANCZOS))
+    return canvas
+
+
+def about(tiling: Tiling | None) -> str:
+    """What the images are, before the question; nothing where there is one."""
+    if tiling is None or not tiling.boxes:
+        return ""
+    return ABOUT_TILES.format(last=1 + len(tiling.boxes), rows=tiling.rows, columns=tiling.columns)
