@@ -18,7 +18,9 @@ from PIL import Image
 def picture(shade: int) -> bytes:
     """A small PNG; each shade is other content."""
     file = io.BytesIO()
-    Image.new("L", (16, 16), shade).save(file, "PNG")
+    image = Image.new("L", (16, 16), shade)
+    image.putpixel((0, 0), 255 - shade)  # a picture of one colour is none
+    image.save(file, "PNG")
     return file.getvalue()
 
 

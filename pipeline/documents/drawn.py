@@ -34,6 +34,7 @@ class Limits:
     max_pages: int
     max_page_pt: int
     max_image_pixels: int
+    all_frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from io import BytesIO
+import math
+from contextlib import nullcontext, suppress
 
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageCms,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -18,12 +16,13 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline.documents.drawn import Drawn, Limits, fit, padded_px, translated
+from pipeline.documents.cut_images import decode_cut, lenient
+from pipeline.documents.drawn import Drawn, Limits, clean, fit, is_white, padded_px, translated, without_paths
+from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 TURNS = {  # EXIF orientation → what stands the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,34 +35,94 @@ TURNS = {  # EXIF orientation → what stands the picture upright
 
 
 class ImageFrames:
-    """An image file. Every frame of a TIFF is a page; of an animated GIF, WebP or PNG the first frame alone is,
-    for the others show the same picture in motion."""
+    """An image file. Every frame of a TIFF is a page; of an animated GIF, WebP or PNG and of several pictures in one
+    JPEG file the first alone is, for the others mostly show it in motion, unless `all_frames` asks for them."""
 
     def __init__(self, path: str, kind: str, limits: Limits) -> None:
-        self._limits = limits
+        self._path, self._kind, self._limits = path, kind, limits
+        self._notes: list[str] = []
+        self._is_lenient = False
         Image.MAX_IMAGE_PIXELS = None  # counted below, against our own limit and before any pixel is decoded
         try:
-            self._image: Image.Image = Image.open(path, formats=formats_of(kind))
-            self.page_count: int = getattr(self._image, "n_frames", 1) if kind == "tiff" else 1
+            self._image = self._open()
+            self._frames = self._count_frames()
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
             fact = f"the {kind.upper()} image cannot be opened: no {kind.upper()} follows its first bytes"
             raise DocumentRejected(fact, cause="damaged") from error
         except Exception as error:
             raise translated(error, DocumentRejected, f"the {kind.upper()} image cannot be opened") from error
+        self.page_count = self._frames if kind == "tiff" or limits.all_frames else 1
         if self.page_count == 1:  # else the one frame fails, not the document
             self._check_size(DocumentRejected)
 
     def draw(self, page_index: int) -> Drawn:
+        notes = list(self._notes)
         try:
-            self._image.seek(page_index)
-            self._check_size(PageFailed)
-            image = flatten(shrink(self._image, self._limits.max_side_px))
+            image = flatten(self._decode(page_index, notes), notes)
         except PageFailed:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
+        colour = _colour_of(image)
+        if self.page_count < self._frames:
+            notes.append(
+                f"the first of {self._frames:,} frames{', and a blank one,' if colour else ''} is read; "
+                "PAGEPACK_ALL_FRAMES=1 reads all"
+            )
+        if colour is not None and not is_white(colour):
+            shown = "#" + "".join(f"{value:02x}" for value in colour)
+            raise PageFailed(f"the picture is one colour, {shown}: there is nothing to read", cause="damaged")
         image = pad(image)
-        return Drawn(image.mode, image.width, image.height, image.tobytes(), None, "")
+        warnings = without_paths(clean("\n".join(notes)))
+        return Drawn(image.mode, image.width, image.height, image.tobytes(), None, warnings)
+
+    def _open(self) -> Image.Image:
+        """Strictly, else leniently with a note of what is wrong beside the picture."""
+        try:
+            return Image.open(self._path, formats=formats_of(self._kind))
+        except Exception as error:
+            with lenient():
+                try:
+                    image = Image.open(self._path, formats=formats_of(self._kind))
+                except Exception:
+                    raise error from None
+            self._is_lenient = True
+            self._notes.append(
+                f"a part of the {self._kind.upper()} file beside its picture is damaged, and is left out"
+            )
+            return image
+
+    def _count_frames(self) -> int:
+        try:
+            count = int(getattr(self._image, "n_frames", 1))
+        except Exception as error:
+            if self._kind == "tiff":
+                raise
+            self._notes.append(f"the frames after the first cannot be read: {error}")
+            count = 1
+        finally:
+            self._image.seek(0)
+        types = [
+            entry.get("Attribute", {}).get("MPType", "")
+            for entry in self._image.__dict__.get("mpinfo", {}).get(0xB002, [])
+        ]
+        return count - sum("Thumbnail" in name for name in types)
+
+    def _decode(self, page_index: int, notes: list[str]) -> Image.Image:
+        """A frame, upright and no larger than asked for; a damaged one as far as it goes."""
+        try:
+            with lenient() if self._is_lenient else nullcontext():
+                self._image.seek(page_index)
+                self._check_size(PageFailed)
+                return shrink(self._image, self._limits.max_side_px, notes)
+        except (PageFailed, MemoryError):
+            raise
+        except Exception:
+            cut = decode_cut(self._path, formats_of(self._kind), page_index)
+            if cut is None:
+                raise
+            notes.append(cut.says)
+            return shrink(cut.image, self._limits.max_side_px, notes, (cut.first_row, cut.last_row))
 
     def _check_size(self, error: type[DocumentRejected] | type[PageFailed]) -> None:
         width, height = self._image.size
@@ -75,62 +134,68 @@ class ImageFrames:
             raise error(f"{size}, {over} or shrink it", cause="too-large")
 
 
-def shrink(image: Image.Image, max_side_px: int) -> Image.Image:
-    """Decode an image, no longer than `max_side_px` and standing upright, in a mode that can be resampled.
+def shrink(
+    image: Image.Image, max_side_px: int, notes: list[str], decoded: tuple[float, float] = (0.0, 1.0)
+) -> Image.Image:
+    """Decode an image, no longer than `max_side_px`, upright and with square pixels, in a mode that can be resampled.
 
     JPEG decodes at 1/2, 1/4 or 1/8 where that is still twice the size wanted; `reducing_gap` does the like for others.
+    `decoded` are the shares of the height between which there is a picture: the rest is drawn white.
     """
-    # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
-    turn = None if image.format in TURNED_ALREADY else TURNS.get(image.getexif().get(0x0112, 1))
-    _, width, height = fit(*image.size, max_side_px, enlarge=False)
-    image.draft(None, (2 * width, 2 * height))  # None keeps the mode
+    turn = _turn(image, notes)
+    wide, tall = _stretch(image)
+    _, width, height = fit(image.width * wide, image.height * tall, max_side_px, enlarge=False)
+    image.draft(None, (math.ceil(2 * width / wide), math.ceil(2 * height / tall)))  # None keeps the mode
     image.load()
     plain = resampled_mode(image)
-    _, width, height = fit(*plain.size, max_side_px, enlarge=False)
+    if decoded != (0.0, 1.0):
+        plain = plain.copy()
+        for first, last in ((0.0, decoded[0]), (decoded[1], 1.0)):
+            plain.paste(WHITE[plain.mode], (0, round(plain.height * first), plain.width, round(plain.height * last)))
+    _, width, height = fit(plain.width * wide, plain.height * tall, max_side_px, enlarge=False)
     if plain.size != (width, height):
         plain = plain.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return plain if turn is None else plain.transpose(turn)
 
 
-def resampled_mode(image: Image.Image) -> Image.Image:
-    """Palette, 1-bit, 16-bit and float samples as 8-bit grey or colour, alpha kept.
+def _turn(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+    # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
+    if image.format in TURNED_ALREADY:
+        return None
+    try:
+        return TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # whatever the parsing of strangers' bytes trips over
+        notes.append("the EXIF data are broken: should the picture be turned, nobody knows")
+        return None
 
-    16-bit samples are divided by 257. 32-bit integers and floats have no agreed white, so their range is stretched.
+
+def _stretch(image: Image.Image) -> tuple[float, float]:
+    """What makes the pixels square: (1, 204 / 98) for a fax of standard resolution, so that no detail is lost.
+
+    A shape beyond 1 to 4 is no shape but a mistake.
     """
-    mode = image.mode
-    if mode in _SIXTEEN_BIT:
-        grey = image.convert("I").point(lambda sample: sample * (1 / 257) + 0.5).convert("L")
-        is_inverted = getattr(image, "tag_v2", {}).get(262) == 0  # WhiteIsZero, which Pillow minds at 8 bits only
-        return ImageOps.invert(grey) if is_inverted else grey
-    if mode in ("I", "F"):
-        samples = image.convert("F")
-        low, high = (float(end) for end in samples.getextrema())  # type: ignore[arg-type]
-        step = 255 / (high - low) if high > low else 0.0
-        return samples.point(lambda sample: sample * step + (0.5 - low * step)).convert("L")
-    if mode in ("PA", "La", "RGBa") or (mode in ("P", "L", "RGB") and "transparency" in image.info):
-        return image.convert("RGBA")
-    if mode == "1":
-        return image.convert("L")
-    return image if mode in ("L", "LA", "RGB", "RGBA", "CMYK", "LAB") else image.convert("RGB")
+    for name in ("dpi", "resolution", "aspect"):
+        if name in image.info:
+            with suppress(TypeError, ValueError, ZeroDivisionError):
+                across, down = (float(value) for value in image.info[name])
+                if image.format == "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                    across, down = down, across  # the tags speak of the picture as it was before Pillow turned it
+                shape = across / down
+                if 1 / 4 <= shape <= 4 and abs(shape - 1) > 0.1:
+                    return (1.0, shape) if shape > 1 else (1 / shape, 1.0)
+            break
+    return 1.0, 1.0
 
 
-def flatten(image: Image.Image) -> Image.Image:
-    """RGB or L: transparency laid on white, CMYK and Lab through the profile of the file where it is usable.
-
-    A profile of an RGB or grey file is left aside: it shifts colours a little and no letter.
-    """
-    if image.mode in ("LA", "RGBA"):
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    if image.mode not in ("CMYK", "LAB"):
-        return image
-    embedded = image.info.get("icc_profile")
-    with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):  # a damaged profile is no reason to lose a page
-        if embedded or image.mode == "LAB":
-            source = ImageCms.ImageCmsProfile(BytesIO(embedded)) if embedded else ImageCms.createProfile("LAB")
-            turned = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if turned is not None:
-                return turned
-    return image.convert("RGB")
+def _colour_of(image: Image.Image) -> tuple[int, ...] | None:
+    """The one colour of a picture in RGB or L, or None where it has several."""
+    if image.getpixel((0, 0)) != image.getpixel((image.width // 2, image.height // 2)):
+        return None  # most pictures, without looking at every pixel
+    histograms = [band.histogram() for band in image.split()]
+    if any(max(histogram) < image.width * image.height for histogram in histograms):
+        return None
+    colour = tuple(histogram.index(max(histogram)) for histogram in histograms)
+    return colour if len(colour) == 3 else colour * 3
 
 
 def pad(image: Image.Image) -> Image.Image:

@@ -79,6 +79,7 @@ class Child:
                 "max_pages": settings.max_pages,
                 "max_page_pt": settings.max_page_pt,
                 "max_image_pixels": settings.max_image_pixels,
+                "all_frames": settings.all_frames,
             },
         }
         # Anonymous memory that both see. Only the parent may size it: the child can write no file.

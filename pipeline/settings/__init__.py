@@ -67,6 +67,7 @@ class Settings(BaseModel):
     max_pages: int = _(20_000, "a longer document is rejected", gt=0)
     max_page_pt: int = _(7_200, "a wider or higher page fails: 100 inches, PDF's own limit is 14,400", gt=0)
     max_image_pixels: int = _(250_000_000, "a larger image fails: 750 MB decoded", gt=0)
+    all_frames: bool = _(False, "of an animated GIF, WebP or PNG, or several pictures in one JPEG: all, not the first")
     rasterize_seconds: float = _(30.0, "wall clock to draw one page", gt=0)
     rasterize_memory_bytes: int = _(2 * 2**30, "address space of the process that opens files", gt=0)
     ingest_processes: int | None = _(None, "documents drawn side by side; default half the cores", ge=1)

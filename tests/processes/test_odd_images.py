@@ -1,0 +1,188 @@
+"""Image files that are odd and readable: damaged beside their picture, cut, animated, transparent, of oblong pixels."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.documents.drawn import Drawn, Limits
+from pipeline.documents.render import open_document
+from pipeline.errors import DocumentRejected, PageFailed
+from tests import odd_images
+from tests.odd_images import lines_of_text
+
+LIMITS = Limits(max_side_px=1024, max_pages=100, max_page_pt=7200, max_image_pixels=10**7)
+ALL_FRAMES = Limits(1024, 100, 7200, 10**7, all_frames=True)
+
+
+def drawn(path: Path, limits: Limits = LIMITS) -> list[Drawn]:
+    kind = {"jpg": "jpeg", "tif": "tiff"}.get(path.suffix[1:], path.suffix[1:])
+    document = open_document(str(path), kind, limits)
+    return [document.draw(page_index) for page_index in range(document.page_count)]
+
+
+def pixels_of(page: Drawn) -> NDArray[np.uint8]:
+    bands = {"L": 1, "RGB": 3}[page.mode]
+    return np.frombuffer(page.pixels, np.uint8).reshape(page.height_px, page.width_px, bands)
+
+
+def ink_rows(page: Drawn) -> NDArray[np.bool_]:
+    """Which rows hold something dark."""
+    return (pixels_of(page) < 128).any(axis=(1, 2))
+
+
+# Damaged beside the picture
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        odd_images.png_chunk(b"tEXt", b"Comment\0scanned", crc=1),
+        odd_images.png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21))),
+        odd_images.png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**21))),
+        odd_images.png_chunk(b"iCCP", b"profile\0\0no deflate"),
+        odd_images.png_chunk(b"eXIf", b"no EXIF at all"),
+        odd_images.png_chunk(b"eXIf", b"MM\0*\0\0\xff\xff"),
+        odd_images.png_chunk(b"gAMA", b"\0"),
+    ],
+    ids=["bad CRC", "large zTXt", "large iCCP", "broken iCCP", "no EXIF", "broken EXIF", "short gAMA"],
+)
+def test_a_png_is_read_whatever_lies_beside_its_picture(tmp_path: Path, chunk: bytes) -> None:
+    sound, path = tmp_path / "sound.png", tmp_path / "a.png"
+    odd_images.png_with(sound, lines_of_text())
+    [page] = drawn(odd_images.png_with(path, lines_of_text(), chunk))
+    assert bytes(page.pixels) == bytes(drawn(sound)[0].pixels)
+    assert drawn(sound)[0].warnings == ""
+
+
+def test_what_was_left_out_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    chunk = odd_images.png_chunk(b"tEXt", b"Comment\0scanned", crc=1)
+    assert "beside its picture" in drawn(odd_images.png_with(path, lines_of_text(), chunk))[0].warnings
+    chunk = odd_images.png_chunk(b"eXIf", b"no EXIF at all")
+    assert "EXIF" in drawn(odd_images.png_with(path, lines_of_text(), chunk))[0].warnings
+
+
+# Cut in the picture
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {"quality": 90}), ("PNG", {}), ("BMP", {}), ("TIFF", {}), ("GIF", {"interlace": 0})],
+)
+def test_a_cut_picture_is_read_as_far_as_it_goes(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    data = odd_images.encoded(lines_of_text(320, 640), kind, **options)
+    if kind == "TIFF":  # its directory, which Pillow writes last, has to survive
+        data = odd_images.directory_first(data)
+    [page] = drawn(odd_images.cut(path, data, 0.5))
+    rows, height = ink_rows(page)[:640], 640
+    missing = float(re.search(r"([\d.]+) % of the picture", page.warnings)[1]) / 100  # type: ignore[index]
+    assert 0.2 < missing < 0.8
+    there = rows[: int(height * (1 - missing))] if kind != "BMP" else rows[int(height * missing) :]
+    gone = rows[int(height * (1 - missing)) + 8 :] if kind != "BMP" else rows[: int(height * missing) - 8]
+    assert there.mean() > 0.3 and not gone.any()
+
+
+def test_a_jpeg_without_its_end_mark_is_whole(tmp_path: Path) -> None:
+    image = lines_of_text(320, 640)
+    whole, path = tmp_path / "whole.jpg", tmp_path / "a.jpg"
+    whole.write_bytes(odd_images.encoded(image, "JPEG"))
+    path.write_bytes(whole.read_bytes()[:-2])
+    [page], [sound] = drawn(path), drawn(whole)
+    assert bytes(page.pixels) == bytes(sound.pixels) and "lacks its end" in page.warnings and not sound.warnings
+
+
+def test_a_cut_progressive_jpeg_is_coarse_and_no_black_page(tmp_path: Path) -> None:
+    data = odd_images.encoded(lines_of_text(320, 640), "JPEG", progressive=True)
+    [page] = drawn(odd_images.cut(tmp_path / "a.jpg", data, 0.7))
+    assert "coarse" in page.warnings and ink_rows(page)[:640].mean() > 0.3
+
+
+def test_a_picture_of_which_nothing_is_there_fails(tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG", "GIF", "WEBP"):
+        data = odd_images.encoded(lines_of_text().convert("RGB"), kind)
+        begin = data.index(b"IDAT") + 6 if kind == "PNG" else 700 if kind == "JPEG" else 60
+        (tmp_path / f"a.{kind.lower()}").write_bytes(data[:begin])
+        with pytest.raises((DocumentRejected, PageFailed)) as caught:
+            drawn(tmp_path / f"a.{kind.lower()}")
+        assert caught.value.cause == "damaged"
+
+
+# One colour, transparency
+
+
+def test_a_picture_of_one_colour_fails_and_blank_paper_does_not(tmp_path: Path) -> None:
+    for shade in ("black", "grey", "navy"):
+        Image.new("RGB", (60, 40), shade).save(tmp_path / "a.png")
+        with pytest.raises(PageFailed, match="one colour, #"):
+            drawn(tmp_path / "a.png")
+    for shade in ("white", (250, 248, 245)):
+        Image.new("RGB", (60, 40), shade).save(tmp_path / "b.png")
+        assert drawn(tmp_path / "b.png")[0].warnings == ""
+
+
+@pytest.mark.parametrize("inks", [("white",), ("white", "black"), ((230, 230, 160),)])
+def test_light_print_on_a_transparent_picture_is_legible(tmp_path: Path, inks: tuple[object, ...]) -> None:
+    image = Image.new("RGBA", (320, 240), (255, 255, 255, 0))
+    for index, ink in enumerate(inks):
+        print_ = lines_of_text(160, 240, 255, 0)
+        image.paste(ink, (160 * index, 0, 160 * index + 160, 240), print_)  # type: ignore[arg-type]
+    image.save(tmp_path / "a.png")
+    [page] = drawn(tmp_path / "a.png")
+    assert "transparent" in page.warnings
+    for index in range(len(inks)):
+        half = pixels_of(page)[:240, 160 * index : 160 * index + 160, 0].astype(int)
+        background = int(np.median(half))
+        assert np.abs(half - background).max() > 100
+
+
+def test_dark_print_on_a_transparent_picture_lies_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (320, 240), (0, 0, 0, 0))
+    image.paste("black", (0, 0), lines_of_text(320, 240, 255, 0))
+    image.save(tmp_path / "a.png")
+    [page] = drawn(tmp_path / "a.png")
+    assert page.warnings == "" and np.median(pixels_of(page)) == 255
+
+
+# Frames and pixels
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animation_says_how_many_frames_it_has_and_gives_all_on_request(tmp_path: Path, kind: str) -> None:
+    frames = [lines_of_text(320, height).resize((320, 240)) for height in (240, 200, 160)]
+    path = tmp_path / f"a.{kind}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    [page] = drawn(path)
+    assert "the first of 3 frames is read" in page.warnings
+    pages = drawn(path, ALL_FRAMES)
+    assert len(pages) == 3 and len({bytes(page.pixels) for page in pages}) == 3
+    assert not any(page.warnings for page in pages)
+    blank = Image.new("L", (320, 240), 255)
+    blank.save(path, save_all=True, append_images=frames)
+    assert "and a blank one" in drawn(path)[0].warnings
+
+
+def test_several_pictures_in_one_jpeg(tmp_path: Path) -> None:
+    frames = [lines_of_text(320, height).resize((320, 240)) for height in (240, 200)]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])
+    [page] = drawn(tmp_path / "a.jpg")
+    assert "the first of 2 frames" in page.warnings
+    assert len(drawn(tmp_path / "a.jpg", ALL_FRAMES)) == 2
+
+
+@pytest.mark.parametrize(
+    ("dpi", "size"),
+    [((204, 98), (400, 416)), ((98, 204), (833, 200)), ((300, 300), (400, 200)), ((72, 1), (400, 200))],
+)
+def test_oblong_pixels_are_drawn_square(tmp_path: Path, dpi: tuple[int, int], size: tuple[int, int]) -> None:
+    for suffix in ("tif", "png", "jpg"):
+        lines_of_text(400, 200).convert("1" if suffix == "tif" else "L").save(tmp_path / f"a.{suffix}", dpi=dpi)
+        [page] = drawn(tmp_path / f"a.{suffix}")
+        assert abs(page.width_px - size[0]) <= 16 and abs(page.height_px - size[1]) <= 16
