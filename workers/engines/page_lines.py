@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Less sure is as good as nothing; RapidOCR's own limit.
 _LEAST_CONFIDENCE = 0.5
 _SURE = 0.9
+# So many lines that run along the page are a block of their own.
+_LEAST_LYING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,11 @@ class _Page:
         foreign: list[Region] = []
         try:
             for region in self.regions:
-                reading = self._read_best(region)
+                reading, turn = self._read_best(region)
                 if is_unread_script(region, reading, _LEAST_CONFIDENCE):
                     foreign.append(region)
                 elif reading.text and reading.confidence >= _LEAST_CONFIDENCE:
-                    lines.append(Line(region.quad, reading.text, reading.confidence))
+                    lines.append(Line(region.quad, reading.text, reading.confidence, turn))
                 else:
                     unread.append(region)
         except _Late:
@@ -112,11 +114,25 @@ class _Page:
             is_late=bool(late),
         )
 
-    def _read_best(self, region: Region) -> Reading:
-        """A line that runs along the page may run up or down it."""
-        if not region.runs_along:
-            return self.read(region, Turn.NONE)
-        left = self.read(region, Turn.LEFT)
-        if left.confidence >= _SURE and letters(left.text) >= region.length_in_heights:
-            return left
-        return max(left, self.read(region, Turn.RIGHT), key=lambda reading: reading.confidence)
+    def _read_best(self, region: Region) -> tuple[Reading, Turn]:
+        """A line that runs along the page may run up or down it; what is as high as wide, as its neighbours do."""
+        if region.runs_along:
+            left = self.read(region, Turn.LEFT)
+            if left.confidence >= _SURE and letters(left.text) >= region.length_in_heights:
+                return left, Turn.LEFT
+            turns = [Turn.LEFT, Turn.RIGHT]
+        elif not region.runs_across and self._is_among_lying(region):
+            turns = [Turn.NONE, Turn.LEFT, Turn.RIGHT]
+        else:
+            turns = [Turn.NONE]
+        readings = [(self.read(region, turn), turn) for turn in turns]
+        return max(readings, key=lambda one: one[0].confidence)
+
+    def _is_among_lying(self, region: Region) -> bool:
+        """Of a block that lies on its side, as the short cells of a sideways table are."""
+        lying = [other for other in self.regions if other.runs_along]
+        if len(lying) < _LEAST_LYING:
+            return False
+        x, y = region.centre
+        xs, ys = zip(*(corner for other in lying for corner in other.quad), strict=True)
+        return bool(min(xs) < x < max(xs) and min(ys) < y < max(ys))

@@ -48,6 +48,11 @@ class Region:
         return max(math.dist(self.quad[0], self.quad[3]), math.dist(self.quad[1], self.quad[2]))
 
     @property
+    def centre(self) -> Point:
+        xs, ys = zip(*self.quad, strict=True)
+        return sum(xs) / 4, sum(ys) / 4
+
+    @property
     def runs_along(self) -> bool:
         """The line runs up or down the page."""
         return self.height_px >= _ELONGATED * self.width_px

@@ -32,11 +32,13 @@ _MAX_SKEW = math.radians(15)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A detected line: corners clockwise from its own top left in pixels, what it says, and how sure (0 to 1)."""
+    """A detected line: corners clockwise from the top left in pixels, what it says, and how sure (0 to 1)."""
 
     quad: Quad
     text: str
     confidence: float = 1.0
+    turn: int = 0
+    """Quarter turns counter-clockwise after which it reads from the left, on a page that stands upright."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,5 +1,6 @@
 """From the lines that an engine found on a page to text that reads as the page does.
 
+    sideways       blocks that lie on their side, each a page of its own and one box from here on
     lines          boxes on a level page that reads from the left and the top, whatever the script
     rulings        the lines that are drawn on it; `grids`: the tables that they make, each one box from here on
     columns        regions that read row by row
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING
@@ -22,8 +24,9 @@ from workers.layout.grids import take_tables
 from workers.layout.headings import with_headings
 from workers.layout.lines import Box, Line, find_frame, lay_out
 from workers.layout.paragraphs import Block, blocks
-from workers.layout.rows import join
+from workers.layout.rows import join, united
 from workers.layout.rulings import find_rulings, in_frame, outside_text
+from workers.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,11 +38,16 @@ def text_in_reading_order(lines: Sequence[Line], pixels: NDArray[np.uint8] | Non
 
     `pixels` is the page that the lines were found on (RGB); without it no ruling is seen.
     """
-    frame = find_frame(lines)
-    boxes = lay_out(lines, frame)
+    upright, lying, pixels = take_sideways(lines, pixels)
+    frame = find_frame(upright)
+    boxes = lay_out(upright, frame)
     if not boxes:
         return ""
     height, body = median(box.size for box in boxes), _body_size(boxes)
+    for one in lying:
+        text = text_in_reading_order(one.upright, one.pixels)
+        boxes.append(replace(united(lay_out(one.lines, frame), text), is_table=True))
+    boxes.sort()
     if pixels is not None:
         rulings = in_frame(find_rulings(pixels, frame.angle, height), frame)
         boxes = take_tables(boxes, outside_text(rulings, boxes), height)
