@@ -19,6 +19,7 @@ from benchmarks.quality.paper import pymupdf
 from pipeline.blobs.png import load
 from pipeline.documents.files import kind_of
 from pipeline.documents.rasterize import PageFailure, Rasterizer
+from pipeline.errors import PageFailed
 from pipeline.settings import Settings
 from schemas.prompts import OCR
 
@@ -66,7 +67,11 @@ class Pagepack:
             return Reading("", 0.0, {"failed": str(drawn.error)})
         pixels = np.asarray(load(drawn.image).convert("RGB"))
         started = time.process_time()
-        answer = self._engine.submit(drawn.image_hash, pixels, [OCR])[0].result()
+        try:
+            answer = self._engine.submit(drawn.image_hash, pixels, [OCR])[0].result()
+        except PageFailed as error:
+            said = {"failed": str(error), "review": error.cause}  # it says so, too: a row of `failures`
+            return Reading("", time.process_time() - started, said)
         seconds = time.process_time() - started
         size = {"width_px": drawn.width_px, "height_px": drawn.height_px, "png_bytes": len(drawn.image)}
         said = {"confidence": answer.confidence, "angle": answer.angle, "review": answer.review_reason}
