@@ -11,6 +11,15 @@ _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 _R = 'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
 _A = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
 _TYPES = {"[Content_Types].xml": b"<Types/>"}
+_WORD_TYPES = {
+    "[Content_Types].xml": b"""<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">
+        <Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>
+        <Default Extension="png" ContentType="image/png"/><Override PartName="/word/document.xml"
+        ContentType="application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"/></Types>"""
+}
+_DOCUMENT = b"""<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">
+    <Relationship Id="r1" Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"
+    Target="word/document.xml"/></Relationships>"""
 
 
 def _relations(*targets: tuple[str, str]) -> bytes:
@@ -22,11 +31,11 @@ def docx(body: str, **parts: bytes) -> bytes:
     """`body` is XML of the namespace `w`, which may show the picture r1; `word__header1__xml` is a part."""
     document = f"<w:document {_W} {_R} {_A}><w:body>{body}</w:body></w:document>".encode()
     relations = _relations(("image", "media/image1.png"))
-    main = {"word/document.xml": document, "word/_rels/document.xml.rels": relations}
+    main = {"word/document.xml": document, "word/_rels/document.xml.rels": relations, "_rels/.rels": _DOCUMENT}
     for name, data in parts.items():
         folder, _, ending = name.rpartition("__")
         main[f"{folder.replace('__', '/')}.{ending}"] = data
-    return zipped(_TYPES | main)
+    return zipped(_WORD_TYPES | main)
 
 
 def words(text: str, style: str = "") -> str:

@@ -36,6 +36,12 @@ def batch_options(command: F) -> F:
             help="Of files of a kind that is not read, only say how many there are.",
         ),
         click.option(
+            "--attachments",
+            is_flag=True,
+            default=None,
+            help="Files that are attached to PDFs are documents of their own.",
+        ),
+        click.option(
             "--exclude",
             multiple=True,
             metavar="GLOB",

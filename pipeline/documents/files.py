@@ -40,6 +40,10 @@ class Kind(StrEnum):
     ODS = "ods"
     ODP = "odp"
     ODG = "odg"
+    DOC = "doc"
+    XLS = "xls"
+    PPT = "ppt"
+    RTF = "rtf"
     EML = "eml"
     MSG = "msg"
     ZIP = "zip"
@@ -55,7 +59,10 @@ CONTAINERS = frozenset({Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.BZIP2, Kind.XZ})
 HOLDERS = CONTAINERS | {Kind.EML, Kind.MSG}
 """Kinds that hold documents: a mail has pages of its own and attachments."""
 
-OFFICE = frozenset({Kind.DOCX, Kind.XLSX, Kind.PPTX, Kind.ODT, Kind.ODS, Kind.ODP, Kind.ODG})
+OLD_OFFICE = frozenset({Kind.DOC, Kind.XLS, Kind.PPT, Kind.RTF})
+"""Kinds that only LibreOffice reads, where it is installed."""
+
+OFFICE = OLD_OFFICE | {Kind.DOCX, Kind.XLSX, Kind.PPTX, Kind.ODT, Kind.ODS, Kind.ODP, Kind.ODG}
 
 UNSUPPORTED_FACT = "is of no kind that is read (PDF, image, office document, mail, archive)"
 
@@ -152,6 +159,7 @@ _MAGIC = {
     b"PK\3\4": Kind.ZIP,
     b"PK\5\6": Kind.ZIP,  # without a member
     b"\x1f\x8b\x08": Kind.GZIP,
+    b"{\\rtf": Kind.RTF,
     b"\xfd7zXZ\0": Kind.XZ,
 }
 

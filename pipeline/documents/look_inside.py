@@ -22,6 +22,11 @@ _MIMETYPES = {
 _OUTLOOK = bytes.fromhex("0b0d020000000000c000000000000046")  # class of the root of a message
 _PROPERTIES = "__properties_version1.0".encode("utf-16-le")
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_MAIN_STREAMS = {
+    "WordDocument": Kind.DOC,
+    "Workbook": Kind.XLS,
+    "PowerPoint Document": Kind.PPT,
+}
 _DIRECTORY_BYTES = 1 << 16
 
 
@@ -59,4 +64,6 @@ def _of_ole(file: BinaryIO, name: str) -> Kind | None:
     directory = file.read(_DIRECTORY_BYTES)  # its first sectors mostly lie together
     if _ENCRYPTED in directory:
         raise rejected("encrypted", name, "is an office document with a password; remove the password")
-    return Kind.MSG if directory[80:96] == _OUTLOOK or _PROPERTIES in directory else None
+    if directory[80:96] == _OUTLOOK or _PROPERTIES in directory:
+        return Kind.MSG
+    return next((kind for stream, kind in _MAIN_STREAMS.items() if stream.encode("utf-16-le") in directory), None)

@@ -34,9 +34,10 @@ def beside_document(document: Any, pdf: Any) -> Iterator[str]:
     is_portfolio = mupdf.pdf_is_dict(mupdf.pdf_dict_gets(catalog, "Collection"))
     names = document.embfile_names()
     if is_portfolio:
-        yield f"the document is a portfolio: its page is a cover, and it holds {_counted(names)}, which are not read"
+        holds = f"it holds {_counted(names)}, which --attachments reads"
+        yield f"the document is a portfolio: its page is a cover, and {holds}"
     elif names:
-        yield f"the document has {_counted(names)} attached, which are not read"
+        yield f"the document has {_counted(names)} attached, which --attachments reads"
 
 
 def beside_page(page: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.documents.drawn import Limits, Opened
+from pipeline.documents.files import OLD_OFFICE
 from pipeline.documents.render_flowing import FlowingPages
 from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdf import PdfPages
@@ -20,6 +21,9 @@ def open_document(path: str, kind: str, limits: Limits) -> Opened:
     document: Opened
     if kind == "pdf":
         document = PdfPages(path, limits)
+    elif kind in OLD_OFFICE:
+        fact = f"a {kind.upper()} file is read where LibreOffice is installed; install it, or convert the file"
+        raise DocumentRejected(fact, cause="unsupported")
     elif kind in _FLOWING:
         document = FlowingPages(path, kind, limits)
     else:

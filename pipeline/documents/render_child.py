@@ -3,6 +3,8 @@
     parent → child   {"op": "open", "kind": …} with the file's descriptor   {"op": "pages", "first": i}
     child → parent   {"is": "ready"}   {"is": "opened", "page_count": n} or {"is": "rejected", "cause", "text"}
                      {"is": "page", "slot": 0 or 1, …} or {"is": "failed", "cause", "text"}, for each page in order
+    parent → child   {"op": "attachments"} with a PDF's descriptor
+    child → parent   {"is": "attachment", "name", "error"} and its bytes as {"is": "content", "data"}, …, {"is": "end"}
     parent → child   one byte for each page whose slot it has read
 
 A message is its length (4 bytes, network order), then JSON. Pixels lie in one of two slots of shared memory, so the
@@ -12,6 +14,7 @@ page. The child ends when the socket does.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import json
 import math
@@ -29,6 +32,7 @@ from pipeline.errors import DocumentRejected, PageFailed
 _LENGTH = struct.Struct("!I")
 MAX_MESSAGE_BYTES = 16 * 2**20  # a text layer of a million characters, each escaped as two of six
 SLOTS, SLOT_BYTES = 2, 3 * 2**20  # 1024 × 1024 px in RGB
+CONTENT_BYTES = 1 << 20  # of an attachment, a message
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 
@@ -81,7 +85,7 @@ def main() -> None:
         signal.SIGTERM,
     ):  # Ctrl-C and shutdowns reach the whole group: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
-    from pipeline.documents.drawn import Limits, Opened
+    from pipeline.documents.drawn import Limits, Opened, clean
     from pipeline.documents.render import open_document
     from pipeline.documents.render_pdf import pymupdf
 
@@ -110,6 +114,18 @@ def main() -> None:
                 connection.sendall(pack({"is": "opened", "page_count": document.page_count}))
             except DocumentRejected as error:
                 connection.sendall(pack({"is": "rejected", "cause": error.cause, "text": str(error)}))
+            continue
+        if message["op"] == "attachments":
+            from pipeline.documents.pdf_attachments import attached_files
+
+            for name, content, fault in attached_files(f"/dev/fd/{descriptors[0]}"):
+                allow_cpu(seconds)
+                connection.sendall(pack({"is": "attachment", "name": clean(name), "error": fault}))
+                for start in range(0, len(content), CONTENT_BYTES):
+                    data = base64.b64encode(content[start : start + CONTENT_BYTES]).decode()
+                    connection.sendall(pack({"is": "content", "data": data}))
+            os.close(descriptors[0])
+            connection.sendall(pack({"is": "end", "rss_bytes": _rss_bytes()}))
             continue
         assert document is not None, "pages asked for before a document was opened"
         sent = unread = 0

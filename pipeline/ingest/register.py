@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -75,7 +76,17 @@ def _files(
     """Every file at the paths and, before it, its members where it is a container; ends early when stopping."""
     found = discover(paths, settings, selection.globs)
     copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
-    unpacker = Unpacker(db, settings, selection.globs, copies, is_stopping)
+    with closing(Unpacker(db, settings, selection.globs, copies, is_stopping)) as unpacker:
+        yield from _unpacked(db, found, copies, unpacker, is_stopping)
+
+
+def _unpacked(
+    db: Database,
+    found: Iterator[Found],
+    copies: InputCopies | None,
+    unpacker: Unpacker,
+    is_stopping: Callable[[], bool],
+) -> Iterator[SeenFile]:
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 

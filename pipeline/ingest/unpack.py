@@ -17,11 +17,12 @@ from typing import BinaryIO, cast
 from pipeline.database.engine import Database
 from pipeline.documents.containers.limits import Budget, check_size
 from pipeline.documents.containers.members import Container, Member, MembersLost
-from pipeline.documents.containers.opening import open_container, read_member
+from pipeline.documents.containers.opening import Sandbox, open_container, read_member
 from pipeline.documents.containers.places import member_location, member_path
 from pipeline.documents.files import CONTAINERS, HOLDERS, UNSUPPORTED_FACT, Found, Kind, is_skipped, rejected
 from pipeline.documents.globs import Globs
 from pipeline.documents.inputs import InputCopies, location_of, open_whole
+from pipeline.documents.look_inside import NEED_A_LOOK
 from pipeline.documents.scratch import scratch_file, scratch_folder
 from pipeline.errors import DocumentRejected
 from pipeline.settings import Settings
@@ -43,6 +44,7 @@ class Unpacker:
     ) -> None:
         self._db, self._settings, self._globs = db, settings, globs
         self._copies, self._is_stopping = copies, is_stopping
+        self._sandbox = Sandbox(settings)
 
     def unpacked(self, found: Found, seen: SeenFile) -> Iterator[SeenFile]:
         """The members of a file that was seen, then the file itself; ends early where the command is stopping.
@@ -50,7 +52,7 @@ class Unpacker:
         Raises:
             DiskFull, StorageGone: it cannot be unpacked for now.
         """
-        if seen.kind not in HOLDERS:
+        if not self._holds(seen.kind):
             yield seen
             return
         try:
@@ -69,7 +71,7 @@ class Unpacker:
         told = Counter[str]()
         lost: MembersLost | None = None
         assert seen.kind is not None
-        container = open_container(file, seen.kind, seen.path, self._settings, budget)
+        container = open_container(file, seen.kind, seen.path, self._settings, budget, self._sandbox.rasterizer)
         try:
             for one in self._members(container, seen, below, budget, depth, told):
                 told[one.rejection.cause if one.rejection else ""] += 1
@@ -139,7 +141,7 @@ class Unpacker:
                 if self._copies is not None:
                     named = tempfile.NamedTemporaryFile(dir=scratch_folder(self._settings))  # noqa: SIM115
                     files.append(cast(BinaryIO, stack.enter_context(named)))
-                elif kind in HOLDERS:
+                elif self._holds(kind) or kind in NEED_A_LOOK:
                     files.append(stack.enter_context(scratch_file(self._settings)))
                 return files[0] if files else None
 
@@ -153,11 +155,19 @@ class Unpacker:
             return replace(seen, rejection=error), None
         size_bytes = size_bytes or read.size_bytes
         seen = SeenFile(path, location, size_bytes, modified_ns, str(read.kind), read.content_hash)
-        return seen, files[0] if read.kind in HOLDERS else None
+        return seen, files[0] if self._holds(read.kind) else None
+
+    def _holds(self, kind: str | None) -> bool:
+        """Whether files of this kind hold others, as far as they are wanted."""
+        return kind in HOLDERS or (kind == Kind.PDF and self._settings.attachments)
+
+    def close(self) -> None:
+        """End what it started."""
+        self._sandbox.close()
 
     def _is_there(self, known: KnownFile) -> bool:
         """Whether it need not be unpacked: for a copy, or to see what is in it."""
-        if known.kind in HOLDERS:
+        if self._holds(known.kind):
             return False
         if self._copies is None:
             return True

@@ -61,6 +61,11 @@ class Settings(BaseModel):
         1024, "long side of a page image; the vision encoder's positions end at 1024", ge=64, le=1024, multiple_of=16
     )
     max_file_bytes: int = _(2 * 2**30, "a larger file is rejected", gt=0)
+    attachments: bool = _(False, "files that are attached to PDFs are documents of their own")
+    office: Literal["auto", "text"] = _(
+        "auto", "auto lets LibreOffice draw office documents where it is installed; text shows what they carry"
+    )
+    office_seconds: float = _(120.0, "wall clock that LibreOffice has for a document", gt=0)
     max_container_members: int = _(100_000, "an archive is read up to so many members, folders too", gt=0)
     max_container_bytes: int = _(16 * 2**30, "an archive is read until so much of it is unpacked", gt=0)
     max_container_depth: int = _(4, "archives in archives are read so deep", gt=0)

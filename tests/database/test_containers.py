@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pymupdf
 import pytest
 
 from pipeline.database.engine import Database
@@ -28,6 +29,7 @@ from pipeline.store.forget_plan import plan
 from schemas.prompts import OCR
 from tests.archives import encrypted, mail, outlook, picture, tarred, zipped
 from tests.conftest import Archive
+from tests.running import write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
 
 __all__ = ["bucket", "s3_endpoint"]
@@ -236,6 +238,31 @@ def test_attachments_of_mails_are_members(see: See, docs: Path, archive: Archive
     assert seen["a.eml"] == "too-large", "what is left out is said"
     assert archive.rows("SELECT state FROM documents WHERE kind = 'eml' AND state <> 'pending'") == []
     assert archive.scalar("SELECT count(*) FROM sources WHERE path LIKE '%/a.eml' AND document_id IS NOT NULL") == 1
+
+
+def test_files_attached_to_a_pdf_are_documents_where_they_are_wanted(
+    see: See, docs: Path, archive: Archive, settings: Settings
+) -> None:
+    annex = write_pdf(docs.parent / "annex.pdf", 1).read_bytes()
+    with pymupdf.open() as document:
+        page = document.new_page(width=200, height=200)
+        for name, data in {"annex.pdf": annex, "note.txt": b"text", "../up.png": picture(1)}.items():
+            document.embfile_add(name, data, filename=name)
+        page.add_file_annot((10, 10), picture(2), "pinned.png")
+        portfolio = document.tobytes()
+    (docs / "a.pdf").write_bytes(portfolio)
+    (docs / "b.zip").write_bytes(zipped({"in.pdf": portfolio}))
+    (docs / "c.pdf").write_bytes(b"%PDF-1.7 and nothing")
+    assert see() == {"a.pdf": "pdf", "b.zip": "zip", "b.zip!/in.pdf": "pdf", "c.pdf": "pdf"}
+    attached = {"../up.png": "special", "annex.pdf": "pdf", "note.txt": "unsupported", "pinned.png": "png"}
+    members = {f"{at}!/{name}": kind for at in ("a.pdf", "b.zip!/in.pdf") for name, kind in attached.items()}
+    whole = {"a.pdf": "pdf", "b.zip": "zip", "b.zip!/in.pdf": "pdf", "c.pdf": "pdf", **members}
+    assert see(attachments=True) == whole
+    assert len(opened(archive, settings)) == 7
+    assert see(attachments=True) == whole
+    cut = see(attachments=True, max_container_bytes=len(annex) + 10)
+    assert cut["a.pdf"] == "too-large" and cut["a.pdf!/annex.pdf"] == "pdf", "its pages are read all the same"
+    assert archive.scalar("SELECT document_id FROM sources WHERE path LIKE '%/a.pdf'") is not None
 
 
 def test_an_archive_of_which_nothing_is_read_says_so(see: See, docs: Path, archive: Archive) -> None:

@@ -159,10 +159,21 @@ def test_an_office_document_with_a_password_says_so(tmp_path: Path) -> None:
     with pytest.raises(DocumentRejected, match="password") as raised:
         identify(tmp_path / "secret.docx")
     assert raised.value.cause == "encrypted"
-    (tmp_path / "old.doc").write_bytes(outlook({"WordDocument": b"x"}).replace(without_class, bytes(3)))
+    (tmp_path / "thumbs").write_bytes(outlook({"Catalog": b"x"}).replace(without_class, bytes(3)))
     with pytest.raises(DocumentRejected) as raised:
-        identify(tmp_path / "old.doc")
+        identify(tmp_path / "thumbs")
     assert raised.value.cause == "unsupported"
+
+
+def test_old_office_documents_say_what_would_read_them(rasterizer: Rasterizer, tmp_path: Path) -> None:
+    without_class = bytes.fromhex("0b0d02")
+    old = outlook({"WordDocument": b"x"}).replace(without_class, bytes(3))
+    for kind, data in ((Kind.DOC, old), (Kind.RTF, b"{\\rtf1 words}")):
+        (tmp_path / "old").write_bytes(data)
+        assert identify(tmp_path / "old").kind is kind
+        with pytest.raises(DocumentRejected, match="LibreOffice is installed") as raised:
+            rasterizer.open(tmp_path / "old", kind)
+        assert raised.value.cause == "unsupported"
 
 
 def test_images_of_rarer_kinds_are_read(draw: Draw, tmp_path: Path) -> None:

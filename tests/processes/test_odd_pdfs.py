@@ -194,7 +194,7 @@ def test_what_lies_beside_the_pages_is_named(tmp_path: Path) -> None:
     document.save(tmp_path / "a.pdf")
     [found] = drawn(tmp_path / "a.pdf")
     assert isinstance(found, Drawn) and found.warnings.splitlines() == [
-        "the document has 1 file (contract.pdf) attached, which are not read",
+        "the document has 1 file (contract.pdf) attached, which --attachments reads",
         "on the page lies an attached file, which is not read",
     ]
     document.xref_set_key(document.pdf_catalog(), "Collection", "<</View/T>>")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from pipeline.documents.containers.attachments import AttachedMembers
 from pipeline.documents.containers.compressed import CompressedMembers
 from pipeline.documents.containers.limits import Budget, check_size
 from pipeline.documents.containers.mail_files import MailMembers
@@ -17,6 +18,7 @@ from pipeline.documents.containers.tar_files import TarMembers
 from pipeline.documents.containers.zip_files import ZipMembers
 from pipeline.documents.files import HOLDERS, Kind, kind_of, rejected
 from pipeline.documents.look_inside import kind_inside
+from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.scratch import free_bytes, room_for, scratch_file
 from pipeline.settings import Settings
 
@@ -24,8 +26,10 @@ _CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1024
 
 
-def open_container(file: BinaryIO, kind: str, name: str, settings: Settings, budget: Budget) -> Container:
-    """A container of this kind; `name` is its path.
+def open_container(
+    file: BinaryIO, kind: str, name: str, settings: Settings, budget: Budget, rasterizer: Callable[[], Rasterizer]
+) -> Container:
+    """A container of this kind; `name` is its path. `rasterizer` gives the sandbox for what is not parsed here.
 
     Raises:
         DiskFull: what must be unpacked at once finds no room.
@@ -34,6 +38,8 @@ def open_container(file: BinaryIO, kind: str, name: str, settings: Settings, bud
         return ZipMembers(file)
     if kind == Kind.TAR:
         return TarMembers(file)
+    if kind == Kind.PDF:
+        return AttachedMembers(file, name, rasterizer, settings, budget)
     if kind in (Kind.EML, Kind.MSG):
         return MailMembers(file, kind)
     assert kind in (Kind.GZIP, Kind.BZIP2, Kind.XZ), kind
@@ -101,6 +107,22 @@ class Outermost:
     kind: str
 
 
+class Sandbox:
+    """A rasterizer that is started when one is needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started: Rasterizer | None = None
+
+    def rasterizer(self) -> Rasterizer:
+        self._started = self._started or Rasterizer(self._settings)
+        return self._started
+
+    def close(self) -> None:
+        if self._started is not None:
+            self._started.close()
+
+
 class OpenContainers:
     """The containers around the member that was asked for last, for the next one lies there too, most likely.
 
@@ -114,6 +136,7 @@ class OpenContainers:
         self._settings = settings
         self._version, self._open_outermost = version, open_outermost
         self._held: list[_Held] = []
+        self._sandbox = Sandbox(settings)
         self._way: list[object] = []  # to the container that is held last
 
     def open(self, location: str, name: str) -> tuple[BinaryIO, str]:
@@ -136,6 +159,7 @@ class OpenContainers:
         while self._held:
             self._held.pop().close()
         self._way = []
+        self._sandbox.close()
 
     def _hold(self, outermost: str, names: list[str], name: str) -> _Held:
         way = [outermost, self._version(outermost), *names]
@@ -147,10 +171,10 @@ class OpenContainers:
         try:
             if not self._held:
                 found = self._open_outermost(outermost, name)
-                self._held.append(_Held(found.file, found.kind, name, self._settings))
+                self._held.append(_Held(found.file, found.kind, name, self._settings, self._sandbox))
             for inner in names[len(self._held) - 1 :]:
                 file, read = self._held[-1].copy(inner, name)
-                self._held.append(_Held(file, str(read.kind), name, self._settings))
+                self._held.append(_Held(file, str(read.kind), name, self._settings, self._sandbox))
         except BaseException:
             self.close()
             raise
@@ -161,13 +185,13 @@ class OpenContainers:
 class _Held:
     """An open container with its file, which finds members by name."""
 
-    def __init__(self, file: BinaryIO, kind: str, name: str, settings: Settings) -> None:
+    def __init__(self, file: BinaryIO, kind: str, name: str, settings: Settings, sandbox: Sandbox) -> None:
         self._file, self._settings = file, settings
         self._members = dict[str, Member]()
         try:
-            if kind not in HOLDERS:
+            if kind not in HOLDERS and kind != Kind.PDF:
                 raise rejected("changed", name, "lies in a file that is no container any more; run again")
-            self._container = open_container(file, kind, name, settings, Budget.of(settings))
+            self._container = open_container(file, kind, name, settings, Budget.of(settings), sandbox.rasterizer)
         except BaseException:
             file.close()
             raise
