@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import lzma
 import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -119,3 +121,30 @@ def outlook(streams: Mapping[str, bytes]) -> bytes:
     header = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(16) + struct.pack("<HHHHH6x", 62, 3, 0xFFFE, 9, 6)
     header += struct.pack("<IIIIIIIIIII", 0, 1, directory, 0, 4096, end, 0, end, 0, fat_at, free)
     return header.ljust(512, b"\xff") + body
+
+
+def seven_zipped(members: Mapping[str, bytes], coder: bytes = b"\x21\x21\x01\x10") -> bytes:
+    """A 7z of one block, packed with LZMA2 whatever `coder` says, and a list that is not packed."""
+
+    def number(value: int) -> bytes:
+        return bytes([value]) if value < 0x80 else b"\xff" + value.to_bytes(8, "little")
+
+    def bits(values: Sequence[bool]) -> bytes:
+        text = "".join("01"[value] for value in values)
+        return bytes(int(text[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(text), 8))
+
+    full = [data for data in members.values() if data]
+    packed = lzma.compress(b"".join(full), lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}])
+    streams = b"\x06\0\x01\x09" + number(len(packed)) + b"\0"
+    streams += b"\x07\x0b\x01\0\x01" + coder + b"\x0c" + number(sum(map(len, full))) + b"\0"
+    streams += b"\x08\x0d" + number(len(full)) + b"\x09" + b"".join(number(len(data)) for data in full[:-1])
+    streams += b"\x0a\x01" + b"".join(zlib.crc32(data).to_bytes(4, "little") for data in full) + b"\0\0"
+    names = b"\0" + b"".join(name.encode("utf-16-le") + b"\0\0" for name in members)
+    empty = bits([not data for data in members.values()])
+    files = b"\x0e" + number(len(empty)) + empty
+    are_files = bits([not name.endswith("/") for name, data in members.items() if not data])
+    files += (b"\x0f" + number(len(are_files)) + are_files) if are_files else b""
+    files += b"\x11" + number(len(names)) + names
+    listed = b"\x01\x04" + streams + b"\x05" + number(len(members)) + files + b"\0\0"
+    start = struct.pack("<QQI", len(packed), len(listed), zlib.crc32(listed))
+    return b"7z\xbc\xaf\x27\x1c\0\4" + zlib.crc32(start).to_bytes(4, "little") + start + packed + listed

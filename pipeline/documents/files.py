@@ -51,9 +51,10 @@ class Kind(StrEnum):
     GZIP = "gzip"
     BZIP2 = "bzip2"
     XZ = "xz"
+    SEVEN_ZIP = "7z"
 
 
-CONTAINERS = frozenset({Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.BZIP2, Kind.XZ})
+CONTAINERS = frozenset({Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.BZIP2, Kind.XZ, Kind.SEVEN_ZIP})
 """Kinds without pages of their own: their members are documents."""
 
 HOLDERS = CONTAINERS | {Kind.EML, Kind.MSG}
@@ -65,6 +66,18 @@ OLD_OFFICE = frozenset({Kind.DOC, Kind.XLS, Kind.PPT, Kind.RTF})
 OFFICE = OLD_OFFICE | {Kind.DOCX, Kind.XLSX, Kind.PPTX, Kind.ODT, Kind.ODS, Kind.ODP, Kind.ODG}
 
 UNSUPPORTED_FACT = "is of no kind that is read (PDF, image, office document, mail, archive)"
+
+
+_ALSO_KNOWN = {
+    b"Rar!\x1a\x07": "is a RAR archive, which is not unpacked here; pack it as ZIP or 7z",
+    b"\x28\xb5\x2f\xfd": "is packed with Zstandard, which is not unpacked here; pack it with gzip or xz",
+}
+
+
+def unsupported(name: str, head: bytes) -> DocumentRejected:
+    """Of a file of a kind that is not read; `head` is how it begins."""
+    facts = (fact for magic, fact in _ALSO_KNOWN.items() if head.startswith(magic))
+    return rejected("unsupported", name, next(facts, UNSUPPORTED_FACT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +174,7 @@ _MAGIC = {
     b"\x1f\x8b\x08": Kind.GZIP,
     b"{\\rtf": Kind.RTF,
     b"\xfd7zXZ\0": Kind.XZ,
+    b"7z\xbc\xaf\x27\x1c": Kind.SEVEN_ZIP,
 }
 
 

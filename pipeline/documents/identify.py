@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.blobs.storage import Storage
-from pipeline.documents.files import UNSUPPORTED_FACT, Identity, Kind, display, kind_of, open_regular, rejected
+from pipeline.documents.files import Identity, Kind, display, kind_of, open_regular, rejected, unsupported
 from pipeline.documents.look_inside import NEED_A_LOOK, kind_inside
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.urls import is_url
+
+_HEAD_BYTES = 1024
 
 
 def identify(path: str | Path, name: str | None = None) -> Identity:
@@ -29,11 +31,12 @@ def identify(path: str | Path, name: str | None = None) -> Identity:
     with open_regular(path, name) as file:
         before = os.fstat(file.fileno())
         try:
-            kind = kind_of(file.read(1024))
+            head = file.read(_HEAD_BYTES)
+            kind = kind_of(head)
             if kind is not None:
                 kind = kind_inside(kind, cast(BinaryIO, file), name)
             if kind is None:
-                raise rejected("unsupported", name, UNSUPPORTED_FACT)
+                raise unsupported(name, head)
             file.seek(0)
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -42,9 +45,6 @@ def identify(path: str | Path, name: str | None = None) -> Identity:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise rejected("changed", name, "changed while it was read; run again when it is complete")
     return Identity(kind, content_hash, after.st_size, after.st_mtime_ns)
-
-
-_HEAD_BYTES = 1024
 
 
 def identify_url(url: str) -> Identity:
@@ -65,7 +65,7 @@ def identify_url(url: str) -> Identity:
             for chunk in storage.chunks():
                 kind = kind if size else kind_of(chunk[:_HEAD_BYTES])
                 if kind is None:
-                    raise rejected("unsupported", name, UNSUPPORTED_FACT)
+                    raise unsupported(name, chunk[:_HEAD_BYTES])
                 if kind in NEED_A_LOOK:
                     copy.write(chunk)
                 digest.update(chunk)
@@ -82,5 +82,5 @@ def identify_url(url: str) -> Identity:
     if after is None or before.version != after.version or after.size_bytes not in (None, size):
         raise rejected("changed", name, "changed while it was read; run again when it is complete")
     if kind is None:
-        raise rejected("unsupported", name, UNSUPPORTED_FACT)
+        raise unsupported(name, b"")
     return Identity(kind, digest.hexdigest(), size, after.version or time.time_ns())

@@ -19,7 +19,7 @@ from pipeline.documents.containers.limits import Budget, check_size
 from pipeline.documents.containers.members import Container, Member, MembersLost
 from pipeline.documents.containers.opening import Sandbox, open_container, read_member
 from pipeline.documents.containers.places import member_location, member_path
-from pipeline.documents.files import CONTAINERS, HOLDERS, UNSUPPORTED_FACT, Found, Kind, is_skipped, rejected
+from pipeline.documents.files import CONTAINERS, HOLDERS, Found, Kind, is_skipped, rejected
 from pipeline.documents.globs import Globs
 from pipeline.documents.inputs import InputCopies, location_of, open_whole
 from pipeline.documents.look_inside import NEED_A_LOOK
@@ -146,8 +146,6 @@ class Unpacker:
                 return files[0] if files else None
 
             read = read_member(member, path, budget, self._settings, copy)
-            if read.kind is None:
-                raise rejected(UNSUPPORTED, path, UNSUPPORTED_FACT)
             if self._copies is not None and read.kind not in CONTAINERS:
                 location = self._copies.location(read.kind, read.content_hash)
                 self._copies.put_unpacked(files[0].name, read.kind, read.content_hash, read.size_bytes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +17,14 @@ from typing import Any
 
 import pymupdf
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.database.engine import Database
+from pipeline.documents.containers.limits import Budget
+from pipeline.documents.containers.members import MembersLost
+from pipeline.documents.containers.opening import Sandbox, open_container, read_member
+from pipeline.documents.files import Kind
 from pipeline.documents.inputs import Inputs
 from pipeline.errors import DocumentRejected
 from pipeline.ingest.forget import find_known, forget
@@ -27,13 +35,24 @@ from pipeline.ingest.submission import open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.forget_plan import plan
 from schemas.prompts import OCR
-from tests.archives import encrypted, mail, outlook, picture, tarred, zipped
+from tests.archives import encrypted, mail, outlook, picture, seven_zipped, tarred, zipped
 from tests.conftest import Archive
 from tests.running import write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
 
 __all__ = ["bucket", "s3_endpoint"]
 
+_MEMBERS = {"1.png": picture(1), "d/2.png": picture(2) + bytes(3_000), "t.txt": b"text"}
+SOUND = [
+    (Kind.ZIP, zipped(_MEMBERS)),
+    (Kind.TAR, tarred(_MEMBERS)),
+    (Kind.GZIP, tarred(_MEMBERS, "gz")),
+    (Kind.BZIP2, tarred(_MEMBERS, "bz2")),
+    (Kind.XZ, tarred(_MEMBERS, "xz")),
+    (Kind.SEVEN_ZIP, seven_zipped(_MEMBERS)),
+    (Kind.EML, mail("plain", "<p>rich</p>", a_png=picture(1), b_eml=mail("inner"))),
+    (Kind.MSG, outlook({"__substg1.0_1000001F": b"x", "__attach_version1.0_#00000000/__substg1.0_37010102": b"y"})),
+]
 See = Callable[..., dict[str, str]]
 
 
@@ -240,6 +259,54 @@ def test_attachments_of_mails_are_members(see: See, docs: Path, archive: Archive
     assert archive.scalar("SELECT count(*) FROM sources WHERE path LIKE '%/a.eml' AND document_id IS NOT NULL") == 1
 
 
+def test_a_7z_is_read_block_by_block(see: See, docs: Path, archive: Archive, settings: Settings) -> None:
+    big = picture(1) + bytes(500_000)
+    whole = seven_zipped(
+        {"1913/1.png": big, "sub/": b"", "none.png": b"", "../up.png": picture(2), "ö.png": picture(3)}
+    )
+    (docs / "a.7z").write_bytes(whole)
+    (docs / "cut.7z").write_bytes(whole[:-40])
+    (docs / "empty.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\4" + bytes(24))
+    (docs / "aes.7z").write_bytes(seven_zipped({"ö.png": picture(3)}, b"\x24\x06\xf1\x07\x01\x01\x10"))
+    flipped = bytearray(whole)
+    flipped[whole.index(zlib.crc32(picture(3)).to_bytes(4, "little"))] ^= 1
+    (docs / "sum.7z").write_bytes(flipped)
+    seen = see()
+    assert {path: kind for path, kind in seen.items() if path.startswith("a.7z")} == {
+        "a.7z": "7z",
+        "a.7z!/../up.png": "special",
+        "a.7z!/1913/1.png": "png",
+        "a.7z!/none.png": "empty",
+        "a.7z!/ö.png": "png",
+    }
+    assert seen["cut.7z"] == "damaged" and seen["empty.7z"] == "empty"
+    assert seen["aes.7z"] == seen["aes.7z!/ö.png"] == "encrypted"
+    assert seen["sum.7z!/ö.png"] == "damaged" and seen["sum.7z!/1913/1.png"] == "png"
+    assert len(opened(archive, settings)) == 3
+    assert see(max_container_bytes=100_000)["a.7z"] == "too-large"
+
+
+@given(st.data())
+def test_a_broken_archive_is_read_as_far_as_it_goes(data: st.DataObject) -> None:
+    """Whatever is cut or overwritten: members, then MembersLost, and nothing else."""
+    kind, whole = data.draw(st.sampled_from(SOUND))
+    broken = bytearray(whole[: data.draw(st.integers(1, len(whole)))])
+    for _ in range(data.draw(st.integers(0, 4))):
+        broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
+    file, budget, settings = io.BytesIO(broken), Budget(100, 10**6), Settings(home=Path("/nowhere"))
+    container = open_container(file, kind, "a", settings, budget, Sandbox(settings).rasterizer)
+    try:
+        for member in container.members():
+            budget.spend_member()
+            if member.refusal is None and not member.is_folder:
+                with contextlib.suppress(DocumentRejected):
+                    read_member(member, member.name, budget, settings, lambda kind: None)
+    except MembersLost as lost:
+        assert lost.cause and lost.fact
+    finally:
+        container.close()
+
+
 def test_files_attached_to_a_pdf_are_documents_where_they_are_wanted(
     see: See, docs: Path, archive: Archive, settings: Settings
 ) -> None:
@@ -271,7 +338,9 @@ def test_an_archive_of_which_nothing_is_read_says_so(see: See, docs: Path, archi
     (docs / "secret.zip").write_bytes(encrypted(zipped({"a.png": picture(1)})))
     (docs / "ppmd.zip").write_bytes(zipped({"a.png": picture(1)}).replace(b"\x08\0", b"\x62\0"))
     (docs / "none.zip").write_bytes(b"PK\3\4" + bytes(500))
+    (docs / "comic.cbr").write_bytes(b"Rar!\x1a\x07\1\0")
     assert see() == {
+        "comic.cbr": "unsupported",
         "empty.zip": "empty",
         "none.zip": "damaged",
         "ppmd.zip": "unreadable",
@@ -283,6 +352,7 @@ def test_an_archive_of_which_nothing_is_read_says_so(see: See, docs: Path, archi
         "texts.zip!/b.txt": "unsupported",
     }
     assert "1 encrypted" in reasons(archive)["secret.zip"]
+    assert "RAR" in reasons(archive)["comic.cbr"]
     assert "PPMd" in reasons(archive)["ppmd.zip!/a.png"]
 
 

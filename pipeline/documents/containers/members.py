@@ -118,6 +118,9 @@ class Part(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def has_more(self) -> bool:
+        return self._left > 0
+
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         self._file.seek(self._at)
         data = self._file.read(min(len(buffer), self._left))

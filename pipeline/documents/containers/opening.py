@@ -14,9 +14,10 @@ from pipeline.documents.containers.limits import Budget, check_size
 from pipeline.documents.containers.mail_files import MailMembers
 from pipeline.documents.containers.members import UNPACK_ERRORS, Container, Member, MembersLost, unpacked
 from pipeline.documents.containers.places import split
+from pipeline.documents.containers.seven_zip import SevenZipMembers
 from pipeline.documents.containers.tar_files import TarMembers
 from pipeline.documents.containers.zip_files import ZipMembers
-from pipeline.documents.files import HOLDERS, Kind, kind_of, rejected
+from pipeline.documents.files import HOLDERS, Kind, kind_of, rejected, unsupported
 from pipeline.documents.look_inside import kind_inside
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.scratch import free_bytes, room_for, scratch_file
@@ -42,20 +43,22 @@ def open_container(
         return AttachedMembers(file, name, rasterizer, settings, budget)
     if kind in (Kind.EML, Kind.MSG):
         return MailMembers(file, kind)
-    assert kind in (Kind.GZIP, Kind.BZIP2, Kind.XZ), kind
+    assert kind in (Kind.GZIP, Kind.BZIP2, Kind.XZ, Kind.SEVEN_ZIP), kind
     limit_bytes, over = budget.num_bytes, budget.too_many_bytes()
     if (room := free_bytes(settings) // 2) < limit_bytes:  # a bomb shall not stop all that needs the disk
         over = MembersLost("too-large", f"unpacks to more than {room:,} bytes, half of the room on the disk; free some")
         limit_bytes = room
     with room_for(name, settings):
+        if kind == Kind.SEVEN_ZIP:
+            return SevenZipMembers(file, scratch_file(settings), limit_bytes, over)
         return CompressedMembers(file, kind, name, scratch_file(settings), limit_bytes, over)
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A member that was read to its end, or to where its kind was known not to be taken in."""
+    """A member that was read to its end."""
 
-    kind: Kind | None
+    kind: Kind
     content_hash: str
     size_bytes: int
 
@@ -63,10 +66,10 @@ class Read:
 def read_member(
     member: Member, name: str, budget: Budget, settings: Settings, copy: Callable[[Kind], BinaryIO | None]
 ) -> Read:
-    """A member's kind and hash; where `copy` gives a file for its kind, its bytes go there too, and are looked into.
+    """A member's kind and hash; where `copy` gives a file for its kind, its bytes go there and are looked into.
 
     Raises:
-        DocumentRejected: it cannot be unpacked, is empty, or has more bytes than the limit.
+        DocumentRejected: it cannot be unpacked, is empty, of a kind that is not read, or over the limit of bytes.
         MembersLost: with it, its container unpacks to more than it may.
         DiskFull: there is no room for its copy.
     """
@@ -79,7 +82,7 @@ def read_member(
                 raise rejected("empty", name, "has zero bytes")
             kind = kind_of(head)
             if kind is None:
-                return Read(None, "", len(head))
+                raise unsupported(name, head)
             digest, size, into, data = hashlib.sha256(), 0, copy(kind), head
             while data:
                 size += len(data)
@@ -93,7 +96,10 @@ def read_member(
         if into is not None:
             with room_for(name, settings):
                 into.flush()
-            kind = kind_inside(kind, into, name)
+            inside = kind_inside(kind, into, name)
+            if inside is None:
+                raise unsupported(name, b"")
+            kind = inside
     except UNPACK_ERRORS as error:
         raise unpacked(error, name) from error
     return Read(kind, digest.hexdigest(), size)
@@ -174,7 +180,7 @@ class OpenContainers:
                 self._held.append(_Held(found.file, found.kind, name, self._settings, self._sandbox))
             for inner in names[len(self._held) - 1 :]:
                 file, read = self._held[-1].copy(inner, name)
-                self._held.append(_Held(file, str(read.kind), name, self._settings, self._sandbox))
+                self._held.append(_Held(file, read.kind, name, self._settings, self._sandbox))
         except BaseException:
             self.close()
             raise
