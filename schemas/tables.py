@@ -197,6 +197,8 @@ class Source(Base):
     reason: Mapped[str | None] = mapped_column(StorableText)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
     gone_at: Mapped[datetime | None]  # when it was first missed in a folder that was walked; null: it is there
+    # By which rules its members were told, and how many; null: it holds none, or not all of them are known
+    members_mark: Mapped[str | None] = mapped_column(String(64))
 
 
 class BatchSource(Base):

@@ -23,9 +23,11 @@ def upgrade() -> None:
     op.add_column("answer_versions", sa.Column("review_reason", sa.String(32), nullable=True))
     op.add_column("answer_versions", sa.Column("review_score", sa.Float(), nullable=True))
     op.add_column("sources", sa.Column("gone_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("sources", sa.Column("members_mark", sa.String(64), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("sources", "members_mark")
     op.drop_column("sources", "gone_at")
     op.drop_column("answer_versions", "review_score")
     op.drop_column("answer_versions", "review_reason")

@@ -48,6 +48,11 @@ def check_storage(settings: Settings) -> None:
         InputCopies(settings.inputs_url).check()
 
 
+def office_program(settings: Settings) -> str | None:
+    """What draws office documents here, in their own layout; None where they show what they carry."""
+    return find_suite(settings)
+
+
 class Ingester:
     """What an ingest worker process holds: a rasterizer, the image store, and its leases' heartbeat."""
 

@@ -1,12 +1,15 @@
 """The members of containers that a walk meets: each is a file of its own, under a path of its own.
 
-A container is told after its members, so one that is recorded was seen to its end. It is `done` where some member of it
+A container is told after its members, so one that is recorded was seen to its end; while it and the rules are as they
+were, its members are told again from the database (`store/members.py`). It is `done` where some member of it
 is taken in, and rejected where none is, or where not all of it can be told; its members are rows of their own
 in either case. A member whose size is as recorded, in a container whose time is, is not unpacked again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +29,7 @@ from pipeline.documents.look_inside import NEED_A_LOOK
 from pipeline.documents.scratch import scratch_file, scratch_folder
 from pipeline.errors import DocumentRejected
 from pipeline.settings import Settings
+from pipeline.store.members import mark, members_seen
 from pipeline.store.sources import UNSUPPORTED, KnownFile, SeenFile, known_files
 
 _MEMBERS_AT_ONCE = 200
@@ -45,6 +49,7 @@ class Unpacker:
         self._db, self._settings, self._globs = db, settings, globs
         self._copies, self._is_stopping = copies, is_stopping
         self._sandbox = Sandbox(settings)
+        self._rules = _rules(settings, globs)
 
     def unpacked(self, found: Found, seen: SeenFile) -> Iterator[SeenFile]:
         """The members of a file that was seen, then the file itself; ends early where the command is stopping.
@@ -55,13 +60,28 @@ class Unpacker:
         if not self._holds(seen.kind):
             yield seen
             return
+        if (again := members_seen(self._db, seen, self._rules)) is not None:
+            count = 0
+            for one in again:
+                count += 1
+                yield one
+            yield replace(seen, has_pages=seen.kind not in CONTAINERS, members_mark=mark(self._rules, count))
+            return
         try:
             file = open_whole(location_of(found.path), seen.path, self._settings)
         except DocumentRejected as error:
             yield _refused(seen, error)
             return
         with file:
-            yield from self._holder(file, seen, found.below, Budget.of(self._settings), 1)
+            count = 0
+            for one in self._holder(file, seen, found.below, Budget.of(self._settings), 1):
+                if one.path != seen.path:
+                    count += 1
+                    yield one
+                elif one.rejection is None:
+                    yield replace(one, members_mark=mark(self._rules, count))
+                else:
+                    yield one
 
     def _holder(self, file: BinaryIO, seen: SeenFile, below: str, budget: Budget, depth: int) -> Iterator[SeenFile]:
         if depth > (most := self._settings.max_container_depth):
@@ -170,6 +190,13 @@ class Unpacker:
         if self._copies is None:
             return True
         return known.location == self._copies.location(known.kind, known.content_hash)
+
+
+def _rules(settings: Settings, globs: Globs) -> str:
+    """What decides which members are told, and how: where it changes, an archive is opened again."""
+    names = ("max_container_members", "max_container_bytes", "max_container_depth", "max_file_bytes", "attachments")
+    said = [[str(getattr(settings, name)) for name in names], settings.inputs_url, globs.words(), list(Kind)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def _refused(seen: SeenFile, error: DocumentRejected) -> SeenFile:

@@ -119,7 +119,7 @@ def _export_markdown(
         raise UsageError(f"cannot write into --out {targets.out}: markdown goes into a folder, and this is none")
     for source in exported_sources(db, batch):
         summary.files_rejected += source.cause is not None
-        if source.cause == "unsupported":
+        if source.cause == "unsupported" or source.page_count == 0:  # an archive, whose members follow
             continue
         target = targets.of(source.source_path)
         if _is_special(target) and not target.is_symlink():

@@ -50,6 +50,7 @@ class SeenFile:
     content_hash: str | None = None
     rejection: DocumentRejected | None = None
     has_pages: bool = True  # else it only holds other files, and there is nothing to wait for
+    members_mark: str | None = None  # of a container whose members were all told: `members.mark`
 
     def is_unsupported(self) -> bool:
         return self.rejection is not None and self.rejection.cause == UNSUPPORTED
@@ -130,7 +131,7 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
             connection.execute(select(Document.content_hash, Document.id).where(Document.content_hash.in_(taken))).all()
         )
         source = insert(Source)
-        fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at")
+        fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at", "members_mark")
         connection.execute(
             source.on_conflict_do_update(
                 index_elements=["path"], set_={field: source.excluded[field] for field in fields}
@@ -145,6 +146,7 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                     "cause": file.rejection.cause if file.rejection else None,
                     "reason": str(file.rejection) if file.rejection else None,
                     "seen_at": moment,
+                    "members_mark": file.members_mark,
                 }
                 for file in sorted(files, key=lambda file: file.path)
             ],

@@ -32,7 +32,7 @@ class Check:
 def check_machine(settings: Settings) -> list[Check]:
     """All checks, cheap ones first; the engines are asked in a process of their own."""
     database = _sqlite() if settings.database_url is None else _server(settings)
-    checks = [_python(), database, _home(settings.home), _images(settings), _broker(settings)]
+    checks = [_python(), database, _home(settings.home), _images(settings), _office(settings), _broker(settings)]
     return checks + _engines(settings)
 
 
@@ -75,6 +75,15 @@ def _images(settings: Settings) -> Check:
     days = settings.keep_images_days
     kept = {"keep": "kept", "until-read": "kept until read"}.get(settings.keep_images, f"kept for {days} days")
     return Check("page images", "ok", f"{where}, {kept}")
+
+
+def _office(settings: Settings) -> Check:
+    from pipeline.ingest.ingester import office_program
+
+    if (program := office_program(settings)) is not None:
+        return Check("libreoffice", "ok", f"{program} draws office documents")
+    fact = "office documents show what they carry, without their layout; DOC, XLS, PPT and RTF are not read"
+    return Check("libreoffice", "absent", f"{fact}; install LibreOffice to draw both")
 
 
 def _home(home: Path) -> Check:

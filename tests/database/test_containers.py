@@ -32,6 +32,7 @@ from pipeline.ingest.prune import find_gone
 from pipeline.ingest.register import register
 from pipeline.ingest.selection import select_files
 from pipeline.ingest.submission import open_named_batch
+from pipeline.query.export import export
 from pipeline.settings import Settings
 from pipeline.store.forget_plan import plan
 from schemas.prompts import OCR
@@ -143,6 +144,9 @@ def test_members_are_files_under_paths_of_their_own(see: See, docs: Path, archiv
     assert sorted(found) == [path for path, kind in expected.items() if kind == "png"]
     assert len(set(found.values())) == len(found) - 2, "the same picture in three archives is one document"
     assert see() == expected, "and so it stays"
+    export(archive.db, settings.home / "out", "markdown")
+    written = sorted(str(path.relative_to(settings.home / "out")) for path in (settings.home / "out").rglob("*.md"))
+    assert written == sorted(f"{path}.md" for path, kind in expected.items() if kind in ("png", "damaged"))
 
 
 def test_a_member_is_not_unpacked_again_while_its_archive_is_as_it_was(see: See, docs: Path, archive: Archive) -> None:
@@ -154,6 +158,27 @@ def test_a_member_is_not_unpacked_again_while_its_archive_is_as_it_was(see: See,
         see()
         query = "SELECT d.content_hash FROM sources s JOIN documents d ON d.id = s.document_id WHERE path LIKE '%.png'"
         assert (archive.scalar(query) == sha256(picture(shade)).hexdigest()) is changes
+
+
+def test_an_archive_that_is_as_it_was_is_not_opened_again(see: See, docs: Path, archive: Archive) -> None:
+    inner = tarred({"2.png": picture(2), "note.txt": b"text"}, "gz")
+    path = docs / "a.zip"
+    path.write_bytes(zipped({"1.png": picture(1), "in.tgz": inner, "3.txt": b"text"}))
+    first, status = see(), path.stat()
+    path.write_bytes(bytes(status.st_size))  # nothing of it could be read any more
+    os.utime(path, ns=(status.st_mtime_ns,) * 2)
+    assert see() == first and len(first) == 6
+    assert see() == first, "also from what was told so"
+    assert see(exclude=("*.txt",))["a.zip"] == "damaged", "by other rules it is opened"
+    path.write_bytes(zipped({"1.png": picture(1), "in.tgz": inner, "3.txt": b"text"}))
+    assert see(exclude=("*.txt",)) == {name: kind for name, kind in first.items() if not name.endswith(".txt")}
+    assert see() == first, "what other rules left out is told"
+    path.write_bytes(zipped({"1.png": picture(1)}))
+    assert see() == {"a.zip": "zip", "a.zip!/1.png": "png"} and see() == {"a.zip": "zip", "a.zip!/1.png": "png"}
+    path.write_bytes(zipped({"4.png": picture(4)}))
+    for _ in range(2):
+        assert see(max_container_bytes=10)["a.zip"] == "too-large"
+    assert see() == {"a.zip": "zip", "a.zip!/4.png": "png"}
 
 
 def test_odd_names_and_kinds_of_members_do_no_harm(see: See, docs: Path, archive: Archive, settings: Settings) -> None:
