@@ -154,7 +154,7 @@ def kind_of(head: bytes) -> Kind | None:
         return Kind.BZIP2
     if _is_tar(head):
         return Kind.TAR
-    if _is_mail(head):
+    if _is_mail(head.removeprefix(b"\xef\xbb\xbf")):
         return Kind.EML
     if _HTML.match(head):
         return Kind.HTML

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import select
 
 from pipeline.database.engine import Database
@@ -39,8 +40,11 @@ def members_seen(db: Database, container: SeenFile, rules: str) -> Iterator[Seen
     )
     if known != rules or not is_as_it_was:
         return None
-    rows = list(_below(db, container.path, row.seen_at))
-    return map(_seen, rows) if len(rows) == int(count) else None
+    with db.read() as connection:
+        found = connection.scalar(
+            select(sa.func.count()).select_from(Source).where(*_is_in(container.path, row.seen_at))
+        )
+    return map(_seen, _below(db, container.path, row.seen_at)) if found == int(count) else None
 
 
 def mark(rules: str, num_members: int) -> str:
@@ -48,8 +52,13 @@ def mark(rules: str, num_members: int) -> str:
     return f"{rules}:{num_members}"
 
 
-def _below(db: Database, path: str, seen_at: Any) -> Iterator[Any]:
+def _is_in(path: str, seen_at: Any) -> tuple[sa.ColumnElement[bool], ...]:
     start = path + _BELOW
+    return Source.path > start, Source.path < f"{start[:-1]}0", Source.seen_at == seen_at
+
+
+def _below(db: Database, path: str, seen_at: Any) -> Iterator[Any]:
+    """Their rows, in the order of their paths: whoever records them anew meanwhile does so behind the reader."""
     query = (
         select(
             Source.path,
@@ -63,11 +72,11 @@ def _below(db: Database, path: str, seen_at: Any) -> Iterator[Any]:
             Document.page_count,
         )
         .outerjoin(Document, Document.id == Source.document_id)
-        .where(Source.path < f"{start[:-1]}0", Source.seen_at == seen_at)
+        .where(*_is_in(path, seen_at))
         .order_by(Source.path)
         .limit(_ROWS_AT_ONCE)
     )
-    after = start
+    after = ""
     while True:
         with db.read() as connection:
             rows = connection.execute(query.where(Source.path > after)).all()

@@ -28,6 +28,7 @@ from pipeline.documents.containers.members import UNPACK_ERRORS, Member, Members
 from pipeline.documents.files import Kind
 
 MOST_MAIL_BYTES = 256 * 2**20  # it is held in memory, and its parts a second time
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHOWN_HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _MSG_SHOWN = {"From": ("0C1A", "0C1F"), "To": ("0E04",), "Cc": ("0E03",), "Subject": ("0037",)}
 
@@ -67,6 +68,8 @@ def read_mail(file: BinaryIO, kind: str) -> Mail:
     if (size := file.seek(0, 2)) > MOST_MAIL_BYTES:
         raise MembersLost("too-large", f"is a mail of {size:,} bytes, over the limit of {MOST_MAIL_BYTES:,}")
     file.seek(0)
+    if file.read(3) != _BYTE_ORDER_MARK:
+        file.seek(0)
     try:
         return _eml(email.message_from_binary_file(file)) if kind == Kind.EML else _msg(file)
     except MembersLost:
@@ -92,11 +95,11 @@ def as_html(mail: Mail) -> bytes:
         text = f"<html><body>{head}<p>{text}</p></body></html>"
     # Whatever the HTML says of its own encoding was of the bytes that it came in.
     text = re.sub(r"<meta[^>]*charset[^>]*>", "", text, flags=re.IGNORECASE)
-    return b"\xef\xbb\xbf" + text.encode("utf-8", "replace")
+    return _BYTE_ORDER_MARK + text.encode("utf-8", "replace")
 
 
 def _eml(message: email.message.Message) -> Mail:
-    mail = Mail({name: _header(message.get(name, "")) for name in _SHOWN_HEADERS})
+    mail = Mail({name: _header(_raw(message, name)) for name in _SHOWN_HEADERS})
     _walk(message, mail)
     return mail
 
@@ -123,7 +126,7 @@ def _leaf(part: email.message.Message, mail: Mail) -> None:
     elif kind == "message/rfc822":
         inner = part.get_payload()
         inner = inner[0] if isinstance(inner, list) and inner else part
-        subject = _header(inner.get("Subject", "")) if isinstance(inner, email.message.Message) else ""
+        subject = _header(_raw(inner, "Subject")) if isinstance(inner, email.message.Message) else ""
         mail.attachments.append(
             (_named(name or subject.replace("/", "-"), "message", ".eml", mail), partial(_bytes, inner))
         )
@@ -144,7 +147,7 @@ def _bytes(message: Any) -> bytes:
 
 def _content(part: email.message.Message) -> bytes:
     content = part.get_payload(decode=True)
-    return content if isinstance(content, bytes) else b""
+    return content if isinstance(content, bytes) else part.as_bytes()  # a report's parts are messages of their own
 
 
 def _text(part: email.message.Message) -> str:
@@ -162,10 +165,15 @@ def _decoded(text: bytes, charset: str | None) -> str:
 
 def _header(value: Any) -> str:
     """Decoded, on one line. The old policy's parser takes what the new one trips over."""
-    text = str(value)
+    text = _decoded(str(value).encode("utf-8", "surrogateescape"), None)
     with suppress(LookupError, ValueError, email.errors.HeaderParseError):
         text = str(email.header.make_header(email.header.decode_header(text)))
-    return " ".join(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
+def _raw(message: email.message.Message, name: str) -> str:
+    """A header with its bytes, which `get` replaces where they are not ASCII."""
+    return next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
 
 
 def _msg(file: BinaryIO) -> Mail:
