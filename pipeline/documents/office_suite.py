@@ -78,6 +78,7 @@ def as_pdf(program: str, file: BinaryIO, kind: str, name: str, settings: Setting
     ):
         work = Path(folder)
         (work / "profile" / "user").mkdir(parents=True)
+        (work / "out").mkdir()
         (work / "profile" / "user" / "registrymodifications.xcu").write_text(_PROFILE, encoding="utf-8")
         source = work / f"document.{kind}"
         with source.open("wb") as copy:

@@ -33,6 +33,7 @@ from pipeline.store.members import mark, members_seen
 from pipeline.store.sources import UNSUPPORTED, KnownFile, SeenFile, known_files
 
 _MEMBERS_AT_ONCE = 200
+_MAY_PASS = ("memory", "unreadable", "crash", "timeout")  # another walk may get further
 
 
 class Unpacker:
@@ -73,12 +74,13 @@ class Unpacker:
             yield _refused(seen, error)
             return
         with file:
-            count = 0
+            count, is_final = 0, True
             for one in self._holder(file, seen, found.below, Budget.of(self._settings), 1):
                 if one.path != seen.path:
                     count += 1
+                    is_final &= one.rejection is None or one.rejection.cause not in _MAY_PASS
                     yield one
-                elif one.rejection is None:
+                elif one.rejection is None and is_final:
                     yield replace(one, members_mark=mark(self._rules, count))
                 else:
                     yield one

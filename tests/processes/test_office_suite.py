@@ -64,7 +64,7 @@ def test_it_is_given_the_file_limits_and_no_secret(
         f"""#!/bin/sh
         {{ env; ulimit -v; ulimit -f; echo "$@"; cat profile/user/registrymodifications.xcu; }} > {told}
         cmp document.docx {tmp_path}/given || exit 1
-        mkdir out && cp {made} out/document.pdf
+        cp {made} out/document.pdf
         """
     )
     (tmp_path / "given").write_bytes(docx(words("given")))

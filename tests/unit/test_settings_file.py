@@ -95,12 +95,12 @@ def test_a_misspelt_name_is_told_with_the_near_one(here: Path, monkeypatch: pyte
     write(here, "PAGEPACK_MAX-PAGES = 5")
     assert refused() == f"{file}: PAGEPACK_MAX-PAGES is not a setting of pagepack; did you mean max_pages?"
     write(here, "xyzzy = 5")
-    assert refused().startswith(f"{file}: xyzzy is not a setting of pagepack; known are all_frames, broker_url, ")
+    assert refused().startswith(f"{file}: xyzzy is not a setting of pagepack; known are all_frames, attachments, ")
     monkeypatch.setenv("PAGEPACK_LEASE", "5")
     assert refused() == "PAGEPACK_LEASE is not a setting of pagepack; did you mean PAGEPACK_LEASE_SECONDS?"
     monkeypatch.delenv("PAGEPACK_LEASE")
     monkeypatch.setenv("PAGEPACK_XYZZY", "5")
-    known = "known are PAGEPACK_ALL_FRAMES, PAGEPACK_BROKER_URL, "
+    known = "known are PAGEPACK_ALL_FRAMES, PAGEPACK_ATTACHMENTS, "
     assert refused().startswith(f"PAGEPACK_XYZZY is not a setting of pagepack; {known}")
 
 
