@@ -7,6 +7,7 @@ from pipeline.documents.files import OLD_OFFICE
 from pipeline.documents.render_flowing import FlowingPages
 from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdf import PdfPages
+from pipeline.documents.render_tiff import TiffPages
 from pipeline.errors import DocumentRejected
 
 _FLOWING = ("epub", "html", "eml", "msg", "docx", "xlsx", "pptx", "odt", "ods", "odp", "odg")
@@ -24,6 +25,8 @@ def open_document(path: str, kind: str, limits: Limits) -> Opened:
     elif kind in OLD_OFFICE:
         fact = f"a {kind.upper()} file is read where LibreOffice is installed; install it, or convert the file"
         raise DocumentRejected(fact, cause="unsupported")
+    elif kind == "tiff":
+        document = TiffPages(path, limits)
     elif kind in _FLOWING:
         document = FlowingPages(path, kind, limits)
     else:

@@ -1,4 +1,7 @@
-"""Frames of an image file, decoded by Pillow. Runs only inside the sandboxed process."""
+"""Frames of an image file other than TIFF, decoded by Pillow, and what makes a page of a picture of any kind.
+
+Runs only inside the sandboxed process.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ TURNS = {  # EXIF orientation → what stands the picture upright
 
 
 class ImageFrames:
-    """An image file. Every frame of a TIFF is a page; of an animated GIF, WebP or PNG and of several pictures in one
-    JPEG file the first alone is, for the others mostly show it in motion, unless `all_frames` asks for them."""
+    """An image file other than TIFF. Of an animated GIF, WebP or PNG and of several pictures in one JPEG file the first
+    alone is a page, for the others mostly show it in motion, unless `all_frames` asks for them."""
 
     def __init__(self, path: str, kind: str, limits: Limits) -> None:
         self._path, self._kind, self._limits = path, kind, limits
@@ -51,30 +54,22 @@ class ImageFrames:
             raise DocumentRejected(fact, cause="damaged") from error
         except Exception as error:
             raise translated(error, DocumentRejected, f"the {kind.upper()} image cannot be opened") from error
-        self.page_count = self._frames if kind == "tiff" or limits.all_frames else 1
+        self.page_count = self._frames if limits.all_frames else 1
         if self.page_count == 1:  # else the one frame fails, not the document
-            self._check_size(DocumentRejected)
+            check_size(self._image.size, limits, DocumentRejected)
 
     def draw(self, page_index: int) -> Drawn:
         notes = list(self._notes)
         try:
             image = flatten(self._decode(page_index, notes), notes)
+            if self.page_count < self._frames:
+                blank = ", and a blank one," if colour_of_picture(image) else ""
+                notes.append(f"the first of {self._frames:,} frames{blank} is read; PAGEPACK_ALL_FRAMES=1 reads all")
+            return finished(image, notes)
         except PageFailed:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
-        colour = _colour_of(image)
-        if self.page_count < self._frames:
-            notes.append(
-                f"the first of {self._frames:,} frames{', and a blank one,' if colour else ''} is read; "
-                "PAGEPACK_ALL_FRAMES=1 reads all"
-            )
-        if colour is not None and not is_white(colour):
-            shown = "#" + "".join(f"{value:02x}" for value in colour)
-            raise PageFailed(f"the picture is one colour, {shown}: there is nothing to read", cause="damaged")
-        image = pad(image)
-        warnings = without_paths(clean("\n".join(notes)))
-        return Drawn(image.mode, image.width, image.height, image.tobytes(), None, warnings)
 
     def _open(self) -> Image.Image:
         """Strictly, else leniently with a note of what is wrong beside the picture."""
@@ -96,8 +91,6 @@ class ImageFrames:
         try:
             count = int(getattr(self._image, "n_frames", 1))
         except Exception as error:
-            if self._kind == "tiff":
-                raise
             self._notes.append(f"the frames after the first cannot be read: {error}")
             count = 1
         finally:
@@ -113,7 +106,7 @@ class ImageFrames:
         try:
             with lenient() if self._is_lenient else nullcontext():
                 self._image.seek(page_index)
-                self._check_size(PageFailed)
+                check_size(self._image.size, self._limits, PageFailed)
                 return shrink(self._image, self._limits.max_side_px, notes)
         except (PageFailed, MemoryError):
             raise
@@ -124,14 +117,30 @@ class ImageFrames:
             notes.append(cut.says)
             return shrink(cut.image, self._limits.max_side_px, notes, (cut.first_row, cut.last_row))
 
-    def _check_size(self, error: type[DocumentRejected] | type[PageFailed]) -> None:
-        width, height = self._image.size
-        size = f"the image measures {width:,} × {height:,} px"
-        if width < 1 or height < 1:
-            raise error(f"{size}: it has no area", cause="damaged")
-        if width * height > self._limits.max_image_pixels:
-            over = f"over the limit of {self._limits.max_image_pixels:,} pixels; raise PAGEPACK_MAX_IMAGE_PIXELS"
-            raise error(f"{size}, {over} or shrink it", cause="too-large")
+
+def check_size(size: tuple[int, int], limits: Limits, error: type[DocumentRejected] | type[PageFailed]) -> None:
+    """Raises `error` where a picture has no area or more pixels than may be decoded."""
+    width, height = size
+    fact = f"the image measures {width:,} × {height:,} px"
+    if width < 1 or height < 1:
+        raise error(f"{fact}: it has no area", cause="damaged")
+    if width * height > limits.max_image_pixels:
+        over = f"over the limit of {limits.max_image_pixels:,} pixels; raise PAGEPACK_MAX_IMAGE_PIXELS"
+        raise error(f"{fact}, {over} or shrink it", cause="too-large")
+
+
+def finished(image: Image.Image, notes: list[str]) -> Drawn:
+    """A decoded picture in RGB or L as a page.
+
+    Raises:
+        PageFailed: it is one colour, and no blank paper.
+    """
+    colour = colour_of_picture(image)
+    if colour is not None and not is_white(colour):
+        shown = "#" + "".join(f"{value:02x}" for value in colour)
+        raise PageFailed(f"the picture is one colour, {shown}: there is nothing to read", cause="damaged")
+    image = pad(image)
+    return Drawn(image.mode, image.width, image.height, image.tobytes(), None, without_paths(clean("\n".join(notes))))
 
 
 def shrink(
@@ -187,7 +196,7 @@ def _stretch(image: Image.Image) -> tuple[float, float]:
     return 1.0, 1.0
 
 
-def _colour_of(image: Image.Image) -> tuple[int, ...] | None:
+def colour_of_picture(image: Image.Image) -> tuple[int, ...] | None:
     """The one colour of a picture in RGB or L, or None where it has several."""
     if image.getpixel((0, 0)) != image.getpixel((image.width // 2, image.height // 2)):
         return None  # most pictures, without looking at every pixel
