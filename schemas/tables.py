@@ -112,6 +112,7 @@ class Batch(Base):
     model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what shall read; "" where any may
     text_layer: Mapped[str] = mapped_column(String(16))
     all_pages: Mapped[bool] = mapped_column(default=True)  # else those in `batch_pages`
+    detail: Mapped[str] = mapped_column(String(16), default="auto", server_default="auto")  # of documents new to it
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # higher goes first; equal ones share
     notify: Mapped[str | None] = mapped_column(
         StorableText
@@ -180,6 +181,8 @@ class Document(Base):
     cause: Mapped[str | None] = mapped_column(StorableText)
     reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
+    # At which its pages are drawn: auto, page or a number. Those of older archives were drawn as `page` is
+    detail: Mapped[str] = mapped_column(String(16), default="auto", server_default="page")
 
 
 class Source(Base):

@@ -155,6 +155,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "width_pt": "of the page as it is shown, in points of 1/72 inch; null for image files and in older archives",
         "height_pt": "the same",
         "text_layer_verdict": "sound, or why not: garbled, invisible, covered, stub, unjudged; null: not known",
+        "dpi": "at which the page was drawn; null for image files that do not say theirs, and in older archives",
+        "print_px": "font size of the small print in the image, in px; null where none was found",
     },
     "page_lines": {
         "source_path": "path of the file",

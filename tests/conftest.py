@@ -95,7 +95,12 @@ class Archive:
     batches: dict[str, OpenBatch] = field(default_factory=dict)
 
     def batch(
-        self, name: str = "b", prompts: Sequence[Prompt] = (OCR,), model: str | None = None, text_layer: str = "keep"
+        self,
+        name: str = "b",
+        prompts: Sequence[Prompt] = (OCR,),
+        model: str | None = None,
+        text_layer: str = "keep",
+        detail: str = "auto",
     ) -> OpenBatch:
         self.batches[name] = open_batch(
             self.db,
@@ -105,6 +110,7 @@ class Archive:
             engine="rapidocr",
             model=model or self.model,
             text_layer=text_layer,
+            detail=detail,
         )
         return self.batches[name]
 

@@ -18,6 +18,8 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("pages", sa.Column("dpi", sa.Float(), nullable=True))
     op.add_column("pages", sa.Column("print_px", sa.Float(), nullable=True))
+    op.add_column("documents", sa.Column("detail", sa.String(16), nullable=False, server_default="page"))
+    op.add_column("batches", sa.Column("detail", sa.String(16), nullable=False, server_default="auto"))
     op.add_column("text_layers", sa.Column("verdict", sa.String(32), nullable=True))
     op.add_column("answer_versions", sa.Column("angle", sa.Float(), nullable=True))
     op.add_column("answer_versions", sa.Column("review_reason", sa.String(32), nullable=True))
@@ -33,5 +35,7 @@ def downgrade() -> None:
     op.drop_column("answer_versions", "review_reason")
     op.drop_column("answer_versions", "angle")
     op.drop_column("text_layers", "verdict")
+    op.drop_column("batches", "detail")
+    op.drop_column("documents", "detail")
     op.drop_column("pages", "print_px")
     op.drop_column("pages", "dpi")

@@ -9,6 +9,7 @@ import click
 from pipeline.cli.options import (
     Choice,
     F,
+    detail_option,
     engine_options,
     home_option,
     json_option,
@@ -57,6 +58,7 @@ def batch_options(command: F) -> F:
         ),
         sampling_options,
         text_layer_option,
+        detail_option,
         click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]"),
         click.option(
             "--prompt-file",

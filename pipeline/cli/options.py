@@ -108,6 +108,11 @@ def text_layer_option(command: F) -> F:
     return click.option("--text-layer", type=layers, help=help_text)(command)
 
 
+def detail_option(command: F) -> F:
+    help_text = "Size of page images: as the print needs it, 1,024 px, or a long side in px.  [auto]"
+    return click.option("--detail", metavar="auto|page|PX", help=help_text)(command)
+
+
 def devices_option(command: F) -> F:
     return click.option(
         "--devices", metavar="LIST", help="GPUs by number, like 0,1,2,3: a process for each.  [one process]"

@@ -63,7 +63,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     """Print it; the exit code."""
     from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
-    from pipeline.query.batch_status import find_batch, pages_done_within
+    from pipeline.query.batch_status import files_drawn_otherwise, find_batch, pages_done_within
     from pipeline.query.batch_status import status as query_status
     from pipeline.query.worth_a_look import worth_a_look
     from pipeline.store.sources import UNSUPPORTED
@@ -72,10 +72,12 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     batch = find_batch(db, batch_id)
     summary, look = query_status(db, batch), worth_a_look(db, batch_id)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
+    otherwise = files_drawn_otherwise(db, batch.id)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     code = exit_code_of(summary.failures)
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
+        more["files_drawn_otherwise"] = otherwise
         click.echo(json.dumps({**status_json(summary), **more, "pages_worth_a_look": look}, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
@@ -97,6 +99,12 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+        if otherwise:
+            are = "keeps its" if otherwise == 1 else "keep their"
+            click.echo(
+                f"{counted(otherwise, 'file')} {are} page images of another --detail, and the answers to them: "
+                "`pagepack forget` and the same command again draw them anew"
+            )
         if unsupported and code == EXIT_DONE:
             click.echo(f"{files_not_read(unsupported)}: no failure; --ignore-unsupported leaves such files out")
         if num_ignored:

@@ -1,19 +1,7 @@
-"""A drawn page, the size at which it is drawn, and its decoder's errors as ours: what all kinds share.
-
-Size: the long side is at most `max_side_px`, both sides are multiples of 16 (the vision encoder's patch), so that the
-model's own preprocessing never resamples. The content keeps its proportions, and white fills up to 15 px on the right
-and at the bottom. Stretching instead (under 1 % on A4, but 16 % on a strip 50 px high) would bend the content
-to save a column of patches which that preprocessing adds anyway.
-
-    A4, 595.3 × 841.9 pt, at 1024:  scale 1.2163  →  content 725 × 1024  →  image 736 × 1024
-
-A PDF page is drawn so that its long side is `max_side_px`; an image above that shrinks with Lanczos, and one below it
-keeps its pixels. Pixels are counted before anything is drawn or decoded.
-"""
+"""A drawn page, and its decoder's errors as ours: what all kinds share. Its size is chosen in `page_size`."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -35,6 +23,7 @@ class Limits:
     max_page_pt: int
     max_image_pixels: int
     all_frames: bool = False
+    max_page_pixels: int = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +40,8 @@ class Drawn:
     width_pt: float | None = None  # of the page as it is shown; None where the source has no physical size
     height_pt: float | None = None
     text_lines: tuple[list[list[int]], bool] | None = None  # of `text_lines.text_lines`, where the page carries text
+    dpi: float | None = None  # at which it was drawn; None where the source has no physical size
+    print_px: float | None = None  # font size of the small print in the picture; None where none was found
 
 
 class Opened(Protocol):
@@ -60,18 +51,6 @@ class Opened(Protocol):
 
     def draw(self, page_index: int) -> Drawn:
         """Raises PageFailed."""
-
-
-def fit(width: float, height: float, max_side_px: int, *, enlarge: bool) -> tuple[float, int, int]:
-    """Scale and content size in pixels that bring the long side to `max_side_px`, or leave a smaller one alone.
-
-    Sizes are rounded up, except what is over by rounding error alone; no side falls below 1 px.
-    """
-    scale = max_side_px / max(width, height)
-    if not enlarge:
-        scale = min(scale, 1.0)
-    width_px, height_px = (min(max(math.ceil(side * scale - 1e-3), 1), max_side_px) for side in (width, height))
-    return scale, width_px, height_px
 
 
 def padded_px(side_px: int) -> int:

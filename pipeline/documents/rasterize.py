@@ -45,9 +45,15 @@ class Rasterizer:
         self._child: Child | None = Child(settings)  # imports while the caller looks for files
 
     def open(
-        self, path: str | Path, kind: str, *, file: BinaryIO | None = None, name: str | None = None
+        self,
+        path: str | Path,
+        kind: str,
+        *,
+        file: BinaryIO | None = None,
+        name: str | None = None,
+        detail: str | None = None,
     ) -> OpenDocument:
-        """Open a document; use it in a `with`, one at a time.
+        """Open a document; use it in a `with`, one at a time. `detail` as `page_size` says, else as the settings do.
 
         Where `file` is given, it is read instead of the path, and closed in the end; `name` is for messages.
 
@@ -56,7 +62,8 @@ class Rasterizer:
                 `files.open_regular` raises.
             Unavailable: no child process can be started.
         """
-        return OpenDocument(self, kind, file or open_regular(path), name or display(os.fspath(path)))
+        asked = detail or self._settings.detail
+        return OpenDocument(self, kind, asked, file or open_regular(path), name or display(os.fspath(path)))
 
     def child(self) -> Child:
         """The child, ready to work: the one held, or a fresh one where that has died or is worn."""
@@ -83,8 +90,8 @@ class Rasterizer:
 class OpenDocument:
     """A document open in the child. `size_bytes` and `modified_ns` are those of the file as opened."""
 
-    def __init__(self, rasterizer: Rasterizer, kind: str, file: BinaryIO | FileIO, name: str) -> None:
-        self._rasterizer, self._kind, self._name = rasterizer, str(kind), name
+    def __init__(self, rasterizer: Rasterizer, kind: str, detail: str, file: BinaryIO | FileIO, name: str) -> None:
+        self._rasterizer, self._kind, self._detail, self._name = rasterizer, str(kind), detail, name
         self._seconds = rasterizer._settings.rasterize_seconds
         self._file = file
         try:
@@ -137,7 +144,7 @@ class OpenDocument:
         for is_last_try in (False, True):
             child = self._rasterizer.child()
             try:
-                child.send({"op": "open", "kind": self._kind}, self._file.fileno())
+                child.send({"op": "open", "kind": self._kind, "detail": self._detail}, self._file.fileno())
                 answer = child.receive(self._seconds)
                 if answer["is"] == "rejected":
                     raise DocumentRejected(f"{self._name}: {answer['text']}", cause=str(answer["cause"]))

@@ -13,24 +13,24 @@ from pipeline.errors import DocumentRejected
 _FLOWING = ("epub", "html", "eml", "msg", "docx", "xlsx", "pptx", "odt", "ods", "odp", "odg")
 
 
-def open_document(path: str, kind: str, limits: Limits) -> Opened:
-    """Open a file as the kind that its first bytes announced.
+def open_document(path: str, kind: str, limits: Limits, detail: str = "auto") -> Opened:
+    """Open a file as the kind that its first bytes announced; `detail` as `page_size` says.
 
     Raises:
         DocumentRejected: `encrypted`, `damaged`, `empty` (no pages), `too-large` or `memory`.
     """
     document: Opened
     if kind == "pdf":
-        document = PdfPages(path, limits)
+        document = PdfPages(path, limits, detail)
     elif kind in OLD_OFFICE:
         fact = f"a {kind.upper()} file is read where LibreOffice is installed; install it, or convert the file"
         raise DocumentRejected(fact, cause="unsupported")
     elif kind == "tiff":
-        document = TiffPages(path, limits)
+        document = TiffPages(path, limits, detail)
     elif kind in _FLOWING:
-        document = FlowingPages(path, kind, limits)
+        document = FlowingPages(path, kind, limits, detail)
     else:
-        document = ImageFrames(path, kind, limits)
+        document = ImageFrames(path, kind, limits, detail)
     if document.page_count < 1:
         raise DocumentRejected("the document has no pages", cause="empty")
     if document.page_count > limits.max_pages:

@@ -1,6 +1,6 @@
 """The process that opens strangers' files: no credentials, little memory, no way to write, and it may die at any time.
 
-    parent → child   {"op": "open", "kind": …} with the file's descriptor   {"op": "pages", "first": i}
+    parent → child   {"op": "open", "kind", "detail"} with the file's descriptor   {"op": "pages", "first": i}
     child → parent   {"is": "ready"}   {"is": "opened", "page_count": n} or {"is": "rejected", "cause", "text"}
                      {"is": "page", "slot": 0 or 1, …} or {"is": "failed", "cause", "text"}, for each page in order
     parent → child   {"op": "attachments"} with a PDF's descriptor
@@ -31,7 +31,7 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 _LENGTH = struct.Struct("!I")
 MAX_MESSAGE_BYTES = 16 * 2**20  # a text layer of a million characters, each escaped as two of six
-SLOTS, SLOT_BYTES = 2, 3 * 2**20  # 1024 × 1024 px in RGB
+SLOTS = 2
 CONTENT_BYTES = 1 << 20  # of an attachment, a message
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
@@ -98,7 +98,8 @@ def main() -> None:
     seconds: float = setup["seconds"]
     document: Opened | None = None
     held = -1
-    shared = mmap.mmap(setup["shared_descriptor"], SLOTS * SLOT_BYTES)
+    slot_bytes: int = setup["slot_bytes"]
+    shared = mmap.mmap(setup["shared_descriptor"], SLOTS * slot_bytes)
     connection.sendall(pack({"is": "ready"}))
 
     while (request := _receive(connection)) is not None:
@@ -110,7 +111,7 @@ def main() -> None:
                 os.close(held)
             held = descriptors[0]
             try:
-                document = open_document(f"/dev/fd/{held}", message["kind"], limits)
+                document = open_document(f"/dev/fd/{held}", message["kind"], limits, message["detail"])
                 connection.sendall(pack({"is": "opened", "page_count": document.page_count}))
             except DocumentRejected as error:
                 connection.sendall(pack({"is": "rejected", "cause": error.cause, "text": str(error)}))
@@ -140,7 +141,7 @@ def main() -> None:
             if unread == SLOTS and connection.recv(1):  # the slot that comes next has been read
                 unread -= 1
             slot = sent % SLOTS
-            shared[slot * SLOT_BYTES : slot * SLOT_BYTES + len(drawn.pixels)] = drawn.pixels
+            shared[slot * slot_bytes : slot * slot_bytes + len(drawn.pixels)] = drawn.pixels
             sent, unread = sent + 1, unread + 1
             facts = {
                 "is": "page",
@@ -150,6 +151,8 @@ def main() -> None:
                 "height_px": drawn.height_px,
                 "width_pt": drawn.width_pt,
                 "height_pt": drawn.height_pt,
+                "dpi": drawn.dpi,
+                "print_px": drawn.print_px,
                 "text_layer": drawn.text_layer,
                 "text_lines": drawn.text_lines,
                 "warnings": drawn.warnings,

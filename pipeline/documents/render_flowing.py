@@ -20,8 +20,8 @@ _PAGES_AT_ONCE = 20  # about 15 ms each
 class FlowingPages:
     """Pages of a document that MuPDF lays out."""
 
-    def __init__(self, path: str, kind: str, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, path: str, kind: str, limits: Limits, detail: str = "auto") -> None:
+        self._limits, self._detail = limits, detail
         self._first = -1
         self._drawn: PdfPages | None = None
         pymupdf.TOOLS.reset_mupdf_warnings()
@@ -38,7 +38,7 @@ class FlowingPages:
         if self._drawn is None or first != self._first:
             last = min(first + _PAGES_AT_ONCE, self.page_count)
             try:
-                self._drawn = PdfPages(_as_pdf(self._document, range(first, last)), self._limits)
+                self._drawn = PdfPages(_as_pdf(self._document, range(first, last)), self._limits, self._detail)
             except (*PDF_ERRORS, DocumentRejected) as error:
                 raise translated(error, PageFailed, "the page cannot be laid out") from error
             self._first = first

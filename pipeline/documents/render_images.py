@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 
 from PIL import (
     BmpImagePlugin,
@@ -20,9 +21,11 @@ from PIL import (
 )
 
 from pipeline.documents.cut_images import decode_cut, lenient
-from pipeline.documents.drawn import Drawn, Limits, clean, fit, is_white, padded_px, translated, without_paths
+from pipeline.documents.drawn import Drawn, Limits, clean, is_white, padded_px, translated, without_paths
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
+from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
+from pipeline.documents.print_size import MOST_LOOK_PIXELS, size_in_picture
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -37,12 +40,21 @@ TURNS = {  # EXIF orientation → what stands the picture upright
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A decoded picture, upright and with square pixels, in a mode that can be resampled; and what is known of it."""
+
+    picture: Image.Image
+    dpi: float | None
+    print_px: float | None  # font size of its small print
+
+
 class ImageFrames:
     """An image file other than TIFF. Of an animated GIF, WebP or PNG and of several pictures in one JPEG file the first
     alone is a page, for the others mostly show it in motion, unless `all_frames` asks for them."""
 
-    def __init__(self, path: str, kind: str, limits: Limits) -> None:
-        self._path, self._kind, self._limits = path, kind, limits
+    def __init__(self, path: str, kind: str, limits: Limits, detail: str = "auto") -> None:
+        self._path, self._kind, self._limits, self._detail = path, kind, limits, detail
         self._notes: list[str] = []
         self._is_lenient = False
         Image.MAX_IMAGE_PIXELS = None  # counted below, against our own limit and before any pixel is decoded
@@ -61,11 +73,12 @@ class ImageFrames:
     def draw(self, page_index: int) -> Drawn:
         notes = list(self._notes)
         try:
-            image = flatten(self._decode(page_index, notes), notes)
+            shrunk = self._decode(page_index, notes)
+            image = flatten(shrunk.picture, notes)
             if self.page_count < self._frames:
                 blank = ", and a blank one," if colour_of_picture(image) else ""
                 notes.append(f"the first of {self._frames:,} frames{blank} is read; PAGEPACK_ALL_FRAMES=1 reads all")
-            return finished(image, notes)
+            return finished(image, shrunk, notes)
         except PageFailed:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
@@ -101,13 +114,13 @@ class ImageFrames:
         ]
         return count - sum("Thumbnail" in name for name in types)
 
-    def _decode(self, page_index: int, notes: list[str]) -> Image.Image:
+    def _decode(self, page_index: int, notes: list[str]) -> Shrunk:
         """A frame, upright and no larger than asked for; a damaged one as far as it goes."""
         try:
             with lenient() if self._is_lenient else nullcontext():
                 self._image.seek(page_index)
                 check_size(self._image.size, self._limits, PageFailed)
-                return shrink(self._image, self._limits.max_side_px, notes)
+                return shrink(self._image, self._detail, self._limits, notes)
         except (PageFailed, MemoryError):
             raise
         except Exception:
@@ -115,7 +128,7 @@ class ImageFrames:
             if cut is None:
                 raise
             notes.append(cut.says)
-            return shrink(cut.image, self._limits.max_side_px, notes, (cut.first_row, cut.last_row))
+            return shrink(cut.image, self._detail, self._limits, notes, (cut.first_row, cut.last_row))
 
 
 def check_size(size: tuple[int, int], limits: Limits, error: type[DocumentRejected] | type[PageFailed]) -> None:
@@ -129,8 +142,8 @@ def check_size(size: tuple[int, int], limits: Limits, error: type[DocumentReject
         raise error(f"{fact}, {over} or shrink it", cause="too-large")
 
 
-def finished(image: Image.Image, notes: list[str]) -> Drawn:
-    """A decoded picture in RGB or L as a page.
+def finished(image: Image.Image, shrunk: Shrunk, notes: list[str]) -> Drawn:
+    """A picture in RGB or L, made of one that was decoded, as a page.
 
     Raises:
         PageFailed: it is one colour, and no blank paper.
@@ -140,31 +153,71 @@ def finished(image: Image.Image, notes: list[str]) -> Drawn:
         shown = "#" + "".join(f"{value:02x}" for value in colour)
         raise PageFailed(f"the picture is one colour, {shown}: there is nothing to read", cause="damaged")
     image = pad(image)
-    return Drawn(image.mode, image.width, image.height, image.tobytes(), None, without_paths(clean("\n".join(notes))))
+    warnings = without_paths(clean("\n".join(notes)))
+    pixels = image.tobytes()
+    return Drawn(image.mode, *image.size, pixels, None, warnings, dpi=shrunk.dpi, print_px=shrunk.print_px)
 
 
 def shrink(
-    image: Image.Image, max_side_px: int, notes: list[str], decoded: tuple[float, float] = (0.0, 1.0)
-) -> Image.Image:
-    """Decode an image, no longer than `max_side_px`, upright and with square pixels, in a mode that can be resampled.
+    image: Image.Image, detail: str, limits: Limits, notes: list[str], decoded: tuple[float, float] = (0.0, 1.0)
+) -> Shrunk:
+    """Decode an image, no larger than its print needs.
 
-    JPEG decodes at 1/2, 1/4 or 1/8 where that is still twice the size wanted; `reducing_gap` does the like for others.
-    `decoded` are the shares of the height between which there is a picture: the rest is drawn white.
+    JPEG decodes at 1/2, 1/4 or 1/8 where that is still twice the size wanted, or all that the bounds allow;
+    `reducing_gap` does the like for others. `decoded` are the shares of the height between which there is a picture:
+    the rest is drawn white.
     """
     turn = _turn(image, notes)
     wide, tall = _stretch(image)
-    _, width, height = fit(image.width * wide, image.height * tall, max_side_px, enlarge=False)
-    image.draft(None, (math.ceil(2 * width / wide), math.ceil(2 * height / tall)))  # None keeps the mode
+    area = image.width * image.height
+    most = choose_size(image.width * wide, image.height * tall, detail, limits, print_size=None, enlarges=False)
+    if detail == "auto":
+        most = largest(image.width * wide, image.height * tall, limits)
+    spare = 1 if detail == "auto" else 2
+    image.draft(None, (math.ceil(spare * most.width_px / wide), math.ceil(spare * most.height_px / tall)))  # its mode
     image.load()
     plain = resampled_mode(image)
     if decoded != (0.0, 1.0):
         plain = plain.copy()
         for first, last in ((0.0, decoded[0]), (decoded[1], 1.0)):
             plain.paste(WHITE[plain.mode], (0, round(plain.height * first), plain.width, round(plain.height * last)))
-    _, width, height = fit(plain.width * wide, plain.height * tall, max_side_px, enlarge=False)
-    if plain.size != (width, height):
-        plain = plain.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return plain if turn is None else plain.transpose(turn)
+    sides = plain.width * wide, plain.height * tall
+    print_size, has_ink = _look_at(plain, sides)
+    size = choose_size(
+        *sides,
+        detail,
+        limits,
+        print_size=print_size,
+        least_pixels=UNKNOWN_PIXELS if has_ink else BLANK_PIXELS,
+        enlarges=False,
+    )
+    if plain.size != (size.width_px, size.height_px):
+        plain = plain.resize((size.width_px, size.height_px), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    print_px = None if print_size is None else print_size * size.scale
+    notes += filter(None, [too_small(print_px, size, *sides, detail, limits)])
+    dpi = _dpi(image) * math.sqrt(plain.width * plain.height / area)
+    return Shrunk(plain if turn is None else plain.transpose(turn), dpi or None, print_px)
+
+
+def _look_at(plain: Image.Image, sides: tuple[float, float]) -> tuple[float | None, bool]:
+    """`size_in_picture`, of a picture of any mode that has these sides once its pixels are square."""
+    factor = math.ceil(math.sqrt(sides[0] * sides[1] / MOST_LOOK_PIXELS))
+    seen = flatten(plain.reduce(factor) if factor > 1 else plain, [])
+    square = (max(round(sides[0] / factor), 1), max(round(sides[1] / factor), 1))
+    grey = seen if seen.mode == "L" else seen.convert("L")
+    if abs(square[0] * grey.height / (square[1] * grey.width) - 1) > 0.05:
+        grey = grey.resize(square, Image.Resampling.BILINEAR)
+    print_size, has_ink = size_in_picture(grey)
+    return None if print_size is None else print_size * factor, has_ink
+
+
+def _dpi(image: Image.Image) -> float:
+    """As the file says it, the mean of both directions; 0 where it does not, or says nonsense."""
+    try:
+        across, down = (float(value) for value in image.info.get("dpi", (0, 0)))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0
+    return math.sqrt(across * down) if min(across, down) > 1 and max(across, down) < 100_000 else 0.0
 
 
 def _turn(image: Image.Image, notes: list[str]) -> Image.Transpose | None:

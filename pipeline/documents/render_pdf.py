@@ -8,11 +8,12 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.drawn import Drawn, Limits, clean, colour_of, fit, is_white, padded_px, translated
+from pipeline.documents.drawn import Drawn, Limits, clean, colour_of, is_white, translated
 from pipeline.documents.files import UNSUPPORTED_FACT
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
 from pipeline.documents.pdf_encryption import unlock
+from pipeline.documents.pdf_size import choose_page_size, draw
 from pipeline.documents.text_lines import FLAGS, text_lines
 from pipeline.errors import DocumentRejected, PageFailed
 
@@ -30,9 +31,9 @@ _HARMLESS = re.compile(
 class PdfPages:
     """Pages of a PDF, seen as a reader shows them: CropBox, /Rotate, annotations and form fields."""
 
-    def __init__(self, source: str | bytes, limits: Limits) -> None:
+    def __init__(self, source: str | bytes, limits: Limits, detail: str = "auto") -> None:
         """A file, or a PDF as bytes."""
-        self._limits = limits
+        self._limits, self._detail = limits, detail
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             named = isinstance(source, str)
@@ -72,25 +73,15 @@ class PdfPages:
             entry = mupdf.pdf_lookup_page_obj(self._pdf, page_index)
             notes = [*self._mended, *(self._beside if page_index == 0 else ()), *mend_boxes(entry), *beside_page(entry)]
             page = self._document[page_index]
-            rect = page.rect
-            scale, width_px, height_px = self._fit(rect)
-            # One interpretation of the page serves both the picture and the text.
+            sides_pt = self._sides(page.rect)
+            # One interpretation of the page serves the text and every picture.
             display_list = _display_list(page)
-            pixmap = _white_pixmap(padded_px(width_px), padded_px(height_px))
-            device = mupdf.fz_new_draw_device(mupdf.FzMatrix(scale, 0, 0, scale, 0, 0), pixmap.this)
-            everything = mupdf.FzRect(mupdf.FzRect.Fixed_INFINITE)
-            mupdf.fz_run_display_list(display_list.this, device, mupdf.FzMatrix(), everything, mupdf.FzCookie())
-            mupdf.fz_close_device(device)
-            # What lies outside the page was drawn into the padding: a device with a smaller box than its pixmap's
-            # (fz_new_draw_device_with_bbox) corrupts the heap in MuPDF 1.28.
-            for margin in (
-                mupdf.FzIrect(width_px, 0, pixmap.width, pixmap.height),
-                mupdf.FzIrect(0, height_px, pixmap.width, pixmap.height),
-            ):
-                mupdf.fz_clear_pixmap_rect_with_value(pixmap.this, 255, margin)
             text_page = pymupdf.TextPage(display_list.get_textpage(FLAGS))
             text = clean(text_page.extractText())
-            lines = text_lines(text_page, scale)
+            chosen = choose_page_size(display_list, text_page, sides_pt, self._detail, self._limits)
+            pixmap = draw(display_list, chosen.size)
+            lines = text_lines(text_page, chosen.size.scale)
+            notes += [chosen.warning] if chosen.warning else []
             complaints = clean(pymupdf.TOOLS.mupdf_warnings())
             pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
             assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
@@ -99,7 +90,7 @@ class PdfPages:
             )
             if layer is None and text.strip():
                 notes.append("the page's own text is unknown or control characters alone, and is left out")
-            colour = colour_of(pixels, pixmap.width, width_px, height_px)
+            colour = colour_of(pixels, pixmap.width, chosen.size.width_px, chosen.size.height_px)
             if colour is not None and layer is None:
                 notes += _judge_empty(page, colour, complaints, has_text=bool(text.strip()))
         except PageFailed:
@@ -114,28 +105,20 @@ class PdfPages:
             layer,
             "\n".join([*notes, complaints])[:MAX_WARNING_CHARACTERS].strip(),
             pixmap,
-            float(rect.width),
-            float(rect.height),
+            *sides_pt,
             lines if layer else None,
+            dpi=72 * chosen.size.scale,
+            print_px=chosen.print_px,
         )
 
-    def _fit(self, rect: Any) -> tuple[float, int, int]:
+    def _sides(self, rect: Any) -> tuple[float, float]:
         width_pt, height_pt = float(rect.width), float(rect.height)
         if not (0 < width_pt < math.inf and 0 < height_pt < math.inf) or rect.is_infinite:
             raise PageFailed(f"the page measures {width_pt:g} × {height_pt:g} pt: it has no area", cause="damaged")
         if max(width_pt, height_pt) > self._limits.max_page_pt:
             over = f"over the limit of {self._limits.max_page_pt:,} pt; raise PAGEPACK_MAX_PAGE_PT or remove the page"
             raise PageFailed(f"the page measures {width_pt:,.0f} × {height_pt:,.0f} pt, {over}", cause="too-large")
-        return fit(width_pt, height_pt, self._limits.max_side_px, enlarge=True)
-
-
-def _white_pixmap(width_px: int, height_px: int) -> Any:
-    # As Page.get_pixmap makes it. pymupdf.Pixmap(csRGB, …) lacks the empty separations: black text then goes through
-    # a profile, comes out tinted and takes ten times as long.
-    box = mupdf.FzIrect(0, 0, width_px, height_px)
-    pixmap = mupdf.fz_new_pixmap_with_bbox(pymupdf.csRGB.this, box, mupdf.FzSeparations(), 0)
-    mupdf.fz_clear_pixmap_with_value(pixmap, 255)
-    return pymupdf.Pixmap("raw", pixmap)
+        return width_pt, height_pt
 
 
 def _display_list(page: Any) -> Any:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.blobs import png
 from pipeline.documents.layer_lines import LayerLine
-from pipeline.documents.render_child import SLOT_BYTES, SLOTS, length, pack
+from pipeline.documents.render_child import SLOTS, length, pack
 from pipeline.documents.text_layer import judge
 from pipeline.errors import Unavailable
 from pipeline.settings import Settings
@@ -30,6 +30,7 @@ from pipeline.settings import Settings
 START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need long, and no page is to blame
 MAX_CHILD_PAGES = 5_000  # then a fresh child: MuPDF's caches and the heap's holes do not grow for ever
 PREFIX_BYTES = 4
+KEPT_BYTES = 8 * 2**20  # of a slot; what a larger page took goes back to the system
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no credentials
 
 _HEAP = {  # glibc gives back every block above 128 KiB and asks for it anew: 2.3 of 4.9 ms a page went to page faults
@@ -51,6 +52,8 @@ class RasterizedPage:
     warnings: str  # what MuPDF mended or left out, one line each
     width_pt: float | None  # of the page as it is shown; None for image files
     height_pt: float | None
+    dpi: float | None  # at which it was drawn; None for image files that do not say it
+    print_px: float | None  # font size of the small print in the image; None where none was found
     text_layer_verdict: str | None = None
 
 
@@ -68,7 +71,9 @@ class Child:
     def __init__(self, settings: Settings) -> None:
         self._max_rss_bytes = settings.rasterize_memory_bytes // 2
         self._pages, self._rss_bytes, self._is_ready = 0, 0, False
+        self._slot_bytes = slot_bytes(settings)
         setup = {
+            "slot_bytes": self._slot_bytes,
             "memory_bytes": settings.rasterize_memory_bytes,
             "seconds": settings.rasterize_seconds,
             "parent_pid": os.getpid(),
@@ -76,6 +81,7 @@ class Child:
             "dies_with_parent": threading.current_thread() is threading.main_thread(),
             "limits": {
                 "max_side_px": settings.max_side_px,
+                "max_page_pixels": settings.max_page_pixels,
                 "max_pages": settings.max_pages,
                 "max_page_pt": settings.max_page_pt,
                 "max_image_pixels": settings.max_image_pixels,
@@ -84,8 +90,8 @@ class Child:
         }
         # Anonymous memory that both see. Only the parent may size it: the child can write no file.
         with _anonymous_file() as shared:
-            shared.truncate(SLOTS * SLOT_BYTES)
-            self._shared = mmap.mmap(shared.fileno(), SLOTS * SLOT_BYTES)
+            shared.truncate(SLOTS * self._slot_bytes)
+            self._shared = mmap.mmap(shared.fileno(), SLOTS * self._slot_bytes)
             setup["shared_descriptor"] = shared.fileno()
             self._start(setup, shared.fileno())
 
@@ -161,12 +167,15 @@ class Child:
         """The page that a message announces; its slot is free again afterwards."""
         try:
             mode, width, height = str(message["mode"]), int(message["width_px"]), int(message["height_px"])
-            start = (0, SLOT_BYTES)[message["slot"]]
+            start = (0, self._slot_bytes)[message["slot"]]
             size = width * height * {"L": 1, "RGB": 3}[mode]
-            if not 0 < size <= SLOT_BYTES:
+            if not 0 < size <= self._slot_bytes:
                 raise ValueError(f"an image of {width} × {height} px")
             pixels = memoryview(self._shared)[start : start + size]
-            page = _page(page_index, message, Image.frombytes(mode, (width, height), pixels))
+            picture = Image.frombytes(mode, (width, height), pixels)
+            if size > KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
+                self._shared.madvise(mmap.MADV_REMOVE, start, self._slot_bytes)
+            page = _page(page_index, message, picture)
             self._socket.sendall(b".")
             return page
         except OSError as error:
@@ -211,8 +220,8 @@ class Child:
 def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
     text = None if message["text_layer"] is None else str(message["text_layer"])
-    width_pt, height_pt = (
-        None if message[name] is None else float(message[name]) for name in ("width_pt", "height_pt")
+    width_pt, height_pt, dpi, print_px = (
+        None if message[name] is None else float(message[name]) for name in ("width_pt", "height_pt", "dpi", "print_px")
     )
     image = png.canonical(drawn)
     return RasterizedPage(
@@ -225,6 +234,8 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         warnings=str(message["warnings"]),
         width_pt=width_pt,
         height_pt=height_pt,
+        dpi=dpi,
+        print_px=print_px,
         text_layer_verdict=None if text is None else _verdict(text, message["text_lines"], image),
     )
 
@@ -232,6 +243,13 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
 def _verdict(text: str, lines: tuple[list[list[int]], bool], image: Image.Image) -> str:
     sent, is_plain = lines
     return judge(text, list(map(LayerLine.received, sent)), None if is_plain else image)
+
+
+def slot_bytes(settings: Settings) -> int:
+    """The largest page image, padding included, in whole pages of memory. What no page needs is never touched."""
+    side = settings.max_side_px
+    pixels = min(side * side, settings.max_page_pixels + 2 * 16 * side)
+    return -(-3 * pixels // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
 def _anonymous_file() -> BinaryIO:

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.documents import tiff_directories as tiff
 from pipeline.documents.drawn import Drawn, Limits, translated
 from pipeline.documents.flatten import flatten
-from pipeline.documents.render_images import TURNS, check_size, finished, shrink
+from pipeline.documents.render_images import TURNS, Shrunk, check_size, finished, shrink
 from pipeline.documents.tiff_directories import Directory, TiffReader
 from pipeline.documents.tiff_samples import Unknown, decode_pieces, decode_samples, is_pillows
 from pipeline.errors import DocumentRejected, PageFailed
@@ -22,8 +22,8 @@ _TURNED_OVER = (5, 6, 7, 8)  # orientations that change width and height
 class TiffPages:
     """Every picture of a TIFF that is no thumbnail, mask or level of a pyramid."""
 
-    def __init__(self, path: str, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, path: str, limits: Limits, detail: str = "auto") -> None:
+        self._limits, self._detail = limits, detail
         self._file = open(path, "rb")  # noqa: SIM115  # as long as this object lives
         Image.MAX_IMAGE_PIXELS = None  # counted below, against our own limit and before any pixel is decoded
         try:
@@ -42,13 +42,14 @@ class TiffPages:
         page, notes = self._pages[page_index], list(self._notes)
         check_size(page.size, self._limits, PageFailed)
         try:
-            return finished(flatten(self._decode(page, notes), notes), notes)
+            shrunk = self._decode(page, notes)
+            return finished(flatten(shrunk.picture, notes), shrunk, notes)
         except PageFailed:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
 
-    def _decode(self, page: Directory, notes: list[str]) -> Image.Image:
+    def _decode(self, page: Directory, notes: list[str]) -> Shrunk:
         """By its samples where Pillow takes them for something else, else by Pillow, else piece by piece."""
         if not is_pillows(page):
             with suppress(Unknown):
@@ -56,7 +57,7 @@ class TiffPages:
         try:
             whole = Image.open(self._reader.beginning_with(page), formats=("TIFF",))
             decoded = _decoded_of_fax(whole, page, notes)
-            return shrink(whole, self._limits.max_side_px, notes, decoded)
+            return shrink(whole, self._detail, self._limits, notes, decoded)
         except MemoryError:
             raise
         except Exception as error:
@@ -86,7 +87,7 @@ class TiffPages:
             )
             raise PageFailed(f"the image is of a kind that is not decoded: {kind}", cause="damaged") from error
 
-    def _shrunk(self, image: Image.Image, page: Directory, notes: list[str]) -> Image.Image:
+    def _shrunk(self, image: Image.Image, page: Directory, notes: list[str]) -> Shrunk:
         """As `shrink` does it for what Pillow opened itself."""
         orientation = page.value(tiff.ORIENTATION, 1)
         across, down = page.values(tiff.X_RESOLUTION), page.values(tiff.Y_RESOLUTION)
@@ -97,7 +98,7 @@ class TiffPages:
             info = image.info
             image = image.transpose(TURNS[orientation])
             image.info.update(info)
-        return shrink(image, self._limits.max_side_px, notes)
+        return shrink(image, self._detail, self._limits, notes)
 
 
 def _decoded_of_fax(image: Image.Image, page: Directory, notes: list[str]) -> tuple[float, float]:

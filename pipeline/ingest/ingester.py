@@ -108,7 +108,7 @@ class Ingester:
     def _rasterize(self, claim: DocumentClaim) -> None:
         file, name = self._inputs.open(claim.content_hash, claim.locations)
         file, kind = self._converted(file, claim.kind, name)
-        with self._rasterizer.open(name, kind, file=file, name=name) as document:
+        with self._rasterizer.open(name, kind, file=file, name=name, detail=claim.detail) as document:
             self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []
             started = time.monotonic()
@@ -160,6 +160,8 @@ class Ingester:
             width_pt=page.width_pt,
             height_pt=page.height_pt,
             text_layer_verdict=page.text_layer_verdict,
+            dpi=page.dpi,
+            print_px=page.print_px,
         )
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:

@@ -79,7 +79,7 @@ def open_named_batch(
     def key_of(text_layer: str) -> str:
         if batch_name:
             return f"name:{batch_name}"
-        identity = json.dumps([places, versions, model, text_layer, *pages, *selection.identity()])
+        identity = json.dumps([places, versions, model, text_layer, *pages, *selection.identity(), *_detail(settings)])
         return kind + hashlib.sha256(identity.encode()).hexdigest()
 
     text_layer = _text_layer(db, settings, engine, key_of)
@@ -93,6 +93,7 @@ def open_named_batch(
         engine=engine,
         model=model,
         text_layer=text_layer,
+        detail=settings.detail,
         pages=pages,
         priority=priority,
         notify=notify,
@@ -111,6 +112,11 @@ def _text_layer(db: Database, settings: Settings, engine: str, key_of: Callable[
     by_engine = "auto" if engine in _TAKES_SOUND_TEXT else "keep"
     known = (text_layer_of(db, key_of(text_layer)) for text_layer in (by_engine, "keep"))
     return next(filter(None, known), by_engine)
+
+
+def _detail(settings: Settings) -> list[str]:
+    """In a batch's key only where it is not the default, so that batches of older archives are found again."""
+    return [] if settings.detail == "auto" else [f"detail {settings.detail}"]
 
 
 def open_or_make(settings: Settings) -> Database:
@@ -249,7 +255,7 @@ def _open_batch_of(
 ) -> OpenBatch:
     text_layer = settings.text_layer or "keep"
     asked = [sorted(prompt.version for prompt in prompts), text_layer, message.priority, message.notify]
-    digest = hashlib.sha256(json.dumps([*asked, *pages]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([*asked, *pages, *_detail(settings)]).encode()).hexdigest()[:16]
     return open_batch(
         db,
         key=f"message:{message.batch}:{digest}",
@@ -258,6 +264,7 @@ def _open_batch_of(
         engine="any",
         model="",
         text_layer=text_layer,
+        detail=settings.detail,
         pages=pages,
         priority=message.priority,
         notify=message.notify,

@@ -183,6 +183,15 @@ def pages_done_within(db: Looking, batch_id: int, seconds: float) -> int:
         return int(look.value(f"{done} AND finished_at >= :since", batch=batch_id, since=look.as_stored(since)))
 
 
+def files_drawn_otherwise(db: Looking, batch_id: int) -> int:
+    """Files of which another batch had the pages drawn at another `--detail`; they keep their images."""
+    with db.looking() as look:
+        return int(look.value(_DRAWN_OTHERWISE, batch=batch_id))
+
+
+_DRAWN_OTHERWISE = """SELECT count(*) FROM batch_sources s
+JOIN batches b ON b.id = s.batch_id JOIN documents d ON d.id = s.document_id
+WHERE s.batch_id = :batch AND d.detail <> b.detail AND EXISTS (SELECT 1 FROM pages p WHERE p.document_id = d.id)"""
 _BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command
 FROM batches ORDER BY id DESC"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"

@@ -57,8 +57,10 @@ class Settings(BaseModel):
         None, "auto takes a PDF page's own text where it is sound, prefer always, keep never; default auto for rapidocr"
     )
 
-    max_side_px: int = _(
-        1024, "long side of a page image; the vision encoder's positions end at 1024", ge=64, le=1024, multiple_of=16
+    detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
+    max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
+    max_page_pixels: int = _(
+        16_777_216, "pixels of a page image at most: 4,096 × 4,096, A1 at 145 dpi", ge=4096, le=268_435_456
     )
     max_file_bytes: int = _(2 * 2**30, "a larger file is rejected", gt=0)
     attachments: bool = _(False, "files that are attached to PDFs are documents of their own")
@@ -116,6 +118,16 @@ class Settings(BaseModel):
             if not is_days:
                 raise ValueError("neither keep, nor until-read, nor a number of days above 0")
         return value
+
+    @field_validator("detail", mode="before")
+    @classmethod
+    def _is_detail(cls, value: object) -> str:
+        text = str(value)
+        if text in ("auto", "page"):
+            return text
+        if not text.isdecimal() or not 64 <= int(text) <= 32_768:
+            raise ValueError("neither auto, nor page, nor a number of pixels from 64 to 32768")
+        return str(int(text))
 
     @field_validator("database_url")
     @classmethod

@@ -54,6 +54,7 @@ def open_batch(
     engine: str,
     model: str,
     text_layer: str,
+    detail: str = "auto",
     pages: Sequence[tuple[int, int]] = (),
     priority: int = 0,
     notify: str | None = None,
@@ -63,10 +64,11 @@ def open_batch(
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
-    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `notify`
-    (`TASK` or `TASK@QUEUE`) is sent for each document that is done. Without `all_seen` the batch does not finish before
-    `mark_all_seen`. Without `reopens` one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer,
-    as the setting. `command` as `Batch.command`.
+    `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `detail` is
+    for documents that it is the first to see, or that are not drawn yet. `notify` (`TASK` or `TASK@QUEUE`) is sent for
+    each document that is done. Without `all_seen` the batch does not finish before `mark_all_seen`. Without `reopens`
+    one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer, as the setting. `command` as
+    `Batch.command`.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -81,6 +83,7 @@ def open_batch(
             "engine": engine,
             "model": wished_model(model, text_layer),
             "text_layer": text_layer,
+            "detail": detail,
             "all_pages": not pages,
             "all_seen": all_seen,
             "priority": priority,

@@ -51,6 +51,7 @@ class DocumentClaim:
     public_id: str = ""  # these three for those who watch
     batch_public_id: str = ""
     attempts: int = 0  # that failed before this one
+    detail: str = "auto"  # at which its pages are drawn, the first time and every other
 
     @property
     def source_path(self) -> str | None:
@@ -124,6 +125,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
                 Document.batch_id,
                 Document.public_id,
                 Document.attempts,
+                Document.detail,
             )
         ).one_or_none()
         if row is None:
@@ -148,6 +150,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             row.public_id,
             connection.scalar(select(Batch.public_id).where(Batch.id == row.batch_id)) or "",
             row.attempts,
+            row.detail,
         )
 
 

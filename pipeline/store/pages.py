@@ -54,6 +54,8 @@ class NewPage:
     width_pt: float | None = None
     height_pt: float | None = None
     text_layer_verdict: str | None = None  # of schemas/text_layers.py
+    dpi: float | None = None
+    print_px: float | None = None
 
 
 @retried
@@ -84,6 +86,8 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
                 "height_px": page.height_px,
                 "width_pt": page.width_pt,
                 "height_pt": page.height_pt,
+                "dpi": page.dpi,
+                "print_px": page.print_px,
                 "warnings": page.warnings or None,
                 "cause": page.error.cause if page.error else None,
                 "reason": str(page.error) if page.error else None,

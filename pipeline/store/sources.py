@@ -105,7 +105,8 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
     """The documents of these files that have pages already, with the number of their pages."""
     with db.write() as connection:
         insert = insert_for(connection)
-        state = connection.scalar(select(Batch.state).where(Batch.id == batch.id).with_for_update(key_share=True))
+        asked = select(Batch.state, Batch.detail).where(Batch.id == batch.id).with_for_update(key_share=True)
+        state, detail = connection.execute(asked).one()
         if state == BatchState.CANCELLED:
             return []
         if state == BatchState.FINISHED:
@@ -121,6 +122,7 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                         "kind": file.kind,
                         "size_bytes": file.size_bytes,
                         "batch_id": batch.id,
+                        "detail": detail,
                         "state": DocumentState.PENDING if file.has_pages else DocumentState.READY,
                         "page_count": None if file.has_pages else 0,
                     }
@@ -181,6 +183,9 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
             ended = (Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
             waits = update(Document).where(*ended).values(**WAITS_AGAIN, batch_id=batch.id)
             again += connection.scalars(waits.returning(Document.id))
+        is_drawn = sa.exists().where(Page.document_id == Document.id)  # then all of it is drawn alike, and again
+        waiting = (Document.id.in_(documents), Document.batch_id == batch.id, Document.state == DocumentState.PENDING)
+        connection.execute(update(Document).where(*waiting, ~is_drawn).values(detail=detail))
         undrawn = select(Page.id).where(Page.document_id.in_(documents), Page.image_freed_at.is_not(None))
         of_path = (PageTask.state == TaskState.FAILED, PageTask.cause.in_(OF_THE_PATH), PageTask.page_id.in_(undrawn))
         tasks = update(PageTask).where(PageTask.batch_id == batch.id, *of_path)

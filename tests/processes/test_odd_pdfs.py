@@ -13,7 +13,7 @@ from pipeline.errors import DocumentRejected, PageFailed
 from tests import odd_pdfs
 from tests.odd_pdfs import BOX, FONT, KIDS, words
 
-LIMITS = Limits(max_side_px=256, max_pages=100, max_page_pt=7200, max_image_pixels=10**7)
+LIMITS = Limits(max_side_px=512, max_pages=100, max_page_pt=7200, max_image_pixels=10**7)
 
 
 def drawn(path: Path) -> list[Drawn | PageFailed]:

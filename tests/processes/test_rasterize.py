@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from pipeline.blobs.png import load
-from pipeline.documents.drawn import clean, fit, padded_px
+from pipeline.documents.drawn import clean
 from pipeline.documents.identify import identify
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
@@ -35,12 +35,11 @@ TORN = {
     b"II*\0": "the TIFF image cannot be opened: no TIFF follows its first bytes",
     b"RIFF\0\0\0\0WEBP": "the WEBP image cannot be opened: no WEBP follows its first bytes",
 }
-SIDES = st.floats(0.01, 20_000, allow_nan=False)
 
 
 @pytest.fixture(scope="module")
 def rasterizer() -> Iterator[Rasterizer]:
-    with Rasterizer(Settings()) as shared:
+    with Rasterizer(Settings(detail="page")) as shared:  # what auto makes of the print: test_detail
         yield shared
 
 
@@ -66,30 +65,7 @@ def rejection(rasterizer: Rasterizer, path: Path) -> DocumentRejected:
     return caught.value
 
 
-# Sizes
-
-
-@given(SIDES, SIDES, st.integers(4, 64).map(lambda patches: patches * 16), st.booleans())
-def test_sizes_keep_the_limit_and_the_proportions(width: float, height: float, side: int, enlarge: bool) -> None:
-    scale, width_px, height_px = fit(width, height, side, enlarge=enlarge)
-    assert min(width_px, height_px) >= 1 and max(width_px, height_px) <= side
-    assert padded_px(width_px) % 16 == padded_px(height_px) % 16 == 0
-    assert 0 <= padded_px(width_px) - width_px < 16 and padded_px(max(width_px, height_px)) <= side
-    for length, drawn in ((width, width_px), (height, height_px)):
-        assert drawn == 1 or -1 <= drawn - length * scale <= 1
-    if enlarge:
-        assert max(width_px, height_px) == side
-    else:
-        assert scale <= 1
-
-
-@given(st.integers(1, 1024), st.integers(1, 1024))
-def test_images_within_the_limit_keep_their_pixels(width: int, height: int) -> None:
-    assert fit(width, height, 1024, enlarge=False) == (1.0, width, height)
-
-
-def test_a4_comes_out_as_the_design_says() -> None:
-    assert [padded_px(side) for side in fit(595.276, 841.89, 1024, enlarge=True)[1:]] == [736, 1024]
+# Text
 
 
 @given(st.text(st.characters()))

@@ -1,0 +1,57 @@
+"""A document is drawn at the detail of the batch that drew it first, and again at the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.blobs.page_images import ImageStore
+from pipeline.query.batch_status import files_drawn_otherwise
+from pipeline.store.claims import claim_document
+from pipeline.store.pages import NewPage, render_again
+from pipeline.store.retention import free_read_images
+from schemas.prompts import DESCRIBE
+from tests.conftest import LIMITS, Archive, sha
+
+
+def detail_of_claim(archive: Archive, document_id: int) -> str | None:
+    claim = claim_document(archive.db, document_id, "ingest/2", LIMITS.lease_seconds)
+    return claim and claim.detail
+
+
+def test_a_document_is_drawn_as_the_last_batch_wants_that_saw_it_undrawn(archive: Archive) -> None:
+    archive.batch("a", detail="page")
+    first = archive.see("/in/a.pdf", batch="a") or 0
+    archive.batch("b", detail="2048")
+    second = archive.see("/in/b.pdf", batch="b") or 0
+    archive.see("/in/a.pdf", batch="b")
+    assert (detail_of_claim(archive, first), detail_of_claim(archive, second)) == ("2048", "2048")
+
+
+def test_what_is_drawn_keeps_its_images_and_the_batch_is_told(archive: Archive) -> None:
+    archive.batch("a", detail="page")
+    document_id = archive.see("/in/a.pdf", batch="a") or 0
+    (page,) = archive.ingest(document_id, [NewPage(0, sha("x"), 16, 32, dpi=87.5, print_px=12.2)])
+    archive.read(page, "text")
+    assert files_drawn_otherwise(archive.db, archive.batches["a"].id) == 0
+    other = archive.batch("b", detail="auto", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="b")
+    archive.see("/in/new.pdf", batch="b")
+    assert archive.scalar("SELECT detail FROM documents WHERE id = :id", id=document_id) == "page"
+    assert files_drawn_otherwise(archive.db, other.id) == 1
+    assert archive.rows("SELECT dpi, print_px FROM page_images WHERE document_id IS NOT NULL") == [(87.5, 12.2)]
+
+
+def test_a_freed_page_is_drawn_again_as_it_was(archive: Archive, tmp_path: Path) -> None:
+    images = ImageStore(str(tmp_path))
+    archive.batch("a", detail="page")
+    document_id = archive.see("/in/a.pdf", batch="a") or 0
+    (page,) = archive.ingest(document_id, [NewPage(0, sha("x"), 16, 32)])
+    archive.read(page, "text")
+    free_read_images(archive.db, images, [page])
+    archive.batch("b", detail="4096", prompts=[DESCRIBE])
+    archive.see("/in/a.pdf", batch="b")
+    claim = archive.claim(page)
+    assert claim is not None
+    render_again(archive.db, claim)
+    archive.see("/in/a.pdf", batch="b")
+    assert detail_of_claim(archive, document_id) == "page"
