@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from workers.engines import Engine
+
+if TYPE_CHECKING:
+    from workers.engines.rapidocr_models import ModelFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,21 @@ def choose_engine(settings: Settings) -> Choice:
             else "the default; --model DIR chooses pixtral"
         )
     devices = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
+    if devices and engine != "pixtral":
+        raise UsageError(
+            f"--devices {devices}: the engine {engine} ({reason}) reads on the CPU; leave --devices out, or read "
+            "with --engine pixtral --model DIR"
+        )
     if engine == "rapidocr":
         from workers.engines import rapidocr
 
-        if devices:
-            raise UsageError(
-                f"--devices {devices}: the engine rapidocr ({reason}) reads on the CPU; leave --devices out, or read "
-                "with --engine pixtral --model DIR"
-            )
-        return Choice("rapidocr", rapidocr.fingerprint(), reason, ["ocr"])
+        return Choice("rapidocr", rapidocr.fingerprint(_rapidocr_models(settings)), reason, ["ocr"])
+    if engine == "tesseract":
+        from workers.engines import tesseract
+
+        if settings.fast:
+            raise UsageError("--fast chooses models of rapidocr; leave it out with --engine tesseract")
+        return Choice("tesseract", tesseract.fingerprint(settings.ocr_language), reason, ["ocr"])
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
     from workers.engines import pixtral
@@ -68,11 +77,21 @@ def make_engine(settings: Settings) -> Engine:
     if choice.engine == "rapidocr":
         from workers.engines.rapidocr import RapidOcrEngine
 
-        return RapidOcrEngine()
+        return RapidOcrEngine(models=_rapidocr_models(settings))
+    if choice.engine == "tesseract":
+        from workers.engines.tesseract import TesseractEngine
+
+        return TesseractEngine(settings.ocr_language)
     from workers.engines.pixtral import PixtralEngine
 
     assert settings.model is not None
     return PixtralEngine(settings.model, "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto")
+
+
+def _rapidocr_models(settings: Settings) -> ModelFiles:
+    from workers.engines.rapidocr_models import choose_models
+
+    return choose_models(fast=settings.fast, language=settings.ocr_language, folder=settings.ocr_models)
 
 
 def _stand_in() -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def check_engines(settings: Settings) -> list[dict[str, str]]:
     """One check an engine and one for the choice, as plain values."""
-    checks = [_rapidocr(), *_pixtral(settings.model)]
+    checks = [_rapidocr(), _tesseract(), *_pixtral(settings.model)]
     try:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
@@ -38,6 +38,17 @@ def _rapidocr() -> dict[str, str]:
         return _check("rapidocr", "ok", f"{rapidocr.fingerprint()} on onnxruntime {onnxruntime.__version__}")
     except (ImportError, PagepackError) as error:
         return _check("rapidocr", "broken", f"{error}; `pip install rapidocr onnxruntime`")
+
+
+def _tesseract() -> dict[str, str]:
+    from workers.engines.tesseract import find_tesseract
+
+    try:
+        found = find_tesseract()
+    except PagepackError as error:
+        return _check("tesseract", "absent", str(error))
+    names = ", ".join(sorted(found.languages - {"osd"})) or "none"
+    return _check("tesseract", "ok", f"tesseract {found.version}, languages: {names}")
 
 
 def _pixtral(folder: Path | None) -> list[dict[str, str]]:

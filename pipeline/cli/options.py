@@ -97,7 +97,11 @@ def pages_option(command: F) -> F:
 
 
 def engine_options(command: F) -> F:
-    engines = Choice(["auto", "pixtral", "rapidocr"])
+    engines = Choice(["auto", "pixtral", "rapidocr", "tesseract"])
+    help_text = "With rapidocr: the smallest models, less processor time."
+    command = click.option("--fast", is_flag=True, default=None, help=help_text)(command)
+    help_text = "What tesseract or rapidocr shall read: rus+eng, or cyrillic."
+    command = click.option("--ocr-language", metavar="NAMES", help=help_text)(command)
     command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
     return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
 

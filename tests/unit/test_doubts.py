@@ -44,14 +44,14 @@ SOUND = PageLines([Line(quad(400), "A line of a sound page, quite sure", 0.99)] 
     ],
 )
 def test_the_gravest_reason_is_given(page: PageLines, reason: ReviewReason | None) -> None:
-    doubt = doubt_of(page)
+    doubt = doubt_of(page, 0.98)
     assert (doubt.reason if doubt else None) == reason
     assert doubt is None or 0 < doubt.score <= 1
 
 
 def test_score_says_how_much_of_the_page_is_meant() -> None:
     half = replace(SOUND, foreign=[region(400)] * 5)
-    assert doubt_of(half) == Doubt(ReviewReason.UNREAD_SCRIPT, 0.5)
+    assert doubt_of(half, 0.98) == Doubt(ReviewReason.UNREAD_SCRIPT, 0.5)
 
 
 def test_page_number_beside_lines_in_another_script_does_not_make_them_read() -> None:
@@ -66,6 +66,9 @@ def test_page_number_beside_lines_in_another_script_does_not_make_them_read() ->
     ("text", "confidence", "width", "is_foreign"),
     [
         (",      11", 0.846, 400, True),  # Cyrillic
+        (",  1913 .", 0.89, 190, True),
+        ("Total                    12", 0.98, 800, False),
+        ("Index . . . . . . . . . . . . . . . . . . 312", 0.9, 800, False),
         ("επιστλ, βιβλα και σχδια, τα πειστεα", 0.874, 400, True),
         ("The waves are α and β of the same kind", 0.94, 400, False),
         ("", 0.0, 400, True),

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from schemas.review import ReviewReason
 from workers.engines.page_lines import PageLines
-from workers.engines.regions import Region, length_px, letters
+from workers.engines.regions import Region, length_px
+from workers.engines.scripts import known_letters
 from workers.layout.lines import Line
 
-# Of 81 public pages, 9 of the 10 that were read worst stand below it.
-_SOUND_CONFIDENCE = 0.98
 # So much of all lines, by length, is more than a smudge, a signature or a word of another script.
 _UNREAD_SHARE = 0.1
 _FEW_LETTERS = 0.1  # for a line height of what was not read: the page's number, a year
@@ -24,7 +23,7 @@ class Doubt(NamedTuple):
     """How much the page is worth a look, from 0 to 1."""
 
 
-def doubt_of(page: PageLines) -> Doubt | None:
+def doubt_of(page: PageLines, sound_confidence: float) -> Doubt | None:
     """The gravest; the words stand in the order of `ReviewReason`."""
     if not page.lines and not page.is_blank and not page.is_late:
         return Doubt(ReviewReason.EMPTY, 1.0)
@@ -35,7 +34,7 @@ def doubt_of(page: PageLines) -> Doubt | None:
     if (share := _share(page.foreign + page.unread, page)) >= _UNREAD_SHARE:
         return Doubt(ReviewReason.UNREAD_REGIONS, share)
     confidence = confidence_of(page.lines)
-    if confidence is not None and confidence < _SOUND_CONFIDENCE:
+    if confidence is not None and confidence < sound_confidence:
         return Doubt(ReviewReason.LOW_CONFIDENCE, min(1.0, 2 * (1 - confidence)))
     return Doubt(ReviewReason.TURN_IN_DOUBT, 0.5) if page.is_turn_in_doubt else None
 
@@ -43,7 +42,7 @@ def doubt_of(page: PageLines) -> Doubt | None:
 def is_unreadable(page: PageLines) -> bool:
     """All that is on the page is in scripts that the engine does not read: what it made out says nothing."""
     foreign = sum(region.length_in_heights for region in page.foreign)
-    read = sum(letters(line.text) for line in page.lines)
+    read = sum(known_letters(line.text) for line in page.lines)
     return not page.is_late and foreign >= _LEAST_UNREAD and read < _FEW_LETTERS * foreign
 
 

@@ -93,7 +93,7 @@ class _Page:
         try:
             for region in self.regions:
                 reading, turn = self._read_best(region)
-                if is_unread_script(region, reading, _LEAST_CONFIDENCE):
+                if is_unread_script(region, reading, _LEAST_CONFIDENCE, self._models.reads_greek):
                     foreign.append(region)
                 elif reading.text and reading.confidence >= _LEAST_CONFIDENCE:
                     lines.append(Line(region.quad, reading.text, reading.confidence, turn))

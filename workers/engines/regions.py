@@ -74,9 +74,10 @@ class Region:
 class Models:
     """RapidOCR's detector and recognizer, one call each at a time; may be used by many threads."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, *, reads_greek: bool = False) -> None:
         """`reader` is a loaded `rapidocr.RapidOCR`."""
         self._reader = reader
+        self.reads_greek = reads_greek
 
     def find(self, pixels: NDArray[np.uint8]) -> list[Region]:
         """Regions from the top; pixels are RGB."""

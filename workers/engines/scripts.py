@@ -16,16 +16,26 @@ from workers.engines.regions import Reading, Region, letters
 
 _LEAST_LENGTH = 5.0  # line heights; a shorter box may hold a sign, a letter or a smudge
 _LEAST_LETTERS = 0.5  # in a line height
-_SURE_OF_GREEK = 0.95
+_SURE = 0.95  # a row of a table whose cells stand far apart has few letters, too, and is read surely
+_LEADERS = "._-–—·…="  # as in a table of contents; so many of them are no slips
+_NUM_LEADERS = 5
 
 
-def is_unread_script(region: Region, reading: Reading, least_confidence: float) -> bool:
+def is_unread_script(region: Region, reading: Reading, least_confidence: float, reads_greek: bool = False) -> bool:
     length = region.length_in_heights
     if length < _LEAST_LENGTH:
         return False
-    if reading.confidence < least_confidence or letters(reading.text) < _LEAST_LETTERS * length:
+    if reading.confidence < least_confidence:
         return True
-    return reading.confidence < _SURE_OF_GREEK and is_greek(reading.text)
+    if reading.confidence >= _SURE:
+        return False
+    return known_letters(reading.text) < _LEAST_LETTERS * length or (not reads_greek and is_greek(reading.text))
+
+
+def known_letters(text: str) -> float:
+    """Letters and digits, and leaders; not the commas that a recognizer makes of letters that it does not know."""
+    leaders = {char for char in _LEADERS if text.count(char) >= _NUM_LEADERS}
+    return letters("".join(char for char in text if char.isalnum() or char in leaders))
 
 
 def is_greek(text: str) -> bool:
