@@ -49,6 +49,9 @@ def flatten(image: Image.Image, notes: list[str]) -> Image.Image:
     """
     if image.mode in ("LA", "RGBA"):
         transparent = image.convert("RGBA")
+        if transparent.getchannel("A").getextrema() == (0, 0) and _has_shades(transparent):
+            notes.append("the picture is transparent throughout, which cannot be meant: it is drawn as if it were not")
+            return transparent.convert("RGB")
         paper = _paper(transparent)
         if paper != "white":
             notes.append(f"the picture is transparent, and light print on it would vanish on white: it lies on {paper}")
@@ -63,6 +66,11 @@ def flatten(image: Image.Image, notes: list[str]) -> Image.Image:
             if turned is not None:
                 return turned
     return image.convert("RGB")
+
+
+def _has_shades(image: Image.Image) -> bool:
+    """Is a picture more than one colour, whatever is seen of it?"""
+    return any(low != high for low, high in (band.getextrema() for band in image.split()[:3]))
 
 
 def _paper(image: Image.Image) -> str:

@@ -26,7 +26,8 @@ def beside_document(document: Any, pdf: Any) -> Iterator[str]:
     form = mupdf.pdf_dict_gets(catalog, "AcroForm")
     if not mupdf.pdf_is_null(mupdf.pdf_dict_gets(form, "XFA")):
         has_fields = mupdf.pdf_array_len(mupdf.pdf_dict_gets(form, "Fields")) > 0
-        if mupdf.pdf_to_bool(mupdf.pdf_dict_gets(catalog, "NeedsRendering")) or not has_fields:
+        is_dynamic = mupdf.pdf_to_bool(mupdf.pdf_dict_gets(catalog, "NeedsRendering")) or not has_fields
+        if is_dynamic or "Please wait" in document[0].get_text():  # as the placeholder of Adobe's programs begins
             yield (
                 "the document is a dynamic XFA form: its pages are a placeholder, and what the form says is not drawn; "
                 "print it to PDF in Adobe Reader"

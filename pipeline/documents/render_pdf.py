@@ -51,7 +51,8 @@ class PdfPages:
         except DocumentRejected as error:
             raise self._as_text(source) or error from None
         except PDF_ERRORS as error:
-            raise self._as_text(source) or translated(error, DocumentRejected, "the PDF cannot be opened") from error
+            reason = _as_encrypted(error) or self._as_text(source)
+            raise reason or translated(error, DocumentRejected, "the PDF cannot be opened") from error
 
     @staticmethod
     def _as_text(source: str | bytes) -> DocumentRejected | None:
@@ -91,7 +92,9 @@ class PdfPages:
             if layer is None and text.strip():
                 notes.append("the page's own text is unknown or control characters alone, and is left out")
             colour = colour_of(pixels, pixmap.width, chosen.size.width_px, chosen.size.height_px)
-            if colour is not None and layer is None:
+            if colour is not None and layer is not None and not is_white(colour):
+                notes.append("the page came out as one colour, though it has a text of its own")
+            elif colour is not None and layer is None:
                 notes += _judge_empty(page, colour, complaints, has_text=bool(text.strip()))
         except PageFailed:
             raise
@@ -177,3 +180,12 @@ def _judge_empty(page: Any, colour: tuple[int, ...], complaints: str, *, has_tex
     if is_harmless and not any(kind in ("fill-image", "fill-imgmask") for kind, *_ in page.get_bboxlog()):
         return [f"the page is filled with one colour, {shown}, and nothing else"]
     raise PageFailed(f"the page's image came out as one colour, {shown}: it was not decoded{said}", cause="damaged")
+
+
+def _as_encrypted(error: Exception) -> DocumentRejected | None:
+    """A rejection for a file encrypted in a way that MuPDF does not know, as for a list of certificates."""
+    said = re.sub(r"^code=\d+: ", "", clean(str(error.__cause__)))  # PyMuPDF's own words are the same for all
+    if "crypt" not in said:
+        return None
+    fact = f"the PDF is encrypted in a way that is not read: {said[:200]}; save it without encryption"
+    return DocumentRejected(fact, cause="encrypted")

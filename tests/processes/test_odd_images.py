@@ -151,6 +151,16 @@ def test_dark_print_on_a_transparent_picture_lies_on_white(tmp_path: Path) -> No
     assert page.warnings == "" and np.median(pixels_of(page)) == 255
 
 
+def test_a_picture_that_is_transparent_throughout_is_drawn(tmp_path: Path) -> None:
+    image = lines_of_text(320, 240).convert("RGBA")
+    image.putalpha(0)
+    image.save(tmp_path / "a.png")
+    [page] = drawn(tmp_path / "a.png")
+    assert "throughout" in page.warnings and ink_rows(page)[:240].mean() > 0.3
+    Image.new("RGBA", (320, 240), (0, 0, 0, 0)).save(tmp_path / "b.png")
+    assert drawn(tmp_path / "b.png")[0].warnings == "", "nothing at all is blank paper"
+
+
 # Frames and pixels
 
 

@@ -142,6 +142,22 @@ def test_pages_are_read_where_attachments_alone_are_encrypted(tmp_path: Path) ->
     assert page.text_layer == "plain\n" and "encrypted" in page.warnings
 
 
+@pytest.mark.parametrize(
+    "encrypt",
+    [
+        b"<</Filter/Adobe.PubSec/V 4/SubFilter/adbe.pkcs7.s5/Recipients[<00>]>>",
+        b"<</Filter/Standard/V 9/R 9/Length 128/P -4/O<%s>/U<%s>>>" % (b"ab" * 32, b"cd" * 32),
+        b"<</Filter/Standard>>",
+    ],
+)
+def test_an_unknown_encryption_is_named(tmp_path: Path, encrypt: bytes) -> None:
+    path = odd_pdfs.one_page(tmp_path / "a.pdf", words("locked"), BOX, (encrypt,))
+    path.write_bytes(path.read_bytes().replace(b"trailer <<", b"trailer <</Encrypt 5 0 R/ID[<00><00>]"))
+    with pytest.raises(DocumentRejected) as caught:
+        open_document(str(path), "pdf", LIMITS)
+    assert caught.value.cause == "encrypted" and str(tmp_path) not in str(caught.value)
+
+
 # Pages that come out empty
 
 
@@ -209,13 +225,15 @@ def test_what_lies_beside_the_pages_is_named(tmp_path: Path) -> None:
         (b"/AcroForm<</XFA 5 0 R/Fields[]>>", b"", "dynamic XFA form"),
         (b"/AcroForm<</XFA 5 0 R/Fields[3 0 R]>>/NeedsRendering true", b"", "dynamic XFA form"),
         (b"/AcroForm<</XFA 5 0 R/Fields[3 0 R]>>", b"", ""),
+        (b"/AcroForm<</XFA 5 0 R/Fields[3 0 R]>>/Lang(wait)", b"", "dynamic XFA form"),
         (b"", b"/Annots[<</Subtype/Sound/Rect[0 0 9 9]>><</Subtype/Sound/Rect[0 0 9 9]>>]", "a sound (2 times)"),
         (b"", b"/Annots[<</Subtype/RichMedia/Rect[0 0 9 9]>>]", "a video, a sound or a 3D model"),
     ],
 )
 def test_forms_sound_and_video_are_named(tmp_path: Path, catalog: bytes, annotations: bytes, says: str) -> None:
     xml = odd_pdfs.stream(b"<xdp/>")
-    page = only(odd_pdfs.one_page(tmp_path / "a.pdf", words("wait"), BOX + annotations, (xml,), catalog))
+    text = "Please wait..." if b"wait" in catalog else "a form"
+    page = only(odd_pdfs.one_page(tmp_path / "a.pdf", words(text), BOX + annotations, (xml,), catalog))
     assert says in page.warnings and bool(page.warnings) == bool(says)
 
 
