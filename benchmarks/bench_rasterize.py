@@ -1,11 +1,11 @@
 """The rasterizer against a bare PyMuPDF loop at the same size, in one run.
 
-    python -m benchmarks.bench_rasterize [--pages 200] [--rounds 5] [PDF…]
+    python -m benchmarks.bench_rasterize [--pages 200] [--rounds 5] [--detail auto] [PDF…]
 
 By default the PDFs of `samples/` and a dense text of 20 pages, over and over until `--pages`. Each round times, on the
 same open order of documents, so that a machine's moods fall on all alike:
 
-    bare          page.get_pixmap(matrix) in this process, pixels thrown away
+    bare          page.get_pixmap(matrix) in this process at the rasterizer's scale, pixels thrown away
     bare+text     the same and page.get_text(), which the rasterizer gives too
     bare+all      the same, then grey detection, hash and PNG as they are stored
     rasterizer    Rasterizer.open(…).pages(): child process, text layer, pixels to this process; not encoded
@@ -54,12 +54,11 @@ def dense_text(path: Path) -> Path:
     return path
 
 
-def bare(paths: list[Path], then: Callable[[Any, Any], object]) -> int:
+def bare(paths: list[Path], scales: dict[Path, list[float]], then: Callable[[Any, Any], object]) -> int:
     pages = 0
     for path in paths:
         document: Any = pymupdf.open(path)
-        for page in document:
-            scale = 1024 / max(page.rect.width, page.rect.height)
+        for page, scale in zip(document, scales[path], strict=True):
             then(page, page.get_pixmap(matrix=pymupdf.Matrix(scale, scale)))  # type: ignore[no-untyped-call]
             pages += 1
     return pages
@@ -107,23 +106,30 @@ def main() -> None:
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--pages", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--detail", default="auto")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Rasterizer(Settings()) as rasterizer:
+    with tempfile.TemporaryDirectory() as folder, Rasterizer(Settings(detail=given.detail)) as rasterizer:
         unit = given.paths or [*sorted(SAMPLES.glob("*.pdf")), dense_text(Path(folder) / "text.pdf")]
         paths: list[Path] = []
+        scales: dict[Path, list[float]] = {}
         pages = 0
         while pages < given.pages:
             for path in list(unit):
                 try:
                     with rasterizer.open(path, "pdf") as document:
+                        if path not in scales:
+                            drawn = list(document.pages())
+                            scales[path] = [
+                                page.dpi / 72 for page in drawn if isinstance(page, RasterizedPage) and page.dpi
+                            ]
                         pages += document.page_count
                         paths.append(path)
                 except DocumentRejected:
                     unit.remove(path)
         ways: dict[str, Callable[[], int]] = {
-            "bare": lambda: bare(paths, lambda page, pixmap: None),
-            "bare+text": lambda: bare(paths, lambda page, pixmap: page.get_text()),
-            "bare+all": lambda: bare(paths, stored),
+            "bare": lambda: bare(paths, scales, lambda page, pixmap: None),
+            "bare+text": lambda: bare(paths, scales, lambda page, pixmap: page.get_text()),
+            "bare+all": lambda: bare(paths, scales, stored),
             "rasterizer": lambda: without_encoding(rasterizer, paths),
             "rasterizer+all": lambda: sandboxed(rasterizer, paths),
         }
@@ -145,6 +151,7 @@ def main() -> None:
         "pages": pages,
         "documents": len(paths),
         "rounds": given.rounds,
+        "detail": given.detail,
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "pymupdf": pymupdf.VersionBind,

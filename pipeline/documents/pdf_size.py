@@ -1,13 +1,14 @@
 """At what size a PDF page is drawn, and how high its small print is then. Runs only inside the sandboxed process.
 
 The page's own text has font sizes. A page without text, or one that is a picture for the most part (a scan with
-somebody's OCR behind it, or with a stamp), is drawn for a look first, at 4 megapixels or with the pixels that the scan
-has. Of two sizes the smaller one counts.
+somebody's OCR behind it, or with a stamp), is drawn for a look first, at one or four megapixels or with the pixels that
+the scan has. Of two sizes the smaller one counts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,14 @@ import pymupdf as _pymupdf
 from PIL import Image
 
 from pipeline.documents.drawn import Limits, padded_px
+from pipeline.documents.layer_lines import UNDRAWN
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, Size, bound, choose_size, sized, too_small
-from pipeline.documents.print_size import size_in_picture, size_of_text
+from pipeline.documents.print_size import SURE_SIZE_PX, size_in_picture, size_of_text
+from pipeline.documents.text_lines import TextLines
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf
-_DRAWN = mupdf.FZ_STEXT_FILLED | mupdf.FZ_STEXT_STROKED  # else the text is somebody's OCR behind a scan
-_LOOK_PIXELS = 4_000_000
+_LOOK_PIXELS = (1_000_000, 4_000_000)  # and closer where print may be smaller than can be seen
 _MUCH = 0.5  # of the page is pictures: its text layer may not be what is printed
 _SCANNED = 0.25  # of the page is one picture: its pixels say how large drawing makes sense
 
@@ -34,23 +36,38 @@ class PageSize:
 
 
 def choose_page_size(
-    display_list: Any, text_page: Any, sides_pt: tuple[float, float], detail: str, limits: Limits
+    display_list: Any, found: TextLines, sides_pt: tuple[float, float], detail: str, limits: Limits
 ) -> PageSize:
-    """`text_page` holds the page's images, too (TEXT_PRESERVE_IMAGES)."""
     area = sides_pt[0] * sides_pt[1]
-    lines, pictures = _lines_and_pictures(text_page, sides_pt)
+    lines = [
+        (round(size, 1), max(box[2] - box[0], box[3] - box[1]))
+        for box, marks, size in zip(found.boxes, found.marks, found.sizes, strict=True)
+        if not marks & UNDRAWN and min(_on_page(box, sides_pt)) > 0
+    ]
+    pictures = [
+        (width * height, scale)
+        for *box, scale in found.pictures
+        for width, height in [_on_page(box, sides_pt)]
+        if min(width, height) > 0
+    ]
     print_pt = size_of_text(lines, max(sides_pt))
     sharp, least_pixels = math.inf, BLANK_PIXELS
     if print_pt is None or sum(covered for covered, _ in pictures) > _MUCH * area:
         scans = [scale for covered, scale in pictures if covered > _SCANNED * area]
         if scans and print_pt is None:
             sharp = max(scans)
-        look = min(math.sqrt(_LOOK_PIXELS / area), sharp, bound(*sides_pt, limits))
-        seen_px, has_ink = size_in_picture(_grey(display_list, sized(*sides_pt, look, limits)))
-        if has_ink:
-            least_pixels = UNKNOWN_PIXELS
-        if seen_px is not None:
-            print_pt = min(seen_px / look, print_pt or math.inf)
+        most = min(sharp, bound(*sides_pt, limits))
+        seen_pt = None
+        for pixels in _LOOK_PIXELS:
+            look = min(math.sqrt(pixels / area), most)
+            seen_px, has_ink = size_in_picture(_grey(display_list, sized(*sides_pt, look, limits)))
+            seen_pt = seen_px / look if seen_px is not None else seen_pt
+            if has_ink:
+                least_pixels = UNKNOWN_PIXELS
+            if not has_ink or look == most or (seen_px is not None and seen_px >= SURE_SIZE_PX):
+                break
+        if seen_pt is not None:
+            print_pt = min(seen_pt, print_pt or math.inf)
     size = choose_size(*sides_pt, detail, limits, print_size=print_pt, least_pixels=least_pixels, sharp=sharp)
     print_px = None if print_pt is None else print_pt * size.scale
     return PageSize(size, print_px, too_small(print_px, size, *sides_pt, detail, limits))
@@ -92,31 +109,6 @@ def _white_pixmap(colour_space: Any, width_px: int, height_px: int) -> Any:
     return pymupdf.Pixmap("raw", pixmap)
 
 
-def _lines_and_pictures(
-    text_page: Any, sides_pt: tuple[float, float]
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Font size and length of each line on the page; how much of the page each picture covers, and its pixels a point.
-
-    Where a line changes its size, its first character counts: all characters would take as long as drawing them.
-    """
-    lines, pictures = [], []
-    for block in text_page.this:
-        if block.m_internal.type == mupdf.FZ_STEXT_BLOCK_IMAGE:
-            box = block.m_internal.bbox
-            width, height = (
-                min(end, side) - max(start, 0.0)
-                for start, end, side in zip((box.x0, box.y0), (box.x1, box.y1), sides_pt, strict=True)
-            )
-            if width > 0 and height > 0:
-                image = block.i_image()
-                scale = math.sqrt(image.w() * image.h() / ((box.x1 - box.x0) * (box.y1 - box.y0)))
-                pictures.append((width * height, scale))
-        elif block.m_internal.type == mupdf.FZ_STEXT_BLOCK_TEXT:
-            line = block.begin().m_internal  # the plain structures: a wrapper for each would take twice as long
-            while line is not None:
-                box, first = line.bbox, line.first_char
-                is_on_page = box.x1 > 0 and box.y1 > 0 and box.x0 < sides_pt[0] and box.y0 < sides_pt[1]
-                if first is not None and is_on_page and first.flags & _DRAWN:
-                    lines.append((round(first.size, 1), max(box.x1 - box.x0, box.y1 - box.y0)))
-                line = line.next
-    return lines, pictures
+def _on_page(box: Sequence[float], sides_pt: tuple[float, float]) -> tuple[float, float]:
+    """Width and height of the part of a box that lies on the page; not above 0 where none does."""
+    return min(box[2], sides_pt[0]) - max(box[0], 0.0), min(box[3], sides_pt[1]) - max(box[1], 0.0)

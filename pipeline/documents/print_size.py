@@ -33,6 +33,7 @@ _MIN_RUNS = 12  # a line of some words
 _PRINT_PART = 0.25  # print, of print and what is lower
 _TURNED_PART = 0.4  # seen along its lines, print has 0.5 to 1.5 times as many runs
 _HEIGHT_OF_X = 1.9  # the font size, in heights of an x
+SURE_SIZE_PX = _SURE_PX * _HEIGHT_OF_X
 _FAINT = 16  # of 255: less is no ink
 
 

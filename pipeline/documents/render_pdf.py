@@ -79,9 +79,9 @@ class PdfPages:
             display_list = _display_list(page)
             text_page = pymupdf.TextPage(display_list.get_textpage(FLAGS))
             text = clean(text_page.extractText())
-            chosen = choose_page_size(display_list, text_page, sides_pt, self._detail, self._limits)
+            lines = text_lines(text_page)
+            chosen = choose_page_size(display_list, lines, sides_pt, self._detail, self._limits)
             pixmap = draw(display_list, chosen.size)
-            lines = text_lines(text_page, chosen.size.scale)
             notes += [chosen.warning] if chosen.warning else []
             complaints = clean(pymupdf.TOOLS.mupdf_warnings())
             pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
@@ -109,7 +109,7 @@ class PdfPages:
             "\n".join([*notes, complaints])[:MAX_WARNING_CHARACTERS].strip(),
             pixmap,
             *sides_pt,
-            lines if layer else None,
+            lines.sent(chosen.size.scale) if layer else None,
             dpi=72 * chosen.size.scale,
             print_px=chosen.print_px,
         )

@@ -1,10 +1,12 @@
 """The lines of a PDF page's own text, as MuPDF finds them. Runs only inside the sandboxed process.
 
-Nothing is judged here (`text_layer.py`); a line is sent as its box in pixels of the page's picture, then its marks.
+Nothing is judged here (`text_layer.py`, `pdf_size.py`).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import pymupdf as _pymupdf
@@ -27,55 +29,74 @@ _RULE_PT = 2.0  # thinner is a rule, which neither says anything nor hides it
 _PALE = 0xE0  # a channel of a text's colour above which it may be that of the paper
 
 
-def text_lines(text_page: Any, scale: float) -> tuple[list[list[int]], bool]:
-    """The lines in the order in which they were drawn, one more than MAX_LINES where there are more; and whether the
-    page holds nothing but dark text and rules, so that its picture need not be looked at.
+@dataclass(slots=True)
+class TextLines:
+    """What MuPDF found on a page, in points. Lines stand in the order in which they were drawn, one more than
+    MAX_LINES where there are more."""
 
-    `text_page` was made with FLAGS. Costs 5 µs a line: a line's first character speaks for it, for what is drawn
-    otherwise comes as lines of its own.
-    """
-    lines: list[list[int]] = []
-    is_plain = True
+    boxes: list[tuple[float, float, float, float]]
+    marks: list[int]  # of `layer_lines`
+    sizes: list[float]  # font sizes; 0 for a line without characters
+    pictures: list[tuple[float, float, float, float, float]]  # box, and pixels a point
+    is_plain: bool  # nothing but dark text and rules, so that the page's picture need not be looked at
+
+    def sent(self, scale: float) -> tuple[list[list[int]], bool]:
+        """As they are sent, in pixels of the page's picture."""
+        lines = [
+            [*(round(min(max(side * scale, -1e6), 1e6)) for side in box), marks]
+            for box, marks in zip(self.boxes, self.marks, strict=True)
+        ]
+        return lines, self.is_plain
+
+
+def text_lines(text_page: Any) -> TextLines:
+    """`text_page` was made with FLAGS. Costs 5 µs a line: a line's first character speaks for it, for what is drawn
+    otherwise comes as lines of its own."""
+    found = TextLines([], [], [], [], True)
     for block in text_page.this:
         kind = block.m_internal.type
         if kind == mupdf.FZ_STEXT_BLOCK_TEXT:
             inside = block.begin().m_internal  # the plain structures: a wrapper for each would take twice as long
-            while inside is not None and len(lines) <= MAX_LINES:
-                line, is_dark = _line(inside, scale)
-                lines.append(line)
-                is_plain = is_plain and is_dark
+            while inside is not None and len(found.boxes) <= MAX_LINES:
+                _add_line(found, inside)
                 inside = inside.next
-        elif is_plain or kind == mupdf.FZ_STEXT_BLOCK_IMAGE:
+        elif found.is_plain or kind == mupdf.FZ_STEXT_BLOCK_IMAGE:
             box = block.m_internal.bbox
-            is_plain = is_plain and min(box.x1 - box.x0, box.y1 - box.y0) < _RULE_PT
+            found.is_plain = found.is_plain and min(box.x1 - box.x0, box.y1 - box.y0) < _RULE_PT
             if kind == mupdf.FZ_STEXT_BLOCK_IMAGE:
-                _cover(lines, block, scale)
-    return lines, is_plain
+                _add_picture(found, block)
+    return found
 
 
-def _line(inside: Any, scale: float) -> tuple[list[int], bool]:
+def _add_line(found: TextLines, inside: Any) -> None:
     box, direction, first = inside.bbox, inside.dir, inside.first_char
     across, down = abs(direction.x), abs(direction.y)
     marks = UPRIGHT * (down > across) | TILTED * (min(across, down) > 0.05)
-    is_dark = False
+    is_dark, size = False, 0.0
     if first is None:
         marks |= BLANK
     else:
-        colour = first.argb
+        colour, size = first.argb, first.size
         is_dark = colour >> 24 == 0xFF and min(colour >> 16 & 0xFF, colour >> 8 & 0xFF, colour & 0xFF) < _PALE
         marks |= UNDRAWN * (not first.flags & (mupdf.FZ_STEXT_FILLED | mupdf.FZ_STEXT_STROKED))
         marks |= BLANK * (chr(first.c).isspace() and chr(inside.last_char.c).isspace())
-    sides = (box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-    return [*(round(min(max(side, -1e6), 1e6)) for side in sides), marks], is_dark
+    found.boxes.append((box.x0, box.y0, box.x1, box.y1))
+    found.marks.append(marks)
+    found.sizes.append(size)
+    found.is_plain = found.is_plain and is_dark
 
 
-def _cover(lines: list[list[int]], block: Any, scale: float) -> None:
-    """Mark the lines that a picture hides which has no transparent parts."""
+def _add_picture(found: TextLines, block: Any) -> None:
+    """And mark the lines that it hides, where it has no transparent parts."""
     image = block.i_image().m_internal
-    if image is None or image.mask is not None or image.imagemask:
+    if image is None:
         return
     box = block.m_internal.bbox
-    left, top, right, bottom = box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale
-    for line in lines:
-        if left < (line[0] + line[2]) / 2 < right and top < (line[1] + line[3]) / 2 < bottom:
-            line[4] |= COVERED
+    if box.x1 > box.x0 and box.y1 > box.y0:
+        scale = math.sqrt(image.w * image.h / ((box.x1 - box.x0) * (box.y1 - box.y0)))
+        found.pictures.append((box.x0, box.y0, box.x1, box.y1, scale))
+    if image.mask is not None or image.imagemask:
+        return
+    for index, (x0, y0, x1, y1) in enumerate(found.boxes):
+        if box.x0 < (x0 + x1) / 2 < box.x1 and box.y0 < (y0 + y1) / 2 < box.y1:
+            found.marks[index] |= COVERED
