@@ -88,7 +88,11 @@ class Unpacker:
     def _holder(self, file: BinaryIO, seen: SeenFile, below: str, budget: Budget, depth: int) -> Iterator[SeenFile]:
         if depth > (most := self._settings.max_container_depth):
             over = f"lies in {most} containers, which is the limit; raise PAGEPACK_MAX_CONTAINER_DEPTH or unpack it"
-            yield _refused(seen, rejected("too-large", seen.path, over))
+            error = rejected("too-large", seen.path, over)
+            if seen.kind in CONTAINERS:
+                yield _refused(seen, error)
+            else:  # its pages are read; of a PDF, they say what is attached
+                yield seen if seen.kind == Kind.PDF else replace(seen, rejection=error)
             return
         told = Counter[str]()
         lost: MembersLost | None = None
@@ -155,7 +159,8 @@ class Unpacker:
                 raise rejected(member.refusal[0], path, member.refusal[1])
             check_size(path, size_bytes, self._settings)
             if known is not None and known.is_unchanged(size_bytes, modified_ns) and self._is_there(known):
-                location = known.location or location
+                if self._copies is not None:
+                    location = self._copies.location(known.kind, known.content_hash)
                 return replace(seen, location=location, kind=known.kind, content_hash=known.content_hash), None
             files = list[BinaryIO]()
 

@@ -393,6 +393,8 @@ def test_limits_bound_what_an_archive_costs_and_the_rest_goes_on(see: See, docs:
         deep = zipped({"deeper.zip": deep, "6.png": picture(6)})
     (docs / "e.zip").write_bytes(deep)
     (docs / "f.png").write_bytes(picture(9))
+    mails = mail("outer", fwd=mail("middle", fwd=mail("inner")))
+    (docs / "g.zip").write_bytes(zipped({"g.eml": mails.replace(b"=?utf-8?q?=C3=9Cberweisung?=", b"")}))
     seen = see(max_container_bytes=1_000_000, max_container_members=20, max_container_depth=3)
     read = {path for path, kind in seen.items() if kind == "png"}
     assert seen["a.zip"] == seen["b.tgz"] == seen["c.zip!/bomb.zip"] == seen["d.zip"] == "too-large"
@@ -400,6 +402,7 @@ def test_limits_bound_what_an_archive_costs_and_the_rest_goes_on(see: See, docs:
     assert seen["c.zip"] == seen["e.zip"] == "zip"
     assert sum(path.startswith("d.zip!/") for path in read) == 20
     assert seen["e.zip!/deeper.zip!/deeper.zip!/deeper.zip"] == "too-large"
+    assert seen["g.zip!/g.eml!/message-1.eml!/message-1.eml"] == "too-large", "it has pages, but may have attachments"
     said = reasons(archive)
     assert "1,000,000 bytes" in said["a.zip"] and "PAGEPACK_MAX_CONTAINER_BYTES" in said["b.tgz"]
     assert "PAGEPACK_MAX_CONTAINER_MEMBERS" in said["d.zip"]
