@@ -65,7 +65,7 @@ OLD_OFFICE = frozenset({Kind.DOC, Kind.XLS, Kind.PPT, Kind.RTF})
 
 OFFICE = OLD_OFFICE | {Kind.DOCX, Kind.XLSX, Kind.PPTX, Kind.ODT, Kind.ODS, Kind.ODP, Kind.ODG}
 
-UNSUPPORTED_FACT = "is of no kind that is read (PDF, image, office document, mail, archive)"
+UNSUPPORTED_FACT = "is no PDF, image, office document, mail or archive of a kind that is read"
 
 
 _ALSO_KNOWN = {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.documents.files import UNSUPPORTED_FACT
 from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 
@@ -57,7 +58,7 @@ def test_the_summary_names_what_was_not_read_of_this_batch_alone(folder: Path, h
     assert lines[0] == "12 files seen: 0 done, 0 failed, 12 rejected"
     assert lines[1].startswith("0 pages: 0 done, 0 failed, in ")
     assert lines[2] == "  12 × unsupported"
-    named = [f"  {others / f'{number:02}.txt'} is no PDF, PNG, JPEG, TIFF, WebP, BMP or GIF" for number in range(10)]
+    named = [f"  {others / f'{number:02}.txt'} {UNSUPPORTED_FACT}" for number in range(10)]
     assert lines[3:13] == named
     assert lines[13].startswith("  and 2 more: pagepack sql --home ")
     assert lines[14] == f"text in {home / 'pagepack.db'}"
