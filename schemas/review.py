@@ -1,6 +1,7 @@
 """Why a page that was read is worth a person's look: the words of `review_reason`, each with its sentence.
 
-An answer has one reason: the first of these that holds, since the gravest stands first.
+An answer has one reason: the first of these that holds, since the gravest stands first. The last three are not an
+engine's: the view finds them (`review_view.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ class ReviewReason(StrEnum):
     LOW_CONFIDENCE = "low-confidence"
     SMALL_PRINT = "small-print"
     TURN_IN_DOUBT = "turn-in-doubt"
+    TEXT_LAYER = "text-layer"
+    UNKNOWN_CHARACTERS = "unknown-characters"
+    WARNING = "warning"
 
 
 SENTENCES = {
@@ -28,4 +32,7 @@ SENTENCES = {
     ReviewReason.LOW_CONFIDENCE: "the engine is less sure of this page's text than of sound print",
     ReviewReason.SMALL_PRINT: "the print is too small for the largest image that the settings allow",
     ReviewReason.TURN_IN_DOUBT: "the page may lie on its side or on its head, and no way to hold it made good sense",
+    ReviewReason.TEXT_LAYER: "the page's own text was taken, as was asked for, and it is not sound",
+    ReviewReason.UNKNOWN_CHARACTERS: "the page's own text was taken, and some characters in it have no meaning",
+    ReviewReason.WARNING: "the renderer mended or left out something",
 }

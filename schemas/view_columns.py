@@ -177,6 +177,20 @@ COLUMNS: dict[str, dict[str, str]] = {
         "folder": "of the file",
         "file_name": "of the file",
     },
+    "review": {
+        "source_path": "path of the file",
+        "document_id": "one content, one id",
+        "page_number": "from 1",
+        "prompt": "name of the prompt",
+        "reason": "one word for why the page is worth a look, the gravest",
+        "score": "how much it is worth a look, 0 to 1",
+        "detail": "the reason in words; the renderer's warnings",
+        "finish_reason": "of the answer: stop, length or deadline",
+        "confidence": "of the answer, or null",
+        "folder": "of the file",
+        "file_name": "of the file",
+        "batch_id": "the batch that the page was read for",
+    },
 }
 
 # The first task that was settled with it: the page was read for that one's batch, others found the answer there.

@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from schemas.current_failures import CURRENT_FAILURES
 from schemas.page_lines import page_lines
+from schemas.review_view import review
 from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
@@ -263,6 +264,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "prompts": _prompts(dialect),
         "page_images": _PAGE_IMAGES,
         "page_lines": page_lines(dialect),
+        "review": review(dialect),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,13 @@ def status_json(status: Any) -> dict[str, Any]:
     return {**batch, **fields}
 
 
+def pages_by_reason(look: Mapping[str, int]) -> str:
+    """`3 pages low-confidence, 1 page length`."""
+    from pipeline.cli.progress_bar import counted
+
+    return ", ".join(f"{counted(count, 'page')} {reason}" for reason, count in look.items())
+
+
 def _status_table(status: Any, workers: Sequence[Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
@@ -92,6 +99,7 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
         "pages": f"{status.pages_total:,} known: {status.pages_done:,} done, {status.pages_failed:,} failed",
         "rate": f"{rate:.2f} pages/s in the last minute" + (f", {duration(left)} left" if left else ""),
         "failures": ", ".join(f"{count:,} × {cause}" for cause, count in status.failures.items()) or "none",
+        "look": pages_by_reason(status.pages_worth_a_look),
         "workers": "\n".join(map(_worker_line, workers)) or "none is running",
     }
     if not status.batch.all_seen and status.batch.state in ("running", "paused"):
@@ -101,6 +109,8 @@ def _status_table(status: Any, workers: Sequence[Any]) -> Table:
         rows["workers"] += f"\n{why}"
     if state in ("interrupted", "cancelled"):
         del rows["rate"]
+    if not rows["look"]:
+        del rows["look"]
     if state == "interrupted":
         rows["workers"] = "none is there that reads it"  # those of another run are not meant, and a killed one's linger
     for name, value in rows.items():

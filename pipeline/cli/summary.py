@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.batches import status_json
+from pipeline.cli.batches import pages_by_reason, status_json
 from pipeline.cli.options import EXIT_DONE, exit_code_of, one_line, quoted
 from pipeline.cli.where import database_name, looking_words
 from pipeline.query.go_on import shell_quoted
@@ -44,18 +44,10 @@ def files_not_read(count: int) -> str:
 
 
 def _worth_a_look(batch_id: str, look: Mapping[str, int], where: str) -> Iterator[str]:
-    from pipeline.cli.progress_bar import counted
-    from pipeline.query.worth_a_look import DOUBTED_BELOW, statement
+    from pipeline.query.worth_a_look import statement
 
     if look:
-        words = {
-            "length": "cut off at the prompt's max_tokens",
-            "deadline": "cut off at PAGEPACK_PAGE_SECONDS",
-            "confidence": f"with a confidence below {DOUBTED_BELOW}",
-        }
-        yield "worth a look: " + ", ".join(
-            f"{counted(count, 'page')} {words[reason]}" for reason, count in look.items()
-        )
+        yield f"worth a look: {pages_by_reason(look)}"
         yield f'look:  pagepack sql{where} "{statement(batch_id)}"'
 
 
@@ -65,12 +57,11 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import files_drawn_otherwise, find_batch, pages_done_within
     from pipeline.query.batch_status import status as query_status
-    from pipeline.query.worth_a_look import worth_a_look
     from pipeline.store.sources import UNSUPPORTED
 
     db = open_database(settings)
     batch = find_batch(db, batch_id)
-    summary, look = query_status(db, batch), worth_a_look(db, batch_id)
+    summary = query_status(db, batch)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
     otherwise = files_drawn_otherwise(db, batch.id)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
@@ -78,7 +69,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
         more["files_drawn_otherwise"] = otherwise
-        click.echo(json.dumps({**status_json(summary), **more, "pages_worth_a_look": look}, ensure_ascii=False))
+        click.echo(json.dumps({**status_json(summary), **more}, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
         rate = f" ({now}{done_now / seconds:.2f} pages/s)" if done_now else ""
@@ -95,7 +86,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))
         for line in _named_failures(settings, batch_id, sum(summary.failures.values()), where):
             click.echo(line)
-        for line in _worth_a_look(batch_id, look, where):
+        for line in _worth_a_look(batch_id, summary.pages_worth_a_look, where):
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')

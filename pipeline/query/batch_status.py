@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.database.looking import Look, Looking, as_json, as_moment
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.query.go_on import go_on_command
+from pipeline.query.worth_a_look import worth_a_look
 from pipeline.store.task_counts import Progress
 from pipeline.store.task_counts import progress as count_progress
 from pipeline.store.worked_on_by import WorkedOnBy, worked_on_by
@@ -57,6 +58,7 @@ class Status:
     pages_per_second_overall: float  # pages done since the batch was first started, pauses included
     failures: dict[str, int]  # cause → rows in `failures`, most frequent first
     engines: dict[str, int]  # engine → pages and prompts that it answered
+    pages_worth_a_look: dict[str, int]  # reason of the view `review` → pages that were read for this batch
     prompts: list[str]  # names of what is asked about each page
     worked_on_by: WorkedOnBy
     interrupted: bool  # its `run` or `ask` is not there any more, and no workers that would go on with it
@@ -168,6 +170,7 @@ def status(db: Looking, batch: BatchRow) -> Status:
             pages_per_second_overall=row.pages_done / seconds,
             failures=dict(look.rows(_FAILURES, batch=batch.batch_id)),
             engines=dict(look.rows(_ENGINES, batch=batch.id)),
+            pages_worth_a_look=worth_a_look(look, batch.batch_id),
             prompts=prompts,
             worked_on_by=who,
             interrupted=interrupted,

@@ -1,34 +1,24 @@
-"""Pages that were read and yet deserve a person's eye: answers that were cut off, or that their engine doubts."""
+"""How many pages of a batch deserve a person's eye, and why: counts over the view `review`."""
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from pipeline.database.looking import Look
+from schemas.review import ReviewReason
 
-from pipeline.database.engine import Database
-
-# RapidOCR reads print that lies right at above 0.9 and a page on its head at under 0.75; below 0.8 it doubts the page
-# itself, and tries it turned (workers/engines/rapidocr.py). Other engines have no confidence.
-DOUBTED_BELOW = 0.8
-
-_IS = {
-    "length": "finish_reason = 'length'",
-    "deadline": "finish_reason = 'deadline'",
-    "confidence": f"confidence < {DOUBTED_BELOW}",
-}
-_OF = f"FROM answers WHERE batch_id = '{{}}' AND is_current AND ({' OR '.join(_IS.values())})"
+_OF = "FROM review WHERE batch_id = "
+_COUNTS = (
+    f"SELECT reason, count(*) FROM (SELECT DISTINCT reason, document_id, page_number {_OF}:batch) o GROUP BY reason"
+)
 
 
-def worth_a_look(db: Database, batch_id: str) -> dict[str, int]:
-    """Reason → pages that were read for this batch; without reasons that no page has."""
-    counts = ", ".join(
-        f"count(DISTINCT CASE WHEN {condition} THEN document_id || ' ' || page_number END)"
-        for condition in _IS.values()
-    )
-    with db.read() as connection:
-        row = connection.execute(sa.text(f"SELECT {counts} {_OF.format(batch_id)}")).one()
-    return {reason: count for reason, count in zip(_IS, row, strict=True) if count}
+def worth_a_look(look: Look, batch_id: str) -> dict[str, int]:
+    """Reason → pages that were read for this batch, the gravest first; without reasons that no page has."""
+    counts = dict(look.rows(_COUNTS, batch=batch_id))
+    known = [str(reason) for reason in ReviewReason]
+    return {reason: counts[reason] for reason in sorted(counts, key=lambda word: [*known, word].index(word))}
 
 
 def statement(batch_id: str) -> str:
-    """For `pagepack sql`: those pages, the most doubtful first."""
-    return f"SELECT source_path, page_number, finish_reason, confidence {_OF.format(batch_id)} ORDER BY confidence"
+    """For `pagepack sql`: those pages, the worst first."""
+    columns = "source_path, page_number, reason, score, detail"
+    return f"SELECT {columns} {_OF}'{batch_id}' ORDER BY score DESC, source_path, page_number"

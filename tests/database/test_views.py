@@ -8,9 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.errors import PageFailed, Unavailable
+from pipeline.query.batch_status import find_batch
+from pipeline.query.batch_status import status as query_status
 from pipeline.store.claims import claim_document
 from pipeline.store.pages import NewPage, reject_document
 from schemas.prompts import DESCRIBE, OCR
+from schemas.review import SENTENCES, ReviewReason
 from schemas.view_columns import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
@@ -37,6 +40,8 @@ CONTRACT = {
     "height_pt text_layer_verdict dpi print_px",
     "page_lines": "source_path document_id page_number prompt line_number text confidence left_px top_px right_px "
     "bottom_px left_fraction top_fraction right_fraction bottom_fraction folder file_name",
+    "review": "source_path document_id page_number prompt reason score detail finish_reason confidence folder "
+    "file_name batch_id",
 }
 
 
@@ -214,6 +219,51 @@ def test_the_lines_of_a_page_are_rows_with_their_boxes(archive: Archive) -> None
 def test_lines_of_one_file_are_looked_up_by_its_path(archive: Archive) -> None:
     plan = archive.rows("EXPLAIN QUERY PLAN SELECT * FROM page_lines WHERE source_path = '/in/a.pdf'")
     assert not [step for *_, step in plan if step.startswith("SCAN") and "VIRTUAL TABLE" not in step], plan
+
+
+def test_pages_worth_a_look_are_listed_with_the_gravest_reason(archive: Archive) -> None:
+    doubts: list[tuple[dict[str, Any], dict[str, Any], str | None]] = [  # what is said, of which page, why it is listed
+        ({}, {}, None),
+        ({"confidence": 0.81}, {}, None),
+        ({"confidence": 0.7}, {}, "low-confidence"),
+        ({"confidence": 0.97, "review_reason": "low-confidence", "review_score": 0.06}, {}, "low-confidence"),
+        ({"review_reason": "unread-script", "review_score": 0.9}, {"warnings": "x"}, "unread-script"),
+        ({"finish_reason": "length", "confidence": 0.1}, {}, "length"),
+        ({"finish_reason": "deadline"}, {}, "deadline"),
+        ({"text": ""}, {"text_layer": "words", "text_layer_verdict": "invisible"}, "empty"),
+        ({"text": ""}, {}, None),
+        ({"engine": "text-layer"}, {"text_layer": "words", "text_layer_verdict": "stub"}, "text-layer"),
+        ({"engine": "text-layer"}, {"text_layer": "words", "text_layer_verdict": "sound"}, None),
+        ({"engine": "text-layer", "text": "a \ufffd b"}, {"text_layer": "words"}, "unknown-characters"),
+        ({}, {"warnings": "mended a thing"}, "warning"),
+        ({}, {"width_pt": 6.0}, "small-print"),
+        ({}, {"width_pt": 9.0}, None),
+    ]
+    pages = [NewPage(index, sha(str(index)), 16, 16, **page) for index, (_, page, _) in enumerate(doubts)]
+    waiting = archive.ingest(archive.see("/in/a.pdf") or 0, pages)
+    archive.execute("UPDATE pages SET print_px = width_pt")
+    for page, (said, _, _) in zip(waiting, doubts, strict=True):
+        archive.read(page, lambda _, said=said: answer(**{"text": "words"} | said))  # type: ignore[misc]
+    rows = archive.rows("SELECT page_number, reason, score, detail, batch_id FROM review ORDER BY page_number")
+    listed = {number: reason for number, reason, *_ in rows}
+    assert listed == {number: reason for number, (_, _, reason) in enumerate(doubts, 1) if reason is not None}
+    assert all(0 < score <= 1 and isinstance(detail, str) and detail for _, _, score, detail, _ in rows)
+    scores = {number: score for number, _, score, *_ in rows}
+    assert (scores[3], scores[4], scores[14]) == (pytest.approx(0.3), pytest.approx(0.06), pytest.approx(0.25))
+    details = {reason: detail for _, reason, _, detail, _ in rows}
+    assert details["warning"] == "mended a thing" and "more is printed on the page" in details["text-layer"]
+    assert {batch_id for *_, batch_id in rows} == {archive.batches["b"].public_id}
+    assert list(query_status(archive.db, find_batch(archive.db)).pages_worth_a_look.items())[:2] == [
+        ("empty", 1),
+        ("unread-script", 1),
+    ]
+
+
+def test_every_reason_of_an_engine_has_its_words(archive: Archive) -> None:
+    pages = archive.ingest(archive.see("/in/a.pdf") or 0, [str(reason) for reason in ReviewReason])
+    for page, reason in zip(pages, ReviewReason, strict=True):
+        archive.read(page, lambda _, reason=reason: answer("x", review_reason=reason))  # type: ignore[misc]
+    assert dict(archive.rows("SELECT reason, detail FROM review")) == SENTENCES
 
 
 def test_retry_takes_failed_files_out_of_the_count_until_they_end_again(archive: Archive) -> None:

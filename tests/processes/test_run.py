@@ -76,16 +76,18 @@ def test_the_summary_names_pages_worth_a_look(folder: Path, home: Path) -> None:
     result = pagepack("run", folder, "--home", home, *prompts, engine="DoubtfulEngine")
     assert result.returncode == 0, "they were read"
     lines = result.stdout.splitlines()
-    assert "worth a look: 1 page cut off at the prompt's max_tokens, 3 pages with a confidence below 0.8" in lines
+    assert "worth a look: 1 page length, 2 pages low-confidence" in lines
     (look,) = [line for line in lines if line.startswith("look:  pagepack ")]
     words = shlex.split(look.removeprefix("look:  pagepack "))
     listed = json.loads(call(*words, "--json").stdout)
     assert {(Path(row["source_path"]).name, row["page_number"]) for row in listed} == {
         (name, number) for name in ("a.pdf", "copy.pdf") for number in (1, 2, 3)
     }
-    assert sum(row["finish_reason"] == "length" for row in listed) == 4, "two prompts, two paths"
+    assert sum(row["reason"] == "length" for row in listed) == 4, "two prompts, two paths"
     again = pagepack("run", folder, "--home", home, *prompts, "--json", engine="DoubtfulEngine")
-    assert json.loads(again.stdout)["pages_worth_a_look"] == {"length": 1, "confidence": 3}
+    assert json.loads(again.stdout)["pages_worth_a_look"] == {"length": 1, "low-confidence": 2}
+    status = call("status", "--home", home).stdout
+    assert re.search(r"look +1 page length, 2 pages low-confidence", status)
 
 
 def test_the_summary_s_speed_is_of_what_this_run_read(folder: Path, home: Path) -> None:

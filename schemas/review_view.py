@@ -1,0 +1,74 @@
+"""Pages that were read and yet deserve a person's eye: the view `review`, one row for each current answer in doubt.
+
+An engine says of its own answer what it doubts (`answer_versions.review_reason`). What any answer shows, and what is
+known of the page, is looked at here, the gravest first; a page has one row for a prompt.
+"""
+
+from __future__ import annotations
+
+from schemas.review import SENTENCES, ReviewReason
+from schemas.text_layers import SENTENCES as LAYER_SENTENCES
+from schemas.view_parts import FOLDER_AND_FILE_NAME
+
+DOUBTED_BELOW = 0.8
+"""A confidence that every engine doubts: RapidOCR reads print that lies right at above 0.9, on its head at under 0.75.
+RapidOCR itself doubts a page earlier, and says so."""
+
+LEGIBLE_PX = 8
+"""Smaller print is guessed."""
+
+_HAS_UNKNOWN = {"sqlite": "instr(a.text, char(65533)) > 0", "postgresql": "strpos(a.text, chr(65533)) > 0"}  # U+FFFD
+_IS_LAYER = "a.engine = 'text-layer'"
+
+
+def review(dialect: str) -> str:
+    reasons = {  # reason → (when, score)
+        ReviewReason.DEADLINE: ("a.finish_reason = 'deadline'", "0.9"),
+        ReviewReason.LENGTH: ("a.finish_reason = 'length'", "0.8"),
+        ReviewReason.EMPTY: ("a.text = '' AND l.text IS NOT NULL", "1.0"),
+        ReviewReason.TEXT_LAYER: (f"{_IS_LAYER} AND coalesce(l.verdict, 'sound') <> 'sound'", "0.7"),
+        ReviewReason.LOW_CONFIDENCE: (f"a.confidence < {DOUBTED_BELOW}", "1.0 - a.confidence"),
+        ReviewReason.SMALL_PRINT: (
+            f"p.print_px < {LEGIBLE_PX} AND NOT {_IS_LAYER}",
+            f"1.0 - p.print_px / {LEGIBLE_PX}",
+        ),
+        ReviewReason.UNKNOWN_CHARACTERS: (f"{_IS_LAYER} AND {_HAS_UNKNOWN[dialect]}", "0.3"),
+        ReviewReason.WARNING: ("p.warnings IS NOT NULL", "0.1"),
+    }
+    found = " ".join(f"WHEN {when} THEN '{reason}'" for reason, (when, _) in reasons.items())
+    score = " ".join(f"WHEN {when} THEN {score}" for when, score in reasons.values())
+    details = " ".join(f"WHEN '{reason}' THEN '{_quoted(text)}'" for reason, text in SENTENCES.items())
+    layers = " ".join(f"WHEN '{verdict}' THEN '{_quoted(text)}'" for verdict, text in LAYER_SENTENCES.items())
+    return f"""
+SELECT o.source_path AS source_path, o.document_id AS document_id, o.page_number AS page_number, o.prompt AS prompt,
+       o.reason AS reason, o.score AS score,
+       coalesce(CASE o.reason WHEN '{ReviewReason.WARNING}' THEN o.warnings
+                     WHEN '{ReviewReason.TEXT_LAYER}' THEN CASE o.verdict {layers} END END,
+                CASE o.reason {details} ELSE o.reason END) AS detail,
+       o.finish_reason AS finish_reason, o.confidence AS confidence, o.folder AS folder, o.file_name AS file_name,
+       o.batch_id AS batch_id
+FROM (
+SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id, p.page_index + 1 AS page_number,
+       v.name AS prompt, a.finish_reason AS finish_reason, a.confidence AS confidence, b.public_id AS batch_id,
+       p.warnings AS warnings, l.verdict AS verdict,
+       coalesce(a.review_reason, CASE {found} END) AS reason,
+       CASE WHEN a.review_reason IS NOT NULL THEN coalesce(a.review_score, 0.5)
+            ELSE CAST(CASE {score} END AS DOUBLE PRECISION) END AS score
+FROM sources s
+JOIN documents d ON d.id = s.document_id
+JOIN pages p ON p.document_id = d.id
+JOIN page_tasks t ON t.page_id = p.id AND t.state = 'done'
+JOIN answer_versions a ON a.id = t.answer_id
+JOIN prompt_versions v ON v.version = a.prompt_version
+JOIN batches b ON b.id = t.batch_id
+JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
+LEFT JOIN text_layers l ON l.page_id = p.id
+WHERE NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
+                  AND e.state = 'done'
+                  AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))
+) o WHERE o.reason IS NOT NULL
+"""
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
