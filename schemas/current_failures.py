@@ -2,12 +2,13 @@
 
 A file is judged by what lies at its path now: who replaced a bad file by a good one is done with it. A page that gave
 no answer is judged by the latest task of that prompt that ended: read since by any model, it is not broken; read before
-and failed since, it is. What no batch asks any more, or has in its paths, is nobody's failure.
+and failed since, it is. What no batch asks any more, or has in its paths, is nobody's failure; nor is what a file held
+that is gone.
 """
 
 from __future__ import annotations
 
-from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT
+from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT, IS_THERE
 
 
 def _asking(task: str) -> str:
@@ -38,11 +39,11 @@ _FILE = (_NO_NUMBER, _NO_PROMPT)
 CURRENT_FAILURES = f"""
 {_failure(*_FILE, "'rejected'", "s", "1", "s.seen_at", _NO_PROMPT, _REFUSING)}
 FROM sources s
-WHERE s.cause IS NOT NULL AND EXISTS (SELECT 1 FROM {_REFUSING})
+WHERE {IS_THERE} AND s.cause IS NOT NULL AND EXISTS (SELECT 1 FROM {_REFUSING})
 UNION ALL
 {_failure(*_FILE, "d.state", "d", "d.attempts + d.crashes", "d.finished_at", "d.public_id", _MEETING)}
 FROM documents d JOIN sources s ON s.document_id = d.id AND s.cause IS NULL
-WHERE d.state IN ('rejected', 'failed') AND EXISTS (SELECT 1 FROM {_MEETING})
+WHERE {IS_THERE} AND d.state IN ('rejected', 'failed') AND EXISTS (SELECT 1 FROM {_MEETING})
 UNION ALL
 {
     _failure(
@@ -57,7 +58,7 @@ UNION ALL
     )
 }
 FROM pages p JOIN documents d ON d.id = p.document_id JOIN sources s ON s.document_id = d.id
-WHERE p.cause IS NOT NULL AND EXISTS (SELECT 1 FROM {_MEETING} AND {IS_ASKED_ABOUT})
+WHERE {IS_THERE} AND p.cause IS NOT NULL AND EXISTS (SELECT 1 FROM {_MEETING} AND {IS_ASKED_ABOUT})
 UNION ALL
 {
     _failure(
@@ -74,7 +75,7 @@ UNION ALL
 FROM batches o JOIN page_tasks t ON t.batch_id = o.id AND t.state = 'failed'
 JOIN prompt_versions v ON v.version = t.prompt_version
 JOIN pages p ON p.id = t.page_id JOIN documents d ON d.id = p.document_id JOIN sources s ON s.document_id = d.id
-WHERE EXISTS (SELECT 1 FROM {_asking("t")})
+WHERE {IS_THERE} AND EXISTS (SELECT 1 FROM {_asking("t")})
   AND NOT EXISTS (SELECT 1 FROM page_tasks l JOIN prompt_versions w ON w.version = l.prompt_version
                   WHERE l.page_id = t.page_id AND w.name = v.name
                     AND (l.finished_at > t.finished_at OR l.finished_at = t.finished_at AND l.id > t.id)

@@ -6,7 +6,7 @@ image. That image may be padded; a fraction is of the page itself where its size
 
 from __future__ import annotations
 
-from schemas.view_parts import FOLDER_AND_FILE_NAME
+from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_THERE
 
 _LINES = {
     "sqlite": "json_each(a.details, '$.lines') l",
@@ -43,5 +43,5 @@ JOIN pages p ON p.document_id = d.id
 JOIN current_answers c ON c.page_id = p.id
 JOIN answer_versions a ON a.id = c.answer_id
 CROSS JOIN {_LINES[dialect]}
-WHERE {_IS_LINE[dialect]}
+WHERE {_IS_LINE[dialect]} AND {IS_THERE}
 """

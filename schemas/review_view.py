@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from schemas.review import SENTENCES, ReviewReason
 from schemas.text_layers import SENTENCES as LAYER_SENTENCES
-from schemas.view_parts import FOLDER_AND_FILE_NAME
+from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_THERE
 
 DOUBTED_BELOW = 0.8
 """A confidence that every engine doubts: RapidOCR reads print that lies right at above 0.9, on its head at under 0.75.
@@ -63,7 +63,8 @@ JOIN prompt_versions v ON v.version = a.prompt_version
 JOIN batches b ON b.id = t.batch_id
 JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 LEFT JOIN text_layers l ON l.page_id = p.id
-WHERE NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
+WHERE {IS_THERE}
+  AND NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
                   AND e.state = 'done'
                   AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))
 ) o WHERE o.reason IS NOT NULL

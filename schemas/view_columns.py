@@ -142,6 +142,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "size_bytes": "of the file",
         "modified_at": "UTC, the file's own time as the batch met it; null behind a URL",
         "seen_at": "UTC, when the batch last met it",
+        "gone_at": "UTC, when a walk through its folder first missed it; null while it is there",
     },
     "page_images": {
         "source_path": "path of the file",

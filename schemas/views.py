@@ -12,7 +12,7 @@ from collections.abc import Collection
 from schemas.current_failures import CURRENT_FAILURES
 from schemas.page_lines import page_lines
 from schemas.review_view import review
-from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT
+from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT, IS_THERE
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
    WHERE t.page_id = p.id AND t.answer_id = a.id AND t.state = 'done' ORDER BY t.finished_at, t.id LIMIT 1)"""
@@ -28,6 +28,7 @@ JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
 JOIN current_answers c ON c.page_id = p.id
 JOIN answer_versions a ON a.id = c.answer_id
+WHERE {IS_THERE}
 """
 
 _DOCUMENT_TEXT = """
@@ -38,6 +39,7 @@ JOIN documents d ON d.id = s.document_id
 CROSS JOIN (SELECT DISTINCT name AS prompt FROM prompt_versions) r
 WHERE EXISTS (SELECT 1 FROM pages p JOIN current_answers c ON c.page_id = p.id
               WHERE p.document_id = d.id AND c.prompt = r.prompt)
+  AND {is_there}
 """
 
 _DOCUMENT_TEXT_OF = {
@@ -122,7 +124,7 @@ def _about_files(dialect: str) -> str:
     """More columns of `files`, which the counts of a batch do without: not every role may look at all of them."""
     return f""", {FOLDER_AND_FILE_NAME}, d.content_hash AS content_hash,
        coalesce(d.size_bytes, bs.size_bytes) AS size_bytes, {_MODIFIED_AT[dialect]} AS modified_at,
-       bs.seen_at AS seen_at"""
+       bs.seen_at AS seen_at, s.gone_at AS gone_at"""
 
 
 def _files(only: str = "", more: str = "") -> str:
@@ -253,7 +255,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
     return {
         "page_text": _PAGE_TEXT,
         "document_text": _DOCUMENT_TEXT.format(
-            document_text=_DOCUMENT_TEXT_OF[dialect], folder_and_file_name=FOLDER_AND_FILE_NAME
+            document_text=_DOCUMENT_TEXT_OF[dialect], folder_and_file_name=FOLDER_AND_FILE_NAME, is_there=IS_THERE
         ),
         "failures": _FAILURES,
         "current_failures": CURRENT_FAILURES,

@@ -31,6 +31,11 @@ def batch_options(command: F) -> F:
         json_option,
         pages_option,
         click.option(
+            "--check",
+            type=Choice(["time", "content"]),
+            help="How a known file is told to be unchanged: content reads it all anew.  [time, with its size]",
+        ),
+        click.option(
             "--ignore-unsupported",
             "ignores_unsupported",
             is_flag=True,
@@ -82,4 +87,6 @@ def take_selection(flags: dict[str, Any]) -> Selection:
     """Out of a command's options, those that choose files; the others stay. Raises UsageError."""
     from pipeline.ingest.selection import select_files
 
-    return select_files(flags.pop("include"), flags.pop("exclude"), flags.pop("ignores_unsupported"))
+    return select_files(
+        flags.pop("include"), flags.pop("exclude"), flags.pop("ignores_unsupported"), flags.pop("check") == "content"
+    )

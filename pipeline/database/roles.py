@@ -74,7 +74,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "prompt_versions": "SELECT (version, name)",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
-    "sources": "SELECT (id, path, document_id, cause, reason)",
+    "sources": "SELECT (id, path, document_id, cause, reason, gone_at)",
     "batch_sources": "SELECT",
     "documents": "SELECT",
     "pages": "SELECT",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.database.engine import Database
-from pipeline.documents.containers.places import on_disk_path, split
+from pipeline.documents.containers.places import on_disk_path
 from pipeline.documents.discover import absolute
 from pipeline.documents.files import display, on_disk
 from pipeline.errors import UsageError
+from pipeline.ingest.gone import holds_something, is_gone, place_of
 from pipeline.store.forget_plan import find_sources, local_sources
-from pipeline.urls import is_url, local_path
+from pipeline.urls import is_url
 
 
 def find_gone(db: Database, folders: Sequence[str | Path]) -> dict[int, str]:
@@ -38,8 +38,8 @@ def find_gone(db: Database, folders: Sequence[str | Path]) -> dict[int, str]:
         below = find_sources(db, [display(root) for root in roots])
         chosen = {key for some in below.values() for key in some}
         known = {key: place for key, place in known.items() if key in chosen}
-    gone = {key: path for key, (path, location) in known.items() if _is_gone(path, location)}
-    places = {place for key in gone if (place := _place(*known[key]))}
+    gone = {key: path for key, (path, location) in known.items() if is_gone(path, location)}
+    places = {place for key in gone if (place := place_of(*known[key]))}
     if roots:
         real = [os.path.realpath(root) for root in roots]
         _refuse_empty({_nearest(place, real) for place in places})
@@ -55,7 +55,7 @@ def _root(folder: str | Path) -> str:
     path = absolute(folder)
     if is_url(path):
         raise UsageError(f"{path} is no folder on a disk, and prune looks at nothing else; `pagepack forget {path}`")
-    if not _holds_something(path):
+    if not holds_something(path):
         raise UsageError(
             f"{display(path)} is missing or empty: is a disk not mounted? Nothing was pruned; `pagepack forget "
             f"{display(path)}` forgets what was seen there"
@@ -64,7 +64,7 @@ def _root(folder: str | Path) -> str:
 
 
 def _refuse_missing(folders: set[str]) -> None:
-    missing = sorted(folder for folder in folders if not _holds_something(on_disk(folder)))
+    missing = sorted(folder for folder in folders if not holds_something(on_disk(folder)))
     if missing:
         more = f" and {len(missing) - 1:,} more folders are" if len(missing) > 1 else " is"
         raise UsageError(
@@ -94,7 +94,7 @@ def _nearest(place: str, roots: Sequence[str]) -> str:
 
 
 def _refuse_empty(folders: set[str]) -> None:
-    empty = sorted(display(folder) for folder in folders if not _holds_something(folder))
+    empty = sorted(display(folder) for folder in folders if not holds_something(folder))
     if empty:
         more = f" and {len(empty) - 1:,} more folders are" if len(empty) > 1 else " is"
         raise UsageError(
@@ -105,29 +105,3 @@ def _refuse_empty(folders: set[str]) -> None:
 
 def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _holds_something(folder: str) -> bool:
-    with contextlib.suppress(OSError), os.scandir(folder) as names:
-        return next(names, None) is not None
-    return False
-
-
-def _is_gone(path: str, location: str) -> bool:
-    """What cannot be looked at is not gone."""
-    place = _place(path, location)
-    if not place:
-        return False
-    try:
-        os.stat(place)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _place(path: str, location: str) -> str | None:
-    """A member is there as long as its container is."""
-    # The middle of a very long path is left out.
-    return local_path(split(location)[0]) if "[… " in path else on_disk(on_disk_path(path, location))

@@ -14,6 +14,7 @@ from pipeline.documents.files import CONTAINERS, Found
 from pipeline.documents.identify import identify
 from pipeline.documents.inputs import InputCopies, location_of
 from pipeline.errors import DocumentRejected
+from pipeline.ingest.gone import mark_missed
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.ingest.unpack import Unpacker
 from pipeline.settings import Settings
@@ -45,8 +46,9 @@ def register(
 ) -> Iterator[Seen]:
     """See every file at the paths and store it in the batch; yields the counts so far after each transaction.
 
-    A file whose size and time are as recorded is not read again. A batch that is known by its paths, not by a name,
-    forgets files that are gone from them, or are not meant any more. Raises as `discover`.
+    A file whose size and time are as recorded is not read again, unless the selection says so. Files that are gone
+    from the folders among the paths are marked. A batch that is known by its paths, not by a name, forgets those of
+    them that it had not taken in, and what is not meant any more. Raises as `discover`.
     """
     began = begin_walk(db, batch)
     files = _files(db, paths, settings, selection, is_stopping)
@@ -62,7 +64,10 @@ def register(
             record_files(db, batch, chunk, began)
         count += len(chunk)
         yield Seen(count, num_ignored)
-    if forget_gone and not is_stopping():
+    if is_stopping():
+        return
+    mark_missed(db, batch, paths, selection, began)
+    if forget_gone:
         forget_unseen(db, batch, began)
 
 
@@ -76,8 +81,8 @@ def _files(
     """Every file at the paths and, before it, its members where it is a container; ends early when stopping."""
     found = discover(paths, settings, selection.globs)
     copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
-    with closing(Unpacker(db, settings, selection.globs, copies, is_stopping)) as unpacker:
-        yield from _unpacked(db, found, copies, unpacker, is_stopping)
+    with closing(Unpacker(db, settings, selection, copies, is_stopping)) as unpacker:
+        yield from _unpacked(db, found, copies, unpacker, selection, is_stopping)
 
 
 def _unpacked(
@@ -85,13 +90,14 @@ def _unpacked(
     found: Iterator[Found],
     copies: InputCopies | None,
     unpacker: Unpacker,
+    selection: Selection,
     is_stopping: Callable[[], bool],
 ) -> Iterator[SeenFile]:
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 
         def look(file: Found, known: dict[str, KnownFile] = known) -> SeenFile | None:
-            return None if is_stopping() else _seen(file, known.get(file.display_path), copies)
+            return None if is_stopping() else _seen(file, known.get(file.display_path), copies, selection)
 
         if copies is not None or any(is_url(file.path) for file in chunk):
             with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -104,14 +110,14 @@ def _unpacked(
             yield from unpacker.unpacked(file, one)
 
 
-def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None) -> SeenFile:
+def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None, selection: Selection) -> SeenFile:
     location = location_of(file.path)
     kind = content_hash = None
     rejection = file.rejection
     size_bytes, modified_ns = file.size_bytes, file.modified_ns
     if rejection is None:
         try:
-            if known is not None and known.is_unchanged(size_bytes, modified_ns):
+            if known is not None and not selection.checks_content and known.is_unchanged(size_bytes, modified_ns):
                 kind, content_hash = known.kind, known.content_hash
             else:
                 identity = identify(file.path)

@@ -10,11 +10,12 @@ from pipeline.documents.globs import ALL, Globs, parse_globs
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`globs` say what a batch is made of, as its paths do. Files of a kind that is not read are told or not: that
-    changes nothing of what is read."""
+    """`globs` say what a batch is made of, as its paths do. Files of a kind that is not read are told or not, and what
+    is known of a file is trusted while its size and time are the same, or not: that is no part of what is asked."""
 
     globs: Globs = ALL
     ignores_unsupported: bool = False
+    checks_content: bool = False
 
     def identity(self) -> list[str]:
         """For the key of a batch; nothing where all files are meant, so that older batches keep theirs."""
@@ -32,7 +33,9 @@ class Seen:
     num_ignored: int  # of a kind that is not read
 
 
-def select_files(include: Sequence[str], exclude: Sequence[str], ignores_unsupported: bool) -> Selection:
+def select_files(
+    include: Sequence[str], exclude: Sequence[str], ignores_unsupported: bool, checks_content: bool = False
+) -> Selection:
     """From a command's options. Raises UsageError where one is no pattern."""
     globs = Globs(parse_globs("--include", include), parse_globs("--exclude", exclude))
-    return Selection(globs, ignores_unsupported)
+    return Selection(globs, ignores_unsupported, checks_content)

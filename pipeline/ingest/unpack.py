@@ -28,6 +28,7 @@ from pipeline.documents.inputs import InputCopies, location_of, open_whole
 from pipeline.documents.look_inside import NEED_A_LOOK
 from pipeline.documents.scratch import scratch_file, scratch_folder
 from pipeline.errors import DocumentRejected
+from pipeline.ingest.selection import Selection
 from pipeline.settings import Settings
 from pipeline.store.members import mark, members_seen
 from pipeline.store.sources import UNSUPPORTED, KnownFile, SeenFile, known_files
@@ -43,14 +44,14 @@ class Unpacker:
         self,
         db: Database,
         settings: Settings,
-        globs: Globs,
+        selection: Selection,
         copies: InputCopies | None,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._db, self._settings, self._globs = db, settings, globs
+        self._db, self._settings, self._selection = db, settings, selection
         self._copies, self._is_stopping = copies, is_stopping
         self._sandbox = Sandbox(settings)
-        self._rules = _rules(settings, globs)
+        self._rules = _rules(settings, selection.globs)
 
     def unpacked(self, found: Found, seen: SeenFile) -> Iterator[SeenFile]:
         """The members of a file that was seen, then the file itself; ends early where the command is stopping.
@@ -136,7 +137,7 @@ class Unpacker:
             budget.spend_member()
             if member.is_folder or any(is_skipped(part) for part in member.name.split("/") if part != ".."):
                 continue
-            if self._globs.is_meant(f"{below}/{member.name}"):
+            if self._selection.globs.is_meant(f"{below}/{member.name}"):
                 yield member
             else:
                 told["left out"] += 1
@@ -158,6 +159,8 @@ class Unpacker:
             if member.refusal is not None:
                 raise rejected(member.refusal[0], path, member.refusal[1])
             check_size(path, size_bytes, self._settings)
+            if self._selection.checks_content:
+                known = None
             if known is not None and known.is_unchanged(size_bytes, modified_ns) and self._is_there(known):
                 if self._copies is not None:
                     location = self._copies.location(known.kind, known.content_hash)

@@ -75,7 +75,9 @@ class ExportedPage:
 
 def first_and_last_path(db: Database, batch: BatchRow | None) -> tuple[str, str]:
     query = select(func.min(Source.path), func.max(Source.path))
-    if batch is not None:
+    if batch is None:
+        query = query.where(Source.gone_at.is_(None))
+    else:
         query = query.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
     with db.read() as connection:
         first, last = connection.execute(query).one()
@@ -85,7 +87,7 @@ def first_and_last_path(db: Database, batch: BatchRow | None) -> tuple[str, str]
 
 
 def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedSource]:
-    """All sources, by path; of a batch, each with what the batch saw there, whatever lies there now."""
+    """All sources that are there, by path; of a batch, each with what the batch saw there, whatever lies there now."""
     seen = Source if batch is None else BatchSource
     cause = func.coalesce(seen.cause, Document.cause)
     reason = func.coalesce(seen.reason, Document.reason)
@@ -95,7 +97,9 @@ def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedS
         .order_by(Source.path)
         .limit(_SOURCES_AT_ONCE)
     )
-    if batch is not None:
+    if batch is None:
+        query = query.where(Source.gone_at.is_(None))
+    else:
         query = query.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
     query = query.outerjoin(Document, Document.id == seen.document_id)
     after: str | None = None

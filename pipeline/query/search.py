@@ -88,7 +88,7 @@ _AMONG = {
     "AND f.terms @@ CAST(:match AS tsquery)",
 }
 _HITS = " JOIN pages p ON p.id = c.page_id JOIN documents d ON d.id = p.document_id"
-_AS_IT_LIES = " JOIN sources s ON s.document_id = d.id"
+_AS_IT_LIES = " JOIN sources s ON s.document_id = d.id AND s.gone_at IS NULL"
 _AS_SEEN = (  # what lies there now may be another document
     " JOIN batch_sources bs ON bs.document_id = d.id AND bs.batch_id = :batch JOIN sources s ON s.id = bs.source_id"
 )

@@ -64,10 +64,15 @@ def find_sources(db: Database, paths: Iterable[str]) -> dict[str, dict[int, str]
 
 
 def _is_at(path: str) -> sa.ColumnElement[bool]:
+    return sa.or_(Source.path == path, is_below(path))
+
+
+def is_below(path: str) -> sa.ColumnElement[bool]:
+    """Whether a source lies in this folder, or in this container, at any depth."""
     folder = path if path.endswith("/") else f"{path}/"
     # The sign after the slash ends what begins with the folder; both databases compare paths by their bytes.
     below = [sa.and_(Source.path >= start, Source.path < f"{start[:-1]}0") for start in (folder, f"{folder[:-1]}!/")]
-    return sa.or_(Source.path == path, *below)
+    return sa.or_(*below)
 
 
 def _sources(connection: Connection, *where: sa.ColumnElement[bool]) -> Iterator[tuple[int, str]]:

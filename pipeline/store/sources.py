@@ -16,9 +16,10 @@ from pipeline.errors import DocumentRejected
 from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.batches import OpenBatch
 from pipeline.store.conditions import is_batch_running
+from pipeline.store.forget_plan import is_below, parts
 from pipeline.store.outbox import forget_outdated
 from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts
-from schemas.columns import utc_now, uuid7
+from schemas.columns import server_now, utc_now, uuid7
 from schemas.tables import (
     Batch,
     BatchSource,
@@ -136,7 +137,8 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
         fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at", "members_mark")
         connection.execute(
             source.on_conflict_do_update(
-                index_elements=["path"], set_={field: source.excluded[field] for field in fields}
+                index_elements=["path"],
+                set_={field: source.excluded[field] for field in fields} | {"gone_at": None},
             ),
             [
                 {
@@ -219,9 +221,52 @@ def begin_walk(db: Database, batch: OpenBatch) -> datetime:
 
 @retried
 def forget_unseen(db: Database, batch: OpenBatch, since: datetime) -> None:
-    """Take files out of the batch that the walk which began at `since` did not meet: they are gone from its paths."""
+    """Take files out of the batch that the walk which began at `since` did not meet: they are not meant any more.
+
+    A file that is gone and was taken in stays: what was read of it is the batch's.
+    """
+    was_taken_in = select(Source.id).join(Document, Document.id == BatchSource.document_id)
+    was_taken_in = was_taken_in.where(Document.state == DocumentState.READY, Document.page_count > 0)
+    is_kept = was_taken_in.where(Source.id == BatchSource.source_id, Source.gone_at.is_not(None)).exists()
     with db.write() as connection:
-        connection.execute(delete(BatchSource).where(BatchSource.batch_id == batch.id, BatchSource.seen_at < since))
+        unseen = (BatchSource.batch_id == batch.id, BatchSource.seen_at < since)
+        connection.execute(delete(BatchSource).where(*unseen, ~is_kept))
+
+
+@dataclass(frozen=True, slots=True)
+class MissedFile:
+    """A source on a disk that a walk did not meet."""
+
+    path: str
+    location: str
+    is_taken_in: bool
+
+
+def missed_files(db: Database, folder: str, since: datetime, batch: OpenBatch | None) -> dict[int, MissedFile]:
+    """Below a folder, those that the walk which began at `since` did not meet and that are not known to be gone, a
+    container before its members: id → file. Of a batch, those that it has seen."""
+    missed = select(Source.id, Source.path, Source.location, Source.document_id.is_not(None).label("is_taken_in"))
+    missed = missed.where(is_below(folder), Source.seen_at < since, Source.gone_at.is_(None)).order_by(Source.path)
+    if batch is not None:
+        missed = missed.join(BatchSource, BatchSource.source_id == Source.id).where(BatchSource.batch_id == batch.id)
+    with db.read() as connection:
+        return {row.id: MissedFile(row.path, row.location, row.is_taken_in) for row in connection.execute(missed)}
+
+
+def are_whole(db: Database, paths: Sequence[str], since: datetime) -> set[str]:
+    """Those of these containers that the walk met, and whose members it met, each one."""
+    met = select(Source.path).where(Source.seen_at >= since, Source.cause.is_(None))
+    with db.read() as connection:
+        return {path for some in parts(paths) for path in connection.scalars(met.where(Source.path.in_(some)))}
+
+
+@retried
+def mark_gone(db: Database, sources: Sequence[int], since: datetime) -> None:
+    """These are gone from their paths, unless somebody met them since."""
+    with db.write() as connection:
+        for some in parts(sources):
+            missed = (Source.id.in_(some), Source.seen_at < since, Source.gone_at.is_(None))
+            connection.execute(update(Source).where(*missed).values(gone_at=server_now()))
 
 
 @retried

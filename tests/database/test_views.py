@@ -35,7 +35,7 @@ CONTRACT = {
     "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at angle",
     "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at",
     "files": "batch_id source_path document_id kind state page_count pages_done pages_failed folder file_name "
-    "content_hash size_bytes modified_at seen_at",
+    "content_hash size_bytes modified_at seen_at gone_at",
     "page_images": "source_path document_id page_number image_hash width_px height_px text_layer warnings width_pt "
     "height_pt text_layer_verdict dpi print_px",
     "page_lines": "source_path document_id page_number prompt line_number text confidence left_px top_px right_px "
