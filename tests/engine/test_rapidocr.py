@@ -164,6 +164,19 @@ def test_table_is_read_as_a_table(engine: RapidOcrEngine) -> None:
     assert read(engine, page).text == "\n".join([rows[0], "|" + " --- |" * len(CELLS[0]), *rows[1:]])
 
 
+def test_digits_are_not_read_across_a_rule(engine: RapidOcrEngine) -> None:
+    """The detector takes the cells of a row for one line; the rule between them would be a 1."""
+    xs, rows = (20, 90, 129, 168, 207), [["Ledgers", "12345", "67890", "24680"], ["Pens", "11111", "00000", "98765"]]
+    cells = [(x + 3, 23 + 24 * i, cell) for i, row in enumerate(rows) for cell, x in zip(row, xs, strict=False)]
+    page = draw(*cells, size_pt=12)
+    for x in xs:
+        page[8 * 12 // 10 : 57 * 12 // 10, x * 12 // 10] = 90
+    for y in (8, 32, 56):
+        page[y * 12 // 10, 20 * 12 // 10 : 207 * 12 // 10] = 90
+    text = "| Ledgers | 12345 | 67890 | 24680 |\n| --- | --- | --- | --- |\n| Pens | 11111 | 00000 | 98765 |"
+    assert read(engine, page).text == text
+
+
 def test_chinese_is_read_and_joined_without_spaces(engine: RapidOcrEngine) -> None:
     lines = ["港务局档案共四十一箱，内有信件、账簿与图纸，", "自一九一三年以来大多无人查阅。"]
     page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")

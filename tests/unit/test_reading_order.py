@@ -234,6 +234,26 @@ def test_sentence_that_a_column_breaks_goes_on_in_the_next() -> None:
     )
 
 
+def test_sentence_goes_on_past_a_figure_at_the_top_of_the_next_column() -> None:
+    left = ["The society was foun-", "ded by friends of the", "bay, who wanted a gar-"]
+    right = ["den where the tide comes", "in twice a day, and", "nothing else."]
+    lines = [line(text, 50, 200 + PITCH * i, 300) for i, text in enumerate(left)]
+    lines += [line(str(10 * i), 380, 30 * i, 20, 10) for i in range(5)]
+    lines += [line("Figure 1. Visitors by the hour.", 380, 160, 200, 10)]
+    lines += [line(text, 380, 207 + PITCH * i, 300) for i, text in enumerate(right)]
+    text = text_in_reading_order(lines)
+    assert "who wanted a garden where the tide comes in twice a day, and nothing else." in text
+    assert text.endswith("Figure 1. Visitors by the hour.")
+
+
+def test_hyphen_stays_in_a_word_that_the_page_writes_with_it() -> None:
+    texts = ["a well-known and far-off place, as well-", "known as it is far away, and far-", "away is what it is"]
+    lines = [line(text, 50, PITCH * i, 300) for i, text in enumerate(texts)]
+    assert text_in_reading_order(lines) == (
+        "a well-known and far-off place, as well-known as it is far away, and faraway is what it is"
+    )
+
+
 def test_lines_of_an_address_stay_lines_and_a_typescript_set_wide_is_paragraphs() -> None:
     address = ["Friends of the Bay", "Dyke Road 7", "0555 Heron Bay"]
     assert text_in_reading_order([line(text, 50, PITCH * i, 8 * len(text)) for i, text in enumerate(address)]) == (
@@ -241,6 +261,13 @@ def test_lines_of_an_address_stay_lines_and_a_typescript_set_wide_is_paragraphs(
     )
     wide = [line(f"line {i} of a typescript that goes on", 50, 2.2 * PITCH * i, 400) for i in range(6)]
     assert "\n" not in text_in_reading_order(wide)
+
+
+def test_prose_among_short_lines_is_joined_all_the_same() -> None:
+    texts = ["In spring we planted shrubs along", "the eastern dyke, and they grew", "well, for it rained and the sun",
+             "shone.", "Plans", "A new path", "A roof", "Money", "A gift"]  # fmt: skip
+    lines = [line(text, 50, PITCH * i, 9 * len(text)) for i, text in enumerate(texts)]
+    assert text_in_reading_order(lines).startswith(" ".join(texts[:4]) + "\n")
 
 
 def test_references_that_hang_begin_at_the_margin() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.conftest import examples
 from tests.unit.test_reading_order import PITCH, column, line, turned
 from workers.layout.lines import Line
 from workers.layout.reading_order import text_in_reading_order
+from workers.layout.rulings import Ruling, Rulings
 
 Pixels = NDArray[np.uint8]
 
@@ -123,6 +129,19 @@ def test_head_flush_left_over_numbers_flush_right_is_in_their_column() -> None:
     assert text_in_reading_order(lines).splitlines()[0] == "| Item | Year | Visitors |"
 
 
+def test_label_longer_than_its_column_does_not_merge_cells() -> None:
+    """As the sums below an invoice."""
+    rows = [["Ledger", "2", "86.00", "172.00"], ["Repair", "1", "54.50", "54.50"], ["Case", "3", "19.90", "59.70"],
+            ["Letters", "4", "7.25", "29.00"], ["", "VAT of 20 %", "", "63.04"]]  # fmt: skip
+    lines = [line("A running head", 50, -60, 120), line("1913", 470, -60, 40), line("Invoice", 50, -20, 60)]
+    lines += in_cells(rows, [50, 250, 300, 400], 10, PITCH)
+    assert text_in_reading_order(lines) == (
+        "A running head   1913\n\nInvoice\n\n| Ledger | 2 | 86.00 | 172.00 |\n| --- | --- | --- | --- |\n"
+        "| Repair | 1 | 54.50 | 54.50 |\n| Case | 3 | 19.90 | 59.70 |\n| Letters | 4 | 7.25 | 29.00 |\n"
+        "|  | VAT of 20 % |  | 63.04 |"
+    )
+
+
 def test_row_of_one_cell_stays_in_the_table_and_a_bar_in_a_cell_is_no_ruling() -> None:
     rows = [["Sales:", "", ""], ["a | b", "12", "13"], ["Profit:", "", ""], ["Ink", "3", "4"], ["Pen", "5", "6"]]
     assert text_in_reading_order(in_cells(rows[1:], XS, 10, PITCH)) == (
@@ -153,3 +172,23 @@ def test_numbers_of_a_chart_stay_together_and_are_no_table() -> None:
     assert "|" not in text
     assert text.startswith("A0 a1 a2 a3 a4 a5.\n\nVisitors")
     assert text.endswith("M11\n\nB0 b1 b2 b3 b4 b5.")
+
+
+places = st.integers(0, 900)
+ruling_lists = st.lists(
+    st.builds(lambda at, a, b: Ruling(at, min(a, b), max(a, b)), places, places, places), max_size=9
+)
+
+
+@examples(150)
+@given(
+    st.lists(st.tuples(places, places, st.integers(2, 300), st.integers(2, 40)), max_size=30),
+    ruling_lists,
+    ruling_lists,
+)
+def test_every_line_appears_once_whatever_is_ruled(
+    found: list[tuple[int, ...]], level: list[Ruling], upright: list[Ruling]
+) -> None:
+    lines = [line(f"<{i}>", *map(float, box)) for i, box in enumerate(found)]
+    text = text_in_reading_order(lines, rulings=Rulings(sorted(level), sorted(upright)))
+    assert sorted(re.findall(r"<\d+>", html.unescape(text))) == sorted(one.text for one in lines)

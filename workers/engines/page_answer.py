@@ -27,7 +27,7 @@ def answer_of(page: PageLines, pixels: NDArray[np.uint8], seconds: float, sound_
     if num_unread := len(page.unread) + len(page.foreign):
         details["unread_regions"] = num_unread
     return Answer(
-        text_in_reading_order(page.lines, np.rot90(pixels, page.turn)),
+        text_in_reading_order(page.lines, np.rot90(pixels, page.turn), page.rulings),
         "deadline" if page.is_late else "stop",
         seconds,
         confidence=confidence_of(page.lines),

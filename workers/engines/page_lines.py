@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING
 
 from workers.engines.ink import Ink, find_ink
 from workers.engines.orientation import Orientation, Turn, find_orientation
+from workers.engines.parted import parted
 from workers.engines.regions import Models, Reading, Region, letters
 from workers.engines.scripts import is_unread_script
-from workers.layout.lines import Line
+from workers.layout.lines import Line, find_angle
+from workers.layout.rulings import Rulings, find_rulings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +42,8 @@ class PageLines:
     """Found, and not looked at before time was over."""
     is_late: bool = False
     is_blank: bool = False
+    rulings: Rulings | None = None
+    """Those of the page; None where they were not looked for."""
 
 
 def read_lines(models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], bool]) -> PageLines:
@@ -90,6 +95,8 @@ class _Page:
         lines: list[Line] = []
         unread: list[Region] = []
         foreign: list[Region] = []
+        rulings = self._rulings()
+        self.regions = parted(self.regions, rulings)
         try:
             for region in self.regions:
                 reading, turn = self._read_best(region)
@@ -112,7 +119,14 @@ class _Page:
             foreign=foreign,
             not_reached=late,
             is_late=bool(late),
+            rulings=rulings,
         )
+
+    def _rulings(self) -> Rulings:
+        if not self.regions:
+            return Rulings()
+        height = median(min(region.width_px, region.height_px) for region in self.regions)
+        return find_rulings(self._pixels, find_angle([Line(region.quad, "") for region in self.regions]), height)
 
     def _read_best(self, region: Region) -> tuple[Reading, Turn]:
         """A line that runs along the page may run up or down it; what is as high as wide, as its neighbours do."""

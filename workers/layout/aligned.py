@@ -1,9 +1,10 @@
 """Tables without rulings: rows of cells that stand below each other in columns.
 
-Of rows that hold several cells each, the strips that nearly no cell crosses part the columns; a cell that crosses one
-spans both sides. It is a table if there are three such rows (two, if they have three cells each), at least half of
-its places are filled, and most columns are flush left, flush right or centred. Scattered numbers of a chart are not,
-nor the items of a list, the fields of a form (a label that ends in a colon), and a table of contents.
+Of rows that hold several cells each, the strips that few cells cross part the columns. A cell that crosses one spans
+both sides, unless it begins where its column does: then it is only longer than that. It is a table if there are three
+such rows (two, if they have three cells each), at least half of its places are filled, and most columns are flush left,
+flush right or centred. Scattered numbers of a chart are not, nor the items of a list, the fields of a form (a label
+that ends in a colon), and a table of contents.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def find_aligned(found: list[Row]) -> list[tuple[int, int, Table]]:
     start = 0
     while start < len(found):
         end = _end_of_run(found, start)
+        if end - start > 2 and not _is_of_cells(found[start + 1]) and _gap(found, start) > 1.5 * _size(found[start]):
+            start += 1  # a running head, away from what is below it
+            continue
         if end - start >= 2 and (table := _table(found[start:end])) is not None:
             tables.append((start, end, table))
         start = max(end, start + 1)
@@ -45,8 +49,7 @@ def _end_of_run(found: list[Row], start: int) -> int:
     end = start + 1
     for i in range(start + 1, len(found)):
         above, row, last = found[i - 1], found[i], found[end - 1]
-        size = min(median(box.size for box in above), median(box.size for box in row))
-        gap = min(box.y0 for box in row) - max(box.y1 for box in above)
+        size, gap = min(_size(above), _size(row)), _gap(found, i - 1)
         if gap > (2 if min(len(last), len(row)) < 3 else 3.5) * size or any(box.is_table for box in row):
             break
         if _is_of_cells(row):
@@ -54,6 +57,15 @@ def _end_of_run(found: list[Row], start: int) -> int:
         elif row[0].x0 < cells(last)[1].x0 - size and (i - end >= 2 or len(row[0].text) > 60):
             break
     return end
+
+
+def _size(row: Row) -> float:
+    return median(box.size for box in row)
+
+
+def _gap(found: list[Row], i: int) -> float:
+    """Between row `i` and the next."""
+    return min(box.y0 for box in found[i + 1]) - max(box.y1 for box in found[i])
 
 
 def _is_of_cells(row: Row) -> bool:
@@ -81,9 +93,9 @@ def _table(run: list[Row]) -> Table | None:
 
 
 def _columns(several: list[Row], size: float) -> list[_Column]:
-    """Where cells stand: between the strips that at most one cell in ten crosses."""
+    """Where cells stand: between the strips that at most one cell in four crosses."""
     boxes = sorted((box for row in several for box in row), key=lambda box: box.x0)
-    allowed = len(several) // 10 + (len(several) >= 4)
+    allowed = len(several) // 4
     edges = sorted([(box.x0, 1) for box in boxes] + [(box.x1, -1) for box in boxes])
     strips: list[tuple[float, float]] = []
     depth = 0
@@ -126,6 +138,8 @@ def _places(row: Row, columns: list[_Column], size: float) -> list[tuple[int, in
             choices = [
                 ((i, i), away(box, i) + 0.01 * abs(box.x0 - reach[i][0])) for i in range(taken + 1, len(columns))
             ]
+            if len(over) > 1 and abs(box.x0 - reach[over[0]][0]) < size:
+                over = over[:1]
             if len(over) > 1:
                 choices = [((over[0], over[-1]), 0.0)] if over[0] > taken else [(one, 9 * size) for one, _ in choices]
             if number and taken in over and is_over(row[number - 1], taken):

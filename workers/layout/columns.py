@@ -51,6 +51,19 @@ class _Band:
 
 def regions(boxes: list[Box], height: float) -> list[list[Box]]:
     """In reading order; each is to be read row by row. `boxes` is sorted, `height` that of the page's usual line."""
+    found: list[list[Box]] = []
+    waiting = [boxes]
+    while waiting:
+        parts = _cut(waiting.pop(), height)
+        if len(parts) == 1:
+            found.append(parts[0])
+        else:
+            waiting += parts[::-1]
+    return found
+
+
+def _cut(boxes: list[Box], height: float) -> list[list[Box]]:
+    """At the best gutter, in reading order; one part where there is none."""
     best: list[_Band] = []
     most = -math.inf
     for at_most, num_crossing, x, width in _gutters(boxes, height):
@@ -67,8 +80,7 @@ def regions(boxes: list[Box], height: float) -> list[list[Box]]:
     # Only the band that it separates most is cut; what stands above and below may have gutters of its own.
     at = max(range(len(best)), key=lambda i: best[i].num_separated)
     above, below = ([box for band in bands for box in band.left + band.right] for bands in (best[:at], best[at + 1 :]))
-    sides = [side for side in (above, best[at].left, best[at].right, below) if side]
-    return [region for side in sides for region in regions(sorted(side), height)]
+    return [sorted(part) for part in (above, best[at].left, best[at].right, below) if part]
 
 
 def _gutters(boxes: list[Box], height: float) -> list[tuple[int, int, float, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from workers.layout.paragraphs import Block
 
-_LARGE, _LARGER_THAN_WHAT_FOLLOWS = 1.3, 1.2
+_LARGE, _LARGER_THAN_WHAT_FOLLOWS = 1.3, 1.15
 # (size against the page's text, level), as in a book: a title, a chapter's, a section's heading.
 _LEVELS = ((1.8, 1), (1.45, 2), (0.0, 3))
 _MAX_LETTERS = 150

@@ -88,9 +88,12 @@ class Frame:
         return (-x, y) if self.is_mirrored else (x, y)
 
 
-def find_frame(lines: Sequence[Line]) -> Frame:
+def find_frame(lines: Sequence[Line], angle: float | None = None) -> Frame:
+    """`angle` where it is known, in radians."""
     is_vertical = _is_vertical(lines)
-    return Frame(_skew(lines), is_vertical, not is_vertical and _is_right_to_left(lines))
+    return Frame(
+        find_angle(lines) if angle is None else angle, is_vertical, not is_vertical and _is_right_to_left(lines)
+    )
 
 
 def lay_out(lines: Sequence[Line], frame: Frame | None = None) -> list[Box]:
@@ -111,7 +114,7 @@ def lay_out(lines: Sequence[Line], frame: Frame | None = None) -> list[Box]:
     return sorted(boxes)
 
 
-def _skew(lines: Sequence[Line]) -> float:
+def find_angle(lines: Sequence[Line]) -> float:
     """The page's slight angle in radians; 0 where the lines do not say it, or it is no skew (15° or more)."""
     found = []
     for line in lines:

@@ -1,10 +1,10 @@
 """Rows of a region become paragraphs: joined lines where a sentence goes on, line breaks where one ended on purpose.
 
 Rows that follow each other with the same size and pitch are a *run*. In a run a line ended on purpose if the next
-line's first word would still have fitted behind it: whoever sets a paragraph fills its lines. A run most of whose
-lines are filled is prose, and a line that ended on purpose ends a paragraph there. Other runs (an address, a list, a
-receipt) keep their lines. A first line set in, and a list's item, begin a paragraph of their own; where most lines are
-set in, those that are not do (references).
+line's first word would still have fitted behind it: whoever sets a paragraph fills its lines. A run half of whose
+lines are filled, or three, is prose, and a line that ended on purpose ends a paragraph there. Other runs (an address, a
+list, a receipt) keep their lines. A first line set in, and a list's item, begin a paragraph of their own; where most
+lines are set in, those that are not do (references).
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Block:
     """One line, or the few of a headline; nothing beside it."""
 
 
-def blocks(region: list[Box], body: float) -> list[Block]:
-    """The region's text from its top. `body` is the size of the page's usual line."""
+def blocks(region: list[Box], body: float, compounds: frozenset[str] = frozenset()) -> list[Block]:
+    """The region's text from its top. `body` is the size of the page's usual line, `compounds` as in `join`."""
     found: list[Block] = []
     right = max(box.x1 for box in region)
     of_region = rows(region)
     done = 0
     for start, end, table in [*find_aligned(of_region), (len(of_region), len(of_region), None)]:
         for run in _runs([cells(row) for row in of_region[done:start]]):
-            found += _paragraphs(run, right, body)
+            found += _paragraphs(run, right, body, compounds)
         if table is not None:
             found.append(Block(table.text, body, is_table=True))
         done = end
@@ -88,7 +88,7 @@ def _are_alike(above: Row, below: Row) -> bool:
     return large <= (1.7 if goes_on else 1.35) * small
 
 
-def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
+def _paragraphs(run: list[Row], right: float, body: float, compounds: frozenset[str]) -> list[Block]:
     size = median(row[0].size for row in run)
     if run[0][0].is_table and len(run[0]) == 1:
         return [Block(run[0][0].text, body, is_table=True)]
@@ -99,7 +99,8 @@ def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
     if len(lines) >= 4:
         right = max(line.x1 for line in lines)
     ended = [_ended(above, below, right) for above, below in pairwise(lines)]
-    is_prose = right - left >= _least_width(lines) * size and 2 * sum(ended) <= len(ended)
+    is_filled = 2 * sum(ended) <= len(ended) or len(ended) - sum(ended) >= 3
+    is_prose = right - left >= _least_width(lines) * size and is_filled
     is_headline = size > 1.3 * body and len(lines) <= 4
     is_set_in = [line.x0 - left > size for line in lines]
     hangs = len(lines) > 2 and not is_set_in[0] and is_set_in[1] and 2 * sum(is_set_in) >= len(lines)
@@ -116,7 +117,7 @@ def _paragraphs(run: list[Row], right: float, body: float) -> list[Block]:
             found.append(Block(text, size, is_prose))
             text = below.text
         else:
-            text = join(text, below.text) if not separator else text + separator + below.text
+            text = join(text, below.text, compounds) if not separator else text + separator + below.text
     is_full = is_prose and len(lines) > 1 and right - lines[-1].x1 < 4 * size
     found.append(Block(text, size, is_prose and len(lines) > 1, is_full, is_line=is_headline or len(lines) == 1))
     return found

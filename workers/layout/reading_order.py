@@ -12,6 +12,7 @@ Every line's text is in the result once, whatever order the lines come in. Lengt
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,21 +26,28 @@ from workers.layout.headings import with_headings
 from workers.layout.lines import Box, Line, find_frame, lay_out
 from workers.layout.paragraphs import Block, blocks
 from workers.layout.rows import join, united
-from workers.layout.rulings import find_rulings, in_frame, outside_text
+from workers.layout.rulings import Rulings, find_rulings, in_frame, outside_text
 from workers.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
 
-def text_in_reading_order(lines: Sequence[Line], pixels: NDArray[np.uint8] | None = None) -> str:
+
+def text_in_reading_order(
+    lines: Sequence[Line], pixels: NDArray[np.uint8] | None = None, rulings: Rulings | None = None
+) -> str:
     """The page's text: columns one after the other, tables as tables, paragraphs between blank lines.
 
-    `pixels` is the page that the lines were found on (RGB); without it no ruling is seen.
+    `pixels` is the page that the lines were found on (RGB); without it no ruling is seen. `rulings` are its own, where
+    they are known.
     """
     upright, lying, pixels = take_sideways(lines, pixels)
-    frame = find_frame(upright)
+    if lying:
+        rulings = None  # some are of what was taken
+    frame = find_frame(upright, rulings.angle if rulings else None)
     boxes = lay_out(upright, frame)
     if not boxes:
         return ""
@@ -48,18 +56,36 @@ def text_in_reading_order(lines: Sequence[Line], pixels: NDArray[np.uint8] | Non
         text = text_in_reading_order(one.upright, one.pixels)
         boxes.append(replace(united(lay_out(one.lines, frame), text), is_table=True))
     boxes.sort()
-    if pixels is not None:
-        rulings = in_frame(find_rulings(pixels, frame.angle, height), frame)
-        boxes = take_tables(boxes, outside_text(rulings, boxes), height)
+    if rulings is None and pixels is not None:
+        rulings = find_rulings(pixels, frame.angle, height)
+    if rulings is not None:
+        boxes = take_tables(boxes, outside_text(in_frame(rulings, frame), boxes), height)
+    return "\n\n".join(with_headings(_in_order(regions(boxes, height), body, _compounds(boxes)), body))
+
+
+def _in_order(found: list[list[Box]], body: float, compounds: frozenset[str]) -> list[Block]:
+    """The regions' blocks; a paragraph that the end of a column broke is one, also past a figure and its caption."""
     page: list[Block] = []
-    for region in regions(boxes, height):
-        for block in blocks(region, body):
-            if page and _goes_on(page[-1], block):
-                page[-1].text = join(page[-1].text, block.text)
-                page[-1].is_open = block.is_open
-            else:
-                page.append(block)
-    return "\n\n".join(with_headings(page, body))
+    broken: Block | None = None
+    for region in found:
+        for block in blocks(region, body, compounds):
+            before = page[-1] if page and _goes_on(page[-1], block) else broken
+            if before is not None and _goes_on(before, block) and (before is page[-1] or block.is_prose):
+                before.text = join(before.text, block.text, compounds)
+                before.is_open = block.is_open
+                continue
+            page.append(block)
+            # A caption may look like the text, but half a word waits for its other half.
+            if broken is not None and block.is_prose and _are_of_one_size(broken, block) and broken.text[-1] != "-":
+                broken = None
+        if page[-1].is_open:
+            broken = page[-1]
+    return page
+
+
+def _compounds(boxes: list[Box]) -> frozenset[str]:
+    """Words that the page writes with a hyphen where no line ends."""
+    return frozenset(word.casefold() for box in boxes for word in _COMPOUND.findall(box.text))
 
 
 def _body_size(boxes: list[Box]) -> float:
@@ -70,12 +96,12 @@ def _body_size(boxes: list[Box]) -> float:
 
 
 def _goes_on(before: Block, block: Block) -> bool:
-    """A paragraph that the end of a column broke: its last line is full, and the next begins inside a sentence."""
-    small, large = sorted((before.size, block.size))
-    return (
-        before.is_open
-        and not block.is_table
-        and block.text[0].islower()
-        and before.text[-1] not in ".:;!?"
-        and large < 1.2 * small
-    )
+    """Its last line is full and ends inside a sentence, and the next begins inside one."""
+    if not before.is_open or block.is_table or not block.text[0].islower() or before.text[-1] in ".:;!?":
+        return False
+    return _are_of_one_size(before, block)
+
+
+def _are_of_one_size(one: Block, other: Block) -> bool:
+    small, large = sorted((one.size, other.size))
+    return large < 1.2 * small

@@ -7,6 +7,8 @@ import re
 from workers.layout.lines import CJK, Box
 
 Row = list[Box]
+_LETTERS = re.compile(r"[^\W\d_]+")
+_BROKEN = re.compile(r"([^\W\d_]+)[-\u00ad]$")
 
 
 def rows(boxes: list[Box]) -> list[Row]:
@@ -56,11 +58,14 @@ def united(boxes: list[Box], text: str) -> Box:
     )
 
 
-def join(text: str, following: str) -> str:
-    """Join across a line's end: hyphens of Latin words closed (a compound broken at its own hyphen loses it),
-    no space beside a CJK character."""
-    if re.search(r"[^\W\d_][-\u00ad]$", text) and not CJK.match(following):
-        return (text[:-1] if following[0].islower() else text) + following
+def join(text: str, following: str, compounds: frozenset[str] = frozenset()) -> str:
+    """Join across a line's end: the hyphen of a broken Latin word goes, unless the page writes the word with it
+    elsewhere (`compounds`, in small letters); no space beside a CJK character."""
+    if (broken := _BROKEN.search(text)) and not CJK.match(following):
+        rest = _LETTERS.match(following)
+        word = f"{broken[1]}-{rest[0] if rest else ''}"
+        closes = following[0].islower() and word.casefold() not in compounds
+        return (text[:-1] if closes else text) + following
     if CJK.match(text[-1]) or CJK.match(following[0]):
         return text + following
     return f"{text} {following}"
