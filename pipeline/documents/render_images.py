@@ -26,6 +26,7 @@ from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
 from pipeline.documents.print_size import MOST_LOOK_PIXELS, size_in_picture
+from pipeline.documents.second_decoder import KINDS, decode_by_mupdf, size_by_mupdf
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -61,6 +62,8 @@ class ImageFrames:
         try:
             self._image = self._open()
             self._frames = self._count_frames()
+        except DocumentRejected:
+            raise
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
             fact = f"the {kind.upper()} image cannot be opened: no {kind.upper()} follows its first bytes"
             raise DocumentRejected(fact, cause="damaged") from error
@@ -93,12 +96,28 @@ class ImageFrames:
                 try:
                     image = Image.open(self._path, formats=formats_of(self._kind))
                 except Exception:
-                    raise error from None
+                    other = self._by_mupdf(DocumentRejected)
+                    if other is None:
+                        raise error from None
+                    return other
             self._is_lenient = True
             self._notes.append(
                 f"a part of the {self._kind.upper()} file beside its picture is damaged, and is left out"
             )
             return image
+
+    def _by_mupdf(self, error: type[DocumentRejected] | type[PageFailed]) -> Image.Image | None:
+        """The picture by the other decoder, where that may know more; None where it does not."""
+        size = size_by_mupdf(self._path) if self._kind in KINDS else None
+        if size is None:
+            return None
+        check_size(size, self._limits, error)
+        try:
+            return decode_by_mupdf(self._path)
+        except MemoryError:
+            raise
+        except Exception:  # MuPDF's errors have no common root; Pillow's is told
+            return None
 
     def _count_frames(self) -> int:
         try:
@@ -124,9 +143,14 @@ class ImageFrames:
         except (PageFailed, MemoryError):
             raise
         except Exception:
-            cut = decode_cut(self._path, formats_of(self._kind), page_index)
+            cut = None
+            with suppress(Exception):  # of two errors the first is told
+                cut = decode_cut(self._path, formats_of(self._kind), page_index)
             if cut is None:
-                raise
+                other = self._by_mupdf(PageFailed)
+                if other is None:
+                    raise
+                return shrink(other, self._detail, self._limits, notes)
             notes.append(cut.says)
             return shrink(cut.image, self._detail, self._limits, notes, (cut.first_row, cut.last_row))
 

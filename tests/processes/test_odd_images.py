@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_a_picture_of_which_nothing_is_there_fails(tmp_path: Path) -> None:
         with pytest.raises((DocumentRejected, PageFailed)) as caught:
             drawn(tmp_path / f"a.{kind.lower()}")
         assert caught.value.cause == "damaged"
+
+
+def test_a_bmp_that_pillow_refuses_is_read(tmp_path: Path) -> None:
+    """Two bits a pixel, as Windows CE writes them."""
+    shades = np.asarray(lines_of_text(64, 40).resize((64, 40))) // 64
+    rows = b"".join(bytes(row[0::4] << 6 | row[1::4] << 4 | row[2::4] << 2 | row[3::4]) for row in shades[::-1])
+    palette = b"".join(bytes((shade, shade, shade, 0)) for shade in (0, 85, 170, 255))
+    head = struct.pack("<IiiHHIIiiII", 40, 64, 40, 1, 2, 0, len(rows), 0, 0, 4, 4)
+    begin = 14 + len(head) + len(palette)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", begin + len(rows), 0, 0, begin) + head + palette + rows)
+    with pytest.raises(OSError, match="depth"):
+        Image.open(path)
+    [page] = drawn(path)
+    assert (pixels_of(page)[:40, :64, 0] // 64 == shades).all()
 
 
 # One colour, transparency
