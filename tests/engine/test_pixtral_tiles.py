@@ -116,6 +116,7 @@ def test_tokens_and_pixels_are_mistral_commons_for_the_same_images(processor, fo
         assert torch.equal(normalised, torch.from_numpy(np.ascontiguousarray(theirs)))
     assert ours.prefix_length == ours.image_end == 2 + 64 * 5 + 2 * 54 * 6 and ours.tile_tokens == 2 * 54 * 6
     assert ours.tokens.count(13) == 3, "each image has its end"
+    assert all(np.shares_memory(image.pixels, pixels) for image in ours.images[1:]), "tiles wait beside their page"
 
 
 def test_an_answer_about_tiles_equals_the_plain_reference(model, processor):
@@ -204,12 +205,13 @@ def test_the_adapter_cuts_a_large_page_once_and_says_where(adapter):
 
 
 def test_a_page_within_the_positions_or_little_over_goes_whole(adapter):
-    small, larger = (
+    small, larger, large = (
         adapter.submit("h", page(11, *size), [Prompt("p", "x", max_tokens=1)])[0].result(30)
-        for size in [(1024, 16), (1520, 16)]
+        for size in [(1024, 16), (1360, 16), (1376, 16)]
     )
     assert small.prompt_tokens == larger.prompt_tokens == 2 + 65 + len("x") + 1  # 1,024 × 16 px
     assert "tiles" not in small.details and larger.details["tiles"] == []
+    assert len(large.details["tiles"]) == 2
 
 
 def test_a_seam_that_the_model_doubles_is_joined_in_transcriptions_alone(adapter, monkeypatch):

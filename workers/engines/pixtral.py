@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from workers.pixtral.plan.page_tiles import Tiling
+    from workers.pixtral.plan.sequence import Image
 
 __all__ = ["PixtralEngine", "fingerprint"]
 
@@ -68,7 +70,8 @@ class PixtralEngine:
         deadline: float | None = None,
     ) -> list[Future[Answer]]:
         tiling = self._tiling(pixels)
-        return [self._ask(image_hash, pixels, prompt, deadline, tiling) for prompt in prompts]
+        shared: list[Image] = []  # by all prompts of the page
+        return [self._ask(image_hash, pixels, prompt, deadline, tiling, shared) for prompt in prompts]
 
     def stats(self) -> dict[str, float]:
         return self._built.engine.stats()
@@ -98,6 +101,7 @@ class PixtralEngine:
         prompt: Prompt,
         deadline: float | None,
         tiling: Tiling | None,
+        shared: list[Image],
     ) -> Future[Answer]:
         from workers.pixtral.plan.sequence import Sampling
         from workers.pixtral.text.generation import Generation
@@ -127,6 +131,8 @@ class PixtralEngine:
 
         try:
             request = self._built.processor.encode_page(image_hash, pixels, prompt.text, sampling, deadline, tiling)
+            shared[:] = shared or request.images
+            request = dataclasses.replace(request, images=tuple(shared))
         except Exception as error:  # mistral-common has no one root of its errors
             failed: Future[Answer] = Future()
             failed.set_exception(PageFailed(f"the page does not fit the model's input: {error}"))

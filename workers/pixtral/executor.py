@@ -176,7 +176,8 @@ class Executor:
         return len(due)
 
     def _encode_group(self, group: list[_Piece]) -> None:
-        features = self.backend.encode([to_device(piece.image.pixels, self.device) for piece in group])
+        pixels = [np.ascontiguousarray(piece.image.pixels) for piece in group]  # a tile is a view of its page
+        features = self.backend.encode([to_device(image, self.device) for image in pixels])
         merge = self.backend.model.config.vision_encoder.spatial_merge_size
         lengths = [piece.patches // merge**2 for piece in group]
         for piece, last, length in zip(group, accumulate(lengths), lengths, strict=True):

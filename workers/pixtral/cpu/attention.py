@@ -29,7 +29,7 @@ from workers.pixtral.model.packed import attend_equals, runs
 from workers.pixtral.plan.sizes import LONGEST_TOKENS, STRIP_ROWS
 
 MOST_AT_ONCE = 32  # short sequences of one shape in one call; the calls run side by side
-MOST_MASKED = 2**23  # queries × keys under one mask, which SDPA turns into numbers: 34 MB in float32
+MOST_MASKED = 2**21  # queries × keys under one mask, which SDPA turns into numbers: 8 MB in float32
 FEW_KEYS = 512  # up to here a copy of the keys is cheap, and rows of one shape attend as one batch
 
 

@@ -13,8 +13,8 @@ is read in the whole page. Tiles are equal, and their sides multiples of the mod
 A tile costs what any image costs, (width / 16 + 1) × height / 16 tokens for Pixtral. What is over `most_tokens` in all
 is shrunk until it is not: A1 at 10 pt comes to 12 px of print, a page of thousands of tiles to a few.
 
-A page that is not much larger may go whole, shrunk alone. Page images are drawn so that small print is 18 px high; at
-1,536 px, shrunk by 1.5, it is 12 px high, which is 10 pt on A4 at 1,024 px. There tiles would make it 3.8 times the
+A page that is not much larger may go whole, shrunk alone. Page images are drawn so that small print is 16 px high; of
+1,365 px, shrunk to 1,024, it is 12 px high, which is 10 pt on A4 at 1,024 px. There tiles would make it 2.9 times the
 tokens. Which size trained weights need is not known: none were at hand.
 """
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 MOST_TOKENS = 32_768  # of all images of a page: eight of the largest
 OVERLAP_PX = 128  # a word of ten letters at 12 px each, four lines of small print
-SHRINKS_BY = 1.5  # at most, where tiles would do
+SHRINKS_BY = 4 / 3  # at most, where tiles would do
 _STEP = 0.97  # how finely the size of a page that is over the bound is looked for
 
 Size = tuple[int, int]  # width, height

@@ -36,7 +36,7 @@ class Image:
     """One image of a prompt: uint8 (H, W, 3), or float32 where it is normalised already."""
 
     digest: str  # names the pixels: same digest, same pixels
-    pixels: NDArray[np.uint8] | NDArray[np.float32]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]  # not to be changed: it may be a view of the page's
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,13 @@ class Processor:
         request = self.encode([UserMessage(content=content)], sampling, digests, deadline)
         if tiling is None:
             return request
-        return dataclasses.replace(request, tile_tokens=num_tokens(tiling.sizes[1:], self.cell))
+        placed = list(request.images)
+        if tiling.scaled == tiling.page:  # the tiles' pixels are the page's: no copy waits beside it
+            for place, (left, top, right, bottom) in enumerate(tiling.boxes, start=1):
+                if placed[place].pixels.dtype == np.uint8:
+                    placed[place] = Image(digests[place], pixels[top:bottom, left:right])
+        tile_tokens = num_tokens(tiling.sizes[1:], self.cell)
+        return dataclasses.replace(request, images=tuple(placed), tile_tokens=tile_tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens to text, control tokens left out.
