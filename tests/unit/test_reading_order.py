@@ -168,6 +168,12 @@ def test_columns_half_a_line_apart_are_columns() -> None:
     assert text_in_reading_order(lines) == "A0 a1 a2 a3 a4 a5.\n\nB0 b1 b2 b3 b4 b5."
 
 
+def test_line_whose_box_is_too_long_does_not_tear_the_columns() -> None:
+    lines = [*column("a", 50, 0, 300, 8), *column("b", 360, 0, 300, 8)]
+    lines[3] = line("a3", 50, 3 * PITCH, 314)  # reaches into the other column by a third of a line's height
+    assert text_in_reading_order(lines) == "A0 a1 a2 a3 a4 a5 a6 a7.\n\nB0 b1 b2 b3 b4 b5 b6 b7."
+
+
 def test_prose_beside_short_level_cells_is_not_their_table() -> None:
     prose = [
         "The garden opened its",

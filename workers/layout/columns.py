@@ -35,6 +35,7 @@ _GUTTER = 0.5
 _GUTTER_IN_PROSE = 0.25
 # What is no wider than this beside prose numbers it: a bullet, the number of an equation, a page number.
 _LABEL_WIDTH = 4.0
+_ERROR = 0.5
 # How far the middles of two level lines may lie apart: detectors err by a tenth, columns on two grids by any amount.
 _LEVEL = 0.25
 
@@ -128,11 +129,20 @@ def _cut_at(boxes: list[Box], x: float, width: float, height: float) -> list[_Ba
         current.clear()
 
     end = x + width
-    crossing = sorted(box.centre for box in boxes if box.x0 < end and box.x1 > x)
+
+    def crosses(box: Box) -> bool:
+        """More than a detector errs by: one line whose box is too long does not part the columns."""
+        if box.x1 <= x or box.x0 >= end:
+            return False
+        is_left = box.x0 < x - PROSE_WIDTH * height and box.x1 < end + _ERROR * height
+        is_right = box.x1 > end + PROSE_WIDTH * height and box.x0 > x - _ERROR * height
+        return not (is_left or is_right)
+
+    crossing = sorted(box.centre for box in boxes if crosses(box))
     for box in sorted(boxes, key=lambda box: (box.centre, box)):
         # A short cell beside one that crosses belongs to the same row of a table.
         is_short = box.width < PROSE_WIDTH * height
-        if (box.x0 < end and box.x1 > x) or (is_short and _is_near(box.centre, crossing, _LEVEL * height)):
+        if crosses(box) or (is_short and _is_near(box.centre, crossing, _LEVEL * height)):
             end_band()
             whole.append(box)
         else:
@@ -155,7 +165,7 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
         if not pieces or box.y0 > bottoms[-1] + 0.5 * height:
             pieces.append(_Band())
             bottoms.append(-math.inf)
-        (pieces[-1].right if box.x1 > x else pieces[-1].left).append(box)
+        (pieces[-1].right if box.x0 + box.x1 > 2 * x else pieces[-1].left).append(box)
         bottoms[-1] = max(bottoms[-1], box.y1)
     left = [box for piece in pieces for box in piece.left]
     right = [box for piece in pieces for box in piece.right]
