@@ -256,6 +256,8 @@ class TextLayer(Base):
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
     text: Mapped[str] = mapped_column(StorableText)
     verdict: Mapped[str | None] = mapped_column(String(32))  # `sound`, or what is wrong with it
+    # [left, top, right, bottom] of each line, in pixels of the page's image; null where they are not known
+    boxes: Mapped[list[list[int]] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class PageTask(Base):

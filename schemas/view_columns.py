@@ -166,7 +166,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "prompt": "name of the prompt",
         "line_number": "from 1, in the order in which the engine lists them",
         "text": "of the line, as the engine read it",
-        "confidence": "0 to 1, of the engine in this line; null where it has none",
+        "confidence": "0 to 1, of the engine in this line; null where it has none, as a text layer",
         "left_px": "of the line's box, in pixels of the page's image",
         "top_px": "from the upper edge",
         "right_px": "from the left edge",

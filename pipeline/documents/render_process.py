@@ -55,6 +55,7 @@ class RasterizedPage:
     dpi: float | None  # at which it was drawn; None for image files that do not say it
     print_px: float | None  # font size of the small print in the image; None where none was found
     text_layer_verdict: str | None = None
+    text_layer_boxes: list[list[int]] | None = None  # of each line of the text layer; None where they are not known
 
 
 class ChildGone(Exception):
@@ -224,6 +225,7 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         None if message[name] is None else float(message[name]) for name in ("width_pt", "height_pt", "dpi", "print_px")
     )
     image = png.canonical(drawn)
+    verdict, boxes = (None, None) if text is None else _judged(text, image, *message["text_lines"])
     return RasterizedPage(
         page_index=page_index,
         width_px=image.width,
@@ -236,13 +238,16 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         height_pt=height_pt,
         dpi=dpi,
         print_px=print_px,
-        text_layer_verdict=None if text is None else _verdict(text, message["text_lines"], image),
+        text_layer_verdict=verdict,
+        text_layer_boxes=boxes,
     )
 
 
-def _verdict(text: str, lines: tuple[list[list[int]], bool], image: Image.Image) -> str:
-    sent, is_plain = lines
-    return judge(text, list(map(LayerLine.received, sent)), None if is_plain else image)
+def _judged(text: str, image: Image.Image, sent: list[list[int]], is_plain: bool) -> tuple[str, list[list[int]] | None]:
+    """Its verdict, and the boxes of its lines where each line of the text has one."""
+    lines = list(map(LayerLine.received, sent))
+    boxes = [[line.left, line.top, line.right, line.bottom] for line in lines]
+    return judge(text, lines, None if is_plain else image), boxes if len(boxes) == text.count("\n") else None
 
 
 def slot_bytes(settings: Settings) -> int:

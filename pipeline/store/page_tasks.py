@@ -182,7 +182,13 @@ def _settle_from_text_layer(connection: Connection, *which: sa.ColumnElement[boo
 def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]) -> None:
     rows = connection.execute(
         select(
-            PageTask.id, PageTask.page_id, PageTask.prompt_version, PromptVersion.name, Page.image_hash, TextLayer.text
+            PageTask.id,
+            PageTask.page_id,
+            PageTask.prompt_version,
+            PromptVersion.name,
+            Page.image_hash,
+            TextLayer.text,
+            TextLayer.boxes,
         )
         .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
         .join(Page, Page.id == PageTask.page_id)
@@ -196,12 +202,21 @@ def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]
         if row.text.strip():
             # Equal pixels may carry unequal text, so the text is part of what answers.
             model = f"text-layer/{hashlib.sha256(row.text.encode()).hexdigest()[:16]}"
-            answer = ReadAnswer(engine="text-layer", model=model, text=row.text, finish_reason="stop")
+            details = {"lines": _lines(row.text, row.boxes or [])}
+            answer = ReadAnswer("text-layer", model, row.text, finish_reason="stop", details=details)
             key = AnswerKey(row.image_hash, row.prompt_version, model)
             answers.append((key, answer))
             read.append((row.id, row.page_id, row.name, key))
     ids = put_answers(connection, answers)
     settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in read])
+
+
+def _lines(text: str, boxes: Sequence[Sequence[int]]) -> list[list[int | str | None]]:
+    """As engines leave them in an answer's details, without a confidence; none where some line has no box."""
+    lines = text.split("\n")[:-1]
+    if len(lines) != len(boxes):
+        return []
+    return [[*box, None, line.strip()] for box, line in zip(boxes, lines, strict=True) if line.strip()]
 
 
 IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))

@@ -56,6 +56,7 @@ class NewPage:
     text_layer_verdict: str | None = None  # of schemas/text_layers.py
     dpi: float | None = None
     print_px: float | None = None
+    text_layer_boxes: list[list[int]] | None = None  # of each line of the text, in pixels of the image
 
 
 @retried
@@ -102,10 +103,10 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
             ).scalar_one()
             if page.text_layer:
                 layer = insert_for(connection)(TextLayer)
-                verdict = {"verdict": page.text_layer_verdict}
-                layer = layer.values(page_id=page_id, text=page.text_layer, **verdict)
+                about = {"verdict": page.text_layer_verdict, "boxes": page.text_layer_boxes}
+                layer = layer.values(page_id=page_id, text=page.text_layer, **about)
                 # The text stays that is there, and that answers were made of; an older pagepack did not judge it.
-                connection.execute(layer.on_conflict_do_update(index_elements=["page_id"], set_=verdict))
+                connection.execute(layer.on_conflict_do_update(index_elements=["page_id"], set_=about))
         first_page = pages[0].page_index
         batches = (
             select(Batch.id, Batch.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,20 @@ def test_auto_takes_sound_text_and_reads_the_rest(archive: Archive) -> None:
     assert shown(archive) == expected and archive.finish()
     said = archive.rows("SELECT text_layer, text_layer_verdict FROM page_images ORDER BY page_number")
     assert said == [(f"typed {index}", verdict) for index, verdict in enumerate(VERDICTS)], "kept beside it in any case"
+
+
+def test_the_lines_of_a_text_layer_are_rows_too(archive: Archive) -> None:
+    archive.batch(text_layer="auto")
+    boxes = [[10, 20, 90, 32], [10, 40, 12, 52], [10, 60, 70, 72]]
+    told = NewPage(0, sha("0"), 160, 320, text_layer="first line\n \nthird\n", text_layer_boxes=boxes)
+    untold = NewPage(1, sha("1"), 160, 320, text_layer="one\ntwo\n", text_layer_boxes=boxes)
+    pages = [replace(page, text_layer_verdict=Verdict.SOUND) for page in (told, untold)]
+    assert archive.ingest(archive.see("/in/a.pdf") or 0, pages) == []
+    columns = "page_number, line_number, text, confidence, left_px, top_px, right_px, bottom_px"
+    assert archive.rows(f"SELECT {columns} FROM page_lines ORDER BY line_number") == [
+        (1, 1, "first line", None, 10, 20, 90, 32),
+        (1, 2, "third", None, 10, 60, 70, 72),
+    ]
 
 
 def test_other_prompts_are_read_whatever_the_page_carries(archive: Archive) -> None:
