@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
 from pipeline.store.conditions import is_asked_by, is_batch_running
+from pipeline.store.layer_text import lines_of, whole_words
 from schemas.columns import utc_now
 from schemas.tables import (
     Batch,
@@ -201,22 +202,15 @@ def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]
     for row in rows:
         if row.text.strip():
             # Equal pixels may carry unequal text, so the text is part of what answers.
-            model = f"text-layer/{hashlib.sha256(row.text.encode()).hexdigest()[:16]}"
-            details = {"lines": _lines(row.text, row.boxes or [])}
-            answer = ReadAnswer("text-layer", model, row.text, finish_reason="stop", details=details)
+            text = whole_words(row.text)
+            model = f"text-layer/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+            details = {"lines": lines_of(row.text, row.boxes or [])}
+            answer = ReadAnswer("text-layer", model, text, finish_reason="stop", details=details)
             key = AnswerKey(row.image_hash, row.prompt_version, model)
             answers.append((key, answer))
             read.append((row.id, row.page_id, row.name, key))
     ids = put_answers(connection, answers)
     settle(connection, [Settled(task_id, page_id, prompt, ids[key]) for task_id, page_id, prompt, key in read])
-
-
-def _lines(text: str, boxes: Sequence[Sequence[int]]) -> list[list[int | str | None]]:
-    """As engines leave them in an answer's details, without a confidence; none where some line has no box."""
-    lines = text.split("\n")[:-1]
-    if len(lines) != len(boxes):
-        return []
-    return [[*box, None, line.strip()] for box, line in zip(boxes, lines, strict=True) if line.strip()]
 
 
 IS_DROPPED = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause.in_([SUPERSEDED, CANCELLED]))

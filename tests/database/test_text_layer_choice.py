@@ -60,7 +60,7 @@ def test_the_lines_of_a_text_layer_are_rows_too(archive: Archive) -> None:
     archive.batch(text_layer="auto")
     boxes = [[10, 20, 90, 32], [10, 40, 12, 52], [10, 60, 70, 72]]
     told = NewPage(0, sha("0"), 160, 320, text_layer="first line\n \nthird\n", text_layer_boxes=boxes)
-    untold = NewPage(1, sha("1"), 160, 320, text_layer="one\ntwo\n", text_layer_boxes=boxes)
+    untold = NewPage(1, sha("1"), 160, 320, text_layer="inter-\nnational\n", text_layer_boxes=boxes)
     pages = [replace(page, text_layer_verdict=Verdict.SOUND) for page in (told, untold)]
     assert archive.ingest(archive.see("/in/a.pdf") or 0, pages) == []
     columns = "page_number, line_number, text, confidence, left_px, top_px, right_px, bottom_px"
@@ -68,6 +68,9 @@ def test_the_lines_of_a_text_layer_are_rows_too(archive: Archive) -> None:
         (1, 1, "first line", None, 10, 20, 90, 32),
         (1, 2, "third", None, 10, 60, 70, 72),
     ]
+    assert archive.scalar("SELECT text FROM page_text WHERE page_number = 2") == "international\n"
+    kept = archive.scalar("SELECT text_layer FROM page_images WHERE page_number = 2")
+    assert kept == "inter-\nnational\n", "as it lies in the file"
 
 
 def test_other_prompts_are_read_whatever_the_page_carries(archive: Archive) -> None:

@@ -14,6 +14,7 @@ from pipeline.documents.drawn import Limits
 from pipeline.documents.layer_lines import LayerLine
 from pipeline.documents.render_pdf import PdfPages
 from pipeline.documents.text_layer import is_garbled, judge
+from pipeline.store.layer_text import whole_words
 from schemas.text_layers import SENTENCES, Verdict
 
 LINES = [
@@ -181,6 +182,20 @@ def test_a_layer_is_judged_by_what_the_page_shows(
 )
 def test_words_that_mean_nothing_are_garbled(text: str, is_bad: bool) -> None:
     assert is_garbled(text) is is_bad
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("The quarterly inter-\nnational trade\n", "The quarterly international trade\n"),
+        ("Wert\xadpapier\xadindex\n", "Wertpapierindex\n"),
+        ("Wert\xad\nPapier, Größen- \nänderung\n", "WertPapier, Größenänderung\n"),
+        ("Jean-\nPaul and pp. 4-\n6 -\nand a dash -\n", "Jean-Paul and pp. 4-\n6 -\nand a dash -\n"),
+        ("a-\n海湾 and plain\nlines\n", "a-\n海湾 and plain\nlines\n"),
+    ],
+)
+def test_words_broken_at_a_line_s_end_are_whole(text: str, whole: str) -> None:
+    assert whole_words(text) == whole
 
 
 def test_every_verdict_has_its_sentence() -> None:
