@@ -25,6 +25,7 @@ MAX_WARNING_CHARACTERS = 2_000  # MuPDF can complain about every object of a pag
 _HARMLESS = re.compile(
     r"syntax error: unknown keyword: '[!-~]*'|encountered syntax errors; page may not be correct"
     r"|\.\.\. repeated \d+ times\.\.\.|Ignoring (?!error).*|.*structure tree.*|Repairing missing parent.*"
+    r"|.*ICC profile.*|invalid marked content.*|ActualText with no position.*"
 )
 
 

@@ -10,6 +10,7 @@ Read here and not by Pillow, which refuses the whole file over one picture whose
 from __future__ import annotations
 
 import io
+import os
 import struct
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
@@ -66,7 +67,7 @@ class TiffReader:
 
     def __init__(self, file: BinaryIO) -> None:
         """Raises ValueError: it is no TIFF."""
-        self._file = file
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
         self._head = self._read(0, 16)
         order, version = self._head[:2], self._head[2:4]
         self.order = "<" if order == b"II" else ">"
@@ -145,11 +146,10 @@ class TiffReader:
         return struct.unpack(f"{self.order}{len(form) * length}{form[0]}", data) if len(data) == size else ()
 
     def _read(self, offset: int, size: int) -> bytes:
-        try:
-            self._file.seek(offset)
-        except (OverflowError, OSError, ValueError):
+        if not 0 <= offset < self._size:
             return b""
-        return self._file.read(size)
+        self._file.seek(offset)
+        return self._file.read(min(size, self._size - offset))  # Python makes room for all that is asked for
 
 
 class _Headed(io.BufferedIOBase):

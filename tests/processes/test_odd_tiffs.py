@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -190,6 +191,18 @@ def test_a_lost_strip_costs_its_rows(tmp_path: Path) -> None:
     assert "33 % of the picture is missing" in page.warnings
     shades = pixels_of(page)[:HEIGHT, :WIDTH, 0]
     assert (shades[32:64] == 255).all() and (shades[:32] == np.asarray(PRINT)[:32]).all()
+
+
+def test_a_strip_that_claims_gigabytes_is_read_as_it_is(tmp_path: Path) -> None:
+    strip, bits, tags = strips_of("tiff_lzw", PRINT)
+    path = written(tmp_path / "a.tif", picture(WIDTH, HEIGHT, bits, [strip], tags))
+    data = path.read_bytes()
+    size = struct.pack("<HHII", 279, 4, 1, len(strip))
+    assert data.count(size) == 1
+    path.write_bytes(data.replace(size, struct.pack("<HHII", 279, 4, 1, 2**32 - 1)))
+    with Rasterizer(Settings(rasterize_memory_bytes=2**30)) as small, small.open(path, "tiff") as document:
+        [page] = document.pages()
+    assert isinstance(page, RasterizedPage), page
 
 
 def test_fax_pixels_are_square(tmp_path: Path) -> None:
