@@ -254,8 +254,13 @@ def missed_files(db: Database, folder: str, since: datetime, batch: OpenBatch | 
 
 
 def are_whole(db: Database, paths: Sequence[str], since: datetime) -> set[str]:
-    """Those of these containers that the walk met, and whose members it met, each one."""
-    met = select(Source.path).where(Source.seen_at >= since, Source.cause.is_(None))
+    """Those of these containers that the walk met, and whose members it met, each one.
+
+    Of a PDF it met what is attached only where it was asked to: then the PDF has a mark.
+    """
+    was_opened = sa.or_(Document.kind != "pdf", Source.members_mark.is_not(None))
+    met = select(Source.path).join(Document, Document.id == Source.document_id)
+    met = met.where(Source.seen_at >= since, Source.cause.is_(None), was_opened)
     with db.read() as connection:
         return {path for some in parts(paths) for path in connection.scalars(met.where(Source.path.in_(some)))}
 

@@ -352,6 +352,8 @@ def test_files_attached_to_a_pdf_are_documents_where_they_are_wanted(
     assert see(attachments=True) == whole
     assert len(opened(archive, settings)) == 7
     assert see(attachments=True) == whole
+    assert see() == {"a.pdf": "pdf", "b.zip": "zip", "b.zip!/in.pdf": "pdf", "c.pdf": "pdf"}
+    assert archive.scalar("SELECT count(*) FROM sources WHERE gone_at IS NOT NULL") == 0, "nobody looked at them"
     cut = see(attachments=True, max_container_bytes=len(annex) + 10)
     assert cut["a.pdf"] == "too-large" and cut["a.pdf!/annex.pdf"] == "pdf", "its pages are read all the same"
     assert archive.scalar("SELECT document_id FROM sources WHERE path LIKE '%/a.pdf'") is not None
