@@ -158,9 +158,10 @@ def kind_of(head: bytes) -> Kind | None:
         return Kind.EML
     if _HTML.match(head):
         return Kind.HTML
-    return Kind.PDF if b"%PDF-" in head[:1024] else None
+    return Kind.PDF if b"%PDF-" in head[:1024] or _OLD_PDF.match(head) else None
 
 
+_OLD_PDF = re.compile(rb"%!PS-Adobe-\d\.\d PDF-\d|%PDF \d|\s*\d{1,6} \d{1,5} obj\b")  # the last: its first line is lost
 _HEIC = re.compile(rb"hei[cxms]|hev[cx]|mif1|msf1")
 _PNM = re.compile(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*\d{1,9}\s+(?:#[^\n]*\n\s*)*\d{1,9}\s")
 _MAGIC = {

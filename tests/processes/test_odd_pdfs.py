@@ -8,6 +8,7 @@ import pymupdf
 import pytest
 
 from pipeline.documents.drawn import Drawn, Limits
+from pipeline.documents.identify import identify
 from pipeline.documents.render import open_document
 from pipeline.errors import DocumentRejected, PageFailed
 from tests import odd_pdfs
@@ -259,3 +260,10 @@ def test_a_pdf_with_junk_before_its_header_is_read(tmp_path: Path) -> None:
     path = odd_pdfs.one_page(tmp_path / "a.pdf", words("late"), BOX + FONT)
     path.write_bytes(b"Content-Type: application/pdf\r\n\r\n" + path.read_bytes())
     assert texts(path) == ["late"]
+
+
+@pytest.mark.parametrize("header", [b"%!PS-Adobe-3.0 PDF-1.4\n", b"%PDF 1.4\n", b""])
+def test_a_pdf_with_another_header_or_none_is_read(tmp_path: Path, header: bytes) -> None:
+    path = odd_pdfs.one_page(tmp_path / "a.pdf", words("late"), BOX + FONT)
+    path.write_bytes(path.read_bytes().replace(b"%PDF-1.4\n", header))
+    assert identify(path).kind == "pdf" and texts(path) == ["late"]
