@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import examples
-from workers.layout.lines import Line, lay_out
+from workers.layout.lines import Line, find_frame, lay_out
 from workers.layout.reading_order import text_in_reading_order
 
 PITCH = 20.0
@@ -323,3 +323,15 @@ def test_every_line_appears_once_whatever_the_order(found: list[tuple[int, ...]]
     assert sorted(re.findall(r"<\d+>", html.unescape(text))) == sorted(one.text for one in lines)
     random.Random(seed).shuffle(lines)
     assert text_in_reading_order(lines) == text
+
+
+def test_corners_of_short_lines_that_err_are_no_skew() -> None:
+    """Every other title of a table of contents leans by two pixels; page numbers stay with their titles."""
+    lines = []
+    for i in range(20):
+        y, lean = 20.0 * i, 2.0 * (i % 2)
+        quad = ((80.0, y), (210.0, y + lean), (210.0, y + 20 + lean), (80.0, y + 20))
+        lines += [Line(quad, f"Chapter {i}"), line(str(10 + i), 620, y, 22, 20)]
+    lean = find_frame(lines).angle
+    assert lean == 0.0
+    assert text_in_reading_order(lines).splitlines() == [f"Chapter {i}   {10 + i}" for i in range(20)]
