@@ -192,3 +192,18 @@ def test_every_line_appears_once_whatever_is_ruled(
     lines = [line(f"<{i}>", *map(float, box)) for i, box in enumerate(found)]
     text = text_in_reading_order(lines, rulings=Rulings(sorted(level), sorted(upright)))
     assert sorted(re.findall(r"<\d+>", html.unescape(text))) == sorted(one.text for one in lines)
+
+
+def test_table_beside_a_column_of_notes_is_known_by_where_rulings_end() -> None:
+    """The cells stand level with the notes; but the rulings of both end at the gutter, at heights of their own."""
+    rows = [[f"Row {i}", f"{i}10", f"{i}20"] for i in range(1, 11)]
+    places = (20, 160, 260)
+    table = [line(cell, x, 40 + 20 * i, 40) for i, row in enumerate(rows) for cell, x in zip(row, places, strict=True)]
+    notes = [line(f"Note {i}", 346, 40 + 20 * i, 90) for i in range(1, 11)]
+    left, right = [(20, y, 310, y) for y in (36, 96, 156, 256)], [(346, y, 660, y) for y in (46, 116, 246)]
+    written = "\n".join(f"| {' | '.join(row)} |" for row in rows[1:])
+    text = text_in_reading_order([*table, *notes], page(*left, *right))
+    assert text.index(written) < text.index("Note 1\nNote 2\nNote 3")
+    # Rulings level with each other on both sides are those of one table's rows.
+    level = page(*left, *[(346, y0, 660, y1) for _, y0, _, y1 in left])
+    assert "| Row 2 | 210 | 220 | Note 1 |" in text_in_reading_order([*table, *notes], level)

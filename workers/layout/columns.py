@@ -23,10 +23,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from workers.layout.lines import Box
+from workers.layout.rulings import Ruling
 
 # Lines of prose are 8 letter heights wide or more (about 16 Latin letters, 8 Chinese); cells of tables are shorter.
 PROSE_WIDTH = 8.0
@@ -38,6 +40,8 @@ _LABEL_WIDTH = 4.0
 _ERROR = 0.5
 # How far the middles of two level lines may lie apart: detectors err by a tenth, columns on two grids by any amount.
 _LEVEL = 0.25
+# So many rulings on each side, none level with one on the other, part two columns.
+_LEAST_RULED = 2
 
 
 @dataclass(slots=True)
@@ -50,10 +54,11 @@ class _Band:
         return min(len(self.left), len(self.right))
 
 
-def regions(boxes: list[Box], height: float) -> list[list[Box]]:
-    """In reading order; each is to be read row by row. `boxes` is sorted, `height` that of the page's usual line."""
+def regions(boxes: list[Box], height: float, ruled: Sequence[Ruling] = ()) -> list[list[Box]]:
+    """In reading order; each is to be read row by row. `boxes` is sorted, `height` that of the page's usual line,
+    `ruled` its level rulings."""
     found: list[list[Box]] = []
-    waiting = [boxes]
+    waiting = _ruled_apart(boxes, height, ruled)[::-1]
     while waiting:
         parts = _cut(waiting.pop(), height)
         if len(parts) == 1:
@@ -61,6 +66,36 @@ def regions(boxes: list[Box], height: float) -> list[list[Box]]:
         else:
             waiting += parts[::-1]
     return found
+
+
+def _ruled_apart(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -> list[list[Box]]:
+    """Cut where rulings on both sides of a gutter end at it, each at a height of its own: the rows of a table would
+    be ruled at the same height on both sides. So a table beside a column of notes is known, whose cells stand level
+    with the notes."""
+    ruled = [one for one in ruled if one.end - one.start > PROSE_WIDTH * height]
+    for x in sorted({one.end for one in ruled}):
+        left = [one for one in ruled if x - height <= one.end <= x + 0.5 * height]
+        right = [one for one in ruled if x + 0.5 * height < one.start <= x + 3 * height]
+        places = [sorted(one.at for one in side) for side in (left, right)]
+        apart = [
+            [one for one in side if not _is_near(one.at, others, 0.5 * height)]
+            for side, others in ((left, places[1]), (right, places[0]))
+        ]
+        if min(map(len, apart)) < _LEAST_RULED or 2 * len(apart[0]) < len(left) or 2 * len(apart[1]) < len(right):
+            continue
+        end = min(one.start for one in right)
+        top = min(one.at for one in left + right) - height
+        bottom = max(one.at for one in left + right) + height
+        between = [box for box in boxes if top < box.centre < bottom]
+        sides = [
+            [box for box in between if box.x1 < end],
+            [box for box in between if box.x1 >= end and box.x0 > x - 0.5 * height],
+        ]
+        if min(map(len, sides)) < 2 or len(sides[0]) + len(sides[1]) < len(between):
+            continue  # something crosses it
+        above, below = [box for box in boxes if box.centre <= top], [box for box in boxes if box.centre >= bottom]
+        return [part for part in (above, *sides, below) if part]
+    return [boxes]
 
 
 def _cut(boxes: list[Box], height: float) -> list[list[Box]]:

@@ -26,7 +26,7 @@ from workers.layout.headings import with_headings
 from workers.layout.lines import Box, Line, find_frame, lay_out
 from workers.layout.paragraphs import Block, blocks
 from workers.layout.rows import join, united
-from workers.layout.rulings import Rulings, find_rulings, in_frame, outside_text
+from workers.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text
 from workers.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ def text_in_reading_order(
     boxes.sort()
     if rulings is None and pixels is not None:
         rulings = find_rulings(pixels, frame.angle, height)
+    ruled: list[Ruling] = []
     if rulings is not None:
-        boxes = take_tables(boxes, outside_text(in_frame(rulings, frame), boxes), height)
-    return "\n\n".join(with_headings(_in_order(regions(boxes, height), body, _compounds(boxes)), body))
+        drawn = outside_text(in_frame(rulings, frame), boxes)
+        boxes, ruled = take_tables(boxes, drawn, height), drawn.level
+    return "\n\n".join(with_headings(_in_order(regions(boxes, height, ruled), body, _compounds(boxes)), body))
 
 
 def _in_order(found: list[list[Box]], body: float, compounds: frozenset[str]) -> list[Block]:
