@@ -168,6 +168,14 @@ def test_columns_half_a_line_apart_are_columns() -> None:
     assert text_in_reading_order(lines) == "A0 a1 a2 a3 a4 a5.\n\nB0 b1 b2 b3 b4 b5."
 
 
+def test_footnote_below_the_left_column_comes_after_both() -> None:
+    columns = [*column("a", 50, 0, 300, 8), *column("b", 380, 0, 300, 8)]
+    footnote = line("* What is said of it below, in small print", 50, 190, 250, 11)
+    assert text_in_reading_order([*columns, footnote]) == (
+        f"A0 a1 a2 a3 a4 a5 a6 a7.\n\nB0 b1 b2 b3 b4 b5 b6 b7.\n\n{footnote.text}"
+    )
+
+
 def test_line_whose_box_is_too_long_does_not_tear_the_columns() -> None:
     lines = [*column("a", 50, 0, 300, 8), *column("b", 360, 0, 300, 8)]
     lines[3] = line("a3", 50, 3 * PITCH, 314)  # reaches into the other column by a third of a line's height

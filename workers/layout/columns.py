@@ -207,6 +207,7 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
     if not left or not right:
         return [_Band(left + right)]
     by_default = _are_rows(left, right, height)
+    last_of_both = max((i for i, piece in enumerate(pieces) if piece.left and piece.right), default=0)
     joined: list[_Band] = []
     before: bool | None = None
     for i, piece in enumerate(pieces):
@@ -218,6 +219,8 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
                     are_rows = True
             elif len(piece.left) == len(piece.right) == 1 and not by_default and alone > height:
                 are_rows = abs(piece.left[0].centre - piece.right[0].centre) < _LEVEL * height
+        elif before is not None and i > last_of_both and _is_footnote(piece, bottoms[i - 1], height):
+            are_rows = True  # comes after all columns
         elif before is not None:
             are_rows = before  # goes with what is above
         elif len(piece.left) == 1 and i + 1 < len(pieces):
@@ -231,6 +234,12 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
         # A letterhead's lines stand on both sides, and come before both columns.
         before = None if alone > 1.5 * height and i == 0 else are_rows
     return joined
+
+
+def _is_footnote(piece: _Band, above: float, height: float) -> bool:
+    """Small print away from what ends at `above`."""
+    boxes = piece.left + piece.right
+    return median(box.size for box in boxes) < 0.9 * height and min(box.y0 for box in boxes) - above > 0.8 * height
 
 
 def _stands_alone(pieces: list[_Band], i: int, height: float) -> float:
