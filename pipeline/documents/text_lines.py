@@ -26,6 +26,7 @@ FLAGS = (
     | pymupdf.TEXT_COLLECT_VECTORS
 )
 _RULE_PT = 2.0  # thinner is a rule, which neither says anything nor hides it
+_MAX_COVERS = 200  # pictures that may hide text; a page of more is one in strips, and each is held against each line
 _PALE = 0xE0  # a channel of a text's colour above which it may be that of the paper
 
 
@@ -95,7 +96,7 @@ def _add_picture(found: TextLines, block: Any) -> None:
     if box.x1 > box.x0 and box.y1 > box.y0:
         scale = math.sqrt(image.w * image.h / ((box.x1 - box.x0) * (box.y1 - box.y0)))
         found.pictures.append((box.x0, box.y0, box.x1, box.y1, scale))
-    if image.mask is not None or image.imagemask:
+    if image.mask is not None or image.imagemask or len(found.pictures) > _MAX_COVERS:
         return
     for index, (x0, y0, x1, y1) in enumerate(found.boxes):
         if box.x0 < (x0 + x1) / 2 < box.x1 and box.y0 < (y0 + y1) / 2 < box.y1:

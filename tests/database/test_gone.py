@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.batch_options import take_selection
 from pipeline.ingest.register import register_all
 from pipeline.ingest.selection import ALL_FILES, Selection, select_files
 from pipeline.ingest.submission import open_named_batch
@@ -207,6 +208,7 @@ def test_content_that_changed_within_size_and_time_is_noticed_where_it_is_checke
         assert changed.stat().st_size == status.st_size
         os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert walks.walk(docs, name="n") == []
-    checking = Selection(checks_content=True)
+    given = {"include": (), "exclude": (), "ignores_unsupported": False, "check": "content"}
+    checking = take_selection(given)
     assert sorted(walks.walk(docs, name="n", selection=checking)) == [str(path), f"{zip_path}!/1.pdf"]
     assert walks.walk(docs, name="n", selection=checking) == []

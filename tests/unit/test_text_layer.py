@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from pipeline.documents.drawn import Limits
 from pipeline.documents.layer_lines import LayerLine
 from pipeline.documents.render_pdf import PdfPages
 from pipeline.documents.text_layer import is_garbled, judge
+from pipeline.documents.text_lines import FLAGS, text_lines
 from pipeline.store.layer_text import whole_words
 from schemas.text_layers import SENTENCES, Verdict
+from tests import hostile
 
 LINES = [
     "The harbour log says that fog came in at six and the ferry waited",
@@ -160,6 +163,26 @@ def test_a_layer_is_judged_by_what_the_page_shows(
         assert judge(drawn.text_layer, lines, None if is_plain else picture) == verdict
         assert judge(drawn.text_layer, lines, picture) == verdict, "a picture that need not be looked at says the same"
         assert is_plain == (draw in (typed, without_meaning))
+
+
+def test_thousands_of_lines_and_pictures_take_no_time_that_their_product_would(tmp_path: Path) -> None:
+    lines = b"".join(
+        b"BT /T 3 Tf 1 0 0 1 %d %d Tm (word) Tj ET " % (12 * (n % 40), 8 * (n // 40)) for n in range(4_000)
+    )
+    pictures = b"".join(b"q 1 0 0 1 %d 900 cm /I Do Q " % (n % 480) for n in range(4_000))
+    resources = b"/Resources<</XObject<</I 5 0 R>>/Font<</T<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
+    picture = b"/Type/XObject/Subtype/Image/Width 1/Height 1/ColorSpace/DeviceGray/BitsPerComponent 8"
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 500 910]/Contents 4 0 R" + resources + b">>"
+    head = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>", page]
+    path = hostile.pdf_of(
+        [*head, hostile.stream(lines + pictures), hostile.stream(b"\x80", picture)], tmp_path / "a.pdf"
+    )
+    with pymupdf.open(path) as document:
+        text_page = pymupdf.TextPage(document[0].get_displaylist().get_textpage(FLAGS))
+        started = time.process_time()
+        found = text_lines(text_page)
+    assert len(found.pictures) == 4_000 and len(found.boxes) >= 100
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize(
