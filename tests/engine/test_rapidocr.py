@@ -113,6 +113,26 @@ def test_page_of_a_few_words_is_read_whichever_way_it_lies(
     assert (x1 - x0 > y1 - y0) == (turns % 2 == 0)  # in pixels of the page as given
 
 
+VERTICAL = ["港湾事務所の文書館には手紙帳簿図", "面の箱が四十一箱ありその多くは百", "年以上読まれていない"]
+
+
+def test_vertical_writing_does_not_turn_the_page(engine: RapidOcrEngine) -> None:
+    texts = [(300 - 24 * j, 24 + 15 * i, char) for j, column in enumerate(VERTICAL) for i, char in enumerate(column)]
+    page = pymupdf.open().new_page(width=340, height=270)
+    for x, y, char in texts:
+        page.insert_text((x, y), char, fontname="japan", fontsize=14)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.7, 1.7), alpha=False)
+    answer = read(engine, np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3))
+    assert (answer.text.replace("\n", ""), answer.angle) == ("".join(VERTICAL), 0)
+
+
+def test_chinese_page_on_its_side_is_turned(engine: RapidOcrEngine) -> None:
+    lines = ["港务局档案共四十一箱，内有信件、账簿与图纸，", "自一九一三年以来大多无人查阅。"]
+    page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")
+    for turns in (1, 3):
+        assert read(engine, np.rot90(page, turns)).angle == 90 * turns
+
+
 def test_sideways_table_on_an_upright_page_does_not_turn_it_and_is_read(engine: RapidOcrEngine) -> None:
     page = np.full((448, 640, 3), 255, np.uint8)
     page[:224, :448] = two_columns()

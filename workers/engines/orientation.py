@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from workers.engines.regions import Reading, Region, letters
+from workers.layout.lines import CJK
 
 _NUM_TRIED = 6
 # Above this a page lies right, and nothing else is tried. Small print that lies right has 0.9 and more.
@@ -49,24 +50,50 @@ def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], R
     if not along and not across:  # a letter or two: their boxes say nothing of how the line runs
         along = across = list(regions)
     lies_turned = _length_px(along) > _length_px(across)
-    axes = [(along, (Turn.LEFT, Turn.RIGHT)), (across, (Turn.NONE, Turn.HALF))]
-    first, second = axes if lies_turned else reversed(axes)
+    axes = [(across, (Turn.NONE, Turn.HALF)), (along, (Turn.LEFT, Turn.RIGHT))]
+    turn = _most_sense(axes[::-1] if lies_turned else axes, read)
+    if turn is None:
+        return Orientation(Turn.NONE, is_in_doubt=lies_turned)
+    if turn == Turn.LEFT and _is_vertical_writing(along, read):
+        return Orientation(Turn.NONE)
+    return Orientation(turn)
+
+
+def _most_sense(
+    axes: Sequence[tuple[list[Region], tuple[Turn, Turn]]], read: Callable[[Region, Turn], Reading]
+) -> Turn | None:
+    """The turn that makes sense of the lines of an axis, the likelier of which comes first; None where none does."""
+    likely, (first, _) = axes[0]
     senses: dict[Turn, float] = {}
-    for lines, turns in (first, second):
-        if _length_px(lines) < _WITNESSES * _length_px(first[0]):
+    for lines, turns in axes:
+        if _length_px(lines) < _WITNESSES * _length_px(likely):
             continue
         for turn in turns:
             senses[turn] = _sense(lines, read, turn)
-            if senses[turn] >= _SOUND and turn == first[1][0]:
-                return Orientation(turn)
+            if turn == first and senses[turn] >= _SOUND:
+                return turn
         if max(senses.values()) >= _SOUND:
             break
-    best = max(senses, key=lambda turn: senses[turn], default=Turn.NONE)
-    others = [sense for turn, sense in senses.items() if turn != best]
-    needed = min(_GAIN, 0.5 * (1 - max(others))) if best in first[1] and others else _GAIN
-    if best and senses[best] >= max(_SENSE, max(others, default=0.0) + needed):
-        return Orientation(best)
-    return Orientation(Turn.NONE, is_in_doubt=lies_turned and best != Turn.NONE)
+    best = max(senses, key=lambda turn: senses[turn])
+    if best == Turn.NONE:
+        return best
+    other = max((sense for turn, sense in senses.items() if turn != best), default=0.0)
+    # Of the two ways to hold an axis one is right; a line of the other axis must say more.
+    needed = min(_GAIN, 0.5 * (1 - other)) if best in axes[0][1] else _GAIN
+    return best if senses[best] >= max(_SENSE, other + needed) else None
+
+
+def _is_vertical_writing(along: Sequence[Region], read: Callable[[Region, Turn], Reading]) -> bool:
+    """Chinese or Japanese whose signs stand upright below each other: the recognizer reads such a line on its side, as
+    it was taught to. Signs one by one tell it from a turned page: there they lie with their heads to the right, which
+    it was not taught."""
+    region = max(along, key=lambda region: region.length_px)
+    text = read(region, Turn.LEFT).text
+    if 2 * len(CJK.findall(text)) < len(text) or len(text) < 2:
+        return False
+    signs = region.pieces(len(text))[: 2 * _NUM_TRIED]
+    are_read = [read(sign, Turn.NONE).text == char for sign, char in zip(signs, text, strict=False)]
+    return 2 * sum(are_read) > len(are_read)
 
 
 def _length_px(regions: Sequence[Region]) -> float:
@@ -79,6 +106,8 @@ def _sense(regions: Sequence[Region], read: Callable[[Region, Turn], Reading], t
     weight = sense = 0.0
     for region in tried:
         length, (text, confidence) = region.length_in_heights, read(region, turn)
+        if turn and len(regions) == 1 and len(text) < 2:
+            return 0.0  # one letter alone looks like another one that is turned
         weight += length
         sense += length * confidence * min(1.0, letters(text) / length)
     return sense / weight if weight else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workers.engines.ink import Ink
@@ -30,14 +30,29 @@ class Region:
 
     quad: Quad
     image: NDArray[np.uint8]
-    """Cut out, in BGR; RapidOCR laid one that is much higher than wide on its right side."""
+    """Cut out, in BGR."""
+    is_laid: bool = False
+    """The image was turned counter-clockwise by a quarter, as RapidOCR does where one is much higher than wide."""
 
     def turned(self, turn: int) -> NDArray[np.uint8]:
         """As it stands on the page after that is turned by so many quarters counter-clockwise."""
         import numpy as np
 
-        was_laid = self.height_px > self.width_px and self.image.shape[1] > self.image.shape[0]
-        return np.rot90(self.image, turn - was_laid)
+        return np.rot90(self.image, turn - self.is_laid)
+
+    def pieces(self, count: int) -> list[Region]:
+        """So many of equal height, from its top down as it stands on the page."""
+        (x0, y0), (x1, y1), (x2, y2), (x3, y3) = self.quad
+        image = self.turned(0)
+        cuts = [(i / count, (i + 1) / count) for i in range(min(count, image.shape[0]))]
+
+        def at(share: float) -> tuple[Point, Point]:
+            return (x0 + share * (x3 - x0), y0 + share * (y3 - y0)), (x1 + share * (x2 - x1), y1 + share * (y2 - y1))
+
+        return [
+            Region((*at(top), at(end)[1], at(end)[0]), image[int(top * len(image)) : int(end * len(image))])
+            for top, end in cuts
+        ]
 
     @property
     def width_px(self) -> float:
@@ -91,7 +106,7 @@ class Models:
         except RapidOCRError:  # its word for: nothing is there
             return []
         boxes = map_boxes_to_original(found.boxes, done_to_it, *pixels.shape[:2])
-        return [Region(_quad(box), cut) for box, cut in zip(boxes, images, strict=True)]
+        return [_region(_quad(box), cut) for box, cut in zip(boxes, images, strict=True)]
 
     def find_within(self, pixels: NDArray[np.uint8], ink: Ink) -> list[Region]:
         """Likewise in the piece of the page that holds ink, with paper around it as high as a line may be."""
@@ -99,7 +114,7 @@ class Models:
         left, top = max(0, ink.left - margin), max(0, ink.top - margin)
         piece = pixels[top : ink.bottom + margin, left : ink.right + margin]
         return [
-            Region(_quad([(x + left, y + top) for x, y in region.quad]), region.image) for region in self.find(piece)
+            replace(region, quad=_quad([(x + left, y + top) for x, y in region.quad])) for region in self.find(piece)
         ]
 
     def read(self, image: NDArray[np.uint8]) -> Reading:
@@ -109,6 +124,11 @@ class Models:
 
         found = self._reader.text_rec(TextRecInput(img=[np.ascontiguousarray(image)], return_word_box=False))
         return Reading(found.txts[0].strip(), float(found.scores[0]))
+
+
+def _region(quad: Quad, image: NDArray[np.uint8]) -> Region:
+    region = Region(quad, image)
+    return replace(region, is_laid=region.height_px > region.width_px and image.shape[1] > image.shape[0])
 
 
 def _quad(box: Any) -> Quad:
