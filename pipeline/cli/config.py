@@ -8,13 +8,23 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, cli, engine_options, home_option, json_option, one_line, text_layer_option
+from pipeline.cli.options import (
+    EXIT_DONE,
+    cli,
+    detail_option,
+    engine_options,
+    home_option,
+    json_option,
+    one_line,
+    text_layer_option,
+)
 
 
 @cli.command()
 @home_option
 @engine_options
 @text_layer_option
+@detail_option
 @json_option
 def config(home: Path | None, as_json: bool, **flags: Any) -> int:
     """Each setting, its value, and where that comes from.

@@ -41,8 +41,9 @@ def cli() -> None:
       pagepack submit docs/                   leave it to workers (pagepack worker) on other machines
 
     Everything lies in one folder (--home, default ./pagepack-data). A command that was interrupted goes on where it
-    was when you repeat it. Settings are variables too: --home is PAGEPACK_HOME, and so are --engine, --model and
-    --text-layer; `pagepack config` lists all with their values. They may stand in a file pagepack.toml, too.
+    was when you repeat it. Settings are variables too: --home is PAGEPACK_HOME, and so are --engine, --model,
+    --text-layer and --detail; `pagepack config` lists all with their values. They may stand in a file pagepack.toml,
+    too.
 
     \b
     Exit codes: 0 all pages done; a file of a kind that is not read is named, and is no failure

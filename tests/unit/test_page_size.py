@@ -55,8 +55,8 @@ def test_image_files_are_never_enlarged(width: int, height: int, print_size: flo
 
 def test_a4_comes_out_as_the_text_says() -> None:
     assert sides(595.276, 841.89, None, "page") == (736, 1024)
-    assert sides(595.276, 841.89, 10) == (960, 1360)
-    assert sides(595.276, 841.89, 14) == sides(595.276, 841.89, 30) == (736, 1024), "large print costs no more"
+    assert sides(595.276, 841.89, 8) == (1200, 1696)
+    assert sides(595.276, 841.89, 10) == sides(595.276, 841.89, 30) == (736, 1024), "large print costs no more"
     assert sides(595.276, 841.89, 10, "2048") == (1456, 2048)
 
 
