@@ -343,3 +343,11 @@ def test_corners_of_short_lines_that_err_are_no_skew() -> None:
     lean = find_frame(lines).angle
     assert lean == 0.0
     assert text_in_reading_order(lines).splitlines() == [f"Chapter {i}   {10 + i}" for i in range(20)]
+
+
+def test_receipt_that_lies_askew_is_set_level_though_its_lines_are_short() -> None:
+    labels = [line(f"Lamp oil {i}", 40, 40.0 * i, 180, 34) for i in range(14)]
+    prices = [line(f"{i}.50", 520, 40.0 * i, 80, 32) for i in range(14)]
+    lines = turned([*labels, *prices], -0.75)
+    assert find_frame(lines).angle == pytest.approx(math.radians(-0.75), abs=1e-4)
+    assert "| Lamp oil 3 | 3.50 |" in text_in_reading_order(lines)

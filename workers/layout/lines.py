@@ -133,9 +133,12 @@ def find_angle(lines: Sequence[Line]) -> float:
     low, high = 0.25 * total, 0.75 * total
     shares = [max(0.0, min(end, high) - max(end - one[1], low)) for one, end in zip(found, passed, strict=True)]
     angle = sum(share * one[0] for share, one in zip(shares, found, strict=True)) / sum(shares)
-    # A corner errs by about a tenth of the line's height: what is within three times that is no angle.
+    # A corner errs by about a tenth of the line's height: what is within twice that is no angle, nor what is within
+    # three times where most lines say another.
     error = 0.1 * sum(weight * height for _, weight, height in found) / total / math.sqrt(total)
-    return angle if 3 * error < abs(angle) < _MAX_SKEW else 0.0
+    agreed = sum(weight for one, weight, _ in found if abs(one - angle) < 0.5 * abs(angle))
+    least = (2 if agreed > 0.6 * total else 3) * error
+    return angle if least < abs(angle) < _MAX_SKEW else 0.0
 
 
 def _is_vertical(lines: Sequence[Line]) -> bool:
