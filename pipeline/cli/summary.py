@@ -30,7 +30,8 @@ def _named_failures(settings: Settings, batch_id: str, count: int, where: str) -
     found = run_sql(settings, f"SELECT source_path, page_number, reason {of_batch} LIMIT {_NAMED}")
     for name, number, reason in found.rows:
         page = "" if number is None else f" page {number!s}"
-        named = "" if str(name) in str(reason) and not page else f"{name!s}{page}: "
+        is_named = f"page {number!s} of {name!s}:" in str(reason) if page else str(name) in str(reason)
+        named = "" if is_named else f"{name!s}{page}: "
         yield f"  {one_line(named + str(reason))}"
     if count > _NAMED:
         yield f'  and {count - _NAMED:,} more: pagepack sql{where} "SELECT source_path, page_number, reason {of_batch}"'

@@ -20,7 +20,7 @@ _MEDIA = {
 }
 
 
-def beside_document(document: Any, pdf: Any) -> Iterator[str]:
+def beside_document(document: Any, pdf: Any, *, are_files_encrypted: bool = False) -> Iterator[str]:
     """Sentences about what lies beside all pages of a `pymupdf.Document`."""
     catalog = mupdf.pdf_dict_gets(mupdf.pdf_trailer(pdf), "Root")
     form = mupdf.pdf_dict_gets(catalog, "AcroForm")
@@ -34,11 +34,11 @@ def beside_document(document: Any, pdf: Any) -> Iterator[str]:
             )
     is_portfolio = mupdf.pdf_is_dict(mupdf.pdf_dict_gets(catalog, "Collection"))
     names = document.embfile_names()
+    fate = "encrypted and not read" if are_files_encrypted else "which --attachments reads"
     if is_portfolio:
-        holds = f"it holds {_counted(names)}, which --attachments reads"
-        yield f"the document is a portfolio: its page is a cover, and {holds}"
+        yield f"the document is a portfolio: its page is a cover, and it holds {_counted(names)}, {fate}"
     elif names:
-        yield f"the document has {_counted(names)} attached, which --attachments reads"
+        yield f"the document has {_counted(names)} attached, {fate}"
 
 
 def beside_page(page: Any) -> Iterator[str]:

@@ -119,7 +119,7 @@ def main() -> None:
         if message["op"] == "attachments":
             from pipeline.documents.pdf_attachments import attached_files
 
-            for name, content, fault in attached_files(f"/dev/fd/{descriptors[0]}"):
+            for name, content, fault in attached_files(f"/dev/fd/{descriptors[0]}", limits.max_pages):
                 allow_cpu(seconds)
                 connection.sendall(pack({"is": "attachment", "name": clean(name), "error": fault}))
                 for start in range(0, len(content), CONTENT_BYTES):

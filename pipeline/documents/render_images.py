@@ -6,6 +6,7 @@ Runs only inside the sandboxed process.
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
@@ -101,9 +102,8 @@ class ImageFrames:
                         raise error from None
                     return other
             self._is_lenient = True
-            self._notes.append(
-                f"a part of the {self._kind.upper()} file beside its picture is damaged, and is left out"
-            )
+            part = f"a part of the {self._kind.upper()} file beside its picture"
+            self._notes.append(f"{part} is damaged or too large, and is left out")
             return image
 
     def _by_mupdf(self, error: type[DocumentRejected] | type[PageFailed]) -> Image.Image | None:
@@ -248,11 +248,17 @@ def _turn(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
     if image.format in TURNED_ALREADY:
         return None
+    orientation = None
     try:
-        return TURNS.get(image.getexif().get(0x0112, 1))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)  # all that Pillow says of a directory outside its data
+            orientation = image.getexif().get(0x0112)
+        is_broken = bool(said) and orientation is None
     except Exception:  # whatever the parsing of strangers' bytes trips over
+        is_broken = "exif" in image.info  # else Pillow only looked for it, behind a picture that is cut
+    if is_broken:
         notes.append("the EXIF data are broken: should the picture be turned, nobody knows")
-        return None
+    return TURNS.get(orientation) if orientation is not None else None
 
 
 def _stretch(image: Image.Image) -> tuple[float, float]:

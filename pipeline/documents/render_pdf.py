@@ -48,7 +48,7 @@ class PdfPages:
                 raise DocumentRejected("the PDF is broken and no page of it could be recovered", cause="damaged")
             self._mended = tree.notes
             self._beside = [note] if note else []
-            self._beside += beside_document(self._document, self._pdf)
+            self._beside += beside_document(self._document, self._pdf, are_files_encrypted=bool(note))
         except DocumentRejected as error:
             raise self._as_text(source) or error from None
         except PDF_ERRORS as error:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli.summary import _named_failures
 from pipeline.errors import PageFailed, UsageError
 from pipeline.query.batch_status import batch_rows, find_batch, status
 from pipeline.query.formats import write_csv, write_json, write_table
@@ -605,3 +606,16 @@ def test_a_moment_that_the_database_wrote_is_read_as_one_that_we_wrote(archive: 
     assert before - timedelta(seconds=1) <= moment <= datetime.now(UTC) + timedelta(seconds=1)
     if archive.db.dialect == "sqlite":
         assert len(archive.scalar("SELECT ended_at FROM task_attempts")) == len("2026-01-01 00:00:00.000000")
+
+
+def test_the_closing_summary_names_a_page_that_failed_once(archive: Archive, settings: Settings) -> None:
+    document_id = archive.see("a.pdf")
+    assert document_id is not None
+    drawing, reading = archive.ingest(document_id, ["first", "second"])
+    archive.read(drawing, PageFailed("page 1 of a.pdf: the picture is one colour", cause="damaged"))
+    archive.read(reading, PageFailed("its 2 lines are in another script", cause="unread-script"))
+    said = list(_named_failures(settings, archive.batches["b"].public_id, 2, ""))
+    assert said == [
+        "  page 1 of a.pdf: the picture is one colour",
+        "  a.pdf page 2: its 2 lines are in another script",
+    ]

@@ -66,8 +66,11 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     chunk = odd_images.png_chunk(b"tEXt", b"Comment\0scanned", crc=1)
     assert "beside its picture" in drawn(odd_images.png_with(path, lines_of_text(), chunk))[0].warnings
-    chunk = odd_images.png_chunk(b"eXIf", b"no EXIF at all")
-    assert "EXIF" in drawn(odd_images.png_with(path, lines_of_text(), chunk))[0].warnings
+    chunk = odd_images.png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21)))
+    assert "too large" in drawn(odd_images.png_with(path, lines_of_text(), chunk))[0].warnings
+    for exif in (b"no EXIF at all", b"MM\0*\0\0\xff\xff"):  # the second is only warned of by Pillow
+        chunk = odd_images.png_chunk(b"eXIf", exif)
+        assert "EXIF" in drawn(odd_images.png_with(path, lines_of_text(), chunk))[0].warnings
 
 
 # Cut in the picture
@@ -84,6 +87,7 @@ def test_a_cut_picture_is_read_as_far_as_it_goes(tmp_path: Path, kind: str, opti
         data = odd_images.directory_first(data)
     [page] = drawn(odd_images.cut(path, data, 0.5))
     rows, height = ink_rows(page)[:640], 640
+    assert "EXIF" not in page.warnings, "it has none"
     missing = float(re.search(r"([\d.]+) % of the picture", page.warnings)[1]) / 100  # type: ignore[index]
     assert 0.2 < missing < 0.8
     there = rows[: int(height * (1 - missing))] if kind != "BMP" else rows[int(height * missing) :]

@@ -9,6 +9,8 @@ import pytest
 
 from pipeline.documents.drawn import Drawn, Limits
 from pipeline.documents.identify import identify
+from pipeline.documents.pdf_attachments import attached_files
+from pipeline.documents.pdf_beside import beside_document
 from pipeline.documents.render import open_document
 from pipeline.errors import DocumentRejected, PageFailed
 from tests import odd_pdfs
@@ -104,6 +106,25 @@ def test_a_tree_that_unfolds_to_countless_pages_is_refused_soon(tmp_path: Path) 
     assert caught.value.cause == "too-large"
 
 
+@pytest.mark.parametrize("count", ["-3", "0", "1", "2000000000", "null"])
+def test_what_is_attached_is_found_whatever_the_page_tree_counts(tmp_path: Path, count: str) -> None:
+    with pymupdf.open() as document:
+        for _ in ALL:
+            document.new_page(width=200, height=200)
+        document.embfile_add("annex", b"of the document", filename="annex.txt")
+        document[2].add_file_annot((10, 10), b"of the last page", "pinned.txt")
+        root = int(document.xref_get_key(document.pdf_catalog(), "Pages")[1].split()[0])
+        document.xref_set_key(root, "Pad", "(0123456789)")
+        data = document.tobytes()
+    assert b"/Count 3" in data and b"(0123456789)" in data
+    pad = b"(%s)" % b"0123456789"[len(count) - 1 :]  # so that the offsets stay right
+    (tmp_path / "a.pdf").write_bytes(
+        data.replace(b"/Count 3", b"/Count %s" % count.encode()).replace(b"(0123456789)", pad)
+    )
+    found = [("annex.txt", b"of the document", None), ("pinned.txt", b"of the last page", None)]
+    assert list(attached_files(str(tmp_path / "a.pdf"), 100)) == found
+
+
 # Structure, boxes, encryption
 
 
@@ -141,6 +162,17 @@ def test_rc4_with_an_empty_password_is_read(
 def test_pages_are_read_where_attachments_alone_are_encrypted(tmp_path: Path) -> None:
     page = only(odd_pdfs.attachments_encrypted(tmp_path / "a.pdf"))
     assert page.text_layer == "plain\n" and "encrypted" in page.warnings
+    assert list(attached_files(str(tmp_path / "a.pdf"), 100)) == []
+
+
+def test_attached_files_that_are_encrypted_are_not_promised() -> None:
+    with pymupdf.open() as document:
+        document.new_page()
+        document.embfile_add("annex", b"x", filename="annex.txt")
+        pdf = pymupdf.mupdf.pdf_document_from_fz_document(document.this)
+        assert "--attachments" in " ".join(beside_document(document, pdf))
+        [said] = beside_document(document, pdf, are_files_encrypted=True)
+    assert "annex" in said and "encrypted" in said and "--attachments" not in said
 
 
 @pytest.mark.parametrize(
