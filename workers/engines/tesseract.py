@@ -42,6 +42,7 @@ _VERSION = 1
 _SOUND_CONFIDENCE = 0.85
 _DOUBTFUL, _FEW_LETTERS = 0.7, 200
 _POLL_SECONDS = 0.2
+_KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TESSDATA_PREFIX", "TMPDIR")
 _LEAST_ORIENTATION_CONFIDENCE = 2.0  # Tesseract's own scale; beneath it errs
 
 
@@ -115,7 +116,7 @@ class TesseractEngine(PageThreads):
                 stdin=image,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, "OMP_THREAD_LIMIT": "1"},  # the cores are taken: one page each
+                env=_environment(),
             )
         try:
             while not is_late():
@@ -127,6 +128,12 @@ class TesseractEngine(PageThreads):
             if process.returncode is None:
                 process.kill()
                 process.communicate()
+
+
+def _environment() -> dict[str, str]:
+    """Without our credentials: it is a large program that reads strangers' pages."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | {"OMP_THREAD_LIMIT": "1"}  # the cores are taken: one page each
 
 
 class _Late(Exception):
@@ -181,7 +188,7 @@ def find_tesseract() -> Installed:
 
 
 def _ask(command: str, what: str) -> str:
-    done = subprocess.run([command, what], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([command, what], capture_output=True, text=True, timeout=30, check=True, env=_environment())
     return done.stdout or done.stderr  # version 4.0 says its version on standard error
 
 

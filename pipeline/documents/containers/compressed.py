@@ -17,6 +17,7 @@ from pipeline.documents.containers.tar_files import TarMembers
 from pipeline.documents.files import Kind, kind_of
 
 _CHUNK_BYTES = 1 << 20
+_PACKED_BYTES = 1 << 16  # what follows a stream is copied: of many tiny ones, for each
 _XZ_MEMORY_BYTES = 256 * 2**20  # `xz -9` needs 65 MiB; a header may ask for 4 GiB
 _MOST_EMPTY_STREAMS = 1_000
 _ENDINGS = {Kind.GZIP: (".gz", ".tgz"), Kind.BZIP2: (".bz2", ".tbz2", ".tbz"), Kind.XZ: (".xz", ".txz")}
@@ -89,12 +90,12 @@ class CompressedMembers:
     def _unpack(self, file: BinaryIO, limit_bytes: int, over: MembersLost) -> None:
         """All of its streams, one after another."""
         file.seek(0)
-        packed, size, num_empty = file.read(_CHUNK_BYTES), 0, 0
+        packed, size, num_empty = file.read(_PACKED_BYTES), 0, 0
         while packed:
             decompressor, before = _DECOMPRESSORS[self._kind](), size
             while not decompressor.eof:
                 if not packed and decompressor.needs_input:
-                    packed = file.read(_CHUNK_BYTES)
+                    packed = file.read(_PACKED_BYTES)
                     if not packed:
                         raise EOFError("it ends in the middle")
                 data, packed = decompressor.decompress(packed, _CHUNK_BYTES), b""
@@ -107,7 +108,7 @@ class CompressedMembers:
             num_empty += size == before
             if num_empty > _MOST_EMPTY_STREAMS:
                 raise ValueError("it is made of empty streams")
-            packed = (decompressor.unused_data or file.read(_CHUNK_BYTES)).lstrip(b"\0")
+            packed = (decompressor.unused_data or file.read(_PACKED_BYTES)).lstrip(b"\0")
 
 
 def _without_ending(name: str, kind: Kind) -> str:

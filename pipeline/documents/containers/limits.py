@@ -34,8 +34,7 @@ class Budget:
     def spend_member(self) -> None:
         """Raises MembersLost where it is one too many."""
         if self.num_members <= 0:
-            over = f"has more than {self._whole[0]:,} members, which is the limit{self._of_a_part()}"
-            raise MembersLost("too-large", f"{over}; raise PAGEPACK_MAX_CONTAINER_MEMBERS or unpack it; {_SO_FAR}")
+            raise self.too_many_members(_SO_FAR)
         self._spend(1, 0)
 
     def spend_bytes(self, num_bytes: int) -> None:
@@ -43,6 +42,10 @@ class Budget:
         if num_bytes > self.num_bytes:
             raise self.too_many_bytes()
         self._spend(0, num_bytes)
+
+    def too_many_members(self, and_then: str = "none of them is taken") -> MembersLost:
+        over = f"has more than {self._whole[0]:,} members, which is the limit{self._of_a_part()}"
+        return MembersLost("too-large", f"{over}; raise PAGEPACK_MAX_CONTAINER_MEMBERS or unpack it; {and_then}")
 
     def too_many_bytes(self) -> MembersLost:
         over = f"unpacks to more than {self._whole[1]:,} bytes, which is the limit{self._of_a_part()}"

@@ -30,6 +30,7 @@ from pipeline.documents.files import Kind
 MOST_MAIL_BYTES = 256 * 2**20  # it is held in memory, and its parts a second time
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHOWN_HEADERS = ("From", "To", "Cc", "Date", "Subject")
+_EMBEDDED = "__substg1.0_3701000D"  # the storage of a message within a message, in that of its attachment
 _MSG_SHOWN = {"From": ("0C1A", "0C1F"), "To": ("0E04",), "Cc": ("0E03",), "Subject": ("0037",)}
 
 
@@ -179,17 +180,41 @@ def _raw(message: email.message.Message, name: str) -> str:
 def _msg(file: BinaryIO) -> Mail:
     import olefile
 
+    size_bytes = file.seek(0, 2)
     with olefile.OleFileIO(file) as ole:
-        return _stored_mail(ole, [])
+        paths: dict[tuple[str, ...], dict[tuple[str, ...], list[str]]] = {}
+        for path in ole.listdir():  # by the message that they are of, which may lie in another
+            folder: tuple[str, ...] = ()
+            for at in range(1, len(path)):
+                if path[at] == _EMBEDDED:
+                    paths.setdefault(folder, {})[path[at - 1], _EMBEDDED] = path
+                    folder = tuple(path[: at + 1])
+            paths.setdefault(folder, {})[tuple(path[len(folder) :])] = path
+        return _stored_mail(_Streams(ole, size_bytes), paths, ())
 
 
-def _stored_mail(ole: Any, folder: list[str]) -> Mail:
+class _Streams:
+    """Of an Outlook file, which together are no larger than the file, unless many of them share their sectors."""
+
+    def __init__(self, ole: Any, size_bytes: int) -> None:
+        self._ole, self._left = ole, size_bytes
+
+    def read(self, path: list[str]) -> bytes:
+        self._left -= self._ole.get_size(path)
+        if self._left < 0:
+            raise ValueError("its streams are larger than the file")
+        return bytes(self._ole.openstream(path).read())
+
+
+def _stored_mail(
+    of: _Streams, paths: dict[tuple[str, ...], dict[tuple[str, ...], list[str]]], folder: tuple[str, ...]
+) -> Mail:
     """A message and what it holds, from the storage in which it lies; read whole, for the file closes."""
-    streams = {tuple(path[len(folder) :]): path for path in ole.listdir() if path[: len(folder)] == folder}
+    streams = paths.get(folder, {})
 
     def stored(tag: str, *below: str) -> bytes | None:
         path = streams.get((*below, f"__substg1.0_{tag}"))
-        return None if path is None else bytes(ole.openstream(path).read())
+        return None if path is None else of.read(path)
 
     def text(tag: str, *below: str) -> str:
         wide, narrow = stored(f"{tag}001F", *below), stored(f"{tag}001E", *below)
@@ -198,15 +223,15 @@ def _stored_mail(ole: Any, folder: list[str]) -> Mail:
         return _decoded((narrow or b"").rstrip(b"\0"), None)
 
     mail = Mail({name: next(filter(None, map(text, tags)), "") for name, tags in _MSG_SHOWN.items()})
-    mail.headers["Date"] = _sent(stored("007D001F"), streams, ole)
+    properties = streams.get(("__properties_version1.0",))
+    mail.headers["Date"] = _sent(stored("007D001F"), of.read(properties) if properties else b"")
     html_bytes = stored("10130102")
     mail.html = _decoded(html_bytes, None) if html_bytes else text("1013") or None
     mail.plain = text("1000") or None
     for attached in sorted({path[0] for path in streams if path[0].startswith("__attach_version1.0_#")}):
         name = text("3707", attached) or text("3704", attached)
-        embedded = (attached, "__substg1.0_3701000D")
-        if any(path[:2] == embedded and len(path) > 2 for path in streams):
-            inner = _stored_mail(ole, [*folder, *embedded])
+        if (attached, _EMBEDDED) in streams:
+            inner = _stored_mail(of, paths, (*folder, attached, _EMBEDDED))
             name = _named((name or inner.headers["Subject"]).replace("/", "-"), "message", ".eml", mail)
             mail.attachments.append((name, partial(_as_eml, inner)))
         elif (content := stored("37010102", attached)) is not None:
@@ -214,13 +239,11 @@ def _stored_mail(ole: Any, folder: list[str]) -> Mail:
     return mail
 
 
-def _sent(headers: bytes | None, streams: dict[tuple[str, ...], Any], ole: Any) -> str:
+def _sent(headers: bytes | None, properties: bytes) -> str:
     """When it was sent: of the headers that came with it, else of its properties."""
     found = re.search(r"^Date:(.*)$", (headers or b"").decode("utf-16-le", "replace"), re.MULTILINE)
     if found:
         return found[1].strip()
-    path = streams.get(("__properties_version1.0",))
-    properties = bytes(ole.openstream(path).read()) if path else b""
     at = properties.find(b"\x40\0\x39\0")  # a time, 0039: when the client submitted it
     if at < 0 or len(properties) < at + 16:
         return ""

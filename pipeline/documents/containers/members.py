@@ -50,7 +50,7 @@ class Names:
     """Makes the names that archives give into paths below the archive, each another one."""
 
     def __init__(self) -> None:
-        self._taken: set[int] = set()
+        self._taken: dict[int, int] = {}  # → the last number that was given to a further one of the same name
 
     def name(self, raw: str) -> str:
         """Without a leading `/`, a drive, `.` and empty parts, as unpackers do; a name that is taken gets a number."""
@@ -61,11 +61,14 @@ class Names:
         plain = plain.encode("utf-8", "surrogateescape" if _is_escaped(plain) else "replace").decode(
             "utf-8", "surrogateescape"
         )
-        name, number = plain, 1
-        while (key := _key(name)) in self._taken:
-            number += 1
-            name = f"{plain} ({number})"
-        self._taken.add(key)
+        name, key = plain, _key(plain)
+        if (number := self._taken.get(key)) is not None:  # counted on from there: all members may have one name
+            first = key
+            while (key := _key(name)) in self._taken:
+                number += 1
+                name = f"{plain} ({number})"
+            self._taken[first] = number
+        self._taken[key] = 1
         return name
 
 

@@ -50,7 +50,7 @@ def open_container(
         limit_bytes = room
     with room_for(name, settings):
         if kind == Kind.SEVEN_ZIP:
-            return SevenZipMembers(file, scratch_file(settings), limit_bytes, over)
+            return SevenZipMembers(file, scratch_file(settings), limit_bytes, over, budget)
         return CompressedMembers(file, kind, name, scratch_file(settings), limit_bytes, over)
 
 

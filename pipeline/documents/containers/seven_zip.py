@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO, cast
 
+from pipeline.documents.containers.limits import Budget
 from pipeline.documents.containers.members import Member, MembersLost, Names, Part, leads_out
 from pipeline.documents.containers.seven_zip_list import SIGNATURE_BYTES, Block, ListReader, named
 
@@ -30,10 +31,14 @@ _X86 = (bytes.fromhex("03030103"), b"\x04")
 
 
 class SevenZipMembers:
-    """Unpacks at most `limit_bytes` into `scratch`, which it closes in the end; `over` says that there is more."""
+    """Unpacks at most `limit_bytes` into `scratch`, which it closes in the end; `over` says that there is more.
 
-    def __init__(self, file: BinaryIO, scratch: BinaryIO, limit_bytes: int, over: MembersLost) -> None:
+    Its list is read whole, so one of more than the `budget`'s members gives none of them.
+    """
+
+    def __init__(self, file: BinaryIO, scratch: BinaryIO, limit_bytes: int, over: MembersLost, budget: Budget) -> None:
         self._scratch, self._over, self._left = scratch, over, limit_bytes
+        self._most, self._too_many = budget.num_members, budget.too_many_members()
         self._lost: MembersLost | None = None
         self._found: list[Member] = []
         try:
@@ -63,13 +68,13 @@ class SevenZipMembers:
         if SIGNATURE_BYTES + offset + length > size or length > _MOST_LIST_BYTES:
             raise ValueError(f"the list of {length:,} bytes lies behind the end")
         file.seek(SIGNATURE_BYTES + offset)
-        reader = ListReader(file.read(length))
+        reader = ListReader(file.read(length), self._most, self._too_many)
         kind = reader.byte()
         if kind == 0x17:
             blocks = reader.blocks()
             if not blocks or blocks[0].sizes[-1] > _MOST_LIST_BYTES:
                 raise ValueError("no list follows")
-            reader = ListReader(b"".join(_unpacked(file, blocks[0])))
+            reader = ListReader(b"".join(_unpacked(file, blocks[0])), self._most, self._too_many)
             kind = reader.byte()
         if kind != 1:
             raise ValueError("no list follows")

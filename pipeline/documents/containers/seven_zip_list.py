@@ -1,7 +1,8 @@
 """The list of a 7z: its blocks, the coders through which they went, and its files.
 
-Numbers in it are a stranger's: none is believed beyond the bytes that are there. Format: 7zFormat.txt of the 7-Zip
-sources.
+Numbers in it are a stranger's: none is believed beyond the bytes that are there. A thing that takes a byte in the list
+takes hundreds in memory, and a list packs well: so there are no more of each kind than a container may have members.
+Format: 7zFormat.txt of the 7-Zip sources.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pipeline.documents.containers.members import MembersLost
 
 SIGNATURE_BYTES = 32
+_MOST_CODERS = 32  # of a block, as 7-Zip has it
 _NAMES = {"030401": "PPMd", "0303011b": "BCJ2", "04f71101": "Zstandard", "03030501": "ARM", "040109": "Deflate64"}
 
 
@@ -26,10 +28,14 @@ class Block:
 
 
 class ListReader:
-    """The list, read from its beginning; what reads past the end raises IndexError or EOFError."""
+    """The list, read from its beginning; what reads past the end raises IndexError or EOFError.
 
-    def __init__(self, data: bytes) -> None:
+    Raises `over` where it tells of more than `most` files, blocks or whatever else is counted.
+    """
+
+    def __init__(self, data: bytes, most: int, over: MembersLost) -> None:
         self._data, self._at = data, 0
+        self._most, self._over = most, over
 
     def byte(self) -> int:
         self._at += 1
@@ -50,11 +56,18 @@ class ListReader:
             value |= self.byte() << (8 * index)
         return value
 
+    def size(self) -> int:
+        """Of bytes that follow."""
+        size = self.number()
+        if size > len(self._data) - self._at:
+            raise EOFError("the list announces more than it holds")
+        return size
+
     def count(self) -> int:
         """Of things that take a byte each, at least."""
-        count = self.number()
-        if count > len(self._data) - self._at:
-            raise EOFError("the list announces more than it holds")
+        count = self.size()
+        if count > self._most:
+            raise self._over
         return count
 
     def bits(self, count: int) -> list[bool]:
@@ -71,7 +84,7 @@ class ListReader:
         while (kind := self.byte()) != 0:
             if kind == 2:  # properties of the archive, which nobody writes
                 while self.byte():
-                    self.bytes(self.count())
+                    self.bytes(self.size())
             elif kind in (3, 4):
                 found = self.blocks()
                 blocks = found if kind == 4 else blocks
@@ -122,14 +135,14 @@ class ListReader:
 
     def _block(self) -> Block:
         coders = []
-        for _ in range(self.count()):
+        if not 0 < (count := self.count()) <= _MOST_CODERS:
+            raise ValueError(f"a block has {count:,} coders")
+        for _ in range(count):
             flags = self.byte()
             method = self.bytes(flags & 0x0F)
             if flags & 0x10 and (self.number(), self.number()) != (1, 1):
                 raise MembersLost("unreadable", f"is packed with {named(method)}, which is not unpacked here")
-            coders.append((method, self.bytes(self.count()) if flags & 0x20 else b""))
-        if not coders:
-            raise ValueError("a block has no coder")
+            coders.append((method, self.bytes(self.size()) if flags & 0x20 else b""))
         pairs = {self.number(): self.number() for _ in range(len(coders) - 1)}  # input ← output
         order, seen = list[int](), (set(range(len(coders))) - set(pairs.values()))
         at: int | None = seen.pop() if seen else 0  # whose output is the files'
@@ -144,8 +157,8 @@ class ListReader:
         counts, kind = [1] * len(blocks), self.byte()
         if kind == 13:
             counts = [self.number() for _ in blocks]
-            if sum(counts) > len(self._data) * 8:
-                raise EOFError("the list announces more than it holds")
+            if sum(counts) > self._most:
+                raise self._over
             kind = self.byte()
         for block, count in zip(blocks, counts, strict=True):
             sizes = [self.number() for _ in range(count - 1)] if kind == 9 else []
@@ -170,13 +183,13 @@ class ListReader:
         count, names = self.count(), list[str]()
         is_empty, is_file = [False] * count, list[bool]()
         while (kind := self.byte()) != 0:
-            part = ListReader(self.bytes(self.count()))
+            part = ListReader(self.bytes(self.size()), self._most, self._over)
             if kind == 14:
                 is_empty = part.bits(count)
             elif kind == 15:
                 is_file = part.bits(sum(is_empty))
             elif kind == 17 and not part.byte():
-                names = part.bytes(len(part._data) - 1).decode("utf-16-le", "replace").split("\0")[:count]
+                names = part.bytes(len(part._data) - 1).decode("utf-16-le", "replace").split("\0", count)[:count]
         names += ["unnamed"] * (count - len(names))
         empty_files = iter([*is_file, *[False] * sum(is_empty)])
         return [(name, empty, empty and not next(empty_files)) for name, empty in zip(names, is_empty, strict=True)]

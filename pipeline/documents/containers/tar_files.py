@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import IO, BinaryIO, cast
 
 from pipeline.documents.containers.members import Member, MembersLost, Names, Part, leads_out
 
 _BLOCK_BYTES = 512
-_LONGEST_HEADER_BYTES = 1 << 20  # names and attributes of one member; tarfile would hold whatever one announces
+_LONGEST_HEADER_BYTES = 1 << 20  # names, attributes and gaps of one member; tarfile would hold whatever one announces
 
 
 class TarMembers:
@@ -24,8 +25,10 @@ class TarMembers:
         archive = None
         try:
             self._file.seek(0)
-            archive = tarfile.TarFile(fileobj=cast(BinaryIO, _Guarded(self._file)), errorlevel=0)
-            for entry in _entries(archive):
+            guarded = _Guarded(self._file)
+            with guarded.header():  # it reads the first one at once
+                archive = tarfile.TarFile(fileobj=cast(BinaryIO, guarded), errorlevel=0)
+            for entry in _entries(archive, guarded):
                 is_sparse = entry.sparse is not None
                 opener = partial(_open_sparse, archive, entry) if is_sparse else partial(self._open, entry)
                 if entry.isdir():
@@ -55,22 +58,36 @@ class TarMembers:
 
 
 class _Guarded:
-    """The archive's file, of which no header takes more memory than one may."""
+    """The archive's file, of which no member's header takes more than one may, in however many blocks it comes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
+        self._left: int | None = None
+
+    @contextmanager
+    def header(self) -> Iterator[None]:
+        """What is read meanwhile is a member's header."""
+        self._left = _LONGEST_HEADER_BYTES
+        try:
+            yield
+        finally:
+            self._left = None
 
     def read(self, size: int) -> bytes:
-        if size > _LONGEST_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header announces {size:,} bytes")
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:
+                raise tarfile.ReadError(f"a header has more than {_LONGEST_HEADER_BYTES:,} bytes")
         return self._file.read(size)
 
 
-def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _entries(archive: tarfile.TarFile, guarded: _Guarded) -> Iterator[tarfile.TarInfo]:
     while True:
         archive.members = []  # type: ignore[attr-defined]  # they would be kept, all of them
-        entry = archive.next()
+        archive.pax_headers = {}  # likewise, those that speak of all members to come; nobody names or measures so
+        with guarded.header():
+            entry = archive.next()
         if entry is None:
             return
         yield entry

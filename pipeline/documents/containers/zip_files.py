@@ -23,6 +23,7 @@ _LOCAL_HEADER = struct.Struct("<4s2BHHHHIIIHH")
 _LONGEST_COMMENT = 65_535
 _NOT_READ_HERE = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 97: "WavPack", 98: "PPMd"}
 _CHUNK_BYTES = 1 << 16
+_MOST_MEASURED_BYTES = 4 * 2**30  # unpacked only to see where members end: 10 to 20 s
 
 
 class ZipMembers:
@@ -31,6 +32,7 @@ class ZipMembers:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = file.seek(0, 2)
+        self._left_to_measure = _MOST_MEASURED_BYTES
 
     def members(self) -> Iterator[Member]:
         names, count = Names(), 0
@@ -141,7 +143,7 @@ class ZipMembers:
                 offset += gap
 
     def _measured(self, start: int, method: int) -> tuple[int, int, int] | None:
-        """Size, packed size and CRC of a member that says none, where its end can be found."""
+        """Size, packed size and CRC of a member that says none, where its end can be found for what that may cost."""
         if method != ZIP_DEFLATED:
             return None
         inflate, size, crc, at = zlib.decompressobj(-15), 0, 0, start
@@ -156,6 +158,9 @@ class ZipMembers:
                 except zlib.error:
                     return None
                 size, crc, packed = size + len(data), zlib.crc32(data, crc), inflate.unconsumed_tail
+                self._left_to_measure -= len(data)
+                if self._left_to_measure < 0:
+                    return None
         return size, at - len(inflate.unused_data) - start, crc
 
 
