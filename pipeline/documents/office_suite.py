@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from pipeline.documents.files import rejected
 from pipeline.documents.scratch import room_for, scratch_file, scratch_folder
+from pipeline.environment import without_credentials
 from pipeline.settings import Settings
 
 _MEMORY_BYTES = 4 * 2**30  # of address space; it maps 1 GiB before it opens anything
@@ -102,12 +103,11 @@ def _run(program: str, work: Path, source: Path, name: str, settings: Settings) 
     command = [sys.executable, "-I", "-c", _LIMITED, *map(str, limits), os.path.realpath(program)]
     command += [f"-env:UserInstallation={(work / 'profile').as_uri()}", "--headless", "--norestore", "--nolockcheck"]
     command += ["--nodefault", "--convert-to", "pdf", "--outdir", str(work / "out"), str(source)]
-    kept = {key: os.environ[key] for key in ("PATH", "LANG", "LC_ALL", "LC_CTYPE") if key in os.environ}
     nowhere = {f"{key}_proxy": "http://127.0.0.1:9" for key in ("http", "https", "ftp", "all")}
     process = subprocess.Popen(
         command,
         cwd=work,
-        env=kept | nowhere | {"HOME": str(work), "TMPDIR": str(work)},
+        env=without_credentials() | nowhere | {"HOME": str(work), "TMPDIR": str(work)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ from pipeline.blobs import png
 from pipeline.documents.layer_lines import LayerLine
 from pipeline.documents.render_child import SLOTS, length, pack
 from pipeline.documents.text_layer import judge
+from pipeline.environment import without_credentials
 from pipeline.errors import Unavailable
 from pipeline.settings import Settings
 
@@ -31,7 +32,6 @@ START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need 
 MAX_CHILD_PAGES = 5_000  # then a fresh child: MuPDF's caches and the heap's holes do not grow for ever
 PREFIX_BYTES = 4
 KEPT_BYTES = 8 * 2**20  # of a slot; what a larger page took goes back to the system
-_KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")  # no credentials
 
 _HEAP = {  # glibc gives back every block above 128 KiB and asks for it anew: 2.3 of 4.9 ms a page went to page faults
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -97,8 +97,7 @@ class Child:
             self._start(setup, shared.fileno())
 
     def _start(self, setup: dict[str, Any], shared_descriptor: int) -> None:
-        variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-        variables |= _HEAP
+        variables = without_credentials() | _HEAP
         variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         command = [sys.executable, "-P", "-m", "pipeline.documents.render_child", json.dumps(setup)]
         self._socket, theirs = socket.socketpair()

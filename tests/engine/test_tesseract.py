@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.errors import PageFailed, UsageError
 from pipeline.settings import Settings
 from schemas.prompts import OCR
 from schemas.review import ReviewReason
@@ -94,6 +94,23 @@ def test_a_page_past_its_deadline_loses_its_process(hanging: Path) -> None:
         assert answer.review_reason == ReviewReason.DEADLINE
     finally:
         engine.close()
+
+
+def test_the_command_sees_no_credentials(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = hanging / "tesseract"
+    seen = hanging / "seen"
+    leaks = f"import os; open({str(seen)!r}, 'a').write(repr(dict(os.environ)) + chr(10)); sys.exit(1)"
+    command.write_text(command.read_text().replace("time.sleep(600)", leaks))
+    monkeypatch.setenv("PAGEPACK_DATABASE_URL", "postgresql://clerk:secret@server/archive")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("TESSDATA_PREFIX", str(hanging))
+    engine = TesseractEngine(num_threads=1)
+    try:
+        with pytest.raises(PageFailed, match="ended with code 1"):
+            read(engine, np.full((16, 16, 3), 255, np.uint8))
+    finally:
+        engine.close()
+    assert "secret" not in seen.read_text() and str(hanging) in seen.read_text()
 
 
 def test_the_command_that_is_installed_reads_pages_whichever_way_they_lie() -> None:

@@ -60,7 +60,7 @@ def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[
     assert not wrong
 
 
-BASE = {"settings", "urls", "errors", "cores", "daemons"}  # and `pipeline` itself, for its version
+BASE = {"settings", "urls", "errors", "environment", "cores", "daemons"}  # and `pipeline` itself, for its version
 
 
 def may_import() -> dict[str, set[str]]:

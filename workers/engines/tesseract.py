@@ -10,7 +10,6 @@ letters; a page of fewer that makes little sense is read the other three ways to
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.environment import without_credentials
 from pipeline.errors import PageFailed, UsageError
 from workers.engines import Answer
 from workers.engines.ink import find_ink
@@ -42,7 +42,6 @@ _VERSION = 1
 _SOUND_CONFIDENCE = 0.85
 _DOUBTFUL, _FEW_LETTERS = 0.7, 200
 _POLL_SECONDS = 0.2
-_KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TESSDATA_PREFIX", "TMPDIR")
 _LEAST_ORIENTATION_CONFIDENCE = 2.0  # Tesseract's own scale; beneath it errs
 
 
@@ -131,9 +130,7 @@ class TesseractEngine(PageThreads):
 
 
 def _environment() -> dict[str, str]:
-    """Without our credentials: it is a large program that reads strangers' pages."""
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return kept | {"OMP_THREAD_LIMIT": "1"}  # the cores are taken: one page each
+    return without_credentials("TESSDATA_PREFIX") | {"OMP_THREAD_LIMIT": "1"}  # the cores are taken: one page each
 
 
 class _Late(Exception):
