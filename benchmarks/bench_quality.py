@@ -5,10 +5,10 @@
     python -m benchmarks.bench_quality --pages FOLDER     any folder with a truth.json: [{"file": …, "text": …}, …]
 
 The repository draws the pages itself, the same ones for the same seed, and each as a picture, so that no text layer
-answers. They are read as `pagepack run` reads them: the sandboxed rasterizer with the product's settings (`--set` and
-PAGEPACK_* change them), then the CPU engine. Tesseract reads the same files where it is installed. `--keep FOLDER`
-keeps the pages, the truth, and what was read; Tesseract is then not asked twice. `quality/score.py` says what the
-figures are. docs/quality.md has today's. Ends in one line of JSON.
+answers. They are read as `pagepack run` reads them: the sandboxed rasterizer with the product's settings, then the
+engine that they choose. PAGEPACK_* and `--set` change them: `--set detail=page`, `--set fast=true`. Tesseract reads the
+same files where it is installed. `--keep FOLDER` keeps the pages, the truth, and what was read; Tesseract is then not
+asked twice. `quality/score.py` says what the figures are, docs/quality.md has today's. Ends in one line of JSON.
 """
 
 from __future__ import annotations

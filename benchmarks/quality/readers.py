@@ -53,10 +53,10 @@ class Pagepack:
     name = "pagepack"
 
     def __init__(self, settings: Settings) -> None:
-        from workers.engines.rapidocr import RapidOcrEngine
+        from workers.choose import make_engine
 
-        self._rasterizer, self._engine = Rasterizer(settings), RapidOcrEngine(num_threads=1)
-        self.model = f"{self._engine.model}, max_side_px {settings.max_side_px}"
+        self._rasterizer, self._engine = Rasterizer(settings), make_engine(settings)
+        self.model = f"{self._engine.model}, detail {settings.detail}"
 
     def read(self, path: Path, page: Page) -> Reading:
         with path.open("rb") as file:
