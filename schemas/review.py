@@ -30,7 +30,7 @@ SENTENCES = {
     ReviewReason.LENGTH: "the answer was cut off at its longest length",
     ReviewReason.UNREAD_REGIONS: "the engine found lines of text that it could not read",
     ReviewReason.LOW_CONFIDENCE: "the engine is less sure of this page's text than of sound print",
-    ReviewReason.SMALL_PRINT: "the print is too small for the largest image that the settings allow",
+    ReviewReason.SMALL_PRINT: "the print is too small in the page's image to be read well",
     ReviewReason.TURN_IN_DOUBT: "the page may lie on its side or on its head, and no way to hold it made good sense",
     ReviewReason.TEXT_LAYER: "the page's own text was taken, as was asked for, and it is not sound",
     ReviewReason.UNKNOWN_CHARACTERS: "the page's own text was taken, and some characters in it have no meaning",

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
 from pipeline.store.conditions import is_asked_by, is_batch_running
+from pipeline.store.layer_tables import with_tables
 from pipeline.store.layer_text import lines_of, whole_words
 from schemas.columns import utc_now
 from schemas.tables import (
@@ -202,7 +203,7 @@ def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]
     for row in rows:
         if row.text.strip():
             # Equal pixels may carry unequal text, so the text is part of what answers.
-            text = whole_words(row.text)
+            text = whole_words(with_tables(row.text, row.boxes or []))
             model = f"text-layer/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
             details = {"lines": lines_of(row.text, row.boxes or [])}
             answer = ReadAnswer("text-layer", model, text, finish_reason="stop", details=details)

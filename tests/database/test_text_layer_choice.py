@@ -73,6 +73,18 @@ def test_the_lines_of_a_text_layer_are_rows_too(archive: Archive) -> None:
     assert kept == "inter-\nnational\n", "as it lies in the file"
 
 
+def test_a_table_of_a_text_layer_is_written_as_one(archive: Archive) -> None:
+    archive.batch(text_layer="auto")
+    cells = [[f"cell {row}{column}" for column in "abc"] for row in range(3)]
+    boxes = [[left, top, left + 40, top + 12] for top in (10, 30, 50) for left in (10, 110, 210)]
+    text = "".join(f"{cell}\n" for row in cells for cell in row)
+    page = NewPage(0, sha("0"), 320, 320, text_layer=text, text_layer_boxes=boxes, text_layer_verdict=Verdict.SOUND)
+    archive.ingest(archive.see("/in/a.pdf") or 0, [page])
+    assert "| cell 0a | cell 0b | cell 0c |\n| --- | --- | --- |\n" in archive.scalar("SELECT text FROM page_text")
+    assert archive.scalar("SELECT text_layer FROM page_images") == text, "as it lies in the file"
+    assert archive.scalar("SELECT count(*) FROM page_lines") == 9
+
+
 def test_other_prompts_are_read_whatever_the_page_carries(archive: Archive) -> None:
     archive.batch(prompts=[OCR, DESCRIBE], text_layer="auto")
     first = carrying_text(archive)[0]
