@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.blobs.storage import Storage
-from pipeline.documents.files import Identity, Kind, display, kind_of, open_regular, rejected, unsupported
+from pipeline.documents.files import HEAD_BYTES, Identity, Kind, display, kind_of, open_regular, rejected, unsupported
 from pipeline.documents.look_inside import NEED_A_LOOK, kind_inside
 from pipeline.errors import DocumentRejected, UsageError
 from pipeline.urls import is_url
-
-_HEAD_BYTES = 1024
 
 
 def identify(path: str | Path, name: str | None = None) -> Identity:
@@ -31,7 +29,7 @@ def identify(path: str | Path, name: str | None = None) -> Identity:
     with open_regular(path, name) as file:
         before = os.fstat(file.fileno())
         try:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
             kind = kind_of(head)
             if kind is not None:
                 kind = kind_inside(kind, cast(BinaryIO, file), name)
@@ -63,9 +61,9 @@ def identify_url(url: str) -> Identity:
             if before is None:
                 raise FileNotFoundError(url)
             for chunk in storage.chunks():
-                kind = kind if size else kind_of(chunk[:_HEAD_BYTES])
+                kind = kind if size else kind_of(chunk[:HEAD_BYTES])
                 if kind is None:
-                    raise unsupported(name, chunk[:_HEAD_BYTES])
+                    raise unsupported(name, chunk[:HEAD_BYTES])
                 if kind in NEED_A_LOOK:
                     copy.write(chunk)
                 digest.update(chunk)

@@ -23,9 +23,9 @@ from urllib.parse import quote_from_bytes
 
 from pipeline.blobs.storage import Storage
 from pipeline.documents.containers.limits import check_size
-from pipeline.documents.containers.opening import HEAD_BYTES, OpenContainers, Outermost
+from pipeline.documents.containers.opening import OpenContainers, Outermost
 from pipeline.documents.containers.places import is_member
-from pipeline.documents.files import display, kind_of, open_regular, rejected
+from pipeline.documents.files import HEAD_BYTES, display, kind_of, open_regular, rejected
 from pipeline.documents.identify import identify
 from pipeline.documents.look_inside import kind_inside
 from pipeline.documents.scratch import room_for, scratch_file

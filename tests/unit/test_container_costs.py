@@ -6,12 +6,15 @@ import io
 import lzma
 import struct
 import tarfile
+import tempfile
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import pytest
 
 from pipeline.documents.containers import zip_files
+from pipeline.documents.containers.attachments import AttachedMembers
 from pipeline.documents.containers.limits import Budget
 from pipeline.documents.containers.mail_files import read_mail
 from pipeline.documents.containers.members import MembersLost, Names
@@ -19,6 +22,7 @@ from pipeline.documents.containers.seven_zip import SevenZipMembers
 from pipeline.documents.containers.tar_files import TarMembers
 from pipeline.documents.containers.zip_files import ZipMembers
 from pipeline.documents.files import Kind
+from pipeline.settings import Settings
 from tests.archives import outlook, picture, seven_zipped, zipped
 
 
@@ -124,3 +128,41 @@ def test_members_without_a_directory_are_measured_as_far_as_that_may_cost(monkey
     found = []
     with pytest.raises(MembersLost, match="1 members lie before that"):
         found += [member.name for member in ZipMembers(io.BytesIO(bytes(cut))).members()]
+
+
+class EndlessChild:
+    """A sandboxed process that a hostile PDF made tell of attachments without end."""
+
+    num_told = 0
+
+    def send(self, message: dict[str, str], descriptor: int) -> None:
+        pass
+
+    def receive(self, seconds: float) -> dict[str, str | None]:
+        self.num_told += 1
+        assert self.num_told < 1_000, "nobody stops it"
+        return {"is": "attachment", "name": f"{self.num_told}.txt", "error": None}
+
+
+class EndlessRasterizer:
+    is_closed = False
+
+    def __init__(self) -> None:
+        self.held = EndlessChild()
+
+    def child(self) -> EndlessChild:
+        return self.held
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_attachments_without_a_byte_are_counted(tmp_path: Path) -> None:
+    rasterizer = EndlessRasterizer()
+    with tempfile.TemporaryFile() as file:
+        settings, budget = Settings(home=tmp_path), Budget(20, 10**6)
+        held = AttachedMembers(file, "a.pdf", lambda: rasterizer, settings, budget)  # type: ignore[arg-type, return-value]
+        with pytest.raises(MembersLost, match=r"more than 20 members.*what comes before that is taken"):
+            list(held.members())
+        held.close()
+    assert rasterizer.is_closed and rasterizer.held.num_told == 21

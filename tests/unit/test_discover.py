@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,9 @@ def test_kinds_are_told_by_content_not_by_name(tmp_path: Path) -> None:
         assert identify(tmp_path / "wrong.pdf").kind is kind
     assert kind_of(b"junk before" + PDF) is Kind.PDF and kind_of(bytes(1024) + PDF) is None
     assert kind_of(b"BMW, a history") is None and kind_of(b"") is None
+    started = time.process_time()
+    assert kind_of(b"<!---->" * 25) is None and kind_of(b"<!-- a --><!--> -->\n<html>") is Kind.HTML
+    assert time.process_time() - started < 0.5, "comments were parted in all ways"
     (tmp_path / "text.pdf").write_text("only text")
     with pytest.raises(DocumentRejected) as caught:
         identify(tmp_path / "text.pdf")

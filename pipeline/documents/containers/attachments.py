@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO, cast
 
-from pipeline.documents.containers.limits import Budget
+from pipeline.documents.containers.limits import SO_FAR, Budget
 from pipeline.documents.containers.members import Member, MembersLost, Names, Part, leads_out
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render_process import ChildGone
@@ -60,10 +60,14 @@ class AttachedMembers:
         at = 0
         while (message := child.receive(self._seconds))["is"] != "end":
             if message["is"] == "attachment":
+                if len(self._found) >= budget.num_members:  # one of no bytes costs memory, too
+                    self._lost = budget.too_many_members(SO_FAR)
+                    rasterizer.close()
+                    return
                 self._found.append((str(message["name"]), at, 0, message["error"]))
                 continue
             data = base64.b64decode(message["data"])
-            if at + len(data) > budget.num_bytes or len(self._found) > budget.num_members:
+            if at + len(data) > budget.num_bytes:
                 self._found.pop()
                 self._lost = budget.too_many_bytes()
                 rasterizer.close()

@@ -34,7 +34,7 @@ class Budget:
     def spend_member(self) -> None:
         """Raises MembersLost where it is one too many."""
         if self.num_members <= 0:
-            raise self.too_many_members(_SO_FAR)
+            raise self.too_many_members(SO_FAR)
         self._spend(1, 0)
 
     def spend_bytes(self, num_bytes: int) -> None:
@@ -49,7 +49,7 @@ class Budget:
 
     def too_many_bytes(self) -> MembersLost:
         over = f"unpacks to more than {self._whole[1]:,} bytes, which is the limit{self._of_a_part()}"
-        return MembersLost("too-large", f"{over}; raise PAGEPACK_MAX_CONTAINER_BYTES or unpack it; {_SO_FAR}")
+        return MembersLost("too-large", f"{over}; raise PAGEPACK_MAX_CONTAINER_BYTES or unpack it; {SO_FAR}")
 
     def _spend(self, num_members: int, num_bytes: int) -> None:
         self.num_members -= num_members
@@ -61,7 +61,7 @@ class Budget:
         return "" if self._around is None else " of a container in another one: half of what was left"
 
 
-_SO_FAR = "what comes before that is taken"
+SO_FAR = "what comes before that is taken"
 
 
 def check_size(name: str, size_bytes: int, settings: Settings) -> None:

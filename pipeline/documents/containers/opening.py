@@ -17,14 +17,13 @@ from pipeline.documents.containers.places import split
 from pipeline.documents.containers.seven_zip import SevenZipMembers
 from pipeline.documents.containers.tar_files import TarMembers
 from pipeline.documents.containers.zip_files import ZipMembers
-from pipeline.documents.files import HOLDERS, Kind, kind_of, rejected, unsupported
+from pipeline.documents.files import HEAD_BYTES, HOLDERS, Kind, kind_of, rejected, unsupported
 from pipeline.documents.look_inside import kind_inside
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.scratch import free_bytes, room_for, scratch_file
 from pipeline.settings import Settings
 
 _CHUNK_BYTES = 1 << 20
-HEAD_BYTES = 1024
 
 
 def open_container(
