@@ -49,10 +49,10 @@ def cyclic_structure(path: Path) -> Path:
     return one_page(path, content, BOX + b"/StructParents 0", tree, b"/StructTreeRoot 5 0 R/MarkInfo<</Marked true>>")
 
 
-def image_page(path: Path, samples: bytes, entries: bytes) -> Path:
-    """A page that one image fills; `entries` are those of the image."""
+def image_page(path: Path, samples: bytes, entries: bytes, content: bytes = b"400 0 0 300 0 0 cm /I Do") -> Path:
+    """A page that one image fills, or shows as `content` draws it; `entries` are those of the image."""
     image = stream(samples, b"/Type/XObject/Subtype/Image%s" % entries)
-    return one_page(path, b"400 0 0 300 0 0 cm /I Do", BOX + b"/Resources<</XObject<</I 5 0 R>>>>", (image,))
+    return one_page(path, content, BOX + b"/Resources<</XObject<</I 5 0 R>>>>", (image,))
 
 
 def flate_grey(width: int, height: int, samples: bytes) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 PATCH_PX = 16  # side of the vision encoder's patch
 WHITEST = 240  # a picture whose one colour is lighter is blank paper
+_EDGE_PX = 2  # at the edge of a picture, where it is mixed with what lies around it
 MAX_TEXT_CHARACTERS = 1_000_000  # of one page's text layer; a thick book has as many
 Rejection = TypeVar("Rejection", DocumentRejected, PageFailed)
 
@@ -91,6 +92,32 @@ def colour_of(pixels: memoryview, stride_px: int, width_px: int, height_px: int)
         if bytes(pixels[y * stride_px * 3 : (y * stride_px + width_px) * 3]) != row:  # bytes: a view compares slowly
             return None
     return tuple(colour)
+
+
+def colour_in_white(
+    pixels: memoryview, stride_px: int, width_px: int, height_px: int, box: tuple[int, int, int, int]
+) -> tuple[int, ...] | None:
+    """The one colour inside a box of an RGB picture that is white around it; None for any other, and for a small box.
+
+    `box` is left, top, right and bottom. What lies at its edges, mixed of both, is not looked at.
+    """
+    left, top, right, bottom = box
+    if 2 * (right - left) * (bottom - top) < width_px * height_px:
+        return None
+    white = b"\xff" * 3 * width_px
+    inside: bytes | None = None
+    # The middle first: nearly every picture differs there.
+    for y in sorted(range(height_px), key=lambda y: abs(2 * y - top - bottom)):
+        row = bytes(pixels[y * stride_px * 3 : (y * stride_px + width_px) * 3])
+        if top + _EDGE_PX <= y < bottom - _EDGE_PX:
+            within = row[3 * (left + _EDGE_PX) : 3 * (right - _EDGE_PX)]
+            inside = within[:3] * (len(within) // 3) if inside is None else inside
+            beside = row[: 3 * max(left - _EDGE_PX, 0)] + row[3 * (right + _EDGE_PX) :]
+            if within != inside or beside != white[: len(beside)]:
+                return None
+        elif not top - _EDGE_PX <= y < bottom + _EDGE_PX and row != white:
+            return None
+    return tuple(inside[:3]) if inside else None
 
 
 def is_white(colour: tuple[int, ...]) -> bool:

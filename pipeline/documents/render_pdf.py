@@ -8,7 +8,7 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.drawn import Drawn, Limits, clean, colour_of, is_white, translated
+from pipeline.documents.drawn import Drawn, Limits, clean, colour_in_white, colour_of, is_white, translated
 from pipeline.documents.files import UNSUPPORTED_FACT
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
@@ -93,6 +93,10 @@ class PdfPages:
             if layer is None and text.strip():
                 notes.append("the page's own text is unknown or control characters alone, and is left out")
             colour = colour_of(pixels, pixmap.width, chosen.size.width_px, chosen.size.height_px)
+            if colour is None and layer is None and (box := lines.picture_box(chosen.size.scale)):
+                shown = chosen.size.width_px, chosen.size.height_px
+                colour = colour_in_white(pixels, pixmap.width, *shown, box)  # a picture that leaves a margin
+                colour = None if colour is None or is_white(colour) else colour
             if colour is not None and layer is not None and not is_white(colour):
                 notes.append("the page came out as one colour, though it has a text of its own")
             elif colour is not None and layer is None:

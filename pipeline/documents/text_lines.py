@@ -41,6 +41,15 @@ class TextLines:
     pictures: list[tuple[float, float, float, float, float]]  # box, and pixels a point
     is_plain: bool  # nothing but dark text and rules, so that the page's picture need not be looked at
 
+    def picture_box(self, scale: float) -> tuple[int, int, int, int] | None:
+        """Around all pictures, in pixels of the page's picture; None where there is none."""
+        if not self.pictures:
+            return None
+        left, top, right, bottom, _ = zip(*self.pictures, strict=True)
+        sides = min(left), min(top), max(right), max(bottom)
+        x0, y0, x1, y1 = (round(min(max(side * scale, 0), 1e6)) for side in sides)
+        return x0, y0, x1, y1
+
     def sent(self, scale: float) -> tuple[list[list[int]], bool]:
         """As they are sent, in pixels of the page's picture."""
         lines = [

@@ -214,6 +214,20 @@ def test_an_image_that_comes_out_as_one_colour_fails_and_a_filled_page_does_not(
     assert failure(odd_pdfs.image_page(tmp_path / "d.pdf", b"no JPEG", undecodable)).cause == "damaged"
 
 
+def test_an_image_of_one_colour_with_a_margin_was_not_decoded_either(tmp_path: Path) -> None:
+    """Few scans fill their page to the last pixel."""
+    samples, entries = odd_pdfs.flate_grey(40, 30, bytes(1200))
+    for place in (b"400 0 0 299.6 0 .2 cm", b"360 0 0 270 20 15 cm", b"400 0 0 200 0 50 cm"):
+        black = failure(odd_pdfs.image_page(tmp_path / "a.pdf", samples, entries, b"q %s /I Do Q" % place))
+        assert black.cause == "damaged" and "one colour, #000000" in str(black)
+    large, line = b"q 360 0 0 270 20 15 cm /I Do Q ", b"1 G 2 w 50 50 m 300 200 l S"
+    drawn_on = (large + line, b"q 360 0 0 200 20 80 cm /I Do Q 50 40 m 300 40 l S", b"q 90 0 0 90 9 9 cm /I Do Q")
+    for content in drawn_on:  # something on it, something beside it, or no scan at all
+        assert only(odd_pdfs.image_page(tmp_path / "b.pdf", samples, entries, content)).warnings == ""
+    white, entries = odd_pdfs.flate_grey(40, 30, b"\xf8" * 1200)
+    assert only(odd_pdfs.image_page(tmp_path / "c.pdf", white, entries, large)).warnings == ""
+
+
 def test_a_layer_of_control_characters_is_no_text(tmp_path: Path) -> None:
     encoding = b"/Resources<</Font<</T 5 0 R>>>>"
     font = b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica/ToUnicode 6 0 R>>"
