@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 _LEAST_ROWS, _LEAST_COLUMNS = 3, 3
+_MOST_COLUMNS = 100  # more is a drawing; each row is held against all of them
 _LEAST_FILLED = 0.6  # of the places; less is labels strewn over a drawing
 _MOST_WORDS = 5.0  # a cell, on average; more is prose in columns
 _WHITE = 0.5  # heights of a line between two columns
@@ -55,6 +56,8 @@ class _Columns:
 
     def take(self, row: _Row) -> bool:
         """False, and nothing changed, where the row does not fit."""
+        if len(row.cells) > _MOST_COLUMNS:
+            return False
         white = _WHITE * min(cell.height for cell in row.cells)
         spans = dict(enumerate(self.spans))
         taken: set[int] = set()
@@ -86,11 +89,11 @@ def with_tables(text: str, boxes: Sequence[Sequence[int]]) -> str:
     rows = list(_rows(lines, boxes))
     written, at, index = [], 0, 0
     while index < len(rows):
-        num_rows, columns = _table_from(rows, index)
+        num_rows, columns, step = _table_from(rows, index)
         if num_rows:
             written += [*lines[at : rows[index].first], "", *_markdown(rows[index : index + num_rows], columns), ""]
             at = rows[index + num_rows - 1].end
-        index += max(num_rows, 1)
+        index += max(num_rows, step)
     return "\n".join([*written, *lines[at:], ""]) if written else text
 
 
@@ -120,8 +123,12 @@ def _follows(cells: Sequence[_Cell], cell: _Cell) -> bool:
     return low > 0 and high <= _HEIGHTS * low and shared > low / 2 and cell.left >= last.right
 
 
-def _table_from(rows: Sequence[_Row], start: int) -> tuple[int, _Columns]:
-    """How many rows make a table from this one on, or 0. A lone cell may stand between rows of several."""
+def _table_from(rows: Sequence[_Row], start: int) -> tuple[int, _Columns, int]:
+    """How many rows make a table from this one on, or 0; and how far on the next look begins where there is none.
+
+    A lone cell may stand between rows of several. Of a long run that makes no table, such as a list, not every row is
+    tried as a beginning: each look goes to the end of the run, and a dense page has thousands of rows.
+    """
     columns, num_rows = _Columns(), 0
     for index in range(start, len(rows)):
         row = rows[index]
@@ -148,7 +155,7 @@ def _table_from(rows: Sequence[_Row], start: int) -> tuple[int, _Columns]:
         and len(cells) >= _LEAST_FILLED * places
         and sum(len(cell.text.split()) for cell in cells) <= _MOST_WORDS * len(cells)
     )
-    return (num_rows if is_table else 0), columns
+    return (num_rows if is_table else 0), columns, max(1, num_rows // 8)
 
 
 def _is_below(above: _Row, row: _Row) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_a_head_over_several_columns_stays_above_the_table(tmp_path: Path) -> No
 )  # fmt: skip
 def test_what_is_no_table_stays_as_it_is(tmp_path: Path, placed: list[Placed]) -> None:
     assert "|" not in page_of(tmp_path / "a.pdf", placed)
+
+
+def test_a_long_list_costs_no_more_than_its_length() -> None:
+    """A transaction that other workers wait for holds its answer."""
+    boxes = [[left, 12 * row, left + 40, 12 * row + 10] for row in range(2_000) for left in (0, 100)]
+    started = time.process_time()
+    assert with_tables("ab\n" * len(boxes), boxes) == "ab\n" * len(boxes)
+    wide = [[50 * column, 0, 50 * column + 40, 10] for column in range(4_000)]
+    assert with_tables("ab\n" * len(wide), wide) == "ab\n" * len(wide)
+    assert time.process_time() - started < 3, "each row was held against all that follow"
 
 
 LEFT, TOP = st.sampled_from((0, 100, 200, 210)), st.sampled_from(range(0, 120, 20))
