@@ -15,6 +15,7 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 _FONT_PT = 11
 _PAGES_AT_ONCE = 20  # about 15 ms each
+_CSS = "td, th { padding: 1pt 5pt; }"  # else MuPDF sets cells so close that their words are one line of text
 
 
 class FlowingPages:
@@ -64,6 +65,7 @@ def _as_pdf(document: Any, page_indexes: range) -> bytes:
 
 def _laid_out(path: str, kind: str) -> Any:
     width_pt, height_pt = 595.0, 842.0
+    mupdf.fz_set_user_css(_CSS)
     if kind == "epub":
         document = pymupdf.open(path, filetype="epub", width=width_pt, height=height_pt, fontsize=_FONT_PT)
         if document.needs_pass:

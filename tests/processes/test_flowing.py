@@ -20,6 +20,7 @@ from pipeline.documents.render import open_document
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.settings import Settings
+from pipeline.store.layer_tables import with_tables
 from tests.archives import mail, outlook, picture
 from tests.office_files import docx, epub, opendocument, pptx, words, xlsx
 
@@ -115,6 +116,19 @@ def test_books_and_web_pages_are_laid_out(draw: Draw) -> None:
     pages = draw(f"<html><body>{long}</body></html>".encode(), Kind.HTML)
     said = " ".join(texts(pages))
     assert len(pages) > 20 and [f"part {number} " in said for number in range(60)] == [True] * 60
+
+
+def test_tables_are_read_by_their_cells(draw: Draw) -> None:
+    rows = (("Item", "Qty", "Price"), ("Paper", "", "2.50"), ("Ink", "12", "7.00"), ("Pens", "40", ""))
+    said = "| Item | Qty | Price |\n| --- | --- | --- |\n| Paper |  | 2.50 |\n| Ink | 12 | 7.00 |\n| Pens | 40 |  |\n"
+    cells = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+    html = f"<html><body><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table></body></html>"
+    typed = ["".join(f"<w:tc>{words(cell)}</w:tc>" for cell in row) for row in rows]
+    table = f"<w:tbl>{''.join(f'<w:tr>{row}</w:tr>' for row in typed)}</w:tbl>"
+    chapter = html.partition("<body>")[2].partition("</body>")[0]
+    for data, kind in ((html.encode(), Kind.HTML), (docx(table), Kind.DOCX), (epub(chapter), Kind.EPUB)):
+        [page] = draw(data, kind)
+        assert said in with_tables(page.text_layer or "", page.text_layer_boxes or []), kind
 
 
 def test_mails_are_pages_that_say_who_wrote_what(draw: Draw) -> None:

@@ -96,7 +96,7 @@ def page(pieces: list[str], style: str = "") -> bytes:
     """HTML of a whole document."""
     if sum(map(len, pieces)) > MOST_HTML_CHARACTERS:
         raise DocumentRejected("the document holds more text than is laid out", cause="too-large")
-    css = "td, th { border: 0.5pt solid #888; padding: 2pt; } td p { margin: 0; } " + style
+    css = "td, th { border: 0.5pt solid #888; padding: 2pt 5pt; } td p { margin: 0; } " + style
     head = f'<!DOCTYPE html><html><head><meta charset="utf-8"/><style>{css}</style></head><body>'
     return "".join([head, *pieces, "</body></html>"]).encode("utf-8", "replace")
 
