@@ -62,6 +62,15 @@ def test_page_number_beside_lines_in_another_script_does_not_make_them_read() ->
     assert not is_unreadable(PageLines([], foreign=[region(120)]))  # perhaps the texture of a picture
 
 
+def test_noise_beside_lines_in_another_script_is_no_text() -> None:
+    """Hindi and Thai: some lines come out as letters that nobody wrote."""
+    foreign = [region(400)] * 2
+    noise = [Line(quad(460), "HRA RER GRT GRFARIT TT", 0.66), Line(quad(400), "nsvnušs Šəν šuaAsnιšgu", 0.77)]
+    assert is_unreadable(PageLines(noise, foreign=foreign))
+    assert not is_unreadable(PageLines([*noise, SOUND.lines[0]], foreign=foreign)), "a line that is sure"
+    assert not is_unreadable(PageLines(noise * 5, foreign=foreign)), "a bad scan with a few odd lines"
+
+
 @pytest.mark.parametrize(
     ("text", "confidence", "width", "is_foreign"),
     [

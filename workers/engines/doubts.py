@@ -14,6 +14,8 @@ from workers.layout.lines import Line
 # So much of all lines, by length, is more than a smudge, a signature or a word of another script.
 _UNREAD_SHARE = 0.1
 _FEW_LETTERS = 0.1  # for a line height of what was not read: the page's number, a year
+_PARTLY_FOREIGN = 0.2  # of all lines, by length: a line that was read without being sure is in that script too
+_SURE = 0.85  # sound print of a page in two scripts is read at 0.95 and more
 _LEAST_UNREAD = 10.0  # line heights: less may be the texture of a picture
 
 
@@ -42,7 +44,8 @@ def doubt_of(page: PageLines, sound_confidence: float) -> Doubt | None:
 def is_unreadable(page: PageLines) -> bool:
     """All that is on the page is in scripts that the engine does not read: what it made out says nothing."""
     foreign = sum(region.length_in_heights for region in page.foreign)
-    read = sum(known_letters(line.text) for line in page.lines)
+    least = _SURE if _share(page.foreign, page) >= _PARTLY_FOREIGN else 0.0
+    read = sum(known_letters(line.text) for line in page.lines if line.confidence >= least)
     return not page.is_late and foreign >= _LEAST_UNREAD and read < _FEW_LETTERS * foreign
 
 
