@@ -33,7 +33,7 @@ def review(dialect: str) -> str:
             f"1.0 - p.print_px / {LEGIBLE_PX}",
         ),
         ReviewReason.UNKNOWN_CHARACTERS: (f"{_IS_LAYER} AND {_HAS_UNKNOWN[dialect]}", "0.3"),
-        ReviewReason.WARNING: ("p.warnings IS NOT NULL", "0.1"),
+        ReviewReason.WARNING: ("p.warnings IS NOT NULL", "0.02"),  # after all texts that are in doubt
     }
     found = " ".join(f"WHEN {when} THEN '{reason}'" for reason, (when, _) in reasons.items())
     score = " ".join(f"WHEN {when} THEN {score}" for when, score in reasons.values())

@@ -250,6 +250,7 @@ def test_pages_worth_a_look_are_listed_with_the_gravest_reason(archive: Archive)
     assert all(0 < score <= 1 and isinstance(detail, str) and detail for _, _, score, detail, _ in rows)
     scores = {number: score for number, _, score, *_ in rows}
     assert (scores[3], scores[4], scores[14]) == (pytest.approx(0.3), pytest.approx(0.06), pytest.approx(0.25))
+    assert scores[13] == min(scores.values()), "what was mended comes after every text in doubt"
     details = {reason: detail for _, reason, _, detail, _ in rows}
     assert details["warning"] == "mended a thing" and "more is printed on the page" in details["text-layer"]
     assert {batch_id for *_, batch_id in rows} == {archive.batches["b"].public_id}
