@@ -126,7 +126,7 @@ def test_patterns_that_leave_nothing_or_are_none_are_told(docs: Path, home: Path
 def test_a_question_to_a_folder_with_a_stray_text_ends_as_a_run_does(docs: Path, home: Path) -> None:
     asked = pagepack("ask", "Which?", docs, "--home", home)
     assert asked.returncode == 0 and asked.stdout.count("ask: Which? of ") == 2, asked.stderr
-    assert "notes.txt is of no kind that is read" in asked.stderr
+    assert "notes.txt is no PDF, image, office document" in asked.stderr
 
 
 def test_a_folder_of_nothing_but_what_is_ignored_is_walked_to_its_end(tmp_path: Path, home: Path) -> None:
