@@ -7,10 +7,12 @@ network, and pictures come along as data.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from pipeline.documents.drawn import Drawn, Limits, translated
+from pipeline.documents.drawn import Drawn, Limits, clean, translated
 from pipeline.documents.render_pdf import PDF_ERRORS, PdfPages, mupdf, pymupdf
+from pipeline.documents.text_lines import FLAGS, text_lines
 from pipeline.errors import DocumentRejected, PageFailed
 
 _FONT_PT = 11
@@ -43,7 +45,15 @@ class FlowingPages:
             except (*PDF_ERRORS, DocumentRejected) as error:
                 raise translated(error, PageFailed, "the page cannot be laid out") from error
             self._first = first
-        return self._drawn.draw(page_index - first)
+        return self._with_own_text(self._drawn.draw(page_index - first), page_index)
+
+    def _with_own_text(self, drawn: Drawn, page_index: int) -> Drawn:
+        """A PDF does not say which letters a joined or shaped glyph stands for, as in Arabic: the layout knows."""
+        if drawn.dpi is None or "\ufffd" not in (drawn.text_layer or ""):
+            return drawn
+        text_page = self._document[page_index].get_textpage(flags=FLAGS)
+        lines = text_lines(text_page).sent(drawn.dpi / 72)
+        return replace(drawn, text_layer=clean(text_page.extractText()), text_lines=lines)
 
 
 def _as_pdf(document: Any, page_indexes: range) -> bytes:

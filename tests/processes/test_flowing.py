@@ -131,6 +131,15 @@ def test_tables_are_read_by_their_cells(draw: Draw) -> None:
         assert said in with_tables(page.text_layer or "", page.text_layer_boxes or []), kind
 
 
+def test_arabic_is_the_text_that_the_document_carries(draw: Draw) -> None:
+    said = ("السلام عليكم ورحمة الله", "هذه رسالة من المدينة القديمة")
+    html = f"<html><body>{''.join(f'<p>{line}</p>' for line in said)}</body></html>"
+    for data, kind in ((html.encode(), Kind.HTML), (docx("".join(map(words, said))), Kind.DOCX)):
+        [page] = draw(data, kind)
+        assert page.text_layer is not None and page.text_layer.split("\n")[:2] == list(said)
+        assert page.text_layer_verdict == "sound" and len(page.text_layer_boxes or []) == page.text_layer.count("\n")
+
+
 def test_mails_are_pages_that_say_who_wrote_what(draw: Draw) -> None:
     [plain] = texts(draw(mail("first line\n\n  <second>"), Kind.EML))
     head = "From: Clerk <clerk@example.org> To: archive@example.org Date: Thu, 01 Jan 2026 10:00:00 +0000"
