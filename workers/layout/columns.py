@@ -28,10 +28,9 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from workers.layout.lines import Box
+from workers.layout.prose import PROSE_WIDTH, is_prose
 from workers.layout.rulings import Ruling
 
-# Lines of prose are 8 letter heights wide or more (about 16 Latin letters, 8 Chinese); cells of tables are shorter.
-PROSE_WIDTH = 8.0
 # A gutter's width in line heights. Boxes reach a fifth of a height beyond the letters, so this is about one em.
 _GUTTER = 0.5
 _GUTTER_IN_PROSE = 0.25
@@ -286,23 +285,6 @@ def _facing(boxes: list[Box], height: float, *, is_left: bool) -> list[Box]:
         taken.insert(bisect_left(taken, box.centre), box.centre)
         facing.append(box)
     return facing
-
-
-def is_prose(lines: list[Box], height: float) -> bool:
-    """Lines that are long and go on in the next: it begins with a small letter, or they fill their width.
-
-    Cells that are as long (the entries of a table of contents, names) begin with capitals and numbers. Scripts without
-    capitals say it by their ends alone.
-    """
-    if len(lines) < 3 or median(box.width for box in lines) < PROSE_WIDTH * height:
-        return False
-    capitals = sum(box.text[0].isupper() for box in lines)
-    small = sum(box.text[0].islower() for box in lines)
-    if capitals + small >= 0.5 * len(lines):
-        return small >= 0.3 * len(lines)
-    right = max(box.x1 for box in lines)
-    fills = right - 0.15 * (right - min(box.x0 for box in lines))
-    return sum(box.x1 >= fills for box in lines) >= 0.6 * len(lines)
 
 
 def _is_near(value: float, ordered: list[float], reach: float) -> bool:

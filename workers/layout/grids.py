@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from workers.layout.columns import is_prose
 from workers.layout.lines import Box
+from workers.layout.prose import is_prose
 from workers.layout.rows import cells, joined, rows, united
 from workers.layout.rulings import Rulings
 from workers.layout.tables import Cell, Table

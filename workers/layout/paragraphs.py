@@ -15,8 +15,8 @@ from itertools import pairwise
 from statistics import median
 
 from workers.layout.aligned import find_aligned
-from workers.layout.columns import PROSE_WIDTH
 from workers.layout.lines import CJK, Box
+from workers.layout.prose import PROSE_WIDTH
 from workers.layout.rows import Row, cells, join, rows
 
 # Between what shares a row and is no table: seen in plain text, one space in Markdown, no sign that nobody wrote.
