@@ -12,6 +12,9 @@ from pipeline.errors import UsageError, redacted
 if TYPE_CHECKING:
     import sqlalchemy as sa  # half a second of processor time, which most URLs do not need
 
+IN_PATH = "!/"
+"""Between a container and its member in the path that people see: letters.zip!/04.tif."""
+
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
 

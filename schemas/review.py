@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+LEGIBLE_PX = 8
+"""Font size of print in a page's image: engines guess what is smaller."""
+
 
 class ReviewReason(StrEnum):
     EMPTY = "empty"

@@ -6,16 +6,13 @@ known of the page, is looked at here, the gravest first; a page has one row for 
 
 from __future__ import annotations
 
-from schemas.review import SENTENCES, ReviewReason
+from schemas.review import LEGIBLE_PX, SENTENCES, ReviewReason
 from schemas.text_layers import SENTENCES as LAYER_SENTENCES
 from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_THERE
 
 DOUBTED_BELOW = 0.8
 """A confidence that every engine doubts: RapidOCR reads print that lies right at above 0.9, on its head at under 0.75.
 RapidOCR itself doubts a page earlier, and says so."""
-
-LEGIBLE_PX = 8
-"""Smaller print is guessed."""
 
 _HAS_UNKNOWN = {"sqlite": "instr(a.text, char(65533)) > 0", "postgresql": "strpos(a.text, chr(65533)) > 0"}  # U+FFFD
 _IS_LAYER = "a.engine = 'text-layer'"

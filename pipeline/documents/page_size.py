@@ -22,11 +22,11 @@ import math
 from dataclasses import dataclass
 
 from pipeline.documents.drawn import Limits
+from schemas.review import LEGIBLE_PX
 
 WHOLE_PAGE_PX = 1024
 TARGET_PX = 16
 ENOUGH_PX = 12  # at the size of `page`: as many words are read as at 16 px, in 0.7 of the time
-LEGIBLE_PX = 8  # below that, engines guess
 BLANK_PIXELS = 1024 * 720  # A4 at 1,024 px, where there is no ink
 UNKNOWN_PIXELS = 2_000_000  # where there is ink, and nothing like print
 

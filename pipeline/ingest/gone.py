@@ -21,7 +21,7 @@ from pipeline.documents.files import display, on_disk
 from pipeline.ingest.selection import Selection
 from pipeline.store.batches import OpenBatch
 from pipeline.store.sources import MissedFile, are_whole, mark_gone, missed_files
-from pipeline.urls import is_url, local_path
+from pipeline.urls import IN_PATH, is_url, local_path
 
 log = logging.getLogger("pagepack.submit")
 
@@ -68,7 +68,7 @@ def _gone(db: Database, missed: dict[int, MissedFile], selection: Selection, sin
 
 def _container(member: MissedFile) -> str:
     """The path of the innermost container around a member."""
-    return member.path.removesuffix(f"!/{display(split(member.location)[1][-1])}")
+    return member.path.removesuffix(IN_PATH + display(split(member.location)[1][-1]))
 
 
 def _nearest(place: str) -> str | None:

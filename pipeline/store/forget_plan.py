@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 
 from pipeline.database.engine import Database
 from pipeline.store.conditions import Leased, is_in, is_open
+from pipeline.urls import IN_PATH
 from schemas.tables import (
     Batch,
     BatchSource,
@@ -71,7 +72,7 @@ def is_below(path: str) -> sa.ColumnElement[bool]:
     """Whether a source lies in this folder, or in this container, at any depth."""
     folder = path if path.endswith("/") else f"{path}/"
     # The sign after the slash ends what begins with the folder; both databases compare paths by their bytes.
-    below = [sa.and_(Source.path >= start, Source.path < f"{start[:-1]}0") for start in (folder, f"{folder[:-1]}!/")]
+    below = [sa.and_(Source.path >= start, Source.path < f"{start[:-1]}0") for start in (folder, folder[:-1] + IN_PATH)]
     return sa.or_(*below)
 
 

@@ -15,10 +15,10 @@ from sqlalchemy import select
 from pipeline.database.engine import Database
 from pipeline.errors import DocumentRejected
 from pipeline.store.sources import SeenFile
+from pipeline.urls import IN_PATH
 from schemas.tables import Document, Source
 
 _ROWS_AT_ONCE = 500
-_BELOW = "!/"
 
 
 def members_seen(db: Database, container: SeenFile, rules: str) -> Iterator[SeenFile] | None:
@@ -53,7 +53,7 @@ def mark(rules: str, num_members: int) -> str:
 
 
 def _is_in(path: str, seen_at: Any) -> tuple[sa.ColumnElement[bool], ...]:
-    start = path + _BELOW
+    start = path + IN_PATH
     return Source.path > start, Source.path < f"{start[:-1]}0", Source.seen_at == seen_at
 
 

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pipeline.documents.identify import identify
-from pipeline.documents.page_size import ENOUGH_PX, LEGIBLE_PX, TARGET_PX
+from pipeline.documents.page_size import ENOUGH_PX, TARGET_PX
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.settings import Settings
+from schemas.review import LEGIBLE_PX
 
 WORDS = "the harbour log says that fog came in at six and the ferry waited for the tide while gulls sat on the pier"
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.documents.drawn import Limits, padded_px
-from pipeline.documents.page_size import LEGIBLE_PX, TARGET_PX, Size, choose_size, too_small
+from pipeline.documents.page_size import TARGET_PX, Size, choose_size, too_small
 from pipeline.documents.print_size import size_of_text
 from pipeline.documents.render_process import slot_bytes
 from pipeline.settings import Settings
+from schemas.review import LEGIBLE_PX
 
 SIDES = st.floats(0.01, 20_000, allow_nan=False)
 PRINTS = st.none() | st.floats(0.01, 1_000)

@@ -58,12 +58,12 @@ def read_lines(models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], 
         if found.turn:
             page.check()
             page = _Page(models, np.rot90(pixels, found.turn), is_late)
-    except _Late:
+    except Late:
         return PageLines([], not_reached=page.regions, is_late=True)
     return page.lines(found)
 
 
-class _Late(Exception):
+class Late(Exception):
     """Time is over."""
 
 
@@ -83,7 +83,7 @@ class _Page:
 
     def check(self) -> None:
         if self._is_late():
-            raise _Late
+            raise Late
 
     def read(self, region: Region, turn: Turn) -> Reading:
         if (reading := self._readings.get((region, turn))) is None:
@@ -106,7 +106,7 @@ class _Page:
                     lines.append(Line(region.quad, reading.text, reading.confidence, turn))
                 else:
                     unread.append(region)
-        except _Late:
+        except Late:
             pass
         if not lines and self._ink is None:  # what was found is the edge of the paper, or of RapidOCR's padding
             return PageLines([], is_blank=True)

@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workers.engines.regions import Quad, Region
+from workers.engines.regions import Region
+from workers.layout.lines import Quad
 from workers.layout.rulings import Ruling, Rulings
 
 if TYPE_CHECKING:

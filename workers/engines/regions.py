@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workers.engines.ink import Ink
-from workers.layout.lines import Point
+from workers.layout.lines import Point, Quad
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Quad = tuple[Point, Point, Point, Point]
 # From here on a box's longer side says how its line runs.
 _ELONGATED = 1.5
 

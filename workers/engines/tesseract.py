@@ -27,7 +27,7 @@ from workers.engines import Answer
 from workers.engines.ink import find_ink
 from workers.engines.orientation import Turn
 from workers.engines.page_answer import answer_of
-from workers.engines.page_lines import PageLines
+from workers.engines.page_lines import Late, PageLines
 from workers.engines.page_threads import PageThreads
 from workers.engines.tesseract_tsv import lines_of
 
@@ -79,7 +79,7 @@ class TesseractEngine(PageThreads):
                 page = max(page, *others, key=_sense)
             elif not page.lines and find_ink(np.asarray(pixels)) is None:
                 page = PageLines([], is_blank=True)
-        except _Late:
+        except Late:
             page = PageLines([], is_late=True)
         return answer_of(page, pixels, time.monotonic() - started, _SOUND_CONFIDENCE)
 
@@ -122,7 +122,7 @@ class TesseractEngine(PageThreads):
                 with suppress(subprocess.TimeoutExpired):
                     said, complained = process.communicate(timeout=_POLL_SECONDS)
                     return said.decode(errors="replace"), complained.decode(errors="replace"), process.returncode
-            raise _Late
+            raise Late
         finally:
             if process.returncode is None:
                 process.kill()
@@ -131,10 +131,6 @@ class TesseractEngine(PageThreads):
 
 def _environment() -> dict[str, str]:
     return without_credentials("TESSDATA_PREFIX") | {"OMP_THREAD_LIMIT": "1"}  # the cores are taken: one page each
-
-
-class _Late(Exception):
-    """Time is over."""
 
 
 def _makes_little_sense(page: PageLines) -> bool:

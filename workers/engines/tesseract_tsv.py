@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from workers.engines.regions import Quad, Region
-from workers.layout.lines import CJK, Line
+from workers.engines.regions import Region
+from workers.layout.lines import CJK, Line, Quad
 
 _LEAST_CONFIDENCE = 0.3  # of a line; what is less is what Tesseract sees in pictures and rules
 

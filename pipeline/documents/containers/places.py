@@ -9,12 +9,13 @@ from __future__ import annotations
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pipeline.documents.files import display, shortened
+from pipeline.urls import IN_PATH
 
-_IN_PATH, _IN_LOCATION = "!/", "#!/"
+_IN_LOCATION = "#!/"
 
 
 def member_path(container_path: str, name: str) -> str:
-    return shortened(container_path + _IN_PATH + display(name))
+    return shortened(container_path + IN_PATH + display(name))
 
 
 def member_location(container_location: str, name: str) -> str:
@@ -35,5 +36,5 @@ def on_disk_path(path: str, location: str) -> str:
     """The path of the file that holds a source: its own, or that of the outermost container around it."""
     _, names = split(location)
     for name in reversed(names):
-        path = path.removesuffix(_IN_PATH + display(name))
+        path = path.removesuffix(IN_PATH + display(name))
     return path
