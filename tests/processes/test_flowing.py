@@ -140,6 +140,27 @@ def test_arabic_is_the_text_that_the_document_carries(draw: Draw) -> None:
         assert page.text_layer_verdict == "sound" and len(page.text_layer_boxes or []) == page.text_layer.count("\n")
 
 
+@pytest.mark.parametrize(
+    ("declared", "code", "said"),
+    [
+        ('<meta charset="iso-8859-1">', "cp1252", "Straße café 5 €"),
+        ("", "cp1252", "Straße café"),
+        ("", "utf-8", "Straße café"),
+        ('<META CHARSET = "utf-8">', "utf-8", "Straße café"),
+        ('<meta charset="utf-16">', "utf-8", "Straße café"),
+        ('<meta charset="no such code">', "utf-8", "Straße café"),
+        ('<meta charset="zlib">', "utf-8", "Strasse"),
+        ('<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">', "cp1252", "Straße café 5 €"),
+        ('<meta charset="windows-1251">', "cp1251", "Привет мир"),
+        ('<meta charset="shift_jis">', "shift_jis", "日本語の文"),
+        ('<meta charset="windows-1252">', "utf-8-sig", "Straße café"),
+    ],
+)
+def test_web_pages_are_read_in_the_code_that_they_declare(declared: str, code: str, said: str, draw: Draw) -> None:
+    html = f"<html><head>{declared}</head><body><p>{said}</p></body></html>"
+    assert texts(draw(html.encode(code), Kind.HTML)) == [said]
+
+
 def test_mails_are_pages_that_say_who_wrote_what(draw: Draw) -> None:
     [plain] = texts(draw(mail("first line\n\n  <second>"), Kind.EML))
     head = "From: Clerk <clerk@example.org> To: archive@example.org Date: Thu, 01 Jan 2026 10:00:00 +0000"
