@@ -7,6 +7,7 @@ import io
 import pytest
 
 from pipeline.documents.containers.mail_files import Mail, as_html, read_mail
+from pipeline.documents.containers.members import MembersLost
 from pipeline.documents.files import Kind, kind_of
 
 
@@ -27,6 +28,14 @@ def read(data: bytes) -> Mail:
 def test_a_header_is_read_in_whatever_code_it_came(subject: bytes) -> None:
     assert read(b"From: a@b\nSubject: " + subject + b"\n\nbody").headers["Subject"] == "Übergabe"
     assert read(b"\xef\xbb\xbfSubject: " + subject + b"\nFrom: a@b\n\nbody").headers["Subject"] == "Übergabe"
+
+
+def test_a_mail_of_more_parts_than_are_looked_at_is_refused() -> None:
+    head = b"From: a@b\nTo: c@d\nContent-Type: multipart/mixed; boundary=b\n\n"
+    assert len(read(head + b"--b\n\nx\n" * 100 + b"--b--\n").plain or "") == 199
+    with pytest.raises(MembersLost, match="more than 20,000 parts") as lost:
+        read(head + b"--b\n\nx\n" * 20_001 + b"--b--\n")
+    assert lost.value.cause == "too-large"
 
 
 def test_parts_are_the_body_or_attachments() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import email.header
 import email.message
+import email.policy
 import hashlib
 import html
 import io
@@ -28,6 +29,7 @@ from pipeline.documents.containers.members import UNPACK_ERRORS, Member, Members
 from pipeline.documents.files import Kind
 
 MOST_MAIL_BYTES = 256 * 2**20  # it is held in memory, and its parts a second time
+_MOST_PARTS = 20_000  # 7 bytes of a mail are a part, and an object of a kilobyte
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHOWN_HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _EMBEDDED = "__substg1.0_3701000D"  # the storage of a message within a message, in that of its attachment
@@ -72,7 +74,7 @@ def read_mail(file: BinaryIO, kind: str) -> Mail:
     if file.read(3) != _BYTE_ORDER_MARK:
         file.seek(0)
     try:
-        return _eml(email.message_from_binary_file(file)) if kind == Kind.EML else _msg(file)
+        return _eml(email.message_from_binary_file(file, _class=_parts())) if kind == Kind.EML else _msg(file)
     except MembersLost:
         raise
     except (*UNPACK_ERRORS, AttributeError, TypeError) as error:
@@ -97,6 +99,20 @@ def as_html(mail: Mail) -> bytes:
     # Whatever the HTML says of its own encoding was of the bytes that it came in.
     text = re.sub(r"<meta[^>]*charset[^>]*>", "", text, flags=re.IGNORECASE)
     return _BYTE_ORDER_MARK + text.encode("utf-8", "replace")
+
+
+def _parts() -> Callable[..., email.message.Message]:
+    """What makes the parts of one mail, and counts them."""
+    left = _MOST_PARTS
+
+    def make(policy: email.policy.Policy) -> email.message.Message:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MembersLost("too-large", f"is a mail of more than {_MOST_PARTS:,} parts")
+        return email.message.Message(policy)
+
+    return make
 
 
 def _eml(message: email.message.Message) -> Mail:
