@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
@@ -130,9 +130,19 @@ def _metrics(folder: Path, extra_metrics: Sequence[Any], accept: str) -> tuple[i
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.multiprocess import MultiProcessCollector
 
+    class Written(MultiProcessCollector):
+        """Without the files that a process has just made, or was killed over: they are empty."""
+
+        def collect(self) -> Any:
+            files = []
+            for file in folder.glob("*.db"):
+                with suppress(FileNotFoundError):  # another request forgot it
+                    files += [str(file)] if file.stat().st_size else []
+            return self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+
     forget_the_dead(folder)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    Written(registry, path=str(folder))  # type: ignore[no-untyped-call]
     for collector in extra_metrics:
         registry.register(collector)
     encode, kind = choose_encoder(accept)

@@ -101,6 +101,19 @@ def served_names() -> set[str]:
     return set(METRICS) | histograms | created
 
 
+def test_a_file_that_was_just_made_costs_no_figure() -> None:
+    """A process opens its file and makes room in it in two steps; it may be killed between them."""
+    with collecting() as figures, serve("127.0.0.1", 0, is_alive=well, readiness=well, folder=figures) as port:
+        count = [
+            sys.executable,
+            "-c",
+            "from pipeline.telemetry.metrics import count; count('pagepack_pages_total', outcome='done')",
+        ]
+        subprocess.run(count, check=True, cwd=ROOT)
+        (figures / "counter_1.db").touch()
+        assert scrape(port)["pagepack_pages_total", "done"] == 1
+
+
 def test_a_broker_that_is_away_costs_its_own_figures_only(settings: Settings, archive: Archive) -> None:
     archive.ingest(archive.see("/in/a.pdf") or 0, ["x", "y"])
     archive.see("/in/b.pdf")
