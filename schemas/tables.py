@@ -38,29 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from schemas.columns import ByteOrderedText, StorableText, server_now, utc_now, uuid7
-
-
-class BatchState(StrEnum):
-    RUNNING = "running"
-    PAUSED = "paused"  # nothing of it is given out until it is resumed
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-
-
-class DocumentState(StrEnum):
-    PENDING = "pending"
-    LEASED = "leased"
-    READY = "ready"  # every page has a row; the pages' own states say the rest
-    FAILED = "failed"
-    REJECTED = "rejected"
-
-
-class TaskState(StrEnum):
-    PENDING = "pending"
-    LEASED = "leased"
-    DONE = "done"
-    FAILED = "failed"
-
+from schemas.states import BatchState, DocumentState, TaskState
 
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER column
 

@@ -197,7 +197,7 @@ def _leave_to(
     from pipeline.ingest.submission import check_paths, submit
     from pipeline.store.progress import batch_state
     from pipeline.store.task_counts import progress
-    from schemas.tables import BatchState
+    from schemas.states import BatchState
 
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -22,7 +22,7 @@ from pipeline.store.batches import OpenBatch
 from pipeline.store.fleet import WorkerRow, why_nobody_reads, workers
 from pipeline.store.progress import batch_state
 from pipeline.store.task_counts import Progress, progress
-from schemas.tables import BatchState
+from schemas.states import BatchState
 
 if TYPE_CHECKING:
     from pipeline.cli.progress_bar import ProgressBar

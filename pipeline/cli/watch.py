@@ -23,7 +23,7 @@ from rich.text import Text
 from pipeline.cli.follow import Follower
 from pipeline.cli.options import EXIT_DONE, EXIT_INTERRUPTED, one_line
 from pipeline.cli.progress_bar import duration
-from schemas.tables import BatchState
+from schemas.states import BatchState
 
 if TYPE_CHECKING:
     from rich.table import Table

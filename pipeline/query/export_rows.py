@@ -19,6 +19,7 @@ from pipeline.database.looking import as_moment
 from pipeline.errors import NothingToDo
 from pipeline.query.batch_status import BatchRow
 from pipeline.store.conditions import is_asked_by
+from schemas.states import DocumentState
 from schemas.tables import (
     Answer,
     Batch,
@@ -26,7 +27,6 @@ from schemas.tables import (
     BatchSource,
     CurrentAnswer,
     Document,
-    DocumentState,
     Page,
     PageTask,
     PromptVersion,

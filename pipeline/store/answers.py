@@ -13,7 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.database.dialect import GivenRows
 from pipeline.store.search_terms import search_terms, search_vector
 from schemas.columns import utc_now
-from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt, TaskState
+from schemas.states import TaskState
+from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt
 from schemas.text import storable_json
 
 

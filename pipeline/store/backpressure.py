@@ -11,7 +11,8 @@ from sqlalchemy import select
 from pipeline.database.engine import Database
 from pipeline.store.conditions import is_in
 from pipeline.store.progress import open_looks
-from schemas.tables import Batch, BatchState, Page, PageTask, TaskState
+from schemas.states import BatchState, TaskState
+from schemas.tables import Batch, Page, PageTask
 
 PAGES_STORED_AT_ONCE = 16  # by ingest, in one transaction; so no batch's share is smaller
 

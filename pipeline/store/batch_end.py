@@ -20,17 +20,8 @@ from pipeline.store.page_tasks import (
     is_left_behind,
 )
 from schemas.columns import server_now
-from schemas.tables import (
-    Batch,
-    BatchPrompt,
-    BatchSource,
-    BatchState,
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    TaskState,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Page, PageTask
 
 
 def finish_batches(db: Database) -> None:

@@ -20,18 +20,8 @@ from pipeline.store.outbox import forget_notices
 from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again, fail_tasks, in_parts
 from pipeline.store.redraw import drawn_before
 from schemas.columns import server_now, utc_now
-from schemas.tables import (
-    Batch,
-    BatchPrompt,
-    BatchSource,
-    BatchState,
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    TaskAttempt,
-    TaskState,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Page, PageTask, TaskAttempt
 
 _ROWS_A_TRANSACTION = 2_000  # of a batch of millions, so that nobody waits long for a row
 

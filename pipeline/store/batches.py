@@ -16,17 +16,8 @@ from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, enqueue_again, sup
 from pipeline.store.wished_model import wished_model
 from schemas.columns import server_now, uuid7
 from schemas.prompts import Prompt
-from schemas.tables import (
-    Batch,
-    BatchPages,
-    BatchPrompt,
-    BatchState,
-    Document,
-    DocumentState,
-    PageTask,
-    PromptVersion,
-    TaskState,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchPages, BatchPrompt, Document, PageTask, PromptVersion
 
 PATHS_KEY = "paths:"
 """How the key of a batch begins that is known by its paths, and named after them."""

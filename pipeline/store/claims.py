@@ -21,18 +21,8 @@ from pipeline.store.conditions import Leased, is_batch_running, is_in
 from pipeline.store.wished_model import wishes_for
 from schemas.columns import server_now
 from schemas.prompts import Prompt
-from schemas.tables import (
-    Answer,
-    Batch,
-    BatchState,
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    PromptVersion,
-    Source,
-    TaskState,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Answer, Batch, Document, Page, PageTask, PromptVersion, Source
 
 ANY_MODEL = wishes_for("")  # of tasks whose batch named none
 

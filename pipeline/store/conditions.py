@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import select
 
-from schemas.tables import Batch, BatchPages, BatchState, Document, DocumentState, Page, PageTask, TaskState
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchPages, Document, Page, PageTask
 
 Leased = type[Document] | type[PageTask]
 

@@ -18,7 +18,8 @@ from pipeline.database.retry import retried
 from pipeline.store.claims import locked_ids
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.page_tasks import supersede
-from schemas.tables import Batch, BatchState, Document, DocumentState, PageTask, TaskState
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, Document, PageTask
 
 
 def take_due_documents(db: Database, batch_id: int, *, limit: int, lost_after: float) -> list[int]:

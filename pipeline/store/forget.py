@@ -21,13 +21,13 @@ from pipeline.errors import UsageError
 from pipeline.store.batches import PATHS_KEY, QUESTION_KEY
 from pipeline.store.conditions import is_in
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
+from schemas.states import BatchState, TaskState
 from schemas.tables import (
     Answer,
     Base,
     Batch,
     BatchPrompt,
     BatchSource,
-    BatchState,
     CurrentAnswer,
     Document,
     Notice,
@@ -36,7 +36,6 @@ from schemas.tables import (
     PromptVersion,
     Source,
     TaskAttempt,
-    TaskState,
     TextLayer,
 )
 

@@ -19,16 +19,8 @@ from sqlalchemy import Connection, select
 from pipeline.database.engine import Database
 from pipeline.store.conditions import Leased, is_in, is_open
 from pipeline.urls import IN_PATH
-from schemas.tables import (
-    Batch,
-    BatchSource,
-    BatchState,
-    Document,
-    Page,
-    PageTask,
-    Source,
-    TaskState,
-)
+from schemas.states import BatchState, TaskState
+from schemas.tables import Batch, BatchSource, Document, Page, PageTask, Source
 
 ROWS_AT_ONCE = 500
 T = TypeVar("T")

@@ -34,14 +34,8 @@ from pipeline.store.conditions import Leased, is_in
 from pipeline.store.outbox import note_ended
 from pipeline.store.redraw import drawn_before, fail_undrawn
 from schemas.columns import utc_now
-from schemas.tables import (
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    TaskAttempt,
-    TaskState,
-)
+from schemas.states import DocumentState, TaskState
+from schemas.tables import Document, Page, PageTask, TaskAttempt
 
 GONE_SECONDS = 10.0  # before a page or document is tried again whose storage did not answer
 _LATELY = 10_000  # attempts: of a fleet's last half minute

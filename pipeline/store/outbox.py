@@ -18,17 +18,8 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import is_asked_about, is_open
 from schemas.columns import utc_now
-from schemas.tables import (
-    Batch,
-    BatchPrompt,
-    BatchSource,
-    BatchState,
-    BrokerMark,
-    Document,
-    Notice,
-    Page,
-    PageTask,
-)
+from schemas.states import BatchState
+from schemas.tables import Batch, BatchPrompt, BatchSource, BrokerMark, Document, Notice, Page, PageTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,18 +19,8 @@ from pipeline.store.conditions import is_asked_by, is_batch_running
 from pipeline.store.layer_tables import with_tables
 from pipeline.store.layer_text import lines_of, whole_words
 from schemas.columns import utc_now
-from schemas.tables import (
-    Batch,
-    BatchPrompt,
-    BatchState,
-    CurrentAnswer,
-    Document,
-    Page,
-    PageTask,
-    PromptVersion,
-    TaskState,
-    TextLayer,
-)
+from schemas.states import BatchState, TaskState
+from schemas.tables import Batch, BatchPrompt, CurrentAnswer, Document, Page, PageTask, PromptVersion, TextLayer
 from schemas.text_layers import Verdict
 
 SUPERSEDED = "superseded"

@@ -24,18 +24,8 @@ from pipeline.store.outbox import note_ended
 from pipeline.store.page_tasks import ensure_tasks, fail_tasks
 from pipeline.store.results import after_failure, held_tasks
 from schemas.columns import utc_now
-from schemas.tables import (
-    Batch,
-    BatchSource,
-    BatchState,
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    TaskAttempt,
-    TaskState,
-    TextLayer,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchSource, Document, Page, PageTask, TaskAttempt, TextLayer
 
 _RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest enqueues it as soon as it is there
 

@@ -12,13 +12,8 @@ from pipeline.database.engine import Database
 from pipeline.store.batches import QUESTION_KEY, OpenBatch
 from pipeline.store.conditions import Leased, is_in
 from pipeline.store.wished_model import without_text_layer
-from schemas.tables import (
-    Batch,
-    BatchState,
-    Document,
-    PageTask,
-    TaskState,
-)
+from schemas.states import BatchState, TaskState
+from schemas.tables import Batch, Document, PageTask
 
 
 @dataclass(frozen=True, slots=True)

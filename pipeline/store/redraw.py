@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from schemas.columns import utc_now
-from schemas.tables import Document, DocumentState, Page, PageTask, TaskState
+from schemas.states import DocumentState, TaskState
+from schemas.tables import Document, Page, PageTask
 
 
 def drawn_before(connection: Connection, documents: Collection[int]) -> set[int]:

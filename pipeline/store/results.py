@@ -25,10 +25,8 @@ from pipeline.store.claims import PageClaim, TaskClaim
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
 from schemas.columns import utc_now
-from schemas.tables import (
-    PageTask,
-    TaskState,
-)
+from schemas.states import TaskState
+from schemas.tables import PageTask
 
 _BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with each attempt
 

@@ -25,7 +25,8 @@ from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from pipeline.store.conditions import is_open
 from schemas.columns import utc_now
-from schemas.tables import Document, DocumentState, Page, PageTask
+from schemas.states import DocumentState
+from schemas.tables import Document, Page, PageTask
 
 log = logging.getLogger("pagepack.retention")
 

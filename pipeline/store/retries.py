@@ -12,19 +12,8 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.claims import locked_ids
-from schemas.tables import (
-    Batch,
-    BatchPrompt,
-    BatchSource,
-    BatchState,
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    Source,
-    TaskState,
-    TextLayer,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Page, PageTask, Source, TextLayer
 
 
 def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, int | None]]) -> tuple[int, int]:

@@ -20,17 +20,8 @@ from pipeline.store.forget_plan import is_below, parts
 from pipeline.store.outbox import forget_outdated
 from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts
 from schemas.columns import server_now, utc_now, uuid7
-from schemas.tables import (
-    Batch,
-    BatchSource,
-    BatchState,
-    Document,
-    DocumentState,
-    Page,
-    PageTask,
-    Source,
-    TaskState,
-)
+from schemas.states import BatchState, DocumentState, TaskState
+from schemas.tables import Batch, BatchSource, Document, Page, PageTask, Source
 
 OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink")
 """Causes that are a path's own; the others are the content's, and the same content fails the same way again."""

@@ -43,7 +43,7 @@ from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, devices_of, process_slots
 from pipeline.supervisor.supervisor import Supervisor
 from schemas.prompts import Prompt
-from schemas.tables import BatchState
+from schemas.states import BatchState
 
 _TICK_SECONDS = 0.2
 

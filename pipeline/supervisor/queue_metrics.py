@@ -23,7 +23,8 @@ from pipeline.errors import PagepackError
 from pipeline.store.conditions import is_open
 from pipeline.telemetry.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
-from schemas.tables import Batch, BatchState, Document, PageTask, TaskState, WorkerProcess
+from schemas.states import BatchState, TaskState
+from schemas.tables import Batch, Document, PageTask, WorkerProcess
 
 log = logging.getLogger("pagepack.host")
 
