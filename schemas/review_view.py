@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from schemas.review import LEGIBLE_PX, SENTENCES, ReviewReason
 from schemas.text_layers import SENTENCES as LAYER_SENTENCES
-from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_THERE
+from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_FIRST_TASK, IS_THERE
 
 DOUBTED_BELOW = 0.8
 """A confidence that every engine doubts: RapidOCR reads print that lies right at above 0.9, on its head at under 0.75.
@@ -51,19 +51,11 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        coalesce(a.review_reason, CASE {found} END) AS reason,
        CASE WHEN a.review_reason IS NOT NULL THEN coalesce(a.review_score, 0.5)
             ELSE CAST(CASE {score} END AS DOUBLE PRECISION) END AS score
-FROM sources s
-JOIN documents d ON d.id = s.document_id
-JOIN pages p ON p.document_id = d.id
-JOIN page_tasks t ON t.page_id = p.id AND t.state = 'done'
-JOIN answer_versions a ON a.id = t.answer_id
-JOIN prompt_versions v ON v.version = a.prompt_version
-JOIN batches b ON b.id = t.batch_id
+{FROM_ANSWERS}
 JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 LEFT JOIN text_layers l ON l.page_id = p.id
 WHERE {IS_THERE}
-  AND NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
-                  AND e.state = 'done'
-                  AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))
+  AND {IS_FIRST_TASK}
 ) o WHERE o.reason IS NOT NULL
 """
 

@@ -1,4 +1,7 @@
-"""What several views say, in SQL that SQLite and PostgreSQL read alike; `s` is a source, `p` a page, `b` a batch."""
+"""What several views say, in SQL that SQLite and PostgreSQL read alike.
+
+`s` is a source, `d` its document, `p` a page, `t` a task, `a` its answer, `v` the prompt's version, `b` a batch.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,16 @@ IS_THERE = "s.gone_at IS NULL"
 
 IS_ASKED_ABOUT = """(b.all_pages OR EXISTS (SELECT 1 FROM batch_pages r WHERE r.batch_id = b.id
    AND p.page_index BETWEEN r.first_index AND r.last_index))"""
+
+FROM_ANSWERS = """FROM sources s
+JOIN documents d ON d.id = s.document_id
+JOIN pages p ON p.document_id = d.id
+JOIN page_tasks t ON t.page_id = p.id AND t.state = 'done'
+JOIN answer_versions a ON a.id = t.answer_id
+JOIN prompt_versions v ON v.version = a.prompt_version
+JOIN batches b ON b.id = t.batch_id"""
+"""Each answer of a page with each task that it settled; `IS_FIRST_TASK` leaves one row of them."""
+
+IS_FIRST_TASK = """NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
+                  AND e.state = 'done'
+                  AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))"""

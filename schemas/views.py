@@ -12,7 +12,7 @@ from collections.abc import Collection
 from schemas.current_failures import CURRENT_FAILURES
 from schemas.page_lines import page_lines
 from schemas.review_view import review
-from schemas.view_parts import FOLDER_AND_FILE_NAME, IS_ASKED_ABOUT, IS_THERE
+from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
    WHERE t.page_id = p.id AND t.answer_id = a.id AND t.state = 'done' ORDER BY t.finished_at, t.id LIMIT 1)"""
@@ -210,17 +210,9 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
        a.angle AS angle
-FROM sources s
-JOIN documents d ON d.id = s.document_id
-JOIN pages p ON p.document_id = d.id
-JOIN page_tasks t ON t.page_id = p.id AND t.state = 'done'
-JOIN answer_versions a ON a.id = t.answer_id
-JOIN prompt_versions v ON v.version = a.prompt_version
-JOIN batches b ON b.id = t.batch_id
+{FROM_ANSWERS}
 LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
-WHERE NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
-                  AND e.state = 'done'
-                  AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))
+WHERE {IS_FIRST_TASK}
 """
 
 

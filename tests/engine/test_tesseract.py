@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +114,7 @@ def test_the_command_sees_no_credentials(hanging: Path, monkeypatch: pytest.Monk
 
 def test_the_command_that_is_installed_reads_pages_whichever_way_they_lie() -> None:
     if shutil.which("tesseract") is None:
-        warnings.warn("tesseract is not installed, so only its recorded tables were read", stacklevel=1)
-        return
+        pytest.skip("tesseract is not installed here: only its recorded tables are read")
     engine = TesseractEngine()
     try:
         for turns in (0, 1, 2):
