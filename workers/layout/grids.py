@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from workers.layout.connected import connected
 from workers.layout.lines import Box
 from workers.layout.prose import is_prose
 from workers.layout.rows import cells, joined, rows, united
@@ -54,23 +55,18 @@ def _grids(rulings: Rulings, height: float) -> list[_Grid]:
     """Rulings that cross each other, as grids."""
     level, upright = rulings.level, rulings.upright
     reach = 0.6 * height
-    group = list(range(len(level) + len(upright)))
-
-    def root(i: int) -> int:
-        while group[i] != i:
-            i = group[i]
-        return i
-
-    for i, y in enumerate(level):
-        for j, x in enumerate(upright):
-            if y.start - reach < x.at < y.end + reach and x.start - reach < y.at < x.end + reach:
-                group[root(i)] = root(len(level) + j)
-    members: dict[int, Rulings] = {}
-    for i, one in enumerate([*level, *upright]):
-        found = members.setdefault(root(i), Rulings())
-        (found.level if i < len(level) else found.upright).append(one)
+    links = (
+        (i, len(level) + j)
+        for i, y in enumerate(level)
+        for j, x in enumerate(upright)
+        if y.start - reach < x.at < y.end + reach and x.start - reach < y.at < x.end + reach
+    )
     grids = []
-    for found in members.values():
+    for group in connected(len(level) + len(upright), links):
+        found = Rulings(
+            [level[i] for i in group if i < len(level)],
+            [upright[i - len(level)] for i in group if i >= len(level)],
+        )
         if len(found.level) < 2 or not found.upright:
             continue
         top, bottom = found.level[0].at, found.level[-1].at

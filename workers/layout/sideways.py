@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from workers.layout.connected import connected
 from workers.layout.lines import CJK, Line, Point
 
 if TYPE_CHECKING:
@@ -61,21 +62,13 @@ def _groups(lines: list[Line]) -> list[list[Line]]:
     size = median(_thickness(line) for line in lines)
     reach, along = _REACH * size, _REACH_ALONG * size
     boxes = [_extent([line]) for line in lines]
-    group = list(range(len(lines)))
-
-    def root(i: int) -> int:
-        while group[i] != i:
-            i = group[i]
-        return i
-
-    for i, (left, top, right, bottom) in enumerate(boxes):
-        for j, (x0, y0, x1, y1) in enumerate(boxes[:i]):
-            if x0 - reach < right and left < x1 + reach and y0 - along < bottom and top < y1 + along:
-                group[root(i)] = root(j)
-    found: dict[int, list[Line]] = {}
-    for i, line in enumerate(lines):
-        found.setdefault(root(i), []).append(line)
-    return list(found.values())
+    links = (
+        (i, j)
+        for i, (left, top, right, bottom) in enumerate(boxes)
+        for j, (x0, y0, x1, y1) in enumerate(boxes[:i])
+        if x0 - reach < right and left < x1 + reach and y0 - along < bottom and top < y1 + along
+    )
+    return [[lines[i] for i in group] for group in connected(len(lines), links)]
 
 
 def _are_rows(lines: list[Line]) -> bool:
