@@ -29,10 +29,10 @@ import pymupdf
 from numpy.typing import NDArray
 
 from pipeline.cores import num_cores
+from pipeline.layout.lines import Line
+from pipeline.layout.reading_order import text_in_reading_order
 from schemas.prompts import OCR
 from workers.engines.rapidocr import RapidOcrEngine
-from workers.layout.lines import Line
-from workers.layout.reading_order import text_in_reading_order
 
 ENGLISH = """The archive of the harbour office holds forty-one boxes of letters, ledgers and drawings, most of them
 unread since 1913. Each box was opened in order; its papers were flattened, numbered and photographed under a lamp of

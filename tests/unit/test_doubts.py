@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.layout.lines import Line
 from schemas.review import ReviewReason
 from workers.engines.doubts import Doubt, confidence_of, doubt_of, is_unreadable
 from workers.engines.page_lines import PageLines
 from workers.engines.regions import Quad, Reading, Region
 from workers.engines.scripts import is_unread_script
-from workers.layout.lines import Line
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)
 

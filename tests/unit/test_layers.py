@@ -48,7 +48,6 @@ def test_a_name_has_one_address(folder: str) -> None:
         ("migrations/versions", ("schemas", "pipeline", "workers")),
         ("workers/pixtral", NO_QUEUE),
         ("workers/engines", NO_QUEUE),
-        ("workers/layout", (*NO_QUEUE, "pipeline", "workers.engines", "rapidocr", "torch")),
     ],
 )
 def test_a_folder_imports_only_what_lies_below_it(folder: str, forbidden: tuple[str, ...]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.layout.rulings import Ruling, Rulings
 from workers.engines.parted import parted
 from workers.engines.regions import Region
-from workers.layout.rulings import Ruling, Rulings
 
 HEIGHT = 20
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.layout import columns
+from pipeline.layout.lines import Line, find_frame, lay_out
+from pipeline.layout.reading_order import text_in_reading_order
 from tests.conftest import examples
-from workers.layout import columns
-from workers.layout.lines import Line, find_frame, lay_out
-from workers.layout.reading_order import text_in_reading_order
 
 PITCH = 20.0
 

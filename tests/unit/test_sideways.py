@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.layout.lines import Line
+from pipeline.layout.reading_order import text_in_reading_order
 from tests.unit.test_reading_order import column, line
 from tests.unit.test_tables import ROWS, TEXT, XS, YS, Pixels, grid, in_cells, page
-from workers.layout.lines import Line
-from workers.layout.reading_order import text_in_reading_order
 
 ABOVE, BELOW = column("a", 40, 10, 500, 3), column("b", 40, 640, 500, 3)
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.layout.lines import Line
+from pipeline.layout.reading_order import text_in_reading_order
+from pipeline.layout.rulings import Ruling, Rulings
 from tests.conftest import examples
 from tests.unit.test_reading_order import PITCH, column, line, turned
-from workers.layout.lines import Line
-from workers.layout.reading_order import text_in_reading_order
-from workers.layout.rulings import Ruling, Rulings
 
 Pixels = NDArray[np.uint8]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.layout.lines import Line
 from schemas.review import ReviewReason
 from workers.engines.page_lines import PageLines
 from workers.engines.regions import Region, length_px
 from workers.engines.scripts import known_letters
-from workers.layout.lines import Line
 
 # So much of all lines, by length, is more than a smudge, a signature or a word of another script.
 _UNREAD_SHARE = 0.1

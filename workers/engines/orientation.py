@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from pipeline.layout.lines import CJK
 from workers.engines.regions import Reading, Region, letters
-from workers.layout.lines import CJK
 
 _NUM_TRIED = 6
 # Above this a page lies right, and nothing else is tried. Small print that lies right has 0.9 and more.

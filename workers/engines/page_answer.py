@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.layout.lines import Line
+from pipeline.layout.reading_order import text_in_reading_order
 from workers.engines import Answer
 from workers.engines.doubts import confidence_of, doubt_of
 from workers.engines.orientation import Turn
 from workers.engines.page_lines import PageLines
-from workers.layout.lines import Line
-from workers.layout.reading_order import text_in_reading_order
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,13 +8,13 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING
 
+from pipeline.layout.lines import Line, find_angle
+from pipeline.layout.rulings import Rulings, find_rulings
 from workers.engines.ink import Ink, find_ink
 from workers.engines.orientation import Orientation, Turn, find_orientation
 from workers.engines.parted import parted
 from workers.engines.regions import Models, Reading, Region, letters
 from workers.engines.scripts import is_unread_script
-from workers.layout.lines import Line, find_angle
-from workers.layout.rulings import Rulings, find_rulings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,15 +13,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.layout.lines import Quad
+from pipeline.layout.rulings import Ruling, Rulings
 from workers.engines.regions import Region
-from workers.layout.lines import Quad
-from workers.layout.rulings import Ruling, Rulings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from workers.layout.lines import Point
+    from pipeline.layout.lines import Point
 
     Boxes = NDArray[np.float64]
 

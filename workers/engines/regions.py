@@ -7,8 +7,8 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.layout.lines import Point, Quad
 from workers.engines.ink import Ink
-from workers.layout.lines import Point, Quad
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
+from pipeline.layout.lines import CJK, Line, Quad
 from workers.engines.regions import Region
-from workers.layout.lines import CJK, Line, Quad
 
 _LEAST_CONFIDENCE = 0.3  # of a line; what is less is what Tesseract sees in pictures and rules
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from workers.layout.aligned import find_aligned
-from workers.layout.lines import CJK, Box
-from workers.layout.prose import PROSE_WIDTH
-from workers.layout.rows import Row, cells, join, rows
+from pipeline.layout.aligned import find_aligned
+from pipeline.layout.lines import CJK, Box
+from pipeline.layout.prose import PROSE_WIDTH
+from pipeline.layout.rows import Row, cells, join, rows
 
 # Between what shares a row and is no table: seen in plain text, one space in Markdown, no sign that nobody wrote.
 GAP = "   "

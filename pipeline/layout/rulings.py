@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workers.layout.lines import Box, Frame
+from pipeline.layout.lines import Box, Frame
 
 if TYPE_CHECKING:
     import numpy as np

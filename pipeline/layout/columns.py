@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from workers.layout.lines import Box
-from workers.layout.prose import PROSE_WIDTH, is_prose
-from workers.layout.rulings import Ruling
+from pipeline.layout.lines import Box
+from pipeline.layout.prose import PROSE_WIDTH, is_prose
+from pipeline.layout.rulings import Ruling
 
 # A gutter's width in line heights. Boxes reach a fifth of a height beyond the letters, so this is about one em.
 _GUTTER = 0.5

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from workers.layout.connected import connected
-from workers.layout.lines import Box
-from workers.layout.prose import is_prose
-from workers.layout.rows import cells, joined, rows, united
-from workers.layout.rulings import Rulings
-from workers.layout.tables import Cell, Table
+from pipeline.layout.connected import connected
+from pipeline.layout.lines import Box
+from pipeline.layout.prose import is_prose
+from pipeline.layout.rows import cells, joined, rows, united
+from pipeline.layout.rulings import Rulings
+from pipeline.layout.tables import Cell, Table
 
 _NUMBER = re.compile(r"[(\[]?[-+−–]?[\d.,'%€$£¥\s()/:–-]*\d[\d.,'%€$£¥\s)\]/:–-]*[a-zA-Z%]{0,3}\)?")
 

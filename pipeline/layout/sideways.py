@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from workers.layout.connected import connected
-from workers.layout.lines import CJK, Line, Point
+from pipeline.layout.connected import connected
+from pipeline.layout.lines import CJK, Line, Point
 
 if TYPE_CHECKING:
     import numpy as np

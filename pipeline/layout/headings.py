@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.layout.paragraphs import Block
+from pipeline.layout.paragraphs import Block
 
 _LARGE, _LARGER_THAN_WHAT_FOLLOWS = 1.3, 1.15
 # (size against the page's text, level), as in a book: a title, a chapter's, a section's heading.

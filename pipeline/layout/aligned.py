@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from workers.layout.lines import Box
-from workers.layout.rows import Row, cells, joined
-from workers.layout.tables import Cell, Table
+from pipeline.layout.lines import Box
+from pipeline.layout.rows import Row, cells, joined
+from pipeline.layout.tables import Cell, Table
 
 _LEADERS = re.compile(r"(\. ?|…|·|_){4,}")
 

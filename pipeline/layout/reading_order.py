@@ -20,14 +20,14 @@ from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING
 
-from workers.layout.columns import regions
-from workers.layout.grids import take_tables
-from workers.layout.headings import with_headings
-from workers.layout.lines import Box, Line, find_frame, lay_out
-from workers.layout.paragraphs import Block, blocks
-from workers.layout.rows import join, united
-from workers.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text
-from workers.layout.sideways import take_sideways
+from pipeline.layout.columns import regions
+from pipeline.layout.grids import take_tables
+from pipeline.layout.headings import with_headings
+from pipeline.layout.lines import Box, Line, find_frame, lay_out
+from pipeline.layout.paragraphs import Block, blocks
+from pipeline.layout.rows import join, united
+from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text
+from pipeline.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
     import numpy as np

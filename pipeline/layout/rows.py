@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from workers.layout.lines import CJK, Box
+from pipeline.layout.lines import CJK, Box
 
 Row = list[Box]
 _LETTERS = re.compile(r"[^\W\d_]+")

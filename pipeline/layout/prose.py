@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from workers.layout.lines import Box
+from pipeline.layout.lines import Box
 
 # Lines of prose are 8 letter heights wide or more (about 16 Latin letters, 8 Chinese); cells of tables are shorter.
 PROSE_WIDTH = 8.0

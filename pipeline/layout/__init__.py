@@ -1,0 +1,1 @@
+"""From a page's lines to text that reads as the page does."""
