@@ -8,7 +8,8 @@ FlashAttention's 256 tokens, and is one path to trust instead of two.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,15 +22,22 @@ from workers.pixtral.model.packed import PackedAttention
 from workers.pixtral.model.transfer import to_device
 from workers.pixtral.plan.batch import Segment, cumulative, slots_of
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None  # type: ignore[assignment]
-VARLEN_PARAMETERS = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
+
+@cache
+def _varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
+    """torch's function and the names of its parameters; None before torch 2.10.
+
+    It is imported where a GPU wants it: torch's compiler comes with it, 1.4 s of processor time.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def has_varlen() -> bool:
-    return varlen_attn is not None
+    return _varlen() is not None
 
 
 def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
@@ -57,7 +65,10 @@ def attend_varlen(
     causal: bool,
 ) -> Tensor:
     """FlashAttention over packs; causal from the bottom right where keys outnumber queries."""
-    more = varlen_options(VARLEN_PARAMETERS, causal=causal, grouped=query.shape[1] != key.shape[1])
+    varlen = _varlen()
+    assert varlen is not None
+    varlen_attn, known = varlen
+    more = varlen_options(known, causal=causal, grouped=query.shape[1] != key.shape[1])
     out = varlen_attn(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k, **more)
     assert isinstance(out, Tensor)
     return out
