@@ -65,9 +65,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # Not filled with random numbers: on the device `meta` that would import torch's compiler, a second of each start.
+        # Not filled with random numbers: on the device `meta` that imports torch's compiler, a second of each start.
         empty = torch.empty(config.vocab_size, config.dim)
-        self.tok_embeddings = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim, _weight=empty)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.layers = nn.ModuleList(
