@@ -8,7 +8,8 @@
     ├── ProgramFault            stop: another process of ours ended by what nobody foresaw (exit code 70)
     └── Unavailable             try again later: a server, a worker or a child process is gone (exit code 4)
         ├── DiskFull            stop: no retry helps before someone frees some space
-        └── StorageGone         stop: page images or inputs cannot be reached, after some tries
+        ├── StorageGone         stop: page images or inputs cannot be reached, after some tries
+        └── EndpointGone        stop: the server that reads refuses whoever asks, or has not answered for long
 
 Each error has a `cause`, one stable word that `failures.cause` stores and `pagepack retry --cause` selects; its text
 names the thing, the fact and the way out. Its `exit_code` is what a program ends with that it stops; `exit_code(error)`
@@ -33,6 +34,8 @@ class PagepackError(Exception):
     cause = "error"
     retryable = False
     exit_code = 4
+    cost: float | None = None
+    """What the try cost that ended so, where a server that charges for it said so."""
 
     def __init__(self, message: str, *, cause: str | None = None) -> None:
         super().__init__(message)
@@ -78,6 +81,8 @@ class Unavailable(PagepackError):
 
     cause = "unavailable"
     retryable = True
+    retry_after_seconds = 0.0
+    """Sooner it is of no use, as far as is known."""
 
 
 class DiskFull(Unavailable):
@@ -90,6 +95,12 @@ class StorageGone(Unavailable):
     """The storage of page images or inputs does not answer; what waits keeps waiting."""
 
     cause = "storage"
+
+
+class EndpointGone(Unavailable):
+    """The server that reads serves nobody; what waits keeps waiting."""
+
+    cause = "endpoint"
 
 
 _SECRETS = (

@@ -57,6 +57,11 @@ def choose_engine(settings: Settings) -> Choice:
         if settings.fast:
             raise UsageError("--fast chooses models of rapidocr; leave it out with --engine tesseract")
         return Choice("tesseract", tesseract.fingerprint(settings.ocr_language), reason, ["ocr"])
+    if engine == "endpoint":
+        from workers.engines import endpoint
+
+        asked = endpoint.Asked.of(settings)
+        return Choice("endpoint", asked.fingerprint, f"{reason}, at {asked.shown_url}", asked.only_prompts)
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
     from workers.engines import pixtral
@@ -82,6 +87,10 @@ def make_engine(settings: Settings) -> Engine:
         from workers.engines.tesseract import TesseractEngine
 
         return TesseractEngine(settings.ocr_language)
+    if choice.engine == "endpoint":
+        from workers.engines.endpoint import EndpointEngine
+
+        return EndpointEngine(settings)
     from workers.engines.pixtral import PixtralEngine
 
     assert settings.model is not None

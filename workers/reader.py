@@ -22,7 +22,7 @@ from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import insist
-from pipeline.errors import PageFailed, PagepackError, StorageGone, Unavailable
+from pipeline.errors import EndpointGone, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, ReusedAnswer
 from pipeline.store.claims import ANY_MODEL, PageClaim, TaskClaim
@@ -92,7 +92,7 @@ class Reader:
         Raises:
             Reject: the worker stops; the message goes back to the queue.
             DiskFull: there is no room for the answer; the supervisor must stop the run.
-            StorageGone: page images cannot be reached; likewise.
+            StorageGone, EndpointGone: page images, or the server that reads, cannot be reached; likewise.
         """
         try:
             if self._read_unless_suspect(page_id, is_alone=False):
@@ -150,15 +150,20 @@ class Reader:
                 returned = return_claim(self._db, claim, "the worker stopped")
                 events.given_back(claim, "the worker stopped", returned)
             else:
-                with stage("store", claim):
-                    stored = self._writer.complete(claim, outcomes)
-                events.page_settled(claim, outcomes, stored, self._limits)
+                gone = [one for one in outcomes.values() if isinstance(one, EndpointGone)]
+                ended = {task_id: one for task_id, one in outcomes.items() if not isinstance(one, EndpointGone)}
+                if ended:
+                    with stage("store", claim):
+                        stored = self._writer.complete(claim, ended)
+                    events.page_settled(claim, ended, stored, self._limits)
+                if gone:
+                    raise gone[0]
                 if self._settings.keep_images == "until-read":
                     free_read_images(self._db, self._images, [claim.page_id])
         except BaseException as error:
-            is_gone = isinstance(error, StorageGone)
-            reason = str(error) if is_gone else "the worker could not store it"
-            wait_seconds = GONE_SECONDS if is_gone else 0.0  # the next one would find no image either
+            reason, wait_seconds = "the worker could not store it", 0.0
+            if isinstance(error, StorageGone | EndpointGone):  # the next one would fare no better
+                reason, wait_seconds = str(error), max(GONE_SECONDS, error.retry_after_seconds)
             with suppress(PagepackError):  # else it runs out: nobody renews it any more
                 returned = insist(lambda: return_claim(self._db, claim, reason, wait_seconds), self._is_over)
                 events.given_back(claim, reason, returned)

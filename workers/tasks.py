@@ -15,7 +15,7 @@ from celery.exceptions import Reject
 from pydantic import ValidationError
 
 from pipeline.delivery.alarms import raise_alarm
-from pipeline.errors import DiskFull, PagepackError, StorageGone
+from pipeline.errors import DiskFull, EndpointGone, PagepackError, StorageGone
 from pipeline.ingest.ingester import Ingester
 from pipeline.ingest.submission import BadMessage, submit_message
 from pipeline.settings import Settings
@@ -67,7 +67,7 @@ def _run(app: Celery, task: str, message: dict[str, Any], work: Callable[[], Non
         log.error("%s: dropped a message that this version does not know: %s (%s)", task, said, _misfit(error))
     except Reject:
         raise
-    except (DiskFull, StorageGone) as error:
+    except (DiskFull, StorageGone, EndpointGone) as error:
         log.error("%s", error)
         raise_alarm(app, error.cause, str(error))
     except PagepackError as error:

@@ -13,7 +13,15 @@ from pipeline.cli.where import is_default
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-_OF_SETTINGS = {"engine": "auto", "model": None, "text_layer": None, "detail": "auto", "attachments": False}
+_OF_SETTINGS = {
+    "engine": "auto",
+    "model": None,
+    "endpoint_url": None,
+    "endpoint_model": None,
+    "text_layer": None,
+    "detail": "auto",
+    "attachments": False,
+}
 """Options that may come from variables too, which another shell may lack, with the values that go without saying."""
 
 _NOT_OF_THE_BATCH = {"as_json"}

@@ -98,11 +98,15 @@ def pages_option(command: F) -> F:
 
 
 def engine_options(command: F) -> F:
-    engines = Choice(["auto", "pixtral", "rapidocr", "tesseract"])
+    engines = Choice(["auto", "pixtral", "rapidocr", "tesseract", "endpoint"])
     help_text = "With rapidocr: the smallest models, less processor time."
     command = click.option("--fast", is_flag=True, default=None, help=help_text)(command)
     help_text = "What tesseract or rapidocr shall read: rus+eng, or cyrillic."
     command = click.option("--ocr-language", metavar="NAMES", help=help_text)(command)
+    help_text = "The model's name there."
+    command = click.option("--endpoint-model", metavar="NAME", help=help_text)(command)
+    help_text = "With --engine endpoint: a server that answers as OpenAI's does, such as https://host/v1."
+    command = click.option("--endpoint-url", metavar="URL", help=help_text)(command)
     command = click.option("--engine", type=engines, help="What reads.  [auto: pixtral where --model is set]")(command)
     return click.option("--model", type=path, help="A checkpoint folder in Mistral's format, for pixtral.")(command)
 

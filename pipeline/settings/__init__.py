@@ -31,7 +31,7 @@ def _(default: Any, description: str, **limits: Any) -> Any:
     return Field(default, description=description, **limits)
 
 
-EngineName = Literal["auto", "pixtral", "rapidocr", "tesseract"]
+EngineName = Literal["auto", "pixtral", "rapidocr", "tesseract", "endpoint"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _PLACES = ("home", "model", "ocr_models", "images_url", "inputs_url")  # paths, or URLs
 
@@ -61,6 +61,14 @@ class Settings(BaseModel):
     text_layer: Literal["auto", "keep", "prefer"] | None = _(
         None, "auto takes a PDF page's own text where it is sound, prefer always, keep never; default auto for rapidocr"
     )
+
+    endpoint_url: str | None = _(None, "engine endpoint: a server as OpenAI's, by its base, such as https://host/v1")
+    endpoint_model: str | None = _(None, "the model's name there")
+    endpoint_key: str | None = _(None, "the key for it; no option of a command, which others could see", repr=False)
+    endpoint_concurrency: int = _(
+        32, "requests at once at most, of each worker; fewer as the server bears", ge=1, le=1024
+    )
+    endpoint_seconds: float = _(300.0, "an answer that takes longer is asked for again", gt=0)
 
     detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
     max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
@@ -111,6 +119,26 @@ class Settings(BaseModel):
         if url is not None and has_credentials(url):  # the database stores where each copy lies
             raise ValueError("holds a password; give it as AWS_SECRET_ACCESS_KEY or FSSPEC_<PROTOCOL>_PASSWORD")
         return url
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_server_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+                raise ValueError(
+                    "holds a password; give it as PAGEPACK_ENDPOINT_KEY"
+                    if has_credentials(url)
+                    else "is no URL like https://host/v1"
+                )
+            return url.rstrip("/")
+        return url
+
+    @field_validator("endpoint_key")
+    @classmethod
+    def _is_key(cls, key: str | None) -> str | None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key):
+            raise ValueError("is empty, or holds what no header may; is there a space or a line end in it?")
+        return key
 
     @field_validator("keep_images")
     @classmethod
@@ -192,6 +220,8 @@ def explain_settings(**flags: object) -> list[tuple[str, Any, str]]:
 def _shown(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if name.endswith("_key"):
+        return "***"
     return redacted(value) if Settings.model_fields[name].repr else secrets_masked(value)
 
 
@@ -253,7 +283,8 @@ def _secrets_in_files() -> dict[str, tuple[str, str]]:
             reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
             raise UsageError(f"{variable}_FILE names {path}, which cannot be read: {reason}") from None
         if not url:
-            raise UsageError(f"{variable}_FILE names {path}, which is empty; write the URL into it")
+            what = "key" if variable.endswith("_KEY") else "URL"
+            raise UsageError(f"{variable}_FILE names {path}, which is empty; write the {what} into it")
         found[variable] = (path, url)
     return found
 
@@ -277,7 +308,7 @@ def _build(given: Mapping[str, Given]) -> Settings:
 def _misfit(name: str, error: ErrorDetails) -> str:
     """What is wrong with a value and what would be right, in our own words."""
     kind, limits, got = error["type"], error.get("ctx", {}), redacted(str(error["input"]))[:80]
-    shown = "" if name.endswith("_url") else f" is {got!r}"
+    shown = "" if name.endswith(("_url", "_key")) else f" is {got!r}"
     if kind == "value_error":
         said = str(limits["error"])
         return f" {said}" if said.startswith(("is ", "holds ")) else f"{shown}: {said}"

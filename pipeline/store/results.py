@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.dialect import is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.errors import PagepackError
+from pipeline.errors import PagepackError, Unavailable
 from pipeline.store.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
 from pipeline.store.claims import PageClaim, TaskClaim
 from pipeline.store.leases import Limits
@@ -142,4 +142,6 @@ def after_failure(db: Database, attempts: int, error: Exception, limits: Limits)
         reason = str(error) or type(error).__name__
         return values | {"state": TaskState.FAILED, "cause": cause, "reason": reason, "finished_at": utc_now()}
     wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
+    if isinstance(error, Unavailable):
+        wait = max(wait, error.retry_after_seconds)
     return values | {"state": TaskState.PENDING, "next_attempt_at": db.clock() + wait}

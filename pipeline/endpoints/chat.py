@@ -1,0 +1,184 @@
+"""A chat completion: the body of a request, and what the server's answer says.
+
+Only what a request needs goes into its body, for servers differ in what they refuse: vLLM and SGLang take all of these
+fields, Mistral's API knows no `seed` and no `logprobs`, newer models of OpenAI's no `max_tokens`. `extra` mends the
+rest: its fields are laid over the body, and those that are None are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.endpoints.client import Client
+from pipeline.endpoints.words import bad_answer, error_words, one_line
+from pipeline.errors import PageFailed, Unavailable
+
+log = logging.getLogger("pagepack.endpoint")
+
+PATH = "/chat/completions"
+
+_REASONS = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "complete": "stop",
+    "tool_calls": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "content_filter": "content_filter",
+    "content_filtered": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+    "repetition": "repetition",
+}
+_BROKEN_OFF = ("error", "abort", "cancelled", "cancel")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a server answered, in our words. `confidence` is the mean probability of a token, by its logarithm."""
+
+    text: str
+    finish_reason: str  # stop, length, content_filter, repetition
+    model: str  # as the server calls what answered; "" where it does not say
+    seconds: float
+    tries: int = 1
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    confidence: float | None = None
+    least_confidence: float | None = None  # of its least likely token
+
+
+def chat_body(
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    logprobs: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The body of a request."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(messages),
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+    }
+    if top_p != 1.0:
+        body["top_p"] = top_p
+    if seed is not None:
+        body["seed"] = seed
+    if stop:
+        body["stop"] = list(stop)
+    if logprobs:
+        body["logprobs"] = True
+    body |= extra or {}
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def image_part(data: bytes, kind: str) -> dict[str, Any]:
+    """An image in a message; `kind` is png or jpeg."""
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+async def complete(client: Client, body: Mapping[str, Any], deadline: float | None = None) -> Completion:
+    """Ask, on the client's thread: `client.start(complete(client, body)).result()`.
+
+    A server that knows no `logprobs` is asked without them from then on.
+
+    Raises: PageFailed, Unavailable, EndpointGone, as `Client.send`; and for an answer that is none.
+    """
+    try:
+        reply = await client.send("POST", PATH, deadline, json=_without(body, client.unknown_fields))
+    except PageFailed as error:
+        if "logprobs" not in body or "logprob" not in str(error) or "logprobs" in client.unknown_fields:
+            raise
+        client.unknown_fields.add("logprobs")
+        log.info("%s gives no log-probabilities; answers have no confidence (%s)", client.name, error)
+        reply = await client.send("POST", PATH, deadline, json=_without(body, client.unknown_fields))
+    completion = completion_of(reply.json())
+    return replace(completion, seconds=reply.seconds, tries=reply.tries)
+
+
+def _without(body: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in fields}
+
+
+def completion_of(answer: Mapping[str, Any]) -> Completion:
+    """Raises: PageFailed (`filtered`), Unavailable (`bad-answer`, `endpoint`)."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        said = error_words(json.dumps(answer).encode()) if answer.get("error") else f"it has {_fields(answer)}"
+        raise bad_answer(f"no choices: {said}")
+    choice = choices[0]
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise bad_answer(f"a choice without a message: it has {_fields(choice)}")
+    text = _text_of(message.get("content"))
+    reason = str(choice.get("finish_reason") or "stop").lower()
+    if reason in _BROKEN_OFF:
+        raise Unavailable(f"the endpoint broke the answer off (finish_reason {one_line(reason, 40)})", cause="endpoint")
+    refusal = message.get("refusal")
+    if not text and (refusal or _REASONS.get(reason) == "content_filter"):
+        said = f": {one_line(str(refusal))}" if refusal else ""
+        raise PageFailed(f"the endpoint's filter lets no answer to this page through{said}", cause="filtered")
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    mean, least = _confidence(choice.get("logprobs"))
+    return Completion(
+        text=text,
+        finish_reason=_REASONS.get(reason, "stop"),
+        model=one_line(str(answer.get("model") or ""), 100),
+        seconds=0.0,
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        confidence=mean,
+        least_confidence=least,
+    )
+
+
+def _text_of(content: Any) -> str:
+    """A message's content: a text, or parts of which some are texts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    if content is None:
+        return ""
+    raise bad_answer(f"content that is no text ({type(content).__name__})")
+
+
+def _confidence(logprobs: Any) -> tuple[float | None, float | None]:
+    """Mean over tokens and least, as probabilities; (None, None) where the server gives none."""
+    entries = logprobs.get("content") if isinstance(logprobs, dict) else None
+    values = [entry.get("logprob") for entry in entries or () if isinstance(entry, dict)]
+    numbers = [min(0.0, float(one)) for one in values if isinstance(one, int | float) and not math.isnan(one)]
+    if not numbers:
+        return None, None
+    return math.exp(sum(numbers) / len(numbers)), math.exp(min(numbers))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _fields(value: Mapping[str, Any]) -> str:
+    return one_line(", ".join(map(str, value)) or "no fields", 80)

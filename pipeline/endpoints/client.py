@@ -1,0 +1,329 @@
+"""One server, asked by many threads: a thread with an event loop sends, keeps the pace, and tries again what may pass.
+
+    start(coroutine) ──► event loop: lane ──► one try ──► Reply
+                            ▲  wait by backoff     │
+                            └──────────────────────┘   429, 5xx, a lost connection, no answer in time
+
+A try that failed for a reason that may pass is repeated until the deadline. Who is told what in the end:
+
+    PageFailed      the server refuses this request (400, 413, 422…), or the deadline passed while it worked on it
+    Unavailable     this request failed again and again, and others were answered meanwhile
+    EndpointGone    nobody is served: the key or the address is refused, the quota is used up, or nothing was answered
+                    for long
+
+The key goes into one header and nowhere else: messages are cleaned of it, and hold no address beyond host and path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import httpx2
+
+from pipeline.endpoints.lane import Lane
+from pipeline.endpoints.pace import LONGEST_RETRY_AFTER_SECONDS, Window, backoff_seconds, retry_after_seconds
+from pipeline.endpoints.words import error_words, parsed, shown_url
+from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
+
+log = logging.getLogger("pagepack.endpoint")
+for _name in ("httpx2", "httpcore2"):  # a line for each request, in INFO
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+T = TypeVar("T")
+
+MOST_BYTES = 32 * 2**20  # of an answer: a page of text with its log-probabilities has one or two
+_CONNECT_SECONDS = 15.0
+_MOST_TRIES = 5  # of a request that fails while others are answered
+_GONE_AT_START_SECONDS = 30.0  # a server that never answered: a mistaken address, mostly
+_PASSES = (408, 409, 425, 429)  # and all from 500 up
+_FOR_ALL = (301, 302, 303, 307, 308, 401, 402, 404, 405)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom to ask, and how hard. `url` is the base, as https://host/v1."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    most_at_once: int = 16
+    request_seconds: float = 300.0
+    gone_seconds: float = 120.0
+    """Without any answer so long, though asked, the server counts as gone."""
+
+
+class Reply(NamedTuple):
+    """What came with a status of success."""
+
+    content: bytes
+    content_type: str
+    seconds: float  # of the try that was answered
+    tries: int
+
+    def json(self) -> dict[str, Any]:
+        """Raises Unavailable (`bad-answer`): it is no JSON object."""
+        return parsed(self.content, self.content_type)
+
+
+class _Passing(Exception):
+    """A try failed for a reason that may pass."""
+
+    def __init__(self, reason: str, *, is_busy: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.is_busy = is_busy  # the server has too much to do: ask it less
+        self.retry_after = retry_after
+
+
+class Client:
+    """Safe to call from many threads. `close` ends what is on its way: it raises Unavailable."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.name = shown_url(server.url)
+        self.unknown_fields: set[str] = set()  # of requests, which this server refuses
+        self._lane = Lane(Window(server.most_at_once))
+        self._answered_at: float | None = None  # last success, by the loop's clock
+        self._failing_since: float | None = None  # the first failure that no success followed
+        self._failed_at = 0.0
+        self._is_closed = False
+        self._tries = self._answers = 0
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
+        self._thread.start()
+        self._http = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    async def _open(self) -> httpx2.AsyncClient:
+        headers = {"accept": "application/json"}
+        if self.server.key is not None:
+            headers["authorization"] = f"Bearer {self.server.key}"
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.server.most_at_once)
+        timeout = httpx2.Timeout(None, connect=_CONNECT_SECONDS)  # the rest is counted from end to end
+        return httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout, follow_redirects=False)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine that uses `send` on the client's thread. Cancelling the future ends its request."""
+        if self._is_closed:
+            work.close()
+            closed: Future[T] = Future()
+            closed.set_exception(Unavailable(f"the client of {self.name} is closed"))
+            return closed
+        return asyncio.run_coroutine_threadsafe(self._kept(work), self._loop)
+
+    def stats(self) -> dict[str, float]:
+        """tries and answers since the start; in_flight, waiting and room now."""
+        return {
+            "tries": float(self._tries),
+            "answers": float(self._answers),
+            "in_flight": float(self._lane.in_flight),
+            "waiting": float(self._lane.waiting),
+            "room": float(self._lane.window.room),
+        }
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _kept(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise Unavailable(f"the client of {self.name} was closed before it answered") from None
+            raise
+        finally:
+            self._tasks.discard(task)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        deadline: float | None = None,
+        *,
+        most_bytes: int = MOST_BYTES,
+        **content: Any,
+    ) -> Reply:
+        """Ask until it is answered; `content` as httpx takes it (json, files, data). On the client's thread only.
+
+        `deadline` is a `time.monotonic()` moment. Raises: PageFailed, Unavailable, EndpointGone.
+        """
+        failed: _Passing | None = None
+        first_failed_at = 0.0
+        tries = 0
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    await self._enter(deadline)
+                    sent_at = self._loop.time()
+                    try:
+                        reply = await self._try(method, path, most_bytes, content)
+                    except _Passing as failure:
+                        tries += 1
+                        failed, first_failed_at = failure, first_failed_at or self._loop.time()
+                        self._note_failure(failure, sent_at)
+                        self._give_up_perhaps(failure, tries, first_failed_at)
+                        wait = max(backoff_seconds(tries), failure.retry_after or 0.0)
+                        if deadline is not None and self._loop.time() + wait >= deadline:
+                            raise TimeoutError from None
+                    else:
+                        self._note_answer()
+                        return reply._replace(tries=tries + 1)
+                    finally:
+                        self._lane.leave()
+                    await asyncio.sleep(wait)
+        except TimeoutError:
+            if failed is None:
+                words = f"{self.name} did not answer in the time that was left; raise PAGEPACK_PAGE_SECONDS"
+                raise PageFailed(words, cause="deadline") from None
+            raise self._after(failed, tries, first_failed_at) from None
+
+    async def _enter(self, deadline: float | None) -> None:
+        if deadline is not None and self._lane.paused_until > deadline:
+            raise self._is_paused()
+        await self._lane.enter()
+
+    def _is_paused(self, words: str = "") -> EndpointGone:
+        seconds = self._lane.paused_until - self._loop.time()
+        said = f" ({words})" if words else ""
+        gone = EndpointGone(
+            f"{self.name} asks to be left alone for another {seconds:,.0f} s{said}; run the same command again then"
+        )
+        gone.retry_after_seconds = seconds
+        return gone
+
+    async def _try(self, method: str, path: str, most_bytes: int, content: dict[str, Any]) -> Reply:
+        started = self._loop.time()
+        self._tries += 1
+        base = httpx2.URL(self.server.url)
+        url = base.copy_with(path=base.path.rstrip("/") + path)
+        try:
+            async with (
+                asyncio.timeout(self.server.request_seconds),
+                self._http.stream(method, url, **content) as response,
+            ):
+                body = bytearray()
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > most_bytes:
+                        raise Unavailable(
+                            f"{self.name} answered with more than {most_bytes / 2**20:,.0f} MiB; is it a model's "
+                            "server?",
+                            cause="bad-answer",
+                        )
+        except TimeoutError:
+            words = f"no answer within {self.server.request_seconds:g} s (PAGEPACK_ENDPOINT_SECONDS)"
+            raise _Passing(words, is_busy=True) from None
+        except httpx2.DecodingError:
+            raise Unavailable(f"{self.name} answered what cannot be decompressed", cause="bad-answer") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise self._lost(error) from None
+        if response.is_success:
+            kind = response.headers.get("content-type", "")
+            return Reply(bytes(body), kind, self._loop.time() - started, 0)
+        raise self._refused(response.status_code, response.headers, bytes(body))
+
+    def _lost(self, error: Exception) -> Exception:
+        """No whole answer came."""
+        words = self._clean(str(error) or type(error).__name__)
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+            causes.append(cause)
+        if any(isinstance(one, ssl.SSLCertVerificationError) for one in causes):
+            return EndpointGone(
+                f"the certificate of {self.name} is not trusted ({words}); SSL_CERT_FILE names a file of authorities"
+            )
+        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+            return EndpointGone(f"{self.name} cannot be asked: {words}; look at PAGEPACK_ENDPOINT_URL")
+        return _Passing(words)
+
+    def _refused(self, status: int, headers: httpx2.Headers, body: bytes) -> Exception:
+        """An answer that is none, by its status."""
+        said = self._clean(error_words(body))
+        words = f"{status}{f': {said}' if said else ''}"
+        if status == 429 and "insufficient_quota" in body.decode(errors="replace"):
+            return EndpointGone(f"the quota at {self.name} is used up ({words})")
+        if status >= 500 or status in _PASSES:
+            wait = retry_after_seconds(headers.get("retry-after"))
+            return _Passing(
+                words, is_busy=True, retry_after=None if wait is None else min(wait, LONGEST_RETRY_AFTER_SECONDS)
+            )
+        if status in _FOR_ALL or (status == 403 and self._answered_at is None):
+            return EndpointGone(f"{self.name} refuses every request ({words}); {self._way_out(status, headers)}")
+        return PageFailed(f"{self.name} refuses the page ({words})", cause="refused")
+
+    def _way_out(self, status: int, headers: httpx2.Headers) -> str:
+        if status < 400:
+            to = shown_url(headers.get("location", "elsewhere"))
+            return f"it sends on to {to}, which is not followed; is that PAGEPACK_ENDPOINT_URL?"
+        if status in (401, 403):
+            given = "the key in PAGEPACK_ENDPOINT_KEY" if self.server.key else "no key was given: PAGEPACK_ENDPOINT_KEY"
+            return f"is it {given}?" if self.server.key else given
+        if status == 402:
+            return "is there credit left?"
+        return "look at PAGEPACK_ENDPOINT_URL, which ends in /v1 mostly, and at PAGEPACK_ENDPOINT_MODEL"
+
+    def _note_answer(self) -> None:
+        self._answers += 1
+        self._lane.window.answered()
+        if self._failing_since is not None and self._loop.time() - self._failing_since > _CONNECT_SECONDS:
+            log.warning("%s answers again", self.name)
+        self._answered_at, self._failing_since = self._loop.time(), None
+
+    def _note_failure(self, failure: _Passing, sent_at: float) -> None:
+        now = self._loop.time()
+        if failure.is_busy:
+            self._lane.window.refused(sent_at, now)
+        if failure.retry_after:
+            self._lane.pause_until(now + failure.retry_after)
+        was_left_alone = now - self._failed_at > self.server.gone_seconds + self.server.request_seconds
+        self._failed_at = now
+        if self._failing_since is None or was_left_alone:
+            self._failing_since = now
+            log.warning("%s: %s; trying again", self.name, failure)
+
+    def _give_up_perhaps(self, failure: _Passing, tries: int, first_failed_at: float) -> None:
+        others_were_answered = self._answered_at is not None and self._answered_at >= first_failed_at
+        if others_were_answered and tries >= _MOST_TRIES and failure.retry_after is None:
+            raise self._after(failure, tries, first_failed_at)
+        if self._failing_since is not None and failure.retry_after is None:
+            patience = self.server.gone_seconds
+            if self._answered_at is None:
+                patience = min(patience, _GONE_AT_START_SECONDS)
+            if self._loop.time() - self._failing_since >= patience:
+                raise self._after(failure, tries, first_failed_at)
+
+    def _after(self, failure: _Passing, tries: int, first_failed_at: float) -> PagepackError:
+        """What a request that is given up ends with."""
+        if failure.retry_after and self._lane.paused_until > self._loop.time():
+            return self._is_paused(str(failure))
+        if self._answered_at is not None and self._answered_at >= first_failed_at:
+            return Unavailable(f"{self.name} failed {tries} times at this page: {failure}", cause="endpoint")
+        since = self._loop.time() - (self._failing_since or first_failed_at)
+        return EndpointGone(
+            f"{self.name} has not answered anything for {since:,.0f} s ({failure}); run the same command again when it "
+            "is there"
+        )
+
+    def _clean(self, text: str) -> str:
+        return text if not self.server.key else text.replace(self.server.key, "***")
