@@ -1,13 +1,13 @@
 """The tables. They are ours to change through migrations; people query the views (`views.py`).
 
     batches ──< batch_sources >── sources ──> documents ──< pages ──< page_tasks ──> answer_versions
-       ├──< batch_prompts >── prompt_versions                  └── current_answers ──────┘
-       └──< notices
+       ├──< batch_prompts >── prompt_versions                  ├── current_answers ──────┤
+       └──< notices                      answer_promotions ──< └── promoted_answers ─────┘
 
 A *source* is a path; a *document* is content, so one document may lie at many paths. A *page task* is the hot, narrow
 row that workers lease: one page, one prompt, one model. An *answer* is keyed by page image, prompt version (its hash
 covers the sampling parameters) and model, so the same page in ten folders is read once. `current_answers` says which
-answer a page shows for a prompt's name.
+answer a page shows for a prompt's name, and `answer_promotions` where people chose it.
 
 Times that people read are UTC datetimes; those that leases are computed with are seconds since the epoch.
 
@@ -300,12 +300,44 @@ class Answer(Base):
 
 
 class CurrentAnswer(Base):
-    """Which answer a page shows for a prompt's name: the latest that was asked for."""
+    """Which answer a page shows for a prompt's name: the latest that was asked for, or the one that people promoted.
+
+    The two last columns are null where no promotion holds the page. They are no foreign keys, which SQLite could add by
+    copying the table alone: a held page has a row of `promoted_answers`, and a task of it names its latest answer.
+    """
 
     __tablename__ = "current_answers"
+    __table_args__ = (_partial_index("current_answers", "held", ("promotion_id",), "promotion_id IS NOT NULL"),)
 
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
     prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
+    promotion_id: Mapped[int | None] = mapped_column(Key)  # that chose `answer_id`; the latest of those that stand
+    latest_answer_id: Mapped[int | None] = mapped_column(Key)  # what the page would show without any promotion
+
+
+class Promotion(Base):
+    """People said which answers shall be current, for which pages. It stands until it is rolled back."""
+
+    __tablename__ = "answer_promotions"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    answers: Mapped[str] = mapped_column(StorableText)  # which, as `diff` and `promote` name them: `engine:tesseract`
+    prompt: Mapped[str | None] = mapped_column(StorableText)  # these three narrow the pages; null: all
+    batch_id: Mapped[str | None] = mapped_column(String(36))  # a batch's public id
+    path: Mapped[str | None] = mapped_column(StorableText)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    rolled_back_at: Mapped[datetime | None]
+
+
+class PromotedAnswer(Base):
+    """A page that a promotion holds; gone with its rolling back. Of several that hold a page, the latest counts."""
+
+    __tablename__ = "promoted_answers"
+
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
+    prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
+    promotion_id: Mapped[int] = mapped_column(ForeignKey("answer_promotions.id"), primary_key=True, index=True)
     answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
 
 

@@ -23,6 +23,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "confidence": "0 to 1, of the engine in its own reading; null where it has none",
         "batch_id": "the batch that the page was read for; later ones that ask the same take the answer over",
         "angle": "degrees clockwise by which the engine turned the image to read it; null where it does not say",
+        "promotion_id": "of `promotions`, where people chose this answer; null: it is the latest that was asked for",
     },
     "document_text": {
         "source_path": "path of the file",
@@ -126,6 +127,16 @@ COLUMNS: dict[str, dict[str, str]] = {
         "seed": "of the sampling",
         "stop": "texts that end an answer, a JSON array",
         "created_at": "UTC, when it was first asked; in older archives the start of its first batch, or null",
+    },
+    "promotions": {
+        "promotion_id": "from 1, for `pagepack roll-back`",
+        "answers": "what was made current: engine:…, model:…, prompt:…, version:… or batch:…",
+        "prompt": "only answers to this prompt; null: to all",
+        "batch_id": "only pages of this batch; null: of all",
+        "path": "only files whose path fits this pattern; null: all",
+        "answers_held": "pages and prompts for which it stands still",
+        "created_at": "UTC",
+        "rolled_back_at": "UTC, when the last of it was rolled back; null while it stands",
     },
     "files": {
         "batch_id": "the batch it was seen in",

@@ -22,7 +22,8 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.text AS text, a.engine AS engine, a.model AS model, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.created_at AS created_at, {FOLDER_AND_FILE_NAME}, a.prompt_version AS prompt_version,
-       a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id, a.angle AS angle
+       a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id, a.angle AS angle,
+       c.promotion_id AS promotion_id
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -241,6 +242,13 @@ JOIN pages p ON p.document_id = d.id
 LEFT JOIN text_layers l ON l.page_id = p.id
 """
 
+_PROMOTIONS = """
+SELECT r.id AS promotion_id, r.answers AS answers, r.prompt AS prompt, r.batch_id AS batch_id, r.path AS path,
+       (SELECT count(*) FROM promoted_answers h WHERE h.promotion_id = r.id) AS answers_held,
+       r.created_at AS created_at, r.rolled_back_at AS rolled_back_at
+FROM answer_promotions r
+"""
+
 
 def view_definitions(dialect: str) -> dict[str, str]:
     """Name → SELECT, in an order in which each view finds those it reads from."""
@@ -256,6 +264,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "attempts": _ATTEMPTS,
         "answers": _ANSWERS,
         "prompts": _prompts(dialect),
+        "promotions": _PROMOTIONS,
         "page_images": _PAGE_IMAGES,
         "page_lines": page_lines(dialect),
         "review": review(dialect),

@@ -18,6 +18,7 @@ from pipeline.cli import (  # noqa: F401 (each adds its commands)
     query,
     retry,
     sql,
+    versions,
 )
 from pipeline.cli.options import (
     EXIT_DONE,

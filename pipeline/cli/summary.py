@@ -56,7 +56,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     """Print it; the exit code."""
     from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
-    from pipeline.query.batch_status import files_drawn_otherwise, find_batch, pages_done_within
+    from pipeline.query.batch_status import answers_held, files_drawn_otherwise, find_batch, pages_done_within
     from pipeline.query.batch_status import status as query_status
     from pipeline.store.sources import UNSUPPORTED
 
@@ -64,12 +64,12 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     batch = find_batch(db, batch_id)
     summary = query_status(db, batch)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
-    otherwise = files_drawn_otherwise(db, batch.id)
+    otherwise, held = files_drawn_otherwise(db, batch.id), answers_held(db, batch.id)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     code = exit_code_of(summary.failures)
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
-        more["files_drawn_otherwise"] = otherwise
+        more |= {"files_drawn_otherwise": otherwise, "answers_held": held}
         click.echo(json.dumps({**status_json(summary), **more}, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
@@ -91,6 +91,11 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             click.echo(line)
         click.echo(f"text in {database_name(settings)}")
         click.echo(f'read:  pagepack sql{where} "SELECT source_path, page_number, text FROM page_text"')
+        if held:
+            click.echo(
+                f"{counted(held, 'answer')} {'is' if held == 1 else 'are'} stored and not shown: others were promoted "
+                "there; `pagepack roll-back` shows the latest"
+            )
         if otherwise:
             are = "keeps its" if otherwise == 1 else "keep their"
             click.echo(

@@ -56,7 +56,11 @@ class Database:
     def looking(self) -> Iterator[Look]:
         """As `read`, for statements in plain SQL; see `looking.py`."""
         with self.read() as connection:
-            yield Look(self.dialect, lambda statement, values: connection.execute(sa.text(statement), values).all())
+            yield self.look(connection)
+
+    def look(self, connection: Connection) -> Look:
+        """The same within a transaction that is open."""
+        return Look(self.dialect, lambda statement, values: connection.execute(sa.text(statement), values).all())
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -39,6 +39,8 @@ INGEST = {
     "answer_versions": "SELECT, INSERT",  # a text layer that is preferred
     "page_search": "SELECT, INSERT",
     "current_answers": "SELECT, INSERT, UPDATE",
+    "answer_promotions": "SELECT, INSERT, UPDATE (rolled_back_at)",
+    "promoted_answers": "SELECT, INSERT, DELETE",
     "task_attempts": "SELECT, INSERT",
     "worker_processes": _ALL,
     "leaders": _ALL,
@@ -59,7 +61,7 @@ WORKER = {
     "page_tasks": f"SELECT, UPDATE ({_LEASE}, token, attempts, next_attempt_at, answer_id, leased_at)",
     "answer_versions": "SELECT, INSERT",
     "page_search": "INSERT",
-    "current_answers": "SELECT, INSERT, UPDATE (answer_id)",
+    "current_answers": "SELECT, INSERT, UPDATE (answer_id, latest_answer_id)",  # what people promoted stays
     "task_attempts": "SELECT, INSERT",
     "worker_processes": _ALL,
     "notices": "SELECT, INSERT",
@@ -122,7 +124,7 @@ def grant_statements() -> list[str]:
         f"GRANT USAGE ON SEQUENCE answers_id_seq, task_attempts_id_seq, notices_id_seq TO {writers}",
     ] + [
         f"GRANT USAGE ON SEQUENCE {name}_id_seq TO pagepack_ingest"
-        for name in ("batches", "documents", "sources", "pages", "page_tasks")
+        for name in ("batches", "documents", "sources", "pages", "page_tasks", "answer_promotions")
     ]
 
 

@@ -192,6 +192,17 @@ def files_drawn_otherwise(db: Looking, batch_id: int) -> int:
         return int(look.value(_DRAWN_OTHERWISE, batch=batch_id))
 
 
+def answers_held(db: Looking, batch_id: int) -> int:
+    """Answers to what a batch asks that pages do not show, for people promoted others there."""
+    with db.looking() as look:
+        return int(look.value(_HELD, batch=batch_id))
+
+
+_HELD = """SELECT count(*) FROM current_answers c JOIN pages p ON p.id = c.page_id
+WHERE c.promotion_id IS NOT NULL AND c.latest_answer_id <> c.answer_id
+  AND p.document_id IN (SELECT document_id FROM batch_sources WHERE batch_id = :batch)
+  AND c.prompt IN (SELECT v.name FROM prompt_versions v JOIN batch_prompts b ON b.prompt_version = v.version
+                   WHERE b.batch_id = :batch)"""
 _DRAWN_OTHERWISE = """SELECT count(*) FROM batch_sources s
 JOIN batches b ON b.id = s.batch_id JOIN documents d ON d.id = s.document_id
 WHERE s.batch_id = :batch AND d.detail <> b.detail AND EXISTS (SELECT 1 FROM pages p WHERE p.document_id = d.id)"""

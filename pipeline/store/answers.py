@@ -53,7 +53,7 @@ class AnswerKey(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A task that is done, and the answer that its page shows for its prompt from now on."""
+    """A task that is done, and the answer that was asked for last for its page and prompt from now on."""
 
     task_id: int
     page_id: int
@@ -147,18 +147,26 @@ _SETTLE = (
 _SHOWN = GivenRows(CurrentAnswer.page_id, CurrentAnswer.prompt, CurrentAnswer.answer_id)
 
 
-def _replacing(insert: Any) -> Any:
+def show_latest(insert: Any) -> Any:
+    """An INSERT of current answers that replaces those that pages show; where people promoted one, it stays."""
+    is_held = CurrentAnswer.promotion_id.is_not(None)
+    latest = insert.excluded.answer_id
     return insert.on_conflict_do_update(
-        index_elements=["page_id", "prompt"], set_={"answer_id": insert.excluded.answer_id}
+        index_elements=["page_id", "prompt"],
+        set_={
+            "answer_id": sa.case((is_held, CurrentAnswer.answer_id), else_=latest),
+            "latest_answer_id": sa.case((is_held, latest)),
+        },
     )
 
 
-_SHOW_ALL = _replacing(postgresql.insert(CurrentAnswer).from_select(_SHOWN.names, _SHOWN.select))
-_SHOW = _replacing(sqlite.insert(CurrentAnswer))
+_SHOW_ALL = show_latest(postgresql.insert(CurrentAnswer).from_select(_SHOWN.names, _SHOWN.select))
+_SHOW = show_latest(sqlite.insert(CurrentAnswer))
 
 
 def settle(connection: Connection, settled: Sequence[Settled]) -> None:
-    """The tasks are done, and their pages show these answers. Whoever calls holds the tasks' rows."""
+    """The tasks are done, and their pages show these answers, where people promoted no other. Whoever calls holds the
+    tasks' rows."""
     if not settled:
         return
     now = utc_now()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
 from pipeline.database.dialect import insert_for
-from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle
+from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle, show_latest
 from pipeline.store.conditions import is_asked_by, is_batch_running
 from pipeline.store.layer_tables import with_tables
 from pipeline.store.layer_text import lines_of, whole_words
@@ -105,9 +105,7 @@ def ensure_tasks(
         .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
         .where(own, PageTask.state == TaskState.DONE),
     )
-    connection.execute(
-        shown.on_conflict_do_update(index_elements=["page_id", "prompt"], set_={"answer_id": shown.excluded.answer_id})
-    )
+    connection.execute(show_latest(shown))
 
 
 _NUMBERS = ("token", "attempts", "crashes", "next_attempt_at")

@@ -1,0 +1,64 @@
+"""promotions: which answers people chose to be current, and what would be current without that
+
+A page that no promotion holds has null in both new columns of `current_answers`.
+
+Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers for the moment of adding columns, which rewrites nothing, and
+SHARE while it is read once for an index that is empty.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+_KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_IS_HELD = sa.text("promotion_id IS NOT NULL")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "answer_promotions",
+        sa.Column("id", _KEY, nullable=False),
+        sa.Column("answers", sa.Text(), nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=True),
+        sa.Column("batch_id", sa.String(36), nullable=True),
+        sa.Column("path", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("rolled_back_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_answer_promotions")),
+    )
+    op.create_table(
+        "promoted_answers",
+        sa.Column("page_id", _KEY, nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=False),
+        sa.Column("promotion_id", _KEY, nullable=False),
+        sa.Column("answer_id", _KEY, nullable=False),
+        sa.ForeignKeyConstraint(["page_id"], ["pages.id"], name=op.f("fk_promoted_answers_page_id")),
+        sa.ForeignKeyConstraint(
+            ["promotion_id"], ["answer_promotions.id"], name=op.f("fk_promoted_answers_promotion_id")
+        ),
+        sa.ForeignKeyConstraint(["answer_id"], ["answer_versions.id"], name=op.f("fk_promoted_answers_answer_id")),
+        sa.PrimaryKeyConstraint("page_id", "prompt", "promotion_id", name=op.f("pk_promoted_answers")),
+    )
+    for column in ("promotion_id", "answer_id"):
+        op.create_index(op.f(f"ix_promoted_answers_{column}"), "promoted_answers", [column])
+    op.add_column("current_answers", sa.Column("promotion_id", _KEY, nullable=True))
+    op.add_column("current_answers", sa.Column("latest_answer_id", _KEY, nullable=True))
+    op.create_index(
+        "ix_current_answers_held",
+        "current_answers",
+        ["promotion_id"],
+        sqlite_where=_IS_HELD,
+        postgresql_where=_IS_HELD,
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_current_answers_held", table_name="current_answers")
+    op.drop_column("current_answers", "latest_answer_id")
+    op.drop_column("current_answers", "promotion_id")
+    op.drop_table("promoted_answers")
+    op.drop_table("answer_promotions")

@@ -1,0 +1,87 @@
+"""A set of answers by what they share, and some of the pages of the archive: in plain SQL, for who reads and writes.
+
+`t` is a task, `a` its answer, `v` the prompt's version, `p` the page. Of several answers that a page has to a prompt in
+one set, the latest counts.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.database.looking import Look
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSet:
+    """What `kind` is: engine, model, prompt, version, batch or current; `id` is a batch's key inside."""
+
+    kind: str
+    value: str
+    id: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.value}" if self.value else self.kind
+
+    @property
+    def prompt_column(self) -> str:
+        """Of the prompt's name, for a condition of `select`."""
+        return "t.prompt" if self.kind == "current" else "v.name"
+
+    def select(self, parameter: str, *conditions: str) -> tuple[str, dict[str, Any]]:
+        """SELECT page_id, prompt, answer_id, where the conditions hold too; and the value of its parameter."""
+        if self.kind == "current":
+            where = " AND ".join(conditions) or "1 = 1"
+            return f"SELECT t.page_id, t.prompt, t.answer_id {_SHOWN} WHERE {where}", {}
+        where = " AND ".join([_OF[self.kind].format(parameter), *conditions])
+        given = {parameter: self.value if self.id is None else self.id}
+        return f"SELECT t.page_id, v.name AS prompt, max(a.id) AS answer_id {_DONE} AND {where} GROUP BY 1, 2", given
+
+
+CURRENT = AnswerSet("current", "")
+
+_DONE = """FROM page_tasks t JOIN pages p ON p.id = t.page_id JOIN answer_versions a ON a.id = t.answer_id
+JOIN prompt_versions v ON v.version = a.prompt_version WHERE t.state = 'done'"""
+_SHOWN = "FROM (SELECT page_id, prompt, answer_id FROM current_answers) t JOIN pages p ON p.id = t.page_id"
+_OF = {
+    "engine": "a.engine = :{}",
+    "model": "a.model = :{}",
+    "prompt": "v.name = :{}",
+    "version": "a.prompt_version = :{}",
+    "batch": """EXISTS (SELECT 1 FROM batches b JOIN batch_prompts bp ON bp.batch_id = b.id WHERE b.id = :{0}
+   AND b.model = t.model AND bp.prompt_version = t.prompt_version)
+   AND p.document_id IN (SELECT document_id FROM batch_sources WHERE batch_id = :{0})""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Some pages and prompts: what a command's options leave; nothing given leaves all."""
+
+    prompt: str | None = None
+    batch: AnswerSet | None = None
+    path: str | None = None
+
+    def documents(self, look: Look) -> Sequence[int] | None:
+        """Ids of documents at paths that fit, and of the batch; None for all."""
+        if self.batch is not None:
+            of = f"JOIN batch_sources bs ON bs.source_id = s.id AND bs.batch_id = {self.batch.id}"
+            rows = look.rows(f"SELECT s.path, bs.document_id FROM sources s {of} WHERE bs.document_id IS NOT NULL")
+        elif self.path is not None:
+            rows = look.rows("SELECT path, document_id FROM sources WHERE document_id IS NOT NULL")
+        else:
+            return None
+        return sorted({document for path, document in rows if self.path is None or fits(path, self.path)})
+
+
+def fits(path: str, pattern: str) -> bool:
+    """`*.pdf` is any such file, `letters/` or `letters` all below such a folder, `2019/a*` what lies in one.
+
+    A star stands for any characters, slashes too; a pattern begins at the path's beginning or after a slash.
+    """
+    whole = pattern.removeprefix("./").rstrip("/")
+    tries = (whole, f"{whole}/*")
+    return any(fnmatch.fnmatchcase(path, f"{start}{one}") for one in tries for start in ("", "*/"))
