@@ -98,6 +98,12 @@ class SlowerEngine(SlowEngine):
     seconds = 1.0
 
 
+class SlowestEngine(SlowEngine):
+    """Reads one page a second: what it has to do for minutes is drawn in a second or two."""
+
+    seconds = 4.0
+
+
 class CrashingEngine(InstantEngine):
     """Kills its process at a dark page; others are answered."""
 
@@ -143,8 +149,8 @@ class HangingEngine(InstantEngine):
         return [Future() for _ in prompts]
 
 
-class SlowOcrOnlyEngine(SlowerEngine):
-    """As RapidOCR, and as slow."""
+class SlowOcrOnlyEngine(SlowestEngine):
+    """As RapidOCR, and slower."""
 
     name = model = "slow-ocr-only"
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.running import done_pages, pagepack, processes_of, rows, start, wait_until, write_pdf
 
-LONG = 600  # pages, at four a second; more than are read while a question is answered, on a slow machine too
+LONG = 150  # pages, at one a second; more than are read while a question is answered, on a slow machine too
 READERS = "SELECT worker FROM attempts WHERE prompt LIKE 'ask: %'"
 
 
@@ -46,7 +46,7 @@ def readers(home: Path) -> list[str]:
 
 def test_a_run_in_the_same_home_answers_with_its_own_readers(tmp_path: Path, home: Path) -> None:
     long, asked = write_pdf(tmp_path / "long.pdf", LONG), write_pdf(tmp_path / "asked.pdf", 2)
-    with going_on(home, "run", long, engine="SlowerEngine") as run:
+    with going_on(home, "run", long, engine="SlowestEngine") as run:
         own = readers(home)
         answered = pagepack("ask", "Which?", asked, "--home", home, engine="BrokenEngine")  # its own would crash
         assert answered.returncode == 0, answered.stderr
