@@ -99,7 +99,7 @@ def execute(
 
     slots = process_slots("both", devices)
     with (
-        fork_ahead(len(slots)) as spare,
+        fork_ahead(len(slots) + 1) as spare,  # one says which engine reads
         ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
     ):  # before the bar has a thread
         asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots, selection or ALL_FILES)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import EXIT_FAULT, ProgramFault, Unavailable, UsageError
 from pipeline.settings import Settings
+from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.processes import ask_worker
 from schemas.prompts import Prompt
 
@@ -22,16 +23,16 @@ class EngineChoice:
     only_prompts: list[str] | None
 
 
-def describe_engine(settings: Settings, devices: Sequence[str] = ()) -> EngineChoice:
+def describe_engine(settings: Settings, devices: Sequence[str] = (), spare: Forked | None = None) -> EngineChoice:
     """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
 
-    `devices` are GPUs that it shall read on; all of them must be there.
+    `devices` are GPUs that it shall read on; all of them must be there. `spare` as of `ask_worker`.
 
     Raises:
         UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
     """
     try:
-        done = ask_worker(settings, "describe", devices)
+        done = ask_worker(settings, "describe", devices, spare)
     except OSError as error:
         raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
     if done.returncode != 0:

@@ -117,7 +117,8 @@ class Run:
             if not self._beside:
                 stack.enter_context(HomeLock(self._settings.home))
             check_storage(self._settings)
-            choice = describe_engine(self._settings, devices_of(self._slots))
+            spare = self._spare.pop() if self._spare else None
+            choice = describe_engine(self._settings, devices_of(self._slots), spare)
             if self._stop_signals:
                 raise Stopped
             check_prompts(choice, self._prompts)

@@ -39,14 +39,21 @@ _LOG_TAIL = 2_000
 _RESTARTS = "pagepack_worker_restarts_total"
 
 
-def ask_worker(settings: Settings, verb: str, devices: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def ask_worker(
+    settings: Settings, verb: str, devices: Sequence[str] = (), spare: Forked | None = None
+) -> subprocess.CompletedProcess[str]:
     """What the worker package answers to `describe` or `doctor`, in a process of its own. Raises OSError: none starts.
 
-    This one stays without onnxruntime and torch. With `devices` it answers as a worker on these GPUs.
+    This one stays without onnxruntime and torch. With `devices` it answers as a worker on these GPUs. `spare` is the
+    process, forked ahead; what it says on either stream is one text.
     """
+    environment = child_environment(settings) | (device_variables(devices) if devices else {})
+    if spare is not None:
+        code, said = spare.ask(verb, environment)
+        return subprocess.CompletedProcess(verb, code, said, said)
     return subprocess.run(
         [*WORKERS, verb],
-        env=child_environment(settings) | (device_variables(devices) if devices else {}),
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -56,6 +56,24 @@ def test_a_forked_worker_ends_with_its_own_exit_code_and_words(tmp_path: Path) -
     assert "ModuleNotFoundError: No module named 'no_such'" in log.read_text()
 
 
+ASKS = """
+import os
+from pipeline.supervisor.forked import fork_ahead
+with fork_ahead(2) as spare:
+    for engine in ("tests.stand_ins:OcrOnlyEngine", "no_such:Engine"):
+        code, said = spare.pop().ask("describe", os.environ | {"PAGEPACK_INTERNAL_ENGINE": engine})
+        print(code, said.strip().splitlines()[-1])
+"""
+
+
+def test_a_forked_worker_may_be_asked_and_its_words_are_the_runs_to_tell() -> None:
+    said, errors = of_a_parent(ASKS).communicate(timeout=200)
+    assert errors == ""
+    answer, failure = said.splitlines()
+    assert answer.startswith("0 {") and json.loads(answer[2:])["engine"] == "ocr-only"
+    assert failure.startswith("70 ") and "No module named 'no_such'" in failure
+
+
 WAITS = """
 import signal, sys
 from pipeline.supervisor.forked import fork_ahead
