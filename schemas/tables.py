@@ -297,6 +297,7 @@ class Answer(Base):
     angle: Mapped[float | None] = mapped_column(Float)  # degrees clockwise by which the image was turned to be read
     review_reason: Mapped[str | None] = mapped_column(String(32))  # why people should look at it; null: they need not
     review_score: Mapped[float | None] = mapped_column(Float)  # how much so, from 0 to 1
+    lowest_confidence: Mapped[float | None] = mapped_column(Float)  # in the line or token that it was least sure of
 
 
 class CurrentAnswer(Base):

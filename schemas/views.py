@@ -23,7 +23,7 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.created_at AS created_at, {FOLDER_AND_FILE_NAME}, a.prompt_version AS prompt_version,
        a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id, a.angle AS angle,
-       c.promotion_id AS promotion_id
+       c.promotion_id AS promotion_id, a.lowest_confidence AS lowest_confidence
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -210,7 +210,7 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
-       a.angle AS angle
+       a.angle AS angle, a.lowest_confidence AS lowest_confidence
 {FROM_ANSWERS}
 LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 WHERE {IS_FIRST_TASK}

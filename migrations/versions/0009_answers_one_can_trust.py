@@ -1,8 +1,9 @@
-"""promotions: which answers people chose to be current, and what would be current without that
+"""promotions, and what is known of how an answer came about
 
-A page that no promotion holds has null in both new columns of `current_answers`.
+Promotions: which answers people chose to be current, and what would be current without that. A page that no promotion
+holds has null in both new columns of `current_answers`. What was not known of older answers is null in their rows.
 
-Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers for the moment of adding columns, which rewrites nothing, and
+Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers and answer_versions for the moment of adding columns, which rewrites nothing, and
 SHARE while it is read once for an index that is empty.
 """
 
@@ -54,9 +55,11 @@ def upgrade() -> None:
         sqlite_where=_IS_HELD,
         postgresql_where=_IS_HELD,
     )
+    op.add_column("answer_versions", sa.Column("lowest_confidence", sa.Float(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("answer_versions", "lowest_confidence")
     op.drop_index("ix_current_answers_held", table_name="current_answers")
     op.drop_column("current_answers", "latest_answer_id")
     op.drop_column("current_answers", "promotion_id")

@@ -35,6 +35,7 @@ class ReadAnswer:
     angle: float | None = None
     review_reason: str | None = None
     review_score: float | None = None
+    lowest_confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
             "angle": answer.angle,
             "review_reason": answer.review_reason,
             "review_score": answer.review_score,
+            "lowest_confidence": answer.lowest_confidence,
         }
         for key, answer in sorted(of_key.items(), key=lambda item: item[0])
     ]

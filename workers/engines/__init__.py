@@ -19,8 +19,9 @@ class Answer:
     """What an engine says about one page and one prompt.
 
     `finish_reason` is stop, length, deadline, cancelled or error. `seconds` is the engine's own time
-    for this answer. `confidence` (0 to 1) is None where the engine has none. `details` is small JSON for people
-    who look closer (line boxes, timings); it is stored as it is. `angle` is by how many degrees the engine turned the
+    for this answer. `confidence` (0 to 1) is a mean over the answer, `lowest_confidence` that of the line or token
+    which the engine was least sure of; None where it has none. `details` is small JSON for people who look
+    closer (line boxes, timings); it is stored as it is. `angle` is by how many degrees the engine turned the
     image clockwise to read it. `review_reason` is a word for why people should look at this answer, `review_score`
     how much so (0 to 1); both None where they need not.
     """
@@ -36,6 +37,7 @@ class Answer:
     angle: float | None = None
     review_reason: str | None = None
     review_score: float | None = None
+    lowest_confidence: float | None = None
 
 
 class Engine(Protocol):

@@ -35,6 +35,7 @@ def answer_of(page: PageLines, pixels: NDArray[np.uint8], seconds: float, sound_
         angle=float(-90 * page.turn % 360) if page.lines else None,
         review_reason=doubt.reason if doubt else None,
         review_score=round(doubt.score, 3) if doubt else None,
+        lowest_confidence=min((line.confidence for line in page.lines), default=None),
     )
 
 

@@ -104,14 +104,17 @@ class PixtralEngine:
         shared: list[Image],
     ) -> Future[Answer]:
         from workers.pixtral.plan.sequence import Sampling
+        from workers.pixtral.text.confidence import without
         from workers.pixtral.text.generation import Generation
-        from workers.pixtral.text.seams import without_doubled_seams
+        from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
 
         sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
 
         def answer(generation: Generation) -> Answer:
-            text, doubled = generation.text, list[str]()
+            text, doubled, sure = generation.text, list[str](), generation.confidence
+            doubts = sure.doubts if sure else ()
             if tiling is not None and prompt == OCR:
+                doubts = without(doubts, doubled_seams(text, len(tiling.boxes) - 1))
                 text, doubled = without_doubled_seams(text, len(tiling.boxes) - 1)
             return Answer(
                 text=text,
@@ -120,12 +123,15 @@ class PixtralEngine:
                 prompt_tokens=generation.prompt_tokens,
                 output_tokens=len(generation.tokens),
                 temperature=prompt.temperature,
+                confidence=sure.mean if sure else None,
+                lowest_confidence=sure.lowest if sure else None,
                 details={
                     "queue_seconds": round(generation.queue_seconds, 4),
                     "time_to_first_token_seconds": generation.time_to_first_token_seconds,
                     "preemptions": generation.preemptions,
                     **({"tiles": tiling.on_page()} if tiling else {}),
                     **({"doubled_lines": doubled} if doubled else {}),
+                    **({"doubts": [[*doubt, text[doubt.first : doubt.last]] for doubt in doubts]} if doubts else {}),
                 },
             )
 

@@ -28,7 +28,7 @@ from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model import sampling
 from workers.pixtral.plan.scheduler import Scheduler, Step
 from workers.pixtral.plan.sequence import Request, Sequence, State
-from workers.pixtral.text.generation import Generation, before_stop, ends_with_stop
+from workers.pixtral.text.generation import Generation, ends_with_stop, worded
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,11 @@ class PackedEngine:
         eos_id: int,
         *,
         lookahead: bool,
+        piece: Callable[[int], bytes] | None = None,
     ) -> None:
         self.executor, self.scheduler = executor, scheduler
         self.decode, self.eos_id, self.lookahead = decode, eos_id, lookahead
+        self.piece = piece or (lambda token: decode([token]).encode())
         self._wake = threading.Condition()
         self._inbox: deque[Ticket] = deque()
         self._tickets: dict[Sequence, Ticket] = {}
@@ -216,10 +218,10 @@ class PackedEngine:
 
     def _commit(self, launched: Launched) -> None:
         """Read a step's tokens (the host waits here, and nowhere else) and end what is finished."""
-        tokens = launched.tokens()
+        tokens, log_probabilities = launched.tokens()
         now = time.monotonic()
         self._recent.append((now, len(tokens)))
-        for sequence, token in zip(launched.sequences, tokens, strict=True):
+        for sequence, token, log_probability in zip(launched.sequences, tokens, log_probabilities, strict=True):
             sequence.pending -= 1
             if sequence.state is State.FINISHED:
                 continue  # ended while this token was under way
@@ -230,6 +232,7 @@ class PackedEngine:
             if ticket.first_token is None:
                 ticket.first_token = now
             sequence.tokens.append(token)
+            sequence.log_probabilities.append(log_probability)
             try:
                 stop = sequence.request.sampling.stop
                 ended = token == self.eos_id or ends_with_stop(sequence.generated, stop, self.decode)
@@ -258,19 +261,20 @@ class PackedEngine:
 
     def _generation(self, ticket: Ticket, reason: str) -> Generation:
         sequence, now = ticket.sequence, time.monotonic()
-        tokens = list(sequence.generated)
-        if tokens and tokens[-1] == self.eos_id:
-            tokens.pop()
         stop = sequence.request.sampling.stop if reason == "stop" else ()
+        tokens, text, confidence = worded(
+            sequence.generated, sequence.log_probabilities, stop, self.decode, self.piece, self.eos_id
+        )
         return Generation(
             tokens=tuple(tokens),
-            text=before_stop(self.decode(tokens), stop),
+            text=text,
             finish_reason=reason,
             prompt_tokens=sequence.prompt_length,
             seconds=now - ticket.submitted,
             queue_seconds=(ticket.started or now) - ticket.submitted,
             time_to_first_token_seconds=ticket.first_token - ticket.submitted if ticket.first_token else None,
             preemptions=sequence.preemptions,
+            confidence=confidence,
         )
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:

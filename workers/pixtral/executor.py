@@ -71,17 +71,18 @@ class Launched:
     """A step under way: who was sampled, and their tokens on the device."""
 
     sequences: list[Sequence]
-    sampled: Tensor  # (R,) on the host, sampling.NOT_FINITE where the logits were not
+    sampled: Tensor  # (2, R) float64 on the host: tokens (sampling.NOT_FINITE where the logits were not), log p of each
     ready: torch.cuda.Event | None  # when `sampled` has arrived; None where it is there
     useful_rows: int
     computed_rows: int
     images: int
 
-    def tokens(self) -> list[int]:
-        """Wait for this step, not for those launched after it."""
+    def tokens(self) -> tuple[list[int], list[float]]:
+        """The tokens, and the logarithm of how likely each was. Waits for this step, for none that came after it."""
         if self.ready is not None:
             self.ready.synchronize()
-        return self.sampled.tolist()
+        tokens, log_probabilities = self.sampled.tolist()
+        return [int(token) for token in tokens], log_probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +197,13 @@ class Executor:
         return vision.num_patches(image.pixels.shape, self.backend.model.config.vision_encoder)
 
     def _sample(self, layout: Layout, hidden: Tensor) -> Tensor:
-        """Next tokens of the first rows of `hidden`; also kept on the device for the next step."""
+        """`Launched.sampled` of the first rows of `hidden`; the tokens are also kept on the device for the next step.
+
+        Tokens and likelihoods go to the host as one tensor, for a copy costs more than the numbers in it.
+        """
         count = len(layout.sample_rows)
         if not count:
-            return torch.zeros(0, dtype=torch.int64)
+            return torch.zeros(2, 0, dtype=torch.float64)
         logits = self.backend.logits(hidden)[:count]
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
@@ -211,7 +215,7 @@ class Executor:
         )
         rows = np.asarray([sequence.row for sequence in layout.sample_sequences], np.int64)
         self.last_tokens.index_copy_(0, to_device(rows, self.device), tokens.clamp_min(0))
-        return tokens
+        return torch.stack((tokens.double(), sampling.log_probabilities(logits, tokens).double()))
 
 
 def sample_rows(layout: Layout, backend: Backend) -> Tensor:

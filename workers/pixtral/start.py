@@ -64,7 +64,10 @@ def start_engine(model: Pixtral, processor: Processor, granted: int) -> PackedEn
     backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
     executor = Executor(backend, fit.limits)
-    return PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=device.type == "cuda")
+    lookahead = device.type == "cuda"
+    return PackedEngine(
+        executor, scheduler, processor.decode, processor.eos_id, piece=processor.piece, lookahead=lookahead
+    )
 
 
 def make_backend(model: Pixtral, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None) -> Backend:

@@ -67,6 +67,18 @@ def choose(logits: Tensor, temperatures: Sequence[float], top_ps: Sequence[float
     return tokens.index_copy(0, rows, torch.where(finite, picked, NOT_FINITE))
 
 
+def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """How likely the model held each row's token to be, at temperature 1: logits (R, V), tokens (R,) → float32 (R,).
+
+    The token's logit less the log of the sum of all exponents, in float32 and a few rows at a time: of the whole batch
+    there is never a second copy. NaN beside a token that is NOT_FINITE.
+    """
+    chosen = logits.gather(1, tokens.clamp_min(0)[:, None]).squeeze(1).float()
+    at_once = LOOKED_AT if logits.is_cuda else SORTED  # 16 rows of 131,072 on two threads: 1.3 ms, with fresh pages 30
+    norms = [logits[group].float().logsumexp(dim=-1) for group in _groups(len(logits), at_once)]
+    return (chosen - torch.cat(norms)).clamp_max(0.0)
+
+
 def _draw(logits: Tensor, wanted: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Tokens of rows (R, V) drawn among the `count` likeliest, and whether they are what the whole row would give.
 

@@ -90,6 +90,7 @@ class Sequence:
     finish_reason: str = ""
     error: str = ""
     preemptions: int = 0
+    log_probabilities: list[float] = field(default_factory=list)  # of the tokens after the prompt
 
     @classmethod
     def of(cls, request: Request) -> Sequence:

@@ -25,6 +25,7 @@ from mistral_common.protocol.instruct.messages import UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding, image_from_chunk
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -104,6 +105,9 @@ class Processor:
         self.eos_id = self.text.eos_id
         self.max_side_px = min(encoder.image_config.max_image_size, vision.image_size)
         self.cell = vision.patch_size * vision.spatial_merge_size
+        assert isinstance(self.text, Tekkenizer), type(self.text)  # what a tekken.json makes
+        self._tekken = self.text
+        self._pieces: dict[int, bytes] = {}
 
     def encode(
         self,
@@ -153,6 +157,15 @@ class Processor:
                     placed[place] = Image(digests[place], pixels[top:bottom, left:right])
         tile_tokens = num_tokens(tiling.sizes[1:], self.cell)
         return dataclasses.replace(request, images=tuple(placed), tile_tokens=tile_tokens)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token, which may be a part of a character; none of a control token. Raises as `decode`."""
+        found = self._pieces.get(token)
+        if found is None:
+            if token >= self.text.n_words:
+                raise ValueError(f"the tokenizer has {self.text.n_words:,} tokens and does not know {token:,}")
+            found = self._pieces[token] = self._tekken.id_to_byte_piece(token)
+        return found
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens to text, control tokens left out.

@@ -11,16 +11,27 @@ from each other, it does not begin a third time, and there are no more such bloc
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 LEAST_LINES = 3
 MOST_LINES = 16  # lines of 8 px in a strip of 128 px
 LEAST_LETTERS = 24  # of the block, digits too
 
 
 def without_doubled_seams(text: str, seams: int) -> tuple[str, list[str]]:
-    """The text without the second of two equal blocks of lines that follow each other, and the lines that went.
+    """The text without the second of two equal blocks of lines that follow each other, and the lines that went."""
+    cuts = doubled_seams(text, seams)
+    ends = [0, *(last for _, last in cuts)]
+    starts = [*(first for first, _ in cuts), len(text)]
+    kept = "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    return kept, [line for first, last in cuts for line in text[first:last].split("\n") if line.strip()]
 
-    Lines are equal if their words are; empty ones do not count. Of overlaps at one place the longest is taken. The text
-    stays as it is where there are more of them than `seams`.
+
+def doubled_seams(text: str, seams: int) -> list[tuple[int, int]]:
+    """The characters first … last - 1 of each block that goes, one line end of it included.
+
+    Lines are equal if their words are; empty ones do not count. Of overlaps at one place the longest is taken. None
+    goes where there are more of them than `seams`.
     """
     lines = text.split("\n")
     places = [place for place, line in enumerate(lines) if line.strip()]
@@ -33,10 +44,9 @@ def without_doubled_seams(text: str, seams: int) -> tuple[str, list[str]]:
             gone.append(range(places[start], places[start + length - 1] + 1))
         start += max(length, 1)
     if not 0 < len(gone) <= seams:
-        return text, []
-    dropped = {place for span in gone for place in span}
-    kept = [line for place, line in enumerate(lines) if place not in dropped]
-    return "\n".join(kept), [lines[place] for place in sorted(dropped) if lines[place].strip()]
+        return []
+    starts = list(accumulate((len(line) + 1 for line in lines), initial=0))  # and of a line after the last
+    return [(starts[span[0]] - (span[-1] + 1 == len(lines)), min(starts[span[-1] + 1], len(text))) for span in gone]
 
 
 def _overlap(words: list[tuple[str, ...]], start: int) -> int:
