@@ -17,6 +17,7 @@ class ReviewReason(StrEnum):
     UNREAD_SCRIPT = "unread-script"
     DEADLINE = "deadline"
     LENGTH = "length"
+    FILTERED = "filtered"
     UNREAD_REGIONS = "unread-regions"
     LOW_CONFIDENCE = "low-confidence"
     SMALL_PRINT = "small-print"
@@ -31,6 +32,7 @@ SENTENCES = {
     ReviewReason.UNREAD_SCRIPT: "the page, or a part of it, is in a script that the engine does not read",
     ReviewReason.DEADLINE: "time was over before the whole page was read; the text is what was read until then",
     ReviewReason.LENGTH: "the answer was cut off at its longest length",
+    ReviewReason.FILTERED: "a filter of the server that reads cut the answer off",
     ReviewReason.UNREAD_REGIONS: "the engine found lines of text that it could not read",
     ReviewReason.LOW_CONFIDENCE: "the engine is less sure of this page's text than of sound print",
     ReviewReason.SMALL_PRINT: "the print is too small in the page's image to be read well",

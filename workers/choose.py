@@ -61,7 +61,7 @@ def choose_engine(settings: Settings) -> Choice:
         from workers.engines import endpoint
 
         asked = endpoint.Asked.of(settings)
-        return Choice("endpoint", asked.fingerprint, f"{reason}, at {asked.shown_url}", asked.only_prompts)
+        return Choice("endpoint", asked.fingerprint, f"{reason}, at {asked.url}", asked.only_prompts)
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
     from workers.engines import pixtral

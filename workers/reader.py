@@ -254,7 +254,7 @@ class Reader:
         if answer.finish_reason == "deadline" and not answer.text:
             limit = f"{self._settings.page_seconds:g} s"
             return PageFailed(f"nothing was read within {limit}; raise PAGEPACK_PAGE_SECONDS", cause="deadline")
-        return ReadAnswer(engine=self.engine.name, model=self.engine.model, **asdict(answer))
+        return ReadAnswer(engine=self.engine.name, **asdict(answer) | {"model": answer.model or self.engine.model})
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""

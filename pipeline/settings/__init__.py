@@ -65,10 +65,16 @@ class Settings(BaseModel):
     endpoint_url: str | None = _(None, "engine endpoint: a server as OpenAI's, by its base, such as https://host/v1")
     endpoint_model: str | None = _(None, "the model's name there")
     endpoint_key: str | None = _(None, "the key for it; no option of a command, which others could see", repr=False)
+    endpoint_profile: str | None = _(None, "how it is asked: an entry of docs/endpoint.md; default by the model's name")
     endpoint_concurrency: int = _(
         32, "requests at once at most, of each worker; fewer as the server bears", ge=1, le=1024
     )
     endpoint_seconds: float = _(300.0, "an answer that takes longer is asked for again", gt=0)
+    endpoint_image: Literal["png", "jpeg"] = _("png", "how page images are sent; jpeg, of quality 90, is smaller")
+    endpoint_max_side_px: int | None = _(None, "long side of an image that is sent; default the model's own", ge=64)
+    endpoint_body: str | None = _(
+        None, 'JSON laid over each request, as {"seed": 1}; a field that is null is left out of it'
+    )
 
     detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
     max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
@@ -132,6 +138,20 @@ class Settings(BaseModel):
                 )
             return url.rstrip("/")
         return url
+
+    @field_validator("endpoint_body")
+    @classmethod
+    def _is_object(cls, text: str | None) -> str | None:
+        if text is not None:
+            import json
+
+            try:
+                is_object = isinstance(json.loads(text), dict)
+            except ValueError:
+                is_object = False
+            if not is_object:
+                raise ValueError('no JSON object like {"seed": 1}')
+        return text
 
     @field_validator("endpoint_key")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import time
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from PIL import Image
 
 from pipeline.endpoints import pace
-from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
-from pipeline.settings import Settings
+from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable, UsageError
+from pipeline.settings import Settings, load_settings
 from schemas.prompts import DESCRIBE, OCR
 from tests.model_server import ModelServer, closed, half, half_stream, hang, huge, ok, raw, says, status
 from tests.running import pagepack, reconciles, rows, write_pdf
+from workers.choose import choose_engine
 from workers.engines import Answer
 from workers.engines.endpoint import EndpointEngine
 
@@ -51,6 +53,13 @@ def failure(server: ModelServer, **how) -> PagepackError:
     return error
 
 
+def sent_image(part: dict) -> Image.Image:
+    kind, _, data = part["image_url"]["url"].removeprefix("data:image/").partition(";base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert image.format == kind.upper()
+    return image
+
+
 def test_a_page_is_asked_about_with_its_image_and_the_answer_is_what_the_server_said() -> None:
     with ModelServer(ok("Dear Sir", reason="length"), ok("a letter")) as server:
         first, second = read(server, prompts=(OCR, DESCRIBE))
@@ -63,8 +72,7 @@ def test_a_page_is_asked_about_with_its_image_and_the_answer_is_what_the_server_
     assert [body["max_tokens"] for body in bodies] == [DESCRIBE.max_tokens, OCR.max_tokens]
     image, text = bodies[1]["messages"][0]["content"]
     assert text == {"type": "text", "text": OCR.text}
-    sent = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].removeprefix("data:image/png;base64,"))))
-    assert np.array_equal(np.asarray(sent), PAGE)
+    assert np.array_equal(np.asarray(sent_image(image).convert("RGB")), PAGE)
 
 
 def test_a_run_reads_through_the_server_into_the_database(tmp_path: Path) -> None:
@@ -186,3 +194,80 @@ def test_a_page_that_fails_while_others_are_answered_waits_for_its_next_attempt(
             reader.close()
     assert isinstance(error, Unavailable) and not isinstance(error, EndpointGone)
     assert "this one breaks me" in str(error)
+
+
+def test_another_model_in_the_middle_is_said_once_and_its_answers_are_versions_of_their_own(caplog) -> None:
+    answers = [ok("one", model="small-2506"), ok("two", model="large"), ok("three", model="large"), ok("four")]
+    with ModelServer(*answers) as server, caplog.at_level("INFO", "pagepack.endpoint"):
+        reader = engine(server)
+        try:
+            read = [reader.submit("h", PAGE, [OCR], time.monotonic() + 60)[0].result() for _ in answers]
+        finally:
+            reader.close()
+    assert [answer.model for answer in read] == [None, f"{reader.model}=large", f"{reader.model}=large", None]
+    assert [answer.details["served_model"] for answer in read] == ["small-2506", "large", "large", "small"]
+    assert [record.getMessage().partition("/v1 ")[2] for record in caplog.records] == [
+        "was asked for small, and answers as small-2506",
+        "answered as small-2506 until now, and as large from here on",
+        "answered as large until now, and as small from here on",
+    ]
+
+
+def test_log_probabilities_are_the_confidence_and_a_server_without_them_is_asked_without() -> None:
+    entries = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -0.3}]
+    refuses = says({"detail": [{"type": "extra_forbidden", "loc": ["body", "logprobs"], "msg": "not permitted"}]}, 422)
+    with ModelServer(ok("ab", logprobs={"content": entries}), refuses, ok("ab"), ok("ab")) as server:
+        reader = engine(server)
+        try:
+            read = [reader.submit("h", PAGE, [OCR], time.monotonic() + 60)[0].result() for _ in range(3)]
+        finally:
+            reader.close()
+        asked = [exchange.body.get("logprobs") for exchange in server.exchanges]
+    assert read[0].confidence == pytest.approx(np.exp(-0.2))
+    assert [answer.confidence for answer in read[1:]] == [None, None]
+    assert asked == [True, True, None, None]
+
+
+def test_an_answer_that_a_filter_cut_or_that_is_empty_on_a_printed_page_is_worth_a_look() -> None:
+    printed = np.full((400, 300, 3), 255, np.uint8)
+    printed[100:110, 50:200:4] = 0
+    with ModelServer(ok("the first half", reason="content_filter"), ok(""), ok("")) as server:
+        reader = engine(server)
+        try:
+            pages = [printed, printed, np.full_like(printed, 255)]
+            read = [reader.submit("h", page, [OCR], time.monotonic() + 60)[0].result() for page in pages]
+        finally:
+            reader.close()
+    assert [answer.review_reason for answer in read] == ["filtered", "empty", None]
+    assert read[0].finish_reason == "content_filter" and read[0].text == "the first half"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ENDPOINT_URL", "ftp://host", "is no URL like https://host/v1"),
+        ("ENDPOINT_URL", "https://me:secret@host/v1", "holds a password"),
+        ("ENDPOINT_KEY", "secret\nkey", "is there a space or a line end in it?"),
+        ("ENDPOINT_BODY", "[secret", "no JSON object"),
+        ("ENDPOINT_PROFILE", "olmocrr", "did you mean olmocr?"),
+        ("ENDPOINT_MODEL", None, "--endpoint-model NAME"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named_without_what_is_secret(monkeypatch, variable, value, words) -> None:
+    for name in list(os.environ):
+        if name.startswith("PAGEPACK_"):
+            monkeypatch.delenv(name)
+    given = {"ENDPOINT_URL": "http://127.0.0.1:1/v1", "ENDPOINT_MODEL": "small", "ENGINE": "endpoint", variable: value}
+    for name, text in given.items():
+        if text is not None:
+            monkeypatch.setenv(f"PAGEPACK_{name}", text)
+    with pytest.raises(UsageError) as error:
+        choose_engine(load_settings())
+    assert words in str(error.value)
+    assert value is None or "secret" not in value or "secret" not in str(error.value) or variable == "ENDPOINT_BODY"
+
+
+def test_the_key_is_shown_by_no_command(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    done = pagepack("config", PAGEPACK_ENDPOINT_KEY_FILE=str(tmp_path / "key"))
+    assert "endpoint_key" in done.stdout and KEY not in done.stdout + done.stderr

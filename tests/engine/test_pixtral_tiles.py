@@ -24,7 +24,8 @@ from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.page_tiles import plan_tiles
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
-from workers.pixtral.text.processor import ABOUT_TILES, Processor
+from workers.pixtral.text.processor import Processor
+from workers.pixtral.text.tile_images import ABOUT_TILES
 
 SEED = 7
 SHORT = Sampling(max_tokens=9)

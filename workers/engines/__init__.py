@@ -23,7 +23,7 @@ class Answer:
     which the engine was least sure of; None where it has none. `details` is small JSON for people who look
     closer (line boxes, timings); it is stored as it is. `angle` is by how many degrees the engine turned the
     image clockwise to read it. `review_reason` is a word for why people should look at this answer, `review_score`
-    how much so (0 to 1); both None where they need not.
+    how much so (0 to 1); both None where they need not. `model` is what answered, where it is not the engine's own.
     """
 
     text: str
@@ -38,6 +38,7 @@ class Answer:
     review_reason: str | None = None
     review_score: float | None = None
     lowest_confidence: float | None = None
+    model: str | None = None
 
 
 class Engine(Protocol):

@@ -1,66 +1,110 @@
 """A server that answers as OpenAI's API does, as an engine: whatever model runs there, behind the same ledger.
 
-A page is a request: its image as a data URL, then the prompt. Pages wait on the worker's threads, requests run on the
-client's; how many at once, and what is tried again, is the client's to say (`pipeline/endpoints/`).
+A page is a request: its image as a data URL, and the prompt. Pages wait on the worker's threads, requests run on the
+client's; how many at once, and what is tried again, is the client's to say (`pipeline/endpoints/`). How large the image
+is and how the model is asked, the catalogue says.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from pipeline.endpoints.catalogue import Entry, entry_of, is_same_model, without_front_matter
+from pipeline.endpoints.words import shown_url
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from schemas.prompts import Prompt
+from schemas.prompts import OCR, Prompt
+from schemas.review import ReviewReason
 from workers.engines import Answer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.endpoints.chat import Completion
+    from workers.engines.endpoint_images import Format, PageImages
+
+log = logging.getLogger("pagepack.endpoint")
+
 # Part of the fingerprint: raise it when the same page would be asked for otherwise.
 _VERSION = 1
-_MAX_SIDE_PX = 2048
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the settings ask a server for: all that shapes an answer is in the fingerprint, where it runs is not."""
+    """What the settings ask a server for. All that shapes an answer is in the fingerprint; where it runs is not."""
 
     url: str
     model: str
+    entry: Entry
+    image_format: Format
+    max_side_px: int | None
+    extra: dict[str, Any]
 
     @classmethod
     def of(cls, settings: Settings) -> Asked:
-        """Raises UsageError: something is not set."""
+        """Raises UsageError: something is not set, or is no such thing."""
         if settings.endpoint_url is None or settings.endpoint_model is None:
             lacks = "--endpoint-url URL" if settings.endpoint_url is None else "--endpoint-model NAME"
             raise UsageError(f"the engine endpoint needs a server and a model: {lacks}")
-        return cls(settings.endpoint_url, settings.endpoint_model)
-
-    @property
-    def shown_url(self) -> str:
-        return self.url
+        entry = entry_of(settings.endpoint_model, settings.endpoint_profile)
+        side = settings.endpoint_max_side_px or entry.max_side_px
+        extra = json.loads(settings.endpoint_body) if settings.endpoint_body else {}
+        return cls(settings.endpoint_url, settings.endpoint_model, entry, settings.endpoint_image, side, extra)
 
     @property
     def only_prompts(self) -> list[str] | None:
-        return None
+        return ["ocr"] if self.entry.reads_only else None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        said = dataclasses.asdict(self) | {"url": None, "version": _VERSION, "side": _MAX_SIDE_PX}
+        """The model's name there, the catalogue's entry, and a hash of both and of how the page is sent."""
+        said = [_VERSION, self.model, self.entry.version, self.image_format, self.max_side_px, self.extra]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        return f"{self.model}/{digest[:12]}"
+        return f"{self.model}/{self.entry.name}-{self.entry.version}/{digest[:8]}"
+
+    def prompt(self, prompt: Prompt) -> Prompt:
+        """As this model is asked it: in the words and with the sampling that it was trained for, where it is `ocr`."""
+        if prompt != OCR:
+            return prompt
+        known: dict[str, Any] = {
+            "text": self.entry.ocr_prompt,
+            "max_tokens": self.entry.max_tokens,
+            "temperature": self.entry.temperature,
+            "top_p": self.entry.top_p,
+        }
+        return replace(prompt, **{name: value for name, value in known.items() if value is not None})
+
+    def body(self, images: PageImages, prompt: Prompt) -> dict[str, Any]:
+        """Of the request for one page; `prompt` as the model is asked it."""
+        from pipeline.endpoints.chat import chat_body, image_part, text_part
+        from workers.pixtral.text.tile_images import about
+
+        text = about(images.tiling) + prompt.text
+        parts = [image_part(image, self.image_format) for image in images.images]
+        words = [text_part(text)] if text else []
+        return chat_body(
+            self.model,
+            [{"role": "user", "content": words + parts if self.entry.is_text_first else parts + words}],
+            max_tokens=prompt.max_tokens,
+            temperature=prompt.temperature,
+            top_p=prompt.top_p,
+            seed=prompt.seed if prompt.temperature > 0 else None,
+            stop=prompt.stop,
+            logprobs=True,
+            extra=self.entry.extra | self.extra,
+        )
 
 
 class EndpointEngine:
-    """Answers any prompt with a chat completion."""
+    """Answers with chat completions, any prompt that its model does."""
 
     name = "endpoint"
 
@@ -79,6 +123,7 @@ class EndpointEngine:
                 request_seconds=settings.endpoint_seconds,
             )
         )
+        self._served = ""  # the name under which the last answer came
 
     def supports(self, prompt: Prompt) -> bool:
         return self._asked.only_prompts is None or prompt.name in self._asked.only_prompts
@@ -90,35 +135,80 @@ class EndpointEngine:
         prompts: Sequence[Prompt],
         deadline: float | None = None,
     ) -> list[Future[Answer]]:
-        from pipeline.endpoints.chat import image_part
+        from workers.engines.endpoint_images import images_of
 
-        image = image_part(_png(pixels), "png")
-        return [self._client.start(self._ask(image, prompt, deadline)) for prompt in prompts]
-
-    async def _ask(self, image: dict[str, object], prompt: Prompt, deadline: float | None) -> Answer:
-        from pipeline.endpoints.chat import chat_body, complete, text_part
-
-        body = chat_body(
-            self._asked.model,
-            [{"role": "user", "content": [image, text_part(prompt.text)]}],
-            max_tokens=prompt.max_tokens,
-            temperature=prompt.temperature,
-            top_p=prompt.top_p,
-            seed=prompt.seed if prompt.temperature > 0 else None,
-            stop=prompt.stop,
-            logprobs=True,
+        asked = self._asked
+        images = images_of(
+            pixels,
+            asked.image_format,
+            max_side_px=asked.max_side_px,
+            max_pixels=asked.entry.max_pixels,
+            is_tiled=asked.entry.is_tiled,
         )
-        completion = await complete(self._client, body, deadline)
+        return [self._client.start(self._ask(pixels, images, prompt, deadline)) for prompt in prompts]
+
+    async def _ask(
+        self, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt, deadline: float | None
+    ) -> Answer:
+        from pipeline.endpoints.chat import complete
+
+        as_asked = self._asked.prompt(prompt)
+        completion = await complete(self._client, self._asked.body(images, as_asked), deadline)
+        return self._answer(completion, pixels, images, as_asked)
+
+    def _answer(self, completion: Completion, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt) -> Answer:
+        text, about = completion.text, dict[str, str]()
+        details: dict[str, Any] = {"server": shown_url(self._asked.url), "tries": completion.tries}
+        if completion.model:
+            details["served_model"] = completion.model
+        if self._asked.entry.has_front_matter and prompt.name == OCR.name:
+            text, about = without_front_matter(text)
+            details |= {"front_matter": about} if about else {}
+        if images.tiling is not None:
+            from workers.pixtral.text.seams import without_doubled_seams
+
+            details["tiles"] = images.tiling.on_page()
+            if prompt.name == OCR.name:
+                text, doubled = without_doubled_seams(text, len(images.tiling.boxes) - 1)
+                details |= {"doubled_lines": doubled} if doubled else {}
+        reason, score = self._doubt(text, completion, pixels, about)
+        self._note_served(completion.model)
+        is_other = completion.model and not is_same_model(self._asked.model, completion.model)
         return Answer(
-            text=completion.text,
+            text=text,
             finish_reason=completion.finish_reason,
             seconds=completion.seconds,
             prompt_tokens=completion.prompt_tokens,
             output_tokens=completion.output_tokens,
             temperature=prompt.temperature,
             confidence=completion.confidence,
-            details={"served_model": completion.model, "tries": completion.tries},
+            details=details,
+            review_reason=reason,
+            review_score=score,
+            model=f"{self.model}={completion.model}" if is_other else None,
         )
+
+    def _note_served(self, served: str) -> None:
+        """Say it once where another model answers than was asked for, or than did until now."""
+        if not served or served == self._served:
+            return
+        if self._served:
+            log.warning("%s answered as %s until now, and as %s from here on", self._client.name, self._served, served)
+        elif served != self._asked.model:
+            log.info("%s was asked for %s, and answers as %s", self._client.name, self._asked.model, served)
+        self._served = served
+
+    def _doubt(
+        self, text: str, completion: Completion, pixels: NDArray[np.uint8], about: dict[str, str]
+    ) -> tuple[ReviewReason | None, float | None]:
+        """Why people should look at this answer; the gravest, and how much so."""
+        if completion.finish_reason == "content_filter":
+            return ReviewReason.FILTERED, 0.9
+        if not text.strip() and completion.finish_reason == "stop" and _has_ink(pixels):
+            return ReviewReason.EMPTY, 1.0
+        if about.get("is_rotation_valid", "").lower() == "false":
+            return ReviewReason.TURN_IN_DOUBT, 0.5
+        return None, None
 
     def stats(self) -> dict[str, float]:
         return self._client.stats()
@@ -127,13 +217,7 @@ class EndpointEngine:
         self._client.close()
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """As large as the model takes it."""
-    from PIL import Image
+def _has_ink(pixels: NDArray[np.uint8]) -> bool:
+    from workers.engines.ink import find_ink
 
-    image = Image.fromarray(pixels)
-    if max(image.size) > _MAX_SIDE_PX:
-        image.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    image.save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    return find_ink(pixels) is not None

@@ -32,16 +32,11 @@ from PIL import Image as PillowImage
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.fingerprint import lacks
-from workers.pixtral.plan.page_tiles import Tiling, num_tokens, scale_within
+from workers.pixtral.plan.page_tiles import Tiling, num_tokens
 from workers.pixtral.plan.sequence import Image, Request, Sampling
+from workers.pixtral.text.tile_images import about, cut
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)
-
-ABOUT_TILES = (
-    "Image 1 shows a whole page. Images 2 to {last} show parts of the same page, enlarged: {rows} rows of {columns}, "
-    "row by row from the top, from left to right in each; neighbouring parts overlap. Take the layout and the order of "
-    "reading from image 1, and the letters from the parts. What stands in several images stands once on the page.\n\n"
-)
 
 
 class PixelKeeper(ImageEncoder):
@@ -177,29 +172,3 @@ class Processor:
         if unknown:
             raise ValueError(f"the tokenizer has {self.text.n_words:,} tokens and does not know {unknown[0]:,}")
         return self.text.decode(list(tokens))
-
-
-def cut(pixels: NDArray[np.uint8], tiling: Tiling) -> list[PillowImage.Image]:
-    """The whole page and its tiles."""
-    page = PillowImage.fromarray(pixels)
-    whole = _brought_to(tiling.whole, page)
-    scaled = _brought_to(tiling.scaled, page) if tiling.boxes else whole
-    return [whole, *(scaled.crop(box) for box in tiling.boxes)]
-
-
-def _brought_to(size: tuple[int, int], page: PillowImage.Image) -> PillowImage.Image:
-    """In its own proportions, white beside it. Lanczos weighs all pixels that vanish, so no thin stroke is lost."""
-    if page.size == size:
-        return page
-    scale = scale_within(page.size, size)
-    width, height = (max(round(side * scale), 1) for side in page.size)
-    canvas = PillowImage.new("RGB", size, "white")
-    canvas.paste(page.resize((width, height), PillowImage.Resampling.LANCZOS))
-    return canvas
-
-
-def about(tiling: Tiling | None) -> str:
-    """What the images are, before the question; nothing where there is one."""
-    if tiling is None or not tiling.boxes:
-        return ""
-    return ABOUT_TILES.format(last=1 + len(tiling.boxes), rows=tiling.rows, columns=tiling.columns)
