@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,12 +41,14 @@ _REASONS = {
     "recitation": "content_filter",
     "repetition": "repetition",
 }
+_LEAST_LOG_PROBABILITY = -9999.0  # as servers write minus infinity, which JSON does not know
 _BROKEN_OFF = ("error", "abort", "cancelled", "cancel")
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a server answered, in our words. `confidence` is the mean probability of a token, by its logarithm."""
+    """What a server answered, in our words. `pieces` are its tokens' bytes, each with the logarithm of how likely it
+    was; none where the server does not say."""
 
     text: str
     finish_reason: str  # stop, length, content_filter, repetition
@@ -54,8 +57,8 @@ class Completion:
     tries: int = 1
     prompt_tokens: int = 0
     output_tokens: int = 0
-    confidence: float | None = None
-    least_confidence: float | None = None  # of its least likely token
+    pieces: tuple[bytes, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
 
 
 def chat_body(
@@ -142,7 +145,7 @@ def completion_of(answer: Mapping[str, Any]) -> Completion:
         raise PageFailed(f"the endpoint's filter lets no answer to this page through{said}", cause="filtered")
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    mean, least = _confidence(choice.get("logprobs"))
+    pieces, log_probabilities = _tokens(choice.get("logprobs"))
     return Completion(
         text=text,
         finish_reason=_REASONS.get(reason, "stop"),
@@ -150,8 +153,8 @@ def completion_of(answer: Mapping[str, Any]) -> Completion:
         seconds=0.0,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
-        confidence=mean,
-        least_confidence=least,
+        pieces=pieces,
+        log_probabilities=log_probabilities,
     )
 
 
@@ -166,14 +169,22 @@ def _text_of(content: Any) -> str:
     raise bad_answer(f"content that is no text ({type(content).__name__})")
 
 
-def _confidence(logprobs: Any) -> tuple[float | None, float | None]:
-    """Mean over tokens and least, as probabilities; (None, None) where the server gives none."""
+def _tokens(logprobs: Any) -> tuple[tuple[bytes, ...], tuple[float, ...]]:
     entries = logprobs.get("content") if isinstance(logprobs, dict) else None
-    values = [entry.get("logprob") for entry in entries or () if isinstance(entry, dict)]
-    numbers = [min(0.0, float(one)) for one in values if isinstance(one, int | float) and not math.isnan(one)]
-    if not numbers:
-        return None, None
-    return math.exp(sum(numbers) / len(numbers)), math.exp(min(numbers))
+    pieces, numbers = list[bytes](), list[float]()
+    for entry in entries if isinstance(entries, list) else ():
+        value = entry.get("logprob") if isinstance(entry, dict) else None
+        if isinstance(value, int | float) and not math.isnan(value):
+            numbers.append(min(0.0, max(float(value), _LEAST_LOG_PROBABILITY)))
+            pieces.append(_bytes_of(entry))
+    return tuple(pieces), tuple(numbers)
+
+
+def _bytes_of(entry: Mapping[str, Any]) -> bytes:
+    with suppress(TypeError, ValueError):
+        if isinstance(given := entry.get("bytes"), list):
+            return bytes(given)
+    return str(entry.get("token") or "").encode(errors="replace")
 
 
 def _count(value: Any) -> int:

@@ -214,16 +214,18 @@ def test_another_model_in_the_middle_is_said_once_and_its_answers_are_versions_o
 
 
 def test_log_probabilities_are_the_confidence_and_a_server_without_them_is_asked_without() -> None:
-    entries = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -0.3}]
+    entries = [{"token": "a", "logprob": -0.1}, {"token": "é", "bytes": [195, 169], "logprob": -1.5}]
     refuses = says({"detail": [{"type": "extra_forbidden", "loc": ["body", "logprobs"], "msg": "not permitted"}]}, 422)
-    with ModelServer(ok("ab", logprobs={"content": entries}), refuses, ok("ab"), ok("ab")) as server:
+    with ModelServer(ok("aé", logprobs={"content": entries}), refuses, ok("ab"), ok("ab")) as server:
         reader = engine(server)
         try:
             read = [reader.submit("h", PAGE, [OCR], time.monotonic() + 60)[0].result() for _ in range(3)]
         finally:
             reader.close()
         asked = [exchange.body.get("logprobs") for exchange in server.exchanges]
-    assert read[0].confidence == pytest.approx(np.exp(-0.2))
+    assert read[0].confidence == pytest.approx(np.exp(-0.8))
+    assert read[0].lowest_confidence == pytest.approx(np.exp(-1.5))
+    assert read[0].details["doubts"] == [[1, 2, 0.2231, "é"]]
     assert [answer.confidence for answer in read[1:]] == [None, None]
     assert asked == [True, True, None, None]
 

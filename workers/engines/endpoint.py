@@ -23,6 +23,7 @@ from pipeline.settings import Settings
 from schemas.prompts import OCR, Prompt
 from schemas.review import ReviewReason
 from workers.engines import Answer
+from workers.pixtral.text.confidence import confidence_of, without
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,20 +158,27 @@ class EndpointEngine:
         return self._answer(completion, pixels, images, as_asked)
 
     def _answer(self, completion: Completion, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt) -> Answer:
-        text, about = completion.text, dict[str, str]()
+        text, about, cuts = completion.text, dict[str, str](), list[tuple[int, int]]()
         details: dict[str, Any] = {"server": shown_url(self._asked.url), "tries": completion.tries}
         if completion.model:
             details["served_model"] = completion.model
         if self._asked.entry.has_front_matter and prompt.name == OCR.name:
             text, about = without_front_matter(text)
-            details |= {"front_matter": about} if about else {}
+            if about:
+                details["front_matter"] = about
+                cuts = [(0, len(completion.text) - len(text))]
         if images.tiling is not None:
-            from workers.pixtral.text.seams import without_doubled_seams
+            from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
 
             details["tiles"] = images.tiling.on_page()
             if prompt.name == OCR.name:
+                cuts = doubled_seams(text, len(images.tiling.boxes) - 1)
                 text, doubled = without_doubled_seams(text, len(images.tiling.boxes) - 1)
                 details |= {"doubled_lines": doubled} if doubled else {}
+        sure = confidence_of(completion.pieces, completion.log_probabilities, len(completion.text))
+        if sure and b"".join(completion.pieces).decode(errors="replace").startswith(completion.text):
+            doubts = without(sure.doubts, cuts)
+            details |= {"doubts": [[*one, text[one.first : one.last]] for one in doubts]} if doubts else {}
         reason, score = self._doubt(text, completion, pixels, about)
         self._note_served(completion.model)
         is_other = completion.model and not is_same_model(self._asked.model, completion.model)
@@ -181,7 +189,8 @@ class EndpointEngine:
             prompt_tokens=completion.prompt_tokens,
             output_tokens=completion.output_tokens,
             temperature=prompt.temperature,
-            confidence=completion.confidence,
+            confidence=sure.mean if sure else None,
+            lowest_confidence=sure.lowest if sure else None,
             details=details,
             review_reason=reason,
             review_score=score,
