@@ -234,8 +234,9 @@ class TextLayer(Base):
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
     text: Mapped[str] = mapped_column(StorableText)
     verdict: Mapped[str | None] = mapped_column(String(32))  # `sound`, or what is wrong with it
-    # [left, top, right, bottom] of each line, in pixels of the page's image; null where they are not known
-    boxes: Mapped[list[list[int]] | None] = mapped_column(JSON(none_as_null=True))
+    # The lines and rulings of the page, in pixels of its image, as pipeline/layout/own_text.py `Found`; in old rows
+    # [left, top, right, bottom] of each line; null where they are not known.
+    boxes: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
 
 
 class PageTask(Base):

@@ -40,9 +40,11 @@ class Drawn:
     owner: object = None  # of the memory under `pixels`
     width_pt: float | None = None  # of the page as it is shown; None where the source has no physical size
     height_pt: float | None = None
-    text_lines: tuple[list[list[int]], bool] | None = None  # of `text_lines.text_lines`, where the page carries text
+    # of `text_lines.text_lines`, where the page carries text
+    text_lines: tuple[list[list[float | None]], bool] | None = None
     dpi: float | None = None  # at which it was drawn; None where the source has no physical size
     print_px: float | None = None  # font size of the small print in the picture; None where none was found
+    strokes: tuple[list[list[int]], list[list[int]]] | None = None  # of `page_strokes`, where the page carries text
 
 
 class Opened(Protocol):

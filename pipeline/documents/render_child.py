@@ -155,6 +155,7 @@ def main() -> None:
                 "print_px": drawn.print_px,
                 "text_layer": drawn.text_layer,
                 "text_lines": drawn.text_lines,
+                "strokes": drawn.strokes,
                 "warnings": drawn.warnings,
                 "rss_bytes": _rss_bytes(),
             }

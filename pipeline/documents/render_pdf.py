@@ -10,6 +10,7 @@ import pymupdf as _pymupdf
 
 from pipeline.documents.drawn import Drawn, Limits, clean, colour_in_white, colour_of, is_white, translated
 from pipeline.documents.files import UNSUPPORTED_FACT
+from pipeline.documents.page_strokes import page_strokes
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
 from pipeline.documents.pdf_encryption import unlock
@@ -92,6 +93,7 @@ class PdfPages:
             )
             if layer is None and text.strip():
                 notes.append("the page's own text is unknown or control characters alone, and is left out")
+            strokes = page_strokes(display_list, lines.num_vectors, chosen.size.scale) if layer else None
             colour = colour_of(pixels, pixmap.width, chosen.size.width_px, chosen.size.height_px)
             if colour is None and layer is None and (box := lines.picture_box(chosen.size.scale)):
                 shown = chosen.size.width_px, chosen.size.height_px
@@ -117,6 +119,7 @@ class PdfPages:
             lines.sent(chosen.size.scale) if layer else None,
             dpi=72 * chosen.size.scale,
             print_px=chosen.print_px,
+            strokes=strokes,
         )
 
     def _sides(self, rect: Any) -> tuple[float, float]:

@@ -6,6 +6,7 @@ The child's own side is `render_child`; what is drawn, and when a child is given
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import signal
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -26,6 +28,9 @@ from pipeline.documents.render_child import SLOTS, length, pack
 from pipeline.documents.text_layer import judge
 from pipeline.environment import without_credentials
 from pipeline.errors import Unavailable
+from pipeline.layout.lines import BOX_HEIGHT
+from pipeline.layout.own_text import Found
+from pipeline.layout.rulings import of_strokes
 from pipeline.settings import Settings
 
 START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need long, and no page is to blame
@@ -55,7 +60,7 @@ class RasterizedPage:
     dpi: float | None  # at which it was drawn; None for image files that do not say it
     print_px: float | None  # font size of the small print in the image; None where none was found
     text_layer_verdict: str | None = None
-    text_layer_boxes: list[list[int]] | None = None  # of each line of the text layer; None where they are not known
+    text_layer_found: Found | None = None  # its lines and rulings; None where they are not known
 
 
 class ChildGone(Exception):
@@ -224,7 +229,12 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         None if message[name] is None else float(message[name]) for name in ("width_pt", "height_pt", "dpi", "print_px")
     )
     image = png.canonical(drawn)
-    verdict, boxes = (None, None) if text is None else _judged(text, image, *message["text_lines"])
+    verdict, found = None, None
+    if text is not None:
+        sent, is_plain = message["text_lines"]
+        lines = list(map(LayerLine.received, sent))
+        verdict = judge(text, lines, None if is_plain else image)
+        found = found_on(lines, *(message["strokes"] or ([], []))) if len(lines) == text.count("\n") else None
     return RasterizedPage(
         page_index=page_index,
         width_px=image.width,
@@ -238,15 +248,17 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         dpi=dpi,
         print_px=print_px,
         text_layer_verdict=verdict,
-        text_layer_boxes=boxes,
+        text_layer_found=found,
     )
 
 
-def _judged(text: str, image: Image.Image, sent: list[list[int]], is_plain: bool) -> tuple[str, list[list[int]] | None]:
-    """Its verdict, and the boxes of its lines where each line of the text has one."""
-    lines = list(map(LayerLine.received, sent))
-    boxes = [[line.left, line.top, line.right, line.bottom] for line in lines]
-    return judge(text, lines, None if is_plain else image), boxes if len(boxes) == text.count("\n") else None
+def found_on(lines: list[LayerLine], level: list[list[int]], upright: list[list[int]]) -> Found:
+    """What puts the text in order, once it was judged."""
+    sizes = [line.size for line in lines if line.size]
+    rulings = of_strokes(level, upright, BOX_HEIGHT * median(sizes) if sizes else math.inf)
+    sides = (rulings.level, rulings.upright)
+    level, upright = ([[round(one.at), round(one.start), round(one.end)] for one in side] for side in sides)
+    return {"lines": [line.stored for line in lines], "level": level, "upright": upright}
 
 
 def slot_bytes(settings: Settings) -> int:

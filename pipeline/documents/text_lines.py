@@ -11,7 +11,7 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.layer_lines import BLANK, COVERED, MAX_LINES, TILTED, UNDRAWN, UPRIGHT
+from pipeline.documents.layer_lines import BLANK, COVERED, DOWNWARDS, MAX_LINES, TILTED, UNDRAWN, UPRIGHT
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf
@@ -38,8 +38,10 @@ class TextLines:
     boxes: list[tuple[float, float, float, float]]
     marks: list[int]  # of `layer_lines`
     sizes: list[float]  # font sizes; 0 for a line without characters
+    directions: list[int | None]  # degrees counter-clockwise in which it reads, or DOWNWARDS
     pictures: list[tuple[float, float, float, float, float]]  # box, and pixels a point
     is_plain: bool  # nothing but dark text and rules, so that the page's picture need not be looked at
+    num_vectors: int = 0
 
     def picture_box(self, scale: float) -> tuple[int, int, int, int] | None:
         """Around all pictures, in pixels of the page's picture; None where there is none."""
@@ -50,11 +52,16 @@ class TextLines:
         x0, y0, x1, y1 = (round(min(max(side * scale, 0), 1e6)) for side in sides)
         return x0, y0, x1, y1
 
-    def sent(self, scale: float) -> tuple[list[list[int]], bool]:
+    def sent(self, scale: float) -> tuple[list[list[float | None]], bool]:
         """As they are sent, in pixels of the page's picture."""
-        lines = [
-            [*(round(min(max(side * scale, -1e6), 1e6)) for side in box), marks]
-            for box, marks in zip(self.boxes, self.marks, strict=True)
+        lines: list[list[float | None]] = [
+            [
+                *(round(min(max(side * scale, -1e6), 1e6)) for side in box),
+                marks,
+                round(min(size * scale, 1e6), 1),
+                *([] if direction == 0 else [direction]),
+            ]
+            for box, marks, size, direction in zip(self.boxes, self.marks, self.sizes, self.directions, strict=True)
         ]
         return lines, self.is_plain
 
@@ -62,7 +69,7 @@ class TextLines:
 def text_lines(text_page: Any) -> TextLines:
     """`text_page` was made with FLAGS. Costs 5 µs a line: a line's first character speaks for it, for what is drawn
     otherwise comes as lines of its own."""
-    found = TextLines([], [], [], [], True)
+    found = TextLines([], [], [], [], [], True)
     for block in text_page.this:
         kind = block.m_internal.type
         if kind == mupdf.FZ_STEXT_BLOCK_TEXT:
@@ -70,7 +77,9 @@ def text_lines(text_page: Any) -> TextLines:
             while inside is not None and len(found.boxes) <= MAX_LINES:
                 _add_line(found, inside)
                 inside = inside.next
-        elif found.is_plain or kind == mupdf.FZ_STEXT_BLOCK_IMAGE:
+            continue
+        found.num_vectors += kind == mupdf.FZ_STEXT_BLOCK_VECTOR
+        if found.is_plain or kind == mupdf.FZ_STEXT_BLOCK_IMAGE:
             box = block.m_internal.bbox
             found.is_plain = found.is_plain and min(box.x1 - box.x0, box.y1 - box.y0) < _RULE_PT
             if kind == mupdf.FZ_STEXT_BLOCK_IMAGE:
@@ -93,6 +102,11 @@ def _add_line(found: TextLines, inside: Any) -> None:
     found.boxes.append((box.x0, box.y0, box.x1, box.y1))
     found.marks.append(marks)
     found.sizes.append(size)
+    if inside.wmode:
+        found.directions.append(DOWNWARDS)
+    else:
+        angle = math.degrees(math.atan2(-direction.y, direction.x))
+        found.directions.append(0 if math.isnan(angle) else round(angle) % 360)
     found.is_plain = found.is_plain and is_dark
 
 

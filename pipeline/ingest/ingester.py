@@ -162,7 +162,7 @@ class Ingester:
             text_layer_verdict=page.text_layer_verdict,
             dpi=page.dpi,
             print_px=page.print_px,
-            text_layer_boxes=page.text_layer_boxes,
+            text_layer_boxes=page.text_layer_found,
         )
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:

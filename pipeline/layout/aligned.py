@@ -18,6 +18,7 @@ from pipeline.layout.lines import Box
 from pipeline.layout.rows import Row, cells, joined
 from pipeline.layout.tables import Cell, Table
 
+_OVERLAP = 0.3  # line heights by which rows may reach into each other; the pieces of a formula do by more
 _LEADERS = re.compile(r"(\. ?|…|·|_){4,}")
 
 
@@ -51,6 +52,8 @@ def _end_of_run(found: list[Row], start: int) -> int:
         above, row, last = found[i - 1], found[i], found[end - 1]
         size, gap = min(_size(above), _size(row)), _gap(found, i - 1)
         if gap > (2 if min(len(last), len(row)) < 3 else 3.5) * size or any(box.is_table for box in row):
+            break
+        if gap < -_OVERLAP * size:
             break
         if _is_of_cells(row):
             end = i + 1

@@ -42,6 +42,7 @@ _LEVEL = 0.25
 # Gutters tried of a region, times its lines. Where ends are ragged each line has a gutter of its own: 2,000 lines of a
 # table in three columns took 17 s without the bound, 1 s with it. Regions under 280 lines try all that they have.
 _MOST_LOOKED_AT = 160_000
+_LEAST_TRIED = 8
 # So many rulings on each side, none level with one on the other, part two columns.
 _LEAST_RULED = 2
 
@@ -56,13 +57,15 @@ class _Band:
         return min(len(self.left), len(self.right))
 
 
-def regions(boxes: list[Box], height: float, ruled: Sequence[Ruling] = ()) -> list[list[Box]]:
+def regions(
+    boxes: list[Box], height: float, ruled: Sequence[Ruling] = (), most_looked_at: int | None = None
+) -> list[list[Box]]:
     """In reading order; each is to be read row by row. `boxes` is sorted, `height` that of the page's usual line,
-    `ruled` its level rulings."""
+    `ruled` its level rulings, `most_looked_at` gutters times lines."""
     found: list[list[Box]] = []
     waiting = _ruled_apart(boxes, height, ruled)[::-1]
     while waiting:
-        parts = _cut(waiting.pop(), height)
+        parts = _cut(waiting.pop(), height, most_looked_at or _MOST_LOOKED_AT)
         if len(parts) == 1:
             found.append(parts[0])
         else:
@@ -100,14 +103,16 @@ def _ruled_apart(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -> li
     return [boxes]
 
 
-def _cut(boxes: list[Box], height: float) -> list[list[Box]]:
+def _cut(boxes: list[Box], height: float, most_looked_at: int) -> list[list[Box]]:
     """At the best gutter, in reading order; one part where there is none."""
     best: list[_Band] = []
     most = -math.inf
-    for at_most, num_crossing, x, width in _gutters(boxes, height)[: _MOST_LOOKED_AT // len(boxes) + 1]:
+    ordered = sorted(boxes, key=lambda box: (box.centre, box))
+    num_tried = max(most_looked_at // len(boxes) + 1, _LEAST_TRIED)
+    for at_most, num_crossing, x, width in _gutters(boxes, height)[:num_tried]:
         if at_most <= most:
             break
-        bands = _cut_at(boxes, x, width, height)
+        bands = _cut_at(ordered, x, width, height)
         separated = sum(band.num_separated for band in bands)
         if width < _GUTTER * height and not all(_is_of_prose(band, height) for band in bands if band.right):
             continue
@@ -147,13 +152,18 @@ def _is_of_prose(band: _Band, height: float) -> bool:
     return is_prose(left, height) and is_prose(right, height)
 
 
-def _cut_at(boxes: list[Box], x: float, width: float, height: float) -> list[_Band]:
-    """The region from the top, for a gutter of this width that begins at `x`."""
+def _cut_at(ordered: list[Box], x: float, width: float, height: float) -> list[_Band]:
+    """The region from the top, for a gutter of this width that begins at `x`; `ordered` by their middles."""
     bands: list[_Band] = []
     whole: list[Box] = []
     current: list[Box] = []
 
     def end_band() -> None:
+        num_right = sum(box.x0 + box.x1 > 2 * x for box in current)
+        if min(num_right, len(current) - num_right) < (2 if crossing else 1):  # no band of it could part them
+            whole.extend(current)
+            current.clear()
+            return
         for band in _columns_and_rows(current, x, height):
             # One line beside several is a column where nothing crosses the gutter, and chance elsewhere.
             if band.num_separated < (1 if not crossing and len(band.left) + len(band.right) > 2 else 2):
@@ -175,8 +185,8 @@ def _cut_at(boxes: list[Box], x: float, width: float, height: float) -> list[_Ba
         is_right = box.x1 > end + PROSE_WIDTH * height and box.x0 > x - _ERROR * height
         return not (is_left or is_right)
 
-    crossing = sorted(box.centre for box in boxes if crosses(box))
-    for box in sorted(boxes, key=lambda box: (box.centre, box)):
+    crossing = [box.centre for box in ordered if crosses(box)]
+    for box in ordered:
         # A short cell beside one that crosses belongs to the same row of a table.
         is_short = box.width < PROSE_WIDTH * height
         if crosses(box) or (is_short and _is_near(box.centre, crossing, _LEVEL * height)):
@@ -293,4 +303,4 @@ def _facing(boxes: list[Box], height: float, *, is_left: bool) -> list[Box]:
 def _is_near(value: float, ordered: list[float], reach: float) -> bool:
     """Whether one of `ordered` (ascending) lies less than `reach` away."""
     at = bisect_left(ordered, value)
-    return any(abs(value - other) < reach for other in ordered[max(at - 1, 0) : at + 1])
+    return (at < len(ordered) and ordered[at] - value < reach) or (at > 0 and value - ordered[at - 1] < reach)

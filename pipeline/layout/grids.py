@@ -47,7 +47,8 @@ def take_tables(boxes: list[Box], rulings: Rulings, height: float) -> list[Box]:
         if table is not None:
             taken = set(map(id, inside))
             boxes = [box for box in boxes if id(box) not in taken]
-            boxes.append(Box(y0, x0, y1, x1, table.text, is_table=True))
+            number = min(box.number for box in inside)
+            boxes.append(Box(y0, x0, y1, x1, table.text, is_table=True, number=number))
     return sorted(boxes)
 
 
@@ -156,15 +157,19 @@ def _merged(grid: _Grid, height: float) -> dict[tuple[int, int], tuple[int, int]
     ys, xs = grid.ys, grid.xs
     places = [(row, column) for row in range(len(ys) - 1) for column in range(len(xs) - 1)]
     owner = {place: place for place in places}
+    members_of = {place: [place] for place in places}
+    upright_at, level_at = (
+        [[line for line in ruled if abs(line.at - at) <= 0.5 * height] for at in ats]
+        for ats, ruled in ((xs, grid.rulings.upright), (ys, grid.rulings.level))
+    )
 
     def is_open(one: tuple[int, int], other: tuple[int, int]) -> bool:
         (row, column), (below, beside) = one, other
         if beside > column:
-            at, start, end, ruled = xs[beside], ys[row], ys[row + 1], grid.rulings.upright
+            middle, ruled = (ys[row] + ys[row + 1]) / 2, upright_at[beside]
         else:
-            at, start, end, ruled = ys[below], xs[column], xs[column + 1], grid.rulings.level
-        middle = (start + end) / 2
-        return not any(abs(line.at - at) <= 0.5 * height and line.start < middle < line.end for line in ruled)
+            middle, ruled = (xs[column] + xs[column + 1]) / 2, level_at[below]
+        return not any(line.start < middle < line.end for line in ruled)
 
     def can_be_one(members: list[tuple[int, int]]) -> bool:
         num_rows = len({row for row, _ in members})
@@ -176,11 +181,12 @@ def _merged(grid: _Grid, height: float) -> dict[tuple[int, int], tuple[int, int]
             if other not in owner or owner[other] == owner[row, column] or not is_open((row, column), other):
                 continue
             first, second = owner[row, column], owner[other]
-            members = [place for place in places if owner[place] in (first, second)]
+            members = sorted(members_of[first] + members_of[second])
             edge = [(a, b) for a, b in _touching(members, down, right) if owner[a] != owner[b]]
             if can_be_one(members) and all(is_open(a, b) for a, b in edge):
+                members_of[members[0]] = members
                 for place in members:
-                    owner[place] = min(members)
+                    owner[place] = members[0]
     return owner
 
 

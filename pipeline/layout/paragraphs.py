@@ -45,9 +45,13 @@ class Block:
 
 def blocks(region: list[Box], body: float, compounds: frozenset[str] = frozenset()) -> list[Block]:
     """The region's text from its top. `body` is the size of the page's usual line, `compounds` as in `join`."""
+    return blocks_of_rows(rows(region), body, compounds)
+
+
+def blocks_of_rows(of_region: list[Row], body: float, compounds: frozenset[str] = frozenset()) -> list[Block]:
+    """The same of a region whose rows are known."""
     found: list[Block] = []
-    right = max(box.x1 for box in region)
-    of_region = rows(region)
+    right = max(box.x1 for row in of_region for box in row)
     done = 0
     for start, end, table in [*find_aligned(of_region), (len(of_region), len(of_region), None)]:
         for run in _runs([cells(row) for row in of_region[done:start]]):

@@ -3,7 +3,7 @@
     sideways       blocks that lie on their side, each a page of its own and one box from here on
     lines          boxes on a level page that reads from the left and the top, whatever the script
     rulings        the lines that are drawn on it; `grids`: the tables that they make, each one box from here on
-    columns        regions that read row by row
+    columns        regions that read row by row; `given_order`: what a file's own order of them is worth
     rows           boxes that stand level; `aligned`: the tables that they make by where their cells stand
     paragraphs     lines joined where a sentence goes on, and only there; `headings`
 
@@ -15,18 +15,18 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING
 
 from pipeline.layout.columns import regions
+from pipeline.layout.given_order import as_given, regions_as_given
 from pipeline.layout.grids import take_tables
 from pipeline.layout.headings import with_headings
 from pipeline.layout.lines import Box, Line, find_frame, lay_out
-from pipeline.layout.paragraphs import Block, blocks
-from pipeline.layout.rows import join, united
-from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text
+from pipeline.layout.paragraphs import Block, blocks_of_rows
+from pipeline.layout.rows import Row, join, rows, united
+from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text, taken_out
 from pipeline.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
@@ -37,24 +37,32 @@ _COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
 
 
 def text_in_reading_order(
-    lines: Sequence[Line], pixels: NDArray[np.uint8] | None = None, rulings: Rulings | None = None
+    lines: Sequence[Line],
+    pixels: NDArray[np.uint8] | None = None,
+    rulings: Rulings | None = None,
+    *,
+    is_given: bool = False,
 ) -> str:
     """The page's text: columns one after the other, tables as tables, paragraphs between blank lines.
 
     `pixels` is the page that the lines were found on (RGB); without it no ruling is seen. `rulings` are its own, where
-    they are known.
+    they are known. `is_given`: the lines' numbers are an order that somebody gave them, which holds where it can.
     """
     upright, lying, pixels = take_sideways(lines, pixels)
-    if lying:
+    of_lying: list[Rulings | None] = [None] * len(lying)
+    if lying and pixels is not None:
         rulings = None  # some are of what was taken
+    elif rulings is not None:
+        for i, one in enumerate(lying):
+            of_lying[i], rulings = taken_out(rulings, one.bounds, one.turn)
     frame = find_frame(upright, rulings.angle if rulings else None)
     boxes = lay_out(upright, frame)
     if not boxes:
         return ""
     height, body = median(box.size for box in boxes), _body_size(boxes)
-    for one in lying:
-        text = text_in_reading_order(one.upright, one.pixels)
-        boxes.append(replace(united(lay_out(one.lines, frame), text), is_table=True))
+    for one, own in zip(lying, of_lying, strict=True):
+        text = text_in_reading_order(one.upright, one.pixels, own, is_given=is_given)
+        boxes.append(united(lay_out(one.lines, frame), text, is_table=True))
     boxes.sort()
     if rulings is None and pixels is not None:
         rulings = find_rulings(pixels, frame.angle, height)
@@ -62,15 +70,18 @@ def text_in_reading_order(
     if rulings is not None:
         drawn = outside_text(in_frame(rulings, frame), boxes)
         boxes, ruled = take_tables(boxes, drawn, height), drawn.level
-    return "\n\n".join(with_headings(_in_order(regions(boxes, height, ruled), body, _compounds(boxes)), body))
+    found = regions_as_given(boxes, height, ruled) if is_given else regions(boxes, height, ruled)
+    of_page = (as_given(found, height) if is_given else None) or [rows(region) for region in found]
+    return "\n\n".join(with_headings(_in_order(of_page, body, _compounds(boxes)), body))
 
 
-def _in_order(found: list[list[Box]], body: float, compounds: frozenset[str]) -> list[Block]:
-    """The regions' blocks; a paragraph that the end of a column broke is one, also past a figure and its caption."""
+def _in_order(found: list[list[Row]], body: float, compounds: frozenset[str]) -> list[Block]:
+    """The blocks of regions, given with their rows; a paragraph that the end of a column broke is one, also past a
+    figure and its caption."""
     page: list[Block] = []
     broken: Block | None = None
     for region in found:
-        for block in blocks(region, body, compounds):
+        for block in blocks_of_rows(region, body, compounds):
             before = page[-1] if page and _goes_on(page[-1], block) else broken
             if before is not None and _goes_on(before, block) and (before is page[-1] or block.is_prose):
                 before.text = join(before.text, block.text, compounds)

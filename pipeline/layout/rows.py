@@ -8,7 +8,8 @@ from pipeline.layout.lines import CJK, Box
 
 Row = list[Box]
 _LETTERS = re.compile(r"[^\W\d_]+")
-_BROKEN = re.compile(r"([^\W\d_]+)[-\u00ad]$")
+_HYPHENS = "-\u00ad"
+_BROKEN = re.compile(rf"([^\W\d_]+)[{_HYPHENS}]$")
 
 
 def rows(boxes: list[Box]) -> list[Row]:
@@ -26,16 +27,18 @@ def rows(boxes: list[Box]) -> list[Row]:
 
 
 def cells(row: Row) -> Row:
-    """A gap under 1.5 letter heights is a line that the detector broke: its pieces become one cell."""
+    """A gap under 1.5 letter heights is a line that the detector broke: its pieces become one cell, unless it is known
+    that they are not."""
     joined = row[:1]
     for piece in row[1:]:
         cell = joined[-1]
-        if piece.x0 - cell.x1 > 1.5 * cell.size:
+        if piece.is_apart or piece.x0 - cell.x1 > 1.5 * cell.size:
             joined.append(piece)
         else:
             longer = max(cell, piece, key=lambda one: one.width)  # a fraction's piece makes no line of large print
             x0, x1 = min(cell.x0, piece.x0), max(cell.x1, piece.x1)
-            joined[-1] = Box(longer.y0, x0, longer.y1, x1, join(cell.text, piece.text))
+            joined[-1] = Box(longer.y0, x0, longer.y1, x1, join(cell.text, piece.text),
+                             number=cell.number, is_apart=cell.is_apart)  # fmt: skip
     return joined
 
 
@@ -48,20 +51,23 @@ def joined(boxes: list[Box]) -> str:
     return text
 
 
-def united(boxes: list[Box], text: str) -> Box:
+def united(boxes: list[Box], text: str, *, is_table: bool = False) -> Box:
     return Box(
         min(box.y0 for box in boxes),
         min(box.x0 for box in boxes),
         max(box.y1 for box in boxes),
         max(box.x1 for box in boxes),
         text,
+        is_table,
+        number=min(box.number for box in boxes),
     )
 
 
 def join(text: str, following: str, compounds: frozenset[str] = frozenset()) -> str:
     """Join across a line's end: the hyphen of a broken Latin word goes, unless the page writes the word with it
     elsewhere (`compounds`, in small letters); no space beside a CJK character."""
-    if (broken := _BROKEN.search(text)) and not CJK.match(following):
+    # A paragraph grows line by line: only one that ends so is looked through.
+    if text[-1] in _HYPHENS and (broken := _BROKEN.search(text)) and not CJK.match(following):
         rest = _LETTERS.match(following)
         word = f"{broken[1]}-{rest[0] if rest else ''}"
         closes = following[0].islower() and word.casefold() not in compounds

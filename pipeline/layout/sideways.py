@@ -26,9 +26,12 @@ _LEFT, _RIGHT = 1, 3  # quarter turns counter-clockwise that set the block uprig
 
 @dataclass(frozen=True, slots=True)
 class SidewaysBlock:
-    """`lines` as they stand on the page; `upright`, and `pixels` of their piece of it, after both were turned."""
+    """`lines` as they stand on the page, with `bounds` around them (left, top, right, bottom); `upright`, and `pixels`
+    of their piece of it, after both were turned by `turn` quarters."""
 
     lines: list[Line]
+    bounds: tuple[int, int, int, int]
+    turn: int
     upright: list[Line]
     pixels: NDArray[np.uint8] | None
 
@@ -49,7 +52,7 @@ def take_sideways(
     if pixels is not None:
         pixels = pixels.copy()
         for block in blocks:
-            left, top, right, bottom = _bounds(block.lines)
+            left, top, right, bottom = block.bounds
             pixels[top:bottom, left:right] = 255
     taken = {id(line) for block in blocks for line in block.lines}
     return [line for line in lines if id(line) not in taken], blocks, pixels
@@ -80,8 +83,6 @@ def _are_rows(lines: list[Line]) -> bool:
 
 
 def _block(lines: list[Line], turn: int, pixels: NDArray[np.uint8] | None) -> SidewaysBlock:
-    import numpy as np
-
     left, top, right, bottom = _bounds(lines)
     if pixels is not None:
         right, bottom = min(right, pixels.shape[1]), min(bottom, pixels.shape[0])
@@ -90,9 +91,16 @@ def _block(lines: list[Line], turn: int, pixels: NDArray[np.uint8] | None) -> Si
         corners: list[Point] = [(y - top, right - x) if turn == _LEFT else (bottom - y, x - left) for x, y in line.quad]
         a, b, c, d = corners
         quad = (b, c, d, a) if turn == _LEFT else (d, a, b, c)
-        upright.append(Line(quad, line.text, line.confidence))
-    piece = None if pixels is None else np.ascontiguousarray(np.rot90(pixels[top:bottom, left:right], turn))
-    return SidewaysBlock(lines, upright, piece)
+        upright.append(Line(quad, line.text, line.confidence, number=line.number))
+    bounds = left, top, right, bottom
+    piece = None if pixels is None else _turned(pixels[top:bottom, left:right], turn)
+    return SidewaysBlock(lines, bounds, turn, upright, piece)
+
+
+def _turned(pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    import numpy as np  # only where there is a picture: a text layer has none, and its process no numpy
+
+    return np.ascontiguousarray(np.rot90(pixels, turn))
 
 
 def _bounds(lines: list[Line]) -> tuple[int, int, int, int]:

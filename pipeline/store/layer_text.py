@@ -1,30 +1,31 @@
-"""What is made of the text that a PDF page carries where it is the answer: words that were broken are whole."""
+"""What is made of the text that a PDF page carries where it is the answer: set as it reads, and its lines beside it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import Any
 
-_SOFT = "\u00ad"
-_BROKEN = re.compile(rf"(?<=[^\W\d_])([-{_SOFT}]) ?\n(?=([^\W\d_]))")
+from pipeline.layout.own_text import Found, StoredLine, own_text
 
-
-def whole_words(text: str) -> str:
-    """Words joined across a line's end, as where a page is read: a compound broken at its own hyphen loses it. Soft
-    hyphens, which nobody sees within a line, go."""
-    return _BROKEN.sub(_joined, text).replace(_SOFT, "")
+Boxes = Found | Sequence[StoredLine] | None
+"""As `text_layers.boxes` holds them; an older pagepack stored each line's box and nothing else."""
 
 
-def _joined(broken: re.Match[str]) -> str:
-    hyphen, following = broken.groups()
-    if hyphen == _SOFT or following.islower():
-        return ""
-    return hyphen if following.isupper() else broken[0]  # other scripts have no hyphen of ours
+def text_of(text: str, boxes: Boxes) -> str:
+    return own_text(text, _found(boxes))
 
 
-def lines_of(text: str, boxes: Sequence[Sequence[int]]) -> list[list[int | str | None]]:
-    """As engines leave them in an answer's details, without a confidence; none where some line has no box."""
-    lines = text.split("\n")[:-1]
-    if len(lines) != len(boxes):
+def lines_of(text: str, boxes: Boxes) -> list[list[Any]]:
+    """In the order of the file, as engines leave them in an answer's details, without a confidence; none where some
+    line has no box."""
+    texts, found = text.split("\n")[:-1], _found(boxes)
+    lines = found["lines"] if found else []
+    if len(texts) != len(lines):
         return []
-    return [[*box, None, line.strip()] for box, line in zip(boxes, lines, strict=True) if line.strip()]
+    return [[*line[:4], None, said.strip()] for line, said in zip(lines, texts, strict=True) if said.strip()]
+
+
+def _found(boxes: Boxes) -> Found | None:
+    if not boxes:
+        return None
+    return boxes if isinstance(boxes, dict) else {"lines": boxes, "level": [], "upright": []}

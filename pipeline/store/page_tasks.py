@@ -7,7 +7,7 @@ without reading where an answer or a text layer serves.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,8 +16,7 @@ from sqlalchemy import Connection, select, update
 from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle, show_latest
 from pipeline.store.conditions import is_asked_by, is_batch_running
-from pipeline.store.layer_tables import with_tables
-from pipeline.store.layer_text import lines_of, whole_words
+from pipeline.store.layer_text import lines_of, text_of
 from schemas.columns import utc_now
 from schemas.states import BatchState, TaskState
 from schemas.tables import Batch, BatchPrompt, CurrentAnswer, Document, Page, PageTask, PromptVersion, TextLayer
@@ -39,7 +38,7 @@ def supersede(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
     connection.execute(waiting.values(**superseded, finished_at=utc_now()))
 
 
-PAGES_A_TRANSACTION = 500  # a fraction of a second, even where the text of each becomes its answer
+PAGES_A_TRANSACTION = 100  # a fraction of a second, even where the text of each is put in order to be its answer
 _LAST_PAGE = 2**31 - 1
 
 
@@ -71,8 +70,11 @@ def ensure_tasks(
     first_page: int = 0,
     last_page: int = _LAST_PAGE,
     show: bool = True,
+    own_texts: Mapping[int, str] | None = None,
 ) -> None:
     """The batch's tasks for the pages of these documents: new ones made, waiting ones taken over, done ones shown.
+
+    `own_texts`: the texts of some pages' layers, by the id of the page, where they were put in order beforehand.
 
     Without `show` the pages keep the answers that they show, and other running batches their tasks: the batch was asked
     for before. They keep them, too, where the batch is paused.
@@ -96,7 +98,7 @@ def ensure_tasks(
     connection.execute(update(PageTask).where(own, IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
     if batch.text_layer in ("auto", "prefer"):
         is_taken = [TextLayer.verdict == Verdict.SOUND] if batch.text_layer == "auto" else []
-        _settle_from_text_layer(connection, own, *is_taken)
+        _settle_from_text_layer(connection, own_texts or {}, own, *is_taken)
     if not show:
         return
     shown = insert(CurrentAnswer).from_select(
@@ -151,7 +153,9 @@ def is_left_behind() -> sa.ColumnElement[bool]:
 _TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text
 
 
-def _settle_from_text_layer(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+def _settle_from_text_layer(
+    connection: Connection, own_texts: Mapping[int, str], *which: sa.ColumnElement[bool]
+) -> None:
     """Where a PDF page carries text that the batch takes, that text is the answer to `ocr`.
 
     Memory holds the ids of all that wait, and some texts at a time.
@@ -166,10 +170,10 @@ def _settle_from_text_layer(connection: Connection, *which: sa.ColumnElement[boo
     )
     ids = connection.scalars(waiting).all()
     for start in range(0, len(ids), _TEXTS_AT_ONCE):
-        _settle_some_from_text_layer(connection, ids[start : start + _TEXTS_AT_ONCE])
+        _settle_some_from_text_layer(connection, own_texts, ids[start : start + _TEXTS_AT_ONCE])
 
 
-def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]) -> None:
+def _settle_some_from_text_layer(connection: Connection, own_texts: Mapping[int, str], task_ids: Sequence[int]) -> None:
     rows = connection.execute(
         select(
             PageTask.id,
@@ -191,9 +195,9 @@ def _settle_some_from_text_layer(connection: Connection, task_ids: Sequence[int]
     for row in rows:
         if row.text.strip():
             # Equal pixels may carry unequal text, so the text is part of what answers.
-            text = whole_words(with_tables(row.text, row.boxes or []))
+            text = own_texts.get(row.page_id) or text_of(row.text, row.boxes)
             model = f"text-layer/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-            details = {"lines": lines_of(row.text, row.boxes or [])}
+            details = {"lines": lines_of(row.text, row.boxes)}
             answer = ReadAnswer("text-layer", model, text, finish_reason="stop", details=details)
             key = AnswerKey(row.image_hash, row.prompt_version, model)
             answers.append((key, answer))

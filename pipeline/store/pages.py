@@ -19,6 +19,7 @@ from pipeline.errors import PagepackError
 from pipeline.store import redraw
 from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim, is_held
 from pipeline.store.conditions import is_batch_running, is_open
+from pipeline.store.layer_text import Boxes, text_of
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
 from pipeline.store.page_tasks import ensure_tasks, fail_tasks
@@ -26,6 +27,7 @@ from pipeline.store.results import after_failure, held_tasks
 from schemas.columns import utc_now
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, BatchSource, Document, Page, PageTask, TaskAttempt, TextLayer
+from schemas.text_layers import Verdict
 
 _RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest enqueues it as soon as it is there
 
@@ -46,7 +48,7 @@ class NewPage:
     text_layer_verdict: str | None = None  # of schemas/text_layers.py
     dpi: float | None = None
     print_px: float | None = None
-    text_layer_boxes: list[list[int]] | None = None  # of each line of the text, in pixels of the image
+    text_layer_boxes: Boxes = None  # of each line of the text, in pixels of the image, and the page's rulings
 
 
 @retried
@@ -58,6 +60,8 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
     """
     if not pages:
         return True
+    in_order = _own_texts(db, claim, pages)
+    own_texts: dict[int, str] = {}
     with db.write() as connection:
         if not _holds_document(connection, claim):
             return False
@@ -97,6 +101,8 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
                 layer = layer.values(page_id=page_id, text=page.text_layer, **about)
                 # The text stays that is there, and that answers were made of; an older pagepack did not judge it.
                 connection.execute(layer.on_conflict_do_update(index_elements=["page_id"], set_=about))
+                if before is None and page.page_index in in_order:
+                    own_texts[page_id] = in_order[page.page_index]
         first_page = pages[0].page_index
         batches = (
             select(Batch.id, Batch.state)
@@ -105,7 +111,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
         )
         seen_by = connection.execute(batches.distinct()).all()
         for batch_id in (row.id for row in seen_by if row.state != BatchState.CANCELLED):
-            ensure_tasks(connection, batch_id, [claim.document_id], first_page)
+            ensure_tasks(connection, batch_id, [claim.document_id], first_page, own_texts=own_texts)
         for batch_id in (row.id for row in seen_by if row.state == BatchState.CANCELLED):
             fail_tasks(connection, batch_id, [claim.document_id], first_page)
         new = select(Page.id).where(
@@ -114,6 +120,22 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
         waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
         connection.execute(update(PageTask).where(*waiting).values(next_attempt_at=0.0))  # some waited for their image
         return True
+
+
+def _own_texts(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> dict[int, str]:
+    """The texts that pages carry, by their numbers and as answers, where a batch may take them. That takes milliseconds
+    each, in which no other writer shall wait."""
+    carrying = [page for page in pages if page.text_layer and page.text_layer.strip()]
+    if not carrying:
+        return {}
+    batches = select(Batch.text_layer).join(BatchSource, BatchSource.batch_id == Batch.id)
+    with db.read() as connection:
+        choices = set(connection.scalars(batches.where(BatchSource.document_id == claim.document_id).distinct()))
+    return {
+        page.page_index: text_of(page.text_layer or "", page.text_layer_boxes)
+        for page in carrying
+        if "prefer" in choices or ("auto" in choices and page.text_layer_verdict == Verdict.SOUND)
+    }
 
 
 def _fail_waiting(connection: Connection, page_id: int, error: PagepackError) -> None:

@@ -19,8 +19,8 @@ from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render import open_document
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
+from pipeline.layout.own_text import own_text
 from pipeline.settings import Settings
-from pipeline.store.layer_tables import with_tables
 from tests.archives import mail, outlook, picture
 from tests.office_files import docx, epub, opendocument, pptx, words, xlsx
 
@@ -120,7 +120,7 @@ def test_books_and_web_pages_are_laid_out(draw: Draw) -> None:
 
 def test_tables_are_read_by_their_cells(draw: Draw) -> None:
     rows = (("Item", "Qty", "Price"), ("Paper", "", "2.50"), ("Ink", "12", "7.00"), ("Pens", "40", ""))
-    said = "| Item | Qty | Price |\n| --- | --- | --- |\n| Paper |  | 2.50 |\n| Ink | 12 | 7.00 |\n| Pens | 40 |  |\n"
+    said = "| Item | Qty | Price |\n| --- | --- | --- |\n| Paper |  | 2.50 |\n| Ink | 12 | 7.00 |\n| Pens | 40 |  |"
     cells = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     html = f"<html><body><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table></body></html>"
     typed = ["".join(f"<w:tc>{words(cell)}</w:tc>" for cell in row) for row in rows]
@@ -128,7 +128,7 @@ def test_tables_are_read_by_their_cells(draw: Draw) -> None:
     chapter = html.partition("<body>")[2].partition("</body>")[0]
     for data, kind in ((html.encode(), Kind.HTML), (docx(table), Kind.DOCX), (epub(chapter), Kind.EPUB)):
         [page] = draw(data, kind)
-        assert said in with_tables(page.text_layer or "", page.text_layer_boxes or []), kind
+        assert said in own_text(page.text_layer or "", page.text_layer_found), kind
 
 
 def test_arabic_is_the_text_that_the_document_carries(draw: Draw) -> None:
@@ -137,7 +137,8 @@ def test_arabic_is_the_text_that_the_document_carries(draw: Draw) -> None:
     for data, kind in ((html.encode(), Kind.HTML), (docx("".join(map(words, said))), Kind.DOCX)):
         [page] = draw(data, kind)
         assert page.text_layer is not None and page.text_layer.split("\n")[:2] == list(said)
-        assert page.text_layer_verdict == "sound" and len(page.text_layer_boxes or []) == page.text_layer.count("\n")
+        assert page.text_layer_verdict == "sound" and page.text_layer_found is not None
+        assert len(page.text_layer_found["lines"]) == page.text_layer.count("\n")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pipeline.documents.layer_lines import LayerLine
 from pipeline.documents.render_pdf import PdfPages
 from pipeline.documents.text_layer import is_garbled, judge
 from pipeline.documents.text_lines import FLAGS, text_lines
-from pipeline.store.layer_text import whole_words
+from pipeline.layout.own_text import whole_words
 from schemas.text_layers import SENTENCES, Verdict
 from tests import hostile
 
