@@ -100,6 +100,7 @@ class Batch(Base):
     finished_at: Mapped[datetime | None]
     # Words of the `pagepack run` or `ask` that goes on with it; null: workers do, or it is an old one
     command: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    max_cost: Mapped[float | None] = mapped_column(Float)  # its pages are read until it has cost so much
 
 
 class PromptVersion(Base):
@@ -299,6 +300,7 @@ class Answer(Base):
     review_reason: Mapped[str | None] = mapped_column(String(32))  # why people should look at it; null: they need not
     review_score: Mapped[float | None] = mapped_column(Float)  # how much so, from 0 to 1
     lowest_confidence: Mapped[float | None] = mapped_column(Float)  # in the line or token that it was least sure of
+    cost: Mapped[float | None] = mapped_column(Float)  # by the prices of the worker's settings; null: none known
 
 
 class CurrentAnswer(Base):
@@ -347,7 +349,10 @@ class TaskAttempt(Base):
     """One try at one page task, kept for ever: the history that the invariants are checked against."""
 
     __tablename__ = "task_attempts"
-    __table_args__ = (UniqueConstraint("task_id", "token"),)
+    __table_args__ = (
+        UniqueConstraint("task_id", "token"),
+        _partial_index("task_attempts", "cost", ("batch_id", "cost"), "cost IS NOT NULL"),
+    )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("page_tasks.id"))
@@ -363,6 +368,7 @@ class TaskAttempt(Base):
     ended_at: Mapped[datetime] = mapped_column(default=server_now())
     batch_id: Mapped[int | None] = mapped_column(BigInteger)  # a foreign key would lock the batch's row at each attempt
     started_at: Mapped[datetime | None]
+    cost: Mapped[float | None] = mapped_column(Float)  # of answers that were of no use, too
 
 
 class WorkerProcess(Base):

@@ -25,6 +25,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "angle": "degrees clockwise by which the engine turned the image to read it; null where it does not say",
         "promotion_id": "of `promotions`, where people chose this answer; null: it is the latest that was asked for",
         "lowest_confidence": "of the engine in the line or token that it was least sure of; null where it has none",
+        "cost": "of this answer, by PAGEPACK_ENDPOINT_INPUT_PRICE and its like; null where none is known",
     },
     "document_text": {
         "source_path": "path of the file",
@@ -95,6 +96,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "batch_id": "the batch that the page was tried for",
         "started_at": "UTC, when the worker took the page; null where an older pagepack did",
         "ended_at": "UTC",
+        "cost": "of this attempt, with or without an answer; null where none is known",
     },
     "answers": {
         "source_path": "path of the file",
@@ -118,6 +120,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "created_at": "UTC",
         "angle": "degrees clockwise by which the engine turned the image to read it; null where it does not say",
         "lowest_confidence": "of the engine in the line or token that it was least sure of; null where it has none",
+        "cost": "of this answer, by PAGEPACK_ENDPOINT_INPUT_PRICE and its like; null where none is known",
     },
     "prompts": {
         "prompt": "name of the prompt",

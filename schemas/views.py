@@ -23,7 +23,7 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.created_at AS created_at, {FOLDER_AND_FILE_NAME}, a.prompt_version AS prompt_version,
        a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id, a.angle AS angle,
-       c.promotion_id AS promotion_id, a.lowest_confidence AS lowest_confidence
+       c.promotion_id AS promotion_id, a.lowest_confidence AS lowest_confidence, a.cost AS cost
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -178,7 +178,7 @@ SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS pr
        x.worker AS worker, x.engine AS engine, x.finish_reason AS finish_reason, x.temperature AS temperature,
        x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error,
        {path} AS source_path, t.prompt_version AS prompt_version, b.public_id AS batch_id,
-       x.started_at AS started_at, x.ended_at AS ended_at
+       x.started_at AS started_at, x.ended_at AS ended_at, x.cost AS cost
 FROM task_attempts x
 JOIN page_tasks t ON t.id = x.task_id
 JOIN batches b ON b.id = coalesce(x.batch_id, t.batch_id)
@@ -210,7 +210,7 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
-       a.angle AS angle, a.lowest_confidence AS lowest_confidence
+       a.angle AS angle, a.lowest_confidence AS lowest_confidence, a.cost AS cost
 {FROM_ANSWERS}
 LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 WHERE {IS_FIRST_TASK}

@@ -58,9 +58,15 @@ def choose_engine(settings: Settings) -> Choice:
             raise UsageError("--fast chooses models of rapidocr; leave it out with --engine tesseract")
         return Choice("tesseract", tesseract.fingerprint(settings.ocr_language), reason, ["ocr"])
     if engine == "endpoint":
+        from pipeline.endpoints.prices import Prices
         from workers.engines import endpoint
 
         asked = endpoint.Asked.of(settings)
+        if settings.max_cost is not None and not Prices.of(settings).are_known():
+            raise UsageError(
+                "--max-cost needs prices: PAGEPACK_ENDPOINT_INPUT_PRICE and PAGEPACK_ENDPOINT_OUTPUT_PRICE, of a "
+                "million tokens each"
+            )
         return Choice("endpoint", asked.fingerprint, f"{reason}, at {asked.url}", asked.only_prompts)
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")

@@ -34,6 +34,7 @@ from pipeline.store.wished_model import wishes_for
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage
+from workers.budget import Budget
 from workers.engines import Answer, Engine
 from workers.writer import Stopping, Writer
 
@@ -78,6 +79,8 @@ class Reader:
             supports=engine.supports,
             most_in_hand=engine.capacity + 1,
         )
+        self._budget = Budget(db) if engine.name == "endpoint" else None  # what runs here charges nothing
+        self._reserved: dict[int, int] = {}  # page id → answers of it that are within the budget
         self._figures = EngineFigures()
         start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
 
@@ -144,6 +147,7 @@ class Reader:
                 self._turn.notify_all()
 
     def _read(self, claim: PageClaim) -> None:
+        outcomes: dict[int, Outcome] | None = None
         try:
             outcomes = self._outcomes(claim)
             if outcomes is None:
@@ -169,6 +173,8 @@ class Reader:
                 events.given_back(claim, reason, returned)
             raise
         finally:
+            if self._budget is not None and (answers := self._reserved.pop(claim.page_id, 0)):
+                self._budget.end(claim.batch_public_id, answers, list((outcomes or {}).values()))
             with self._lock:
                 for task in claim.tasks:
                     self._held.pop(task.task_id, None)
@@ -207,6 +213,10 @@ class Reader:
                 return outcomes
             again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
             return outcomes | {task.task_id: again for task in asked}
+        if self._budget is not None:
+            if (refusal := self._budget.begin(claim.batch_public_id, len(asked))) is not None:
+                return outcomes | {task.task_id: refusal for task in asked}
+            self._reserved[claim.page_id] = len(asked)
         with stage("read", claim):
             try:
                 deadline = time.monotonic() + self._settings.page_seconds

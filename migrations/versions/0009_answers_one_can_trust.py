@@ -3,8 +3,11 @@
 Promotions: which answers people chose to be current, and what would be current without that. A page that no promotion
 holds has null in both new columns of `current_answers`. What was not known of older answers is null in their rows.
 
-Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers and answer_versions for the moment of adding columns, which rewrites nothing, and
-SHARE while it is read once for an index that is empty.
+Costs: of an answer and of an attempt, where a server charges for it, and how much a batch may cost.
+
+Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers, answer_versions, task_attempts and batches for the moment of
+adding columns, which rewrites nothing, and SHARE on the first and the third while they are read once for an index that
+is empty.
 """
 
 import sqlalchemy as sa
@@ -16,6 +19,7 @@ branch_labels = None
 depends_on = None
 
 _KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_COSTS = sa.text("cost IS NOT NULL")
 _IS_HELD = sa.text("promotion_id IS NOT NULL")
 
 
@@ -56,9 +60,19 @@ def upgrade() -> None:
         postgresql_where=_IS_HELD,
     )
     op.add_column("answer_versions", sa.Column("lowest_confidence", sa.Float(), nullable=True))
+    op.add_column("answer_versions", sa.Column("cost", sa.Float(), nullable=True))
+    op.add_column("task_attempts", sa.Column("cost", sa.Float(), nullable=True))
+    op.create_index(
+        "ix_task_attempts_cost", "task_attempts", ["batch_id", "cost"], sqlite_where=_COSTS, postgresql_where=_COSTS
+    )
+    op.add_column("batches", sa.Column("max_cost", sa.Float(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("batches", "max_cost")
+    op.drop_index("ix_task_attempts_cost", table_name="task_attempts")
+    op.drop_column("task_attempts", "cost")
+    op.drop_column("answer_versions", "cost")
     op.drop_column("answer_versions", "lowest_confidence")
     op.drop_index("ix_current_answers_held", table_name="current_answers")
     op.drop_column("current_answers", "latest_answer_id")

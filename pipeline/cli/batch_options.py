@@ -64,6 +64,11 @@ def batch_options(command: F) -> F:
         sampling_options,
         text_layer_option,
         detail_option,
+        click.option(
+            "--max-cost",
+            metavar="NUMBER",
+            help="With --engine endpoint and its prices: the batch is read until it has cost so much.",
+        ),
         click.option("--batch", metavar="NAME", help="Name of the batch.  [the paths' names]"),
         click.option(
             "--prompt-file",

@@ -18,6 +18,7 @@ _OF_SETTINGS = {
     "model": None,
     "endpoint_url": None,
     "endpoint_model": None,
+    "max_cost": None,
     "text_layer": None,
     "detail": "auto",
     "attachments": False,

@@ -11,14 +11,14 @@ import base64
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.endpoints.client import Client
 from pipeline.endpoints.words import bad_answer, error_words, one_line
-from pipeline.errors import PageFailed, Unavailable
+from pipeline.errors import PageFailed, PagepackError, Unavailable
 
 log = logging.getLogger("pagepack.endpoint")
 
@@ -102,12 +102,17 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-async def complete(client: Client, body: Mapping[str, Any], deadline: float | None = None) -> Completion:
+async def complete(
+    client: Client,
+    body: Mapping[str, Any],
+    deadline: float | None = None,
+    cost: Callable[[int, int], float | None] = lambda prompt_tokens, output_tokens: None,
+) -> Completion:
     """Ask, on the client's thread: `client.start(complete(client, body)).result()`.
 
     A server that knows no `logprobs` is asked without them from then on.
 
-    Raises: PageFailed, Unavailable, EndpointGone, as `Client.send`; and for an answer that is none.
+    Raises: PageFailed, Unavailable, EndpointGone, as `Client.send`; and for an answer that is none, with its `cost`.
     """
     try:
         reply = await client.send("POST", PATH, deadline, json=_without(body, client.unknown_fields))
@@ -117,7 +122,12 @@ async def complete(client: Client, body: Mapping[str, Any], deadline: float | No
         client.unknown_fields.add("logprobs")
         log.info("%s gives no log-probabilities; answers have no confidence (%s)", client.name, error)
         reply = await client.send("POST", PATH, deadline, json=_without(body, client.unknown_fields))
-    completion = completion_of(reply.json())
+    answer = reply.json()
+    try:
+        completion = completion_of(answer)
+    except PagepackError as error:
+        error.cost = cost(*tokens_of(answer))
+        raise
     return replace(completion, seconds=reply.seconds, tries=reply.tries)
 
 
@@ -143,19 +153,25 @@ def completion_of(answer: Mapping[str, Any]) -> Completion:
     if not text and (refusal or _REASONS.get(reason) == "content_filter"):
         said = f": {one_line(str(refusal))}" if refusal else ""
         raise PageFailed(f"the endpoint's filter lets no answer to this page through{said}", cause="filtered")
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+    prompt_tokens, output_tokens = tokens_of(answer)
     pieces, log_probabilities = _tokens(choice.get("logprobs"))
     return Completion(
         text=text,
         finish_reason=_REASONS.get(reason, "stop"),
         model=one_line(str(answer.get("model") or ""), 100),
         seconds=0.0,
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
         pieces=pieces,
         log_probabilities=log_probabilities,
     )
+
+
+def tokens_of(answer: Mapping[str, Any]) -> tuple[int, int]:
+    """Of image and prompt, and of the answer, as the server counts them; 0 where it does not."""
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
 
 
 def _text_of(content: Any) -> str:

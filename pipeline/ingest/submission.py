@@ -99,6 +99,7 @@ def open_named_batch(
         notify=notify,
         all_seen=False,
         command=command,
+        max_cost=settings.max_cost,
     )
 
 

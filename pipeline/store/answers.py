@@ -36,6 +36,7 @@ class ReadAnswer:
     review_reason: str | None = None
     review_score: float | None = None
     lowest_confidence: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
             "review_reason": answer.review_reason,
             "review_score": answer.review_score,
             "lowest_confidence": answer.lowest_confidence,
+            "cost": answer.cost,
         }
         for key, answer in sorted(of_key.items(), key=lambda item: item[0])
     ]

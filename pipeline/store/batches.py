@@ -52,6 +52,7 @@ def open_batch(
     all_seen: bool = True,
     reopens: bool = True,
     command: Sequence[str] | None = None,
+    max_cost: float | None = None,
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
@@ -59,7 +60,7 @@ def open_batch(
     for documents that it is the first to see, or that are not drawn yet. `notify` (`TASK` or `TASK@QUEUE`) is sent for
     each document that is done. Without `all_seen` the batch does not finish before `mark_all_seen`. Without `reopens`
     one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer, as the setting. `command` as
-    `Batch.command`.
+    `Batch.command`, `max_cost` as `Batch.max_cost`.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -80,6 +81,7 @@ def open_batch(
             "priority": priority,
             "notify": notify,
             "command": None if command is None else list(command),
+            "max_cost": max_cost,
             "state": BatchState.RUNNING,
             "finished_at": None,
         }

@@ -96,9 +96,15 @@ class _Ended:
             "worker": worker,
             **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
             "error": None if answer else str(self.outcome),
+            "cost": cost_of(self.outcome),
             "batch_id": held.batch_id,
             "started_at": held.leased_at,
         }
+
+
+def cost_of(outcome: Outcome) -> float | None:
+    """What a server charged for an answer, or for one that was of no use."""
+    return outcome.cost if isinstance(outcome, ReadAnswer | PagepackError) else None
 
 
 _OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "output_tokens", "seconds")

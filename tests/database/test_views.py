@@ -22,7 +22,7 @@ DATABASES = ("sqlite", "postgresql")
 CONTRACT = {
     "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
     "output_tokens seconds created_at folder file_name prompt_version temperature confidence batch_id angle "
-    "promotion_id lowest_confidence",
+    "promotion_id lowest_confidence cost",
     "document_text": "source_path document_id prompt page_count text folder file_name",
     "failures": "batch_id source_path page_number kind cause reason attempts failed_at folder file_name document_id "
     "prompt",
@@ -31,10 +31,10 @@ CONTRACT = {
     "batch_summary": "batch_id name state files_seen files_done files_failed files_rejected pages_total pages_done "
     "pages_failed started_at finished_at",
     "attempts": "document_id page_number prompt attempt worker engine finish_reason temperature prompt_tokens "
-    "output_tokens seconds error source_path prompt_version batch_id started_at ended_at",
+    "output_tokens seconds error source_path prompt_version batch_id started_at ended_at cost",
     "answers": "source_path folder file_name document_id page_number prompt prompt_version engine model is_current "
     "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at angle "
-    "lowest_confidence",
+    "lowest_confidence cost",
     "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at",
     "promotions": "promotion_id answers prompt batch_id path answers_held created_at rolled_back_at",
     "files": "batch_id source_path document_id kind state page_count pages_done pages_failed folder file_name "

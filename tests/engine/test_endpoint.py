@@ -273,3 +273,43 @@ def test_the_key_is_shown_by_no_command(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     done = pagepack("config", PAGEPACK_ENDPOINT_KEY_FILE=str(tmp_path / "key"))
     assert "endpoint_key" in done.stdout and KEY not in done.stdout + done.stderr
+
+
+PRICES = {"PAGEPACK_ENDPOINT_INPUT_PRICE": "2", "PAGEPACK_ENDPOINT_OUTPUT_PRICE": "10"}  # 0.004 an answer
+
+
+def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_path: Path) -> None:
+    document, home = write_pdf(tmp_path / "a.pdf", 12), tmp_path / "home"
+    with ModelServer(ok("read")) as server:
+        words = ["--home", home, "--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
+        run = lambda most: pagepack(  # noqa: E731
+            "run", document, *words, "--batch", "b", "--max-cost", most, PAGEPACK_INTERNAL_ENGINE="", **PRICES
+        )
+        first = run("0.0205")
+        assert first.returncode == 1, first.stderr
+        assert len(server.exchanges) == 5
+        assert rows(home, "SELECT count(*), round(sum(cost), 6) FROM page_text") == [(5, 0.02)]
+        (failures,) = rows(home, "SELECT count(*), count(DISTINCT reason), min(cause), min(reason) FROM failures")
+        assert failures[:3] == (7, 1, "budget") and "0.02 of the 0.0205" in failures[3]
+        again = pagepack("retry", "--home", home, "--cause", "budget")
+        assert "7 pages wait again" in again.stdout and "--max-cost 0.0205" in again.stdout, again.stdout
+        second = run("1")
+        assert second.returncode == 0, second.stderr
+        assert len(server.exchanges) == 12
+    assert rows(home, "SELECT round(sum(cost), 6) FROM attempts") == [(0.048,)]
+    reconciles(home)
+
+
+def test_a_budget_without_prices_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    words = ["--engine", "endpoint", "--endpoint-url", "http://127.0.0.1:1/v1", "--endpoint-model", "small"]
+    document = write_pdf(tmp_path / "a.pdf", 1)
+    done = pagepack(
+        "run", document, "--home", tmp_path / "home", *words, "--max-cost", "1", PAGEPACK_INTERNAL_ENGINE=""
+    )
+    assert done.returncode == 2 and "PAGEPACK_ENDPOINT_INPUT_PRICE" in done.stderr
+
+
+def test_an_answer_of_no_use_has_its_price_too() -> None:
+    with ModelServer(ok(None, reason="content_filter")) as server:
+        error = failure(server, endpoint_input_price=2.0, endpoint_output_price=10.0)
+    assert error.cause == "filtered" and error.cost == pytest.approx(0.004)

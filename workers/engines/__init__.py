@@ -23,7 +23,8 @@ class Answer:
     which the engine was least sure of; None where it has none. `details` is small JSON for people who look
     closer (line boxes, timings); it is stored as it is. `angle` is by how many degrees the engine turned the
     image clockwise to read it. `review_reason` is a word for why people should look at this answer, `review_score`
-    how much so (0 to 1); both None where they need not. `model` is what answered, where it is not the engine's own.
+    how much so (0 to 1); both None where they need not. `model` is what answered, where it is not the engine's own;
+    `cost` what a server charges for it.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Answer:
     review_score: float | None = None
     lowest_confidence: float | None = None
     model: str | None = None
+    cost: float | None = None
 
 
 class Engine(Protocol):

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipeline.endpoints.catalogue import Entry, entry_of, is_same_model, without_front_matter
+from pipeline.endpoints.prices import Prices
 from pipeline.endpoints.words import shown_url
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
@@ -124,6 +125,7 @@ class EndpointEngine:
                 request_seconds=settings.endpoint_seconds,
             )
         )
+        self._prices = Prices.of(settings)
         self._served = ""  # the name under which the last answer came
 
     def supports(self, prompt: Prompt) -> bool:
@@ -154,7 +156,7 @@ class EndpointEngine:
         from pipeline.endpoints.chat import complete
 
         as_asked = self._asked.prompt(prompt)
-        completion = await complete(self._client, self._asked.body(images, as_asked), deadline)
+        completion = await complete(self._client, self._asked.body(images, as_asked), deadline, self._prices.cost)
         return self._answer(completion, pixels, images, as_asked)
 
     def _answer(self, completion: Completion, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt) -> Answer:
@@ -195,6 +197,7 @@ class EndpointEngine:
             review_reason=reason,
             review_score=score,
             model=f"{self.model}={completion.model}" if is_other else None,
+            cost=self._prices.cost(completion.prompt_tokens, completion.output_tokens),
         )
 
     def _note_served(self, served: str) -> None:

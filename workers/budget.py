@@ -1,0 +1,99 @@
+"""Pages are read until their batch has cost what its command allows.
+
+What was stored is known from the database, of all workers; what this worker has in hand is reckoned with the dearest
+answer so far. Until a first cost is known, one page is read at a time, for nothing else bounds a budget of three pages.
+What other workers have in hand is not known, nor what they stored since the last look. So a batch costs more than it
+may by what the other workers read within `_LOOK_SECONDS` at most.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.database.engine import Database
+from pipeline.errors import PageFailed, Unavailable
+from pipeline.store.answers import ReadAnswer
+from pipeline.store.costs import Spent, spent
+from pipeline.store.results import Outcome, cost_of
+
+_LOOK_SECONDS = 10.0
+_WAIT_SECONDS = 0.25
+_WAY_OUT = "then `pagepack retry --cause budget`, and the same command again"
+
+
+@dataclass(slots=True)
+class _Batch:
+    known: Spent
+    looked_at: float
+    since: float = 0.0  # cost of what this worker stored after the look began
+    in_hand: int = 0  # answers that are asked for
+    dearest: float | None = None
+    is_uncounted: bool = False  # an answer came whose cost nobody knows
+
+
+class Budget:
+    """`begin` before a page's answers are asked for, `end` after they are stored. Safe to call from many threads."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._batches: dict[str, _Batch] = {}
+        self._changed = threading.Condition()
+
+    def begin(self, batch: str, answers: int) -> PageFailed | None:
+        """Reserve what these may cost; where that is more than is left, nothing, and the reason.
+
+        Waits while answers are in hand that may leave enough.
+        """
+        with self._changed:
+            while (reason := _why_not(one := self._look(batch), answers)) is not None:
+                if not one.in_hand:
+                    return PageFailed(f"{reason}, {_WAY_OUT}", cause="budget")
+                self._changed.wait(_WAIT_SECONDS)  # what is in hand may turn out cheaper, or fail
+            one.in_hand += answers
+            return None
+
+    def end(self, batch: str, answers: int, outcomes: Sequence[Outcome]) -> None:
+        """They are stored, or given back without an outcome."""
+        costs = [cost for cost in map(cost_of, outcomes) if cost is not None]
+        with self._changed:
+            one = self._batches[batch]
+            one.in_hand -= answers
+            one.since += sum(costs)
+            if costs:
+                one.dearest = max(one.dearest or 0.0, *costs)
+            one.is_uncounted |= any(isinstance(outcome, ReadAnswer) and outcome.cost is None for outcome in outcomes)
+            self._changed.notify_all()
+
+    def _look(self, batch: str) -> _Batch:
+        """What is known of the batch, looked up anew now and then; as it was where the database is away."""
+        one, now = self._batches.get(batch), time.monotonic()
+        if one is not None and now - one.looked_at < _LOOK_SECONDS:
+            return one
+        try:
+            known = spent(self._db, batch)
+        except Unavailable:
+            if one is None:
+                raise
+            known = Spent(one.known.cost + one.since, one.known.most)
+        if one is None:
+            one = self._batches[batch] = _Batch(known, now)
+        one.known, one.looked_at, one.since = known, now, 0.0
+        return one
+
+
+def _why_not(one: _Batch, answers: int) -> str | None:
+    cost, most = one.known.cost + one.since, one.known.most
+    if most is None:
+        return None
+    if one.is_uncounted:
+        return (
+            "what an answer costs is not known, so that --max-cost cannot be kept: set PAGEPACK_ENDPOINT_INPUT_PRICE "
+            "and PAGEPACK_ENDPOINT_OUTPUT_PRICE, or leave --max-cost out if the server counts no tokens"
+        )
+    waits_for_a_first_cost = one.dearest is None and one.in_hand > 0
+    if cost >= most or waits_for_a_first_cost or cost + (one.in_hand + answers) * (one.dearest or 0.0) > most:
+        return f"the batch has cost {cost:.4g} of the {most:g} that --max-cost allows; raise it"
+    return None
