@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,8 +20,11 @@ from unittest import mock
 import psutil
 import pymupdf
 
+from tests.warm_start import WarmStart
+
 PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
 ROOT = Path(__file__).parent.parent
+_WARM = WarmStart()
 HANGS_AFTER_SECONDS = 600.0
 """What takes longer hangs; a busy machine needs minutes where an idle one needs seconds."""
 
@@ -41,11 +44,17 @@ def environment(engine: str, **variables: str) -> dict[str, str]:
 
 
 def pagepack(
-    *arguments: str | Path, engine: str = "InstantEngine", **variables: str
+    *arguments: str | Path, engine: str = "InstantEngine", fresh: bool = False, **variables: str
 ) -> subprocess.CompletedProcess[str]:
+    """A command to its end, in a process of its own; `run` and `ask` as `warm_start.py` says, unless `fresh`."""
+    words, given = [*map(str, arguments)], environment(engine, **variables)
+    if words[0] in ("run", "ask") and not fresh:
+        done = _WARM.run(words, given, HANGS_AFTER_SECONDS)
+        if done is not None:
+            return done
     return subprocess.run(
-        [*PAGEPACK, *map(str, arguments)],
-        env=environment(engine, **variables),
+        [*PAGEPACK, *words],
+        env=given,
         capture_output=True,
         text=True,
         timeout=HANGS_AFTER_SECONDS,
@@ -58,6 +67,7 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
     Not for what starts processes, or where streams, signals or the end of a process are the point.
     """
     from pipeline.cli import main
+    from pipeline.supervisor import forked
 
     words = [*PAGEPACK, *map(str, arguments)]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -71,6 +81,7 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
             with (
                 mock.patch.dict(os.environ, environment(engine, **variables), clear=True),
                 mock.patch.object(sys, "argv", ["pagepack", *words[len(PAGEPACK) :]]),
+                mock.patch.object(forked, "fork_ahead", lambda count: nullcontext([])),  # not with a test's open files
                 redirect_stdout(sys.stdout),  # put back: the command puts its own there
                 redirect_stderr(told),
             ):
@@ -142,6 +153,8 @@ def processes_of(home: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             words = [*process.cmdline(), *process.environ().values()]
+            if "tests.warm_start" in words:  # what was forked from it has its words; a worker's log lies in the home
+                words += [file.path for file in process.open_files()]
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
         if process.pid != os.getpid() and any(str(home) in word for word in words):

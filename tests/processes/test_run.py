@@ -35,7 +35,7 @@ def test_a_folder_becomes_rows(folder: Path, home: Path) -> None:
     write_pdf(folder / "sub dir" / "b 'quoted' \"name\".pdf", 2)
     (folder / "notes.txt").write_text("no page")
     (folder / ".hidden.pdf").write_bytes(b"%PDF-")
-    result = pagepack("run", folder, "--home", home)
+    result = pagepack("run", folder, "--home", home, fresh=True)
     assert result.returncode == 0, result.stderr  # notes.txt is rejected, for its kind alone
     assert "3 files seen: 2 done, 0 failed, 1 rejected" in result.stdout
     pages = rows(home, "SELECT source_path, page_number, text FROM page_text ORDER BY 1, 2")
