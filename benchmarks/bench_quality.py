@@ -8,7 +8,8 @@ The repository draws the pages itself, the same ones for the same seed, and each
 answers. They are read as `pagepack run` reads them: the sandboxed rasterizer with the product's settings, then the
 engine that they choose. PAGEPACK_* and `--set` change them: `--set detail=page`, `--set fast=true`. Tesseract reads the
 same files where it is installed. `--keep FOLDER` keeps the pages, the truth, and what was read; Tesseract is then not
-asked twice. `quality/score.py` says what the figures are, docs/quality.md has today's. Ends in one line of JSON.
+asked twice. `pipeline/evaluation/measures.py` says what the figures are, docs/quality.md has today's. Ends in a line of
+JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 from benchmarks.quality.draw import KINDS, Page, draw_all, load
 from benchmarks.quality.readers import Pagepack, Reader, Reading, Tesseract, has_tesseract
 from benchmarks.quality.score import Score, score
+from pipeline.evaluation.doubt import doubt, worst_tenth_share
 from pipeline.settings import load_settings
 
 Result = tuple[Page, Reading, Score]
@@ -127,8 +129,16 @@ def _means(results: list[Result]) -> dict[str, float | int | None]:
     means["upright"] = round(fmean(turned), 4) if turned else None
     said = [bool(reading.facts["review"]) for _, reading, _ in results if "review" in reading.facts]
     means["review"] = round(fmean(said), 4) if said else None
+    doubts = [(_doubt(reading), score.character_errors) for _, reading, score in results if "review" in reading.facts]
+    share = worst_tenth_share(doubts)
+    means["worst_tenth"] = None if share is None else round(share, 4)
     means["seconds"] = round(fmean([reading.seconds for _, reading, _ in results]), 3) if results else None
     return means
+
+
+def _doubt(reading: Reading) -> float:
+    known = reading.facts
+    return doubt(known["review"], known.get("review_score"), known.get("finish_reason", ""), known.get("confidence"))
 
 
 def _print(summary: dict[str, Any], results: list[Result], num_worst: int) -> None:
@@ -138,6 +148,8 @@ def _print(summary: dict[str, Any], results: list[Result], num_worst: int) -> No
         print(
             f"{kind:16}{means['pages']:6}" + "".join(f"{c:>{len(n) + 3}}" for n, c in zip(COLUMNS, cells, strict=True))
         )
+    if summary["worst_tenth"] is not None:
+        print(f"of all wrong characters, on the most doubted tenth of the pages: {summary['worst_tenth']:.3f}")
     for page, reading, one in sorted(results, key=lambda result: -result[2].error)[:num_worst]:
         cells = "–" if one.cells is None else f"{one.cells:.3f}"
         print(f"{page.file:34} error {one.error:.3f}  recall {one.recall:.3f}  cells {cells}  {reading.facts}")

@@ -96,6 +96,8 @@ class Batch(Base):
         StorableText
     )  # `TASK` or `TASK@QUEUE`, sent for each document that is done
     all_seen: Mapped[bool] = mapped_column(default=True, server_default=true())  # false while its files are being seen
+    # False of an evaluation, whose answers are current only where a page has none
+    shows_answers: Mapped[bool] = mapped_column(default=True, server_default=true())
     started_at: Mapped[datetime] = mapped_column(default=server_now())
     finished_at: Mapped[datetime | None]
     # Words of the `pagepack run` or `ask` that goes on with it; null: workers do, or it is an old one
@@ -343,6 +345,52 @@ class PromotedAnswer(Base):
     prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
     promotion_id: Mapped[int] = mapped_column(ForeignKey("answer_promotions.id"), primary_key=True, index=True)
     answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
+
+
+class EvaluationRun(Base):
+    """A set of answers was held against a truth, once."""
+
+    __tablename__ = "evaluation_runs"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))  # pages, olmocr-bench, omnidocbench, mm-mt-bench
+    name: Mapped[str] = mapped_column(StorableText)  # of the files or the dataset
+    answers: Mapped[str] = mapped_column(StorableText)  # as `diff` names them
+    prompt: Mapped[str | None] = mapped_column(StorableText)
+    worst_tenth_share: Mapped[float | None] = mapped_column(Float)  # of the wrong characters, on the most doubted tenth
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class EvaluationPage(Base):
+    """How one answer fits the truth of its page."""
+
+    __tablename__ = "evaluation_pages"
+
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluation_runs.id"), primary_key=True)
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True, index=True)
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
+    truth: Mapped[str] = mapped_column(String(32))  # text-layer, truth-file, omnidocbench
+    characters: Mapped[int]  # of the truth
+    character_errors: Mapped[int]
+    words: Mapped[int]
+    word_errors: Mapped[int]
+    recall: Mapped[float] = mapped_column(Float)
+    precision: Mapped[float] = mapped_column(Float)
+    table_score: Mapped[float | None] = mapped_column(Float)  # null: the page has no table, or it is not judged
+
+
+class EvaluationItem(Base):
+    """One question of a benchmark: a fact of a page, a table, a turn of a conversation."""
+
+    __tablename__ = "evaluation_items"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluation_runs.id"), index=True)
+    page_id: Mapped[int | None] = mapped_column(ForeignKey("pages.id"), index=True)
+    item: Mapped[str] = mapped_column(StorableText)
+    category: Mapped[str] = mapped_column(StorableText)
+    score: Mapped[float | None] = mapped_column(Float)  # null: not judged
+    detail: Mapped[str | None] = mapped_column(StorableText)
 
 
 class TaskAttempt(Base):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from schemas.evaluation_views import EVALUATION_COLUMNS
+
 COLUMNS: dict[str, dict[str, str]] = {
     "page_text": {
         "source_path": "path of the file; a document found at two paths shows under both",
@@ -143,6 +145,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "created_at": "UTC",
         "rolled_back_at": "UTC, when the last of it was rolled back; null while it stands",
     },
+    **EVALUATION_COLUMNS,
     "files": {
         "batch_id": "the batch it was seen in",
         "source_path": "path of the file",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from schemas.current_failures import CURRENT_FAILURES
+from schemas.evaluation_views import EVALUATED_DOCUMENTS, EVALUATED_ITEMS, EVALUATED_PAGES, EVALUATIONS
 from schemas.page_lines import page_lines
 from schemas.review_view import review
 from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE
@@ -265,6 +266,10 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "answers": _ANSWERS,
         "prompts": _prompts(dialect),
         "promotions": _PROMOTIONS,
+        "evaluations": EVALUATIONS,
+        "evaluated_documents": EVALUATED_DOCUMENTS,
+        "evaluated_pages": EVALUATED_PAGES,
+        "evaluated_items": EVALUATED_ITEMS,
         "page_images": _PAGE_IMAGES,
         "page_lines": page_lines(dialect),
         "review": review(dialect),

@@ -75,6 +75,7 @@ class Pagepack:
         seconds = time.process_time() - started
         size = {"width_px": drawn.width_px, "height_px": drawn.height_px, "png_bytes": len(drawn.image)}
         said = {"confidence": answer.confidence, "angle": answer.angle, "review": answer.review_reason}
+        said |= {"finish_reason": answer.finish_reason, "review_score": answer.review_score}
         return Reading(answer.text, seconds, {**size, **said, "warnings": drawn.warnings}, answer.details)
 
     def close(self) -> None:

@@ -1,39 +1,11 @@
-"""How much of a page was read, and how well: words, characters in reading order, cells of tables.
-
-Before anything is compared, both texts lose what is a matter of writing and not of reading: Markdown's and HTML's
-signs, the kind of a quotation mark, dash, bullet or space, dot leaders, spaces beside Chinese, full-width punctuation.
-
-    words      multisets of words (a Chinese character is one), without case: recall and precision
-    order      edit distance over the length of the truth, with case and punctuation; at most 1 a page. A text whose
-               columns are swapped has all its words and a high error rate
-    cells      rows of truth and of reading are aligned, then the cells within two rows, so that as many cells as may be
-               are equal: F1 = 2 · equal / (cells of the truth + cells read). An empty cell counts as any other: one
-               that vanishes shifts the columns behind it
-"""
+"""The score of a drawn page: the measures of `pipeline/evaluation/measures.py`, and what is known of its drawing."""
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
-from typing import TypeVar
-
-from rapidfuzz.distance import Levenshtein
 
 from benchmarks.quality.draw import Page
-from benchmarks.quality.paper import Grid
-
-Item = TypeVar("Item")
-_SAME = str.maketrans({**dict.fromkeys("“”„«»″", '"'), **dict.fromkeys("‘’‚′`´", "'"), **dict.fromkeys("‐‑‒–—―−", "-"),
-                       **dict.fromkeys("•●○▪■◦‣□☐☑☒✓·*|_", " "), "。": ".", "、": ",", "\u00ad": None})  # fmt: skip
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_BESIDE_CJK = re.compile(rf"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
-_RULE = re.compile(r"\|?\s*:?-{3,}:?\s*(\|\s*:?-{3,}:?\s*)*\|?")
-_BAR = re.compile(r"(?<!\\)\|")
+from pipeline.evaluation.measures import cell_f1, measure, table_rows
 
 
 @dataclass(frozen=True)
@@ -44,119 +16,28 @@ class Score:
     recall: float
     precision: float
     error: float
+    word_error: float
+    characters: int
+    character_errors: int
     cells: float | None
     is_false_table: bool | None  # text that stands in no table was read as one
     is_upright: bool  # half the words or more: a page read lying wrong gives next to none
 
 
 def score(page: Page, text: str) -> Score:
-    true, read = normal(page.text), normal(plain_text(text))
-    recall, precision = _overlap(words(true), words(read))
-    error = min(Levenshtein.distance(true, read) / max(len(true), 1), 1.0)
+    found = measure(page.text, text)
     cells = is_false_table = None
     if page.tables is not None:
         rows, got = [row for grid in page.tables for row in grid], table_rows(text)
         cells, is_false_table = (cell_f1(rows, got), None) if rows else (None, bool(got))
-    return Score(recall, precision, error, cells, is_false_table, recall >= 0.5)
-
-
-def plain_text(markdown: str) -> str:
-    """The words of a Markdown text: no marks of headings, emphasis and tables, no tags."""
-    text = re.sub(r"<br\s*/?>|</t[dh]>|</tr>|</p>", " ", markdown)
-    text = html.unescape(re.sub(r"</?[a-zA-Z][^<>]*>", "", text))
-    kept = [line for line in text.splitlines() if not _RULE.fullmatch(line.strip())]
-    text = "\n".join(re.sub(r"^\s{0,3}#{1,6}\s+", "", line) for line in kept)
-    return re.sub(r"\\([\\`*_{}\[\]()#+.!|<>~-])", r"\1", text)
-
-
-def normal(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).translate(_SAME)
-    text = re.sub(r"(\. ?){3,}|…", " ", text)
-    return _BESIDE_CJK.sub("", " ".join(text.split()))
-
-
-def words(text: str) -> Counter[str]:
-    return Counter(re.findall(rf"[{_CJK}]|[^\W{_CJK}]+", text.casefold()))
-
-
-def _overlap(true: Counter[str], read: Counter[str]) -> tuple[float, float]:
-    """Recall and precision; 1 where there was nothing to be found, or nothing was said."""
-    both = (true & read).total()
-    return both / true.total() if true else 1.0, both / read.total() if read else 1.0
-
-
-def table_rows(markdown: str) -> Grid:
-    """Rows of cells of every Markdown and HTML table. A line with bars between texts is a row, too."""
-    parser = _Tables()
-    parser.feed(markdown)
-    rows = list(parser.rows)
-    for line in re.sub(r"<table.*?</table>", "", markdown, flags=re.S).splitlines():
-        line = line.strip()
-        if _BAR.search(line) and not _RULE.fullmatch(line):
-            cells = _BAR.split(line.removeprefix("|").removesuffix("|"))
-            if len(cells) > 1:
-                rows.append([cell.strip() for cell in cells])
-    return rows
-
-
-class _Tables(HTMLParser):
-    """A cell that spans several columns or rows stands in the first of them; the others are empty."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: Grid = []
-        self._text: list[str] | None = None
-        self._spans: dict[int, int] = {}  # column → rows below that a cell reaches into
-        self._width, self._height = 1, 1
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag == "tr":
-            self.rows.append([])
-            self._skip_spanned()
-        elif tag in ("td", "th"):
-            given = {name: int(value) for name, value in attributes if value and value.isdigit()}
-            self._width, self._height = given.get("colspan", 1), given.get("rowspan", 1)
-            self._text = []
-        elif tag == "br" and self._text is not None:
-            self._text.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if self._text is not None:
-            self._text.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th") and self._text is not None and self.rows:
-            for column in range(self._width):
-                if self._height > 1:
-                    self._spans[len(self.rows[-1])] = self._height - 1
-                self.rows[-1].append("".join(self._text).strip() if column == 0 else "")
-            self._text = None
-            self._skip_spanned()
-        elif tag == "table":
-            self._spans = {}
-
-    def _skip_spanned(self) -> None:
-        row = self.rows[-1]
-        while self._spans.get(len(row), 0) > 0:
-            self._spans[len(row)] -= 1
-            row.append("")
-
-
-def cell_f1(true: Grid, read: Grid) -> float:
-    sides = [[[_cell(cell) for cell in row] for row in rows] for rows in (true, read)]
-    equal = _aligned(*sides, lambda a, b: _aligned(a, b, lambda c, d: float(c == d)))
-    return 2 * equal / sum(len(row) for rows in sides for row in rows)
-
-
-def _cell(text: str) -> str:
-    return normal(plain_text(text)).replace(" ", "").casefold()
-
-
-def _aligned(a: Sequence[Item], b: Sequence[Item], worth: Callable[[Item, Item], float]) -> float:
-    """The most that pairs in order can be worth; as a longest common subsequence, with weights."""
-    best = [0.0] * (len(b) + 1)
-    for one in a:
-        before, best = best, [0.0] * (len(b) + 1)
-        for i, other in enumerate(b):
-            best[i + 1] = max(before[i + 1], best[i], before[i] + worth(one, other))
-    return best[-1]
+    return Score(
+        found.recall,
+        found.precision,
+        found.error_rate,
+        found.word_error_rate,
+        found.characters,
+        found.character_errors,
+        cells,
+        is_false_table,
+        found.recall >= 0.5,
+    )

@@ -1,7 +1,8 @@
-"""promotions, and what is known of how an answer came about
+"""promotions, evaluations, and what is known of how an answer came about
 
 Promotions: which answers people chose to be current, and what would be current without that. A page that no promotion
-holds has null in both new columns of `current_answers`. What was not known of older answers is null in their rows.
+holds has null in both new columns of `current_answers`. Evaluations: how well answers fit a truth; answers of older
+batches are shown. What was not known of older answers is null in their rows.
 
 Costs: of an answer and of an attempt, where a server charges for it, and how much a batch may cost.
 
@@ -66,9 +67,65 @@ def upgrade() -> None:
         "ix_task_attempts_cost", "task_attempts", ["batch_id", "cost"], sqlite_where=_COSTS, postgresql_where=_COSTS
     )
     op.add_column("batches", sa.Column("max_cost", sa.Float(), nullable=True))
+    op.add_column("batches", sa.Column("shows_answers", sa.Boolean(), nullable=False, server_default=sa.true()))
+    op.create_table(
+        "evaluation_runs",
+        sa.Column("id", _KEY, nullable=False),
+        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("answers", sa.Text(), nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=True),
+        sa.Column("worst_tenth_share", sa.Float(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_evaluation_runs")),
+    )
+    op.create_table(
+        "evaluation_pages",
+        sa.Column("evaluation_id", _KEY, nullable=False),
+        sa.Column("page_id", _KEY, nullable=False),
+        sa.Column("answer_id", _KEY, nullable=False),
+        sa.Column("truth", sa.String(32), nullable=False),
+        *(sa.Column(name, sa.Integer(), nullable=False) for name in _COUNTS),
+        *(sa.Column(name, sa.Float(), nullable=False) for name in ("recall", "precision")),
+        sa.Column("table_score", sa.Float(), nullable=True),
+        *_of_evaluation("evaluation_pages"),
+        sa.PrimaryKeyConstraint("evaluation_id", "page_id", name=op.f("pk_evaluation_pages")),
+    )
+    op.create_table(
+        "evaluation_items",
+        sa.Column("id", _KEY, nullable=False),
+        sa.Column("evaluation_id", _KEY, nullable=False),
+        sa.Column("page_id", _KEY, nullable=True),
+        sa.Column("item", sa.Text(), nullable=False),
+        sa.Column("category", sa.Text(), nullable=False),
+        sa.Column("score", sa.Float(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        *_of_evaluation("evaluation_items"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_evaluation_items")),
+    )
+    for table, columns in _INDEXES.items():
+        for column in columns:
+            op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
+
+
+_COUNTS = ("characters", "character_errors", "words", "word_errors")
+_INDEXES = {"evaluation_pages": ("page_id", "answer_id"), "evaluation_items": ("evaluation_id", "page_id")}
+
+
+def _of_evaluation(table: str) -> list[sa.ForeignKeyConstraint]:
+    keys = {"evaluation_id": "evaluation_runs.id", "page_id": "pages.id", "answer_id": "answer_versions.id"}
+    if table == "evaluation_items":
+        del keys["answer_id"]
+    return [
+        sa.ForeignKeyConstraint([column], [other], name=op.f(f"fk_{table}_{column}")) for column, other in keys.items()
+    ]
 
 
 def downgrade() -> None:
+    op.drop_table("evaluation_items")
+    op.drop_table("evaluation_pages")
+    op.drop_table("evaluation_runs")
+    op.drop_column("batches", "shows_answers")
     op.drop_column("batches", "max_cost")
     op.drop_index("ix_task_attempts_cost", table_name="task_attempts")
     op.drop_column("task_attempts", "cost")

@@ -87,6 +87,7 @@ def execute(
     is_question: bool = False,
     beside: bool = False,
     command: Sequence[str] | None = None,
+    is_evaluation: bool = False,
 ) -> Done | None:
     """Run the job under a progress bar; None where the user stopped it."""
     from rich.console import Console
@@ -103,7 +104,7 @@ def execute(
         ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
     ):  # before the bar has a thread
         asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots, selection or ALL_FILES)
-        job = Run(*asked, is_question=is_question, beside=beside, command=command)
+        job = Run(*asked, is_question=is_question, beside=beside, command=command, is_evaluation=is_evaluation)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:

@@ -13,6 +13,7 @@ from pipeline.cli import (  # noqa: F401 (each adds its commands)
     batches,
     completion,
     config,
+    evaluate,
     forget,
     jobs,
     query,

@@ -41,6 +41,9 @@ INGEST = {
     "current_answers": "SELECT, INSERT, UPDATE",
     "answer_promotions": "SELECT, INSERT, UPDATE (rolled_back_at)",
     "promoted_answers": "SELECT, INSERT, DELETE",
+    "evaluation_runs": "SELECT, INSERT",
+    "evaluation_pages": "SELECT, INSERT",
+    "evaluation_items": "SELECT, INSERT",
     "task_attempts": "SELECT, INSERT",
     "worker_processes": _ALL,
     "leaders": _ALL,
@@ -124,7 +127,10 @@ def grant_statements() -> list[str]:
         f"GRANT USAGE ON SEQUENCE answers_id_seq, task_attempts_id_seq, notices_id_seq TO {writers}",
     ] + [
         f"GRANT USAGE ON SEQUENCE {name}_id_seq TO pagepack_ingest"
-        for name in ("batches", "documents", "sources", "pages", "page_tasks", "answer_promotions")
+        for name in (
+            *("batches", "documents", "sources", "pages", "page_tasks", "answer_promotions"),
+            *("evaluation_runs", "evaluation_items"),
+        )
     ]
 
 

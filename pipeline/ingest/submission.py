@@ -22,7 +22,14 @@ from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, Storag
 from pipeline.ingest.register import register, register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
 from pipeline.settings import Settings
-from pipeline.store.batches import PATHS_KEY, QUESTION_KEY, OpenBatch, open_batch, text_layer_of
+from pipeline.store.batches import (
+    EVALUATION_KEY,
+    PATHS_KEY,
+    QUESTION_KEY,
+    OpenBatch,
+    open_batch,
+    text_layer_of,
+)
 from pipeline.store.sources import SeenFile, record_files
 from pipeline.urls import is_url
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
@@ -64,17 +71,19 @@ def open_named_batch(
     notify: str | None = None,
     is_question: bool = False,
     command: Sequence[str] | None = None,
+    is_evaluation: bool = False,
 ) -> OpenBatch:
     """The batch of this name, or else of these paths, patterns, prompts, model and pages: repeating a command finds it
     again.
 
-    A question's key says that it is one: a run reads what is asked in its home meanwhile.
+    A question's key says that it is one: a run reads what is asked in its home meanwhile. An evaluation is a batch of
+    its own, which leaves what pages show.
     """
     if batch_name is not None and len(batch_name) > MOST_OF_A_NAME:
         raise UsageError(f"--batch {batch_name[:20]}…: {len(batch_name):,} characters; at most {MOST_OF_A_NAME}")
     places = sorted({absolute(path) for path in paths})
     versions = sorted(prompt.version for prompt in prompts)
-    kind = QUESTION_KEY if is_question else PATHS_KEY
+    kind = QUESTION_KEY if is_question else EVALUATION_KEY if is_evaluation else PATHS_KEY
 
     def key_of(text_layer: str) -> str:
         if batch_name:
@@ -84,7 +93,9 @@ def open_named_batch(
 
     text_layer = _text_layer(db, settings, engine, key_of)
     key = key_of(text_layer)
-    name = batch_name or " ".join([*(Path(path).name or path for path in places), *selection.globs.words()])[:200]
+    called = ["eval of"] if is_evaluation else []
+    places_named = (Path(path).name or path for path in places)
+    name = batch_name or " ".join([*called, *places_named, *selection.globs.words()])[:200]
     return open_batch(
         db,
         key=key,
@@ -100,6 +111,7 @@ def open_named_batch(
         all_seen=False,
         command=command,
         max_cost=settings.max_cost,
+        shows_answers=not is_evaluation,
     )
 
 

@@ -62,6 +62,7 @@ class Settled(NamedTuple):
     prompt: str
     answer_id: int
     attempts: int = 0  # so many more
+    shows: bool = True  # false: only where the page has no answer yet
 
 
 def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadAnswer]]) -> dict[AnswerKey, int]:
@@ -166,6 +167,8 @@ def show_latest(insert: Any) -> Any:
 
 _SHOW_ALL = show_latest(postgresql.insert(CurrentAnswer).from_select(_SHOWN.names, _SHOWN.select))
 _SHOW = show_latest(sqlite.insert(CurrentAnswer))
+_ADD_ALL = postgresql.insert(CurrentAnswer).from_select(_SHOWN.names, _SHOWN.select).on_conflict_do_nothing()
+_ADD = sqlite.insert(CurrentAnswer).on_conflict_do_nothing()
 
 
 def settle(connection: Connection, settled: Sequence[Settled]) -> None:
@@ -174,19 +177,28 @@ def settle(connection: Connection, settled: Sequence[Settled]) -> None:
     if not settled:
         return
     now = utc_now()
-    of_page = {(one.page_id, one.prompt): one.answer_id for one in settled}  # of two prompts of one name, the last
-    shown = [
-        {"page_id": page_id, "prompt": prompt, "answer_id": of_page[page_id, prompt]}
-        for page_id, prompt in sorted(of_page)
-    ]
+    shown, added = (_rows(settled, shows) for shows in (True, False))
     if connection.dialect.name == "postgresql":
         tasks = [{"id": one.task_id, "answer_id": one.answer_id, "attempts": one.attempts} for one in settled]
         connection.execute(_SETTLE_ALL, _SETTLED.arrays(tasks) | {"now": now})
-        connection.execute(_SHOW_ALL, _SHOWN.arrays(shown))
+        for statement, rows in ((_SHOW_ALL, shown), (_ADD_ALL, added)):
+            if rows:
+                connection.execute(statement, _SHOWN.arrays(rows))
     else:
-        rows = [{"task_id": one.task_id, "answer": one.answer_id, "more": one.attempts, "now": now} for one in settled]
-        connection.execute(_SETTLE, rows)
-        connection.execute(_SHOW, shown)
+        done = [{"task_id": one.task_id, "answer": one.answer_id, "more": one.attempts, "now": now} for one in settled]
+        connection.execute(_SETTLE, done)
+        for statement, rows in ((_SHOW, shown), (_ADD, added)):
+            if rows:
+                connection.execute(statement, rows)
+
+
+def _rows(settled: Sequence[Settled], shows: bool) -> list[dict[str, Any]]:
+    """Of `current_answers`, in the order of their keys; of two prompts of one name, the last."""
+    of_page = {(one.page_id, one.prompt): one.answer_id for one in settled if one.shows == shows}
+    return [
+        {"page_id": page_id, "prompt": prompt, "answer_id": of_page[page_id, prompt]}
+        for page_id, prompt in sorted(of_page)
+    ]
 
 
 def without_answer(task: Any, reason: str) -> dict[str, Any]:

@@ -26,6 +26,10 @@ QUESTION_KEY = "ask:"
 """How the key of a batch begins that somebody waits for at a terminal."""
 
 
+EVALUATION_KEY = "eval:"
+"""How the key of a batch begins that reads pages to see how well they are read."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenBatch:
     """A batch by its row, its id for people and its name, in whatever state."""
@@ -53,14 +57,15 @@ def open_batch(
     reopens: bool = True,
     command: Sequence[str] | None = None,
     max_cost: float | None = None,
+    shows_answers: bool = True,
 ) -> OpenBatch:
     """Find the batch of this key again and set it running, or make it; what is asked now replaces what was asked.
 
     `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `detail` is
     for documents that it is the first to see, or that are not drawn yet. `notify` (`TASK` or `TASK@QUEUE`) is sent for
     each document that is done. Without `all_seen` the batch does not finish before `mark_all_seen`. Without `reopens`
-    one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer, as the setting. `command` as
-    `Batch.command`, `max_cost` as `Batch.max_cost`.
+    one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer, as the setting. `command`,
+    `max_cost` and `shows_answers` as `Batch` has them.
     """
     with db.write() as connection:
         insert = insert_for(connection)
@@ -82,6 +87,7 @@ def open_batch(
             "notify": notify,
             "command": None if command is None else list(command),
             "max_cost": max_cost,
+            "shows_answers": shows_answers,
             "state": BatchState.RUNNING,
             "finished_at": None,
         }

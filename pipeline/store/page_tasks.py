@@ -77,10 +77,12 @@ def ensure_tasks(
     `own_texts`: the texts of some pages' layers, by the id of the page, where they were put in order beforehand.
 
     Without `show` the pages keep the answers that they show, and other running batches their tasks: the batch was asked
-    for before. They keep them, too, where the batch is paused.
+    for before, or it is an evaluation. They keep them, too, where the batch is paused.
     """
     insert = insert_for(connection)
-    batch = connection.execute(select(Batch.state, Batch.model, Batch.text_layer).where(Batch.id == batch_id)).one()
+    asking = select(Batch.state, Batch.model, Batch.text_layer, Batch.shows_answers).where(Batch.id == batch_id)
+    batch = connection.execute(asking).one()
+    show = show and batch.shows_answers
     versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
     which = (Page.document_id.in_(documents), Page.page_index.between(first_page, last_page))
     asked = (*which, is_asked_by(batch_id))

@@ -26,7 +26,7 @@ from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
 from schemas.columns import utc_now
 from schemas.states import TaskState
-from schemas.tables import PageTask
+from schemas.tables import Batch, PageTask
 
 _BACKOFF_SECONDS = 5.0  # first wait after a failure that may pass; doubles with each attempt
 
@@ -52,7 +52,8 @@ def complete_pages(
         ]
         read = [(one.key, one.outcome) for one in ended if isinstance(one.outcome, ReadAnswer)]
         ids = put_answers(connection, read)
-        settle(connection, [one.settled(ids) for one in ended if not isinstance(one.outcome, Exception)])
+        read_now = [one for one in ended if not isinstance(one.outcome, Exception)]
+        settle(connection, [one.settled(ids, held[one.task.task_id, one.task.token]) for one in read_now])
         for one in ended:
             if isinstance(one.outcome, Exception):
                 attempts = held[one.task.task_id, one.task.token].attempts + 1
@@ -82,11 +83,11 @@ class _Ended:
         assert isinstance(self.outcome, ReadAnswer)
         return AnswerKey(self.claim.image_hash, self.task.prompt.version, self.outcome.model)
 
-    def settled(self, ids: Mapping[AnswerKey, int]) -> Settled:
+    def settled(self, ids: Mapping[AnswerKey, int], held: HeldTask) -> Settled:
         at = (self.task.task_id, self.claim.page_id, self.task.prompt.name)
         if isinstance(self.outcome, ReusedAnswer):
-            return Settled(*at, self.outcome.answer_id)
-        return Settled(*at, ids[self.key], attempts=1)
+            return Settled(*at, self.outcome.answer_id, shows=held.shows_answers)
+        return Settled(*at, ids[self.key], attempts=1, shows=held.shows_answers)
 
     def attempt(self, worker: str, held: HeldTask) -> dict[str, Any]:
         answer = self.outcome if isinstance(self.outcome, ReadAnswer) else None
@@ -111,28 +112,33 @@ _OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "ou
 
 
 class HeldTask(NamedTuple):
-    """What a leased task says of itself: attempts so far, for whom it is read, and since when."""
+    """What a leased task says of itself: attempts so far, for whom it is read, since when, and whether to be shown."""
 
     attempts: int
     batch_id: int
     leased_at: datetime | None
+    shows_answers: bool
 
 
 @functools.cache
 def _leased_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
     return (
-        select(PageTask.id, PageTask.token, PageTask.attempts, PageTask.batch_id, PageTask.leased_at)
+        select(*_OF_A_TASK, Batch.shows_answers)
+        .join(Batch, Batch.id == PageTask.batch_id)
         .where(is_given(dialect, PageTask.id, "task_ids"), PageTask.state == TaskState.LEASED)
         .order_by(PageTask.id)
-        .with_for_update()
+        .with_for_update(of=PageTask)
     )
+
+
+_OF_A_TASK = (PageTask.id, PageTask.token, PageTask.attempts, PageTask.batch_id, PageTask.leased_at)
 
 
 def held_tasks(connection: Connection, claims: Sequence[PageClaim]) -> dict[tuple[int, int], HeldTask]:
     """The claims' tasks by (task id, token); a claim whose token is not there lost its lease."""
     ids = [task.task_id for claim in claims for task in claim.tasks]
     rows = connection.execute(_leased_tasks(connection.dialect.name), {"task_ids": ids})
-    return {(row.id, row.token): HeldTask(row.attempts, row.batch_id, row.leased_at) for row in rows}
+    return {(row.id, row.token): HeldTask(row.attempts, row.batch_id, row.leased_at, row.shows_answers) for row in rows}
 
 
 def is_final(error: Exception, attempts: int, limits: Limits) -> bool:

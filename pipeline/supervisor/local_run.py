@@ -73,6 +73,7 @@ class Run:
         is_question: bool = False,
         beside: bool = False,
         command: Sequence[str] | None = None,
+        is_evaluation: bool = False,
     ) -> None:
         """`beside`: somebody else has the home. Only for what is asked there meanwhile, and soon over.
 
@@ -91,6 +92,7 @@ class Run:
         self._is_question = is_question
         self._beside = beside
         self._command = command
+        self._is_evaluation = is_evaluation
         self._name = f"{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex}"
         self._limits = Limits.of(settings)
         self._supervisor: Supervisor | None = None
@@ -133,7 +135,13 @@ class Run:
                 forget_the_dead(db)
             asked = (self._paths, self._prompts, self._batch_name, choice.engine, choice.model, self._pages)
             batch = open_named_batch(
-                db, self._settings, *asked, self._selection, is_question=self._is_question, command=self._command
+                db,
+                self._settings,
+                *asked,
+                self._selection,
+                is_question=self._is_question,
+                command=self._command,
+                is_evaluation=self._is_evaluation,
             )
             self._attend(db, batch)
             stack.callback(self._leave, db, batch)

@@ -19,6 +19,9 @@ from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
 DATABASES = ("sqlite", "postgresql")
 
+MEASURED = (
+    "characters character_errors character_error_rate words word_errors word_error_rate recall precision table_score"
+)
 CONTRACT = {
     "page_text": "source_path document_id page_number prompt text engine model finish_reason prompt_tokens "
     "output_tokens seconds created_at folder file_name prompt_version temperature confidence batch_id angle "
@@ -37,6 +40,12 @@ CONTRACT = {
     "lowest_confidence cost",
     "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at",
     "promotions": "promotion_id answers prompt batch_id path answers_held created_at rolled_back_at",
+    "evaluations": f"evaluation_id kind name answers prompt pages {MEASURED} items items_judged item_score "
+    "worst_tenth_share created_at",
+    "evaluated_documents": f"evaluation_id source_path folder file_name document_id pages {MEASURED}",
+    "evaluated_pages": f"evaluation_id source_path folder file_name document_id page_number truth {MEASURED} engine "
+    "model confidence review_reason",
+    "evaluated_items": "evaluation_id source_path page_number item category score detail",
     "files": "batch_id source_path document_id kind state page_count pages_done pages_failed folder file_name "
     "content_hash size_bytes modified_at seen_at gone_at",
     "page_images": "source_path document_id page_number image_hash width_px height_px text_layer warnings width_pt "

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.quality.draw import KINDS, Page, draw, draw_all, load
-from benchmarks.quality.score import cell_f1, plain_text, score, table_rows
+from benchmarks.quality.score import score
+from pipeline.evaluation.measures import cell_f1, plain_text, table_rows
 
 LEFT = "The ledger was opened in the spring by the careful clerk of the harbour office."
 RIGHT = "Nobody had measured the old bridge behind the station for more than a decade."

@@ -1,0 +1,217 @@
+"""`pagepack eval`: how well pages are read, held against truths that are there; the benchmarks' own forms."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.evaluated import say_evaluation, shown_json
+from pipeline.cli.options import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_NOTHING,
+    Choice,
+    cli,
+    detail_option,
+    devices_option,
+    engine_options,
+    exit_code_of,
+    home_option,
+    json_option,
+    pages_option,
+    path,
+    path_or_url,
+    quoted,
+)
+from pipeline.errors import UsageError
+from schemas.prompts import CATALOGUE, Prompt
+
+if TYPE_CHECKING:
+    from pipeline.database.engine import Database
+    from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.settings import Settings
+    from pipeline.store.answer_sets import AnswerSet
+
+_TRUTHS = "*.gt.txt"
+
+
+@cli.command("eval")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=path_or_url)
+@home_option
+@engine_options
+@devices_option
+@detail_option
+@pages_option
+@click.option("--max-cost", metavar="NUMBER", help="With --engine endpoint: pages are read until they cost so much.")
+@click.option("--prompt", type=Choice(sorted(CATALOGUE)), help="What is asked of each page.  [ocr]")
+@click.option("--prompt-file", type=path, help="A prompt of your own that transcribes.")
+@click.option(
+    "--answers",
+    multiple=True,
+    metavar="A",
+    help="Judge answers that are there, named as for `diff`, and read nothing. Twice: one against the other.",
+)
+@click.option("--worst", default=10, show_default=True, type=click.IntRange(0, 10_000), help="So many pages are named.")
+@click.option("--changes", is_flag=True, help="Of these, show what is wrong: [-truth-] {+read+}.")
+@click.option("--plot", multiple=True, type=path, metavar="FILE", help="Draw a .png, or write an .html, of the pages.")
+@json_option
+def eval_pages(
+    paths: tuple[str | Path, ...],
+    home: Path | None,
+    devices: str | None,
+    pages: str | None,
+    prompt: str | None,
+    prompt_file: Path | None,
+    answers: tuple[str, ...],
+    worst: int,
+    changes: bool,
+    plot: tuple[Path, ...],
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """How well are pages read? Born-digital PDFs are held against the text they carry, images against NAME.gt.txt.
+
+    \b
+      pagepack eval docs/                                   the engine of `run`; the worst pages first
+      pagepack eval docs/ --engine tesseract --changes      another one, and what it got wrong
+      pagepack eval --answers rapidocr --answers tesseract  what is stored already, one against the other
+
+    The engine reads the pixels of each page, whatever text the page carries. Its answers are stored beside the others,
+    and pages go on showing what they show. Figures are in the views evaluations, evaluated_documents and
+    evaluated_pages; docs/evaluation.md says what they are.
+    """
+    from pipeline.cli.prompts import choose_asked_prompts
+    from pipeline.settings import load_settings
+
+    if prompt is not None and prompt_file is not None:
+        raise UsageError("--prompt and --prompt-file: give one of them; answers to one prompt are judged at a time")
+    if len(answers) > 2:
+        raise UsageError(f"--answers is given {len(answers)} times; two sets are held against each other at most")
+    check_plots(plot)
+    (chosen,) = choose_asked_prompts([prompt] if prompt else [], [prompt_file] if prompt_file else [], {})
+    settings = load_settings(home=home, **flags, text_layer="keep")
+    if answers:
+        found, code = _judge_stored(settings, paths, chosen, answers, changes), EXIT_DONE
+    else:
+        if not paths:
+            raise UsageError("eval needs files or folders to read, or --answers of what was read")
+        read = _read(settings, paths, chosen, pages, devices, changes)
+        if read is None:
+            return EXIT_INTERRUPTED
+        found, code = read
+    return _end(settings, found, worst, changes, plot, as_json, code)
+
+
+def check_plots(plots: Sequence[Path]) -> None:
+    from pipeline.evaluation.plots import check_plot
+
+    for file in plots:
+        check_plot(file)
+
+
+def _read(
+    settings: Settings,
+    paths: Sequence[str | Path],
+    prompt: Prompt,
+    pages: str | None,
+    devices: str | None,
+    changes: bool,
+) -> tuple[list[Evaluation], int] | None:
+    """Read them as `run` does, and judge that; the exit code of the reading. None where the user stopped it."""
+    from pipeline.cli.command_again import words_of_this_command
+    from pipeline.cli.jobs import execute
+    from pipeline.database.open import open_database
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.truths import PageTruths
+    from pipeline.ingest.selection import select_files
+    from pipeline.ingest.submission import parse_pages
+    from pipeline.query.batch_status import find_batch
+    from pipeline.query.sql import run_sql
+    from pipeline.store.answer_sets import AnswerSet
+
+    selection = select_files([], [_TRUTHS], True)
+    command = words_of_this_command(settings)
+    ranges = parse_pages(pages)
+    done = execute(settings, paths, [prompt], None, ranges, devices, selection, command=command, is_evaluation=True)
+    if done is None:
+        return None
+    db = open_database(settings)
+    batch = find_batch(db, done.batch_id)
+    name = " ".join(Path(str(path)).name or str(path) for path in paths)
+    read = AnswerSet("batch", batch.batch_id, batch.id)
+    found = evaluate(db, read, prompt.name, None, PageTruths(), name, with_changes=changes)
+    failures = f"SELECT source_path, page_number, cause, reason FROM failures WHERE batch_id = {quoted(batch.batch_id)}"
+    rows = list(run_sql(settings, failures).rows)
+    found.complaints += [str(reason) for *_, reason in rows]
+    return [found], exit_code_of(str(cause) for _, _, cause, _ in rows)
+
+
+def _judge_stored(
+    settings: Settings, paths: Sequence[str | Path], prompt: Prompt, answers: Sequence[str], changes: bool
+) -> list[Evaluation]:
+    from pipeline.database.open import open_database
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.truths import PageTruths
+    from pipeline.query.answer_names import find_answers
+
+    db = open_database(settings)
+    sets = [find_answers(db, word) for word in answers]
+    documents = _documents(db, paths) if paths else None
+    name = " ".join(Path(str(path)).name or str(path) for path in paths) or "all files"
+    return [
+        evaluate(db, one, _prompt_of(one, prompt), documents, PageTruths(), name, with_changes=changes) for one in sets
+    ]
+
+
+def _prompt_of(answers: AnswerSet, prompt: Prompt) -> str:
+    return answers.value if answers.kind == "prompt" else prompt.name
+
+
+def _documents(db: Database, paths: Sequence[str | Path]) -> set[int]:
+    """Keys of the documents at files and folders that were seen."""
+    from pipeline.ingest.forget import find_known
+
+    known = find_known(db, paths)
+    with db.looking() as look:
+        rows = look.rows("SELECT id, document_id FROM sources WHERE document_id IS NOT NULL")
+    return {document for source, document in rows if source in known}
+
+
+def _end(
+    settings: Settings,
+    found: list[Evaluation],
+    worst: int,
+    changes: bool,
+    plots: Sequence[Path],
+    as_json: bool,
+    code: int,
+) -> int:
+    """Store, draw and say it; the exit code."""
+    from pipeline.database.open import open_database
+    from pipeline.evaluation.keep import keep
+    from pipeline.evaluation.plots import plot
+
+    db = open_database(settings)
+    ids = [keep(db, one) if one.pages or one.items else None for one in found]
+    for file in plots:
+        plot(file, found)
+    if as_json:
+        shown = [shown_json(one, key, worst, changes) for one, key in zip(found, ids, strict=True)]
+        click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, ensure_ascii=False))
+    else:
+        say_evaluation(settings, found, ids, worst, changes, sys.stdout)
+    for file in plots:
+        click.echo(f"plot in {file}", err=True)
+    if all(key is None for key in ids):
+        click.echo(
+            "pagepack: no page could be judged: none has an answer and a truth, which is a PDF's own sound text, or "
+            "NAME.gt.txt beside NAME.png",
+            err=True,
+        )
+        return EXIT_NOTHING
+    return code

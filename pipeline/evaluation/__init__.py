@@ -1,0 +1,1 @@
+"""How well text is read: measures, truths, benchmarks in their published forms, judges."""

@@ -1,0 +1,95 @@
+"""Where a page's truth comes from: a text beside its file, or the sound text that a born-digital PDF carries.
+
+    scan.png  → scan.gt.txt, or scan.png.gt.txt
+    book.pdf  → book.gt.txt with a form feed between pages, as pdftotext writes it
+
+A text beside the file goes before the text layer. What cannot be used is said once, and its pages are not judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import UsageError
+from pipeline.evaluation.answers import PageAnswer
+from pipeline.store.layer_text import text_of
+from pipeline.urls import local_path
+from schemas.text_layers import Verdict
+
+_ENDING = ".gt.txt"
+_MOST_BYTES = 20 * 2**20
+
+
+class Truth(NamedTuple):
+    """What a page should read as, and where that is known from."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class PageTruths:
+    """Truths of pages, one after the other; `complaints` grows by a line for each file that is no truth."""
+
+    complaints: list[str] = field(default_factory=list)
+    _known: dict[Path, list[str] | None] = field(default_factory=dict)
+
+    def of(self, page: PageAnswer) -> Truth | None:
+        for file in _candidates(page):
+            if file not in self._known:
+                self._known[file] = self._read(file, page.page_count)
+            pages = self._known[file]
+            if pages is not None:
+                text = pages[page.page_number - 1] if page.page_number <= len(pages) else ""
+                return Truth("truth-file", text) if text.strip() else None
+            if file.exists():
+                return None  # it was said why
+        if page.layer is not None and page.layer_verdict == Verdict.SOUND and page.layer.strip():
+            return Truth("text-layer", text_of(page.layer, page.layer_boxes))
+        return None
+
+    def _read(self, file: Path, page_count: int) -> list[str] | None:
+        """Its pages; None where it is not there, or is no truth."""
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(_MOST_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return self._refuse(f"{file} cannot be read: {error.strerror}; its pages are not judged")
+        if len(data) > _MOST_BYTES:
+            return self._refuse(f"{file} has more than {_MOST_BYTES:,} bytes, too many for a truth; it is not judged")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return self._refuse(
+                f"{file} is no UTF-8 text (byte {error.start + 1:,}); save it as UTF-8. It is not judged"
+            )
+        if not text.strip():
+            return self._refuse(f"{file} is empty; its pages are not judged")
+        pages = text.removesuffix("\f").split("\f")
+        if len(pages) != page_count and page_count > 1:
+            return self._refuse(
+                f"{file} has {len(pages):,} pages, between form feeds, and its document {page_count:,}; none is judged"
+            )
+        return pages if page_count > 1 else [text.replace("\f", "\n")]
+
+    def _refuse(self, why: str) -> list[str] | None:
+        self.complaints.append(why)
+        return None
+
+
+def _candidates(page: PageAnswer) -> list[Path]:
+    """Beside each of the page's files on this machine."""
+    found = []
+    for location in page.locations:
+        try:
+            path = local_path(location)
+        except UsageError:
+            continue
+        if path is not None:
+            file = Path(path)
+            found += [file.with_suffix(_ENDING), file.with_name(file.name + _ENDING)]
+    return found
