@@ -28,7 +28,7 @@ class ReviewReason(StrEnum):
 
 
 SENTENCES = {
-    ReviewReason.EMPTY: "nothing was read on a page that is not blank",
+    ReviewReason.EMPTY: "nothing was read, and the page is not blank or carries text of its own",
     ReviewReason.UNREAD_SCRIPT: "the page, or a part of it, is in a script that the engine does not read",
     ReviewReason.DEADLINE: "time was over before the whole page was read; the text is what was read until then",
     ReviewReason.LENGTH: "the answer was cut off at its longest length",

@@ -22,7 +22,7 @@ def review(dialect: str) -> str:
     reasons = {  # reason → (when, score)
         ReviewReason.DEADLINE: ("a.finish_reason = 'deadline'", "0.9"),
         ReviewReason.LENGTH: ("a.finish_reason = 'length'", "0.8"),
-        ReviewReason.EMPTY: ("a.text = '' AND l.text IS NOT NULL", "1.0"),
+        ReviewReason.EMPTY: ("a.finish_reason = 'empty' OR a.text = '' AND l.text IS NOT NULL", "1.0"),
         ReviewReason.TEXT_LAYER: (f"{_IS_LAYER} AND coalesce(l.verdict, 'sound') <> 'sound'", "0.7"),
         ReviewReason.LOW_CONFIDENCE: (f"a.confidence < {DOUBTED_BELOW}", "1.0 - a.confidence"),
         ReviewReason.SMALL_PRINT: (

@@ -227,6 +227,7 @@ class Page(Base):
     height_pt: Mapped[float | None] = mapped_column(Float)
     dpi: Mapped[float | None] = mapped_column(Float)  # at which it was drawn; null: an image file's without one
     print_px: Mapped[float | None] = mapped_column(Float)  # height of the small print in the image; null: none found
+    is_blank: Mapped[bool | None]  # nothing is on it, by its picture; null: nobody looked
 
 
 class TextLayer(Base):

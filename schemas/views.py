@@ -236,7 +236,7 @@ _PAGE_IMAGES = """
 SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS page_number, p.image_hash AS image_hash,
        p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer, p.warnings AS warnings,
        p.width_pt AS width_pt, p.height_pt AS height_pt, l.verdict AS text_layer_verdict,
-       p.dpi AS dpi, p.print_px AS print_px
+       p.dpi AS dpi, p.print_px AS print_px, p.is_blank AS is_blank
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id

@@ -53,6 +53,20 @@ class OcrOnlyEngine(InstantEngine):
         return prompt.name == "ocr"
 
 
+class SilentEngine(InstantEngine):
+    """Finds nothing on any page."""
+
+    name, model = "silent", "silent/1"
+
+    def submit(
+        self, image_hash: str, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        futures = [Future[Answer]() for _ in prompts]
+        for future in futures:
+            future.set_result(Answer(" \n", "stop", 0.0))
+        return futures
+
+
 class BrokenEngine(InstantEngine):
     """Dies at whatever page, as on a broken GPU."""
 

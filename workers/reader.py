@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from celery.exceptions import Reject
 
@@ -264,6 +264,8 @@ class Reader:
         if answer.finish_reason == "deadline" and not answer.text:
             limit = f"{self._settings.page_seconds:g} s"
             return PageFailed(f"nothing was read within {limit}; raise PAGEPACK_PAGE_SECONDS", cause="deadline")
+        if answer.finish_reason == "stop" and not answer.text.strip():
+            answer = replace(answer, finish_reason="empty")
         return ReadAnswer(engine=self.engine.name, **asdict(answer) | {"model": answer.model or self.engine.model})
 
     def _beat(self) -> None:

@@ -6,9 +6,11 @@ batches are shown. What was not known of older answers is null in their rows.
 
 Costs: of an answer and of an attempt, where a server charges for it, and how much a batch may cost.
 
-Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers, answer_versions, task_attempts and batches for the moment of
-adding columns, which rewrites nothing, and SHARE on the first and the third while they are read once for an index that
-is empty.
+Whether a page is blank by its picture; null in old rows, for nobody looked.
+
+Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers, answer_versions, task_attempts, pages and batches for the
+moment of adding columns, which rewrites nothing, and SHARE on the first and the third while they are read once for an
+index that is empty.
 """
 
 import sqlalchemy as sa
@@ -67,6 +69,7 @@ def upgrade() -> None:
         "ix_task_attempts_cost", "task_attempts", ["batch_id", "cost"], sqlite_where=_COSTS, postgresql_where=_COSTS
     )
     op.add_column("batches", sa.Column("max_cost", sa.Float(), nullable=True))
+    op.add_column("pages", sa.Column("is_blank", sa.Boolean(), nullable=True))
     op.add_column("batches", sa.Column("shows_answers", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.create_table(
         "evaluation_runs",
@@ -122,6 +125,7 @@ def _of_evaluation(table: str) -> list[sa.ForeignKeyConstraint]:
 
 
 def downgrade() -> None:
+    op.drop_column("pages", "is_blank")
     op.drop_table("evaluation_items")
     op.drop_table("evaluation_pages")
     op.drop_table("evaluation_runs")

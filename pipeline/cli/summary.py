@@ -82,6 +82,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
         )
         if by_layer := summary.engines.get("text-layer", 0):
             click.echo(f"  {counted(by_layer, 'page')} by their text layer; --text-layer keep reads them, too")
+        if blank := summary.engines.get("blank", 0):
+            click.echo(f"  {counted(blank, 'page')} blank, by the picture; PAGEPACK_BLANK_PAGES=read reads them, too")
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))

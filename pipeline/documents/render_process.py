@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from pipeline.blobs import png
+from pipeline.documents.blank_page import is_blank
 from pipeline.documents.layer_lines import LayerLine
 from pipeline.documents.render_child import SLOTS, length, pack
 from pipeline.documents.text_layer import judge
@@ -32,11 +33,15 @@ from pipeline.layout.lines import BOX_HEIGHT
 from pipeline.layout.own_text import Found
 from pipeline.layout.rulings import of_strokes
 from pipeline.settings import Settings
+from schemas.text_layers import Verdict
 
 START_SECONDS = 60.0  # a child imports in 0.3 s; a machine that swaps may need long, and no page is to blame
 MAX_CHILD_PAGES = 5_000  # then a fresh child: MuPDF's caches and the heap's holes do not grow for ever
 PREFIX_BYTES = 4
 KEPT_BYTES = 8 * 2**20  # of a slot; what a larger page took goes back to the system
+
+_SHOWS_NOTHING = (None, Verdict.INVISIBLE, Verdict.COVERED)
+"""Of a text layer: without one, or with one that nobody sees, the picture says whether anything is there."""
 
 _HEAP = {  # glibc gives back every block above 128 KiB and asks for it anew: 2.3 of 4.9 ms a page went to page faults
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -61,6 +66,7 @@ class RasterizedPage:
     print_px: float | None  # font size of the small print in the image; None where none was found
     text_layer_verdict: str | None = None
     text_layer_found: Found | None = None  # its lines and rulings; None where they are not known
+    is_blank: bool = False  # by its picture, and it carries no text that is drawn
 
 
 class ChildGone(Exception):
@@ -249,6 +255,7 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
         print_px=print_px,
         text_layer_verdict=verdict,
         text_layer_found=found,
+        is_blank=verdict in _SHOWS_NOTHING and is_blank(image),
     )
 
 

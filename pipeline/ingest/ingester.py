@@ -163,6 +163,7 @@ class Ingester:
             dpi=page.dpi,
             print_px=page.print_px,
             text_layer_boxes=page.text_layer_found,
+            is_blank=page.is_blank,
         )
 
     def _flush(self, claim: DocumentClaim, chunk: list[Future[NewPage]]) -> bool:

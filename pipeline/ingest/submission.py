@@ -88,7 +88,7 @@ def open_named_batch(
     def key_of(text_layer: str) -> str:
         if batch_name:
             return f"name:{batch_name}"
-        identity = json.dumps([places, versions, model, text_layer, *pages, *selection.identity(), *_detail(settings)])
+        identity = json.dumps([places, versions, model, text_layer, *pages, *selection.identity(), *_unusual(settings)])
         return kind + hashlib.sha256(identity.encode()).hexdigest()
 
     text_layer = _text_layer(db, settings, engine, key_of)
@@ -105,6 +105,7 @@ def open_named_batch(
         model=model,
         text_layer=text_layer,
         detail=settings.detail,
+        blank_pages=settings.blank_pages,
         pages=pages,
         priority=priority,
         notify=notify,
@@ -127,9 +128,10 @@ def _text_layer(db: Database, settings: Settings, engine: str, key_of: Callable[
     return next(filter(None, known), by_engine)
 
 
-def _detail(settings: Settings) -> list[str]:
+def _unusual(settings: Settings) -> list[str]:
     """In a batch's key only where it is not the default, so that batches of older archives are found again."""
-    return [] if settings.detail == "auto" else [f"detail {settings.detail}"]
+    detail = [] if settings.detail == "auto" else [f"detail {settings.detail}"]
+    return detail + ([] if settings.blank_pages == "skip" else [f"blank pages {settings.blank_pages}"])
 
 
 def open_or_make(settings: Settings) -> Database:
@@ -268,7 +270,7 @@ def _open_batch_of(
 ) -> OpenBatch:
     text_layer = settings.text_layer or "keep"
     asked = [sorted(prompt.version for prompt in prompts), text_layer, message.priority, message.notify]
-    digest = hashlib.sha256(json.dumps([*asked, *pages, *_detail(settings)]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([*asked, *pages, *_unusual(settings)]).encode()).hexdigest()[:16]
     return open_batch(
         db,
         key=f"message:{message.batch}:{digest}",
@@ -278,6 +280,7 @@ def _open_batch_of(
         model="",
         text_layer=text_layer,
         detail=settings.detail,
+        blank_pages=settings.blank_pages,
         pages=pages,
         priority=message.priority,
         notify=message.notify,

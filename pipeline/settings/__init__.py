@@ -80,6 +80,10 @@ class Settings(BaseModel):
     endpoint_output_price: float | None = _(None, "of a million tokens of answers", ge=0)
     max_cost: float | None = _(None, "a batch is read until it has cost so much, by these prices", gt=0)
 
+    blank_pages: Literal["skip", "read"] = _(
+        "skip", "skip answers a page that is blank by its picture with nothing; read asks the engine, too"
+    )
+
     detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
     max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
     max_page_pixels: int = _(

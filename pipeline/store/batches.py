@@ -50,6 +50,7 @@ def open_batch(
     model: str,
     text_layer: str,
     detail: str = "auto",
+    blank_pages: str = "skip",
     pages: Sequence[tuple[int, int]] = (),
     priority: int = 0,
     notify: str | None = None,
@@ -64,7 +65,7 @@ def open_batch(
     `pages` are ranges of page indexes, first and last, to ask about in each document; none given means all. `detail` is
     for documents that it is the first to see, or that are not drawn yet. `notify` (`TASK` or `TASK@QUEUE`) is sent for
     each document that is done. Without `all_seen` the batch does not finish before `mark_all_seen`. Without `reopens`
-    one that was paused or cancelled stays so. `text_layer` is auto, keep or prefer, as the setting. `command`,
+    one that was paused or cancelled stays so. `text_layer` and `blank_pages` are as the settings. `command`,
     `max_cost` and `shows_answers` as `Batch` has them.
     """
     with db.write() as connection:
@@ -78,7 +79,7 @@ def open_batch(
             )
         asked = {
             "engine": engine,
-            "model": wished_model(model, text_layer),
+            "model": wished_model(model, text_layer, blank_pages),
             "text_layer": text_layer,
             "detail": detail,
             "all_pages": not pages,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.database.looking import Looking, as_json
-from pipeline.store.wished_model import without_text_layer
+from pipeline.store.wished_model import without_choices
 
 SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted on
 
@@ -58,7 +58,7 @@ def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompt
     readers = [worker for worker in there if worker.is_reading()]
     if not readers:
         return "no worker is ready to read; where none is starting, start one: `pagepack worker`"
-    if model := without_text_layer(model):
+    if model := without_choices(model):
         readers = [worker for worker in readers if worker.model == model]
         if not readers:
             return (

@@ -1,7 +1,7 @@
 """Page tasks: one row for each page, prompt and model that a batch asks about.
 
 They are made when pages are stored or a batch is opened, handed over when another batch wants them too, and settled
-without reading where an answer or a text layer serves.
+without reading where an answer or a text layer serves, or where the page is blank.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pipeline.database.dialect import insert_for
 from pipeline.store.answers import AnswerKey, ReadAnswer, Settled, put_answers, settle, show_latest
 from pipeline.store.conditions import is_asked_by, is_batch_running
 from pipeline.store.layer_text import lines_of, text_of
+from pipeline.store.wished_model import reads_blank_pages
+from schemas import blank_pages
 from schemas.columns import utc_now
 from schemas.states import BatchState, TaskState
 from schemas.tables import Batch, BatchPrompt, CurrentAnswer, Document, Page, PageTask, PromptVersion, TextLayer
@@ -101,6 +103,8 @@ def ensure_tasks(
     if batch.text_layer in ("auto", "prefer"):
         is_taken = [TextLayer.verdict == Verdict.SOUND] if batch.text_layer == "auto" else []
         _settle_from_text_layer(connection, own_texts or {}, own, *is_taken)
+    if not reads_blank_pages(batch.model):
+        _settle_blank_pages(connection, own)
     if not show:
         return
     shown = insert(CurrentAnswer).from_select(
@@ -150,6 +154,25 @@ def is_left_behind() -> sa.ColumnElement[bool]:
     """Whether a task waits for a batch that gives nothing out, or that was asked for again with another model."""
     asked_there = select(Batch.model).where(Batch.id == PageTask.batch_id).correlate(PageTask).scalar_subquery()
     return sa.or_(~is_batch_running(PageTask), PageTask.model != asked_there)
+
+
+def _settle_blank_pages(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+    """Where nothing is on a page, nothing is the answer to every prompt."""
+    waiting = (
+        select(PageTask.id, PageTask.page_id, PageTask.prompt_version, PromptVersion.name, Page.image_hash)
+        .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
+        .join(Page, Page.id == PageTask.page_id)
+        .where(*which, PageTask.state == TaskState.PENDING, Page.is_blank.is_(True))
+        .order_by(PageTask.id)
+        .with_for_update(of=PageTask)
+    )
+    nothing = ReadAnswer(blank_pages.ENGINE, blank_pages.MODEL, "", finish_reason=blank_pages.FINISH_REASON)
+    keys = {
+        (row.id, row.page_id, row.name): AnswerKey(row.image_hash, row.prompt_version, nothing.model)
+        for row in connection.execute(waiting)
+    }
+    ids = put_answers(connection, [(key, nothing) for key in keys.values()])
+    settle(connection, [Settled(*of_task, ids[key]) for of_task, key in keys.items()])
 
 
 _TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text

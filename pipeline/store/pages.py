@@ -49,6 +49,7 @@ class NewPage:
     dpi: float | None = None
     print_px: float | None = None
     text_layer_boxes: Boxes = None  # of each line of the text, in pixels of the image, and the page's rulings
+    is_blank: bool | None = None
 
 
 @retried
@@ -83,6 +84,7 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
                 "height_pt": page.height_pt,
                 "dpi": page.dpi,
                 "print_px": page.print_px,
+                "is_blank": page.is_blank,
                 "warnings": page.warnings or None,
                 "cause": page.error.cause if page.error else None,
                 "reason": str(page.error) if page.error else None,

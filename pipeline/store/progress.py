@@ -11,7 +11,7 @@ from sqlalchemy import select
 from pipeline.database.engine import Database
 from pipeline.store.batches import QUESTION_KEY, OpenBatch
 from pipeline.store.conditions import Leased, is_in
-from pipeline.store.wished_model import without_text_layer
+from pipeline.store.wished_model import without_choices
 from schemas.states import BatchState, TaskState
 from schemas.tables import Batch, Document, PageTask
 
@@ -48,8 +48,7 @@ def running_work(db: Database, questions_only: bool = False) -> list[tuple[OpenB
             .order_by(Batch.id)
         )
         return [
-            (OpenBatch(*row[:3]), row.priority, without_text_layer(row.model), Open(*map(bool, row[5:])))
-            for row in rows
+            (OpenBatch(*row[:3]), row.priority, without_choices(row.model), Open(*map(bool, row[5:]))) for row in rows
         ]
 
 

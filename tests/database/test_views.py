@@ -49,7 +49,7 @@ CONTRACT = {
     "files": "batch_id source_path document_id kind state page_count pages_done pages_failed folder file_name "
     "content_hash size_bytes modified_at seen_at gone_at",
     "page_images": "source_path document_id page_number image_hash width_px height_px text_layer warnings width_pt "
-    "height_pt text_layer_verdict dpi print_px",
+    "height_pt text_layer_verdict dpi print_px is_blank",
     "page_lines": "source_path document_id page_number prompt line_number text confidence left_px top_px right_px "
     "bottom_px left_fraction top_fraction right_fraction bottom_fraction folder file_name",
     "review": "source_path document_id page_number prompt reason score detail finish_reason confidence folder "

@@ -22,7 +22,7 @@ from pipeline.store.pages import NewPage
 from tests.conftest import LIMITS, Archive, answer
 from tests.database.test_postgresql import fails_with
 from tests.postgres import FAST, PostgresServer
-from tests.stand_ins import InstantEngine
+from tests.stand_ins import InstantEngine, SilentEngine
 from workers import writer as writer_module
 from workers.reader import Reader
 from workers.writer import Stopping, Writer
@@ -204,3 +204,12 @@ def test_a_reader_reads_what_waits_and_rejects_after_a_stop(archive: Archive, se
     reader.stop()
     with pytest.raises(Reject):
         reader.read(pages[0])
+
+
+def test_an_answer_without_text_is_empty_and_worth_a_look(archive: Archive, settings: Settings) -> None:
+    image_hash = ImageStore(settings.home / "images").put(encode(Image.new("L", (16, 16))))
+    archive.batch(model="silent/1")
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, [NewPage(0, image_hash, 16, 16)])
+    Reader(archive.db, SilentEngine(), settings, "read/1").read(page)
+    assert archive.rows("SELECT text, finish_reason FROM page_text") == [(" \n", "empty")]
+    assert archive.rows("SELECT reason, score FROM review") == [("empty", 1.0)]

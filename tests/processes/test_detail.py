@@ -141,6 +141,23 @@ def test_receipt_keeps_its_pixels(rasterizer: Rasterizer, tmp_path: Path) -> Non
     assert receipt.height_px == pytest.approx(5361, rel=0.2) and receipt.width_px > 530
 
 
+@pytest.mark.parametrize("size_pt", [8, 10])
+def test_scanned_paper_is_blank_and_a_page_number_is_not(rasterizer: Rasterizer, tmp_path: Path, size_pt: int) -> None:
+    page = pymupdf.open().new_page(width=595, height=842)
+    assert drawn(rasterizer, scanned(page, 200, tmp_path / "blank.png")).is_blank
+    page.insert_text((297, 810), "7", fontsize=size_pt)
+    assert not drawn(rasterizer, scanned(page, 200, tmp_path / "7.png")).is_blank
+    assert not drawn(rasterizer, saved(page, tmp_path / "7.pdf")).is_blank
+
+
+def test_a_blank_page_may_carry_text_that_nobody_sees(rasterizer: Rasterizer, tmp_path: Path) -> None:
+    page = pymupdf.open().new_page(width=595, height=842)
+    page.insert_text((72, 72), "so a program read the paper", render_mode=3)
+    assert drawn(rasterizer, saved(page, tmp_path / "hidden.pdf")).is_blank
+    page.insert_text((72, 100), "faint", color=(0.92, 0.92, 0.92))
+    assert not drawn(rasterizer, saved(page, tmp_path / "faint.pdf")).is_blank
+
+
 def test_blank_and_soft_pictures_are_drawn_small(rasterizer: Rasterizer, tmp_path: Path) -> None:
     Image.new("L", (2480, 3508), 255).save(tmp_path / "blank.png")
     blank = drawn(rasterizer, tmp_path / "blank.png")
