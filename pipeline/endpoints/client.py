@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -27,9 +26,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import httpx2
 
+from pipeline.endpoints.failures import Judge, Passing
 from pipeline.endpoints.lane import Lane
-from pipeline.endpoints.pace import LONGEST_RETRY_AFTER_SECONDS, Window, backoff_seconds, retry_after_seconds
-from pipeline.endpoints.words import error_words, parsed, shown_url
+from pipeline.endpoints.pace import Window, backoff_seconds
+from pipeline.endpoints.words import parsed, shown_url
 from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
 
 log = logging.getLogger("pagepack.endpoint")
@@ -42,8 +42,7 @@ MOST_BYTES = 32 * 2**20  # of an answer: a page of text with its log-probabiliti
 _CONNECT_SECONDS = 15.0
 _MOST_TRIES = 5  # of a request that fails while others are answered
 _GONE_AT_START_SECONDS = 30.0  # a server that never answered: a mistaken address, mostly
-_PASSES = (408, 409, 425, 429)  # and all from 500 up
-_FOR_ALL = (301, 302, 303, 307, 308, 401, 402, 404, 405)
+_REFUSED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +70,19 @@ class Reply(NamedTuple):
         return parsed(self.content, self.content_type)
 
 
-class _Passing(Exception):
-    """A try failed for a reason that may pass."""
-
-    def __init__(self, reason: str, *, is_busy: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.is_busy = is_busy  # the server has too much to do: ask it less
-        self.retry_after = retry_after
-
-
 class Client:
     """Safe to call from many threads. `close` ends what is on its way: it raises Unavailable."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.name = shown_url(server.url)
+        self._judge = Judge(self.name, server.key)
         self.unknown_fields: set[str] = set()  # of requests, which this server refuses
         self._lane = Lane(Window(server.most_at_once))
         self._answered_at: float | None = None  # last success, by the loop's clock
         self._failing_since: float | None = None  # the first failure that no success followed
         self._failed_at = 0.0
+        self._refusal, self._refused_until = "", 0.0  # by which all that wait to be sent are told
         self._is_closed = False
         self._tries = self._answers = 0
         self._loop = asyncio.new_event_loop()
@@ -168,17 +160,20 @@ class Client:
 
         `deadline` is a `time.monotonic()` moment. Raises: PageFailed, Unavailable, EndpointGone.
         """
-        failed: _Passing | None = None
+        failed: Passing | None = None
         first_failed_at = 0.0
         tries = 0
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     await self._enter(deadline)
+                    if self._loop.time() < self._refused_until:
+                        self._lane.leave()
+                        raise EndpointGone(self._refusal)
                     sent_at = self._loop.time()
                     try:
                         reply = await self._try(method, path, most_bytes, content)
-                    except _Passing as failure:
+                    except Passing as failure:
                         tries += 1
                         failed, first_failed_at = failure, first_failed_at or self._loop.time()
                         self._note_failure(failure, sent_at)
@@ -186,6 +181,9 @@ class Client:
                         wait = max(backoff_seconds(tries), failure.retry_after or 0.0)
                         if deadline is not None and self._loop.time() + wait >= deadline:
                             raise TimeoutError from None
+                    except EndpointGone as gone:  # with a wrong key nobody knocks a hundred times
+                        self._refusal, self._refused_until = str(gone), self._loop.time() + _REFUSED_SECONDS
+                        raise
                     else:
                         self._note_answer()
                         return reply._replace(tries=tries + 1)
@@ -233,55 +231,15 @@ class Client:
                         )
         except TimeoutError:
             words = f"no answer within {self.server.request_seconds:g} s (PAGEPACK_ENDPOINT_SECONDS)"
-            raise _Passing(words, is_busy=True) from None
+            raise Passing(words, is_busy=True) from None
         except httpx2.DecodingError:
             raise Unavailable(f"{self.name} answered what cannot be decompressed", cause="bad-answer") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise self._lost(error) from None
+            raise self._judge.lost(error) from None
         if response.is_success:
             kind = response.headers.get("content-type", "")
             return Reply(bytes(body), kind, self._loop.time() - started, 0)
-        raise self._refused(response.status_code, response.headers, bytes(body))
-
-    def _lost(self, error: Exception) -> Exception:
-        """No whole answer came."""
-        words = self._clean(str(error) or type(error).__name__)
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-            causes.append(cause)
-        if any(isinstance(one, ssl.SSLCertVerificationError) for one in causes):
-            return EndpointGone(
-                f"the certificate of {self.name} is not trusted ({words}); SSL_CERT_FILE names a file of authorities"
-            )
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
-            return EndpointGone(f"{self.name} cannot be asked: {words}; look at PAGEPACK_ENDPOINT_URL")
-        return _Passing(words)
-
-    def _refused(self, status: int, headers: httpx2.Headers, body: bytes) -> Exception:
-        """An answer that is none, by its status."""
-        said = self._clean(error_words(body))
-        words = f"{status}{f': {said}' if said else ''}"
-        if status == 429 and "insufficient_quota" in body.decode(errors="replace"):
-            return EndpointGone(f"the quota at {self.name} is used up ({words})")
-        if status >= 500 or status in _PASSES:
-            wait = retry_after_seconds(headers.get("retry-after"))
-            return _Passing(
-                words, is_busy=True, retry_after=None if wait is None else min(wait, LONGEST_RETRY_AFTER_SECONDS)
-            )
-        if status in _FOR_ALL or (status == 403 and self._answered_at is None):
-            return EndpointGone(f"{self.name} refuses every request ({words}); {self._way_out(status, headers)}")
-        return PageFailed(f"{self.name} refuses the page ({words})", cause="refused")
-
-    def _way_out(self, status: int, headers: httpx2.Headers) -> str:
-        if status < 400:
-            to = shown_url(headers.get("location", "elsewhere"))
-            return f"it sends on to {to}, which is not followed; is that PAGEPACK_ENDPOINT_URL?"
-        if status in (401, 403):
-            given = "the key in PAGEPACK_ENDPOINT_KEY" if self.server.key else "no key was given: PAGEPACK_ENDPOINT_KEY"
-            return f"is it {given}?" if self.server.key else given
-        if status == 402:
-            return "is there credit left?"
-        return "look at PAGEPACK_ENDPOINT_URL, which ends in /v1 mostly, and at PAGEPACK_ENDPOINT_MODEL"
+        raise self._judge.refused(response.status_code, response.headers, bytes(body), self._answered_at is not None)
 
     def _note_answer(self) -> None:
         self._answers += 1
@@ -290,7 +248,7 @@ class Client:
             log.warning("%s answers again", self.name)
         self._answered_at, self._failing_since = self._loop.time(), None
 
-    def _note_failure(self, failure: _Passing, sent_at: float) -> None:
+    def _note_failure(self, failure: Passing, sent_at: float) -> None:
         now = self._loop.time()
         if failure.is_busy:
             self._lane.window.refused(sent_at, now)
@@ -302,7 +260,7 @@ class Client:
             self._failing_since = now
             log.warning("%s: %s; trying again", self.name, failure)
 
-    def _give_up_perhaps(self, failure: _Passing, tries: int, first_failed_at: float) -> None:
+    def _give_up_perhaps(self, failure: Passing, tries: int, first_failed_at: float) -> None:
         others_were_answered = self._answered_at is not None and self._answered_at >= first_failed_at
         if others_were_answered and tries >= _MOST_TRIES and failure.retry_after is None:
             raise self._after(failure, tries, first_failed_at)
@@ -313,7 +271,7 @@ class Client:
             if self._loop.time() - self._failing_since >= patience:
                 raise self._after(failure, tries, first_failed_at)
 
-    def _after(self, failure: _Passing, tries: int, first_failed_at: float) -> PagepackError:
+    def _after(self, failure: Passing, tries: int, first_failed_at: float) -> PagepackError:
         """What a request that is given up ends with."""
         if failure.retry_after and self._lane.paused_until > self._loop.time():
             return self._is_paused(str(failure))
@@ -324,6 +282,3 @@ class Client:
             f"{self.name} has not answered anything for {since:,.0f} s ({failure}); run the same command again when it "
             "is there"
         )
-
-    def _clean(self, text: str) -> str:
-        return text if not self.server.key else text.replace(self.server.key, "***")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
 from pipeline.settings import Settings, load_settings
 from schemas.prompts import DESCRIBE, OCR
 from tests.model_server import ModelServer, closed, half, half_stream, hang, huge, ok, raw, says, status
-from tests.running import pagepack, reconciles, rows, write_pdf
+from tests.running import call, pagepack, reconciles, rows, wait_until, write_pdf
 from workers.choose import choose_engine
 from workers.engines import Answer
 from workers.engines.endpoint import EndpointEngine
@@ -73,25 +74,6 @@ def test_a_page_is_asked_about_with_its_image_and_the_answer_is_what_the_server_
     image, text = bodies[1]["messages"][0]["content"]
     assert text == {"type": "text", "text": OCR.text}
     assert np.array_equal(np.asarray(sent_image(image).convert("RGB")), PAGE)
-
-
-def test_a_run_reads_through_the_server_into_the_database(tmp_path: Path) -> None:
-    document = write_pdf(tmp_path / "a.pdf", 12)
-    with ModelServer(ok("what it says")) as server:
-        where = ("--endpoint-url", server.url, "--endpoint-model", "small")
-        done = pagepack(
-            *("run", document, "--home", tmp_path / "home", "--engine", "endpoint", *where),
-            PAGEPACK_INTERNAL_ENGINE="",
-            PAGEPACK_ENDPOINT_KEY=KEY,
-        )
-    assert done.returncode == 0, done.stderr
-    assert "engine endpoint" in done.stderr
-    found = rows(tmp_path / "home", "SELECT DISTINCT engine, text, prompt_tokens, output_tokens FROM page_text")
-    assert found == [("endpoint", "what it says", 1000, 200)]
-    assert rows(tmp_path / "home", "SELECT count(*) FROM page_text") == [(12,)]
-    reconciles(tmp_path / "home")
-    left = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
-    assert left == [] and KEY not in done.stderr + done.stdout
 
 
 def test_what_passes_is_tried_again() -> None:
@@ -271,7 +253,7 @@ def test_a_setting_that_does_not_fit_is_named_without_what_is_secret(monkeypatch
 
 def test_the_key_is_shown_by_no_command(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
-    done = pagepack("config", PAGEPACK_ENDPOINT_KEY_FILE=str(tmp_path / "key"))
+    done = call("config", PAGEPACK_ENDPOINT_KEY_FILE=str(tmp_path / "key"))
     assert "endpoint_key" in done.stdout and KEY not in done.stdout + done.stderr
 
 
@@ -282,22 +264,18 @@ def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_p
     document, home = write_pdf(tmp_path / "a.pdf", 12), tmp_path / "home"
     with ModelServer(ok("read")) as server:
         words = ["--home", home, "--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
-        run = lambda most: pagepack(  # noqa: E731
-            "run", document, *words, "--batch", "b", "--max-cost", most, PAGEPACK_INTERNAL_ENGINE="", **PRICES
+        first = pagepack(
+            *("run", document, *words, "--batch", "b", "--max-cost", "0.0205"), PAGEPACK_INTERNAL_ENGINE="", **PRICES
         )
-        first = run("0.0205")
         assert first.returncode == 1, first.stderr
         assert len(server.exchanges) == 5
         assert rows(home, "SELECT count(*), round(sum(cost), 6) FROM page_text") == [(5, 0.02)]
         (failures,) = rows(home, "SELECT count(*), count(DISTINCT reason), min(cause), min(reason) FROM failures")
         assert failures[:3] == (7, 1, "budget") and "0.02 of the 0.0205" in failures[3]
-        again = pagepack("retry", "--home", home, "--cause", "budget")
+        again = call("retry", "--home", home, "--cause", "budget")
         assert "7 pages wait again" in again.stdout and "--max-cost 0.0205" in again.stdout, again.stdout
-        second = run("1")
-        assert second.returncode == 0, second.stderr
-        assert len(server.exchanges) == 12
-    assert rows(home, "SELECT round(sum(cost), 6) FROM attempts") == [(0.048,)]
-    reconciles(home)
+    assert rows(home, "SELECT state, count(*) FROM page_tasks GROUP BY 1") == [("done", 5), ("pending", 7)]
+    assert rows(home, "SELECT round(sum(cost), 6) FROM attempts") == [(0.02,)]
 
 
 def test_a_budget_without_prices_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -313,3 +291,85 @@ def test_an_answer_of_no_use_has_its_price_too() -> None:
     with ModelServer(ok(None, reason="content_filter")) as server:
         error = failure(server, endpoint_input_price=2.0, endpoint_output_price=10.0)
     assert error.cause == "filtered" and error.cost == pytest.approx(0.004)
+
+
+def pages(reader: EndpointEngine, count: int, seconds: float = 120.0) -> list[Answer]:
+    futures = [reader.submit(str(n), PAGE, [OCR], time.monotonic() + seconds)[0] for n in range(count)]
+    return [future.result() for future in futures]
+
+
+def test_many_pages_are_in_flight_and_fewer_where_the_server_refuses() -> None:
+    """A server that has room for five at once and says 429 to more: all pages are read, and it is asked less."""
+    room = threading.Semaphore(5)
+
+    def five_at_once(exchange) -> None:
+        if not room.acquire(blocking=False):
+            return status(429, "too many requests")(exchange)
+        try:
+            exchange.server.leaving.wait(0.02)  # it takes its time
+            ok("read")(exchange)
+        finally:
+            room.release()
+
+    with ModelServer(five_at_once) as server:
+        reader = engine(server, endpoint_concurrency=64)
+        try:
+            assert {answer.text for answer in pages(reader, 120)} == {"read"}
+            stats = reader.stats()
+        finally:
+            reader.close()
+        refused = len(server.exchanges) - 120
+    assert server.most_at_once > 5, "it was never pressed beyond its room"
+    assert stats["room"] < 16 and 0 < refused < 120, (stats, refused)
+
+
+def test_a_pause_that_the_server_asks_for_holds_all_requests_back() -> None:
+    started = []
+
+    def note(exchange) -> None:
+        started.append(time.monotonic())
+        first = len(started) == 1
+        (status(429, "wait", Retry_After="1") if first else ok("read"))(exchange)
+
+    with ModelServer(note) as server:
+        reader = engine(server, endpoint_concurrency=1)
+        try:
+            assert len(pages(reader, 4)) == 4
+        finally:
+            reader.close()
+    assert min(started[1:]) - started[0] >= 0.99
+
+
+def test_a_page_that_is_cancelled_leaves_its_request_and_closing_ends_the_rest() -> None:
+    with ModelServer(hang) as server:
+        reader = engine(server)
+        first, second = (reader.submit(str(n), PAGE, [OCR], time.monotonic() + 600)[0] for n in range(2))
+        wait_until(lambda: len(server.exchanges) == 2)
+        assert first.cancel()
+        wait_until(lambda: reader.stats()["in_flight"] == 1)
+        reader.close()
+        assert isinstance(second.exception(), Unavailable)
+        (late,) = reader.submit("late", PAGE, [OCR])
+        assert isinstance(late.exception(), Unavailable)
+
+
+def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_not(tmp_path: Path) -> None:
+    document, home = write_pdf(tmp_path / "a.pdf", 12), tmp_path / "home"
+    with ModelServer(status(401, f"{KEY} is not known here")) as server:
+        words = ["--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
+        variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KEY": KEY, "PAGEPACK_LOG_LEVEL": "DEBUG"}
+        first = pagepack("run", document, "--home", home, *words, **variables)
+        assert first.returncode == 4, first.stderr
+        assert "refuses every request (401" in first.stderr and "PAGEPACK_ENDPOINT_KEY" in first.stderr
+        assert rows(home, "SELECT DISTINCT state FROM page_tasks") == [("pending",)]
+        server.behaviours = [ok("what it says")]
+        second = pagepack("run", document, "--home", home, *words, **variables)
+        asked = [exchange for exchange in server.exchanges if exchange.method == "POST"]
+    assert second.returncode == 0, second.stderr
+    assert "engine endpoint" in second.stderr
+    found = rows(home, "SELECT DISTINCT engine, text, prompt_tokens, output_tokens FROM page_text")
+    assert found == [("endpoint", "what it says", 1000, 200)]
+    assert rows(home, "SELECT count(*) FROM page_text") == [(12,)] and len(asked) < 12 + 12, len(asked)
+    reconciles(home)
+    left = [path for path in home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert left == [] and KEY not in first.stderr + second.stderr + second.stdout

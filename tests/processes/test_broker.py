@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import signal
 import socket
 import ssl
@@ -20,10 +18,6 @@ import pytest
 import redis
 from billiard.context import ForkProcess
 from celery import Celery
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from kombu.transport.redis import Channel as RedisChannel
 
 from pipeline.database.engine import Database
@@ -44,6 +38,7 @@ from pipeline.settings import Settings
 from pipeline.store.task_counts import progress
 from pipeline.supervisor import supervisor
 from schemas.messages import READ_QUEUE
+from tests.certificate import make_certificate
 from tests.running import free_port, pagepack, rows, wait_until, write_pdf
 from tests.worker_processes import submit, workers
 
@@ -72,22 +67,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     yield port
     process.kill()
     process.wait()
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    builder = builder.add_extension(address, critical=False)
-    certificate = builder.add_extension(x509.BasicConstraints(True, None), critical=True).sign(key, hashes.SHA256())
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    paths[1].write_bytes(key.private_bytes(*encoding))
-    return paths
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,128 @@
+"""The client of such servers, asked without an engine: connections, certificates, proxies, and when it gives up."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.endpoints import pace
+from pipeline.endpoints.chat import chat_body, complete
+from pipeline.endpoints.client import Client, Server
+from pipeline.endpoints.words import error_words, one_line, shown_url
+from pipeline.errors import EndpointGone, PageFailed, PagepackError
+from tests.certificate import make_certificate
+from tests.model_server import ModelServer, ok, status
+from tests.running import free_port
+
+BODY = chat_body("small", [{"role": "user", "content": "Score this from 1 to 10."}], max_tokens=64)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "FIRST_SECONDS", 0.01)
+
+
+def ask(server: Server, seconds: float = 60.0) -> str:
+    client = Client(server)
+    try:
+        return client.start(complete(client, BODY, time.monotonic() + seconds)).result().text
+    finally:
+        client.close()
+
+
+def refusal(server: Server, seconds: float = 60.0) -> PagepackError:
+    with pytest.raises(PagepackError) as error:
+        ask(server, seconds)
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+def test_words_are_asked_and_answered_without_an_image() -> None:
+    with ModelServer(ok("[[7]]")) as server:
+        assert ask(Server(server.url)) == "[[7]]"
+        (exchange,) = server.exchanges
+    assert exchange.body == BODY and "authorization" not in exchange.headers
+
+
+def test_a_server_that_is_not_there_is_gone_after_a_while_and_not_before() -> None:
+    started = time.monotonic()
+    error = refusal(Server(f"http://127.0.0.1:{free_port()}/v1", gone_seconds=0.5))
+    assert 0.5 <= time.monotonic() - started < 30
+    assert isinstance(error, EndpointGone) and "has not answered anything for" in str(error)
+
+
+def test_a_server_that_fails_for_all_is_gone_and_not_the_page_to_blame() -> None:
+    with ModelServer(status(503, "loading the model")) as server:
+        error = refusal(Server(server.url, gone_seconds=0.3))
+    assert isinstance(error, EndpointGone) and "503: loading the model" in str(error)
+
+
+def test_a_server_that_comes_up_in_time_is_asked_again() -> None:
+    with ModelServer(*[status(503, "loading the model")] * 6, ok("ready")) as server:
+        assert ask(Server(server.url, gone_seconds=30.0)) == "ready"
+
+
+def test_a_certificate_that_nobody_signed_is_not_trusted_and_one_of_ours_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ModelServer(ok("over TLS"), tls=context) as server:
+        error = refusal(Server(server.url))
+        assert isinstance(error, EndpointGone) and "certificate" in str(error) and "SSL_CERT_FILE" in str(error)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert ask(Server(server.url)) == "over TLS"
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ModelServer(ok("through the proxy")) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert ask(Server("http://model.example/v1")) == "through the proxy"
+        assert proxy.exchanges[0].path == "http://model.example/v1/chat/completions"
+
+
+def test_a_redirect_to_another_host_takes_no_key_there() -> None:
+    with ModelServer(ok("stolen")) as other, ModelServer(status(308, Location=other.url)) as server:
+        error = refusal(Server(server.url, "sk-key"))
+        assert other.exchanges == []
+    assert isinstance(error, EndpointGone) and "not followed" in str(error)
+
+
+def test_403_refuses_all_at_first_and_a_page_alone_where_others_were_answered() -> None:
+    with ModelServer(status(403, "your region"), ok("fine"), status(403, "this page")) as server:
+        assert isinstance(refusal(Server(server.url)), EndpointGone)
+        client = Client(Server(server.url))
+        try:
+            assert client.start(complete(client, BODY)).result().text == "fine"
+            error = client.start(complete(client, BODY)).exception()
+        finally:
+            client.close()
+    assert isinstance(error, PageFailed) and error.cause == "refused" and "this page" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "no such model"}}', "no such model"),
+        (b'{"error": "no such model"}', "no such model"),
+        (b'{"object": "error", "message": "too long"}', "too long"),
+        (b'{"detail": [{"loc": ["body", "seed"], "msg": "not permitted"}]}', "body.seed: not permitted"),
+        (b"<html><style>p {}</style><body><h1>502</h1>\n<p>Bad gateway", "502 Bad gateway"),
+        (b"plain words\x1b[31m\r\n", "plain words [31m"),
+        (b"", ""),
+        (b"\xff\xfe", "��"),
+        (b'{"error": {"code": 3}}', '{"error": {"code": 3}}'),
+    ],
+)
+def test_what_a_server_says_is_one_line(body: bytes, words: str) -> None:
+    assert error_words(body) == words
+
+
+def test_urls_are_shown_without_what_may_be_secret_and_long_words_are_cut() -> None:
+    assert shown_url("https://me:secret@host:8/v1?key=secret#x") == "https://host:8/v1"
+    assert len(one_line("word " * 1000)) <= 201
