@@ -1,8 +1,8 @@
 """At what size a PDF page is drawn, and how high its small print is then. Runs only inside the sandboxed process.
 
 The page's own text has font sizes. A page without text, or one that is a picture for the most part (a scan with
-somebody's OCR behind it, or with a stamp), is drawn for a look first, at one or four megapixels or with the pixels that
-the scan has. Of two sizes the smaller one counts.
+somebody's OCR behind it, or with a stamp), is drawn for a look first, at two or eight megapixels or with the pixels
+that the scan has. Of two sizes the smaller one counts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image
 from pipeline.documents.drawn import Limits, padded_px
 from pipeline.documents.layer_lines import UNDRAWN
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, Size, bound, choose_size, sized, too_small
-from pipeline.documents.print_size import SURE_SIZE_PX, size_in_picture, size_of_text
+from pipeline.documents.print_size import look_at, size_of_text
 from pipeline.documents.text_lines import TextLines
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf
-_LOOK_PIXELS = (1_000_000, 4_000_000)  # and closer where print may be smaller than can be seen
+_LOOK_PIXELS = (2_000_000, 8_000_000)  # and closer where print may be smaller than can be seen
 _MUCH = 0.5  # of the page is pictures: its text layer may not be what is printed
 _SCANNED = 0.25  # of the page is one picture: its pixels say how large drawing makes sense
 
@@ -59,12 +59,12 @@ def choose_page_size(
         most = min(sharp, bound(*sides_pt, limits))
         seen_pt = None
         for pixels in _LOOK_PIXELS:
-            look = min(math.sqrt(pixels / area), most)
-            seen_px, has_ink = size_in_picture(_grey(display_list, sized(*sides_pt, look, limits)))
-            seen_pt = seen_px / look if seen_px is not None else seen_pt
-            if has_ink:
+            scale = min(math.sqrt(pixels / area), most)
+            look = look_at(_grey(display_list, sized(*sides_pt, scale, limits)))
+            seen_pt = look.size / scale if look.size is not None else seen_pt
+            if look.has_ink:
                 least_pixels = UNKNOWN_PIXELS
-            if not has_ink or look == most or (seen_px is not None and seen_px >= SURE_SIZE_PX):
+            if look.is_sure or scale == most:
                 break
         if seen_pt is not None:
             print_pt = min(seen_pt, print_pt or math.inf)

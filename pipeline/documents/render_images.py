@@ -26,7 +26,7 @@ from pipeline.documents.drawn import Drawn, Limits, clean, is_white, padded_px, 
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
-from pipeline.documents.print_size import MOST_LOOK_PIXELS, size_in_picture
+from pipeline.documents.print_size import MOST_LOOK_PIXELS, Look, look_at
 from pipeline.documents.second_decoder import KINDS, decode_by_mupdf, size_by_mupdf
 from pipeline.errors import DocumentRejected, PageFailed
 
@@ -206,33 +206,33 @@ def shrink(
         for first, last in ((0.0, decoded[0]), (decoded[1], 1.0)):
             plain.paste(WHITE[plain.mode], (0, round(plain.height * first), plain.width, round(plain.height * last)))
     sides = plain.width * wide, plain.height * tall
-    print_size, has_ink = _look_at(plain, sides)
+    look = _look_at(plain, sides)
     size = choose_size(
         *sides,
         detail,
         limits,
-        print_size=print_size,
-        least_pixels=UNKNOWN_PIXELS if has_ink else BLANK_PIXELS,
+        print_size=look.size,
+        least_pixels=UNKNOWN_PIXELS if look.has_ink else BLANK_PIXELS,
         enlarges=False,
     )
     if plain.size != (size.width_px, size.height_px):
         plain = plain.resize((size.width_px, size.height_px), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    print_px = None if print_size is None else print_size * size.scale
+    print_px = None if look.size is None else look.size * size.scale
     notes += filter(None, [too_small(print_px, size, *sides, detail, limits)])
     dpi = _dpi(image) * math.sqrt(plain.width * plain.height / area)
     return Shrunk(plain if turn is None else plain.transpose(turn), dpi or None, print_px)
 
 
-def _look_at(plain: Image.Image, sides: tuple[float, float]) -> tuple[float | None, bool]:
-    """`size_in_picture`, of a picture of any mode that has these sides once its pixels are square."""
+def _look_at(plain: Image.Image, sides: tuple[float, float]) -> Look:
+    """`look_at`, of a picture of any mode that has these sides once its pixels are square."""
     factor = math.ceil(math.sqrt(sides[0] * sides[1] / MOST_LOOK_PIXELS))
     seen = flatten(plain.reduce(factor) if factor > 1 else plain, [])
     square = (max(round(sides[0] / factor), 1), max(round(sides[1] / factor), 1))
     grey = seen if seen.mode == "L" else seen.convert("L")
     if abs(square[0] * grey.height / (square[1] * grey.width) - 1) > 0.05:
         grey = grey.resize(square, Image.Resampling.BILINEAR)
-    print_size, has_ink = size_in_picture(grey)
-    return None if print_size is None else print_size * factor, has_ink
+    look = look_at(grey)
+    return look if look.size is None else look._replace(size=look.size * factor)
 
 
 def _dpi(image: Image.Image) -> float:

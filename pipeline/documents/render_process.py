@@ -49,6 +49,10 @@ _HEAP = {  # glibc gives back every block above 128 KiB and asks for it anew: 2.
 }
 
 
+# NumPy's OpenBLAS takes 40 MB of address space for each core of the machine, and the child's is limited.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+
+
 @dataclass(frozen=True, slots=True)
 class RasterizedPage:
     """One page as it is stored."""
@@ -108,7 +112,7 @@ class Child:
             self._start(setup, shared.fileno())
 
     def _start(self, setup: dict[str, Any], shared_descriptor: int) -> None:
-        variables = without_credentials() | _HEAP
+        variables = without_credentials() | _HEAP | _ONE_THREAD
         variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         command = [sys.executable, "-P", "-m", "pipeline.documents.render_child", json.dumps(setup)]
         self._socket, theirs = socket.socketpair()

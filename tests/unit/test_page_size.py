@@ -56,15 +56,16 @@ def test_image_files_are_never_enlarged(width: int, height: int, print_size: flo
 
 def test_a4_comes_out_as_the_text_says() -> None:
     assert sides(595.276, 841.89, None, "page") == (736, 1024)
-    assert sides(595.276, 841.89, 8) == (1200, 1696)
+    assert sides(595.276, 841.89, 8) == (1056, 1488)
+    assert sides(595.276, 841.89, 7) == (1200, 1696)
     assert sides(595.276, 841.89, 10) == sides(595.276, 841.89, 30) == (736, 1024), "large print costs no more"
     assert sides(595.276, 841.89, 10, "2048") == (1456, 2048)
 
 
 def test_long_pages_and_large_sheets_get_the_pixels_that_they_need() -> None:
-    assert sides(640, 5360, 16, enlarges=False) == (640, 5360), "a receipt keeps its pixels"
-    assert sides(227, 3000, 9) == (416, 5344), "80 mm wide"
-    assert sides(1684, 2384, 10) == (2704, 3824), "A1"
+    assert sides(640, 5360, 14, enlarges=False) == (640, 5360), "a receipt keeps its pixels"
+    assert sides(227, 3000, 9) == (368, 4672), "80 mm wide"
+    assert sides(1684, 2384, 10) == (2368, 3344), "A1"
 
 
 def test_print_that_stays_too_small_is_told_with_the_way_out() -> None:

@@ -13,8 +13,8 @@ is read in the whole page. Tiles are equal, and their sides multiples of the mod
 A tile costs what any image costs, (width / 16 + 1) × height / 16 tokens for Pixtral. What is over `most_tokens` in all
 is shrunk until it is not: A1 at 10 pt comes to 12 px of print, a page of thousands of tiles to a few.
 
-A page that is not much larger may go whole, shrunk alone. Page images are drawn so that small print is 16 px high; of
-1,365 px, shrunk to 1,024, it is 12 px high, which is 10 pt on A4 at 1,024 px. There tiles would make it 2.9 times the
+A page that is not much larger may go whole, shrunk alone. Page images are drawn so that small print is 14 px high; of
+1,365 px, shrunk to 1,024, it is 10.5 px high, as on pages that are drawn so. There tiles would make it 2.9 times the
 tokens. Which size trained weights need is not known: none were at hand.
 """
 
