@@ -266,12 +266,13 @@ def _stands_alone(pieces: list[_Band], i: int, height: float) -> float:
 
 def _are_rows(left: list[Box], right: list[Box], height: float) -> bool:
     """Whether lines on both sides are the cells of common rows, rather than two columns."""
-    few, many = sorted((left, right), key=len)
+    facing_left, facing_right = _facing(left, height, is_left=True), _facing(right, height, is_left=False)
+    # The side of fewer rows, not of fewer cells: a label beside empty cells has no partner, and is a row all the same.
+    (_, few), (_, many) = sorted(((len(facing_left), left), (len(facing_right), right)), key=lambda side: side[0])
     centres = sorted(box.centre for box in many)
     level = [box for box in few if _is_near(box.centre, centres, _LEVEL * height)]
     if len(level) < 0.6 * len(few):
         return False
-    facing_left, facing_right = _facing(left, height, is_left=True), _facing(right, height, is_left=False)
     prose = [is_prose(facing_left, height), is_prose(facing_right, height)]
     if all(prose):
         return False

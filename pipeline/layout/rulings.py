@@ -32,6 +32,8 @@ class Ruling:
     at: float
     start: float
     end: float
+    is_dotted: bool = False
+    """Or dashed: so may letters seem that stand below each other."""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ def find_rulings(pixels: NDArray[np.uint8], angle: float, height: float) -> Ruli
         for length, gap in ((solid * height, 1), (dotted * height, 5)):
             mask = _runs(ink, max(12, round(length)), gap, across=across)
             ruled += [
-                Ruling(at + y, start + x, end + x) for at, start, end in _thin(mask, 0.35 * height, across=across)
+                Ruling(at + y, start + x, end + x, gap > 1)
+                for at, start, end in _thin(mask, 0.35 * height, across=across)
             ]
         found.append(_united(ruled, height))
     return Rulings(found[0], found[1], angle)
@@ -110,7 +113,8 @@ def _united(found: list[Ruling], height: float) -> list[Ruling]:
             is_near = one.at - other.at <= 0.3 * height
             if is_near and one.start <= other.end + 0.5 * height and other.start <= one.end + 0.5 * height:
                 longer = max(one, other, key=lambda ruling: ruling.end - ruling.start)
-                united[i] = Ruling(longer.at, min(one.start, other.start), max(one.end, other.end))
+                start, end = min(one.start, other.start), max(one.end, other.end)
+                united[i] = Ruling(longer.at, start, end, one.is_dotted and other.is_dotted)
                 break
         else:
             united.append(one)

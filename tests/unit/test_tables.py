@@ -207,3 +207,24 @@ def test_table_beside_a_column_of_notes_is_known_by_where_rulings_end() -> None:
     # Rulings level with each other on both sides are those of one table's rows.
     level = page(*left, *[(346, y0, 660, y1) for _, y0, _, y1 in left])
     assert "| Row 2 | 210 | 220 | Note 1 |" in text_in_reading_order([*table, *notes], level)
+
+
+def test_label_beside_empty_cells_is_a_row_of_its_table() -> None:
+    """Between longer labels, which reach over the gutter of the shorter ones."""
+    rows = [
+        ["Free cash flow to the firm", "369", "620", "633", "592"],
+        ["Acquisitions"],
+        ["Divestments", "2", "1", "0", "0"],
+        ["Cash flow from investments", "(459)", "(502)", "(406)", "(315)"],
+        ["Total assets", "1,710", "2,352", "2,912", "3,423"],
+        ["Liabilities"],
+        ["Total current liabilities, net", "193", "295", "300", "299"],
+    ]
+    lines = [
+        line(text, x, 20.0 * number, 8 * len(text))
+        for number, row in enumerate(rows)
+        for text, x in zip(row, (50, 350, 430, 510, 590), strict=False)
+    ]
+    text = text_in_reading_order(lines)
+    assert "| Acquisitions |  |  |  |  |" in text and "| Liabilities |  |  |  |  |" in text
+    assert sum(row.startswith("|") for row in text.splitlines()) == len(rows) + 1
