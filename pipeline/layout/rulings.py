@@ -132,7 +132,7 @@ def _joined(strokes: Sequence[Sequence[float]], height: float, shortest: float) 
     """As `_united`, in a time that grows with their number alone: strokes a third of a line apart are on one line, and
     on one line those that nearly touch are one."""
     found: list[Ruling] = []
-    ordered = sorted(Ruling(*stroke) for stroke in strokes)
+    ordered = sorted(Ruling(at, start, end) for at, start, end in strokes)
     start = 0
     for i in range(1, len(ordered) + 1):
         if i < len(ordered) and ordered[i].at - ordered[start].at <= 0.3 * height:

@@ -197,6 +197,13 @@ def test_digits_are_not_read_across_a_rule(engine: RapidOcrEngine) -> None:
     assert read(engine, page).text == text
 
 
+def test_digits_in_close_rows_are_not_one_number_that_runs_down_the_page(engine: RapidOcrEngine) -> None:
+    """The detector takes the column for one line."""
+    rows = [(str(2 + i % 8), f"{13 + i % 2}A") for i in range(12)]
+    cells = [(x, 20.0 + 12 * i, cell) for i, row in enumerate(rows) for x, cell in zip((30, 120), row, strict=True)]
+    assert read(engine, draw(*cells, font="tibo")).text.split() == [cell for row in rows for cell in row]
+
+
 def test_chinese_is_read_and_joined_without_spaces(engine: RapidOcrEngine) -> None:
     lines = ["港务局档案共四十一箱，内有信件、账簿与图纸，", "自一九一三年以来大多无人查阅。"]
     page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")

@@ -72,3 +72,14 @@ def test_stem_of_a_letter_is_no_ruling() -> None:
     inside, through = Ruling(114.0, 40.0, 52.0), Ruling(114.0, 30.0, 90.0)
     for one in (inside, through):  # short, and without blank paper beside it
         assert parted([word], Rulings(upright=[one])) == [word]
+
+
+@pytest.mark.parametrize("is_dotted", [True, False])
+def test_digits_below_each_other_are_no_dotted_ruling(is_dotted: bool) -> None:
+    """All rows of the column reach over it; a ruling that is drawn through cuts them all the same."""
+    rows = [region(50, 36 + HEIGHT * i, [(0, 30), (38, 90)], 90, 34) for i in range(8)]
+    seen = Rulings(upright=[Ruling(84, 36, 36 + 8 * HEIGHT, is_dotted)])
+    assert len(parted(rows, seen)) == (8 if is_dotted else 16)
+    other = [region(200, 36 + HEIGHT * i, [(0, 40)], 40) for i in range(8)]
+    beside = Rulings(upright=[Ruling(84, 36 - 6 * HEIGHT, 36 + 8 * HEIGHT, is_dotted)])
+    assert len(parted([*rows[:3], *other], beside)) == 8 + 6, "a dotted one that runs on beside them cuts the few"

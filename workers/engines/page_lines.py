@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 from pipeline.layout.lines import Line, find_angle
 from pipeline.layout.rulings import Rulings, find_rulings
@@ -25,6 +26,8 @@ _LEAST_CONFIDENCE = 0.5
 _SURE = 0.9
 # So many lines that run along the page are a block of their own.
 _LEAST_LYING = 4
+# From one digit to the one below, in widths of the column; along a line it is 0.6 of its height.
+_LEAST_STEP = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class _Page:
         rulings = self._rulings()
         self.regions = parted(self.regions, rulings)
         try:
+            self.regions = [part for region in self.regions for part in self._apart(region)]
             for region in self.regions:
                 reading, turn = self._read_best(region)
                 if is_unread_script(region, reading, _LEAST_CONFIDENCE, self._models.reads_greek):
@@ -127,6 +131,19 @@ class _Page:
             return Rulings()
         height = median(min(region.width_px, region.height_px) for region in self.regions)
         return find_rulings(self._pixels, find_angle([Line(region.quad, "") for region in self.regions]), height)
+
+    def _apart(self, region: Region) -> list[Region]:
+        """Digits that stand upright below each other are numbers in the rows of a table, not one that runs down the
+        page: such a one would be shorter, and its digits would lie on their sides."""
+        if not region.runs_along:
+            return [region]
+        text = normalize("NFKC", self._read_best(region)[0].text)
+        if len(text) < 2 or not text.isdecimal() or region.length_in_heights < _LEAST_STEP * len(text):
+            return [region]
+        digits = region.pieces(len(text))
+        read = [normalize("NFKC", self.read(digit, Turn.NONE).text) for digit in digits]
+        are_read = [one == digit for one, digit in zip(read, text, strict=False)]
+        return digits if 2 * sum(are_read) > len(text) else [region]
 
     def _read_best(self, region: Region) -> tuple[Reading, Turn]:
         """A line that runs along the page may run up or down it; what is as high as wide, as its neighbours do."""

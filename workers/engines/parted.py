@@ -1,7 +1,8 @@
 """Cuts what the detector took for one line where it is several: cells that stand close, lines of two columns.
 
 A ruling cuts a line if it runs past it above and below, and has blank paper beside it within the line: so no letter's
-stem and no shadow of a scan cuts a word. The ruling itself is left out: it would be read as a 1 or an l.
+stem and no shadow of a scan cuts a word. A dotted one that runs through most lines on its way is none, but digits that
+stand below each other. The ruling itself is left out: it would be read as a 1 or an l.
 
 A gutter cuts a line if three lines near it begin where the gutter ends and three end before, and if the line has a
 blank there that is wider than between words, as have most of its neighbours that run across.
@@ -41,11 +42,12 @@ def parted(regions: Sequence[Region], rulings: Rulings) -> list[Region]:
         return []
     boxes = np.array([_level(region, rulings.angle) for region in regions])  # (regions, 4): x0, y0, x1, y1
     blanks = [_blanks(region, box, boxes) for region, box in zip(regions, boxes, strict=True)]
+    upright = [one for one in rulings.upright if not (one.is_dotted and _is_of_letters(one, boxes))]
     found: list[Region] = []
     for i, (region, box) in enumerate(zip(regions, boxes, strict=True)):
         cuts = [cut for start, cut in blanks[i].items() if cut is not None and _is_gutter(start, i, blanks, boxes)]
         if region.runs_across:
-            cuts += _cuts_at_rulings(region, box, rulings)
+            cuts += _cuts_at_rulings(region, box, upright)
         found += _parts(region, cuts) if cuts else [region]
     return found
 
@@ -94,7 +96,15 @@ def _is_gutter(start: float, i: int, blanks: list[dict[float, Cut | None]], boxe
     return sum(found) >= 0.6 * len(found)
 
 
-def _cuts_at_rulings(region: Region, box: Boxes, rulings: Rulings) -> list[Cut]:
+def _is_of_letters(one: Ruling, boxes: Boxes) -> bool:
+    """It runs through lines for most of its length, as the digits of a close column do that stand below each other."""
+    sizes = boxes[:, 3] - boxes[:, 1]
+    crossed = boxes[(boxes[:, 0] + 0.3 * sizes < one.at) & (one.at < boxes[:, 2] - 0.3 * sizes)]
+    inside = [max(0.0, min(bottom, one.end) - max(top, one.start)) for _, top, _, bottom in crossed]
+    return bool(sum(inside) > 0.5 * (one.end - one.start))
+
+
+def _cuts_at_rulings(region: Region, box: Boxes, upright: Sequence[Ruling]) -> list[Cut]:
     x0, y0, x1, y1 = box
     size = y1 - y0
 
@@ -102,7 +112,7 @@ def _cuts_at_rulings(region: Region, box: Boxes, rulings: Rulings) -> list[Cut]:
         runs_past = one.start < y0 + 0.1 * size and one.end > y1 - 0.1 * size
         return bool(runs_past and x0 + 0.3 * size < one.at < x1 - 0.3 * size)
 
-    crossing = [one for one in rulings.upright if crosses(one)]
+    crossing = [one for one in upright if crosses(one)]
     if not crossing:
         return []
     ink = _ink(region.image)
