@@ -16,6 +16,7 @@ class ReviewReason(StrEnum):
     EMPTY = "empty"
     UNREAD_SCRIPT = "unread-script"
     DEADLINE = "deadline"
+    REPETITION = "repetition"
     LENGTH = "length"
     FILTERED = "filtered"
     UNREAD_REGIONS = "unread-regions"
@@ -31,6 +32,7 @@ SENTENCES = {
     ReviewReason.EMPTY: "nothing was read, and the page is not blank or carries text of its own",
     ReviewReason.UNREAD_SCRIPT: "the page, or a part of it, is in a script that the engine does not read",
     ReviewReason.DEADLINE: "time was over before the whole page was read; the text is what was read until then",
+    ReviewReason.REPETITION: "the model fell into a loop whatever was tried; the text is that of the best try",
     ReviewReason.LENGTH: "the answer was cut off at its longest length",
     ReviewReason.FILTERED: "a filter of the server that reads cut the answer off",
     ReviewReason.UNREAD_REGIONS: "the engine found lines of text that it could not read",

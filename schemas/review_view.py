@@ -21,6 +21,7 @@ _IS_LAYER = "a.engine = 'text-layer'"
 def review(dialect: str) -> str:
     reasons = {  # reason → (when, score)
         ReviewReason.DEADLINE: ("a.finish_reason = 'deadline'", "0.9"),
+        ReviewReason.REPETITION: ("a.finish_reason = 'repetition'", "0.85"),
         ReviewReason.LENGTH: ("a.finish_reason = 'length'", "0.8"),
         ReviewReason.EMPTY: ("a.finish_reason = 'empty' OR a.text = '' AND l.text IS NOT NULL", "1.0"),
         ReviewReason.TEXT_LAYER: (f"{_IS_LAYER} AND coalesce(l.verdict, 'sound') <> 'sound'", "0.7"),

@@ -242,6 +242,7 @@ def test_pages_worth_a_look_are_listed_with_the_gravest_reason(archive: Archive)
         ({"review_reason": "unread-script", "review_score": 0.9}, {"warnings": "x"}, "unread-script"),
         ({"finish_reason": "length", "confidence": 0.1}, {}, "length"),
         ({"finish_reason": "deadline"}, {}, "deadline"),
+        ({"finish_reason": "repetition", "confidence": 0.99}, {}, "repetition"),
         ({"text": ""}, {"text_layer": "words", "text_layer_verdict": "invisible"}, "empty"),
         ({"text": ""}, {}, None),
         ({"engine": "text-layer"}, {"text_layer": "words", "text_layer_verdict": "stub"}, "text-layer"),
@@ -261,8 +262,8 @@ def test_pages_worth_a_look_are_listed_with_the_gravest_reason(archive: Archive)
     assert listed == {number: reason for number, (_, _, reason) in enumerate(doubts, 1) if reason is not None}
     assert all(0 < score <= 1 and isinstance(detail, str) and detail for _, _, score, detail, _ in rows)
     scores = {number: score for number, _, score, *_ in rows}
-    assert (scores[3], scores[4], scores[14]) == (pytest.approx(0.3), pytest.approx(0.06), pytest.approx(0.25))
-    assert scores[13] == min(scores.values()), "what was mended comes after every text in doubt"
+    assert (scores[3], scores[4], scores[15]) == (pytest.approx(0.3), pytest.approx(0.06), pytest.approx(0.25))
+    assert scores[14] == min(scores.values()), "what was mended comes after every text in doubt"
     details = {reason: detail for _, reason, _, detail, _ in rows}
     assert details["warning"] == "mended a thing" and "more is printed on the page" in details["text-layer"]
     assert {batch_id for *_, batch_id in rows} == {archive.batches["b"].public_id}

@@ -106,9 +106,11 @@ class PixtralEngine:
         from workers.pixtral.plan.sequence import Sampling
         from workers.pixtral.text.confidence import without
         from workers.pixtral.text.generation import Generation
+        from workers.pixtral.text.repetition import lines_of_page
         from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
 
-        sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
+        lines = lines_of_page(max(pixels.shape[:2]))
+        sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop, lines)
 
         def answer(generation: Generation) -> Answer:
             text, doubled, sure = generation.text, list[str](), generation.confidence

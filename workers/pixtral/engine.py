@@ -28,7 +28,7 @@ from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model import sampling
 from workers.pixtral.plan.scheduler import Scheduler, Step
 from workers.pixtral.plan.sequence import Request, Sequence, State
-from workers.pixtral.text.generation import Generation, ends_with_stop, worded
+from workers.pixtral.text.generation import Generation, Vocabulary, Writing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Ticket:
     sequence: Sequence
     future: Future[Any]
     convert: Callable[[Generation], Any]
+    writing: Writing
     submitted: float
     started: float | None = None
     first_token: float | None = None
@@ -61,8 +62,8 @@ class PackedEngine:
         piece: Callable[[int], bytes] | None = None,
     ) -> None:
         self.executor, self.scheduler = executor, scheduler
-        self.decode, self.eos_id, self.lookahead = decode, eos_id, lookahead
-        self.piece = piece or (lambda token: decode([token]).encode())
+        self.vocabulary = Vocabulary(decode, piece or (lambda token: decode([token]).encode()), eos_id)
+        self.lookahead = lookahead
         self._wake = threading.Condition()
         self._inbox: deque[Ticket] = deque()
         self._tickets: dict[Sequence, Ticket] = {}
@@ -84,7 +85,8 @@ class PackedEngine:
         Raises:
             Unavailable: the engine is closed or its device is gone.
         """
-        ticket = Ticket(Sequence.of(request), Future(), convert, time.monotonic())
+        sequence = Sequence.of(request)
+        ticket = Ticket(sequence, Future(), convert, Writing(sequence, self.vocabulary), time.monotonic())
         if not self.scheduler.fits(ticket.sequence):
             room = self.scheduler.pool.num_blocks * self.scheduler.pool.block_size
             ticket.future.set_exception(
@@ -234,15 +236,12 @@ class PackedEngine:
             sequence.tokens.append(token)
             sequence.log_probabilities.append(log_probability)
             try:
-                stop = sequence.request.sampling.stop
-                ended = token == self.eos_id or ends_with_stop(sequence.generated, stop, self.decode)
+                reason = ticket.writing.ended(token)
             except Exception as error:
                 self._fail(ticket, _no_text(error))
                 continue
-            if ended:
-                self._finish(ticket, "stop")
-            elif len(sequence.generated) >= sequence.max_tokens:
-                self._finish(ticket, "length")
+            if reason is not None:
+                self._finish(ticket, reason)
 
     def _finish(self, ticket: Ticket, reason: str) -> None:
         """Give the answer; the request fails where its tokens make none: a model may know more than its tokenizer."""
@@ -261,10 +260,7 @@ class PackedEngine:
 
     def _generation(self, ticket: Ticket, reason: str) -> Generation:
         sequence, now = ticket.sequence, time.monotonic()
-        stop = sequence.request.sampling.stop if reason == "stop" else ()
-        tokens, text, confidence = worded(
-            sequence.generated, sequence.log_probabilities, stop, self.decode, self.piece, self.eos_id
-        )
+        tokens, text, confidence = ticket.writing.worded(reason)
         return Generation(
             tokens=tuple(tokens),
             text=text,
@@ -275,6 +271,7 @@ class PackedEngine:
             time_to_first_token_seconds=ticket.first_token - ticket.submitted if ticket.first_token else None,
             preemptions=sequence.preemptions,
             confidence=confidence,
+            loop=ticket.writing.loop,
         )
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:

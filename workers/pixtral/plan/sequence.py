@@ -48,6 +48,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    page_lines: int = 0  # that the page has room for: an answer that repeats itself for more is a loop; 0: none is
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
-"""Tokens that were generated, as the text that is given for them; where a stop string ends it."""
+"""Tokens that were generated, as the text that is given for them, and what ends an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
 
+from workers.pixtral.plan.sequence import Sequence
 from workers.pixtral.text.confidence import Confidence, confidence_of
+from workers.pixtral.text.repetition import Loop, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +17,19 @@ class Generation:
 
     tokens: tuple[int, ...]
     text: str
-    finish_reason: str  # stop, length, deadline or cancelled
+    finish_reason: str  # stop, length, repetition, deadline or cancelled
     prompt_tokens: int
     seconds: float  # from submit
     queue_seconds: float
     time_to_first_token_seconds: float | None
     preemptions: int
     confidence: Confidence | None = None  # None where nothing was generated
+    loop: Loop | None = None  # that was cut off the answer
 
 
-def ends_with_stop(tokens: Sequence[int], stop: Sequence[str], decode: Callable[[list[int]], str]) -> bool:
+def ends_with_stop(
+    tokens: AbstractSequence[int], stop: AbstractSequence[str], decode: Callable[[list[int]], str]
+) -> bool:
     """Whether a stop string has just been completed; a tail of tokens suffices, each is at least a byte."""
     if not stop:
         return False
@@ -32,27 +38,52 @@ def ends_with_stop(tokens: Sequence[int], stop: Sequence[str], decode: Callable[
     return any(end in text for end in stop)
 
 
-def before_stop(text: str, stop: Sequence[str]) -> str:
+def before_stop(text: str, stop: AbstractSequence[str]) -> str:
     """The text up to the first stop string."""
     places = [text.find(end) for end in stop]
     return text[: min([place for place in places if place >= 0], default=len(text))]
 
 
-def worded(
-    generated: Sequence[int],
-    log_probabilities: Sequence[float],
-    stop: Sequence[str],
-    decode: Callable[[list[int]], str],
-    piece: Callable[[int], bytes],
-    eos_id: int,
-) -> tuple[list[int], str, Confidence | None]:
-    """An answer's tokens without EOS, the text up to a stop string, and how sure the model was of both.
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Tokens as text; both functions raise where a token has none."""
 
-    `piece` gives the bytes of one token. Raises whatever `decode` and `piece` do of a token that has no text.
-    """
-    tokens = list(generated)
-    if tokens and tokens[-1] == eos_id:
-        tokens.pop()
-    text = before_stop(decode(tokens), stop)
-    pieces = [piece(token) for token in tokens] + [b""] * (len(generated) - len(tokens))
-    return tokens, text, confidence_of(pieces, log_probabilities, len(text))
+    decode: Callable[[list[int]], str]
+    piece: Callable[[int], bytes]  # of one token; empty for a control token
+    eos_id: int
+
+
+class Writing:
+    """One answer while it is written: with which token it ends, and what it says."""
+
+    def __init__(self, sequence: Sequence, vocabulary: Vocabulary) -> None:
+        self.loop: Loop | None = None  # that it fell into
+        self._sequence, self._vocabulary = sequence, vocabulary
+        lines = sequence.request.sampling.page_lines
+        self._watch = Watch(vocabulary.piece, lines) if lines else None
+
+    def ended(self, token: int) -> str | None:
+        """Why the answer ends with its newest token, which its sequence has taken already; None where it goes on."""
+        sequence = self._sequence
+        if token == self._vocabulary.eos_id:
+            return "stop"
+        stop = sequence.request.sampling.stop
+        if stop and ends_with_stop(sequence.generated, stop, self._vocabulary.decode):
+            return "stop"
+        if self._watch is not None:
+            self.loop = self._watch.add(token)
+        if self.loop is not None:
+            return "repetition"
+        return "length" if len(sequence.tokens) - sequence.prompt_length >= sequence.max_tokens else None
+
+    def worded(self, reason: str) -> tuple[list[int], str, Confidence | None]:
+        """The tokens without EOS, the text, and how sure the model was of it; of a loop one copy."""
+        sequence, vocabulary = self._sequence, self._vocabulary
+        written = slice(self.loop.first if self.loop else None)
+        tokens, likely = list(sequence.generated[written]), sequence.log_probabilities[written]
+        if tokens and tokens[-1] == vocabulary.eos_id:
+            tokens.pop()
+        stop = sequence.request.sampling.stop if reason == "stop" else ()
+        text = before_stop(vocabulary.decode(tokens), stop)
+        pieces = [vocabulary.piece(token) for token in tokens] + [b""] * (len(likely) - len(tokens))
+        return tokens, text, confidence_of(pieces, likely, len(text))

@@ -1,0 +1,96 @@
+"""Models that truly loop, decoded by the engine: each loop is caught, it harms no neighbour, and nothing else ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.checkpoint import PRESETS, random_tensors, tiny_tokenizer, write_checkpoint
+from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
+from tests.chain_checkpoint import chain_checkpoint
+from workers.pixtral.plan.sequence import Sampling
+from workers.pixtral.start import Built, build_engine
+from workers.pixtral.text.repetition import LINES
+
+pytestmark = pytest.mark.xdist_group("reader")
+MEMORY = 700_000_000
+PAGE = np.full((64, 192, 3), 255, np.uint8)
+
+
+def write(built: Built, pages: list[np.ndarray], **sampling):
+    """All pages at once; their generations."""
+    wanted = Sampling(**{"max_tokens": 4096, "page_lines": LINES} | sampling)
+    requests = [built.processor.encode_page(f"p{number}", page, "read", wanted) for number, page in enumerate(pages)]
+    return [future.result(300) for future in [built.engine.submit(request) for request in requests]]
+
+
+LOOPS = {  # what stands before, and what comes for ever; at how many tokens it is caught at the latest
+    "empty rows": ((), ("|  ", "|  |", "\n"), 340),
+    "rows": (("Heading",), ("| ", "alpha", " |", "\n"), 420),
+    "a sentence": (("It ", "was "), ("the ", "committee ", "met ", "again ", "today ", ".\n"), 1050),
+    "one line": ((), ("a", " "), 1200),
+    "dots": (("See ",), (".",), 1200),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_model_that_writes_the_same_for_ever_is_stopped_and_one_copy_stays(name, tmp_path):
+    before, loop, latest = LOOPS[name]
+    built = build_engine(chain_checkpoint(tmp_path / "m", before, loop), torch.device("cpu"), memory_bytes=MEMORY)
+    try:
+        (found,) = write(built, [PAGE])
+        (free,) = write(built, [PAGE], page_lines=0, max_tokens=500)
+        assert built.engine.stats()["running"] == 0
+    finally:
+        built.engine.close()
+    assert (free.finish_reason, free.loop) == ("length", None) and len(free.tokens) == 500
+    assert found.finish_reason == "repetition" and found.loop is not None
+    assert found.loop.first + found.loop.tokens <= latest
+    assert found.text == "".join((*before, *loop)) and len(found.tokens) == found.loop.first
+    assert found.confidence.mean > 0.9, "a loop is sure of itself"
+
+
+def test_every_loop_of_random_models_is_caught(tmp_path):
+    """Five models whose next token hangs on the last alone: a random walk that must come back to where it was."""
+    caught = []
+    for seed in range(5):
+        params = PRESETS["tiny"]
+        tensors = random_tensors(params, seed=seed)
+        for name, tensor in tensors.items():
+            if name.endswith((".wo.weight", ".feed_forward.w2.weight")) and name.startswith("layers."):
+                tensor.zero_()
+        tensors["output.weight"][2] = 0.0  # of 276 logits some are above 0, so EOS never comes
+        folder = write_checkpoint(tmp_path / str(seed), params, tensors, tiny_tokenizer())
+        built = build_engine(folder, torch.device("cpu"), memory_bytes=MEMORY)
+        try:
+            (found,) = write(built, [PAGE], max_tokens=2500)
+        finally:
+            built.engine.close()
+        caught.append((found.finish_reason, found.loop is not None))
+    assert caught == [("repetition", True)] * 5
+
+
+def test_no_drawn_table_or_list_of_the_reader_is_stopped():
+    """200 pages with tables, figures and lists through the trained reader: each ends by itself, with its text."""
+    samples = draw_samples(200, (256, 128), seed=77, kinds=("table", "numbers", "words", "random"))
+    built = build_engine(CHECKPOINT, torch.device("cpu"), memory_bytes=2 * MEMORY)
+    try:
+        watched = write(built, [sample.pixels for sample in samples], max_tokens=400)
+    finally:
+        built.engine.close()
+    assert {generation.finish_reason for generation in watched} == {"stop"}
+
+
+def test_a_neighbour_of_a_loop_writes_what_it_writes_alone(tmp_path):
+    """One model, in which only pages on their side are read to the end."""
+    folder = chain_checkpoint(tmp_path / "m", ("Heading",), ("| ", "beta", " |", "\n"), ends="turned", closeness=0.8)
+    built = build_engine(folder, torch.device("cpu"), memory_bytes=MEMORY)
+    upright = np.ascontiguousarray(np.rot90(PAGE))
+    try:
+        alone = write(built, [upright])[0]
+        beside = write(built, [PAGE, upright, PAGE, upright])
+    finally:
+        built.engine.close()
+    assert [one.finish_reason for one in beside] == ["repetition", "stop", "repetition", "stop"]
+    assert alone.tokens == beside[1].tokens == beside[3].tokens and alone.text == "Heading| beta |\n"
