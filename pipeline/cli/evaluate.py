@@ -80,6 +80,8 @@ def eval_pages(
       pagepack eval docs/                                   the engine of `run`; the worst pages first
       pagepack eval docs/ --engine tesseract --changes      another one, and what it got wrong
       pagepack eval --answers rapidocr --answers tesseract  what is stored already, one against the other
+      pagepack eval olmOCR-bench/                           olmOCR-bench or OmniDocBench, as they are published
+      pagepack eval mm-mt-bench DATASET --help              conversations, judged by another model
 
     The engine reads the pixels of each page, whatever text the page carries. Its answers are stored beside the others,
     and pages go on showing what they show. Figures are in the views evaluations, evaluated_documents and
@@ -95,12 +97,13 @@ def eval_pages(
     check_plots(plot)
     (chosen,) = choose_asked_prompts([prompt] if prompt else [], [prompt_file] if prompt_file else [], {})
     settings = load_settings(home=home, **flags, text_layer="keep")
+    if not paths and not answers:
+        raise UsageError("eval needs files or folders to read, or --answers of what was read")
+    judge = _Judge(settings, paths, chosen, changes)
     if answers:
-        found, code = _judge_stored(settings, paths, chosen, answers, changes), EXIT_DONE
+        found, code = judge.stored(answers), EXIT_DONE
     else:
-        if not paths:
-            raise UsageError("eval needs files or folders to read, or --answers of what was read")
-        read = _read(settings, paths, chosen, pages, devices, changes)
+        read = judge.read(pages, devices)
         if read is None:
             return EXIT_INTERRUPTED
         found, code = read
@@ -114,62 +117,68 @@ def check_plots(plots: Sequence[Path]) -> None:
         check_plot(file)
 
 
-def _read(
-    settings: Settings,
-    paths: Sequence[str | Path],
-    prompt: Prompt,
-    pages: str | None,
-    devices: str | None,
-    changes: bool,
-) -> tuple[list[Evaluation], int] | None:
-    """Read them as `run` does, and judge that; the exit code of the reading. None where the user stopped it."""
-    from pipeline.cli.command_again import words_of_this_command
-    from pipeline.cli.jobs import execute
-    from pipeline.database.open import open_database
-    from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.truths import PageTruths
-    from pipeline.ingest.selection import select_files
-    from pipeline.ingest.submission import parse_pages
-    from pipeline.query.batch_status import find_batch
-    from pipeline.query.sql import run_sql
-    from pipeline.store.answer_sets import AnswerSet
+class _Judge:
+    """What is judged by which truths: a benchmark where the only path is one, else files."""
 
-    selection = select_files([], [_TRUTHS], True)
-    command = words_of_this_command(settings)
-    ranges = parse_pages(pages)
-    done = execute(settings, paths, [prompt], None, ranges, devices, selection, command=command, is_evaluation=True)
-    if done is None:
-        return None
-    db = open_database(settings)
-    batch = find_batch(db, done.batch_id)
-    name = " ".join(Path(str(path)).name or str(path) for path in paths)
-    read = AnswerSet("batch", batch.batch_id, batch.id)
-    found = evaluate(db, read, prompt.name, None, PageTruths(), name, with_changes=changes)
-    failures = f"SELECT source_path, page_number, cause, reason FROM failures WHERE batch_id = {quoted(batch.batch_id)}"
-    rows = list(run_sql(settings, failures).rows)
-    found.complaints += [str(reason) for *_, reason in rows]
-    return [found], exit_code_of(str(cause) for _, _, cause, _ in rows)
+    def __init__(self, settings: Settings, paths: Sequence[str | Path], prompt: Prompt, changes: bool) -> None:
+        """Raises UsageError: a path is data of a benchmark, and not of one that is known."""
+        from pipeline.evaluation.datasets import find_dataset
 
+        found = [find_dataset(one) for one in paths if isinstance(one, Path)]
+        if len(paths) > 1 and any(found):
+            raise UsageError("a benchmark is judged by itself; name it alone")
+        self._settings, self._paths, self._prompt, self._changes = settings, paths, prompt, changes
+        self._dataset = found[0] if found else None
 
-def _judge_stored(
-    settings: Settings, paths: Sequence[str | Path], prompt: Prompt, answers: Sequence[str], changes: bool
-) -> list[Evaluation]:
-    from pipeline.database.open import open_database
-    from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.truths import PageTruths
-    from pipeline.query.answer_names import find_answers
+    def stored(self, answers: Sequence[str]) -> list[Evaluation]:
+        """Answers that are there; a benchmark is read anew for each set, for it is used up."""
+        from pipeline.database.open import open_database
+        from pipeline.query.answer_names import find_answers
 
-    db = open_database(settings)
-    sets = [find_answers(db, word) for word in answers]
-    documents = _documents(db, paths) if paths else None
-    name = " ".join(Path(str(path)).name or str(path) for path in paths) or "all files"
-    return [
-        evaluate(db, one, _prompt_of(one, prompt), documents, PageTruths(), name, with_changes=changes) for one in sets
-    ]
+        db = open_database(self._settings)
+        sets = [find_answers(db, word) for word in answers]
+        documents = _documents(db, self._paths) if self._paths and self._dataset is None else None
+        found = []
+        for one in sets:
+            prompt = one.value if one.kind == "prompt" else self._prompt.name
+            found.append(
+                _Judge(self._settings, self._paths, self._prompt, self._changes)._of(db, one, prompt, documents)
+            )
+        return found
 
+    def read(self, pages: str | None, devices: str | None) -> tuple[list[Evaluation], int] | None:
+        """Read them as `run` does, and judge that; the exit code of the reading. None where the user stopped it."""
+        from pipeline.cli.command_again import words_of_this_command
+        from pipeline.cli.jobs import execute
+        from pipeline.database.open import open_database
+        from pipeline.ingest.selection import select_files
+        from pipeline.ingest.submission import parse_pages
+        from pipeline.query.batch_status import find_batch
+        from pipeline.query.sql import run_sql
+        from pipeline.store.answer_sets import AnswerSet
 
-def _prompt_of(answers: AnswerSet, prompt: Prompt) -> str:
-    return answers.value if answers.kind == "prompt" else prompt.name
+        selection = select_files([], [_TRUTHS], True)
+        paths: Sequence[str | Path] = self._dataset.files if self._dataset is not None else self._paths
+        asked = (self._settings, paths, [self._prompt], None, parse_pages(pages), devices, selection)
+        done = execute(*asked, command=words_of_this_command(self._settings), is_evaluation=True)
+        if done is None:
+            return None
+        db = open_database(self._settings)
+        batch = find_batch(db, done.batch_id)
+        found = self._of(db, AnswerSet("batch", batch.batch_id, batch.id), self._prompt.name, None)
+        failures = f"SELECT cause, reason FROM failures WHERE batch_id = {quoted(batch.batch_id)} ORDER BY source_path"
+        rows = list(run_sql(self._settings, failures).rows)
+        found.complaints += [str(reason) for _, reason in rows]
+        return [found], exit_code_of(str(cause) for cause, _ in rows)
+
+    def _of(self, db: Database, answers: AnswerSet, prompt: str, documents: set[int] | None) -> Evaluation:
+        from pipeline.evaluation.evaluate import evaluate, evaluate_dataset
+        from pipeline.evaluation.truths import PageTruths
+
+        if self._dataset is not None:
+            return evaluate_dataset(db, answers, prompt, self._dataset, with_changes=self._changes)
+        name = " ".join(Path(str(path)).name or str(path) for path in self._paths) or "all files"
+        return evaluate(db, answers, prompt, documents, PageTruths(), name, with_changes=self._changes)
 
 
 def _documents(db: Database, paths: Sequence[str | Path]) -> set[int]:

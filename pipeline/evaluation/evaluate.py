@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
 from pipeline.database.looking import Looking
+from pipeline.errors import UsageError
 from pipeline.evaluation.answers import PageAnswer, answers_of
 from pipeline.evaluation.doubt import doubt, worst_tenth_share
 from pipeline.evaluation.measures import Measured, measure
 from pipeline.evaluation.truths import Truth
 from pipeline.query.word_diff import Piece, diff
 from pipeline.store.answer_sets import AnswerSet
+from pipeline.urls import local_path
 
 
 class Truths(Protocol):
@@ -124,14 +127,69 @@ def evaluate(
             found.without_truth.append(page.name)
             continue
         found.pages.append(judged(page, truth, with_changes))
-    if answers.kind == "batch" and len(models) == 1:
-        found.answers = f"model:{models.pop()}"
-    found.pages.sort(key=lambda page: (-page.measured.error_rate, page.path, page.page_number))
+    _name_and_sort(found, answers, models)
     found.complaints = truths.complaints
     return found
 
 
-def judged(page: PageAnswer, truth: Truth, with_changes: bool, table_score: float | None = None) -> JudgedPage:
+class Dataset(Protocol):
+    """A benchmark in its published form: what its files are, and how answers to them are judged."""
+
+    kind: str
+    name: str
+    files: list[Path]
+    complaints: list[str]
+
+    def judge(self, page: PageAnswer, files: list[Path], with_changes: bool) -> tuple[JudgedPage | None, list[Item]]:
+        """`files` are where the page lies on this machine."""
+
+    def rest(self) -> list[Item]:
+        """Questions whose page has no answer."""
+
+
+def evaluate_dataset(
+    db: Looking, answers: AnswerSet, prompt: str, dataset: Dataset, *, with_changes: bool = False
+) -> Evaluation:
+    """Judge the answers of the set to the pages of a benchmark."""
+    found = Evaluation(dataset.kind, dataset.name, answers.name, prompt, complaints=dataset.complaints)
+    models: set[str] = set()
+    wanted = set(dataset.files)
+    for page in answers_of(db, answers, prompt, None):
+        files = [path for path in map(_local, page.locations) if path in wanted]
+        if not files:
+            continue
+        models.add(page.model)
+        one, items = dataset.judge(page, [file for file in files if file is not None], with_changes)
+        found.pages += [one] if one else []
+        found.items += items
+    found.items += dataset.rest()
+    _name_and_sort(found, answers, models)
+    return found
+
+
+def _local(location: str) -> Path | None:
+    try:
+        path = local_path(location)
+    except UsageError:
+        return None
+    return None if path is None else Path(path)
+
+
+def _name_and_sort(found: Evaluation, answers: AnswerSet, models: set[str]) -> None:
+    if answers.kind == "batch" and len(models) == 1:
+        found.answers = f"model:{models.pop()}"
+    found.pages.sort(key=lambda page: (-page.measured.error_rate, page.path, page.page_number))
+
+
+def judged(
+    page: PageAnswer,
+    truth: Truth,
+    with_changes: bool,
+    table_score: float | None = None,
+    text: str | None = None,
+) -> JudgedPage:
+    """`text` is what is judged, where that is not the whole answer."""
+    text = page.text if text is None else text
     return JudgedPage(
         page_id=page.page_id,
         answer_id=page.answer_id,
@@ -139,9 +197,9 @@ def judged(page: PageAnswer, truth: Truth, with_changes: bool, table_score: floa
         path=page.path,
         page_number=page.page_number,
         truth=truth.kind,
-        measured=measure(truth.text, page.text),
+        measured=measure(truth.text, text),
         doubt=doubt(page.review_reason, page.review_score, page.finish_reason, page.confidence),
         model=page.model,
         table_score=table_score,
-        changes=diff(truth.text, page.text) if with_changes else [],
+        changes=diff(truth.text, text) if with_changes else [],
     )
