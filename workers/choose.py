@@ -65,7 +65,7 @@ def choose_engine(settings: Settings) -> Choice:
         if settings.max_cost is not None and not Prices.of(settings).are_known():
             raise UsageError(
                 "--max-cost needs prices: PAGEPACK_ENDPOINT_INPUT_PRICE and PAGEPACK_ENDPOINT_OUTPUT_PRICE, of a "
-                "million tokens each"
+                "million tokens each, or PAGEPACK_ENDPOINT_PAGE_PRICE, of a thousand pages"
             )
         return Choice("endpoint", asked.fingerprint, f"{reason}, at {asked.url}", asked.only_prompts)
     if settings.model is None:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 def check_engines(settings: Settings) -> list[dict[str, str]]:
     """One check an engine and one for the choice, as plain values."""
-    checks = [_rapidocr(), _tesseract(), *_pixtral(settings.model)]
+    checks = [_rapidocr(), _tesseract(), *_pixtral(settings.model), *_endpoint(settings)]
     try:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
-        if choice.engine == "pixtral" and settings.model is not None and checks[-2]["name"] == "attention":
+        if choice.engine == "pixtral" and settings.model is not None and "attention" in {one["name"] for one in checks}:
             checks += _model(settings.model)
     except PagepackError as error:
         checks.append(_check("engine", "broken", str(error)))
@@ -70,6 +70,18 @@ def _pixtral(folder: Path | None) -> list[dict[str, str]]:
             return [*checks, _check("attention", "ok", start.describe(folder, first))]
     any_folder = f"{start.describe(None, first)}, where the weights are bfloat16; --model DIR looks at yours"
     return [*checks, _check("attention", "ok", any_folder)]
+
+
+def _endpoint(settings: Settings) -> list[dict[str, str]]:
+    """Whether the server answers, where one is set; no page is sent, so nothing is charged."""
+    if settings.endpoint_url is None:
+        return []
+    from pipeline.endpoints.check import look_at_server
+
+    try:
+        return [_check("endpoint", "ok", look_at_server(settings))]
+    except PagepackError as error:
+        return [_check("endpoint", "broken", str(error))]
 
 
 def _devices() -> dict[torch.device, str]:

@@ -146,6 +146,9 @@ ENTRIES = (
 GENERAL = Entry("general", r"", "a guess of pagepack's own: hosted models shrink what is larger", max_side_px=2048)
 """Of a model that no entry knows."""
 
+MISTRAL_OCR = Entry("mistral-ocr", r"", "https://docs.mistral.ai/api/endpoint/ocr", reads_only=True)
+"""Of what answers at /ocr, whatever it is called."""
+
 _NAMES = {entry.name: entry for entry in (*ENTRIES, GENERAL)}
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.endpoints.client import Client
-from pipeline.endpoints.words import bad_answer, error_words, one_line
+from pipeline.endpoints.words import bad_answer, error_words, fields_of, one_line
 from pipeline.errors import PageFailed, PagepackError, Unavailable
 
 log = logging.getLogger("pagepack.endpoint")
@@ -59,6 +59,7 @@ class Completion:
     output_tokens: int = 0
     pieces: tuple[bytes, ...] = ()
     log_probabilities: tuple[float, ...] = ()
+    cost: float | None = None
 
 
 def chat_body(
@@ -106,7 +107,7 @@ async def complete(
     client: Client,
     body: Mapping[str, Any],
     deadline: float | None = None,
-    cost: Callable[[int, int], float | None] = lambda prompt_tokens, output_tokens: None,
+    cost: Callable[[int, int, int], float | None] = lambda prompt_tokens, output_tokens, pages: None,
 ) -> Completion:
     """Ask, on the client's thread: `client.start(complete(client, body)).result()`.
 
@@ -123,12 +124,13 @@ async def complete(
         log.info("%s gives no log-probabilities; answers have no confidence (%s)", client.name, error)
         reply = await client.send("POST", PATH, deadline, json=_without(body, client.unknown_fields))
     answer = reply.json()
+    price = cost(*tokens_of(answer), 0)
     try:
         completion = completion_of(answer)
     except PagepackError as error:
-        error.cost = cost(*tokens_of(answer))
+        error.cost = price
         raise
-    return replace(completion, seconds=reply.seconds, tries=reply.tries)
+    return replace(completion, seconds=reply.seconds, tries=reply.tries, cost=price)
 
 
 def _without(body: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
@@ -139,12 +141,12 @@ def completion_of(answer: Mapping[str, Any]) -> Completion:
     """Raises: PageFailed (`filtered`), Unavailable (`bad-answer`, `endpoint`)."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        said = error_words(json.dumps(answer).encode()) if answer.get("error") else f"it has {_fields(answer)}"
+        said = error_words(json.dumps(answer).encode()) if answer.get("error") else f"it has {fields_of(answer)}"
         raise bad_answer(f"no choices: {said}")
     choice = choices[0]
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise bad_answer(f"a choice without a message: it has {_fields(choice)}")
+        raise bad_answer(f"a choice without a message: it has {fields_of(choice)}")
     text = _text_of(message.get("content"))
     reason = str(choice.get("finish_reason") or "stop").lower()
     if reason in _BROKEN_OFF:
@@ -205,7 +207,3 @@ def _bytes_of(entry: Mapping[str, Any]) -> bytes:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _fields(value: Mapping[str, Any]) -> str:
-    return one_line(", ".join(map(str, value)) or "no fields", 80)

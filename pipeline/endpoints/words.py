@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,11 @@ def one_line(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Without what drives a terminal, and not longer than fits a message."""
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 4 * most]).split())
     return words if len(words) <= most else f"{words[:most]}…"
+
+
+def fields_of(value: Mapping[str, Any]) -> str:
+    """The names of its fields, for whoever looks what came instead."""
+    return one_line(", ".join(map(str, value)) or "no fields", 80)
 
 
 def error_words(body: bytes) -> str:

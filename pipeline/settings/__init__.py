@@ -65,6 +65,9 @@ class Settings(BaseModel):
     endpoint_url: str | None = _(None, "engine endpoint: a server as OpenAI's, by its base, such as https://host/v1")
     endpoint_model: str | None = _(None, "the model's name there")
     endpoint_key: str | None = _(None, "the key for it; no option of a command, which others could see", repr=False)
+    endpoint_kind: Literal["chat", "mistral-ocr"] = _(
+        "chat", "chat asks for completions; mistral-ocr asks /ocr, as Mistral serves it, which takes no prompt"
+    )
     endpoint_profile: str | None = _(None, "how it is asked: an entry of docs/endpoint.md; default by the model's name")
     endpoint_concurrency: int = _(
         32, "requests at once at most, of each worker; fewer as the server bears", ge=1, le=1024
@@ -78,6 +81,7 @@ class Settings(BaseModel):
 
     endpoint_input_price: float | None = _(None, "of a million tokens of image and prompt, in any currency", ge=0)
     endpoint_output_price: float | None = _(None, "of a million tokens of answers", ge=0)
+    endpoint_page_price: float | None = _(None, "of a thousand pages, where a server charges so, as /ocr does", ge=0)
     max_cost: float | None = _(None, "a batch is read until it has cost so much, by these prices", gt=0)
 
     blank_pages: Literal["skip", "read"] = _(

@@ -20,6 +20,7 @@ from schemas.prompts import DESCRIBE, OCR
 from tests.model_server import ModelServer, closed, half, half_stream, hang, huge, ok, raw, says, status
 from tests.running import call, pagepack, reconciles, rows, wait_until, write_pdf
 from workers.choose import choose_engine
+from workers.doctor import check_engines
 from workers.engines import Answer
 from workers.engines.endpoint import EndpointEngine
 
@@ -373,3 +374,47 @@ def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_
     reconciles(home)
     left = [path for path in home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert left == [] and KEY not in first.stderr + second.stderr + second.stdout
+
+
+OCR_PAGE = {
+    "pages": [{"index": 0, "markdown": "# Dear Sir\n\n|a|b|", "images": [], "dimensions": {"dpi": 200}}],
+    "model": "mistral-ocr-2505-completion",
+    "usage_info": {"pages_processed": 1, "doc_size_bytes": 20_000},
+}
+
+
+def test_mistrals_ocr_endpoint_reads_a_page_without_a_prompt_and_is_paid_by_the_page() -> None:
+    kind = {"endpoint_kind": "mistral-ocr", "endpoint_model": "mistral-ocr-latest", "endpoint_page_price": 2.0}
+    bad = {"model": "mistral-ocr-2505", "usage_info": {"pages_processed": 1}}
+    with ModelServer(says(OCR_PAGE), says(bad), status(422, "image too large")) as server:
+        (answer,) = read(server, **kind)
+        errors = [failure(server, **kind) for _ in range(2)]
+        body = server.exchanges[0].body
+        assert {exchange.path for exchange in server.exchanges} == {"/v1/ocr"}
+        reader = engine(server, **kind)
+        assert reader.supports(OCR) and not reader.supports(DESCRIBE)
+        reader.close()
+    assert isinstance(answer, Answer) and answer.text == "# Dear Sir\n\n|a|b|" and answer.cost == 0.002
+    assert answer.model is None, "the alias names the dated one"
+    assert set(body) == {"model", "document", "include_image_base64"} and body["document"]["type"] == "image_url"
+    assert [(error.cause, error.cost) for error in errors] == [("bad-answer", 0.002), ("refused", None)]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "model", "state", "words"),
+    [
+        (says({"data": [{"id": "small"}, {"id": "large"}]}), "small", "ok", "small is asked as"),
+        (says({"data": [{"id": "large"}]}), "small", "broken", "has no model 'small'; it has large"),
+        (says({"data": [{"id": "large"}]}), None, "ok", "--endpoint-model NAME chooses one of large"),
+        (says({}), "olmocr", "ok", "lists no models; olmocr is asked as the catalogue says of olmocr"),
+        (status(401, KEY), "small", "broken", "PAGEPACK_ENDPOINT_KEY"),
+    ],
+)
+def test_doctor_says_whether_the_endpoint_answers(behaviour, model, state: str, words: str) -> None:
+    with ModelServer(behaviour) as server:
+        settings = Settings(endpoint_url=server.url, endpoint_model=model, endpoint_key=KEY)
+        checks = {check["name"]: check for check in check_engines(settings)}
+        assert [exchange.path for exchange in server.exchanges] == ["/v1/models"]
+    assert checks["endpoint"]["state"] == state and words in checks["endpoint"]["fact"]
+    assert KEY not in str(checks)
+    assert "endpoint" not in {check["name"] for check in check_engines(Settings())}

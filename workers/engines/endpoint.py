@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipeline.endpoints.catalogue import Entry, entry_of, is_same_model, without_front_matter
+from pipeline.endpoints.catalogue import MISTRAL_OCR, Entry, entry_of, is_same_model, without_front_matter
 from pipeline.endpoints.prices import Prices
 from pipeline.endpoints.words import shown_url
 from pipeline.errors import UsageError
@@ -44,6 +44,7 @@ class Asked:
     """What the settings ask a server for. All that shapes an answer is in the fingerprint; where it runs is not."""
 
     url: str
+    kind: str
     model: str
     entry: Entry
     image_format: Format
@@ -56,10 +57,11 @@ class Asked:
         if settings.endpoint_url is None or settings.endpoint_model is None:
             lacks = "--endpoint-url URL" if settings.endpoint_url is None else "--endpoint-model NAME"
             raise UsageError(f"the engine endpoint needs a server and a model: {lacks}")
-        entry = entry_of(settings.endpoint_model, settings.endpoint_profile)
+        kind, is_chat = settings.endpoint_kind, settings.endpoint_kind == "chat"
+        entry = entry_of(settings.endpoint_model, settings.endpoint_profile) if is_chat else MISTRAL_OCR
         side = settings.endpoint_max_side_px or entry.max_side_px
         extra = json.loads(settings.endpoint_body) if settings.endpoint_body else {}
-        return cls(settings.endpoint_url, settings.endpoint_model, entry, settings.endpoint_image, side, extra)
+        return cls(settings.endpoint_url, kind, settings.endpoint_model, entry, settings.endpoint_image, side, extra)
 
     @property
     def only_prompts(self) -> list[str] | None:
@@ -154,9 +156,15 @@ class EndpointEngine:
         self, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt, deadline: float | None
     ) -> Answer:
         from pipeline.endpoints.chat import complete
+        from pipeline.endpoints.mistral_ocr import ocr_body, read_page
 
-        as_asked = self._asked.prompt(prompt)
-        completion = await complete(self._client, self._asked.body(images, as_asked), deadline, self._prices.cost)
+        asked, as_asked = self._asked, self._asked.prompt(prompt)
+        if asked.kind == "chat":
+            body = asked.body(images, as_asked)
+            completion = await complete(self._client, body, deadline, self._prices.cost)
+        else:
+            body = ocr_body(asked.model, images.images[0], asked.image_format, asked.extra)
+            completion = await read_page(self._client, body, deadline, self._prices.cost)
         return self._answer(completion, pixels, images, as_asked)
 
     def _answer(self, completion: Completion, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt) -> Answer:
@@ -197,7 +205,7 @@ class EndpointEngine:
             review_reason=reason,
             review_score=score,
             model=f"{self.model}={completion.model}" if is_other else None,
-            cost=self._prices.cost(completion.prompt_tokens, completion.output_tokens),
+            cost=completion.cost,
         )
 
     def _note_served(self, served: str) -> None:
