@@ -27,6 +27,7 @@ from pipeline.layout.lines import Box, Line, find_frame, lay_out
 from pipeline.layout.paragraphs import Block, blocks_of_rows
 from pipeline.layout.rows import Row, join, rows, united
 from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text, taken_out
+from pipeline.layout.running_lines import set_apart
 from pipeline.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ def text_in_reading_order(
     if rulings is not None:
         drawn = outside_text(in_frame(rulings, frame), boxes)
         boxes, ruled = take_tables(boxes, drawn, height), drawn.level
-    found = regions_as_given(boxes, height, ruled) if is_given else regions(boxes, height, ruled)
+    if is_given:
+        found = regions_as_given(boxes, height, ruled)
+    else:
+        head, boxes_of_text, foot = set_apart(boxes, height)
+        found = [part for part in (head, *regions(boxes_of_text, height, ruled), foot) if part]
     of_page = (as_given(found, height) if is_given else None) or [rows(region) for region in found]
     return "\n\n".join(with_headings(_in_order(of_page, body, _compounds(boxes)), body))
 

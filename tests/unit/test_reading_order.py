@@ -177,6 +177,25 @@ def test_footnote_below_the_left_column_comes_after_both() -> None:
     )
 
 
+@pytest.mark.parametrize("number_x", [50, 665])
+@pytest.mark.parametrize("y", [30, 245])
+def test_running_head_and_foot_do_not_stand_between_the_columns(y: float, number_x: float) -> None:
+    """Less than a line from the text: a name and the page's number, at both margins or at one."""
+    running = [line("Shen and others", 80, y, 150), line("1188", number_x, y, 15)]
+    text = text_in_reading_order([*column("a", 50, 60, 300, 9), *column("b", 380, 60, 300, 9), *running])
+    columns_text = "A0 a1 a2 a3 a4 a5 a6 a7 a8.\n\nB0 b1 b2 b3 b4 b5 b6 b7 b8."
+    assert columns_text in text and "1188" in text.replace(columns_text, "").split()
+
+
+def test_last_row_of_a_table_is_no_running_foot() -> None:
+    lines = [
+        line(cell, x, 100.0 + 24 * i, 60)
+        for i in range(6)
+        for x, cell in ((50, f"Item {i}"), (350, str(7 * i)), (550, str(90 - i)))
+    ]
+    assert text_in_reading_order(lines).splitlines()[-1] == "| Item 5 | 35 | 85 |"
+
+
 def test_line_whose_box_is_too_long_does_not_tear_the_columns() -> None:
     lines = [*column("a", 50, 0, 300, 8), *column("b", 360, 0, 300, 8)]
     lines[3] = line("a3", 50, 3 * PITCH, 314)  # reaches into the other column by a third of a line's height
