@@ -6,7 +6,7 @@ alone: the sweep sends again, and a worker that knows it will come.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,6 +48,11 @@ class SubmitDocument(BaseModel):
     location: str = Field(min_length=1, max_length=4_096)
     batch: str = Field(max_length=MOST_OF_A_NAME, description="name of the batch that it joins, or makes")
     prompts: list[str] = Field(["ocr"], description="names in the prompt catalogue")
+    schemas: dict[str, dict[str, Any]] = Field(
+        {},
+        description="prompts of the sender's own by name: each asks for the fields of its JSON Schema, and is answered "
+        "with JSON that fits it; with [] as prompts, nothing else is asked",
+    )
     pages: str | None = Field(None, description="page numbers from 1 and ranges, like 3-5,8,20-; default all")
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     notify: str | None = Field(None, description="TASK or TASK@QUEUE, sent with a DocumentDone when it is done")

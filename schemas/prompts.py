@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from schemas.text import storable
 
@@ -20,7 +21,8 @@ class Prompt:
     """A question to a page, with the sampling parameters that it is asked with.
 
     `text` follows the page's image in the message. `temperature` 0 is greedy. `stop` holds strings that end an
-    answer (they are not part of it).
+    answer (they are not part of it). `schema` is a JSON Schema, as text, that the answer is held to; it is part of
+    the text, too.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Prompt:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         """What the database would change is changed before, for the version is a hash of it."""
@@ -39,7 +42,16 @@ class Prompt:
     @cached_property  # so no slots
     def version(self) -> str:
         """First 16 hex digits of the SHA-256 of name, text and parameters."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        said = {"name": self.name, "text": self.text, **self.parameters}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answer beside the text; without a schema as before there were any."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in ("name", "text", "schema")} | (
+            {} if self.schema is None else {"schema": self.schema}
+        )
 
 
 OCR = Prompt(
@@ -76,3 +88,20 @@ def question_prompt(question: str) -> Prompt:
     text = " ".join(question.split())
     name = text if len(text) <= 100 else f"{text[:90]}… {hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return Prompt(f"ask: {name}", question, max_tokens=1024)
+
+
+FILL_IN = (
+    "Read this page and fill in the fields of the JSON Schema below with what stands on it, exactly as it is written. "
+    "Invent nothing: where the page does not say, take null, or an empty text or list, if the schema lets you."
+)
+
+
+def held_to(prompt: Prompt, schema: str) -> Prompt:
+    """The prompt with a JSON Schema for its answer. The model reads it: descriptions in it say what is meant."""
+    asked = f"{prompt.text}\n\nAnswer with JSON that fits this JSON Schema, and with nothing else:\n{schema}"
+    return replace(prompt, text=asked, schema=schema)
+
+
+def schema_prompt(name: str, schema: str, **sampling: Any) -> Prompt:
+    """A prompt that asks for nothing but the fields of a schema."""
+    return held_to(Prompt(name, FILL_IN, **sampling), schema)

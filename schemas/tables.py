@@ -418,6 +418,7 @@ class TaskAttempt(Base):
     batch_id: Mapped[int | None] = mapped_column(BigInteger)  # a foreign key would lock the batch's row at each attempt
     started_at: Mapped[datetime | None]
     cost: Mapped[float | None] = mapped_column(Float)  # of answers that were of no use, too
+    text: Mapped[str | None] = mapped_column(StorableText)  # what was read, where it became no answer
 
 
 class WorkerProcess(Base):

@@ -11,7 +11,9 @@ from collections.abc import Collection
 
 from schemas.current_failures import CURRENT_FAILURES
 from schemas.evaluation_views import EVALUATED_DOCUMENTS, EVALUATED_ITEMS, EVALUATED_PAGES, EVALUATIONS
+from schemas.page_data import page_data
 from schemas.page_lines import page_lines
+from schemas.prompts_view import prompts
 from schemas.review_view import review
 from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE
 
@@ -179,7 +181,7 @@ SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS pr
        x.worker AS worker, x.engine AS engine, x.finish_reason AS finish_reason, x.temperature AS temperature,
        x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error,
        {path} AS source_path, t.prompt_version AS prompt_version, b.public_id AS batch_id,
-       x.started_at AS started_at, x.ended_at AS ended_at, x.cost AS cost
+       x.started_at AS started_at, x.ended_at AS ended_at, x.cost AS cost, x.text AS text
 FROM task_attempts x
 JOIN page_tasks t ON t.id = x.task_id
 JOIN batches b ON b.id = coalesce(x.batch_id, t.batch_id)
@@ -218,20 +220,6 @@ WHERE {IS_FIRST_TASK}
 """
 
 
-def _prompts(dialect: str) -> str:
-    def parameter(name: str, kind: str) -> str:
-        if dialect == "sqlite":
-            return f"json_extract(v.parameters, '$.{name}') AS {name}"
-        return f"CAST(v.parameters ->> '{name}' AS {kind}) AS {name}"
-
-    kinds = {"max_tokens": "bigint", "temperature": "double precision", "top_p": "double precision"}
-    parameters = ", ".join(parameter(*of) for of in {**kinds, "seed": "bigint", "stop": "text"}.items())
-    return f"""
-SELECT v.name AS prompt, v.version AS prompt_version, v.text AS text, {parameters}, v.created_at AS created_at
-FROM prompt_versions v
-"""
-
-
 _PAGE_IMAGES = """
 SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS page_number, p.image_hash AS image_hash,
        p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer, p.warnings AS warnings,
@@ -264,7 +252,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "batch_summary": _batch_summary(),
         "attempts": _ATTEMPTS,
         "answers": _ANSWERS,
-        "prompts": _prompts(dialect),
+        "prompts": prompts(dialect),
         "promotions": _PROMOTIONS,
         "evaluations": EVALUATIONS,
         "evaluated_documents": EVALUATED_DOCUMENTS,
@@ -272,6 +260,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "evaluated_items": EVALUATED_ITEMS,
         "page_images": _PAGE_IMAGES,
         "page_lines": page_lines(dialect),
+        "page_data": page_data(dialect),
         "review": review(dialect),
     }
 

@@ -34,8 +34,10 @@ from pipeline.store.wished_model import wishes_for
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage
+from schemas.prompts import Prompt
 from workers.budget import Budget
 from workers.engines import Answer, Engine
+from workers.outcome import held_to_schema
 from workers.writer import Stopping, Writer
 
 log = logging.getLogger("pagepack.worker")
@@ -227,7 +229,7 @@ class Reader:
             if not self._wait(claim, futures, deadline):
                 return None
         return outcomes | {
-            task.task_id: self._outcome(claim, future) for task, future in zip(asked, futures, strict=True)
+            task.task_id: self._outcome(claim, task.prompt, future) for task, future in zip(asked, futures, strict=True)
         }
 
     def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
@@ -249,7 +251,7 @@ class Reader:
                 return False
         return True
 
-    def _outcome(self, claim: PageClaim, future: Future[Answer]) -> ReadAnswer | Exception:
+    def _outcome(self, claim: PageClaim, prompt: Prompt, future: Future[Answer]) -> ReadAnswer | Exception:
         try:
             answer = future.result()
         except CancelledError:
@@ -266,7 +268,8 @@ class Reader:
             return PageFailed(f"nothing was read within {limit}; raise PAGEPACK_PAGE_SECONDS", cause="deadline")
         if answer.finish_reason == "stop" and not answer.text.strip():
             answer = replace(answer, finish_reason="empty")
-        return ReadAnswer(engine=self.engine.name, **asdict(answer) | {"model": answer.model or self.engine.model})
+        model = answer.model or self.engine.model
+        return held_to_schema(ReadAnswer(engine=self.engine.name, **asdict(answer) | {"model": model}), prompt)
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""

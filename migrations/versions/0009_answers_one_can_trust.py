@@ -65,6 +65,7 @@ def upgrade() -> None:
     op.add_column("answer_versions", sa.Column("lowest_confidence", sa.Float(), nullable=True))
     op.add_column("answer_versions", sa.Column("cost", sa.Float(), nullable=True))
     op.add_column("task_attempts", sa.Column("cost", sa.Float(), nullable=True))
+    op.add_column("task_attempts", sa.Column("text", sa.Text(), nullable=True))
     op.create_index(
         "ix_task_attempts_cost", "task_attempts", ["batch_id", "cost"], sqlite_where=_COSTS, postgresql_where=_COSTS
     )
@@ -132,6 +133,7 @@ def downgrade() -> None:
     op.drop_column("batches", "shows_answers")
     op.drop_column("batches", "max_cost")
     op.drop_index("ix_task_attempts_cost", table_name="task_attempts")
+    op.drop_column("task_attempts", "text")
     op.drop_column("task_attempts", "cost")
     op.drop_column("answer_versions", "cost")
     op.drop_column("answer_versions", "lowest_confidence")

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from pipeline.cli.options import (
     path_or_url,
     quoted,
     sampling_options,
+    schema_option,
 )
 from pipeline.cli.prompts import question, take_sampling
 from pipeline.cli.where import database_name, looking_words
@@ -61,6 +63,7 @@ class _Left(Exception):
 @click.argument("paths", nargs=-1, required=True, type=path_or_url)
 @pages_option
 @sampling_options
+@partial(schema_option, multiple=False)
 @home_option
 @engine_options
 @devices_option
@@ -69,6 +72,7 @@ def ask(
     asked: str,
     paths: tuple[str | Path, ...],
     pages: str | None,
+    schema: Path | None,
     home: Path | None,
     devices: str | None,
     as_json: bool,
@@ -87,7 +91,7 @@ def ask(
     from pipeline.query.sql import run_sql
     from pipeline.settings import load_settings
 
-    prompt = question(asked, take_sampling(flags))
+    prompt = question(asked, take_sampling(flags), schema)
     settings = load_settings(home=home, **flags)
     ranges = parse_pages(pages)
     done = _have_answered(settings, paths, prompt, ranges, devices)

@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     path,
     path_or_url,
     sampling_options,
+    schema_option,
     text_layer_option,
 )
 from schemas.prompts import CATALOGUE
@@ -62,6 +63,7 @@ def batch_options(command: F) -> F:
             "repeated.",
         ),
         sampling_options,
+        schema_option,
         text_layer_option,
         detail_option,
         click.option(

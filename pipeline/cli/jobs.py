@@ -41,6 +41,7 @@ def run(
     home: Path | None,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
+    schemas: tuple[Path, ...],
     batch: str | None,
     pages: str | None,
     devices: str | None,
@@ -59,7 +60,7 @@ def run(
 
     sampling, selection = take_sampling(flags), take_selection(flags)
     settings = load_settings(home=home, **flags)
-    chosen = choose_asked_prompts(prompts, prompt_files, sampling)
+    chosen = choose_asked_prompts(prompts, prompt_files, sampling, schemas)
     started = time.monotonic()
     command = words_of_this_command(settings)
     done = execute(settings, paths, chosen, batch, parse_pages(pages), devices, selection, command=command)
@@ -132,6 +133,7 @@ def submit(
     home: Path | None,
     prompts: tuple[str, ...],
     prompt_files: tuple[Path, ...],
+    schemas: tuple[Path, ...],
     batch: str | None,
     pages: str | None,
     priority: int,
@@ -158,7 +160,7 @@ def submit(
     sampling, selection = take_sampling(flags), take_selection(flags)
     settings = load_settings(home=home, **flags)
     check_notify(notify)
-    chosen, ranges = choose_asked_prompts(prompts, prompt_files, sampling), parse_pages(pages)
+    chosen, ranges = choose_asked_prompts(prompts, prompt_files, sampling, schemas), parse_pages(pages)
     started = time.monotonic()
     stopping: list[int] = []
     walk = [Seen(0, 0)]

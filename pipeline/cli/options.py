@@ -128,6 +128,18 @@ def devices_option(command: F) -> F:
     )(command)
 
 
+def schema_option(command: F, *, multiple: bool = True) -> F:
+    """JSON Schemas for answers."""
+    help_text = (
+        "Answers are JSON that fits this JSON Schema; see docs/structured.md. It holds for --prompt-file; without one, "
+        "it asks for its fields, as a prompt of the file's name. May be repeated."
+        if multiple
+        else "The answer is JSON that fits this JSON Schema; see docs/structured.md."
+    )
+    name = "schemas" if multiple else "schema"
+    return click.option("--schema", name, multiple=multiple, type=path, metavar="FILE", help=help_text)(command)
+
+
 def sampling_options(command: F) -> F:
     """How prompts of one's own are answered; a version of the prompt for each choice, beside the others."""
     for name, text in (

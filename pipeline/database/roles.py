@@ -76,7 +76,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "alembic_version": "SELECT",
     "batches": "SELECT (id, public_id, name, state, engine, model, all_pages, all_seen, started_at, finished_at, "
     "command)",
-    "prompt_versions": "SELECT (version, name)",
+    "prompt_versions": "SELECT (version, name, parameters, created_at)",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
     "sources": "SELECT (id, path, document_id, cause, reason, gone_at)",

@@ -31,12 +31,14 @@ from pipeline.store.batches import (
     text_layer_of,
 )
 from pipeline.store.sources import SeenFile, record_files
+from pipeline.structured.check import checked
 from pipeline.urls import is_url
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
-from schemas.prompts import CATALOGUE, Prompt, choose_prompts
+from schemas.prompts import CATALOGUE, Prompt, choose_prompts, schema_prompt
 from schemas.text import storable
 
 _TAKES_SOUND_TEXT = ("rapidocr", "tesseract")  # where nobody says otherwise: reading is no better than what is there
+_MOST_OF_A_PROMPT = 100  # characters of a prompt's name
 _MOST_OF_A_TARGET = 255  # bytes of a task's or queue's name, as RabbitMQ has it
 
 log = logging.getLogger("pagepack.submit")
@@ -223,7 +225,7 @@ def submit_message(db: Database, settings: Settings, message: SubmitDocument) ->
     try:
         prompts, pages = _wishes(message)
     except BadMessage as error:
-        plain = message.model_copy(update={"prompts": ["ocr"], "pages": None, "notify": None})
+        plain = message.model_copy(update={"prompts": ["ocr"], "schemas": {}, "pages": None, "notify": None})
         batch = _open_batch_of(db, settings, plain, *_wishes(plain))
         # Not under the path itself: the file may be there, and read, for whoever asked better.
         _reject(db, batch, f"message:{storable(message.location)}", DocumentRejected(str(error), cause=error.cause))
@@ -252,13 +254,26 @@ def _reject(db: Database, batch: OpenBatch, location: str, rejection: DocumentRe
 
 
 def _wishes(message: SubmitDocument) -> tuple[list[Prompt], list[tuple[int, int]]]:
+    schemas = sorted(message.schemas.items())  # whatever their order, it is the same batch
     try:
         check_notify(message.notify)
-        return choose_prompts(message.prompts, []), parse_pages(message.pages)
+        own = [schema_prompt(_own_name(name), checked(one, f"the schema {_begin(name)}")) for name, one in schemas]
+        return choose_prompts(message.prompts, own), parse_pages(message.pages)
     except KeyError as error:
         raise BadMessage(f"no prompt of the catalogue is called {error}; there are {', '.join(CATALOGUE)}") from error
     except UsageError as error:
         raise BadMessage(str(error)) from error
+
+
+def _own_name(name: str) -> str:
+    """A prompt's name of somebody's own. Raises UsageError: it cannot be one."""
+    if name in CATALOGUE:
+        raise UsageError(f"the schema {name}: that is a prompt of the catalogue; choose another name")
+    if not name or name != name.strip() or len(name) > _MOST_OF_A_PROMPT or not name.isprintable():
+        raise UsageError(
+            f"the schema {_begin(name)!r}: a prompt's name has 1 to {_MOST_OF_A_PROMPT} characters, in one line"
+        )
+    return name
 
 
 def _open_batch_of(

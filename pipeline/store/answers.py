@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.database.dialect import GivenRows
+from pipeline.errors import PageFailed
 from pipeline.store.search_terms import search_terms, search_vector
 from schemas.columns import utc_now
 from schemas.states import TaskState
@@ -37,6 +38,14 @@ class ReadAnswer:
     review_score: float | None = None
     lowest_confidence: float | None = None
     cost: float | None = None
+
+
+class UnfitAnswer(PageFailed):
+    """An answer that is none to its prompt: cut off, or not as its JSON Schema says. It stays in the history."""
+
+    def __init__(self, message: str, answer: ReadAnswer, *, cause: str) -> None:
+        super().__init__(message, cause=cause)
+        self.answer, self.cost = answer, answer.cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -71,10 +71,9 @@ def open_batch(
     with db.write() as connection:
         insert = insert_for(connection)
         for prompt in prompts:
-            parameters = {field: value for field, value in asdict(prompt).items() if field not in ("name", "text")}
             connection.execute(
                 insert(PromptVersion)
-                .values(version=prompt.version, name=prompt.name, text=prompt.text, parameters=parameters)
+                .values(version=prompt.version, name=prompt.name, text=prompt.text, parameters=prompt.parameters)
                 .on_conflict_do_nothing()
             )
         asked = {

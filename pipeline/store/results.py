@@ -20,7 +20,16 @@ from pipeline.database.dialect import is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.errors import PagepackError, Unavailable
-from pipeline.store.answers import AnswerKey, ReadAnswer, ReusedAnswer, Settled, add_attempts, put_answers, settle
+from pipeline.store.answers import (
+    AnswerKey,
+    ReadAnswer,
+    ReusedAnswer,
+    Settled,
+    UnfitAnswer,
+    add_attempts,
+    put_answers,
+    settle,
+)
 from pipeline.store.claims import PageClaim, TaskClaim
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
@@ -90,14 +99,17 @@ class _Ended:
         return Settled(*at, ids[self.key], attempts=1, shows=held.shows_answers)
 
     def attempt(self, worker: str, held: HeldTask) -> dict[str, Any]:
-        answer = self.outcome if isinstance(self.outcome, ReadAnswer) else None
+        outcome = self.outcome
+        unfit = outcome.answer if isinstance(outcome, UnfitAnswer) else None
+        answer = outcome if isinstance(outcome, ReadAnswer) else unfit
         return {
             "task_id": self.task.task_id,
             "token": self.task.token,
             "worker": worker,
             **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
-            "error": None if answer else str(self.outcome),
-            "cost": cost_of(self.outcome),
+            "text": unfit.text if unfit else None,
+            "error": str(outcome) if isinstance(outcome, Exception) else None,
+            "cost": cost_of(outcome),
             "batch_id": held.batch_id,
             "started_at": held.leased_at,
         }

@@ -45,9 +45,12 @@ def check_prompts(choice: EngineChoice, prompts: Sequence[Prompt]) -> None:
     """Raises UsageError where the engine does not answer one of them."""
     for prompt in prompts:
         if choice.only_prompts is not None and prompt.name not in choice.only_prompts:
+            what = repr(prompt.name)
+            way_out = "use --engine pixtral --model DIR"
+            if prompt.schema is not None:
+                what, way_out = f"{what}, which has a JSON Schema", f"{way_out}, or --engine endpoint"
             raise UsageError(
-                f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {prompt.name!r}; "
-                "use --engine pixtral --model DIR"
+                f"the engine {choice.engine} answers {', '.join(choice.only_prompts)} only, not {what}; {way_out}"
             )
 
 

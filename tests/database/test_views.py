@@ -34,11 +34,11 @@ CONTRACT = {
     "batch_summary": "batch_id name state files_seen files_done files_failed files_rejected pages_total pages_done "
     "pages_failed started_at finished_at",
     "attempts": "document_id page_number prompt attempt worker engine finish_reason temperature prompt_tokens "
-    "output_tokens seconds error source_path prompt_version batch_id started_at ended_at cost",
+    "output_tokens seconds error source_path prompt_version batch_id started_at ended_at cost text",
     "answers": "source_path folder file_name document_id page_number prompt prompt_version engine model is_current "
     "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at angle "
     "lowest_confidence cost",
-    "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at",
+    "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at schema",
     "promotions": "promotion_id answers prompt batch_id path answers_held created_at rolled_back_at",
     "evaluations": f"evaluation_id kind name answers prompt pages {MEASURED} items items_judged item_score "
     "worst_tenth_share created_at",
@@ -52,6 +52,8 @@ CONTRACT = {
     "height_pt text_layer_verdict dpi print_px is_blank",
     "page_lines": "source_path document_id page_number prompt line_number text confidence left_px top_px right_px "
     "bottom_px left_fraction top_fraction right_fraction bottom_fraction folder file_name",
+    "page_data": "source_path document_id page_number prompt data prompt_version engine model confidence batch_id "
+    "created_at folder file_name",
     "review": "source_path document_id page_number prompt reason score detail finish_reason confidence folder "
     "file_name batch_id",
 }

@@ -12,7 +12,7 @@ from pipeline.cli.prompts import choose_asked_prompts, question, take_sampling
 from pipeline.errors import UsageError
 from schemas.prompts import Prompt
 
-KNOWN = "known are max_tokens, temperature, seed"
+KNOWN = "known are max_tokens, temperature, seed, schema"
 
 
 def written(folder: Path, text: str) -> Path:

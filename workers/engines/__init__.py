@@ -54,7 +54,11 @@ class Engine(Protocol):
     """Pages worth having in flight at once; sizes the worker's thread pool."""
 
     def supports(self, prompt: Prompt) -> bool:
-        """Whether this engine can answer this prompt at all."""
+        """Whether this engine can answer this prompt at all.
+
+        With `prompt.schema`: whether it asks its model for JSON that fits. Whether it fits is looked at by the worker
+        (`workers/outcome.py`), whatever the engine; what does not is a failure.
+        """
         ...
 
     def submit(

@@ -140,7 +140,12 @@ class PixtralEngine:
         try:
             request = self._built.processor.encode_page(image_hash, pixels, prompt.text, sampling, deadline, tiling)
             shared[:] = shared or request.images
-            request = dataclasses.replace(request, images=tuple(shared))
+            constrain = self._built.processor.grammars.of(prompt.schema) if prompt.schema is not None else None
+            request = dataclasses.replace(request, images=tuple(shared), constrain=constrain)
+        except PageFailed as error:
+            refused: Future[Answer] = Future()
+            refused.set_exception(error)
+            return refused
         except Exception as error:  # mistral-common has no one root of its errors
             failed: Future[Answer] = Future()
             failed.set_exception(PageFailed(f"the page does not fit the model's input: {error}"))

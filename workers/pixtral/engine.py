@@ -296,4 +296,5 @@ class PackedEngine:
 
 
 def _no_text(error: Exception) -> PageFailed:
-    return PageFailed(f"the model's answer is no text: {type(error).__name__}: {error}", cause="undecodable")
+    no_text = PageFailed(f"the model's answer is no text: {type(error).__name__}: {error}", cause="undecodable")
+    return error if isinstance(error, PageFailed) else no_text

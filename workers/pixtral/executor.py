@@ -205,6 +205,9 @@ class Executor:
         if not count:
             return torch.zeros(2, 0, dtype=torch.float64)
         logits = self.backend.logits(hidden)[:count]
+        held = [(row, one.constraint.mask) for row, one in enumerate(layout.sample_sequences) if one.constraint]
+        if held:
+            sampling.constrain(logits, [row for row, _ in held], np.stack([mask for _, mask in held]))
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
             sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.pixtral.model.transfer import to_device
@@ -37,6 +38,21 @@ def greedy(logits: Tensor) -> Tensor:
     """logits (R, V) → the first largest of each row (R,), or NOT_FINITE."""
     best = logits.max(dim=-1)
     return torch.where(torch.isfinite(best.values), best.indices, NOT_FINITE)
+
+
+def constrain(logits: Tensor, rows: Sequence[int], masks: NDArray[np.int32]) -> None:
+    """Take from these rows of logits (R, V) all tokens that may not follow, in place; other rows are not touched.
+
+    `masks` (len(rows), ⌈V / 32⌉) holds a bit for each token, the lowest first.
+    """
+    count = logits.shape[1]
+    some = to_device(np.asarray(rows), logits.device)
+    bits = to_device(masks, logits.device)
+    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    for group in _groups(len(rows), LOOKED_AT):
+        may_follow = (bits[group, :, None] >> shifts).bitwise_and_(1).bool().flatten(1)[:, :count]
+        part = logits.index_select(0, some[group]).masked_fill_(~may_follow, -torch.inf)
+        logits.index_copy_(0, some[group], part)
 
 
 def choose(logits: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], uniforms: Sequence[float]) -> Tensor:
@@ -99,7 +115,7 @@ def _draw(logits: Tensor, wanted: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if not whole:
         likely = likely * (values > values[:, -1:])
     cumulative = likely.cumsum(dim=-1)
-    inside = (cumulative - likely) < mass  # the first is always inside
+    inside = ((cumulative - likely) < mass) & (likely > 0)  # the first is always inside; what may not follow never is
     last = (inside.sum(dim=-1, keepdim=True) - 1).clamp_min(0)  # below 0 where nothing is a number
     total = torch.where(mass < 1, cumulative.gather(1, last), 1.0)
     target = point * total

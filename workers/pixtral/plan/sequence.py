@@ -14,15 +14,28 @@ token by token as decode rows, in the same shapes as the first time: the text ca
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ids = count()
+
+
+class Constraint(Protocol):
+    """What may follow in one answer; it follows the answer token by token."""
+
+    mask: NDArray[np.int32]
+    """(⌈V / 32⌉,) a bit for each token, the lowest first: 1 where it may be the next."""
+
+    def advance(self, token: int) -> bool:
+        """Take the token that was sampled and renew the mask; whether the answer is whole, and nothing may follow."""
+        ...
 
 
 class State(StrEnum):
@@ -62,6 +75,7 @@ class Request:
     sampling: Sampling = Sampling()
     deadline: float | None = None  # a time.monotonic() moment
     tile_tokens: int = 0  # of the images after a page's first; they leave its room for text as it is
+    constrain: Callable[[], Constraint] | None = None  # begins the answer's constraint; None: any token may follow
 
     @property
     def prefix_key(self) -> str | None:
@@ -92,10 +106,13 @@ class Sequence:
     error: str = ""
     preemptions: int = 0
     log_probabilities: list[float] = field(default_factory=list)  # of the tokens after the prompt
+    constraint: Constraint | None = None  # of the next token; it stays through preemption, for tokens do
 
     @classmethod
     def of(cls, request: Request) -> Sequence:
-        return cls(request, list(request.tokens), request.prefix_key)
+        sequence = cls(request, list(request.tokens), request.prefix_key)
+        sequence.constraint = request.constrain() if request.constrain else None
+        return sequence
 
     @property
     def prompt_length(self) -> int:
@@ -121,6 +138,8 @@ class Sequence:
             return False
         if self.computed < len(self.tokens) - 1:
             return True  # feeding a known answer again after preemption
+        if self.constraint is not None and self.pending:
+            return False  # what may follow is known when the host has read the last token
         return self.num_generated < self.max_tokens and self.computed < len(self.tokens) + self.pending
 
     def chunk_end(self, chunk_tokens: int, start: int | None = None) -> int:

@@ -63,9 +63,13 @@ class Writing:
         self._watch = Watch(vocabulary.piece, lines) if lines else None
 
     def ended(self, token: int) -> str | None:
-        """Why the answer ends with its newest token, which its sequence has taken already; None where it goes on."""
+        """Why the answer ends with its newest token, which its sequence has taken already; None where it goes on.
+
+        Raises PageFailed: it could not be held to its schema. Others as `decode`.
+        """
         sequence = self._sequence
-        if token == self._vocabulary.eos_id:
+        is_whole = sequence.constraint is not None and sequence.constraint.advance(token)
+        if is_whole or token == self._vocabulary.eos_id:
             return "stop"
         stop = sequence.request.sampling.stop
         if stop and ends_with_stop(sequence.generated, stop, self._vocabulary.decode):

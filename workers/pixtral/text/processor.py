@@ -34,6 +34,7 @@ from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.fingerprint import lacks
 from workers.pixtral.plan.page_tiles import Tiling, num_tokens
 from workers.pixtral.plan.sequence import Image, Request, Sampling
+from workers.pixtral.text.grammar import Grammars
 from workers.pixtral.text.tile_images import about, cut
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)
@@ -98,6 +99,7 @@ class Processor:
         instruct.image_encoder = PixelKeeper(encoder.image_config, encoder.special_ids)
         self.image_end_id = encoder.special_ids.img_end
         self.eos_id = self.text.eos_id
+        self.grammars = Grammars(self.tokenizer, config.vocab_size)
         self.max_side_px = min(encoder.image_config.max_image_size, vision.image_size)
         self.cell = vision.patch_size * vision.spatial_merge_size
         assert isinstance(self.text, Tekkenizer), type(self.text)  # what a tekken.json makes

@@ -1,0 +1,1 @@
+"""Answers held to a JSON Schema: which schemas are taken, whether an answer fits, its fields as columns."""
