@@ -15,6 +15,7 @@ from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
 from pipeline.documents.pdf_encryption import unlock
 from pipeline.documents.pdf_size import choose_page_size, draw
+from pipeline.documents.said_twice import said_once
 from pipeline.documents.text_lines import FLAGS, text_lines
 from pipeline.errors import DocumentRejected, PageFailed
 
@@ -82,6 +83,7 @@ class PdfPages:
             text_page = pymupdf.TextPage(display_list.get_textpage(FLAGS))
             text = clean(text_page.extractText())
             lines = text_lines(text_page)
+            text = said_once(text, lines)
             chosen = choose_page_size(display_list, lines, sides_pt, self._detail, self._limits)
             pixmap = draw(display_list, chosen.size)
             notes += [chosen.warning] if chosen.warning else []

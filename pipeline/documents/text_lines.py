@@ -6,7 +6,9 @@ Nothing is judged here (`text_layer.py`, `pdf_size.py`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import pymupdf as _pymupdf
@@ -42,6 +44,13 @@ class TextLines:
     pictures: list[tuple[float, float, float, float, float]]  # box, and pixels a point
     is_plain: bool  # nothing but dark text and rules, so that the page's picture need not be looked at
     num_vectors: int = 0
+    handles: list[Any] = field(default_factory=list)  # MuPDF's own lines; they live as long as their page
+
+    def keep(self, is_kept: Sequence[bool]) -> None:
+        """Of the lines, those that are marked here, one mark each."""
+        kinds: tuple[list[Any], ...] = self.boxes, self.marks, self.sizes, self.directions, self.handles
+        for kind in kinds:
+            kind[:] = compress(kind, is_kept)
 
     def picture_box(self, scale: float) -> tuple[int, int, int, int] | None:
         """Around all pictures, in pixels of the page's picture; None where there is none."""
@@ -102,6 +111,7 @@ def _add_line(found: TextLines, inside: Any) -> None:
     found.boxes.append((box.x0, box.y0, box.x1, box.y1))
     found.marks.append(marks)
     found.sizes.append(size)
+    found.handles.append(inside)
     if inside.wmode:
         found.directions.append(DOWNWARDS)
     else:
