@@ -39,6 +39,10 @@ class Prompt:
         for field in ("name", "text"):
             object.__setattr__(self, field, storable(getattr(self, field)))
 
+    @property
+    def takes_hint(self) -> bool:
+        return self.text.endswith(HINT)
+
     @cached_property  # so no slots
     def version(self) -> str:
         """First 16 hex digits of the SHA-256 of name, text and parameters."""
@@ -52,6 +56,38 @@ class Prompt:
         return {name: value for name, value in values.items() if name not in ("name", "text", "schema")} | (
             {} if self.schema is None else {"schema": self.schema}
         )
+
+
+HINT = (
+    "\n\nThe file carries the text below for this page. It may be wrong, incomplete or out of order: where it differs "
+    "from the image, the image is right.\n<text>\n{text_layer}\n</text>"
+)
+"""Ends a prompt that is asked with the text that a PDF page carries, where it carries one."""
+
+MOST_HINT_CHARACTERS = 4_000  # a page of print; a thousand tokens of Latin letters
+
+
+def with_hint(prompt: Prompt) -> Prompt:
+    """A version of its own, for its answers are others."""
+    return prompt if prompt.takes_hint else replace(prompt, text=prompt.text + HINT)
+
+
+def hinted(prompt: Prompt, text_layer: str | None) -> Prompt:
+    """As a page is asked whose file carries this text, or none."""
+    if not prompt.takes_hint:
+        return prompt
+    plain = prompt.text.removesuffix(HINT)
+    if text_layer is None:
+        return replace(prompt, text=plain)
+    return replace(prompt, text=plain + HINT.replace("{text_layer}", bounded_hint(text_layer)))
+
+
+def bounded_hint(text_layer: str) -> str:
+    """So much of it as a model is given: whole lines."""
+    text = text_layer.strip()
+    if len(text) <= MOST_HINT_CHARACTERS:
+        return text
+    return (text[:MOST_HINT_CHARACTERS].rpartition("\n")[0] or text[:MOST_HINT_CHARACTERS]) + "\n[…]"
 
 
 OCR = Prompt(

@@ -34,7 +34,6 @@ from pipeline.store.wished_model import wishes_for
 from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage
-from schemas.prompts import Prompt
 from workers.budget import Budget
 from workers.engines import Answer, Engine
 from workers.outcome import held_to_schema
@@ -222,14 +221,14 @@ class Reader:
         with stage("read", claim):
             try:
                 deadline = time.monotonic() + self._settings.page_seconds
-                futures = self.engine.submit(claim.image_hash, pixels, [task.prompt for task in asked], deadline)
+                futures = self.engine.submit(claim.image_hash, pixels, [task.asked for task in asked], deadline)
             except Exception as error:
                 log.exception("page %s could not be submitted", claim.name)
                 return outcomes | {task.task_id: error for task in asked}
             if not self._wait(claim, futures, deadline):
                 return None
         return outcomes | {
-            task.task_id: self._outcome(claim, task.prompt, future) for task, future in zip(asked, futures, strict=True)
+            task.task_id: self._outcome(claim, task, future) for task, future in zip(asked, futures, strict=True)
         }
 
     def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
@@ -251,7 +250,7 @@ class Reader:
                 return False
         return True
 
-    def _outcome(self, claim: PageClaim, prompt: Prompt, future: Future[Answer]) -> ReadAnswer | Exception:
+    def _outcome(self, claim: PageClaim, task: TaskClaim, future: Future[Answer]) -> ReadAnswer | Exception:
         try:
             answer = future.result()
         except CancelledError:
@@ -268,8 +267,8 @@ class Reader:
             return PageFailed(f"nothing was read within {limit}; raise PAGEPACK_PAGE_SECONDS", cause="deadline")
         if answer.finish_reason == "stop" and not answer.text.strip():
             answer = replace(answer, finish_reason="empty")
-        model = answer.model or self.engine.model
-        return held_to_schema(ReadAnswer(engine=self.engine.name, **asdict(answer) | {"model": model}), prompt)
+        model = task.answered_by(answer.model or self.engine.model)
+        return held_to_schema(ReadAnswer(engine=self.engine.name, **asdict(answer) | {"model": model}), task.prompt)
 
     def _beat(self) -> None:
         """One statement for all leases; pages whose lease is gone are dropped from the engine by their tasks."""

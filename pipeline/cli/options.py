@@ -112,8 +112,11 @@ def engine_options(command: F) -> F:
 
 
 def text_layer_option(command: F) -> F:
-    layers = Choice(["auto", "keep", "prefer"])
-    help_text = "A PDF's own text: auto takes what is sound, prefer all.  [auto; with pixtral keep]"
+    layers = Choice(["auto", "keep", "prefer", "always", "hint"])
+    help_text = (
+        "A PDF's own text: prefer takes what is sound, always all, keep none, hint tells it to the model.  "
+        "[auto: prefer; with pixtral and endpoint keep]"
+    )
     return click.option("--text-layer", type=layers, help=help_text)(command)
 
 

@@ -61,6 +61,7 @@ WORKER = {
     "batch_sources": "SELECT",
     "documents": f"SELECT, UPDATE ({_LEASE}, batch_id, next_attempt_at)",  # a lost image is drawn again
     "pages": "SELECT, UPDATE (image_freed_at)",  # images that are kept until they are read
+    "text_layers": "SELECT",  # for models that are told what a page carries
     "page_tasks": f"SELECT, UPDATE ({_LEASE}, token, attempts, next_attempt_at, answer_id, leased_at)",
     "answer_versions": "SELECT, INSERT",
     "page_search": "INSERT",

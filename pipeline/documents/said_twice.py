@@ -18,8 +18,7 @@ from pipeline.documents.text_lines import TextLines
 _NEAR = 0.14  # font sizes; a narrow i is 0.2 wide
 _CELL_PT = 4.0  # letters are looked for in cells of this side, and so no farther
 _HEIGHT, _LENGTH = 0.6, 0.3  # of the lower and of the shorter line: so much lies on the other
-_STUTTER = 0.7  # of the letters come twice; in print they do once in thirty
-_LEAST_STUTTER = 6
+_LEAST_STUTTER = 4  # letters of a word in which each comes twice
 
 Box = Sequence[float]
 
@@ -59,11 +58,8 @@ def _lying_on_others(boxes: Sequence[Box]) -> set[int]:
 
 
 def _stutters(line: str) -> bool:
-    """`TThhee`."""
-    letters = "".join(line.split())
-    if len(letters) < _LEAST_STUTTER or len(set(letters)) < 3:
-        return False
-    return sum(a == b for a, b in zip(letters[::2], letters[1::2], strict=False)) >= _STUTTER * (len(letters) // 2)
+    """`TThhee`; words that do so of themselves cost a look."""
+    return any(len(word) >= _LEAST_STUTTER and len(word) % 2 == 0 and word[::2] == word[1::2] for word in line.split())
 
 
 def _kept(line: Any, seen: dict[tuple[int, int, int], list[tuple[float, float]]]) -> tuple[str, Any, int]:

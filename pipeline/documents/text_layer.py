@@ -33,6 +33,8 @@ _MAX_GARBLED = 0.02  # of the words; a formula's odd signs stand alone and count
 _MAX_UNKNOWN = 0.3  # of the characters
 _VOWELS = (0.2, 0.75)  # of the letters of Latin words, at least and at most: 0.35 to 0.48 in languages, 0.15 if shifted
 _MIN_LETTERS = 200  # before vowels tell anything
+_FEW_LETTERS, _FEW_VOWELS = 60, (0.1, 0.85)  # of a short text, they tell only what no chance makes: four deviations
+_MIN_SIGNS, _MIN_WORDLY = 40, 0.4  # of so many signs, that part at least are letters and digits: 0.9 in print
 _MAX_INVISIBLE = 0.05  # of the length of all lines
 _MAX_HIDDEN = 0.05
 _MAX_MISSING = 0.15  # of the print of the page
@@ -46,6 +48,7 @@ _USUAL_A_PX = 1.3
 _UNKNOWN = re.compile("[\0-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff]")
 _WORD = re.compile(r"[^\t\n\r \xa0\u2000-\u200b\u3000]+")
 _BULLET = re.compile("^[\ue000-\uf8ff\ufffd]")  # private use, as the sign fonts of office programs have it
+_REPEATED = re.compile(r"(.)\1+")
 _LATIN_WORD = re.compile("[A-Za-z]{3,}")
 
 
@@ -77,8 +80,15 @@ def is_garbled(text: str) -> bool:
         if unknown > _MAX_UNKNOWN * sum(map(len, words)) or bad > _MAX_GARBLED * len(words):
             return True
     letters = "".join(_LATIN_WORD.findall(unicodedata.normalize("NFD", text))).lower()
-    least, most = (share * len(letters) for share in _VOWELS)
-    return len(letters) >= _MIN_LETTERS and not least <= sum(map(letters.count, "aeiouy")) <= most
+    bounds = _VOWELS if len(letters) >= _MIN_LETTERS else _FEW_VOWELS
+    least, most = (share * len(letters) for share in bounds)
+    if len(letters) >= _FEW_LETTERS and not least <= sum(map(letters.count, "aeiouy")) <= most:
+        return True
+    signs = _REPEATED.sub(r"\1", "".join(_WORD.findall(text)))  # leaders and rules of dashes are one
+    wordly = sum(
+        sign.isalnum() or unicodedata.combining(sign) > 0 or unicodedata.category(sign) == "Mc" for sign in signs
+    )
+    return len(signs) >= _MIN_SIGNS and wordly < _MIN_WORDLY * len(signs)
 
 
 def _compare(lines: Sequence[LayerLine], picture: Image.Image) -> tuple[float, float]:

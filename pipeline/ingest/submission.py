@@ -34,7 +34,7 @@ from pipeline.store.sources import SeenFile, record_files
 from pipeline.structured.check import checked
 from pipeline.urls import is_url
 from schemas.messages import MOST_OF_A_NAME, SubmitDocument
-from schemas.prompts import CATALOGUE, Prompt, choose_prompts, schema_prompt
+from schemas.prompts import CATALOGUE, Prompt, choose_prompts, schema_prompt, with_hint
 from schemas.text import storable
 
 _TAKES_SOUND_TEXT = ("rapidocr", "tesseract")  # where nobody says otherwise: reading is no better than what is there
@@ -84,6 +84,9 @@ def open_named_batch(
     if batch_name is not None and len(batch_name) > MOST_OF_A_NAME:
         raise UsageError(f"--batch {batch_name[:20]}…: {len(batch_name):,} characters; at most {MOST_OF_A_NAME}")
     places = sorted({absolute(path) for path in paths})
+    if settings.text_layer == "hint":
+        check_takes_hint(engine)
+        prompts = list(map(with_hint, prompts))
     versions = sorted(prompt.version for prompt in prompts)
     kind = QUESTION_KEY if is_question else EVALUATION_KEY if is_evaluation else PATHS_KEY
 
@@ -116,6 +119,14 @@ def open_named_batch(
         max_cost=settings.max_cost,
         shows_answers=not is_evaluation,
     )
+
+
+def check_takes_hint(engine: str) -> None:
+    """Raises UsageError where an engine sees the picture of a page alone."""
+    if engine in _TAKES_SOUND_TEXT:
+        raise UsageError(
+            f"--text-layer hint: the engine {engine} is told no text; use auto, keep or prefer, or --engine pixtral"
+        )
 
 
 def _text_layer(db: Database, settings: Settings, engine: str, key_of: Callable[[str], str]) -> str:
@@ -284,6 +295,8 @@ def _open_batch_of(
     pages: Sequence[tuple[int, int]],
 ) -> OpenBatch:
     text_layer = settings.text_layer or "keep"
+    if text_layer == "hint":
+        prompts = list(map(with_hint, prompts))
     asked = [sorted(prompt.version for prompt in prompts), text_layer, message.priority, message.notify]
     digest = hashlib.sha256(json.dumps([*asked, *pages, *_unusual(settings)]).encode()).hexdigest()[:16]
     return open_batch(

@@ -58,8 +58,10 @@ class Settings(BaseModel):
     )
     ocr_models: Path | None = _(None, "a folder with further recognizers of RapidOCR's, by language")
     fast: bool = _(False, "rapidocr reads with the smallest models: less processor time, some more errors")
-    text_layer: Literal["auto", "keep", "prefer"] | None = _(
-        None, "auto takes a PDF page's own text where it is sound, prefer always, keep never; default auto for rapidocr"
+    text_layer: Literal["auto", "keep", "prefer", "always", "hint"] | None = _(
+        None,
+        "a PDF page's own text: auto and prefer take it where it is sound, always in any case, keep never, hint tells "
+        "it the model; default auto for rapidocr, else keep",
     )
 
     endpoint_url: str | None = _(None, "engine endpoint: a server as OpenAI's, by its base, such as https://host/v1")

@@ -6,6 +6,7 @@ What a claim may be used for, and what becomes of it when its worker dies, is in
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,14 @@ from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_batch_running, is_in
+from pipeline.store.layer_text import text_of
 from pipeline.store.wished_model import wishes_for
 from schemas.columns import server_now
-from schemas.prompts import Prompt
+from schemas.prompts import Prompt, bounded_hint, hinted
 from schemas.states import BatchState, DocumentState, TaskState
-from schemas.tables import Answer, Batch, Document, Page, PageTask, PromptVersion, Source
+from schemas.tables import Answer, Batch, Document, Page, PageTask, PromptVersion, Source, TextLayer
+from schemas.text import storable
+from schemas.text_layers import Verdict
 
 ANY_MODEL = wishes_for("")  # of tasks whose batch named none
 
@@ -57,6 +61,16 @@ class TaskClaim:
     token: int
     prompt: Prompt
     attempts: int = 0  # that failed before this one
+    hint: str | None = None  # the text that the page carries, where the prompt takes it
+
+    @property
+    def asked(self) -> Prompt:
+        """As the engine is asked."""
+        return hinted(self.prompt, self.hint)
+
+    def answered_by(self, model: str) -> str:
+        """The model as its answer names it: equal pages may carry unequal text."""
+        return model if self.hint is None else f"{model}+hint/{hashlib.sha256(self.hint.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +189,7 @@ def claim_pages(
         rows = [row for row in rows if row.page_id not in suspects]
         if not rows:
             return Claimed({}, suspects)
+        hints = _hints(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
         lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
         connection.execute(_lease_tasks(db.dialect), lease)
     pages: dict[int, PageClaim] = {}
@@ -191,10 +206,25 @@ def claim_pages(
             waited_seconds=None if row.waited_seconds is None else max(0.0, row.waited_seconds),
         )
         claim = pages.setdefault(row.page_id, new)
-        claim.tasks.append(TaskClaim(row.id, row.token + 1, prompts[row.prompt_version], row.attempts))
-        if row.answer_id is not None:
+        prompt = prompts[row.prompt_version]
+        task = TaskClaim(
+            row.id, row.token + 1, prompt, row.attempts, hints.get(row.page_id) if prompt.takes_hint else None
+        )
+        claim.tasks.append(task)
+        if row.answer_id is not None and task.hint is None:
             claim.answered[row.id] = row.answer_id
     return Claimed(pages, suspects)
+
+
+def _hints(connection: Connection, page_ids: Collection[int]) -> dict[int, str]:
+    """What these pages carry, as a model is given it; text of which the letters are not known says nothing."""
+    if not page_ids:
+        return {}
+    known = select(TextLayer.page_id, TextLayer.text, TextLayer.boxes).where(
+        TextLayer.page_id.in_(page_ids), TextLayer.verdict.is_distinct_from(str(Verdict.GARBLED))
+    )
+    texts = {row.page_id: bounded_hint(text_of(row.text, row.boxes)) for row in connection.execute(known)}
+    return {page_id: storable(text) for page_id, text in texts.items() if text}
 
 
 @functools.cache  # to make one takes as long as to execute it

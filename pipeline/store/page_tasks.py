@@ -100,8 +100,8 @@ def ensure_tasks(
         .values(batch_id=batch_id, enqueued_at=None)
     )
     connection.execute(update(PageTask).where(own, IS_DROPPED).values(**WAITS_AGAIN, batch_id=batch_id))
-    if batch.text_layer in ("auto", "prefer"):
-        is_taken = [TextLayer.verdict == Verdict.SOUND] if batch.text_layer == "auto" else []
+    if batch.text_layer in ("auto", "prefer", "always"):
+        is_taken = [] if batch.text_layer == "always" else [TextLayer.verdict == Verdict.SOUND]
         _settle_from_text_layer(connection, own_texts or {}, own, *is_taken)
     if not reads_blank_pages(batch.model):
         _settle_blank_pages(connection, own)

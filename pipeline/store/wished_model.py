@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LAYERS = {"prefer": "+text-layer", "auto": "+sound-text-layer"}
+_LAYERS = {"always": "+text-layer", "prefer": "+sound-text-layer", "auto": "+sound-text-layer"}
 """End the wished model of batches that take a PDF's own text, all of it or where it is sound; what they read, the
 model reads. A page that one of them reads, another may not: each has tasks of its own."""
 
@@ -17,7 +17,7 @@ def wished_model(model: str, text_layer: str, blank_pages: str = "skip") -> str:
 
 def wishes_for(model: str) -> tuple[str, ...]:
     """All wished models that are served where this one reads."""
-    layers, blanks = ("", *_LAYERS.values()), ("", *_BLANKS.values())
+    layers, blanks = ("", *dict.fromkeys(_LAYERS.values())), ("", *_BLANKS.values())
     return tuple(model + layer + blank for blank in blanks for layer in layers)
 
 

@@ -757,7 +757,7 @@ def test_known_pages_are_asked_about_in_short_transactions(
     """A long document in several, of which each asks for some of its pages and takes the text that these carry."""
     many(archive, documents=1, pages=1_200, text="typed ")
     archive.execute("UPDATE documents SET content_hash = :h", h=sha("long"))
-    archive.batch("prefer", text_layer="prefer")
+    archive.batch("prefer", text_layer="always")
     transactions.clear()
     archive.see("/in/long.pdf", "long", batch="prefer")
     done = "SELECT count(*) FROM page_tasks WHERE state = 'done' AND batch_id = :id"
@@ -770,7 +770,7 @@ def test_known_pages_are_asked_about_in_short_transactions(
 @pytest.mark.only("sqlite")
 def test_texts_that_are_taken_as_answers_are_held_some_at_a_time(archive: Archive) -> None:
     many(archive, documents=4, pages=500, text="x" * 10_000)  # 20 MB
-    batch = archive.batch("prefer", text_layer="prefer")
+    batch = archive.batch("prefer", text_layer="always")
     tracemalloc.start()
     try:
         with archive.db.write() as connection:

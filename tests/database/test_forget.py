@@ -215,7 +215,7 @@ def test_a_page_that_looks_the_same_keeps_its_image_and_its_answer(
     document_id = archive.see("/in/b.pdf", "b", batch="second") or 0
     archive.ingest(document_id, ["blank"])
     archive.finish()
-    archive.batch("typed", text_layer="prefer")
+    archive.batch("typed", text_layer="always")
     archive.see("/in/a.pdf", "a", batch="typed")
     archive.finish("typed")
     assert archive.scalar("SELECT count(*) FROM answer_versions") == 4

@@ -1,4 +1,4 @@
-"""Which pages are answered by the text that they carry: `--text-layer auto`, keep and prefer."""
+"""Which pages are answered by the text that they carry, and of which a model is told it: `--text-layer`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import UsageError
 from pipeline.ingest.submission import open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.batches import OpenBatch
 from pipeline.store.pages import NewPage
 from pipeline.store.wished_model import wishes_for
-from schemas.prompts import DESCRIBE, OCR
+from schemas.prompts import DESCRIBE, MOST_HINT_CHARACTERS, OCR, bounded_hint, hinted, with_hint
 from schemas.text_layers import Verdict
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 
@@ -41,8 +42,9 @@ def shown(archive: Archive) -> list[Any]:
     return archive.rows("SELECT engine, text FROM page_text WHERE prompt = 'ocr' ORDER BY page_number")
 
 
-def test_auto_takes_sound_text_and_reads_the_rest(archive: Archive) -> None:
-    archive.batch(text_layer="auto")
+@pytest.mark.parametrize("choice", ["auto", "prefer"])
+def test_sound_text_is_taken_and_the_rest_read(archive: Archive, choice: str) -> None:
+    archive.batch(text_layer=choice)
     waiting = carrying_text(archive)
     assert len(waiting) == len(VERDICTS) - 1
     for page in waiting:
@@ -98,7 +100,7 @@ def test_each_choice_has_its_own_answer_of_a_page(archive: Archive) -> None:
     for page in carrying_text(archive):
         read(archive, page)
     stub = list(VERDICTS).index(Verdict.STUB)
-    archive.batch("all", text_layer="prefer")
+    archive.batch("all", text_layer="always")
     archive.see("/in/a.pdf", batch="all")
     assert archive.finish("all") and shown(archive)[stub] == ("text-layer", f"typed {stub}")
     archive.batch("none", text_layer="keep")
@@ -121,6 +123,46 @@ def test_text_that_nobody_judged_is_judged_when_its_page_is_drawn_again(archive:
     archive.ingest(document_id, [NewPage(0, sha("0"), 16, 16, text_layer="other", text_layer_verdict=Verdict.SOUND)])
     said = archive.rows("SELECT text_layer, text_layer_verdict FROM page_images")
     assert said == [("typed", "sound")], "the text stays, of which answers may have been made"
+
+
+def test_a_model_is_told_what_the_page_carries(archive: Archive, settings: Settings) -> None:
+    asked = settings.model_copy(update={"text_layer": "hint"})
+    archive.batches["b"] = open_named_batch(archive.db, asked, ["/in"], [OCR], None, "pixtral", "m1")
+    kinds = [(None, None), ("typed\n", Verdict.SOUND), ("typed\n", Verdict.STUB), ("\ufffd\ufffd", Verdict.GARBLED)]
+    kinds.append(("word " * 20 + "\n", Verdict.INVISIBLE))
+    pages = [
+        NewPage(index, sha("equal pixels"), 16, 16, text_layer=text, text_layer_verdict=verdict)
+        for index, (text, verdict) in enumerate(kinds)
+    ]
+    tasks = []
+    for page in archive.ingest(archive.see("/in/a.pdf") or 0, pages):
+        claim = archive.claim(page)
+        assert claim
+        (task,) = claim.tasks
+        said = answer(task.asked.text, model=task.answered_by("m1"))
+        complete_page(archive.db, claim, "w", {task.task_id: said}, LIMITS)
+        tasks.append(task)
+    told = [hinted(with_hint(OCR), text) for text in (None, "typed", "typed", None, ("word " * 20).strip())]
+    assert [text for _, text in shown(archive)] == [prompt.text for prompt in told]
+    assert told[0] == OCR and "<text>\ntyped\n</text>" in told[1].text
+    assert archive.scalar("SELECT count(DISTINCT model) FROM answers") == 3, "equal pixels, unequal text"
+    assert archive.scalar("SELECT text FROM prompts") == with_hint(OCR).text, "and a version of its own"
+    archive.batch("plain", model="m1")
+    archive.see("/in/a.pdf", batch="plain")
+    assert len(archive.waiting(archive.scalar("SELECT id FROM documents"))) == len(kinds)
+
+
+def test_a_hint_is_bounded_and_ends_with_a_line() -> None:
+    hint = bounded_hint("a line of the page\n" * 4_000)
+    assert len(hint) <= MOST_HINT_CHARACTERS + 4 and hint.endswith("a line of the page\n[…]")
+    assert len(bounded_hint("x" * 9_000)) < MOST_HINT_CHARACTERS + 5
+
+
+@pytest.mark.parametrize("engine", ["rapidocr", "tesseract"])
+def test_an_engine_that_sees_the_picture_alone_takes_no_hint(archive: Archive, settings: Settings, engine: str) -> None:
+    asked = settings.model_copy(update={"text_layer": "hint"})
+    with pytest.raises(UsageError, match=f"the engine {engine} is told no text"):
+        open_named_batch(archive.db, asked, ["/in"], [OCR], None, engine, "m1")
 
 
 @pytest.mark.parametrize(

@@ -181,8 +181,8 @@ def test_two_prompts_make_two_rows_and_a_page_is_done_when_both_are(archive: Arc
     assert archive.finish() and summary(archive)["files_done"] == 1
 
 
-def test_preferred_text_layer_answers_ocr_and_an_empty_one_is_read(archive: Archive) -> None:
-    archive.batch(text_layer="prefer")
+def test_any_text_layer_answers_ocr_and_an_empty_one_is_read(archive: Archive) -> None:
+    archive.batch(text_layer="always")
     document_id = archive.see("/in/a.pdf")
     pages = [NewPage(0, sha("0"), 16, 16, text_layer="typed text"), NewPage(1, sha("1"), 16, 16, text_layer=" \n")]
     (waiting,) = archive.ingest(document_id or 0, pages)

@@ -25,6 +25,7 @@ LINES = [
     "for the tide while gulls sat on the pier. Costs rose by 4.2 %, income",
     "by 6.9 %. For the first time the gift shop earned more than the café.",
 ] * 12
+LIMITS = Limits(1024, 10, 7_200, 1_000_000)
 
 
 def written(page: Any, **given: Any) -> None:
@@ -154,7 +155,7 @@ def test_a_layer_is_judged_by_what_the_page_shows(
     with pymupdf.open() as document:
         draw(document)
         document.save(tmp_path / "page.pdf")
-    drawn = PdfPages(str(tmp_path / "page.pdf"), Limits(1024, 10, 7_200, 1_000_000)).draw(0)
+    drawn = PdfPages(str(tmp_path / "page.pdf"), LIMITS).draw(0)
     picture = Image.frombytes("RGB", (drawn.width_px, drawn.height_px), bytes(drawn.pixels))
     assert (drawn.text_layer is None) == (drawn.text_lines is None) == (verdict is None)
     if drawn.text_layer and drawn.text_lines:
@@ -200,6 +201,10 @@ def test_thousands_of_lines_and_pictures_take_no_time_that_their_product_would(t
         ("海湾之友协会 二〇二五年度报告 " * 20, False),
         ("Годовой отчёт " * 20, False),
         ("4,180 21,450 −8,750 kg mm " * 20, False),
+        ("".join(chr(33 + ord(c) % 24) if c.isalpha() else c for c in LINES[0]), True),  # numbers of glyphs
+        ("BGB § 433 (1) HGB StGB ZPO GmbH, kW, PDF, XML/HTML, http, km², cm, dpi, RGB, CMYK, pH", False),
+        ("1 ......... 4   2 ......... 7   3 ......... 9   ( a ) -- -- ( b ) == == == [x] [ ] [x] [ ]", False),
+        ("हिन्दी में वार्षिक प्रतिवेदन और सूची " * 3, False),
         ("", False),
     ],
 )
@@ -219,6 +224,47 @@ def test_words_that_mean_nothing_are_garbled(text: str, is_bad: bool) -> None:
 )
 def test_words_broken_at_a_line_s_end_are_whole(text: str, whole: str) -> None:
     assert whole_words(text) == whole
+
+
+def doubled(page: Any, order: str, dx: float, dy: float, shadow: float) -> None:
+    """`LINES` twice, so far apart, each letter, word, line or the whole at once."""
+    pieces = {"page": [LINES[:3]], "line": [[line] for line in LINES[:3]]}.get(order)
+    grey, black = (shadow,) * 3, (0.0,) * 3
+    for row, lines in enumerate(pieces or [[line] for line in LINES[:3]]):
+        for colour, x, y in ((grey, 60 + dx, 70 + dy), (black, 60.0, 70.0)):
+            if pieces:
+                for number, line in enumerate(lines):
+                    page.insert_text((x, y + 19 * (row + number)), line, fontsize=11, color=colour)
+        at = 60.0
+        for piece in [] if pieces else (lines[0] if order == "letter" else [f"{word} " for word in lines[0].split()]):
+            for colour, x, y in ((grey, at + dx, 70 + dy), (black, at, 70.0)):
+                page.insert_text((x, y + 19 * row), piece, fontsize=11, color=colour)
+            at += pymupdf.get_text_length(piece, fontsize=11)
+
+
+@pytest.mark.parametrize("order", ["letter", "word", "line", "page"])
+@pytest.mark.parametrize(("dx", "dy", "shadow"), [(0, 0, 0), (0.3, 0, 0), (0.4, 0.3, 0), (1.2, 1.2, 0.6)])
+def test_print_that_is_doubled_is_said_once(order: str, dx: float, dy: float, shadow: float, tmp_path: Path) -> None:
+    if shadow and order == "letter":
+        dx = dy = 0.6  # farther, the letters of a word are said one by one
+    with pymupdf.open() as document:
+        doubled(document.new_page(width=595, height=842), order, dx, dy, shadow)
+        document.save(tmp_path / "a.pdf")
+    drawn = PdfPages(str(tmp_path / "a.pdf"), LIMITS).draw(0)
+    assert drawn.text_layer and drawn.text_lines
+    assert drawn.text_layer.split() == " ".join(LINES[:3]).split()
+    assert len(drawn.text_lines[0]) == drawn.text_layer.count("\n"), "a box for each line"
+
+
+def test_equal_letters_side_by_side_are_no_doubles(tmp_path: Path) -> None:
+    lines = ["Illinois ballroom 1111 ...... ====== bookkeeper ||||| iiiiii", "Missouri ballroom 1111 ...... bookkeeper"]
+    with pymupdf.open() as document:
+        page = document.new_page(width=595, height=842)
+        for number, line in enumerate(lines):
+            page.insert_text((60, 70 + 4 * number), line, fontsize=11)  # set so close that they lie on each other
+        document.save(tmp_path / "a.pdf")
+    text = PdfPages(str(tmp_path / "a.pdf"), LIMITS).draw(0).text_layer
+    assert text and text.split() == " ".join(lines).split()
 
 
 def test_every_verdict_has_its_sentence() -> None:

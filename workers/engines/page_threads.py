@@ -72,7 +72,7 @@ class PageThreads(ABC):
         """
 
     def supports(self, prompt: Prompt) -> bool:
-        return prompt.name == "ocr"
+        return prompt.name == "ocr" and not prompt.takes_hint
 
     def submit(
         self,

@@ -115,7 +115,7 @@ class PixtralEngine:
         def answer(generation: Generation) -> Answer:
             text, doubled, sure = generation.text, list[str](), generation.confidence
             doubts = sure.doubts if sure else ()
-            if tiling is not None and prompt == OCR:
+            if tiling is not None and prompt.text.startswith(OCR.text):
                 doubts = without(doubts, doubled_seams(text, len(tiling.boxes) - 1))
                 text, doubled = without_doubled_seams(text, len(tiling.boxes) - 1)
             return Answer(
