@@ -76,6 +76,17 @@ def closed(schema: Any) -> Any:
     return close(schema)
 
 
+def requires_all(schema: Any) -> bool:
+    """Whether each object in it lists its properties, requires all of them, and takes no others."""
+    if not isinstance(schema, dict):
+        return True
+    fields = schema.get("properties")
+    is_object = "object" in schema.get("type", ()) or fields is not None
+    is_shut = isinstance(fields, dict) and schema.get("additionalProperties") is False
+    is_whole = not is_object or (is_shut and set(schema.get("required", ())) == set(fields or ()))
+    return is_whole and all(requires_all(part) for _, part in children(schema))
+
+
 _OF_VALUES = {"const", "enum", "default", "examples"}
 _OF_OTHERS = {"additionalProperties", "patternProperties"}
 

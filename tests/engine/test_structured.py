@@ -17,10 +17,13 @@ import torch
 from benchmarks.checkpoint import make_checkpoint, real_tokenizer
 from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
 from pipeline.errors import PageFailed
+from pipeline.settings import Settings
 from pipeline.structured.check import checked
 from pipeline.structured.fit import fitted
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.engine.test_reader import read as read_pages
+from tests.model_server import ModelServer, ok
+from workers.engines.endpoint import EndpointEngine
 from workers.engines.pixtral import PixtralEngine
 from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.engine import PackedEngine
@@ -220,6 +223,33 @@ def test_what_may_not_follow_is_never_drawn_however_late_in_the_distribution_one
     for number in (0.0, 0.5, last):
         drawn = sampling.choose(logits, [1.0] * 64, [top_p] * 64, [number] * 64)
         assert set(drawn.tolist()) <= {96, 97, 99}
+
+
+def test_a_server_is_asked_for_json_that_fits(pages):
+    whole = checked(
+        {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, "x"
+    )  # fmt: skip
+    some = checked({"type": "object", "properties": {"a": {"type": "string"}}}, "x")
+    asked = [OCR, Prompt("Rechnung / 2", "x", schema=whole), Prompt("b", "x", schema=some)]
+    bodies = {}
+    for prompt in asked:
+        with ModelServer(ok('{"a": "b"}')) as server:
+            engine = EndpointEngine(Settings(endpoint_url=server.url, endpoint_model="small"))
+            try:
+                (future,) = engine.submit("hash", pages[0].pixels, [prompt])
+                assert engine.supports(prompt) and future.result(60).text == '{"a": "b"}'
+            finally:
+                engine.close()
+            bodies[prompt.name] = server.exchanges[0].body.get("response_format")
+    shut = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
+    assert bodies == {
+        "ocr": None,
+        "Rechnung / 2": {
+            "type": "json_schema",
+            "json_schema": {"name": "Rechnung_2", "schema": shut | {"required": ["a"]}, "strict": True},
+        },
+        "b": {"type": "json_schema", "json_schema": {"name": "b", "schema": shut}},
+    }
 
 
 def test_the_engine_answers_a_page_with_and_without_a_schema(pages):

@@ -19,7 +19,7 @@ class Answer:
     """What an engine says about one page and one prompt.
 
     `finish_reason` is stop, repetition, length, deadline, cancelled or error; where nothing was read, the reader makes
-    `empty` of stop. `seconds` is the engine's own time for this answer. `confidence` (0 to 1) is a mean over the answer,
+    `empty` of stop. `seconds` is the engine's own time for it. `confidence` (0 to 1) is a mean over the answer,
     `lowest_confidence` that of the line or token which the engine was least sure of; None where it has none.
     `details` is small JSON for people who look closer (line boxes, timings); it is stored as it is. `angle` is by
     how many degrees the engine turned the image clockwise to read it. `review_reason` is a word for why people

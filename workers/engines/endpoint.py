@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from pipeline.endpoints.prices import Prices
 from pipeline.endpoints.words import shown_url
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
+from pipeline.structured.check import closed, requires_all
 from schemas.prompts import OCR, Prompt
 from schemas.review import ReviewReason
 from workers.engines import Answer
@@ -103,8 +105,22 @@ class Asked:
             seed=prompt.seed if prompt.temperature > 0 else None,
             stop=prompt.stop,
             logprobs=True,
-            extra=self.entry.extra | self.extra,
+            extra=response_format(prompt) | self.entry.extra | self.extra,
         )
+
+
+def response_format(prompt: Prompt) -> dict[str, Any]:
+    """The field that has the server hold its answer to the prompt's JSON Schema; none without one.
+
+    `strict` is what OpenAI's servers promise only where every object lists all its fields as required; others go by the
+    schema whatever it says.
+    """
+    if prompt.schema is None:
+        return {}
+    schema = closed(json.loads(prompt.schema))
+    named = {"name": re.sub(r"[^a-zA-Z0-9_-]+", "_", prompt.name)[:64], "schema": schema}
+    strict = {"strict": True} if requires_all(schema) else {}
+    return {"response_format": {"type": "json_schema", "json_schema": named | strict}}
 
 
 class EndpointEngine:
