@@ -507,7 +507,7 @@ def test_the_store_keeps_its_promises_under_any_order_of_calls(
     Store.new_settings = staticmethod(new_settings)
     run_state_machine_as_test(
         Store,
-        settings=settings(examples(40 if backend == "sqlite" else 15), stateful_step_count=20),
+        settings=settings(examples(25 if backend == "sqlite" else 8), stateful_step_count=20),
     )
 
 

@@ -354,7 +354,7 @@ def test_whatever_happens_honest_workers_finish_it(new_settings: Callable[[], Se
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            examples(25 if backend == "sqlite" else 15),
+            examples(15 if backend == "sqlite" else 8),
             stateful_step_count=40,
             suppress_health_check=list(HealthCheck),
         ),
