@@ -29,10 +29,13 @@ from tests.compose_file import ROOT, load_compose, load_dockerfile
 
 PORTS = {"postgres": "5432", "redis": "6379"}  # where the images of others listen
 
-_VALKEY_CLI = """#!{python}
-import os, sys, redis
+_VALKEY_CLI = """#!{python} -IS
+import os, socket, sys  # and no library: services wait for its answer some fifty times
 assert sys.argv[1:] == ["ping"], sys.argv
-print("PONG" if redis.Redis(port=int(os.environ["PORT"]), password=os.environ["VALKEYCLI_AUTH"]).ping() else "")
+with socket.create_connection(("127.0.0.1", int(os.environ["PORT"])), timeout=5) as server:
+    server.sendall(f"AUTH {{os.environ['VALKEYCLI_AUTH']}}\\r\\nPING\\r\\n".encode())
+    lines = server.makefile()
+    print(lines.readline().strip(), lines.readline().strip())
 """
 
 _VALKEY_SERVER = """#!/bin/sh
