@@ -1,4 +1,4 @@
-"""`pagepack run` and `ask` for tests, forked from a process that has imported what they import: half of each start.
+"""`pagepack run`, `ask` and `submit` for tests, forked from a process that has their imports: half of each start.
 
     test process ──order: words, environment, folder──> this process ──fork──> python -m pipeline …
                  <──its number, then its exit code──
