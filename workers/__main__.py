@@ -2,6 +2,7 @@
 
     describe   print which engine the settings choose, as one line of JSON, and end
     doctor     print what each engine finds on this machine, as one line of JSON, and end
+    converse   answer conversations that come on standard input, and end with it
     ingest     rasterize documents, in processes
     read       read pages, in threads around one engine
 
@@ -49,6 +50,11 @@ def main(role: str) -> int:
             from workers.doctor import check_engines
 
             print(json.dumps(check_engines(settings)))
+            return 0
+        if role == "converse":
+            from workers import converse
+
+            converse.run(settings)
             return 0
         if settings.broker_url is None:
             raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.evaluated import say_evaluation, shown_json
+from pipeline.cli.mm_mt_bench import NAME, mm_mt_bench
 from pipeline.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -40,7 +41,16 @@ if TYPE_CHECKING:
 _TRUTHS = "*.gt.txt"
 
 
-@cli.command("eval")
+class _EvalCommand(click.Command):
+    """`eval mm-mt-bench …` is a command of its own; a folder of that name is ./mm-mt-bench."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        if args[:1] == [NAME]:
+            return mm_mt_bench.make_context(f"{info_name} {NAME}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@cli.command("eval", cls=_EvalCommand)
 @click.argument("paths", nargs=-1, metavar="[PATH]...", type=path_or_url)
 @home_option
 @engine_options

@@ -86,6 +86,10 @@ class Settings(BaseModel):
     endpoint_page_price: float | None = _(None, "of a thousand pages, where a server charges so, as /ocr does", ge=0)
     max_cost: float | None = _(None, "a batch is read until it has cost so much, by these prices", gt=0)
 
+    judge_url: str | None = _(None, "of `eval mm-mt-bench`: the judge's server, as PAGEPACK_ENDPOINT_URL")
+    judge_model: str | None = _(None, "the judge's name there")
+    judge_key: str | None = _(None, "the key for it; no option of a command, which others could see", repr=False)
+
     blank_pages: Literal["skip", "read"] = _(
         "skip", "skip answers a page that is blank by its picture with nothing; read asks the engine, too"
     )
@@ -140,7 +144,7 @@ class Settings(BaseModel):
             raise ValueError("holds a password; give it as AWS_SECRET_ACCESS_KEY or FSSPEC_<PROTOCOL>_PASSWORD")
         return url
 
-    @field_validator("endpoint_url")
+    @field_validator("endpoint_url", "judge_url")
     @classmethod
     def _is_server_url(cls, url: str | None) -> str | None:
         if url is not None:
@@ -167,7 +171,7 @@ class Settings(BaseModel):
                 raise ValueError('no JSON object like {"seed": 1}')
         return text
 
-    @field_validator("endpoint_key")
+    @field_validator("endpoint_key", "judge_key")
     @classmethod
     def _is_key(cls, key: str | None) -> str | None:
         if key is not None and not re.fullmatch(r"[!-~]+", key):

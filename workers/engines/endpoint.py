@@ -168,6 +168,30 @@ class EndpointEngine:
         )
         return [self._client.start(self._ask(pixels, images, prompt, deadline)) for prompt in prompts]
 
+    def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
+        """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
+        return self._client.start(self._converse(messages, prompt))
+
+    async def _converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Answer:
+        from pipeline.endpoints.chat import chat_body, complete
+
+        body = chat_body(
+            self._asked.model,
+            messages,
+            max_tokens=prompt.max_tokens,
+            temperature=prompt.temperature,
+            extra=self._asked.entry.extra | self._asked.extra,
+        )
+        completion = await complete(self._client, body, None, self._prices.cost)
+        return Answer(
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            seconds=completion.seconds,
+            prompt_tokens=completion.prompt_tokens,
+            output_tokens=completion.output_tokens,
+            temperature=prompt.temperature,
+        )
+
     async def _ask(
         self, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt, deadline: float | None
     ) -> Answer:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PageFailed, UsageError
 from schemas.prompts import OCR, Prompt
@@ -72,6 +72,30 @@ class PixtralEngine:
         tiling = self._tiling(pixels)
         shared: list[Image] = []  # by all prompts of the page
         return [self._ask(image_hash, pixels, prompt, deadline, tiling, shared) for prompt in prompts]
+
+    def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
+        """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
+        from workers.pixtral.plan.sequence import Sampling
+        from workers.pixtral.text.generation import Generation
+
+        def answer(generation: Generation) -> Answer:
+            return Answer(
+                text=generation.text,
+                finish_reason=generation.finish_reason,
+                seconds=generation.seconds - generation.queue_seconds,
+                prompt_tokens=generation.prompt_tokens,
+                output_tokens=len(generation.tokens),
+                temperature=prompt.temperature,
+            )
+
+        sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop)
+        try:
+            request = self._built.processor.encode_conversation(messages, sampling)
+        except Exception as error:  # mistral-common has no one root of its errors
+            failed: Future[Answer] = Future()
+            failed.set_exception(PageFailed(f"the conversation does not fit the model's input: {error}"))
+            return failed
+        return self._built.engine.submit(request, answer)
 
     def stats(self) -> dict[str, float]:
         return self._built.engine.stats()

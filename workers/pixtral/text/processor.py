@@ -15,13 +15,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mistral_common.protocol.instruct.chunk import ImageChunk, ImageURLChunk, TextChunk
-from mistral_common.protocol.instruct.messages import UserMessage
+from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding, image_from_chunk
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
@@ -53,6 +53,15 @@ class PixelKeeper(ImageEncoder):
         tokens = ([self.special_ids.img] * columns + [self.special_ids.img_break]) * rows
         tokens[-1] = self.special_ids.img_end
         return ImageEncoding(tokens, np.array(image))  # a copy: torch wants it writable
+
+
+def _chunks(content: str | Sequence[Mapping[str, Any]]) -> Any:
+    if isinstance(content, str):
+        return content
+    return [
+        TextChunk(text=part["text"]) if part["type"] == "text" else ImageURLChunk(image_url=part["image_url"]["url"])
+        for part in content
+    ]
 
 
 class Processor:
@@ -130,6 +139,12 @@ class Processor:
         image_end = ends[-1] + 1 if ends else 0
         prefix = image_end if image_end < len(tokens) else 0  # a prefix leaves at least one token to compute
         return Request(tokens, tuple(images), prefix, image_end, sampling, deadline)
+
+    def encode_conversation(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> Request:
+        """Messages as OpenAI's API has them, images as data URLs. Raises as `encode`."""
+        kinds = {"user": UserMessage, "assistant": AssistantMessage, "system": SystemMessage}
+        known = [kinds[message["role"]](content=_chunks(message["content"])) for message in messages]
+        return self.encode(known, sampling)
 
     def encode_page(
         self,
