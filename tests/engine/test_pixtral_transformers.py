@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tests.engine.test_pixtral_parity import causal
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.load import load_model
 
-pytest.importorskip("transformers", reason="transformers is not installed (dev extra)")
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed (dev extra)")
 
 
 @pytest.fixture(scope="module")
