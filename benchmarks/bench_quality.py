@@ -3,13 +3,15 @@
     python -m benchmarks.bench_quality                    all kinds of drawn pages: a quarter of an hour on one core
     python -m benchmarks.bench_quality --quick            two of each kind
     python -m benchmarks.bench_quality --pages FOLDER     any folder with a truth.json: [{"file": …, "text": …}, …]
+    python -m benchmarks.bench_quality --born-digital rows --set text_layer=auto
+                                                          drawn pages as PDFs that carry their text, in that order
 
 The repository draws the pages itself, the same ones for the same seed, and each as a picture, so that no text layer
 answers. They are read as `pagepack run` reads them: the sandboxed rasterizer with the product's settings, then the
-engine that they choose. PAGEPACK_* and `--set` change them: `--set detail=page`, `--set fast=true`. Tesseract reads the
-same files where it is installed. `--keep FOLDER` keeps the pages, the truth, and what was read; Tesseract is then not
-asked twice. `pipeline/evaluation/measures.py` says what the figures are, docs/quality.md has today's. Ends in a line of
-JSON.
+engine that they choose. PAGEPACK_* and `--set` change them: `--set detail=page`, `--set fast=true`; where
+`text_layer` is set, a page's own text answers as that says. Tesseract reads the same files where it is installed.
+`--keep FOLDER` keeps the pages, the truth, and what was read; Tesseract is then not asked twice.
+`pipeline/evaluation/measures.py` says what the figures are, docs/quality.md has today's. Ends in a line of JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = arguments.pages or kept / "pages"
         kinds = arguments.kind or list(KINDS)
         if arguments.pages is None:
-            pages = draw_all(folder, 2 if arguments.quick else arguments.per_kind, arguments.seed, kinds)
+            pages = draw_all(
+                folder, 2 if arguments.quick else arguments.per_kind, arguments.seed, kinds, arguments.born_digital
+            )
         else:
             pages = [page for page in load(folder) if arguments.kind is None or page.kind in kinds]
         pages = pages[: arguments.limit]
@@ -74,6 +78,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kind", action="append", help=f"only this kind; may be repeated: {', '.join(KINDS)}")
     parser.add_argument("--limit", type=int, help="so many pages at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--born-digital", choices=("drawn", "rows", "shuffled"), help="as PDFs, in this order of lines")
     parser.add_argument("--engine", choices=("pagepack", "tesseract"), help="only this one reads")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of pagepack")
     parser.add_argument("--keep", type=Path, help="a folder for pages, truth and readings")

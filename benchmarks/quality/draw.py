@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.quality import forms, prose
 from benchmarks.quality.paper import Grid, Sheet
-from benchmarks.quality.scan import Look, take
+from benchmarks.quality.scan import Look, born_digital, take
 
 
 @dataclass(frozen=True)
@@ -88,24 +88,28 @@ _LANGUAGES = {"chinese": "zh", "other script": "other"}
 _NOT_JUDGED = ("form", "receipt", "contents", "large sheet")  # rows that may well be given as a table
 
 
-def draw(kind: str, number: int, seed: int) -> tuple[Page, bytes]:
-    """Page `number` of a kind, and its file's bytes."""
+def draw(kind: str, number: int, seed: int, order: str | None = None) -> tuple[Page, bytes]:
+    """Page `number` of a kind, and its file's bytes; with an `order` not as a scan, but as a PDF that carries its text,
+    as `born_digital` says."""
     rng = random.Random(f"{seed} {kind} {number}")
     sheet, look = KINDS[kind](rng)
-    data, suffix = take(sheet, look, rng.getrandbits(32))
+    if order is None:
+        data, suffix = take(sheet, look, rng.getrandbits(32))
+    else:
+        data, suffix, look = born_digital(sheet, order, rng.getrandbits(32)), "pdf", Look()
     name = f"{kind.replace(' ', '-')}-{number:03}.{suffix}"
     is_of_rows = kind in _NOT_JUDGED or sheet.width < 300 or sheet.truth.startswith(("Application", "Contents"))
     tables = None if is_of_rows else sheet.tables
     return Page(name, kind, sheet.truth, tables, look.turn, _LANGUAGES.get(kind, "en")), data
 
 
-def draw_all(folder: Path, per_kind: int, seed: int, kinds: list[str]) -> list[Page]:
+def draw_all(folder: Path, per_kind: int, seed: int, kinds: list[str], order: str | None = None) -> list[Page]:
     """Files and a truth.json in a folder, kind after kind within each number."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = []
     for number in range(per_kind):
         for kind in kinds:
-            page, data = draw(kind, number, seed)
+            page, data = draw(kind, number, seed, order)
             (folder / page.file).write_bytes(data)
             pages.append(page)
     (folder / "truth.json").write_text(json.dumps([asdict(page) for page in pages], ensure_ascii=False, indent=1))

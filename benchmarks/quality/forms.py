@@ -66,6 +66,7 @@ def sideways_table(rng: random.Random) -> Sheet:
     grid = _grid(words, rng, 4, 8, empty=0.0)
     aside.table(6, 8, _widths(288, 4), grid, size=9)
     sheet.page.show_pdf_page(pymupdf.Rect(170, y, 410, y + 300), aside.page.parent, 0, rotate=rng.choice((90, 270)))
+    sheet.lines.append((y, 170, sheet.page.get_contents()[-1:]))
     sheet.tables, sheet.pieces = aside.tables, sheet.pieces + aside.pieces
     sheet.paragraph(56, y + 306, 483, words.paragraph(60), "tiro", 11)
     return sheet

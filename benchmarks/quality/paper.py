@@ -31,6 +31,7 @@ class Sheet:
         self.page = pymupdf.open().new_page(width=width_pt, height=height_pt)
         self.pieces: list[str] = []
         self.tables: list[Grid] = []
+        self.lines: list[tuple[float, float, list[int]]] = []  # baseline, left, content streams of each line of text
 
     @property
     def truth(self) -> str:
@@ -44,6 +45,7 @@ class Sheet:
             writer = pymupdf.TextWriter(self.page.rect)
             writer.append((left, y), text, font=font(face), fontsize=size)
             writer.write_text(self.page)
+            self.lines.append((y, left, self.page.get_contents()[-1:]))
 
     def say(self, x: float, y: float, text: str, face: str, size: float, anchor: str = "left") -> None:
         """One line that is a piece of the text."""
@@ -95,11 +97,13 @@ class Sheet:
         return y + 0.45 * size
 
     def _put_justified(self, x: float, y: float, line: str, face: str, size: float, width: float) -> None:
-        words = line.split()
+        words, first = line.split(), len(self.lines)
         gap = (width - sum(font(face).text_length(word, size) for word in words)) / (len(words) - 1)
         for word in words:
             self.put(x, y, word, face, size)
             x += font(face).text_length(word, size) + gap
+        streams = [stream for _, _, some in self.lines[first:] for stream in some]
+        self.lines[first:] = [(y, self.lines[first][1], streams)]
 
     def table(self, x: float, y: float, widths: list[float], grid: Grid, *, size: float = 9.5, rules: str = "all",
               face: str = "helv", strong: str = "hebo", step: float = 0.0) -> float:  # fmt: skip

@@ -20,8 +20,10 @@ from pipeline.blobs.png import load
 from pipeline.documents.files import kind_of
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.errors import PageFailed
+from pipeline.layout.own_text import own_text
 from pipeline.settings import Settings
 from schemas.prompts import OCR
+from schemas.text_layers import Verdict
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Reader(Protocol):
 class Pagepack:
     """A file through the sandboxed rasterizer and the engine, one page after the other on one thread.
 
-    The image is read even where the file carries its text: this measures reading. Drawing happens in another process,
-    whose time counts once it has ended: `close`.
+    The image is read even where the file carries its text, unless the setting `text_layer` is given: this measures
+    reading. Drawing happens in another process, whose time counts once it has ended: `close`.
     """
 
     name = "pagepack"
@@ -55,7 +57,11 @@ class Pagepack:
     def __init__(self, settings: Settings) -> None:
         from workers.choose import make_engine
 
-        self._rasterizer, self._engine = Rasterizer(settings), make_engine(settings)
+        self._rasterizer, self._engine, self._text_layer = (
+            Rasterizer(settings),
+            make_engine(settings),
+            settings.text_layer,
+        )
         self.model = f"{self._engine.model}, detail {settings.detail}"
 
     def read(self, path: Path, page: Page) -> Reading:
@@ -65,6 +71,12 @@ class Pagepack:
             drawn = next(document.pages())
         if isinstance(drawn, PageFailure):
             return Reading("", 0.0, {"failed": str(drawn.error)})
+        if drawn.text_layer and (
+            self._text_layer == "prefer" or (self._text_layer == "auto" and drawn.text_layer_verdict == Verdict.SOUND)
+        ):
+            started = time.process_time()
+            text = own_text(drawn.text_layer, drawn.text_layer_found)
+            return Reading(text, time.process_time() - started, {"text_layer": drawn.text_layer_verdict})
         pixels = np.asarray(load(drawn.image).convert("RGB"))
         started = time.process_time()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,23 @@ class Look:
     jpeg: int = 0  # quality; 0 is PNG
     fax: bool = False  # one bit a pixel
     in_pdf: bool = False  # as the only content of a PDF page
+
+
+def born_digital(sheet: Sheet, order: str, seed: int) -> bytes:
+    """A PDF that carries the sheet's text, whose lines the file gives in this order: `drawn`, as whoever sets a page
+    does, `rows`, from the top through all columns, or `shuffled`."""
+    page, lines = sheet.page, list(sheet.lines)
+    if order == "rows":
+        lines.sort(key=lambda line: line[:2])
+    elif order == "shuffled":
+        random.Random(seed).shuffle(lines)
+    if order == "drawn":
+        return bytes(page.parent.tobytes(garbage=3, deflate=True, no_new_id=True))
+    streams = [stream for _, _, some in lines for stream in some]
+    others = [stream for stream in page.get_contents() if stream not in set(streams)]
+    document = page.parent
+    document.xref_set_key(page.xref, "Contents", f"[{' '.join(f'{stream} 0 R' for stream in others + streams)}]")
+    return bytes(document.tobytes(garbage=3, deflate=True, no_new_id=True))
 
 
 def take(sheet: Sheet, look: Look, seed: int) -> tuple[bytes, str]:

@@ -4,8 +4,8 @@ Who sets a page writes one story after the other: an infobox before the article 
 formula piece by piece. No white space tells as much. But others write row by row through all columns, or as it came.
 So the order is held against the regions that white space makes (`columns`):
 
-    a step goes on      within a region: down, or to the right; into one where none was before
-    a step goes back    within a region: up, and not to the right; into one that was left before
+    a step goes on      within a region: down a little, or to the right; into one where none was before
+    a step goes back    within a region: up and not to the right, or far; into one that was left before
 
 A region in which few steps go back keeps the order, and what follows each other in it is read together until a step
 leads up or out of it. Where many do, the region is read by where its lines stand; if that is most of the page, all of
@@ -17,22 +17,28 @@ space alone may take for a column with others beside it; so are level rows whose
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.layout.aligned import find_aligned
 from pipeline.layout.columns import regions
 from pipeline.layout.lines import Box
-from pipeline.layout.prose import is_prose
-from pipeline.layout.rows import Row, rows, united
+from pipeline.layout.prose import PROSE_WIDTH, is_prose
+from pipeline.layout.rows import Row, join, rows, united
 from pipeline.layout.rulings import Ruling
 
+_LEADERS = re.compile(r"[.…·_ ]{4,}")
+_LABEL = re.compile(r"[:：]$|[.…·_ ]{4,}$")
 _MOST_BACK = 0.25  # of a region's lines; of columns that are given row by row each second line, and more
 _UP = 1.2  # line heights; the pieces of a formula step up by less
+_FAR = 4.0
 _MOST_STRAY = 0.2  # of a table's cells: other lines that are given between them
 _LEAST_FIELDS = 2
-_LEAST_COLUMNS = 3
+_LEAST_ROWS, _LEAST_COLUMNS = 3, 3
+_MOST_WORDS = 5.0  # a cell, on average; more is prose in columns
 _ALIGNED = 0.2  # line heights
+_NEAR_ROWS, _LEAST_ALIGNED = 3, 2
 # `columns` tries fewer gutters where the file's order says more: a page of 100 lines tries all that it has.
 _MOST_LOOKED_AT = 6_000
 
@@ -40,12 +46,15 @@ _MOST_LOOKED_AT = 6_000
 def regions_as_given(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -> list[list[Box]]:
     """As `columns.regions`, where tables that are given row by row stay whole. Two columns may be anything: they are
     left to what stands around them."""
-    of_page = _with_cells_apart(_rows_as_given(sorted(boxes, key=lambda box: box.number)))
+    given = sorted(_with_leaders(boxes), key=lambda box: box.number)
+    of_page = _with_cells_apart(_rows_as_given(given))
     cells: dict[int, list[Box]] = {}
     whole = {id(box): box for row in of_page for box in row}
     for start, end, table in find_aligned(of_page):
         members = [box for row in of_page[start:end] for box in row]
-        if table.num_columns < _LEAST_COLUMNS or _has_prose(of_page[start:end], height):
+        if table.num_columns < _LEAST_COLUMNS or table.num_rows < _LEAST_ROWS:
+            continue
+        if sum(len(box.text.split()) for box in members) > _MOST_WORDS * len(members):
             continue
         for box in members:
             del whole[id(box)]
@@ -55,26 +64,43 @@ def regions_as_given(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -
     return [[cell for box in region for cell in cells.get(id(box), [box])] for region in found]
 
 
+def _with_leaders(boxes: list[Box]) -> list[Box]:
+    """The dots that lead from an entry to the number of its page are of the entry, whenever they are given."""
+    if not any(_LEADERS.fullmatch(box.text) for box in boxes):
+        return boxes
+    whole: list[Box] = []
+    for row in rows(boxes):
+        for i, box in enumerate(row):
+            if i and _LEADERS.fullmatch(box.text) and box.x0 - whole[-1].x1 < 2 * box.size:
+                last = whole[-1]
+                whole[-1] = replace(last, x1=box.x1, text=join(last.text, box.text))
+            else:
+                whole.append(box)
+    return whole
+
+
 def _with_cells_apart(of_page: list[Row]) -> list[Row]:
     """MuPDF breaks a line at white that may be the space between two words of a justified one. That it is the white
-    between two cells, a row above or below says, in which another begins, ends or has its middle at the same place."""
+    between two cells, rows above and below say, in which others begin, end or have their middles at the same place."""
 
     def places(i: int) -> list[tuple[float, float, float]]:
-        row = of_page[i] if 0 <= i < len(of_page) else []
-        return [(box.x0, box.x1, (box.x0 + box.x1) / 2) for box in row[1:]]
+        cells = [box for box in of_page[i][1:] if box.width < PROSE_WIDTH * box.size]  # all lines of prose end alike
+        return [(box.x0, box.x1, (box.x0 + box.x1) / 2) for box in cells]
 
     marked = []
     for i, row in enumerate(of_page):
         if len(row) < 2:
             marked.append(row)
             continue
-        others = places(i - 1) + places(i + 1)
+        around = range(max(0, i - _NEAR_ROWS), min(i + _NEAR_ROWS + 1, len(of_page)))
+        others = [places(j) for j in around if j != i]
         marked.append([row[0]])
-        for box, own in zip(row[1:], places(i), strict=True):
-            is_apart = any(
-                abs(a - b) < _ALIGNED * box.size for other in others for a, b in zip(own, other, strict=True)
+        for box in row[1:]:
+            own, near = (box.x0, box.x1, (box.x0 + box.x1) / 2), _ALIGNED * box.size
+            aligned = sum(
+                any(abs(a - b) < near for cell in cells for a, b in zip(own, cell, strict=True)) for cells in others
             )
-            marked[-1].append(replace(box, is_apart=True) if is_apart else box)
+            marked[-1].append(replace(box, is_apart=True) if aligned >= _LEAST_ALIGNED else box)
     return marked
 
 
@@ -92,10 +118,13 @@ def as_given(found: list[list[Box]], height: float) -> list[list[Row]] | None:
     of_regions = [rows(region) for region in found]
     region_of = {id(box): i for i, region in enumerate(found) for box in region}
     given = sorted((box for region in found for box in region), key=lambda box: box.number)
-    back = _steps_back(given, region_of, len(found), height)
+    into, within = _steps_back(given, region_of, len(found), height)
     holds = [
-        steps <= max(1.0, _MOST_BACK * len(region)) and not _is_of_fields(of_region)
-        for steps, region, of_region in zip(back, found, of_regions, strict=True)
+        # Once may be for a page's foot, which is given after all else.
+        into[i] <= max(1.0, _MOST_BACK * len(region))
+        and within[i] <= _MOST_BACK * len(region)
+        and not _is_of_fields(of_regions[i])
+        for i, region in enumerate(found)
     ]
     if 2 * sum(len(region) for region, is_held in zip(found, holds, strict=True) if is_held) < len(given):
         return None
@@ -118,26 +147,29 @@ def as_given(found: list[list[Box]], height: float) -> list[list[Row]] | None:
     return [part for _, part in sorted(parts, key=lambda part: part[0])]
 
 
-def _steps_back(given: list[Box], region_of: dict[int, int], num_regions: int, height: float) -> list[int]:
-    """How many there are in each region, or lead into it."""
-    back = [0] * num_regions
+def _steps_back(
+    given: list[Box], region_of: dict[int, int], num_regions: int, height: float
+) -> tuple[list[int], list[int]]:
+    """How many lead into each region, and how many there are within it."""
+    into, within = [0] * num_regions, [0] * num_regions
     seen: set[int] = set()
     last: Box | None = None
     for box in given:
         region = region_of[id(box)]
         if last is None or region != region_of[id(last)]:
-            back[region] += region in seen
+            into[region] += region in seen
             seen.add(region)
-        elif box.centre < last.centre - _UP * height and box.x0 < last.x1 - 0.5 * height:
-            back[region] += 1
+        else:
+            goes_up = box.centre < last.centre - _UP * height and box.x0 < last.x1 - 0.5 * height
+            within[region] += goes_up or abs(box.centre - last.centre) > _FAR * height
         last = box
-    return back
+    return into, within
 
 
 def _is_of_fields(of_region: list[Row]) -> bool:
-    """A form's, whose labels may be given first and then what was filled in."""
+    """A form's or a table of contents', whose labels may be given first and then what stands behind them."""
     several = [row for row in of_region if len(row) > 1]
-    labels = sum(row[0].text.endswith((":", "：")) for row in several)
+    labels = sum(bool(_LABEL.search(row[0].text)) for row in several)
     return labels >= _LEAST_FIELDS and 2 * labels >= len(several)
 
 

@@ -25,7 +25,7 @@ from pipeline.layout.grids import take_tables
 from pipeline.layout.headings import with_headings
 from pipeline.layout.lines import Box, Line, find_frame, lay_out
 from pipeline.layout.paragraphs import Block, blocks_of_rows
-from pipeline.layout.rows import Row, join, rows, united
+from pipeline.layout.rows import Row, join, rows, united, with_whole_lines
 from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text, taken_out
 from pipeline.layout.running_lines import set_apart
 from pipeline.layout.sideways import take_sideways
@@ -77,6 +77,8 @@ def text_in_reading_order(
         head, boxes_of_text, foot = set_apart(boxes, height)
         found = [part for part in (head, *regions(boxes_of_text, height, ruled), foot) if part]
     of_page = (as_given(found, height) if is_given else None) or [rows(region) for region in found]
+    if is_given:  # and broken at white
+        of_page = [with_whole_lines(region) for region in of_page]
     return "\n\n".join(with_headings(_in_order(of_page, body, _compounds(boxes)), body))
 
 

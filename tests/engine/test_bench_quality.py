@@ -24,3 +24,12 @@ def test_bench_reads_drawn_pages_and_ends_in_a_line_of_json(tmp_path: Path, caps
     main(["--pages", str(tmp_path / "pages"), "--kind", "few words", "--engine", "pagepack"])
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["pagepack"]["kinds"]["few words"]["error"] == found["pagepack"]["kinds"]["few words"]["error"]
+
+
+def test_a_page_s_own_text_is_measured_where_it_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = ["--set", "text_layer=auto", "--engine", "pagepack", "--keep", str(tmp_path)]
+    main(["--per-kind", "1", "--kind", "columns", "--born-digital", "rows", *answers])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["pagepack"]
+    assert found["recall"] == 1.0 and found["error"] == 0.0 and found["seconds"] < 0.2, "columns, not rows"
+    facts = json.loads((tmp_path / "read" / "pagepack" / "columns-000.json").read_text())["facts"]
+    assert facts["text_layer"] == "sound"

@@ -189,6 +189,46 @@ def test_pieces_of_a_line_are_one(tmp_path: Path) -> None:
     )
 
 
+def test_a_line_with_wide_white_between_its_words_is_no_row_of_cells(tmp_path: Path) -> None:
+    """As narrow justified columns have them; twice, one below the other."""
+    texts = ["The harbour office has kept its books by", "whether all the figures were right or not,"]
+    right = 60 + pymupdf.get_text_length(texts[0], fontsize=10)
+    lines = [(60.0, 120.0, texts[0], 10.0)]
+    for number, (first, middle, last, at) in enumerate(
+        (("for more", "eighty", "years", 120), ("and", "some", "ask", 160))
+    ):
+        ends = right - pymupdf.get_text_length(last, fontsize=10)
+        lines += [
+            (x, 133.0 + 13 * number, text, 10.0) for x, text in ((60.0, first), (float(at), middle), (ends, last))
+        ]
+    assert read(drawn(tmp_path / "a.pdf", [*lines, (60.0, 159.0, texts[1], 10.0)])) == (
+        f"{texts[0]} for more eighty years and some ask {texts[1]}"
+    )
+
+
+def test_cells_that_stand_near_each_other_are_apart_where_others_stand_below(tmp_path: Path) -> None:
+    rows = [["Quay", "4,180", "21,450"], ["Pier", "960", "4,310"], ["Dyke", "740", "8,020"], ["Bay", "40", "300"]]
+    said = page_of(tmp_path / "a.pdf", grid(rows, (50, 84, 122)))
+    assert said.startswith("| Quay | 4,180 | 21,450 |\n| --- | --- | --- |\n| Pier | 960 | 4,310 |")
+
+
+@pytest.mark.parametrize("order", ["drawn", "rows", "shuffled"])
+def test_leaders_are_of_their_entry_whenever_they_are_drawn(tmp_path: Path, order: str) -> None:
+    """All dots after all numbers, too, as some programs draw a table of contents."""
+    entries = [("1 The harbour", 3), ("Northern pier", 9), ("2 What the office kept", 18), ("Boats", 22), ("3 Fog", 30)]
+    titles = [(60.0, 120.0 + 17 * n, title, 10.0) for n, (title, _) in enumerate(entries)]
+    numbers = [(520.0, 120.0 + 17 * n, str(number), 10.0) for n, (_, number) in enumerate(entries)]
+    ends = [left + pymupdf.get_text_length(title, fontsize=10) + 8 for left, _, title, _ in titles]
+    dots = [(end, 120.0 + 17 * n, " ." * int((500 - end) / 5.6), 10.0) for n, end in enumerate(ends)]
+    lines = [*titles, *numbers, *dots]
+    if order == "rows":
+        lines.sort(key=lambda line: (line[1], line[0]))
+    elif order == "shuffled":
+        random.Random(3).shuffle(lines)
+    said = read(drawn(tmp_path / "a.pdf", lines))
+    assert [re.sub(r"[ .]+", " ", line) for line in said.splitlines()] == [f"{title} {n}" for title, n in entries]
+
+
 def test_labels_of_a_form_stand_with_what_was_filled_in(tmp_path: Path) -> None:
     """Programs draw all fields after all labels."""
     labels = [(60.0, 120.0 + 30 * n, text, 10.0) for n, text in enumerate(("Name:", "Born:", "Town:", "Trade:"))]
