@@ -27,6 +27,8 @@ from pipeline.layout.lines import Box
 from pipeline.layout.prose import PROSE_WIDTH, is_prose
 from pipeline.layout.rows import Row, join, rows, united
 from pipeline.layout.rulings import Ruling
+from pipeline.layout.running_lines import set_apart
+from pipeline.layout.wrapped_cells import with_whole_cells
 
 _LEADERS = re.compile(r"[.…·_ ]{4,}")
 _LABEL = re.compile(r"[:：]$|[.…·_ ]{4,}$")
@@ -44,8 +46,10 @@ _MOST_LOOKED_AT = 6_000
 
 
 def regions_as_given(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -> list[list[Box]]:
-    """As `columns.regions`, where tables that are given row by row stay whole. Two columns may be anything: they are
-    left to what stands around them."""
+    """As `running_lines.set_apart` and `columns.regions`, where tables that are given row by row stay whole.
+
+    Two columns may be anything: they are left to what stands around them.
+    """
     given = sorted(_with_leaders(boxes), key=lambda box: box.number)
     of_page = _with_cells_apart(_rows_as_given(given))
     cells: dict[int, list[Box]] = {}
@@ -60,7 +64,8 @@ def regions_as_given(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -
             del whole[id(box)]
         one = united(members, table.text, is_table=True)
         whole[id(one)], cells[id(one)] = one, members
-    found = regions(sorted(whole.values()), height, ruled, _MOST_LOOKED_AT)
+    head, of_text, foot = set_apart(sorted(whole.values()), height)
+    found = [part for part in (head, *regions(of_text, height, ruled, _MOST_LOOKED_AT), foot) if part]
     return [[cell for box in region for cell in cells.get(id(box), [box])] for region in found]
 
 
@@ -180,8 +185,9 @@ def _with_tables(
     better read by itself."""
     boxes = {id(box): box for box in region}
     own = region_of[id(region[0])]
+    of_region, lines = with_whole_cells(of_region, place)
     for start, end, table in find_aligned(of_region):
-        members = [box for row in of_region[start:end] for box in row]
+        members = [line for row in of_region[start:end] for box in row for line in lines.get(id(box), [box])]
         places = [place[id(box)] for box in members]
         has_strays = max(places) - min(places) + 1 > (1 + _MOST_STRAY) * len(members)
         if has_strays or _has_prose(of_region[start:end], height):

@@ -212,6 +212,22 @@ def test_cells_that_stand_near_each_other_are_apart_where_others_stand_below(tmp
     assert said.startswith("| Quay | 4,180 | 21,450 |\n| --- | --- | --- |\n| Pier | 960 | 4,310 |")
 
 
+def test_the_lines_of_a_cell_are_one_where_the_file_gives_cell_by_cell(tmp_path: Path) -> None:
+    """As office programs and typesetters do."""
+    cells = [[["Inhibitor", "concentration (g)"], ["Potential (V)"], ["Corrosion", "rate (mm/year)"]],
+             [["0.25"], ["0.9393"], ["2.8163"]], [["none, as it", "was drawn"], [], ["0.0919"]],
+             [["6"], ["0.5536"], ["1.9476"]]]  # fmt: skip
+    placed, top = [], 100.0
+    for row in cells:
+        for left, lines in zip((50, 200, 300), row, strict=True):
+            placed += [(left, top + 12 * n, text) for n, text in enumerate(lines)]
+        top += 12 * max(map(len, row)) + 8
+    assert page_of(tmp_path / "a.pdf", placed) == (
+        "| Inhibitor concentration (g) | Potential (V) | Corrosion rate (mm/year) |\n| --- | --- | --- |\n"
+        "| 0.25 | 0.9393 | 2.8163 |\n| none, as it was drawn |  | 0.0919 |\n| 6 | 0.5536 | 1.9476 |"
+    )
+
+
 @pytest.mark.parametrize("order", ["drawn", "rows", "shuffled"])
 def test_leaders_are_of_their_entry_whenever_they_are_drawn(tmp_path: Path, order: str) -> None:
     """All dots after all numbers, too, as some programs draw a table of contents."""
