@@ -3,6 +3,7 @@
     sideways       blocks that lie on their side, each a page of its own and one box from here on
     lines          boxes on a level page that reads from the left and the top, whatever the script
     rulings        the lines that are drawn on it; `grids`: the tables that they make, each one box from here on
+    running_lines  a page's head and foot, which belong to no column
     columns        regions that read row by row; `given_order`: what a file's own order of them is worth
     rows           boxes that stand level; `aligned`: the tables that they make by where their cells stand
     paragraphs     lines joined where a sentence goes on, and only there; `headings`
