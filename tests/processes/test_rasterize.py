@@ -87,7 +87,7 @@ def test_a_page_equals_what_mupdf_draws_and_the_rest_is_white(rasterizer: Raster
         assert (pixels[: expected.height, : expected.width] == drawn).all()
         assert (pixels[expected.height :] == 255).all() and (pixels[:, expected.width :] == 255).all()
         assert isinstance(result, RasterizedPage) and result.text_layer == f"page {index + 1}\n"
-        ((left, top, right, bottom),) = result.text_layer_boxes or []
+        ((left, top, right, bottom, *_),) = (result.text_layer_found or {})["lines"]
         assert result.text_layer_verdict == "sound" and pixels[top:bottom, left:right].min() < 50
         rest = pixels.copy()
         rest[top - 1 : bottom + 1, left - 1 : right + 1] = 255
