@@ -18,7 +18,8 @@ from pipeline.layout.lines import Box
 from pipeline.layout.rows import Row, cells, joined
 from pipeline.layout.tables import Cell, Table
 
-_OVERLAP = 0.3  # line heights by which rows may reach into each other; the pieces of a formula do by more
+# Line heights by which rows may reach into each other, as boxes of close rows do; the pieces of a formula do by more.
+_OVERLAP = 0.45
 _LEADERS = re.compile(r"(\. ?|…|·|_){4,}")
 
 
@@ -53,8 +54,8 @@ def _end_of_run(found: list[Row], start: int) -> int:
         size, gap = min(_size(above), _size(row)), _gap(found, i - 1)
         if gap > (2 if min(len(last), len(row)) < 3 else 3.5) * size or any(box.is_table for box in row):
             break
-        if gap < -_OVERLAP * size:
-            break
+        if median(box.y0 for box in row) - median(box.y1 for box in above) < -_OVERLAP * size:
+            break  # of most cells: the box around a digit may be much too high
         if _is_of_cells(row):
             end = i + 1
         elif row[0].x0 < cells(last)[1].x0 - size and (i - end >= 2 or len(row[0].text) > 60):

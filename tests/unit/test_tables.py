@@ -228,3 +228,15 @@ def test_label_beside_empty_cells_is_a_row_of_its_table() -> None:
     text = text_in_reading_order(lines)
     assert "| Acquisitions |  |  |  |  |" in text and "| Liabilities |  |  |  |  |" in text
     assert sum(row.startswith("|") for row in text.splitlines()) == len(rows) + 1
+
+
+def test_close_rows_are_one_table_though_boxes_reach_into_each_other_and_a_name_begins_small() -> None:
+    """Detected boxes are 17 px high where rows are 12 px apart; an I is read as an l."""
+    names = ["Chimerix Inc (CMRX)", "Infinity Pharmaceuticals", "lonis Pharmaceuticals"]
+    lines = [
+        line(cell, x, 12.0 * i + (i + j) % 3 / 2, 8.0 * len(cell), 17.0)
+        for i, name in enumerate(names)
+        for j, (cell, x) in enumerate(((name, 50), (f"E(08/{10 + i}/2016)", 350), (f"${i}.75", 560)))
+    ]
+    rows = [f"| {name} | E(08/{10 + i}/2016) | ${i}.75 |" for i, name in enumerate(names)]
+    assert text_in_reading_order(lines).splitlines() == [rows[0], "| --- | --- | --- |", *rows[1:]]
