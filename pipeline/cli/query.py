@@ -83,15 +83,26 @@ def _echo(text: str) -> None:
 
 
 @cli.command()
-@click.option("--out", required=True, type=path, help="A folder; for jsonl and parquet a file; for jsonl also -.")
-@click.option("--format", "form", default="markdown", show_default=True, type=Choice(["markdown", "jsonl", "parquet"]))
+@click.option("--out", required=True, type=path, help="A folder; else a file; for jsonl and csv also -.")
+@click.option(
+    "--format",
+    "form",
+    type=Choice(["markdown", "jsonl", "csv", "parquet"]),
+    help="[markdown; with --schema csv]",
+)
+@click.option(
+    "--schema",
+    metavar="FILE|NAME",
+    help="A column a field of the answers that fit this JSON Schema: its file, or the name of their prompt.",
+)
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="The counts as JSON, on stdout unless the pages go there.")
 def export(
     out: Path,
-    form: Literal["markdown", "jsonl", "parquet"],
+    form: Literal["markdown", "jsonl", "csv", "parquet"] | None,
+    schema: str | None,
     batch: str | None,
     prompt: str | None,
     home: Path | None,
@@ -103,16 +114,21 @@ def export(
 
     In JSON Lines and Parquet, a page that was not read is a row too, and so is a file that was rejected or failed:
     its text is null; state, cause and reason say why.
+
+    With --schema, a row has a column for each field of the answers, by its dotted name (seller.name); lists are JSON.
     """
     from pipeline.cli.progress_bar import counted
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch
-    from pipeline.query.export import STDOUT
     from pipeline.query.export import export as write_export
+    from pipeline.query.export_fields import find_fields
+    from pipeline.query.export_files import STDOUT
     from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)
-    summary = write_export(db, out, form, batch=find_batch(db, batch) if batch else None, prompt=prompt)
+    chosen = find_batch(db, batch) if batch else None
+    fields = find_fields(db, schema, prompt) if schema is not None else None
+    summary = write_export(db, out, form or ("csv" if fields else "markdown"), chosen, prompt, fields)
     if as_json:
         click.echo(json.dumps(asdict(summary)), err=str(out) in STDOUT)
         return EXIT_DONE

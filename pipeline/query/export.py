@@ -1,4 +1,4 @@
-"""Text out of the database into files: Markdown for people, JSONL and Parquet for programs.
+"""Text out of the database into files: Markdown for people, JSONL, CSV and Parquet for programs.
 
 Pages stream from the database (`export_rows.py`) into the file; a file appears under its name only when it is complete.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, Unavailable, UsageError
 from pipeline.query.batch_status import BatchRow, check_prompt
+from pipeline.query.export_fields import Fields
+from pipeline.query.export_files import INTO_PIPES, STDOUT, complete_file, is_special
 from pipeline.query.export_paths import Targets, shared_folder
 from pipeline.query.export_rows import (
     ExportedPage,
@@ -29,11 +29,9 @@ from pipeline.query.export_rows import (
     first_and_last_path,
     not_taken_in,
 )
+from pipeline.query.export_table import Kind, write_table
 
-Format = Literal["markdown", "jsonl", "parquet"]
-
-STDOUT = ("-", "/dev/stdout")
-_PARQUET_ROWS = 2_000  # a row group: some megabytes of text
+Format = Literal["markdown", "jsonl", "csv", "parquet"]
 
 
 @dataclass
@@ -53,19 +51,23 @@ def export(
     format: Format,
     batch: BatchRow | None = None,
     prompt: str | None = None,
+    fields: Fields | None = None,
 ) -> ExportSummary:
     """Write the current answers of a batch, in its files as it saw them, or of all sources as they are.
 
-    `out` is a folder for Markdown and a file for the others; `-` writes JSONL to the standard output. Files that
-    exist are replaced.
+    `out` is a folder for Markdown and a file for the others; `-` writes JSONL and CSV to the standard output. Files
+    that exist are replaced. With `fields` (`find_fields`) a row has a column for each field of the answers to their
+    prompts, in place of the text.
 
     Raises:
         UsageError: `out` cannot be written or does not fit the format, Parquet without pyarrow, an unknown prompt.
         NothingToDo: no source to export.
         DiskFull: no room for it.
     """
-    if str(out) in STDOUT and format != "jsonl":
+    if str(out) in STDOUT and format not in INTO_PIPES:
         raise UsageError(f"--out {out}: only --format jsonl goes to the standard output; name a folder or a file")
+    if (format == "csv" and fields is None) or (format == "markdown" and fields is not None):
+        raise UsageError(f"--format {format} is {'for fields: add --schema' if fields is None else 'for text'}")
     if prompt is not None:
         check_prompt(db, prompt)
     first, last = first_and_last_path(db, batch)
@@ -73,10 +75,12 @@ def export(
     try:
         if format == "markdown":
             _export_markdown(db, Targets(out, shared_folder(first, last)), batch, prompt, summary)
-        elif format == "jsonl":
-            _export_jsonl(out, _counted(db, batch, prompt, summary), summary)
         else:
-            _export_parquet(out, _counted(db, batch, prompt, summary), summary)
+            versions = fields.versions if fields else None
+            pages = _counted(db, batch, prompt, versions, summary)
+            rows = map(fields.row if fields else asdict, pages)
+            write_table(out, format, fields.kinds if fields else _kinds_of_a_page(), rows)
+            summary.files = int(str(out) not in STDOUT)
     except BrokenPipeError as error:
         if str(out) in STDOUT:  # whoever read it has seen enough
             raise
@@ -90,14 +94,18 @@ def export(
     return summary
 
 
+def _kinds_of_a_page() -> dict[str, Kind]:
+    return {field.name: str(field.type).partition(" ")[0] for field in dataclass_fields(ExportedPage)}  # type: ignore[misc]
+
+
 def _counted(
-    db: Database, batch: BatchRow | None, prompt: str | None, summary: ExportSummary
+    db: Database, batch: BatchRow | None, prompt: str | None, versions: Collection[str] | None, summary: ExportSummary
 ) -> Iterator[ExportedPage]:
     for source in exported_sources(db, batch):
         if (row := not_taken_in(source)) is not None:
             summary.files_rejected += 1
             yield row
-        for page in exported_pages(db, source, batch, prompt):
+        for page in exported_pages(db, source, batch, prompt, versions):
             _count(summary, page)
             yield page
 
@@ -122,10 +130,10 @@ def _export_markdown(
         if source.cause == "unsupported" or source.page_count == 0:  # an archive, whose members follow
             continue
         target = targets.of(source.source_path)
-        if _is_special(target) and not target.is_symlink():
+        if is_special(target) and not target.is_symlink():
             raise UsageError(f"cannot write {target}: it is no regular file; choose another --out")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _complete_file(target) as file:
+        with complete_file(target) as file:
             for piece in markdown(
                 source, exported_pages(db, source, batch, prompt), lambda page: _count(summary, page)
             ):
@@ -181,76 +189,3 @@ def _yaml_character(character: str) -> str:
     if character in '"\\':
         return f"\\{character}"
     return character if character.isprintable() else f"\\U{ord(character):08x}"
-
-
-def _export_jsonl(out: Path, pages: Iterator[ExportedPage], summary: ExportSummary) -> None:
-    if str(out) in STDOUT:
-        _write_jsonl(sys.stdout, pages)
-        return
-    target = _place(out, "jsonl")
-    with target.open("w", encoding="utf-8", newline="") if _is_special(target) else _complete_file(target) as file:
-        _write_jsonl(file, pages)
-    summary.files = 1
-
-
-def _write_jsonl(stream: TextIO, pages: Iterable[ExportedPage]) -> None:
-    for page in pages:
-        values = asdict(page) | {"created_at": page.created_at.isoformat() if page.created_at else None}
-        stream.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-
-def _export_parquet(out: Path, pages: Iterator[ExportedPage], summary: ExportSummary) -> None:
-    try:
-        import pyarrow  # an extra: 45 MB
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError("Parquet needs pyarrow; pip install 'pagepack[parquet]'") from error
-    target = _place(out, "parquet")
-    kinds = {"int": pyarrow.int64(), "float": pyarrow.float64(), "datetime": pyarrow.timestamp("us", tz="UTC")}
-    kind_of = {field.name: str(field.type).partition(" ")[0] for field in fields(ExportedPage)}
-    schema = pyarrow.schema([(name, kinds.get(kind, pyarrow.string())) for name, kind in kind_of.items()])
-    with _part_of(target) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
-        while rows := list(itertools.islice(pages, _PARQUET_ROWS)):
-            writer.write_table(pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema))
-    summary.files = 1
-
-
-def _place(out: Path, format: Format) -> Path:
-    """The file to replace or to write into: that behind a symbolic link, for the link is the user's own.
-
-    Raises:
-        UsageError: it is a folder, or a pipe or device, which take JSON Lines only.
-    """
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; {format} goes into one file, so name a file in it")
-    if _is_special(out):
-        if format != "jsonl":
-            raise UsageError(f"--out {out} is a pipe or a device, which takes --format jsonl only; name a file")
-        return out
-    return out.resolve()
-
-
-def _is_special(path: Path) -> bool:
-    """Pipes, devices and sockets are written into; a file renamed to their name would replace them."""
-    return path.exists() and not path.is_file()
-
-
-@contextmanager
-def _complete_file(target: Path) -> Iterator[TextIO]:
-    with _part_of(target) as part, part.open("w", encoding="utf-8", newline="") as file:
-        yield file
-
-
-@contextmanager
-def _part_of(target: Path) -> Iterator[Path]:
-    """A name beside the target that becomes the target at the end: a cut-short export leaves no half file."""
-    part = target.parent / f".pagepack-{os.getpid()}.part"
-    try:
-        yield part
-        part.replace(target)
-    except BaseException as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(target), None  # the name that people know
-        raise

@@ -6,12 +6,13 @@ One document is read at a time, in a transaction of its own: memory stays flat, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+import sqlalchemy.orm
 from sqlalchemy import func, select
 
 from pipeline.database.engine import Database
@@ -113,14 +114,18 @@ def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedS
 
 
 def exported_pages(
-    db: Database, source: ExportedSource, batch: BatchRow | None, prompt: str | None
+    db: Database,
+    source: ExportedSource,
+    batch: BatchRow | None,
+    prompt: str | None,
+    versions: Collection[str] | None = None,
 ) -> Iterator[ExportedPage]:
-    """The pages of a source, prompt by prompt and in page order."""
+    """The pages of a source, prompt by prompt and in page order; of these versions of prompts, where they are given."""
     if source.key is None or source.document_id is None:
         return
     with db.read() as connection:
-        for name in connection.scalars(_prompts(source.key, batch, prompt)).all():
-            rows = connection.execution_options(yield_per=200).execute(_pages(source.key, name, batch))
+        for name in connection.scalars(_prompts(source.key, batch, prompt, versions)).all():
+            rows = connection.execution_options(yield_per=200).execute(_pages(source.key, name, batch, versions))
             for row in rows:
                 values = dict(row._mapping)
                 if values["text"] is None and values["cause"] is None:
@@ -142,7 +147,9 @@ def not_taken_in(source: ExportedSource) -> ExportedPage | None:
     return ExportedPage(**nothing | told | {"cause": source.cause, "reason": source.reason})
 
 
-def _prompts(document_id: int, batch: BatchRow | None, prompt: str | None) -> sa.Select[Any]:
+def _prompts(
+    document_id: int, batch: BatchRow | None, prompt: str | None, versions: Collection[str] | None
+) -> sa.Select[Any]:
     """Names of the prompts that a document was asked with, by the batch or by any."""
     asked = (
         select(PromptVersion.name)
@@ -154,11 +161,14 @@ def _prompts(document_id: int, batch: BatchRow | None, prompt: str | None) -> sa
         asked = asked.where(BatchSource.batch_id == batch.id)
     if prompt is not None:
         asked = asked.where(PromptVersion.name == prompt)
+    if versions is not None:
+        asked = asked.where(PromptVersion.version.in_(versions))
     return asked.distinct().order_by(PromptVersion.name)
 
 
-def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[Any]:
+def _pages(document_id: int, prompt: str, batch: BatchRow | None, versions: Collection[str] | None) -> sa.Select[Any]:
     """Each page with its current answer, or why it has none: its own failure, or that of the latest task."""
+    one = sa.orm.aliased(Answer)
     task = (
         select(func.max(PageTask.id))
         .join(PromptVersion, PromptVersion.version == PageTask.prompt_version)
@@ -169,6 +179,11 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
     if batch is not None:
         task = task.join(Batch, Batch.model == PageTask.model).where(Batch.id == batch.id)
         asked = is_asked_by(batch.id)
+    shown: sa.ColumnElement[Any] = CurrentAnswer.answer_id.expression
+    if versions is not None:  # the current answer where it is one to them, else the latest that is
+        task = task.where(PromptVersion.version.in_(versions))
+        of_them = select(one.id).where(one.id == CurrentAnswer.answer_id, one.prompt_version.in_(versions))
+        shown = func.coalesce(of_them.scalar_subquery(), PageTask.answer_id)
     is_absent = Answer.id.is_(None)
     return (
         select(
@@ -186,8 +201,8 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None) -> sa.Select[A
         )
         .select_from(Page)
         .outerjoin(CurrentAnswer, (CurrentAnswer.page_id == Page.id) & (CurrentAnswer.prompt == prompt))
-        .outerjoin(Answer, Answer.id == CurrentAnswer.answer_id)
         .outerjoin(PageTask, PageTask.id == task.scalar_subquery())
+        .outerjoin(Answer, Answer.id == shown)
         .where(Page.document_id == document_id, asked)
         .order_by(Page.page_index)
     )
