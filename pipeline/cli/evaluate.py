@@ -109,7 +109,7 @@ def eval_pages(
     settings = load_settings(home=home, **flags, text_layer="keep")
     if not paths and not answers:
         raise UsageError("eval needs files or folders to read, or --answers of what was read")
-    judge = _Judge(settings, paths, chosen, changes)
+    judge = _Judge(settings, paths, chosen, worst if changes else 0)
     if answers:
         found, code = judge.stored(answers), EXIT_DONE
     else:
@@ -130,14 +130,14 @@ def check_plots(plots: Sequence[Path]) -> None:
 class _Judge:
     """What is judged by which truths: a benchmark where the only path is one, else files."""
 
-    def __init__(self, settings: Settings, paths: Sequence[str | Path], prompt: Prompt, changes: bool) -> None:
+    def __init__(self, settings: Settings, paths: Sequence[str | Path], prompt: Prompt, num_changes: int) -> None:
         """Raises UsageError: a path is data of a benchmark, and not of one that is known."""
         from pipeline.evaluation.datasets import find_dataset
 
         found = [find_dataset(one) for one in paths if isinstance(one, Path)]
         if len(paths) > 1 and any(found):
             raise UsageError("a benchmark is judged by itself; name it alone")
-        self._settings, self._paths, self._prompt, self._changes = settings, paths, prompt, changes
+        self._settings, self._paths, self._prompt, self._num_changes = settings, paths, prompt, num_changes
         self._dataset = found[0] if found else None
 
     def stored(self, answers: Sequence[str]) -> list[Evaluation]:
@@ -152,7 +152,7 @@ class _Judge:
         for one in sets:
             prompt = one.value if one.kind == "prompt" else self._prompt.name
             found.append(
-                _Judge(self._settings, self._paths, self._prompt, self._changes)._of(db, one, prompt, documents)
+                _Judge(self._settings, self._paths, self._prompt, self._num_changes)._of(db, one, prompt, documents)
             )
         return found
 
@@ -183,12 +183,15 @@ class _Judge:
 
     def _of(self, db: Database, answers: AnswerSet, prompt: str, documents: set[int] | None) -> Evaluation:
         from pipeline.evaluation.evaluate import evaluate, evaluate_dataset
-        from pipeline.evaluation.truths import PageTruths
+        from pipeline.evaluation.truths import PageTruths, lonely_truths
+        from pipeline.urls import local_path
 
         if self._dataset is not None:
-            return evaluate_dataset(db, answers, prompt, self._dataset, with_changes=self._changes)
+            return evaluate_dataset(db, answers, prompt, self._dataset, with_changes=self._num_changes > 0)
         name = " ".join(Path(str(path)).name or str(path) for path in self._paths) or "all files"
-        return evaluate(db, answers, prompt, documents, PageTruths(), name, with_changes=self._changes)
+        found = evaluate(db, answers, prompt, documents, PageTruths(), name, num_changes=self._num_changes)
+        found.complaints += lonely_truths([path for path in map(str, self._paths) if local_path(path)])
+        return found
 
 
 def _documents(db: Database, paths: Sequence[str | Path]) -> set[int]:

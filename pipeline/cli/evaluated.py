@@ -121,7 +121,7 @@ def _items(one: Evaluation, stream: TextIO) -> None:
     from pipeline.query.formats import write_table
 
     click.echo()
-    rows = [(category, count, left, _rate(mean)) for category, count, left, mean in category_means(one)]
+    rows = [(category, count, left, _rate(mean)) for category, count, left, mean in one.categories()]
     write_table(stream, ("category", "questions", "not judged", "mean score"), rows)
     if (mean := overall(one)) is not None:
         click.echo(f"overall {_rate(mean)}: the mean of the categories; what is not judged is left out")
@@ -129,19 +129,8 @@ def _items(one: Evaluation, stream: TextIO) -> None:
 
 def overall(one: Evaluation) -> float | None:
     """Of a benchmark of tests: the mean of its categories' means, as olmOCR-bench has it."""
-    means = [mean for *_, mean in category_means(one) if mean is not None]
+    means = [mean for *_, mean in one.categories() if mean is not None]
     return sum(means) / len(means) if one.kind == "olmocr-bench" and means else None
-
-
-def category_means(one: Evaluation) -> list[tuple[str, int, int, float | None]]:
-    """(category, questions, not judged, mean), in the order of the questions."""
-    rows = []
-    for category in dict.fromkeys(item.category for item in one.items):
-        scores = [item.score for item in one.items if item.category == category]
-        judged = [score for score in scores if score is not None]
-        mean = sum(judged) / len(judged) if judged else None
-        rows.append((category, len(scores), len(scores) - len(judged), mean))
-    return rows
 
 
 def _against(one: Evaluation, other: Evaluation, worst: int, changes: bool, stream: TextIO) -> None:
@@ -207,6 +196,6 @@ def shown_json(one: Evaluation, key: int | None, worst: int, changes: bool) -> d
         "overall": overall(one),
         "categories": [
             {"category": name, "questions": count, "not_judged": left, "mean_score": mean}
-            for name, count, left, mean in category_means(one)
+            for name, count, left, mean in one.categories()
         ],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -75,6 +75,15 @@ class Evaluation:
         """Over all pages, as the view `evaluations` has them."""
         return figures_of(self.pages) | {"worst_tenth_share": self.worst_tenth_share}
 
+    def categories(self) -> list[tuple[str, int, int, float | None]]:
+        """(category, questions, not judged, mean score), in the order of the questions."""
+        rows = []
+        for category in dict.fromkeys(item.category for item in self.items):
+            scores = [item.score for item in self.items if item.category == category]
+            known = [score for score in scores if score is not None]
+            rows.append((category, len(scores), len(scores) - len(known), fmean(known) if known else None))
+        return rows
+
     def documents(self) -> list[tuple[str, dict[str, Any]]]:
         """(path, figures), the worst first."""
         of: dict[str, list[JudgedPage]] = defaultdict(list)
@@ -115,19 +124,31 @@ def evaluate(
     name: str,
     kind: str = "pages",
     *,
-    with_changes: bool = False,
+    num_changes: int = 0,
 ) -> Evaluation:
-    """Measure each answer of the set that has a truth; `documents` are keys inside, None for all."""
+    """Measure each answer of the set that has a truth; `documents` are keys inside, None for all.
+
+    Of the worst pages, as many as `num_changes`, the changes from truth to answer are kept; their texts are looked at
+    again for that, so that memory never holds the texts of all.
+    """
     found = Evaluation(kind, name, answers.name, prompt)
     models: set[str] = set()
+    keys: dict[int, int] = {}
     for page in answers_of(db, answers, prompt, documents):
         models.add(page.model)
         truth = truths.of(page)
         if truth is None:
             found.without_truth.append(page.name)
             continue
-        found.pages.append(judged(page, truth, with_changes))
+        found.pages.append(judged(page, truth))
+        keys[page.page_id] = page.document
     _name_and_sort(found, answers, models)
+    worst = {page.page_id: number for number, page in enumerate(found.pages[:num_changes])}
+    if worst:
+        for page in answers_of(db, answers, prompt, {keys[page_id] for page_id in worst}):
+            if page.page_id in worst and (truth := truths.of(page)) is not None:
+                number = worst[page.page_id]
+                found.pages[number] = replace(found.pages[number], changes=diff(truth.text, page.text))
     found.complaints = truths.complaints
     return found
 
@@ -184,7 +205,7 @@ def _name_and_sort(found: Evaluation, answers: AnswerSet, models: set[str]) -> N
 def judged(
     page: PageAnswer,
     truth: Truth,
-    with_changes: bool,
+    with_changes: bool = False,
     table_score: float | None = None,
     text: str | None = None,
 ) -> JudgedPage:

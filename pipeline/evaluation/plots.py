@@ -47,7 +47,7 @@ def _draw(file: Path, found: Sequence[Evaluation]) -> None:
     figure = _matplotlib()(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for one in found:
-        rates = [page.measured.error_rate for page in one.pages] or [item.score or 0.0 for item in one.items]
+        rates = [page.measured.error_rate for page in one.pages]
         left.plot(range(1, len(rates) + 1), rates, marker=".", label=one.answers[:60])
         right.scatter([page.doubt for page in one.pages], [page.measured.error_rate for page in one.pages], s=14)
     left.set(
@@ -55,6 +55,16 @@ def _draw(file: Path, found: Sequence[Evaluation]) -> None:
     )
     right.set(xlabel="doubt of the engine (above 1: worth a look)", ylabel="share of characters wrong", ylim=(0, None))
     left.legend(fontsize=8)
+    if not any(one.pages for one in found):  # a benchmark of questions
+        for axes in (left, right):
+            axes.clear()
+        right.set_axis_off()
+        for number, one in enumerate(found):
+            means = one.categories()
+            places = [place + 0.4 * number for place in range(len(means))]
+            left.barh(places, [mean or 0.0 for *_, mean in means], height=0.38, label=one.answers[:60])
+            left.set_yticks(places, [f"{name} ({count - gone:,})" for name, count, gone, _ in means])
+        left.set(xlabel="mean score", title=found[0].name[:60])
     figure.savefig(file, dpi=130)
 
 
@@ -71,6 +81,14 @@ def _page(found: Sequence[Evaluation]) -> str:
         rates = ("character_error_rate", "word_error_rate", "recall", "precision", "worst_tenth_share")
         said = (f"{name.replace('_', ' ')} {figures[name]:.4f}" for name in rates if figures[name] is not None)
         parts.append(f"<p>{' · '.join(said)}")
+        if one.items:
+            parts.append("<table><tr><th>category<th>questions<th>not judged<th>mean score")
+            for name, count, left, mean in one.categories():
+                cells = f"<td class=n>{count:,}<td class=n>{left:,}<td class=n>{'–' if mean is None else f'{mean:.4f}'}"
+                parts.append(f"<tr><td>{html.escape(name)}{cells}")
+            parts.append("</table>")
+        if not one.pages:
+            continue
         parts.append("<table><tr><th>page<th>characters wrong<th><th>words wrong<th>recall<th>precision<th>doubt")
         parts += [_row(page) for page in one.pages[:_ROWS]]
         parts.append("</table>")

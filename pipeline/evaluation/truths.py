@@ -8,6 +8,7 @@ A text beside the file goes before the text layer. What cannot be used is said o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -93,3 +94,20 @@ def _candidates(page: PageAnswer) -> list[Path]:
             file = Path(path)
             found += [file.with_suffix(_ENDING), file.with_name(file.name + _ENDING)]
     return found
+
+
+def lonely_truths(paths: Iterable[str]) -> list[str]:
+    """A line where below these folders lie truths without the file that they are of."""
+    lonely = []
+    for path in map(Path, paths):
+        for truth in sorted(path.rglob(f"*{_ENDING}")) if path.is_dir() else []:
+            name = truth.name.removesuffix(_ENDING)
+            has_file = any(
+                other.stem == name or other.name == name for other in truth.parent.iterdir() if other.name != truth.name
+            )
+            if not has_file:
+                lonely.append(str(truth))
+    if not lonely:
+        return []
+    number = "1 truth has" if len(lonely) == 1 else f"{len(lonely):,} truths have"
+    return [f"{number} no file of that name beside it: {', '.join(lonely[:3])}{', …' if len(lonely) > 3 else ''}"]

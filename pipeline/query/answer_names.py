@@ -61,7 +61,7 @@ _NAMES = {
     # Of a text layer each text is a model; the engine's name stands for all of them
     "model": "SELECT DISTINCT model FROM answer_versions WHERE engine <> 'text-layer' ORDER BY 1",
     "prompt": "SELECT DISTINCT name FROM prompt_versions ORDER BY 1",
-    "version": "SELECT version FROM prompt_versions ORDER BY created_at DESC",
+    "version": "SELECT prompt_version FROM prompts ORDER BY created_at DESC",
 }
 
 

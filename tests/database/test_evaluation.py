@@ -15,9 +15,10 @@ from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.keep import keep
 from pipeline.evaluation.measures import measure
 from pipeline.evaluation.plots import check_plot, plot
-from pipeline.evaluation.truths import PageTruths
+from pipeline.evaluation.truths import PageTruths, lonely_truths
 from pipeline.ingest.forget import find_known
 from pipeline.query.answer_names import find_answers
+from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
 from pipeline.store.batches import open_batch
 from pipeline.store.forget import forget_documents
@@ -91,6 +92,15 @@ def test_answers_are_held_against_sound_text_layers(archive: Archive) -> None:
     ]
     of_documents = "SELECT source_path, pages, word_errors, recall FROM evaluated_documents"
     assert archive.rows(of_documents) == [("/in/a.pdf", 2, 2, pytest.approx((6 / 8 + 1) / 2))]
+
+
+def test_changes_are_kept_of_the_worst_pages_alone(archive: Archive) -> None:
+    for page, text in zip(born_digital(archive), ("The tide rose.", "Ada Lovelace wrote a programme."), strict=True):
+        read(archive, page, text)
+    found = evaluate(archive.db, find_answers(archive.db, "m1"), "ocr", None, PageTruths(), "in", num_changes=1)
+    shown = [marked(page.changes) for page in found.pages]
+    assert shown[0] == "The tide [-rose-]{+rose.+} [-by four feet.-]"
+    assert shown[1] == ""
 
 
 def test_two_sets_are_judged_by_the_same_truths(archive: Archive) -> None:
@@ -182,6 +192,14 @@ def test_a_file_that_is_no_truth_is_said_once(tmp_path: Path) -> None:
         f"{tmp_path}/latin.gt.txt is no UTF-8 text (byte 3); save it as UTF-8. It is not judged",
         f"{tmp_path}/empty.gt.txt is empty; its pages are not judged",
     ]
+
+
+def test_a_truth_without_its_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.gt.txt", "b.png", "b.png.gt.txt", "c.gt.txt"):
+        (tmp_path / "in" / name).write_text("text")
+    assert lonely_truths([str(tmp_path)]) == [f"1 truth has no file of that name beside it: {tmp_path}/in/c.gt.txt"]
+    assert lonely_truths([str(tmp_path / "in" / "a.png"), "/nowhere"]) == []
 
 
 # The command

@@ -121,7 +121,6 @@ def test_the_worker_can_nothing_more(as_role: As, archive: Archive) -> None:
         "TRUNCATE answer_versions",
         "ALTER TABLE answer_versions ADD COLUMN x int",
         "CREATE TABLE mine (a int)",
-        "SELECT * FROM text_layers",
         "SELECT location FROM sources",
         "UPDATE alembic_version SET version_num = '1'",
     )
@@ -246,3 +245,29 @@ def test_an_answer_of_a_worker_is_searched_for_by_ingest(as_role: As) -> None:
     outcomes: dict[int, ReadAnswer] = {claim.tasks[0].task_id: answer("Café")}
     complete_page(worker.db, claim, "w", outcomes, LIMITS)
     assert [hit.page_number for hit in search(ingest.db, "cafe")] == [1]
+
+
+def test_answers_are_compared_by_query_and_promoted_and_judged_by_ingest(
+    settings_as: Callable[[str], Settings], as_role: As, archive: Archive
+) -> None:
+    sound = NewPage(0, sha("1"), 16, 16, text_layer="tides and gulls", text_layer_verdict="sound")
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, [sound])
+    archive.read(page, "tides and gulls")
+    archive.batch("new", model="m2")
+    archive.see("/in/a.pdf", batch="new")
+    worker = as_role("worker")
+    worker.read(page, lambda _: answer("tides and bulls", "m2", engine="tesseract"), model="m2")
+    url = {role: settings_as(role).database_url or "" for role in ("query", "ingest")}
+    done = call("diff", "rapidocr", "tesseract", PAGEPACK_DATABASE_URL=url["query"])
+    assert done.returncode == 0 and "[-gulls-]{+bulls+}" in done.stdout, done.stderr
+    for words in (("promote", "rapidocr"), ("roll-back",), ("promote", "m1"), ("eval", "--answers", "tesseract")):
+        done = call(*words, PAGEPACK_DATABASE_URL=url["ingest"])
+        assert done.returncode == 0, done.stderr
+    archive.see("/in/a.pdf", batch="new")
+    assert as_role("query").rows("SELECT text, word_errors FROM page_text, evaluations") == [("tides and gulls", 1)]
+    archive.batch("newest", model="m3")
+    archive.see("/in/a.pdf", batch="newest")
+    worker.read(page, lambda _: answer("later", "m3"), model="m3")
+    assert archive.rows("SELECT text FROM page_text") == [("tides and gulls",)], "a worker leaves what is promoted"
+    refused(worker, "DELETE FROM promoted_answers", "INSERT INTO answer_promotions (answers) VALUES ('x')")
+    refused(as_role("query"), "INSERT INTO evaluation_runs (kind) VALUES ('x')")

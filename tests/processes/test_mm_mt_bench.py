@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from rapidfuzz import fuzz
 
+from benchmarks.reader.conversations import conversation, draw, judgement, picture, write
 from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
 from pipeline.errors import UsageError
 from pipeline.evaluation.mm_mt_bench import (
@@ -32,26 +29,7 @@ from tests.running import call, rows
 pytestmark = pytest.mark.xdist_group("reader")
 
 
-def picture(pixels: Any = None) -> dict[str, Any]:
-    out = io.BytesIO()
-    (Image.new("RGB", (32, 32), "white") if pixels is None else Image.fromarray(pixels)).save(out, "PNG")
-    return {"bytes": out.getvalue(), "path": "a.png"}
-
-
-def row(category: str, image: Any, *said: Any) -> dict[str, Any]:
-    """`said` are questions and reference answers in turn; the first question shows the picture."""
-    first, *others = said
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": first}]}]
-    messages += [
-        {"role": ("assistant", "user")[number % 2], "content": content} for number, content in enumerate(others)
-    ]
-    return {"image": image, "conversation": json.dumps({"messages": messages}), "category": category}
-
-
-def write(folder: Path, conversations: list[dict[str, Any]]) -> Path:
-    (folder / "data").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(conversations), folder / "data" / "eval-00000-of-00001.parquet")
-    return folder
+BLANK = picture(np.full((32, 32, 3), 255, np.uint8))
 
 
 def parts_of(exchange: Exchange) -> str:
@@ -59,22 +37,19 @@ def parts_of(exchange: Exchange) -> str:
 
 
 def fair(exchange: Exchange) -> None:
-    """A judge that compares the answer with the reference to its question; of numbers it says nothing that counts."""
-    text = parts_of(exchange)
-    reference = re.findall(r"## Reference answer \d+\n\n(.*?)\n\n(?=#)", text, re.DOTALL)[-1]
-    answer = text.rpartition("# The assistant's answer to question ")[2].partition("\n\n")[2].strip()
-    alike = fuzz.ratio(reference, answer) / 100
-    said = "It is hard to say. [[0]] [[eleven]]" if reference.isdigit() else f"Rating: [[{1 + round(9 * alike)}]]"
+    """The judge that compares; of numbers it says nothing that counts."""
+    of_numbers = "## Reference answer 1\n\n1234\n\n" in parts_of(exchange)
+    said = "It is hard to say. [[0]] [[eleven]]" if of_numbers else judgement(exchange.body)
     exchange.send_json(completion(said))
 
 
 def test_turns_are_answered_by_the_small_reader_and_scored_by_a_judge(tmp_path: Path) -> None:
     pages = draw_samples(2, (192, 64), 5)
     conversations = [
-        row("ocr", picture(page.pixels), OCR.text, page.layout.text, DESCRIBE.text, page.layout.description)
+        conversation("ocr", picture(page.pixels), OCR.text, page.layout.text, DESCRIBE.text, page.layout.description)
         for page in pages
     ]
-    conversations.append(row("numbers", picture(pages[0].pixels), OCR.text, "1234"))
+    conversations.append(conversation("numbers", picture(pages[0].pixels), OCR.text, "1234"))
     dataset = write(tmp_path / "MM-MT-Bench", conversations)
     with ModelServer(fair) as judge:
         told = ("--judge-url", judge.url, "--judge-model", "fair", "--home", tmp_path / "home")
@@ -96,14 +71,17 @@ def test_turns_are_answered_by_the_small_reader_and_scored_by_a_judge(tmp_path: 
         "conversation 2 turn 2",
         "conversation 3 turn 1",
     ]
-    assert items[0][3] == f"answer: {pages[0].layout.text}\n\njudge: Rating: [[10]]"
+    assert (
+        items[0][3]
+        == f"answer: {pages[0].layout.text}\n\njudge: 100% of the answer is that of the reference. Rating: [[10]]"
+    )
     assert items[4][2] is None and "no score from 1 to 10" in items[4][3]
     second = [parts_of(exchange) for exchange in judge.exchanges if "## Question 2" in parts_of(exchange)]
     assert len(second) == 2 and all(text.count("<image>") == 1 and OCR.text in text for text in second)
 
 
 def test_an_endpoint_answers_with_the_reference_answers_as_history_and_a_judge_may_be_gone(tmp_path: Path) -> None:
-    dataset = write(tmp_path / "set", [row("chart", picture(), "what?", "a bar", "how high?", "four")])
+    dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar", "how high?", "four")])
     with (
         ModelServer(lambda exchange: exchange.send_json(completion("five"))) as model,
         ModelServer(status(401, "no such key")) as judge,
@@ -123,7 +101,7 @@ def test_an_endpoint_answers_with_the_reference_answers_as_history_and_a_judge_m
 
 
 def test_an_engine_that_reads_pages_only_is_refused(tmp_path: Path) -> None:
-    dataset = write(tmp_path / "set", [row("chart", picture(), "what?", "a bar")])
+    dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar")])
     told = ("--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "j", "--home", tmp_path / "home")
     done = call("eval", "mm-mt-bench", dataset, *told, engine="InstantEngine")
     assert done.returncode == 2 and "the engine instant reads pages only" in done.stderr
@@ -135,12 +113,12 @@ def test_an_engine_that_reads_pages_only_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_conversation_that_is_none_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
-    good = row("chart", picture(), "what?", "a bar")
+    good = conversation("chart", BLANK, "what?", "a bar")
     bad = [
         good | {"conversation": "{"},
         good | {"image": {"bytes": b"", "path": ""}},
         good | {"image": {"bytes": b"<svg/>", "path": ""}},
-        row("chart", picture(), "what?", "a bar", "and then?"),
+        conversation("chart", BLANK, "what?", "a bar", "and then?"),
         good | {"conversation": json.dumps({"messages": [{"role": "user"}, {}]})},
     ]
     turns, complaints = read_dataset(write(tmp_path / "set", [*bad, good]))
@@ -194,7 +172,9 @@ def test_means_leave_out_what_has_no_score() -> None:
 
 
 def test_a_judge_sees_the_conversation_the_references_and_the_answer(tmp_path: Path) -> None:
-    turns, _ = read_dataset(write(tmp_path / "set", [row("chart", picture(), "what?", "a bar", "how high?", "four")]))
+    turns, _ = read_dataset(
+        write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar", "how high?", "four")])
+    )
     system, user = judge_messages(turns[1], "five", "judge it")
     assert system == {"role": "system", "content": "judge it"}
     kinds = [part["type"] for part in user["content"]]
@@ -203,6 +183,14 @@ def test_a_judge_sees_the_conversation_the_references_and_the_answer(tmp_path: P
         "what?\n\n## Reference answer 1\n\na bar\n\n## Question 2\n\nhow high?\n\n## Reference answer 2\n\nfour\n\n"
         "# The assistant's answer to question 2\n\nfive\n"
     )
+
+
+def test_conversations_can_be_drawn_for_who_wants_to_see_the_whole_way(tmp_path: Path) -> None:
+    turns, complaints = read_dataset(draw(tmp_path / "set", 3))
+    assert [turn.name for turn in turns] == [
+        f"conversation {n} turn {m}" for n, m in ((1, 1), (1, 2), (2, 1), (3, 1), (3, 2))
+    ]
+    assert complaints == [] and judgement({"messages": judge_messages(turns[0], turns[0].reference)}).endswith("[[10]]")
 
 
 def test_published_figures_are_those_of_the_paper() -> None:
