@@ -474,3 +474,23 @@ class Notice(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     sent_at: Mapped[datetime | None]
     taken_at: Mapped[datetime | None]  # seen to have left its queue
+
+
+class EndpointJob(Base):
+    """A job of a server's batch API, written down before it is made; `key` is in the server's metadata of it."""
+
+    __tablename__ = "endpoint_jobs"
+
+    key: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what reads
+    job_id: Mapped[str | None] = mapped_column(StorableText)  # the server's; null: its making was not heard of
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class EndpointJobPage(Base):
+    """A page that is in a job: the hash of its image, and the version of its prompt."""
+
+    __tablename__ = "endpoint_job_pages"
+
+    key: Mapped[str] = mapped_column(ForeignKey("endpoint_jobs.key"), primary_key=True)
+    page: Mapped[str] = mapped_column(StorableText, primary_key=True, index=True)

@@ -37,8 +37,10 @@ class _Batch:
 class Budget:
     """`begin` before a page's answers are asked for, `end` after they are stored. Safe to call from many threads."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, least_cost: float | None = None) -> None:
+        """`least_cost` is what an answer costs, where that is known before."""
         self._db = db
+        self._least_cost = least_cost
         self._batches: dict[str, _Batch] = {}
         self._changed = threading.Condition()
 
@@ -79,7 +81,7 @@ class Budget:
                 raise
             known = Spent(one.known.cost + one.since, one.known.most)
         if one is None:
-            one = self._batches[batch] = _Batch(known, now)
+            one = self._batches[batch] = _Batch(known, now, dearest=self._least_cost)
         one.known, one.looked_at, one.since = known, now, 0.0
         return one
 

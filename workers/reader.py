@@ -80,7 +80,9 @@ class Reader:
             supports=engine.supports,
             most_in_hand=engine.capacity + 1,
         )
-        self._budget = Budget(db) if engine.name == "endpoint" else None  # what runs here charges nothing
+        # What runs here charges nothing.
+        self._budget = Budget(db, getattr(engine, "least_cost", None)) if engine.name == "endpoint" else None
+        self._page_seconds = max(settings.page_seconds, getattr(engine, "least_page_seconds", 0.0))
         self._reserved: dict[int, int] = {}  # page id → answers of it that are within the budget
         self._figures = EngineFigures()
         start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
@@ -220,7 +222,7 @@ class Reader:
             self._reserved[claim.page_id] = len(asked)
         with stage("read", claim):
             try:
-                deadline = time.monotonic() + self._settings.page_seconds
+                deadline = time.monotonic() + self._page_seconds
                 futures = self.engine.submit(claim.image_hash, pixels, [task.asked for task in asked], deadline)
             except Exception as error:
                 log.exception("page %s could not be submitted", claim.name)
@@ -237,7 +239,7 @@ class Reader:
         An engine that lets a deadline pass by far hangs, in a driver perhaps. What it holds comes back only with the
         end of its process; the supervisor starts another, and the pages in flight are read alone.
         """
-        overdue = deadline + self._settings.page_seconds / 2 + _OVERDUE_SECONDS
+        overdue = deadline + self._page_seconds / 2 + _OVERDUE_SECONDS
         while wait(futures, timeout=_POLL_SECONDS).not_done:
             if time.monotonic() > overdue:
                 log.critical("page %s: the engine hangs; this worker ends itself", claim.name)
@@ -263,7 +265,7 @@ class Reader:
         if answer.finish_reason in ("cancelled", "error"):
             return Unavailable(f"the engine ended the page: {answer.finish_reason}", cause="engine")
         if answer.finish_reason == "deadline" and not answer.text:
-            limit = f"{self._settings.page_seconds:g} s"
+            limit = f"{self._page_seconds:g} s"
             return PageFailed(f"nothing was read within {limit}; raise PAGEPACK_PAGE_SECONDS", cause="deadline")
         if answer.finish_reason == "stop" and not answer.text.strip():
             answer = replace(answer, finish_reason="empty")

@@ -22,6 +22,7 @@ from pipeline.delivery.redis_acks import gather_acknowledgements
 from pipeline.errors import PagepackError, Unavailable
 from pipeline.ingest.ingester import Ingester
 from pipeline.settings import Settings
+from pipeline.store.endpoint_jobs import JobBook
 from pipeline.store.worker_registry import BEAT_SECONDS, enlist, still_there
 from pipeline.telemetry.logs import leave_logs_alone
 from pipeline.telemetry.traces import stop_traces
@@ -40,6 +41,8 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
     engine = make_engine(settings)
     db = open_database(settings, by_key=True)
     role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
+    if (keep_jobs_in := getattr(engine, "keep_jobs_in", None)) is not None:
+        keep_jobs_in(JobBook(db))
     reader = Reader(db, engine, settings, owner, is_of_many=role == "read" and settings.database_url is not None)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)

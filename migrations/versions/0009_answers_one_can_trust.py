@@ -110,6 +110,22 @@ def upgrade() -> None:
     for table, columns in _INDEXES.items():
         for column in columns:
             op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
+    op.create_table(
+        "endpoint_jobs",
+        sa.Column("key", sa.String(32), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_endpoint_jobs")),
+    )
+    op.create_table(
+        "endpoint_job_pages",
+        sa.Column("key", sa.String(32), nullable=False),
+        sa.Column("page", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["key"], ["endpoint_jobs.key"], name=op.f("fk_endpoint_job_pages_key")),
+        sa.PrimaryKeyConstraint("key", "page", name=op.f("pk_endpoint_job_pages")),
+    )
+    op.create_index(op.f("ix_endpoint_job_pages_page"), "endpoint_job_pages", ["page"])
 
 
 _COUNTS = ("characters", "character_errors", "words", "word_errors")
@@ -126,6 +142,8 @@ def _of_evaluation(table: str) -> list[sa.ForeignKeyConstraint]:
 
 
 def downgrade() -> None:
+    op.drop_table("endpoint_job_pages")
+    op.drop_table("endpoint_jobs")
     op.drop_column("pages", "is_blank")
     op.drop_table("evaluation_items")
     op.drop_table("evaluation_pages")

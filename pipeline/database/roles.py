@@ -49,6 +49,8 @@ INGEST = {
     "leaders": _ALL,
     "notices": _ALL,
     "broker_marks": "SELECT, INSERT, UPDATE",
+    "endpoint_jobs": _ALL,
+    "endpoint_job_pages": _ALL,
 }
 
 WORKER = {
@@ -69,6 +71,8 @@ WORKER = {
     "task_attempts": "SELECT, INSERT",
     "worker_processes": _ALL,
     "notices": "SELECT, INSERT",
+    "endpoint_jobs": _ALL,
+    "endpoint_job_pages": _ALL,
 }
 
 QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")

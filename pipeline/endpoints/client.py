@@ -70,6 +70,15 @@ class Reply(NamedTuple):
         return parsed(self.content, self.content_type)
 
 
+class _Asked(NamedTuple):
+    method: str
+    path: str
+    most_bytes: int
+    seconds: float
+    may_be_missing: bool
+    content: dict[str, Any]
+
+
 class Client:
     """Safe to call from many threads. `close` ends what is on its way: it raises Unavailable."""
 
@@ -154,12 +163,21 @@ class Client:
         deadline: float | None = None,
         *,
         most_bytes: int = MOST_BYTES,
+        request_seconds: float | None = None,
+        is_repeatable: bool = True,
+        may_be_missing: bool = False,
         **content: Any,
     ) -> Reply:
         """Ask until it is answered; `content` as httpx takes it (json, files, data). On the client's thread only.
 
-        `deadline` is a `time.monotonic()` moment. Raises: PageFailed, Unavailable, EndpointGone.
+        `deadline` is a `time.monotonic()` moment. What is not repeatable is sent once, whatever comes of it. With
+        `may_be_missing` a 404 is of this path alone: PageFailed.
+
+        Raises: PageFailed, Unavailable, EndpointGone.
         """
+        asked = _Asked(
+            method, path, most_bytes, request_seconds or self.server.request_seconds, may_be_missing, content
+        )
         failed: Passing | None = None
         first_failed_at = 0.0
         tries = 0
@@ -172,11 +190,13 @@ class Client:
                         raise EndpointGone(self._refusal)
                     sent_at = self._loop.time()
                     try:
-                        reply = await self._try(method, path, most_bytes, content)
+                        reply = await self._try(asked)
                     except Passing as failure:
                         tries += 1
                         failed, first_failed_at = failure, first_failed_at or self._loop.time()
                         self._note_failure(failure, sent_at)
+                        if not is_repeatable:
+                            raise Unavailable(f"{self.name}: {failure}", cause="endpoint") from None
                         self._give_up_perhaps(failure, tries, first_failed_at)
                         wait = max(backoff_seconds(tries), failure.retry_after or 0.0)
                         if deadline is not None and self._loop.time() + wait >= deadline:
@@ -210,27 +230,27 @@ class Client:
         gone.retry_after_seconds = seconds
         return gone
 
-    async def _try(self, method: str, path: str, most_bytes: int, content: dict[str, Any]) -> Reply:
+    async def _try(self, asked: _Asked) -> Reply:
         started = self._loop.time()
         self._tries += 1
         base = httpx2.URL(self.server.url)
-        url = base.copy_with(path=base.path.rstrip("/") + path)
+        url = base.copy_with(path=base.path.rstrip("/") + asked.path)
         try:
             async with (
-                asyncio.timeout(self.server.request_seconds),
-                self._http.stream(method, url, **content) as response,
+                asyncio.timeout(asked.seconds),
+                self._http.stream(asked.method, url, **asked.content) as response,
             ):
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
-                    if len(body) > most_bytes:
+                    if len(body) > asked.most_bytes:
                         raise Unavailable(
-                            f"{self.name} answered with more than {most_bytes / 2**20:,.0f} MiB; is it a model's "
+                            f"{self.name} answered with more than {asked.most_bytes / 2**20:,.0f} MiB; is it a model's "
                             "server?",
                             cause="bad-answer",
                         )
         except TimeoutError:
-            words = f"no answer within {self.server.request_seconds:g} s (PAGEPACK_ENDPOINT_SECONDS)"
+            words = f"no answer within {asked.seconds:g} s (PAGEPACK_ENDPOINT_SECONDS)"
             raise Passing(words, is_busy=True) from None
         except httpx2.DecodingError:
             raise Unavailable(f"{self.name} answered what cannot be decompressed", cause="bad-answer") from None
@@ -239,7 +259,10 @@ class Client:
         if response.is_success:
             kind = response.headers.get("content-type", "")
             return Reply(bytes(body), kind, self._loop.time() - started, 0)
-        raise self._judge.refused(response.status_code, response.headers, bytes(body), self._answered_at is not None)
+        if response.status_code == 404 and asked.may_be_missing:
+            raise PageFailed(f"{self.name} has no {asked.path}", cause="refused")
+        answered = self._answered_at is not None
+        raise self._judge.refused(response.status_code, response.headers, bytes(body), answered)
 
     def _note_answer(self) -> None:
         self._answers += 1

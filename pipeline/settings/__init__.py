@@ -67,8 +67,11 @@ class Settings(BaseModel):
     endpoint_url: str | None = _(None, "engine endpoint: a server as OpenAI's, by its base, such as https://host/v1")
     endpoint_model: str | None = _(None, "the model's name there")
     endpoint_key: str | None = _(None, "the key for it; no option of a command, which others could see", repr=False)
-    endpoint_kind: Literal["chat", "mistral-ocr"] = _(
-        "chat", "chat asks for completions; mistral-ocr asks /ocr, as Mistral serves it, which takes no prompt"
+    endpoint_kind: Literal["chat", "mistral-ocr", "mistral-batch"] = _(
+        "chat", "chat asks for completions, mistral-ocr asks /ocr, and mistral-batch the same in jobs of many pages"
+    )
+    endpoint_batch_pages: int = _(
+        500, "pages of a job of mistral-batch at most, and in a worker's hand", ge=1, le=10_000
     )
     endpoint_profile: str | None = _(None, "how it is asked: an entry of docs/endpoint.md; default by the model's name")
     endpoint_concurrency: int = _(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.endpoints.catalogue import ENTRIES, GENERAL, entry_of, is_same_model, without_front_matter
 from pipeline.settings import Settings
-from schemas.prompts import DESCRIBE, OCR
+from schemas.prompts import DESCRIBE, OCR, hinted, with_hint
 from tests.model_server import ModelServer, ok
 from workers.engines.endpoint import Asked, EndpointEngine
 
@@ -96,6 +96,12 @@ def test_a_trained_prompt_is_sent_word_for_word_where_the_model_wants_it() -> No
     assert answer.text == "Dear Sir" and answer.temperature == 0.1
     assert answer.details["front_matter"] == {"primary_language": "en", "is_rotation_valid": "False"}
     assert answer.review_reason == "turn-in-doubt"
+
+
+def test_a_hint_is_told_to_a_model_that_is_asked_in_our_words_and_to_no_other() -> None:
+    hint = hinted(with_hint(OCR), "what the file carries")
+    assert "what the file carries" in asked("qwen2-vl-7b").prompt(hint).text
+    assert asked("PaddleOCR-VL").prompt(hint).text == "OCR:"
 
 
 def test_a_model_that_takes_no_prompt_gets_the_image_alone() -> None:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:  # an ingest worker, and who describes an engine, do without n
 class Answer:
     """What an engine says about one page and one prompt.
 
-    `finish_reason` is stop, repetition, length, deadline, cancelled or error; where nothing was read, the reader makes
-    `empty` of stop. `seconds` is the engine's own time for it. `confidence` (0 to 1) is a mean over the answer,
-    `lowest_confidence` that of the line or token which the engine was least sure of; None where it has none.
-    `details` is small JSON for people who look closer (line boxes, timings); it is stored as it is. `angle` is by
-    how many degrees the engine turned the image clockwise to read it. `review_reason` is a word for why people
-    should look at this answer, `review_score` how much so (0 to 1); both None where they need not. `model` is what
-    answered, where it is not the engine's own; `cost` what a server charges for it.
+    `finish_reason` is stop, repetition, length, content_filter, deadline, cancelled or error; where nothing was
+    read, the reader makes `empty` of stop. `seconds` is the engine's own time for this answer. `confidence` (0 to
+    1) is a mean over the answer, `lowest_confidence` that of the line or token which the engine was least sure of;
+    None where it has none. `details` is small JSON for people who look closer (line boxes, timings); it is stored
+    as it is. `angle` is by how many degrees the engine turned the image clockwise to read it. `review_reason` is a
+    word for why people should look at this answer, `review_score` how much so (0 to 1); both None where they need
+    not. `model` is what answered, where it is not the engine's own; `cost` what a server charges for it.
     """
 
     text: str

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.endpoints.catalogue import MISTRAL_OCR, Entry, entry_of, is_same_model, without_front_matter
 from pipeline.endpoints.prices import Prices
 from pipeline.endpoints.words import shown_url
-from pipeline.errors import UsageError
+from pipeline.errors import Unavailable, UsageError
 from pipeline.settings import Settings
 from pipeline.structured.check import closed, requires_all
 from schemas.prompts import OCR, Prompt
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pipeline.endpoints.chat import Completion
     from workers.engines.endpoint_images import Format, PageImages
+    from workers.engines.endpoint_jobs import Book, Jobs
 
 log = logging.getLogger("pagepack.endpoint")
 
@@ -77,8 +79,11 @@ class Asked:
         return f"{self.model}/{self.entry.name}-{self.entry.version}/{digest[:8]}"
 
     def prompt(self, prompt: Prompt) -> Prompt:
-        """As this model is asked it: in the words and with the sampling that it was trained for, where it is `ocr`."""
-        if prompt != OCR:
+        """As this model is asked it: in the words and with the sampling that it was trained for, where it is `ocr`.
+
+        A text layer that stands in ours as a hint does not stand in theirs.
+        """
+        if prompt.name != OCR.name:
             return prompt
         known: dict[str, Any] = {
             "text": self.entry.ocr_prompt,
@@ -131,10 +136,13 @@ class EndpointEngine:
     def __init__(self, settings: Settings) -> None:
         """Raises UsageError: something is not set."""
         from pipeline.endpoints.client import Client, Server
+        from pipeline.endpoints.mistral_batch import HOURS
 
         self._asked = Asked.of(settings)
         self.model = self._asked.fingerprint
-        self.capacity = settings.endpoint_concurrency
+        is_batch = self._asked.kind == "mistral-batch"
+        self.capacity = settings.endpoint_batch_pages if is_batch else settings.endpoint_concurrency
+        self.least_page_seconds = (HOURS + 1) * 3600.0 if is_batch else 0.0
         self._client = Client(
             Server(
                 self._asked.url,
@@ -144,7 +152,17 @@ class EndpointEngine:
             )
         )
         self._prices = Prices.of(settings)
+        self.least_cost = self._prices.cost(0, 0, 1)  # None where it is not the page that is paid for
+        self._batch_pages = settings.endpoint_batch_pages
+        self._jobs: Jobs | None = None
         self._served = ""  # the name under which the last answer came
+
+    def keep_jobs_in(self, book: Book) -> None:
+        """Before the first page is submitted: jobs of a batch API are written down there."""
+        if self._asked.kind == "mistral-batch":
+            from workers.engines.endpoint_jobs import Jobs
+
+            self._jobs = Jobs(self._client, book, self.model, self._asked.model, self._batch_pages, self._prices.cost)
 
     def supports(self, prompt: Prompt) -> bool:
         return self._asked.only_prompts is None or prompt.name in self._asked.only_prompts
@@ -166,7 +184,7 @@ class EndpointEngine:
             max_pixels=asked.entry.max_pixels,
             is_tiled=asked.entry.is_tiled,
         )
-        return [self._client.start(self._ask(pixels, images, prompt, deadline)) for prompt in prompts]
+        return [self._client.start(self._ask(image_hash, pixels, images, prompt, deadline)) for prompt in prompts]
 
     def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
         """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
@@ -193,7 +211,7 @@ class EndpointEngine:
         )
 
     async def _ask(
-        self, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt, deadline: float | None
+        self, image_hash: str, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt, deadline: float | None
     ) -> Answer:
         from pipeline.endpoints.chat import complete
         from pipeline.endpoints.mistral_ocr import ocr_body, read_page
@@ -204,7 +222,11 @@ class EndpointEngine:
             completion = await complete(self._client, body, deadline, self._prices.cost)
         else:
             body = ocr_body(asked.model, images.images[0], asked.image_format, asked.extra)
-            completion = await read_page(self._client, body, deadline, self._prices.cost)
+            if asked.kind == "mistral-batch":
+                assert self._jobs is not None, "keep_jobs_in was not called"
+                completion = await self._jobs.read(f"{image_hash}-{prompt.version}", body)
+            else:
+                completion = await read_page(self._client, body, deadline, self._prices.cost)
         return self._answer(completion, pixels, images, as_asked)
 
     def _answer(self, completion: Completion, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt) -> Answer:
@@ -229,7 +251,7 @@ class EndpointEngine:
         if sure and b"".join(completion.pieces).decode(errors="replace").startswith(completion.text):
             doubts = without(sure.doubts, cuts)
             details |= {"doubts": [[*one, text[one.first : one.last]] for one in doubts]} if doubts else {}
-        reason, score = self._doubt(text, completion, pixels, about)
+        reason, score = _doubt(completion, about)
         self._note_served(completion.model)
         is_other = completion.model and not is_same_model(self._asked.model, completion.model)
         return Answer(
@@ -258,26 +280,20 @@ class EndpointEngine:
             log.info("%s was asked for %s, and answers as %s", self._client.name, self._asked.model, served)
         self._served = served
 
-    def _doubt(
-        self, text: str, completion: Completion, pixels: NDArray[np.uint8], about: dict[str, str]
-    ) -> tuple[ReviewReason | None, float | None]:
-        """Why people should look at this answer; the gravest, and how much so."""
-        if completion.finish_reason == "content_filter":
-            return ReviewReason.FILTERED, 0.9
-        if not text.strip() and completion.finish_reason == "stop" and _has_ink(pixels):
-            return ReviewReason.EMPTY, 1.0
-        if about.get("is_rotation_valid", "").lower() == "false":
-            return ReviewReason.TURN_IN_DOUBT, 0.5
-        return None, None
-
     def stats(self) -> dict[str, float]:
         return self._client.stats()
 
     def close(self) -> None:
+        if self._jobs is not None:
+            with suppress(Unavailable):  # it is closed already
+                self._client.start(self._jobs.close()).result()
         self._client.close()
 
 
-def _has_ink(pixels: NDArray[np.uint8]) -> bool:
-    from workers.engines.ink import find_ink
-
-    return find_ink(pixels) is not None
+def _doubt(completion: Completion, about: dict[str, str]) -> tuple[ReviewReason | None, float | None]:
+    """Why people should look at this answer, and how much so; what any answer shows the view finds."""
+    if completion.finish_reason == "content_filter":
+        return ReviewReason.FILTERED, 0.9
+    if about.get("is_rotation_valid", "").lower() == "false":
+        return ReviewReason.TURN_IN_DOUBT, 0.5
+    return None, None

@@ -1,0 +1,229 @@
+"""Pages gathered into jobs of a batch API, and told what became of them.
+
+    page ──► waits for company ──► in a job that is known? ──► follow it
+                                   else write it down, upload, create, write its id down, follow it
+
+Everything here runs on the client's event loop; the book, which is a database, is asked on another thread. A page that
+is cancelled leaves its job running: whoever asks for it again, in this process or the next, finds the job in the book.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from pipeline.endpoints import mistral_batch
+from pipeline.endpoints.chat import Completion
+from pipeline.endpoints.client import Client
+from pipeline.endpoints.mistral_ocr import page_of
+from pipeline.errors import PagepackError, Unavailable
+
+log = logging.getLogger("pagepack.endpoint")
+
+GATHER_SECONDS = 3.0  # so long after the last page came a job is made of those that wait
+POLL_SECONDS = (1.0, 60.0)  # first and longest, between two looks at a job
+
+
+class Known(Protocol):
+    @property
+    def key(self) -> str: ...
+    @property
+    def job_id(self) -> str | None: ...
+
+
+class Book(Protocol):
+    """Where jobs are written down: `pipeline/store/endpoint_jobs.py`."""
+
+    def find(self, model: str, pages: Collection[str]) -> Mapping[str, Known]: ...
+    def begin(self, key: str, model: str, pages: Collection[str]) -> None: ...
+    def made(self, key: str, job_id: str) -> None: ...
+    def drop(self, key: str, pages: Collection[str] | None = None) -> None: ...
+
+
+class _Waiting(NamedTuple):
+    line: bytes  # of the file that is uploaded
+    results: list[asyncio.Future[Completion]]  # the same image may be asked about twice
+
+
+class Jobs:
+    """Of one model, by its fingerprint; `asked` is its name at the server."""
+
+    def __init__(
+        self,
+        client: Client,
+        book: Book,
+        model: str,
+        asked: str,
+        most_pages: int,
+        cost: Callable[[int, int, int], float | None],
+    ) -> None:
+        self._client = client
+        self._book = book
+        self._model = model
+        self._asked = asked
+        self._most_pages = most_pages
+        self._cost = cost
+        self._waiting: dict[str, _Waiting] = {}
+        self._in_jobs: dict[str, dict[str, _Waiting]] = {}  # by the job's key
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flush_at: asyncio.TimerHandle | None = None
+
+    async def read(self, page: str, body: Mapping[str, Any]) -> Completion:
+        """What a job answers to this page. Raises: PageFailed, Unavailable, EndpointGone."""
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[Completion] = loop.create_future()
+        for pages in (self._waiting, *self._in_jobs.values()):
+            if page in pages:
+                pages[page].results.append(result)
+                return await result
+        self._waiting[page] = _Waiting(mistral_batch.line_of(page, body), [result])
+        if self._flush_at is not None:
+            self._flush_at.cancel()
+        is_full = len(self._waiting) >= self._most_pages
+        self._flush_at = loop.call_later(0.0 if is_full else GATHER_SECONDS, self._flush)
+        return await result
+
+    async def close(self) -> None:
+        """Jobs go on at the server."""
+        if self._flush_at is not None:
+            self._flush_at.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _flush(self) -> None:
+        pages, self._waiting = self._waiting, {}
+        if pages:
+            self._spawn(self._place(pages), pages)
+
+    def _spawn(self, work: Any, pages: dict[str, _Waiting]) -> None:
+        """Whatever happens, none of these pages waits for ever."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except PagepackError as error:
+                _fail(pages, error)
+            except Exception as error:
+                log.exception("a job of %s failed", self._client.name)
+                _fail(pages, Unavailable(f"its job failed: {error}", cause="endpoint"))
+            finally:
+                _fail(pages, Unavailable("its job was left", cause="endpoint"))
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _place(self, pages: dict[str, _Waiting]) -> None:
+        """Each page into the job that has it, and those that no job has into new ones."""
+        known = await asyncio.to_thread(self._book.find, self._model, list(pages))
+        of_job: dict[Known, dict[str, _Waiting]] = {}
+        new = dict(pages)
+        for page, job in known.items():
+            of_job.setdefault(job, {})[page] = new.pop(page)
+        for job, members in of_job.items():
+            self._spawn(self._follow(job.key, job.job_id, members), members)
+        for members in _parts(new, self._most_pages):
+            self._spawn(self._make(members), members)
+        pages.clear()  # each is another's to answer now
+
+    async def _make(self, pages: dict[str, _Waiting]) -> None:
+        key = uuid.uuid4().hex
+        await asyncio.to_thread(self._book.begin, key, self._model, list(pages))
+        try:
+            lines = b"".join(waiting.line for waiting in pages.values())
+            file_id = await mistral_batch.upload(self._client, lines, f"pagepack-{key}")
+            job = await mistral_batch.create(self._client, file_id, self._asked, key)
+        except Unavailable:
+            raise  # written down: whoever comes next looks for it at the server
+        except PagepackError:
+            await asyncio.to_thread(self._book.drop, key)
+            raise
+        await asyncio.to_thread(self._book.made, key, job.id)
+        log.info("%s: job %s has %d pages", self._client.name, job.id, len(pages))
+        await self._follow(key, job.id, pages)
+
+    async def _follow(self, key: str, job_id: str | None, pages: dict[str, _Waiting]) -> None:
+        """Until the job is over and its pages are told."""
+        self._in_jobs.setdefault(key, {}).update(pages)
+        try:
+            if job_id is None:
+                found = await mistral_batch.find(self._client, key)
+                if found is not None:
+                    job_id = found.id
+                    await asyncio.to_thread(self._book.made, key, job_id)
+            job = None if job_id is None else await self._end_of(job_id)
+            if job is None:  # it was never made, or the server has forgotten it
+                await asyncio.to_thread(self._book.drop, key)
+                await self._make(pages)
+                return
+            await self._tell(key, job, pages)
+        finally:
+            for page in pages:
+                self._in_jobs[key].pop(page, None)
+            if not self._in_jobs[key]:
+                del self._in_jobs[key]
+
+    async def _end_of(self, job_id: str) -> mistral_batch.Job | None:
+        wait, longest = POLL_SECONDS
+        while True:
+            job = await mistral_batch.look_at(self._client, job_id)
+            if job is None or job.is_over:
+                return job
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, longest)
+
+    async def _tell(self, key: str, job: mistral_batch.Job, pages: dict[str, _Waiting]) -> None:
+        answers = await mistral_batch.answers(self._client, job)
+        told = {page: self._told(job, answers.get(page)) for page in pages}
+        unanswered = [page for page, one in told.items() if isinstance(one, PagepackError)]
+        if unanswered:  # another try is another job's
+            await asyncio.to_thread(self._book.drop, key, unanswered)
+        for page, one in told.items():
+            self._in_jobs[key].pop(page, None)  # before it is told: who asks again now shall not be forgotten
+            for result in pages[page].results:
+                if result.done():
+                    continue
+                if isinstance(one, PagepackError):
+                    result.set_exception(one)
+                else:
+                    result.set_result(one)
+        answered = len(pages) - len(unanswered)
+        log.info("%s: job %s is over, %d of %d pages are answered", self._client.name, job.id, answered, len(pages))
+
+    def _told(
+        self, job: mistral_batch.Job, answer: dict[str, Any] | PagepackError | None
+    ) -> Completion | PagepackError:
+        if answer is None:
+            why = f"{job.status}{f': {job.errors}' if job.errors else ''}"
+            return Unavailable(f"job {job.id} ended without this page ({why})", cause="endpoint")
+        if isinstance(answer, PagepackError):
+            return answer
+        try:
+            return page_of(answer, self._cost)
+        except PagepackError as error:
+            return error
+
+
+def _fail(pages: Mapping[str, _Waiting], error: PagepackError) -> None:
+    for waiting in pages.values():
+        for result in waiting.results:
+            if not result.done():
+                result.set_exception(error)
+
+
+def _parts(pages: dict[str, _Waiting], most: int) -> list[dict[str, _Waiting]]:
+    """As many jobs as their number and the size of a file ask for."""
+    parts: list[dict[str, _Waiting]] = []
+    size = 0
+    for page, waiting in pages.items():
+        size += len(waiting.line)
+        if not parts or len(parts[-1]) >= most or size > mistral_batch.MOST_BYTES:
+            parts.append({})
+            size = len(waiting.line)
+        parts[-1][page] = waiting
+    return parts
