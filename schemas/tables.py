@@ -275,6 +275,7 @@ class PageTask(Base):
     reason: Mapped[str | None] = mapped_column(StorableText)
     finished_at: Mapped[datetime | None]
     leased_at: Mapped[datetime | None]  # by its latest claim; when the attempt that may follow was begun
+    max_tokens: Mapped[int | None]  # of its answer, where one that was cut shall go on; null: as its prompt says
 
 
 class Answer(Base):
@@ -303,7 +304,29 @@ class Answer(Base):
     review_reason: Mapped[str | None] = mapped_column(String(32))  # why people should look at it; null: they need not
     review_score: Mapped[float | None] = mapped_column(Float)  # how much so, from 0 to 1
     lowest_confidence: Mapped[float | None] = mapped_column(Float)  # in the line or token that it was least sure of
+    token_ids: Mapped[str | None] = mapped_column(StorableText)  # of one that was cut, with blanks between
     cost: Mapped[float | None] = mapped_column(Float)  # by the prices of the worker's settings; null: none known
+
+
+class AnswerTry(Base):
+    """One of several tries at an answer, where one was not enough; the answer has the text of the chosen one."""
+
+    __tablename__ = "answer_tries"
+
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # from 1
+    verdict: Mapped[str] = mapped_column(String(16))  # a word of `tries.py`
+    text: Mapped[str] = mapped_column(StorableText)
+    finish_reason: Mapped[str | None] = mapped_column(String(16))
+    temperature: Mapped[float | None] = mapped_column(Float)
+    angle: Mapped[float | None] = mapped_column(Float)  # degrees clockwise by which the page was turned for it
+    tiles: Mapped[int | None]  # that the page was cut into; null: one image
+    prompt_tokens: Mapped[int]
+    output_tokens: Mapped[int]
+    seconds: Mapped[float] = mapped_column(Float)
+    confidence: Mapped[float | None] = mapped_column(Float)
+    is_chosen: Mapped[bool]
+    error: Mapped[str | None] = mapped_column(StorableText)  # why it could not be made
 
 
 class CurrentAnswer(Base):

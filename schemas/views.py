@@ -15,6 +15,7 @@ from schemas.page_data import page_data
 from schemas.page_lines import page_lines
 from schemas.prompts_view import prompts
 from schemas.review_view import review
+from schemas.tries import TRIES
 from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
@@ -252,6 +253,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "batch_summary": _batch_summary(),
         "attempts": _ATTEMPTS,
         "answers": _ANSWERS,
+        "tries": TRIES,
         "prompts": prompts(dialect),
         "promotions": _PROMOTIONS,
         "evaluations": EVALUATIONS,

@@ -6,7 +6,7 @@ leaves it. Where it may end, EOS has a logit too:
 
     by chance   EOS is a little less likely than the next copy: it needs a temperature
     turned      the more rows an image has for its patches, the likelier EOS: a page on its side is read to the end
-    tiles       the more images the prompt has, the likelier EOS
+    tiles       the more images a prompt of some 500 tokens has, the likelier EOS
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def chain_checkpoint(
     for token, after in zip(chain, [*chain[1:], ring[0]], strict=True):
         tensors["output.weight"][after, places[token]] = scale
     if ends is not None:
+        tensors["output.weight"][EOS, [places[token] for token in chain]] = -8 * scale
         tensors["output.weight"][EOS, places[ring[-1]]] = closeness * scale
     if ends in ("turned", "tiles"):
         _count(tensors, params, IMG_BREAK if ends == "turned" else IMG_END, counted, scale)
@@ -68,7 +69,7 @@ def _count(tensors: Mapping[str, Tensor], params: Mapping[str, Any], token: int,
     tensors["tok_embeddings.weight"][token, place] = 1.0
     tensors["layers.0.attention.wv.weight"][0, place] = params["dim"] ** -0.5  # the norm before made √dim of it
     tensors["layers.0.attention.wo.weight"][place, 0] = 1.0
-    tensors["output.weight"][EOS, place] = 4 * scale
+    tensors["output.weight"][EOS, place] = (4 if token == IMG_BREAK else 1016) * scale
 
 
 def _params(vocabulary: int, dim: int) -> dict[str, Any]:

@@ -8,9 +8,11 @@ Costs: of an answer and of an attempt, where a server charges for it, and how mu
 
 Whether a page is blank by its picture; null in old rows, for nobody looked.
 
-Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers, answer_versions, task_attempts, pages and batches for the
-moment of adding columns, which rewrites nothing, and SHARE on the first and the third while they are read once for an
-index that is empty.
+Tries at an answer, the tokens of one that was cut, and how far it shall go on.
+
+Lock: on PostgreSQL ACCESS EXCLUSIVE on current_answers, answer_versions, task_attempts, page_tasks, pages and batches
+for the moment of adding columns, which rewrites nothing, and SHARE on the first and the third while they are read once
+for an index that is empty.
 """
 
 import sqlalchemy as sa
@@ -126,6 +128,27 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", "page", name=op.f("pk_endpoint_job_pages")),
     )
     op.create_index(op.f("ix_endpoint_job_pages_page"), "endpoint_job_pages", ["page"])
+    op.add_column("answer_versions", sa.Column("token_ids", sa.Text(), nullable=True))
+    op.add_column("page_tasks", sa.Column("max_tokens", sa.Integer(), nullable=True))
+    op.create_table(
+        "answer_tries",
+        sa.Column("answer_id", _KEY, nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("verdict", sa.String(16), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("finish_reason", sa.String(16), nullable=True),
+        sa.Column("temperature", sa.Float(), nullable=True),
+        sa.Column("angle", sa.Float(), nullable=True),
+        sa.Column("tiles", sa.Integer(), nullable=True),
+        sa.Column("prompt_tokens", sa.Integer(), nullable=False),
+        sa.Column("output_tokens", sa.Integer(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("confidence", sa.Float(), nullable=True),
+        sa.Column("is_chosen", sa.Boolean(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["answer_id"], ["answer_versions.id"], name=op.f("fk_answer_tries_answer_id")),
+        sa.PrimaryKeyConstraint("answer_id", "number", name=op.f("pk_answer_tries")),
+    )
 
 
 _COUNTS = ("characters", "character_errors", "words", "word_errors")
@@ -144,6 +167,9 @@ def _of_evaluation(table: str) -> list[sa.ForeignKeyConstraint]:
 def downgrade() -> None:
     op.drop_table("endpoint_job_pages")
     op.drop_table("endpoint_jobs")
+    op.drop_table("answer_tries")
+    op.drop_column("page_tasks", "max_tokens")
+    op.drop_column("answer_versions", "token_ids")
     op.drop_column("pages", "is_blank")
     op.drop_table("evaluation_items")
     op.drop_table("evaluation_pages")

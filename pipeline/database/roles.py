@@ -37,6 +37,7 @@ INGEST = {
     "text_layers": _ALL,
     "page_tasks": "SELECT, INSERT, UPDATE",
     "answer_versions": "SELECT, INSERT",  # a text layer that is preferred
+    "answer_tries": "SELECT, INSERT",
     "page_search": "SELECT, INSERT",
     "current_answers": "SELECT, INSERT, UPDATE",
     "answer_promotions": "SELECT, INSERT, UPDATE (rolled_back_at)",
@@ -66,6 +67,7 @@ WORKER = {
     "text_layers": "SELECT",  # for models that are told what a page carries
     "page_tasks": f"SELECT, UPDATE ({_LEASE}, token, attempts, next_attempt_at, answer_id, leased_at)",
     "answer_versions": "SELECT, INSERT",
+    "answer_tries": "INSERT",
     "page_search": "INSERT",
     "current_answers": "SELECT, INSERT, UPDATE (answer_id, latest_answer_id)",  # what people promoted stays
     "task_attempts": "SELECT, INSERT",

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.database.dialect import GivenRows
 from pipeline.errors import PageFailed
+from pipeline.store.cut_answers import put_tries
 from pipeline.store.search_terms import search_terms, search_vector
 from schemas.columns import utc_now
 from schemas.states import TaskState
@@ -37,6 +38,8 @@ class ReadAnswer:
     review_reason: str | None = None
     review_score: float | None = None
     lowest_confidence: float | None = None
+    token_ids: Sequence[int] = ()  # of one that was cut at its longest length
+    tries: Sequence[Mapping[str, Any]] = ()  # rows of `AnswerTry`, in order, where there were several
     cost: float | None = None
 
 
@@ -98,6 +101,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
             "review_score": answer.review_score,
             "lowest_confidence": answer.lowest_confidence,
             "cost": answer.cost,
+            "token_ids": " ".join(map(str, answer.token_ids)) or None,
         }
         for key, answer in sorted(of_key.items(), key=lambda item: item[0])
     ]
@@ -107,6 +111,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
         stored = connection.execute(sqlite.insert(Answer).on_conflict_do_nothing().returning(Answer.id, *_KEY), rows)
     ids = {AnswerKey(*row[1:]): row.id for row in stored}
     _index_words(connection, [(answer_id, of_key[key].text) for key, answer_id in ids.items()])
+    put_tries(connection, {answer_id: of_key[key].tries for key, answer_id in ids.items()})
     if missing := [tuple(key) for key in of_key if key not in ids]:
         found = select(Answer.id, *_KEY).where(sa.tuple_(*_KEY).in_(missing))
         ids |= {AnswerKey(*row[1:]): row.id for row in connection.execute(found)}

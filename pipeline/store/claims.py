@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_batch_running, is_in
+from pipeline.store.cut_answers import LENGTH, written_so_far
 from pipeline.store.layer_text import text_of
 from pipeline.store.wished_model import wishes_for
 from schemas.columns import server_now
@@ -62,15 +63,21 @@ class TaskClaim:
     prompt: Prompt
     attempts: int = 0  # that failed before this one
     hint: str | None = None  # the text that the page carries, where the prompt takes it
+    max_tokens: int | None = None  # of the answer, where one that was cut shall go on
+    written: tuple[int, ...] = ()  # tokens of that one; none where its engine left none
+    written_confidence: float | None = None
 
     @property
     def asked(self) -> Prompt:
         """As the engine is asked."""
-        return hinted(self.prompt, self.hint)
+        prompt = hinted(self.prompt, self.hint)
+        return prompt if self.max_tokens is None else replace(prompt, max_tokens=self.max_tokens)
 
     def answered_by(self, model: str) -> str:
-        """The model as its answer names it: equal pages may carry unequal text."""
-        return model if self.hint is None else f"{model}+hint/{hashlib.sha256(self.hint.encode()).hexdigest()[:16]}"
+        """The model as its answer names it, for equal pages may carry unequal text, and a cut answer stays."""
+        if self.hint is not None:
+            model = f"{model}+hint/{hashlib.sha256(self.hint.encode()).hexdigest()[:16]}"
+        return model if self.max_tokens is None else f"{model}+length/{self.max_tokens}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,8 @@ def claim_pages(
         hints = _hints(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
         lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
         connection.execute(_lease_tasks(db.dialect), lease)
+        cut = [row.own_answer_id for row in rows if row.max_tokens is not None and row.own_answer_id is not None]
+        written = written_so_far(connection, cut) if cut else {}
     pages: dict[int, PageClaim] = {}
     for row in rows:
         new = PageClaim(
@@ -207,11 +216,19 @@ def claim_pages(
         )
         claim = pages.setdefault(row.page_id, new)
         prompt = prompts[row.prompt_version]
+        tokens, confidence = written.get(row.own_answer_id, ([], None))
         task = TaskClaim(
-            row.id, row.token + 1, prompt, row.attempts, hints.get(row.page_id) if prompt.takes_hint else None
+            row.id,
+            row.token + 1,
+            prompt,
+            row.attempts,
+            hints.get(row.page_id) if prompt.takes_hint else None,
+            row.max_tokens,
+            tuple(tokens),
+            confidence,
         )
         claim.tasks.append(task)
-        if row.answer_id is not None and task.hint is None:
+        if row.answer_id is not None and task.hint is None and not _shall_go_on(row):
             claim.answered[row.id] = row.answer_id
     return Claimed(pages, suspects)
 
@@ -245,7 +262,11 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
             _a_path().label("source_path"),
             PageTask.attempts,
             (clock(dialect) - PageTask.enqueued_at).label("waited_seconds"),
+            PageTask.max_tokens,
+            PageTask.answer_id.label("own_answer_id"),  # of one that was cut
             Answer.id.label("answer_id"),
+            Answer.finish_reason,
+            Answer.output_tokens,
         )
         .join(Page, Page.id == PageTask.page_id)
         .join(Document, Document.id == Page.document_id)
@@ -267,6 +288,11 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
         .order_by(PageTask.id)
         .with_for_update(of=PageTask)
     )
+
+
+def _shall_go_on(row: sa.Row[Any]) -> bool:
+    """Whether the answer that there is was cut before the length that is asked for."""
+    return row.max_tokens is not None and row.finish_reason == LENGTH and bool(row.output_tokens < row.max_tokens)
 
 
 def _a_path() -> sa.ScalarSelect[str]:

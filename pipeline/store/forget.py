@@ -20,6 +20,7 @@ from pipeline.database.retry import retried
 from pipeline.errors import UsageError
 from pipeline.store.batches import PATHS_KEY, QUESTION_KEY
 from pipeline.store.conditions import is_in
+from pipeline.store.cut_answers import forget_tries
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
 from schemas.states import BatchState, TaskState
 from schemas.tables import (
@@ -146,6 +147,7 @@ def _forget_answers(connection: Connection, answers: Sequence[int]) -> None:
     gone = connection.scalars(select(Answer.id).where(Answer.id.in_(answers), *unnamed)).all()
     if gone:
         connection.execute(_FORGET_WORDS, {"ids": gone})
+        forget_tries(connection, gone)
         connection.execute(delete(Answer).where(Answer.id.in_(gone)))
 
 

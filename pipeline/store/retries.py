@@ -1,4 +1,4 @@
-"""`pagepack retry`: failed files and pages back to waiting, with fresh counts."""
+"""`pagepack retry`: failed files and pages, and answers that were cut, back to waiting, with fresh counts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.claims import locked_ids
+from pipeline.store.cut_answers import LENGTH
 from schemas.states import BatchState, DocumentState, TaskState
-from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Page, PageTask, Source, TextLayer
+from schemas.tables import Answer, Batch, BatchPrompt, BatchSource, Document, Page, PageTask, Source, TextLayer
 
 
 def retry_failures(db: Database, batch_id: int, failures: Sequence[tuple[str, int | None]]) -> tuple[int, int]:
@@ -72,6 +73,42 @@ def _retry_some(db: Database, batch_id: int, failures: Sequence[tuple[str, int |
             again = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.CANCELLED)
             connection.execute(again.values(RUNS_AGAIN))
         return drawn, len(task_ids)
+
+
+def retry_cut(db: Database, batch_id: int, pages: Sequence[tuple[str, int]], max_tokens: int) -> int:
+    """Answers of the batch that were cut at their longest length, by source path and page number, wait to go on.
+
+    They may come to `max_tokens`; how many there were with fewer. Their pages show what there is until then.
+    """
+    tasks = 0
+    for start in range(0, max(len(pages), 1), _FAILURES_A_TRANSACTION):
+        tasks += _retry_some_cut(db, batch_id, pages[start : start + _FAILURES_A_TRANSACTION], max_tokens)
+    return tasks
+
+
+@retried
+def _retry_some_cut(db: Database, batch_id: int, pages: Sequence[tuple[str, int]], max_tokens: int) -> int:
+    with db.write() as connection:
+        seen = select(Source.path, BatchSource.document_id).join(BatchSource, BatchSource.source_id == Source.id)
+        seen = seen.where(BatchSource.batch_id == batch_id, BatchSource.document_id.is_not(None))
+        rows = connection.execute(seen.where(Source.path.in_({path for path, _ in pages})))
+        document_of = {row.path: row.document_id for row in rows}
+        _lock(connection, set(document_of.values()))
+        at = {(document_of[path], number - 1) for path, number in pages if path in document_of}
+        chosen = select(Page.id).where(sa.tuple_(Page.document_id, Page.page_index).in_(at))
+        model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
+        versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
+        cut = select(Answer.id).where(Answer.finish_reason == LENGTH, Answer.output_tokens < max_tokens)
+        done = (PageTask.page_id.in_(chosen), PageTask.state == TaskState.DONE, PageTask.model == model)
+        ids = locked_ids(PageTask, *done, PageTask.prompt_version.in_(versions), PageTask.answer_id.in_(cut))
+        again = update(PageTask).where(PageTask.id.in_(ids))
+        values = _FRESH | {"batch_id": batch_id, "max_tokens": max_tokens}
+        task_ids = connection.scalars(again.values(values).returning(PageTask.id)).all()
+        reopen(connection, set(), task_ids)
+        if task_ids:
+            cancelled = update(Batch).where(Batch.id == batch_id, Batch.state == BatchState.CANCELLED)
+            connection.execute(cancelled.values(RUNS_AGAIN))
+        return len(task_ids)
 
 
 _FAILURES_A_TRANSACTION = 1_000  # a fraction of a second

@@ -38,6 +38,9 @@ CONTRACT = {
     "answers": "source_path folder file_name document_id page_number prompt prompt_version engine model is_current "
     "text finish_reason prompt_tokens output_tokens seconds temperature confidence batch_id created_at angle "
     "lowest_confidence cost",
+    "tries": "source_path folder file_name document_id page_number prompt prompt_version engine model try_number "
+    "verdict detail is_chosen text finish_reason temperature angle tiles prompt_tokens output_tokens seconds "
+    "confidence error batch_id",
     "prompts": "prompt prompt_version text max_tokens temperature top_p seed stop created_at schema",
     "promotions": "promotion_id answers prompt batch_id path answers_held created_at rolled_back_at",
     "evaluations": f"evaluation_id kind name answers prompt pages {MEASURED} items items_judged item_score "

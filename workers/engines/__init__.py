@@ -15,6 +15,25 @@ if TYPE_CHECKING:  # an ingest worker, and who describes an engine, do without n
 
 
 @dataclass(frozen=True, slots=True)
+class Try:
+    """One of several tries at an answer, and what came of it: a word of `schemas/tries.py`. `tiles` is their number,
+    None where the page was one image; `error` says why it could not be made."""
+
+    verdict: str
+    text: str = ""
+    finish_reason: str | None = None
+    temperature: float | None = None
+    angle: float | None = None
+    tiles: int | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    confidence: float | None = None
+    is_chosen: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What an engine says about one page and one prompt.
 
@@ -24,7 +43,8 @@ class Answer:
     None where it has none. `details` is small JSON for people who look closer (line boxes, timings); it is stored
     as it is. `angle` is by how many degrees the engine turned the image clockwise to read it. `review_reason` is a
     word for why people should look at this answer, `review_score` how much so (0 to 1); both None where they need
-    not. `model` is what answered, where it is not the engine's own; `cost` what a server charges for it.
+    not. `model` is what answered, where it is not the engine's own; `cost` what a server charges for it. `tries`
+    are all that the engine took for this answer, where it took several: it is one of them.
     """
 
     text: str
@@ -41,6 +61,7 @@ class Answer:
     lowest_confidence: float | None = None
     model: str | None = None
     cost: float | None = None
+    tries: tuple[Try, ...] = ()
 
 
 class Engine(Protocol):

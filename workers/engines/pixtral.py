@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from workers.pixtral.plan.page_tiles import Tiling
     from workers.pixtral.plan.sequence import Image
+    from workers.pixtral.text.generation import Generation
 
 __all__ = ["PixtralEngine", "fingerprint"]
 
 logger = logging.getLogger(__name__)
+
+WARM_TOP_P = 0.95  # of a try with a temperature: out of 131,072 tokens the unlikeliest would come now and then
 
 
 class PixtralEngine:
@@ -57,6 +60,7 @@ class PixtralEngine:
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
         self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes)
         self.model = fingerprint(model_dir)
+        self._pool = ThreadPoolExecutor(1, "pagepack-ladder")  # starts its thread with the first loop
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 
     def supports(self, prompt: Prompt) -> bool:
@@ -69,9 +73,13 @@ class PixtralEngine:
         prompts: Sequence[Prompt],
         deadline: float | None = None,
     ) -> list[Future[Answer]]:
-        tiling = self._tiling(pixels)
-        shared: list[Image] = []  # by all prompts of the page
-        return [self._ask(image_hash, pixels, prompt, deadline, tiling, shared) for prompt in prompts]
+        from workers.engines.pixtral_ladder import Climb
+
+        page = _Page(image_hash, pixels, deadline)
+        return [
+            Climb(lambda rung, prompt=prompt: self._try(page, prompt, rung), self._pool, deadline).begin()  # type: ignore[misc]
+            for prompt in prompts
+        ]
 
     def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
         """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
@@ -101,71 +109,62 @@ class PixtralEngine:
         return self._built.engine.stats()
 
     def close(self) -> None:
+        self._pool.shutdown(cancel_futures=False)  # a climb that is not over asks the engine, which refuses
         self._built.engine.close()
 
-    def _tiling(self, pixels: NDArray[np.uint8]) -> Tiling | None:
-        """How the page is cut; by the page alone, unless the cache holds less than the most that a page may take."""
+    def _tiling(self, pixels: NDArray[np.uint8], *, smaller: bool = False) -> Tiling | None:
+        """How the page is cut; by the page alone, unless the cache holds less than the most that a page may take.
+
+        None where it is one image as it is; with `smaller` where it is too small for tiles of half the size.
+        """
         from workers.pixtral.plan import page_tiles, sizes
 
         processor, pool = self._built.processor, self._built.engine.scheduler.pool
         height, width = pixels.shape[:2]
+        side, tiled_from = processor.max_side_px, round(page_tiles.SHRINKS_BY * processor.max_side_px)
+        if smaller:
+            side = tiled_from = min(side, max(width, height)) // 2 // processor.cell * processor.cell
+            if side < 2 * page_tiles.OVERLAP_PX:
+                return None
         return page_tiles.plan_tiles(
             width,
             height,
-            side=processor.max_side_px,
+            side=side,
             cell=processor.cell,
             most_tokens=min(page_tiles.MOST_TOKENS, pool.num_blocks * pool.block_size - sizes.TEXT_TOKENS),
-            tiled_from=round(page_tiles.SHRINKS_BY * processor.max_side_px),
+            tiled_from=tiled_from,
         )
 
-    def _ask(
-        self,
-        image_hash: str,
-        pixels: NDArray[np.uint8],
-        prompt: Prompt,
-        deadline: float | None,
-        tiling: Tiling | None,
-        shared: list[Image],
-    ) -> Future[Answer]:
+    def _try(self, page: _Page, prompt: Prompt, number: int) -> Future[Answer] | None:
+        """A rung of the ladder; None where the page is too small for it."""
+        from workers.engines.pixtral_ladder import LADDER
         from workers.pixtral.plan.sequence import Sampling
-        from workers.pixtral.text.confidence import without
-        from workers.pixtral.text.generation import Generation
         from workers.pixtral.text.repetition import lines_of_page
-        from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
 
-        lines = lines_of_page(max(pixels.shape[:2]))
-        sampling = Sampling(prompt.max_tokens, prompt.temperature, prompt.top_p, prompt.seed, prompt.stop, lines)
+        rung = LADDER[number]
+        pixels, image_hash = page.turned(rung.quarter_turns)
+        tiling = self._tiling(pixels, smaller=rung.smaller_tiles)
+        if rung.smaller_tiles and tiling is None:
+            return None
+        sampling = Sampling(
+            prompt.max_tokens,
+            prompt.temperature + rung.warmer,
+            min(prompt.top_p, WARM_TOP_P) if rung.warmer else prompt.top_p,
+            prompt.seed + number,
+            prompt.stop,
+            lines_of_page(max(pixels.shape[:2])),
+        )
 
         def answer(generation: Generation) -> Answer:
-            text, doubled, sure = generation.text, list[str](), generation.confidence
-            doubts = sure.doubts if sure else ()
-            if tiling is not None and prompt.text.startswith(OCR.text):
-                doubts = without(doubts, doubled_seams(text, len(tiling.boxes) - 1))
-                text, doubled = without_doubled_seams(text, len(tiling.boxes) - 1)
-            return Answer(
-                text=text,
-                finish_reason=generation.finish_reason,
-                seconds=generation.seconds - generation.queue_seconds,
-                prompt_tokens=generation.prompt_tokens,
-                output_tokens=len(generation.tokens),
-                temperature=prompt.temperature,
-                confidence=sure.mean if sure else None,
-                lowest_confidence=sure.lowest if sure else None,
-                details={
-                    "queue_seconds": round(generation.queue_seconds, 4),
-                    "time_to_first_token_seconds": generation.time_to_first_token_seconds,
-                    "preemptions": generation.preemptions,
-                    **({"tiles": tiling.on_page()} if tiling else {}),
-                    **({"doubled_lines": doubled} if doubled else {}),
-                    **({"doubts": [[*doubt, text[doubt.first : doubt.last]] for doubt in doubts]} if doubts else {}),
-                },
-            )
+            said = _as_answer(generation, tiling, is_ocr=prompt.text.startswith(OCR.text))
+            angle = 90.0 * rung.quarter_turns if rung.quarter_turns else None
+            return dataclasses.replace(said, temperature=sampling.temperature, angle=angle)
 
         try:
-            request = self._built.processor.encode_page(image_hash, pixels, prompt.text, sampling, deadline, tiling)
-            shared[:] = shared or request.images
+            encode = self._built.processor.encode_page
+            request = encode(image_hash, pixels, prompt.text, sampling, page.deadline, tiling)
             constrain = self._built.processor.grammars.of(prompt.schema) if prompt.schema is not None else None
-            request = dataclasses.replace(request, images=tuple(shared), constrain=constrain)
+            request = dataclasses.replace(request, constrain=constrain)
         except PageFailed as error:
             refused: Future[Answer] = Future()
             refused.set_exception(error)
@@ -174,4 +173,52 @@ class PixtralEngine:
             failed: Future[Answer] = Future()
             failed.set_exception(PageFailed(f"the page does not fit the model's input: {error}"))
             return failed
+        if not (rung.quarter_turns or rung.smaller_tiles):
+            page.images = page.images or request.images
+            request = dataclasses.replace(request, images=page.images)
         return self._built.engine.submit(request, answer)
+
+
+class _Page:
+    """What was given to be read, and its images: all prompts of the page share them."""
+
+    def __init__(self, image_hash: str, pixels: NDArray[np.uint8], deadline: float | None) -> None:
+        self.image_hash, self.pixels, self.deadline = image_hash, pixels, deadline
+        self.images: tuple[Image, ...] = ()
+
+    def turned(self, quarters: int) -> tuple[NDArray[np.uint8], str]:
+        """The pixels, clockwise, and a name for them."""
+        if not quarters:
+            return self.pixels, self.image_hash
+        import numpy as np
+
+        return np.ascontiguousarray(np.rot90(self.pixels, -quarters)), f"{self.image_hash} turned {quarters}"
+
+
+def _as_answer(generation: Generation, tiling: Tiling | None, *, is_ocr: bool) -> Answer:
+    from workers.pixtral.text.confidence import without
+    from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
+
+    text, doubled, sure, loop = generation.text, list[str](), generation.confidence, generation.loop
+    doubts = sure.doubts if sure else ()
+    if tiling is not None and is_ocr:
+        doubts = without(doubts, doubled_seams(text, len(tiling.boxes) - 1))
+        text, doubled = without_doubled_seams(text, len(tiling.boxes) - 1)
+    return Answer(
+        text=text,
+        finish_reason=generation.finish_reason,
+        seconds=generation.seconds - generation.queue_seconds,
+        prompt_tokens=generation.prompt_tokens,
+        output_tokens=len(generation.tokens),
+        confidence=sure.mean if sure else None,
+        lowest_confidence=sure.lowest if sure else None,
+        details={
+            "queue_seconds": round(generation.queue_seconds, 4),
+            "time_to_first_token_seconds": generation.time_to_first_token_seconds,
+            "preemptions": generation.preemptions,
+            **({"tiles": tiling.on_page()} if tiling else {}),
+            **({"doubled_lines": doubled} if doubled else {}),
+            **({"doubts": [[*doubt, text[doubt.first : doubt.last]] for doubt in doubts]} if doubts else {}),
+            **({"loop": {"tokens": loop.tokens, "copies": loop.copies}} if loop else {}),
+        },
+    )

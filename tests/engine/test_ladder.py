@@ -1,0 +1,121 @@
+"""What is tried where an answer loops, by models that truly loop and end where a rung helps; cancelling, closing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.errors import Unavailable
+from schemas.prompts import Prompt
+from tests.chain_checkpoint import chain_checkpoint
+from workers.engines.pixtral import PixtralEngine
+from workers.engines.pixtral_ladder import LADDER
+
+READ = Prompt("read", "read")  # short, that the images weigh something beside it
+WIDE = np.full((64, 192, 3), 255, np.uint8)
+LARGE = np.full((256, 512, 3), 255, np.uint8)
+TEXT = "Heading| beta |\n"
+CHAIN = (("Heading",), ("| ", "beta", " |", "\n"))
+
+
+def engine_of(folder, **ends) -> PixtralEngine:
+    return PixtralEngine(chain_checkpoint(folder / "m", *CHAIN, **ends), "cpu", memory_bytes=700_000_000)
+
+
+def read(engine, pixels=WIDE, prompt=READ, image_hash="page"):
+    return engine.submit(image_hash, pixels, [prompt])[0].result(120)
+
+
+@pytest.mark.parametrize(
+    ("ends", "pixels", "expected"),
+    [
+        ({"ends": "chance", "closeness": 0.95}, WIDE, ["repetition", "good"]),
+        ({"ends": "turned", "closeness": 0.5}, WIDE, ["repetition"] * 4 + ["good"]),
+        ({"ends": "tiles", "closeness": -2.0}, LARGE, ["repetition"] * 6 + ["good"]),
+    ],
+    ids=["a temperature", "turned", "smaller tiles"],
+)
+def test_the_rung_that_helps_is_the_answer_and_every_try_is_kept(tmp_path, ends, pixels, expected):
+    engine = engine_of(tmp_path, **ends)
+    try:
+        answer, again = read(engine, pixels), read(engine, pixels)
+    finally:
+        engine.close()
+    assert [one.verdict for one in answer.tries] == expected
+    assert answer.finish_reason == "stop" and answer.text.startswith(TEXT)
+    assert [one.is_chosen for one in answer.tries] == [False] * (len(expected) - 1) + [True]
+    rungs = LADDER[: len(expected)]
+    assert [one.temperature for one in answer.tries] == [rung.warmer for rung in rungs]
+    assert [one.angle for one in answer.tries] == [90.0 * rung.quarter_turns or None for rung in rungs]
+    assert [one.tiles is not None for one in answer.tries] == [rung.smaller_tiles for rung in rungs]
+    assert all(one.text == TEXT and one.output_tokens == 5 for one in answer.tries[:-1]), "of a loop one copy"
+    assert all(one.prompt_tokens > 50 and one.seconds > 0 for one in answer.tries)
+    assert answer.seconds == pytest.approx(sum(one.seconds for one in answer.tries))
+    chosen = answer.tries[-1]
+    assert (answer.temperature, answer.angle, answer.output_tokens) == (
+        chosen.temperature,
+        chosen.angle,
+        chosen.output_tokens,
+    )
+    assert [replace(one, seconds=0) for one in again.tries] == [replace(one, seconds=0) for one in answer.tries]
+
+
+def test_where_nothing_helps_the_surest_text_stays_and_says_repetition(tmp_path):
+    engine = engine_of(tmp_path)
+    try:
+        answer = read(engine)
+        assert engine.stats()["running"] == 0
+    finally:
+        engine.close()
+    assert (answer.finish_reason, answer.text) == ("repetition", TEXT)
+    assert [one.verdict for one in answer.tries] == ["repetition"] * 6, "the page is too small for smaller tiles"
+    assert sum(one.is_chosen for one in answer.tries) == 1 and answer.details["loop"]["copies"] > 7
+
+
+def test_an_answer_without_a_loop_has_one_try_and_none_is_kept(tmp_path):
+    engine = engine_of(tmp_path, ends="turned", closeness=0.8)
+    try:
+        answer = read(engine, np.ascontiguousarray(np.rot90(WIDE)))
+        cut = read(engine, prompt=replace(READ, max_tokens=40), image_hash="cut")
+    finally:
+        engine.close()
+    assert (answer.finish_reason, answer.text, answer.tries) == ("stop", TEXT, ())
+    assert (cut.finish_reason, cut.output_tokens, cut.tries) == ("length", 40, ())
+
+
+def test_time_that_is_over_ends_the_climb_with_what_there_is(tmp_path):
+    engine = engine_of(tmp_path)
+    try:
+        future = engine.submit("page", WIDE, [READ], deadline=time.monotonic() + 2.5)[0]
+        answer = future.result(60)
+    finally:
+        engine.close()
+    assert answer.finish_reason in ("repetition", "deadline") and len(answer.tries) < 6
+
+
+def test_cancelling_in_the_middle_of_a_climb_frees_the_engine(tmp_path):
+    engine = engine_of(tmp_path)
+    try:
+        future = engine.submit("page", WIDE, [READ])[0]
+        while engine.stats()["finished"] < 1:
+            time.sleep(0.01)
+        assert future.cancel()
+        until = time.monotonic() + 30
+        while engine.stats()["running"] + engine.stats()["waiting"] and time.monotonic() < until:
+            time.sleep(0.02)
+        assert engine.stats()["finished"] <= 2 and not engine.stats()["running"]
+    finally:
+        engine.close()
+
+
+def test_closing_in_the_middle_of_a_climb_gives_the_page_back(tmp_path):
+    engine = engine_of(tmp_path)
+    future = engine.submit("page", WIDE, [READ])[0]
+    while engine.stats()["finished"] < 1:
+        time.sleep(0.01)
+    engine.close()
+    with pytest.raises(Unavailable):
+        future.result(30)
