@@ -72,7 +72,8 @@ class Pagepack:
         if isinstance(drawn, PageFailure):
             return Reading("", 0.0, {"failed": str(drawn.error)})
         if drawn.text_layer and (
-            self._text_layer == "prefer" or (self._text_layer == "auto" and drawn.text_layer_verdict == Verdict.SOUND)
+            self._text_layer == "always"
+            or (self._text_layer in ("auto", "prefer") and drawn.text_layer_verdict == Verdict.SOUND)
         ):
             started = time.process_time()
             text = own_text(drawn.text_layer, drawn.text_layer_found)

@@ -136,7 +136,7 @@ def _own_texts(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> 
     return {
         page.page_index: text_of(page.text_layer or "", page.text_layer_boxes)
         for page in carrying
-        if "prefer" in choices or ("auto" in choices and page.text_layer_verdict == Verdict.SOUND)
+        if "always" in choices or (choices & {"auto", "prefer"} and page.text_layer_verdict == Verdict.SOUND)
     }
 
 

@@ -87,6 +87,29 @@ def test_a_table_of_a_text_layer_is_written_as_one(archive: Archive) -> None:
     assert archive.scalar("SELECT count(*) FROM page_lines") == 9
 
 
+def test_a_layer_is_put_in_order_alike_when_its_page_is_stored_and_later(archive: Archive) -> None:
+    """By the sizes and rulings that are stored with it; lines and their boxes stay those of the file."""
+    columns = [[f"{side} line {row} goes on" for row in range(6)] for side in ("the left", "and the right")]
+    each = [(column[row], 10 + 210 * i, 10 + 14 * row) for row in range(6) for i, column in enumerate(columns)]
+    lines = [[left, top, left + 150, top + 12, 10] for _, left, top in each]
+    text = "".join(f"{said}\n" for said, _, _ in each)
+    boxes = {"lines": lines, "level": [], "upright": []}
+    page = NewPage(0, sha("0"), 420, 320, text_layer=text, text_layer_boxes=boxes, text_layer_verdict=Verdict.SOUND)
+    archive.batch(text_layer="auto")
+    archive.ingest(archive.see("/in/a.pdf") or 0, [page])
+    archive.batch("later", text_layer="keep")
+    archive.ingest(archive.see("/in/b.pdf", batch="later") or 0, [page])
+    archive.batch("again", text_layer="auto")
+    archive.see("/in/b.pdf", batch="again")
+    expected = " ".join(columns[0] + columns[1])
+    assert [row[1] for row in shown(archive)] == [expected, expected]
+    placed = archive.rows(
+        "SELECT text, left_px, top_px FROM page_lines WHERE source_path = '/in/b.pdf' ORDER BY line_number"
+    )
+    assert placed == each
+    assert archive.scalar("SELECT text_layer FROM page_images LIMIT 1") == text
+
+
 def test_other_prompts_are_read_whatever_the_page_carries(archive: Archive) -> None:
     archive.batch(prompts=[OCR, DESCRIBE], text_layer="auto")
     first = carrying_text(archive)[0]
