@@ -96,11 +96,21 @@ def make_engine(settings: Settings) -> Engine:
     if choice.engine == "endpoint":
         from workers.engines.endpoint import EndpointEngine
 
-        return EndpointEngine(settings)
+        return _turning(EndpointEngine(settings), settings)
     from workers.engines.pixtral import PixtralEngine
 
     assert settings.model is not None
-    return PixtralEngine(settings.model, "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto")
+    device = "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto"
+    return _turning(PixtralEngine(settings.model, device), settings)
+
+
+def _turning(engine: Engine, settings: Settings) -> Engine:
+    """Engines that look at pictures themselves do not turn them."""
+    if not settings.turn_pages:
+        return engine
+    from workers.engines.upright import Upright
+
+    return Upright(engine)
 
 
 def _rapidocr_models(settings: Settings) -> ModelFiles:

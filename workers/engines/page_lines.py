@@ -66,6 +66,12 @@ def read_lines(models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], 
     return page.lines(found)
 
 
+def find_turn(models: Models, pixels: NDArray[np.uint8]) -> tuple[Orientation, list[Region]]:
+    """How a page lies, and its lines, where they stand as it lies."""
+    page = _Page(models, pixels, lambda: False)
+    return find_orientation(page.regions, page.read), page.regions
+
+
 class Late(Exception):
     """Time is over."""
 

@@ -68,8 +68,8 @@ class RapidOcrEngine(PageThreads):
         """`num_threads`: pages read at once; by default the cores that this process may use."""
         models = models or choose_models()
         self.model = fingerprint(models)
-        self._models = Models(_load(models), reads_greek=models.language is not None)
-        self._second = Models(_load(models.second)) if models.second else None
+        self._models = Models(load(models), reads_greek=models.language is not None)
+        self._second = Models(load(models.second)) if models.second else None
         self._models_name = (models.second or models).name
         super().__init__(num_threads)
 
@@ -92,7 +92,7 @@ def fingerprint(models: ModelFiles | None = None) -> str:
     return (models or choose_models()).fingerprint(_PARAMETERS, _LAYOUT_VERSION)
 
 
-def _load(models: ModelFiles | None = None) -> Any:
+def load(models: ModelFiles | None = None) -> Any:
     """A RapidOCR with both models loaded."""
     models = models or choose_models()
     # A path that is given is never fetched.

@@ -30,14 +30,14 @@ class Region:
     quad: Quad
     image: NDArray[np.uint8]
     """Cut out, in BGR."""
-    is_laid: bool = False
-    """The image was turned counter-clockwise by a quarter, as RapidOCR does where one is much higher than wide."""
+    laid: int = 0
+    """The image was turned counter-clockwise by so many quarters, as RapidOCR does where one is higher than wide."""
 
     def turned(self, turn: int) -> NDArray[np.uint8]:
         """As it stands on the page after that is turned by so many quarters counter-clockwise."""
         import numpy as np
 
-        return np.rot90(self.image, turn - self.is_laid)
+        return np.rot90(self.image, turn - self.laid)
 
     def pieces(self, count: int) -> list[Region]:
         """So many of equal height, from its top down as it stands on the page."""
@@ -127,7 +127,17 @@ class Models:
 
 def _region(quad: Quad, image: NDArray[np.uint8]) -> Region:
     region = Region(quad, image)
-    return replace(region, is_laid=region.height_px > region.width_px and image.shape[1] > image.shape[0])
+    laid = region.height_px > region.width_px and image.shape[1] > image.shape[0]
+    # RapidOCR takes the left one of the upper corners for the first; of a steep line that is neither quite upright,
+    # both upper corners lie to the right of both lower ones, or to the left.
+    first = max(range(4), key=lambda corner: _slope(quad[corner], quad[(corner + 1) % 4]))
+    a, b, c, d = quad[first:] + quad[:first]
+    return Region((a, b, c, d), image, (laid - first) % 4)
+
+
+def _slope(start: Point, end: Point) -> float:
+    """1 for an edge that runs to the right, 0 up or down, -1 to the left."""
+    return (end[0] - start[0]) / max(math.dist(start, end), 1e-6)
 
 
 def _quad(box: Any) -> Quad:

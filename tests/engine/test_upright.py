@@ -1,0 +1,138 @@
+"""Pages are set upright, and level, before a model that sees pictures reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import pymupdf
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import PageFailed
+from pipeline.settings import Settings
+from schemas.prompts import DESCRIBE, OCR, Prompt
+from tests.stand_ins import InstantEngine
+from workers.engines import Answer
+from workers.engines.orientation import Turn
+from workers.engines.rapidocr import load
+from workers.engines.regions import Models
+from workers.engines.upright import Lie, Upright, find_lie, set_upright
+
+pytestmark = pytest.mark.xdist_group("rapidocr")
+
+Pixels = NDArray[np.uint8]
+LINES = [
+    "The harbour office holds forty-one boxes",
+    "of letters, ledgers and drawings, unread",
+    "since 1913. Damp had reached the lowest",
+]
+SHEETS = {"letter": LINES, "line": LINES[:1], "title": ["Annual Report"], "number": ["Page 17"]}
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models(load())
+
+
+def sheet(lines: Sequence[str], degrees: float = 0) -> Pixels:
+    page = pymupdf.open().new_page(width=300, height=220)
+    for number, line in enumerate(lines):
+        page.insert_text((25, 60 + 22 * number), line, fontsize=13)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.5, 1.5), alpha=False)
+    image = Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples)
+    return np.array(image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white"))
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("kind", SHEETS)
+def test_a_page_is_found_to_lie_as_it_does(models: Models, kind: str, turns: int) -> None:
+    lie = find_lie(models, np.rot90(sheet(SHEETS[kind]), turns))
+    assert lie == Lie(Turn(-turns % 4), 0.0) and lie.angle == 90 * turns
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_lines_askew_are_set_level_whichever_way_the_page_lies(models: Models, turns: int) -> None:
+    askew = np.rot90(sheet(LINES, degrees=4), turns)
+    lie = find_lie(models, askew)
+    assert lie.turn == -turns % 4 and lie.skew == pytest.approx(4, abs=0.5)
+    upright = set_upright(askew, lie)
+    assert all(side % 16 == 0 for side in upright.shape[:2]) and find_lie(models, upright) == Lie()
+
+
+def test_a_blank_page_lies_right(models: Models) -> None:
+    assert find_lie(models, np.full((224, 320, 3), 255, np.uint8)) == Lie()
+
+
+class RecordingEngine(InstantEngine):
+    """Keeps what it is given, and answers when it is told."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, Pixels]] = []
+        self.futures: list[Future[Answer]] = []
+
+    def submit(
+        self, image_hash: str, pixels: Pixels, prompts: Sequence[Prompt], deadline: float | None = None
+    ) -> list[Future[Answer]]:
+        self.given.append((image_hash, pixels))
+        self.futures = [Future[Answer]() for _ in prompts]
+        return self.futures
+
+
+@pytest.fixture
+def engine(models: Models) -> Iterator[tuple[Upright, RecordingEngine]]:
+    inner = RecordingEngine()
+    yield Upright(inner, models), inner
+
+
+def test_the_engine_sees_the_picture_that_was_turned(engine: tuple[Upright, RecordingEngine]) -> None:
+    outer, inner = engine
+    page = sheet(LINES)
+    futures = outer.submit("a1", np.rot90(page, 1), [OCR, DESCRIBE])
+    ((name, seen),) = inner.given
+    assert np.array_equal(seen, page) and name == "a1-turned-90", "another picture has another name"
+    inner.futures[0].set_result(Answer("read", "stop", 0.1))
+    inner.futures[1].set_exception(PageFailed("not this one"))
+    answer = futures[0].result(1)
+    assert (answer.text, answer.angle, answer.model) == ("read", 90.0, "instant/1+turned")
+    with pytest.raises(PageFailed, match="not this one"):
+        futures[1].result(1)
+
+
+def test_an_upright_page_is_given_as_it_is(engine: tuple[Upright, RecordingEngine]) -> None:
+    outer, inner = engine
+    page = sheet(LINES)
+    (future,) = outer.submit("a1", page, [OCR])
+    assert inner.given[0][0] == "a1" and inner.given[0][1] is page
+    inner.futures[0].set_result(Answer("read", "stop", 0.1))
+    assert (future.result(1).angle, future.result().model) == (0.0, None)
+
+
+@pytest.mark.parametrize("by_whom", ["caller", "engine"])
+def test_a_page_that_is_cancelled_is_cancelled_everywhere(
+    engine: tuple[Upright, RecordingEngine], by_whom: str
+) -> None:
+    outer, inner = engine
+    (future,) = outer.submit("a1", sheet(LINES), [OCR])
+    (future if by_whom == "caller" else inner.futures[0]).cancel()
+    assert inner.futures[0].cancelled() and future.cancelled() and future.done()
+
+
+def test_a_look_that_fails_leaves_the_page_as_it_lies() -> None:
+    class Broken(Models):
+        def find(self, pixels: Pixels) -> list[object]:  # type: ignore[override]
+            raise MemoryError
+
+    inner = RecordingEngine()
+    Upright(inner, Broken(None)).submit("a1", np.rot90(sheet(LINES), 1), [OCR])
+    assert inner.given[0][0] == "a1"
+
+
+def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workers import choose
+
+    made = InstantEngine()
+    assert choose._turning(made, Settings(turn_pages=False)) is made
+    assert isinstance(choose._turning(made, Settings()), Upright)

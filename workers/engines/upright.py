@@ -1,0 +1,185 @@
+"""Pages are set upright before a model that sees pictures reads them: it makes nonsense of a page on its side.
+
+The CPU engine finds that out while it reads (`orientation.py`); what stands here looks for the same in a smaller
+picture, with the models of RapidOCR's wheel: the detector finds the lines, a few of them are read each way. Slight
+angles are those of the lines. The engine behind gets the picture as it was turned, under a name of its own, and the
+answer says by how much.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.cores import num_cores
+from pipeline.layout.lines import Line, Quad, find_angle
+from schemas.prompts import Prompt
+from workers.engines import Answer, Engine
+from workers.engines.orientation import Turn
+from workers.engines.page_lines import find_turn
+from workers.engines.regions import Models
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger("pagepack.worker")
+
+_LOOK_PIXELS = 800_000  # A4 at 1,060 px: print of 8 pt is 10 px high
+_CELL_PX = 16
+_LEAST_SKEW = 1.0  # degrees; models read what is askew by less as well
+_LEAST_LINES = 3  # that say so
+
+
+class Lie(NamedTuple):
+    """How a page lies: quarter turns that set it upright, then degrees clockwise that set its lines level."""
+
+    turn: Turn = Turn.NONE
+    skew: float = 0.0
+
+    @property
+    def angle(self) -> float:
+        """Degrees clockwise by which the picture is turned, 0 to 360."""
+        return round((-90 * self.turn + self.skew) % 360, 2)
+
+
+def find_lie(models: Models, pixels: NDArray[np.uint8]) -> Lie:
+    """Of a page in RGB. 0.3 to 0.5 s of processor time."""
+    import cv2
+    import numpy as np
+
+    height, width = pixels.shape[:2]
+    scale = math.sqrt(_LOOK_PIXELS / (height * width))
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    orientation, regions = find_turn(models, pixels)
+    lines = [_turned(region.quad, orientation.turn, pixels.shape) for region in regions]
+    if len(lines) < _LEAST_LINES:
+        return Lie(orientation.turn)
+    skew = -math.degrees(find_angle(lines))
+    return Lie(orientation.turn, skew if abs(skew) >= _LEAST_SKEW else 0.0)
+
+
+def _turned(quad: Quad, turn: Turn, shape: tuple[int, ...]) -> Line:
+    """A line as it stands on the page after that was turned; its corners run from its own top left on."""
+    height, width = shape[:2]
+    corners = list(quad)
+    if turn == Turn.LEFT:
+        corners = [(y, width - x) for x, y in corners]
+    elif turn == Turn.HALF:
+        corners = [(width - x, height - y) for x, y in corners]
+    elif turn == Turn.RIGHT:
+        corners = [(height - y, x) for x, y in corners]
+    a, b, c, d = corners[turn:] + corners[:turn]
+    return Line((a, b, c, d), "")
+
+
+def set_upright(pixels: NDArray[np.uint8], lie: Lie) -> NDArray[np.uint8]:
+    """The picture as it was turned, with white where the sheet does not reach; sides stay multiples of 16."""
+    import cv2
+    import numpy as np
+
+    turned = np.ascontiguousarray(np.rot90(pixels, lie.turn))
+    if not lie.skew:
+        return turned
+    height, width = turned.shape[:2]
+    radians = math.radians(abs(lie.skew))
+    wide = width * math.cos(radians) + height * math.sin(radians)
+    high = height * math.cos(radians) + width * math.sin(radians)
+    wide_px, high_px = (math.ceil(side / _CELL_PX) * _CELL_PX for side in (wide, high))
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -lie.skew, 1.0)  # OpenCV's angles run the other way
+    matrix[0, 2] += (wide_px - width) / 2
+    matrix[1, 2] += (high_px - height) / 2
+    white = (255, 255, 255)
+    return np.asarray(cv2.warpAffine(turned, matrix, (wide_px, high_px), flags=cv2.INTER_CUBIC, borderValue=white))
+
+
+class Upright:
+    """An engine that gets pages upright; all else is its own. `submit` takes as long as the look at the page."""
+
+    def __init__(self, engine: Engine, models: Models | None = None) -> None:
+        self._engine = engine
+        self._models = models
+        self._loading = threading.Lock()
+        self._cores = threading.Semaphore(num_cores())  # a look takes one
+        self.name, self.model, self.capacity = engine.name, engine.model, engine.capacity
+
+    def supports(self, prompt: Prompt) -> bool:
+        return self._engine.supports(prompt)
+
+    def stats(self) -> dict[str, float]:
+        return self._engine.stats()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def submit(
+        self,
+        image_hash: str,
+        pixels: NDArray[np.uint8],
+        prompts: Sequence[Prompt],
+        deadline: float | None = None,
+    ) -> list[Future[Answer]]:
+        lie = self._lie(image_hash, pixels)
+        if lie is None:
+            return self._engine.submit(image_hash, pixels, prompts, deadline)
+        if not lie.angle:
+            futures = self._engine.submit(image_hash, pixels, prompts, deadline)
+        else:
+            name = f"{image_hash}-turned-{lie.angle:g}"
+            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline)
+        return [_Turned(future, lie, self._engine.model) for future in futures]
+
+    def _lie(self, image_hash: str, pixels: NDArray[np.uint8]) -> Lie | None:
+        """None where it cannot be found out: the page is read as it lies."""
+        try:
+            models = self._loaded()
+            with self._cores:
+                return find_lie(models, pixels)
+        except Exception:
+            log.exception("how the page image %s lies is not known; it is read as it is", image_hash)
+            return None
+
+    def _loaded(self) -> Models:
+        with self._loading:
+            if self._models is None:
+                from workers.engines.rapidocr import load
+
+                self._models = Models(load())
+            return self._models
+
+
+class _Turned(Future[Answer]):
+    """An answer about a page that was turned first."""
+
+    def __init__(self, inner: Future[Answer], lie: Lie, model: str) -> None:
+        super().__init__()
+        self._inner, self._lie, self._model = inner, lie, model
+        inner.add_done_callback(self._take)
+
+    def cancel(self) -> bool:
+        self._inner.cancel()
+        return super().cancel()
+
+    def _take(self, inner: Future[Answer]) -> None:
+        if inner.cancelled():
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        elif self.set_running_or_notify_cancel():
+            if (error := inner.exception()) is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(self._told(inner.result()))
+
+    def _told(self, answer: Answer) -> Answer:
+        angle = self._lie.angle
+        if not angle:
+            return replace(answer, angle=0.0)
+        # What was read of the page as it lies would be another text.
+        return replace(answer, angle=angle, model=f"{answer.model or self._model}+turned")
