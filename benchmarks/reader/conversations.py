@@ -1,6 +1,5 @@
 """A few conversations in MM-MT-Bench's form, and a judge for them: the whole way without a download.
 
-
     python -m benchmarks.reader.conversations draw FOLDER
     python -m benchmarks.reader.conversations judge &        prints its address
     pagepack eval mm-mt-bench FOLDER --model benchmarks/reader/checkpoint --judge-url URL --judge-model fair

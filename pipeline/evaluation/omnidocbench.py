@@ -6,7 +6,7 @@
     text      the blocks in reading order against the answer without its tables: edit distance over the length. This is
               the benchmark's own `no_split`; its `quick_match`, by which leaderboards are made, looks for each block by
               itself, and gives lower distances where the order differs
-    tables    TEDS, each with the table of the answer that fits it best
+    tables    TEDS, each with the table of the answer whose text is most like its own
     formulas  are not drawn: counted, and not judged
 
 Page headers, footers, page numbers and what else is to be ignored: where an answer has them, they are taken out of it.
@@ -53,8 +53,9 @@ class OmniDocBench:
         if blocks is None:
             return None, []
         kept = [block for block in blocks if not block.get("ignore")]
-        tables = [table for block in kept for table in tables_of(str(block.get("html") or "")) if _is(block, "table")]
-        scores = matched(tables, tables_of(page.text))
+        of_blocks = [tables_of(str(block.get("html") or "")) for block in kept if _is(block, "table")]
+        scores = matched([table for tables in of_blocks for table in tables], tables_of(page.text))
+        without_html = sum(not tables for tables in of_blocks)
         items = [
             Item(
                 f"{page.path} table {number}",
@@ -66,14 +67,15 @@ class OmniDocBench:
             for number, score in enumerate(scores, 1)
         ]
         items += [
+            Item(f"{page.path} table", "table (TEDS)", None, "it is given without HTML", page.page_id)
+        ] * without_html
+        items += [
             Item(f"{page.path} formula {number}", "formula", None, "formulas are not drawn", page.page_id)
             for number, _ in enumerate((block for block in kept if _is(block, *_FORMULAS)), 1)
         ]
-        text = "\n\n".join(str(block["text"]) for block in _in_order(kept) if _is(block, *_TEXT) and block.get("text"))
+        text = "\n\n".join(filter(None, (_text_of(block) for block in _in_order(kept) if _is(block, *_TEXT))))
         ignored = [
-            str(block["text"])
-            for block in blocks
-            if block.get("text") and (block.get("ignore") or not _is(block, *_TEXT, "table", *_FORMULAS))
+            _text_of(block) for block in blocks if block.get("ignore") or not _is(block, *_TEXT, "table", *_FORMULAS)
         ]
         if not text.strip():
             return None, items
@@ -88,6 +90,17 @@ class OmniDocBench:
 
 def _is(block: Block, *categories: str) -> bool:
     return block.get("category_type") in categories
+
+
+def _text_of(block: Block) -> str:
+    """Its own, else that of the blocks that were merged into it, else of its lines."""
+    if isinstance(text := block.get("text"), str) and text.strip():
+        return text
+    for name, between in (("merge_list", "\n"), ("line_with_spans", " ")):
+        parts = block.get(name)
+        if isinstance(parts, list) and parts:
+            return between.join(filter(None, (_text_of(part) for part in parts if isinstance(part, dict))))
+    return ""
 
 
 def _in_order(blocks: list[Block]) -> list[Block]:

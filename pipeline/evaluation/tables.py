@@ -22,7 +22,7 @@ from pipeline.evaluation.measures import normal, plain_text
 _RULE = re.compile(r"\|?\s*:?-{3,}:?\s*(\|\s*:?-{3,}:?\s*)*\|?")
 _BAR = re.compile(r"(?<!\\)\|")
 _HTML = re.compile(r"<table\b.*?</table>", re.DOTALL | re.IGNORECASE)
-_MOST_NODES = 1_500  # of a tree: the distance of two such takes minutes
+_MOST_NODES = 1_000  # of a tree: the distance of two such takes a minute
 
 
 class Cell(NamedTuple):
@@ -205,13 +205,20 @@ class _Costs:
 
 
 def matched(true: Sequence[Table], read: Sequence[Table]) -> list[float | None]:
-    """The score of each true table with the table that fits it best of those that are left; 0 where none is left."""
-    scores = [(teds(one, other), i, j) for i, one in enumerate(true) for j, other in enumerate(read)]
-    too_large = {i for score, i, _ in scores if score is None}
-    best: dict[int, float] = {}
-    used: set[int] = set()
-    for score, i, j in sorted(((s, i, j) for s, i, j in scores if s is not None), key=lambda one: -one[0]):
-        if i not in best and j not in used:
-            best[i] = score
-            used.add(j)
-    return [None if i in too_large and i not in best else best.get(i, 0.0) for i in range(len(true))]
+    """The score of each true table with the one whose text is most like its own, of those that are left; 0 where none
+    is left. Trees are compared for these pairs alone: two tables of 300 cells take seconds."""
+    texts = [[_text_of(table) for table in tables] for tables in (true, read)]
+    alike = [
+        (Levenshtein.normalized_similarity(one, other), -i, -j)
+        for i, one in enumerate(texts[0])
+        for j, other in enumerate(texts[1])
+    ]
+    pairs: dict[int, int] = {}
+    for _, i, j in sorted(alike, reverse=True):
+        if -i not in pairs and -j not in pairs.values():
+            pairs[-i] = -j
+    return [teds(table, read[pairs[number]]) if number in pairs else 0.0 for number, table in enumerate(true)]
+
+
+def _text_of(table: Table) -> str:
+    return normal(plain_text("\n".join(cell.text for row in table for cell in row)))

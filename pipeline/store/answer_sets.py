@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.database.looking import Look
+from schemas.view_parts import IS_ASKED_ABOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class AnswerSet:
         if self.kind == "current":
             where = " AND ".join(conditions) or "1 = 1"
             return f"SELECT t.page_id, t.prompt, t.answer_id {_SHOWN} WHERE {where}", {}
-        where = " AND ".join([_OF[self.kind].format(parameter), *conditions])
+        where = " AND ".join([_OF[self.kind].format(parameter, IS_ASKED_ABOUT), *conditions])
         given = {parameter: self.value if self.id is None else self.id}
         return f"SELECT t.page_id, v.name AS prompt, max(a.id) AS answer_id {_DONE} AND {where} GROUP BY 1, 2", given
 
@@ -52,7 +53,7 @@ _OF = {
     "prompt": "v.name = :{}",
     "version": "a.prompt_version = :{}",
     "batch": """EXISTS (SELECT 1 FROM batches b JOIN batch_prompts bp ON bp.batch_id = b.id WHERE b.id = :{0}
-   AND b.model = t.model AND bp.prompt_version = t.prompt_version)
+   AND b.model = t.model AND bp.prompt_version = t.prompt_version AND {1})
    AND p.document_id IN (SELECT document_id FROM batch_sources WHERE batch_id = :{0})""",
 }
 

@@ -140,7 +140,8 @@ def test_a_folder_of_facts_is_judged_by_category(archive: Archive, bench: Path, 
     assert "line 5: '../../../etc/passwd' leads out of" in found.complaints[1] and "3 more lines" in found.complaints[1]
     assert "such as tables/gone.pdf" in found.complaints[2]
     archive.read(seen(archive, found.files[0]), MARKDOWN)
-    done = call("eval", bench, "--answers", "rapidocr", "--json", "--home", settings.home)
+    plots = [word for kind in ("png", "html") for word in ("--plot", bench / f"plot.{kind}")]
+    done = call("eval", bench, "--answers", "rapidocr", "--json", *plots, "--home", settings.home)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["kind"] == "olmocr-bench" and shown["overall"] == pytest.approx((1 / 3 + 1 / 2) / 2)
@@ -157,6 +158,8 @@ def test_a_folder_of_facts_is_judged_by_category(archive: Archive, bench: Path, 
         ("t3", "table_tests", 0.0, "b.pdf page 1 was not read", None),
     ]
     assert archive.rows("SELECT items, items_judged, pages FROM evaluations") == [(5, 5, 0)]
+    assert (bench / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<td>table_tests<td class=n>3<td class=n>0<td class=n>0.3333" in (bench / "plot.html").read_text()
 
 
 def omni(folder: Path, pages: list[dict[str, Any]]) -> Path:
@@ -167,7 +170,7 @@ def omni(folder: Path, pages: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def block(category: str, order: int | None, ignore: bool = False, **fields: str) -> dict[str, Any]:
+def block(category: str, order: int | None, ignore: bool = False, **fields: Any) -> dict[str, Any]:
     return {"category_type": category, "order": order, "ignore": ignore, "anno_id": 0, "poly": [0] * 8, **fields}
 
 
@@ -176,12 +179,15 @@ def test_blocks_are_held_against_an_answer_without_its_tables_and_headers(
 ) -> None:
     blocks = [
         block("header", None, text="THE COASTAL REVIEW"),
-        block("text_block", 2, text="The tide rose by four feet."),
+        block(
+            "text_block", 2, merge_list=[{"text": "The tide rose"}, {"line_with_spans": [{"text": "by four feet."}]}]
+        ),
         block("title", 1, text="Tides"),
         block("table", 3, html=HTML),
         block("equation_isolated", 4, latex="$$x^2$$"),
         block("text_block", 5, True, text="scribbled in the margin"),
         block("page_number", None, text="31"),
+        block("table", 6, latex="\\begin{tabular}"),
     ]
     info = {"image_path": "a.jpg", "page_no": 0, "page_attribute": {"language": "english"}}
     folder = omni(tmp_path / "omni", [{"layout_dets": blocks, "page_info": info, "extra": {}}])
@@ -194,9 +200,10 @@ def test_blocks_are_held_against_an_answer_without_its_tables_and_headers(
     assert shown["worst_pages"][0]["changes"] == "Tides The tide rose by [-four-]{+five+} feet."
     score = 1 - (1 / 2) / 10
     assert shown["table_score"] == pytest.approx(score), "10 nodes: three rows, seven cells"
-    assert archive.rows("SELECT category, score FROM evaluated_items ORDER BY category") == [
+    assert archive.rows("SELECT category, score FROM evaluated_items ORDER BY category, score DESC") == [
         ("formula", None),
         ("table (TEDS)", pytest.approx(score)),
+        ("table (TEDS)", None),
     ]
 
 

@@ -18,6 +18,7 @@ from pipeline.query.search import search
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
 from pipeline.store.answer_sets import Selection
+from pipeline.store.batches import open_batch
 from pipeline.store.forget import forget_documents
 from pipeline.store.forget_plan import plan
 from pipeline.store.promotions import promote, roll_back
@@ -178,6 +179,15 @@ def test_versions_of_a_prompt_and_two_prompts_are_compared(archive: Archive) -> 
     (changed,) = compare(db, find_answers(db, "ocr"), find_answers(db, "describe"), ALL, 9).pages
     assert (changed.prompt, marked(changed.pieces)) == ("describe", "[-new words-]{+a page+}")
     assert compare(db, find_answers(db, "batch:by m1"), find_answers(db, "again"), ALL, 9).compared == 1
+
+
+def test_a_batch_s_answers_are_those_of_the_pages_that_it_asks_about(archive: Archive) -> None:
+    read_by(archive, "m1", "rapidocr", {"/in/a.pdf": ["one", "two", "three"]})
+    asked: dict[str, Any] = {"prompts": [OCR], "engine": "rapidocr", "model": "m1", "text_layer": "keep"}
+    archive.batches["some"] = open_batch(archive.db, key="some", name="some", pages=[(1, 1)], **asked)
+    archive.see("/in/a.pdf", batch="some")
+    done = promote(archive.db, find_answers(archive.db, "some"), ALL)
+    assert done and done.held == 1
 
 
 @pytest.mark.parametrize(
