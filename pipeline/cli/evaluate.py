@@ -117,7 +117,10 @@ def eval_pages(
         if read is None:
             return EXIT_INTERRUPTED
         found, code = read
-    return _end(settings, found, worst, changes, plot, as_json, code)
+    code = _end(settings, found, worst, changes, plot, as_json, code)
+    if len(answers) == 2 and changes and not as_json:
+        judge.say_what_differs(answers, found, worst)
+    return code
 
 
 def check_plots(plots: Sequence[Path]) -> None:
@@ -155,6 +158,21 @@ class _Judge:
                 _Judge(self._settings, self._paths, self._prompt, self._num_changes)._of(db, one, prompt, documents)
             )
         return found
+
+    def say_what_differs(self, answers: Sequence[str], found: Sequence[Evaluation], limit: int) -> None:
+        """From the first set to the second, on the pages that both judged, the most changed first."""
+        from pipeline.cli.versions import say_changed
+        from pipeline.database.open import open_database
+        from pipeline.query.answer_names import find_answers
+        from pipeline.query.diff import compare
+        from pipeline.store.answer_sets import Selection
+
+        db = open_database(self._settings)
+        first, second = (find_answers(db, word) for word in answers)
+        both = {page.document for page in found[0].pages} & {page.document for page in found[1].pages}
+        differing = compare(db, first, second, Selection(only=frozenset(both)), limit)
+        click.echo(f"\n{second.name} against {first.name}, word by word:")
+        say_changed(differing.pages)
 
     def read(self, pages: str | None, devices: str | None) -> tuple[list[Evaluation], int] | None:
         """Read them as `run` does, and judge that; the exit code of the reading. None where the user stopped it."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation, JudgedPage
     from pipeline.settings import Settings
 
-_NAMED = 5
+_NAMED, _COMPLAINTS = 5, 20
 _RATES = ("character_error_rate", "word_error_rate", "recall", "precision")
 _TITLES = ("characters wrong", "words wrong", "recall", "precision")
 
@@ -40,7 +40,7 @@ def say_evaluation(
         if one.items:
             _items(one, stream)
     if len(found) == 2 and found[0].pages and found[1].pages:
-        _against(found[0], found[1], worst, changes, stream)
+        _against(found[0], found[1], worst, stream)
     if (key := next((key for key in ids if key is not None), None)) is not None:
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))
         view = "evaluated_pages" if found[0].pages else "evaluated_items"
@@ -59,7 +59,9 @@ def _head(one: Evaluation, key: int | None) -> list[str]:
         named = ", ".join(map(one_line, one.without_truth[:_NAMED]))
         more = f", and {len(one.without_truth) - _NAMED:,} more" if len(one.without_truth) > _NAMED else ""
         lines.append(f"  without a truth, not judged: {named}{more}")
-    lines += [f"  {one_line(complaint)}" for complaint in one.complaints]
+    lines += [f"  {one_line(complaint)}" for complaint in one.complaints[:_COMPLAINTS]]
+    if len(one.complaints) > _COMPLAINTS:
+        lines.append(f"  and {len(one.complaints) - _COMPLAINTS:,} more such lines; --json has all")
     if one.pages:
         figures = one.figures()
         lines.append("   ".join(f"{title} {_rate(figures[name])}" for name, title in zip(_RATES, _TITLES, strict=True)))
@@ -88,6 +90,7 @@ def _documents(one: Evaluation, worst: int, stream: TextIO) -> None:
 
 
 def _worst(one: Evaluation, worst: int, changes: bool, stream: TextIO) -> None:
+    from pipeline.cli.versions import coloured
     from pipeline.query.formats import write_table
 
     pages = one.pages[:worst]
@@ -99,21 +102,13 @@ def _worst(one: Evaluation, worst: int, changes: bool, stream: TextIO) -> None:
         for page in pages:
             if page.changes:
                 click.echo(click.style(f"{one_line(page.path)}:{page.page_number}", bold=True))
-                _echo_changes(page.changes)
+                click.echo(f"    {coloured(page.changes)}", color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _row(page: JudgedPage) -> tuple[Any, ...]:
     measured = page.measured
     rates = (measured.error_rate, measured.word_error_rate, measured.recall, measured.precision)
     return (page.path, page.page_number, *map(_rate, rates), f"{page.doubt:.2f}")
-
-
-def _echo_changes(changes: Sequence[Any]) -> None:
-    from pipeline.query.word_diff import COLOURS, in_order
-
-    pieces = ((COLOURS.get(change), one_line(text)) for change, text in in_order(changes))
-    text = "".join(click.style(text, fg=colour) if colour else text for colour, text in pieces)
-    click.echo(f"    {text}", color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _items(one: Evaluation, stream: TextIO) -> None:
@@ -133,7 +128,7 @@ def overall(one: Evaluation) -> float | None:
     return sum(means) / len(means) if one.kind == "olmocr-bench" and means else None
 
 
-def _against(one: Evaluation, other: Evaluation, worst: int, changes: bool, stream: TextIO) -> None:
+def _against(one: Evaluation, other: Evaluation, worst: int, stream: TextIO) -> None:
     """Pages that both judged, where the second is worst against the first, or better."""
     from pipeline.query.formats import write_table
 

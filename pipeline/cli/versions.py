@@ -95,15 +95,20 @@ def diff(
 _COLUMNS = ("source_path", "page_number", "prompt", "words_changed", "words", "share", "diff")
 
 
+def say_changed(pages: Iterable[ChangedPage]) -> None:
+    """For people: a line with the page, a line with what changed."""
+    for page in pages:
+        of = f"{page.prompt}: {page.words_changed:,} of {page.words:,} words"
+        _echo(click.style(f"{one_line(page.source_path)}:{page.page_number}", bold=True) + f"  {one_line(of)}")
+        _echo(f"    {coloured(page.pieces)}")
+
+
 def _write(pages: Iterable[ChangedPage], form: str | None) -> None:
     from pipeline.query.formats import write_csv, write_json, write_table
     from pipeline.query.word_diff import marked
 
     if form is None:
-        for page in pages:
-            of = f"{page.prompt}: {page.words_changed:,} of {page.words:,} words"
-            _echo(click.style(f"{one_line(page.source_path)}:{page.page_number}", bold=True) + f"  {one_line(of)}")
-            _echo(f"    {_coloured(page.pieces)}")
+        say_changed(pages)
         return
     rows = (
         (
@@ -121,17 +126,14 @@ def _write(pages: Iterable[ChangedPage], form: str | None) -> None:
     writers[form](sys.stdout, _COLUMNS, rows)
 
 
-def _coloured(pieces: list[Piece]) -> str:
+def coloured(pieces: list[Piece]) -> str:
+    """One line with the changes in their marks; red and green where that is seen."""
     from pipeline.query.word_diff import COLOURS, in_order
 
-    return one_line_styled(in_order(pieces), COLOURS)
-
-
-def one_line_styled(parts: Iterable[tuple[Any, str]], colours: dict[Any, str]) -> str:
     return "".join(
-        click.style(one_line(text), fg=colours[change]) if change in colours else one_line(text)
-        for change, text in parts
-    ).strip()
+        click.style(one_line(text), fg=COLOURS[change]) if change in COLOURS else one_line(text)
+        for change, text in in_order(pieces)
+    )
 
 
 def _echo(text: str) -> None:

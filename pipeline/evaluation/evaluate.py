@@ -32,6 +32,7 @@ class JudgedPage:
 
     page_id: int
     answer_id: int
+    document: int
     document_id: str
     path: str
     page_number: int
@@ -214,6 +215,7 @@ def judged(
     return JudgedPage(
         page_id=page.page_id,
         answer_id=page.answer_id,
+        document=page.document,
         document_id=page.document_id,
         path=page.path,
         page_number=page.page_number,

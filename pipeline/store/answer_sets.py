@@ -65,9 +65,12 @@ class Selection:
     prompt: str | None = None
     batch: AnswerSet | None = None
     path: str | None = None
+    only: frozenset[int] | None = None  # documents, by their keys
 
     def documents(self, look: Look) -> Sequence[int] | None:
         """Ids of documents at paths that fit, and of the batch; None for all."""
+        if self.only is not None:
+            return sorted(self.only)
         if self.batch is not None:
             of = f"JOIN batch_sources bs ON bs.source_id = s.id AND bs.batch_id = {self.batch.id}"
             rows = look.rows(f"SELECT s.path, bs.document_id FROM sources s {of} WHERE bs.document_id IS NOT NULL")

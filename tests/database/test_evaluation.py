@@ -220,6 +220,8 @@ def test_stored_answers_are_judged_one_against_the_other(
     assert done.returncode == 0, done.stderr
     assert "evaluation 2: all files, engine:tesseract" in done.stdout
     assert "by [-four-]{+five+} feet." in done.stdout
+    differing = done.stdout.partition("engine:tesseract against engine:rapidocr, word by word:\n")[2]
+    assert differing == "/in/a.pdf:1  ocr: 1 of 6 words\n    The tide rose by [-four-]{+five+} feet.\n"
     assert "engine:tesseract against engine:rapidocr: better on 0, worse on 1 of 1 pages" in done.stdout
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     assert "<del>four</del> <ins>five</ins>" in (tmp_path / "plot.html").read_text()

@@ -141,7 +141,7 @@ MISFITS = {
     "metrics_port": ("70000", " is '70000'; give a number up to 65535"),
     "max_side_px": ("100", " is '100'; give a multiple of 16"),
     "celery_events": ("often", " is 'often'; give true or false"),
-    "engine": ("pixtrall", " is 'pixtrall'; did you mean pixtral? give auto, pixtral, rapidocr or tesseract"),
+    "engine": ("pixtrall", " is 'pixtrall'; did you mean pixtral? give auto, pixtral, rapidocr, tesseract or endpoint"),
     "log_format": ("xml", " is 'xml'; give text or json"),
     "keep_images": ("a while", " is 'a while': neither keep, nor until-read, nor a number of days above 0"),
     "broker_url": ("me:secret@host", ": not a URL like redis://host:6379/0"),

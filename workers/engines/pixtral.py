@@ -84,7 +84,6 @@ class PixtralEngine:
     def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
         """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
         from workers.pixtral.plan.sequence import Sampling
-        from workers.pixtral.text.generation import Generation
 
         def answer(generation: Generation) -> Answer:
             return Answer(
