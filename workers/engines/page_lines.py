@@ -66,10 +66,9 @@ def read_lines(models: Models, pixels: NDArray[np.uint8], is_late: Callable[[], 
     return page.lines(found)
 
 
-def find_turn(models: Models, pixels: NDArray[np.uint8]) -> tuple[Orientation, list[Region]]:
-    """How a page lies, and its lines, where they stand as it lies."""
-    page = _Page(models, pixels, lambda: False)
-    return find_orientation(page.regions, page.read), page.regions
+def find_regions(models: Models, pixels: NDArray[np.uint8]) -> list[Region]:
+    """A page's lines, where they stand as it lies."""
+    return _Page(models, pixels, lambda: False).regions
 
 
 class Late(Exception):

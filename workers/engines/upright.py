@@ -20,9 +20,9 @@ from pipeline.cores import num_cores
 from pipeline.layout.lines import Line, Quad, find_angle
 from schemas.prompts import Prompt
 from workers.engines import Answer, Engine
-from workers.engines.orientation import Turn
-from workers.engines.page_lines import find_turn
-from workers.engines.regions import Models
+from workers.engines.orientation import Turn, find_orientation
+from workers.engines.page_lines import find_regions
+from workers.engines.regions import Models, Reading, Region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,16 +54,45 @@ def find_lie(models: Models, pixels: NDArray[np.uint8]) -> Lie:
     import numpy as np
 
     height, width = pixels.shape[:2]
-    scale = math.sqrt(_LOOK_PIXELS / (height * width))
+    small, scale = pixels, min(1.0, math.sqrt(_LOOK_PIXELS / (height * width)))
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-    orientation, regions = find_turn(models, pixels)
-    lines = [_turned(region.quad, orientation.turn, pixels.shape) for region in regions]
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    regions = find_regions(models, small)
+    orientation = find_orientation(regions, _Readings(models, pixels, scale))
+    lines = [_turned(region.quad, orientation.turn, small.shape) for region in regions]
     if len(lines) < _LEAST_LINES:
         return Lie(orientation.turn)
     skew = -math.degrees(find_angle(lines))
     return Lie(orientation.turn, skew if abs(skew) >= _LEAST_SKEW else 0.0)
+
+
+class _Readings:
+    """Lines that were found in a smaller picture, read in the large one, each once."""
+
+    def __init__(self, models: Models, pixels: NDArray[np.uint8], scale: float) -> None:
+        self._models, self._pixels, self._scale = models, pixels, scale
+        self._known: dict[tuple[Region, Turn], Reading] = {}
+
+    def __call__(self, region: Region, turn: Turn) -> Reading:
+        import numpy as np
+
+        if (known := self._known.get((region, turn))) is None:
+            known = self._known[region, turn] = self._models.read(np.rot90(self._cut(region), turn))
+        return known
+
+    def _cut(self, region: Region) -> NDArray[np.uint8]:
+        """As the line stands on the page, in BGR."""
+        import cv2
+        import numpy as np
+
+        width, height = (max(1, round(side / self._scale)) for side in (region.width_px, region.height_px))
+        stands = np.array(region.quad, np.float32) / self._scale
+        cut = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+        matrix = cv2.getPerspectiveTransform(stands, cut)
+        edge = cv2.BORDER_REPLICATE
+        line = cv2.warpPerspective(self._pixels, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=edge)
+        return np.asarray(line[:, :, ::-1], np.uint8)
 
 
 def _turned(quad: Quad, turn: Turn, shape: tuple[int, ...]) -> Line:
