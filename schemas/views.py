@@ -218,7 +218,18 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
 {FROM_ANSWERS}
 LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 WHERE {IS_FIRST_TASK}
+UNION ALL
+SELECT s.path, {FOLDER_AND_FILE_NAME}, d.public_id, p.page_index + 1, 'ocr', CAST(NULL AS TEXT), 'text-layer',
+       'text-layer', 1 = 0, l.text, 'stop', 0, 0, 0.0, 0.0, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT),
+       p.created_at, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION)
+FROM sources s
+JOIN documents d ON d.id = s.document_id
+JOIN pages p ON p.document_id = d.id
+JOIN text_layers l ON l.page_id = p.id
+WHERE NOT EXISTS (SELECT 1 FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
+                  WHERE t.page_id = p.id AND t.state = 'done' AND a.engine = 'text-layer')
 """
+"""What engines said, and what a page carries itself, where that was not taken."""
 
 
 _PAGE_IMAGES = """
