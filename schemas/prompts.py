@@ -15,6 +15,9 @@ from typing import Any
 
 from schemas.text import storable
 
+LONG_TOKENS, SHORT_TOKENS = 4096, 1024
+"""What an answer usually needs at most: a page's text, and a description or an answer to a question."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -27,7 +30,7 @@ class Prompt:
 
     name: str
     text: str
-    max_tokens: int = 4096
+    max_tokens: int = LONG_TOKENS
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -42,6 +45,11 @@ class Prompt:
     @property
     def takes_hint(self) -> bool:
         return self.text.endswith(HINT)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an answer that reaches `max_tokens` may go on: where nobody has set that, it is but what is usual."""
+        return self.max_tokens == (SHORT_TOKENS if self.name.startswith(("describe", "ask: ")) else LONG_TOKENS)
 
     @cached_property  # so no slots
     def version(self) -> str:
@@ -103,7 +111,7 @@ DESCRIBE = Prompt(
     "Describe this page. Say what kind of document it is and what it is about, how it is laid out, and what each "
     "picture, chart or diagram shows, with the values, axes and trends that can be read from it. State only what "
     "is visible on the page.",
-    max_tokens=1024,
+    max_tokens=SHORT_TOKENS,
 )
 
 CATALOGUE = {prompt.name: prompt for prompt in (OCR, DESCRIBE)}
@@ -123,7 +131,7 @@ def question_prompt(question: str) -> Prompt:
     """A user's question to a page; its name begins with `ask: ` and carries the question, so that SQL can tell them."""
     text = " ".join(question.split())
     name = text if len(text) <= 100 else f"{text[:90]}… {hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return Prompt(f"ask: {name}", question, max_tokens=1024)
+    return Prompt(f"ask: {name}", question, max_tokens=SHORT_TOKENS)
 
 
 FILL_IN = (

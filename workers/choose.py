@@ -101,7 +101,7 @@ def make_engine(settings: Settings) -> Engine:
 
     assert settings.model is not None
     device = "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto"
-    return _turning(PixtralEngine(settings.model, device), settings)
+    return _turning(PixtralEngine(settings.model, device, most_tokens=settings.max_answer_tokens), settings)
 
 
 def _turning(engine: Engine, settings: Settings) -> Engine:

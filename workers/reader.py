@@ -6,12 +6,13 @@ its own page and acknowledges its own message after the answer is stored.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -35,7 +36,7 @@ from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage
 from workers.budget import Budget
-from workers.engines import Answer, Engine
+from workers.engines import Answer, Begun, Engine
 from workers.outcome import held_to_schema
 from workers.writer import Stopping, Writer
 
@@ -223,7 +224,11 @@ class Reader:
         with stage("read", claim):
             try:
                 deadline = time.monotonic() + self._page_seconds
-                futures = self.engine.submit(claim.image_hash, pixels, [task.asked for task in asked], deadline)
+                submit: Callable[..., list[Future[Answer]]] = self.engine.submit
+                if any(task.written for task in asked):  # by an engine that can go on from them
+                    begun = [Begun(task.written, task.written_confidence) if task.written else None for task in asked]
+                    submit = functools.partial(submit, begun=begun)
+                futures = submit(claim.image_hash, pixels, [task.asked for task in asked], deadline)
             except Exception as error:
                 log.exception("page %s could not be submitted", claim.name)
                 return outcomes | {task.task_id: error for task in asked}

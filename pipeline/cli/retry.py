@@ -14,7 +14,10 @@ from pipeline.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.database.engine import Database
+    from pipeline.query.batch_status import BatchRow
     from pipeline.settings import Settings
+
+LENGTH = "length"  # finish_reason of an answer that was cut
 
 Failure = tuple[str, int | None, object]  # source path, page number (None for the whole file), document's id
 
@@ -23,12 +26,20 @@ Failure = tuple[str, int | None, object]  # source path, page number (None for t
 @click.argument("batch", required=False)
 @home_option
 @click.option("--cause", help="Only failures of this cause; see `pagepack status`.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 1_000_000),
+    help="With --cause length: cut answers go on up to so many tokens.  [twice as many]",
+)
 @click.option("--where", metavar="SQL", help="Only failures that fit, e.g. \"source_path LIKE '%/2019/%'\".")
 @json_option
-def retry(batch: str | None, home: Path | None, cause: str | None, where: str | None, as_json: bool) -> int:
+def retry(
+    batch: str | None, home: Path | None, cause: str | None, max_tokens: int | None, where: str | None, as_json: bool
+) -> int:
     """Put failed pages and rejected files back to the queue.
 
-    Workers that run read them; else it says which command does.
+    Workers that run read them; else it says which command does. --cause length is for answers that were cut at their
+    longest length, which are no failures: they go on where they ended, and their text is shown meanwhile.
     """
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch, paths_not_taken_in
@@ -39,6 +50,10 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
     settings = load_settings(home=home)
     db = open_database(settings)
     chosen = find_batch(db, batch)
+    if cause == LENGTH:
+        return _go_on(settings, db, chosen, max_tokens, where, as_json)
+    if max_tokens is not None:
+        raise UsageError(f"--max-tokens {max_tokens} is for answers that were cut; add --cause {LENGTH}")
     failures = _chosen_failures(settings, chosen.batch_id, cause, where)
     opened = any(retry_failures(db, chosen.id, [(path, number) for path, number, _ in failures]))
     not_taken_in = paths_not_taken_in(db, chosen)
@@ -53,6 +68,40 @@ def retry(batch: str | None, home: Path | None, cause: str | None, where: str | 
         for line in _lines(files, pages, again, command, readers):
             click.echo(line)
     return EXIT_DONE if files + pages + again else EXIT_NOTHING
+
+
+def _go_on(
+    settings: Settings, db: Database, batch: BatchRow, max_tokens: int | None, where: str | None, as_json: bool
+) -> int:
+    """Of the answers that were cut at their longest length, those that fit."""
+    from pipeline.cli.progress_bar import counted
+    from pipeline.query.go_on import go_on_command
+    from pipeline.store.retries import retry_cut
+
+    cut = "SELECT DISTINCT source_path, page_number, document_id, output_tokens FROM page_text"
+    select = f"{cut} WHERE finish_reason = '{LENGTH}' AND batch_id = {quoted(batch.batch_id)}"
+    rows = _selected(settings, select, where)
+    most = max((int(str(row[3])) for row in rows), default=0)
+    wanted = 2 * most if max_tokens is None else max_tokens
+    waiting = retry_cut(db, batch.id, [(str(row[0]), int(str(row[1]))) for row in rows], wanted) if rows else 0
+    pages = len({row[1:3] for row in rows if int(str(row[3])) < wanted}) if waiting else 0
+    command = go_on_command(db, batch.command) if batch.command is not None else None
+    if as_json:
+        counts = {"files_waiting": 0, "pages_waiting": pages, "files_looked_at_again": 0, "max_tokens": wanted}
+        click.echo(json.dumps({**counts, "command": command}))
+    elif waiting:
+        readers = _why_nobody_reads(db, batch.batch_id)
+        for line in _lines(0, pages, 0, command, readers):
+            click.echo(line)
+        click.echo(f"their answers go on where they were cut, up to {wanted:,} tokens")
+    elif rows:
+        click.echo(
+            f"nothing waits again: the answers of {counted(len(rows), 'page')} were cut at {most:,} tokens, which is "
+            f"not below --max-tokens {wanted:,}; give more"
+        )
+    else:
+        click.echo("nothing waits again: no answer of this batch that was cut at its longest length fits")
+    return EXIT_DONE if waiting else EXIT_NOTHING
 
 
 def _counted(failures: Sequence[Failure]) -> tuple[int, int]:
@@ -102,20 +151,26 @@ def _chosen_failures(settings: Settings, batch_id: str, cause: str | None, where
     Raises:
         UsageError: no failure has the cause, though there are failures; or `where` is no condition.
     """
-    from pipeline.query.sql import run_sql
-
     of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)}"
     select = f"SELECT DISTINCT source_path, page_number, document_id {of_batch}"
     if cause is not None:
-        causes = [str(name) for (name,) in run_sql(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1").rows]
+        found = _selected(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1", None)
+        causes = [str(name) for (name,) in found]
         if causes and cause not in causes:
             near = did_you_mean(cause, causes) or ";"
             raise UsageError(f"--cause {cause}: no failure of this batch has it{near} they have {', '.join(causes)}")
         select += f" AND cause = {quoted(cause)}"
+    rows = _selected(settings, select, where)
+    return [(str(name), int(str(number)) if number is not None else None, document) for name, number, document in rows]
+
+
+def _selected(settings: Settings, select: str, where: str | None) -> list[tuple[object, ...]]:
+    """Rows of a statement that ends with its conditions. Raises UsageError: `where` is none."""
+    from pipeline.query.sql import run_sql
+
     if where is not None:
         select += f" AND ({where}\n)"
     try:
-        rows = list(run_sql(settings, select).rows)
+        return [tuple(row) for row in run_sql(settings, select).rows]
     except UsageError as error:
         raise UsageError(f"--where {where}: {error}" if where is not None else str(error)) from error
-    return [(str(name), int(str(number)) if number is not None else None, document) for name, number, document in rows]

@@ -45,11 +45,19 @@ def files_not_read(count: int) -> str:
 
 
 def _worth_a_look(batch_id: str, look: Mapping[str, int], where: str) -> Iterator[str]:
+    from pipeline.cli.progress_bar import counted
     from pipeline.query.worth_a_look import statement
+    from schemas.review import ReviewReason
 
     if look:
         yield f"worth a look: {pages_by_reason(look)}"
         yield f'look:  pagepack sql{where} "{statement(batch_id)}"'
+    if cut := look.get(ReviewReason.LENGTH, 0):
+        were, they = ("was", "it") if cut == 1 else ("were", "they")
+        yield (
+            f"{counted(cut, 'page')} {were} cut at the longest length of an answer; the text until there is stored; "
+            f"{they} may go on: pagepack retry --cause length"
+        )
 
 
 def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, num_ignored: int) -> int:

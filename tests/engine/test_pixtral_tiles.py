@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -218,7 +220,8 @@ def test_a_page_within_the_positions_or_little_over_goes_whole(adapter):
 def test_a_seam_that_the_model_doubles_is_joined_in_transcriptions_alone(adapter, monkeypatch):
     lines = [f"line {number} of a long receipt" for number in range(12)]
     doubled = "\n".join([*lines[:8], *lines[4:8], *lines[8:]])
-    monkeypatch.setattr(adapter._built.engine, "decode", lambda _tokens: doubled)
+    said = replace(adapter._built.engine.vocabulary, decode=lambda _tokens: doubled)
+    monkeypatch.setattr(adapter._built.engine, "vocabulary", said)
     pixels = page(12, 32, 2048)
     other = Prompt("own", OCR.text, max_tokens=4)
     read, asked = (future.result(60) for future in adapter.submit("h", pixels, [OCR, other]))

@@ -34,6 +34,14 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer that was cut at its longest length: its tokens, and the engine's confidence in them."""
+
+    tokens: tuple[int, ...]
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What an engine says about one page and one prompt.
 
@@ -45,6 +53,8 @@ class Answer:
     word for why people should look at this answer, `review_score` how much so (0 to 1); both None where they need
     not. `model` is what answered, where it is not the engine's own; `cost` what a server charges for it. `tries`
     are all that the engine took for this answer, where it took several: it is one of them.
+    `token_ids` are those of an answer that was cut at its longest length, where the engine can go on from them:
+    its `submit` then takes `begun`, for each prompt a `Begun` or None.
     """
 
     text: str
@@ -62,6 +72,7 @@ class Answer:
     model: str | None = None
     cost: float | None = None
     tries: tuple[Try, ...] = ()
+    token_ids: tuple[int, ...] = ()
 
 
 class Engine(Protocol):

@@ -6,12 +6,13 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PageFailed, UsageError
 from schemas.prompts import OCR, Prompt
-from workers.engines import Answer
+from workers.engines import Answer, Begun
 from workers.pixtral.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -35,13 +36,19 @@ class PixtralEngine:
     name = "pixtral"
 
     def __init__(
-        self, model_dir: Path, device: str = "auto", dtype: str | None = None, memory_bytes: int | None = None
+        self,
+        model_dir: Path,
+        device: str = "auto",
+        dtype: str | None = None,
+        memory_bytes: int | None = None,
+        most_tokens: int = 8192,
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
         `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own, or
         takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
-        cache and steps together may take of the device's memory.
+        cache and steps together may take of the device's memory. An answer that reaches the usual length of its
+        prompt goes on up to `most_tokens`; one whose length was set does not.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -60,6 +67,7 @@ class PixtralEngine:
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
         self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes)
         self.model = fingerprint(model_dir)
+        self._most_tokens = most_tokens
         self._pool = ThreadPoolExecutor(1, "pagepack-ladder")  # starts its thread with the first loop
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
 
@@ -72,14 +80,17 @@ class PixtralEngine:
         pixels: NDArray[np.uint8],
         prompts: Sequence[Prompt],
         deadline: float | None = None,
+        begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
+        """As every engine's. `begun` are answers, one a prompt, that were cut and go on from their own tokens."""
         from workers.engines.pixtral_ladder import Climb
 
         page = _Page(image_hash, pixels, deadline)
-        return [
-            Climb(lambda rung, prompt=prompt: self._try(page, prompt, rung), self._pool, deadline).begin()  # type: ignore[misc]
-            for prompt in prompts
-        ]
+
+        def climb(prompt: Prompt, before: Begun | None) -> Future[Answer]:
+            return Climb(lambda rung: self._try(page, prompt, rung, before), self._pool, deadline).begin()
+
+        return [climb(prompt, before) for prompt, before in zip_longest(prompts, begun)]
 
     def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
         """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
@@ -134,8 +145,8 @@ class PixtralEngine:
             tiled_from=tiled_from,
         )
 
-    def _try(self, page: _Page, prompt: Prompt, number: int) -> Future[Answer] | None:
-        """A rung of the ladder; None where the page is too small for it."""
+    def _try(self, page: _Page, prompt: Prompt, number: int, begun: Begun | None) -> Future[Answer] | None:
+        """A rung of the ladder; None where the page is too small for it. The first goes on from what was begun."""
         from workers.engines.pixtral_ladder import LADDER
         from workers.pixtral.plan.sequence import Sampling
         from workers.pixtral.text.repetition import lines_of_page
@@ -146,7 +157,7 @@ class PixtralEngine:
         if rung.smaller_tiles and tiling is None:
             return None
         sampling = Sampling(
-            prompt.max_tokens,
+            max(prompt.max_tokens, self._most_tokens) if prompt.goes_on else prompt.max_tokens,
             prompt.temperature + rung.warmer,
             min(prompt.top_p, WARM_TOP_P) if rung.warmer else prompt.top_p,
             prompt.seed + number,
@@ -155,8 +166,12 @@ class PixtralEngine:
         )
 
         def answer(generation: Generation) -> Answer:
-            said = _as_answer(generation, tiling, is_ocr=prompt.text.startswith(OCR.text))
+            said = _as_answer(generation, tiling, is_ocr=prompt.name == OCR.name)
             angle = 90.0 * rung.quarter_turns if rung.quarter_turns else None
+            if said.finish_reason == "length" and number == 0:
+                said = dataclasses.replace(said, token_ids=generation.tokens)
+            if begun is not None and number == 0:
+                said = _with_begun(said, begun, len(generation.tokens))
             return dataclasses.replace(said, temperature=sampling.temperature, angle=angle)
 
         try:
@@ -164,6 +179,9 @@ class PixtralEngine:
             request = encode(image_hash, pixels, prompt.text, sampling, page.deadline, tiling)
             constrain = self._built.processor.grammars.of(prompt.schema) if prompt.schema is not None else None
             request = dataclasses.replace(request, constrain=constrain)
+            if begun is not None and number == 0:
+                tokens = request.tokens + begun.tokens
+                request = dataclasses.replace(request, tokens=tokens, written=len(begun.tokens))
         except PageFailed as error:
             refused: Future[Answer] = Future()
             refused.set_exception(error)
@@ -192,6 +210,14 @@ class _Page:
         import numpy as np
 
         return np.ascontiguousarray(np.rot90(self.pixels, -quarters)), f"{self.image_hash} turned {quarters}"
+
+
+def _with_begun(said: Answer, begun: Begun, tokens: int) -> Answer:
+    """With the confidence of all of it: a geometric mean over all tokens, of which the first were counted before."""
+    if begun.confidence is None or said.confidence is None or tokens <= len(begun.tokens):
+        return dataclasses.replace(said, confidence=begun.confidence)
+    share = len(begun.tokens) / tokens
+    return dataclasses.replace(said, confidence=begun.confidence**share * said.confidence ** (1 - share))
 
 
 def _as_answer(generation: Generation, tiling: Tiling | None, *, is_ocr: bool) -> Answer:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.cores import num_cores
 from pipeline.layout.lines import Line, Quad, find_angle
@@ -154,15 +154,17 @@ class Upright:
         pixels: NDArray[np.uint8],
         prompts: Sequence[Prompt],
         deadline: float | None = None,
+        **more: Any,
     ) -> list[Future[Answer]]:
+        """`more` is what the engine behind takes beside."""
         lie = self._lie(image_hash, pixels)
         if lie is None:
-            return self._engine.submit(image_hash, pixels, prompts, deadline)
+            return self._engine.submit(image_hash, pixels, prompts, deadline, **more)
         if not lie.angle:
-            futures = self._engine.submit(image_hash, pixels, prompts, deadline)
+            futures = self._engine.submit(image_hash, pixels, prompts, deadline, **more)
         else:
             name = f"{image_hash}-turned-{lie.angle:g}"
-            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline)
+            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline, **more)
         return [_Turned(future, lie, self._engine.model) for future in futures]
 
     def _lie(self, image_hash: str, pixels: NDArray[np.uint8]) -> Lie | None:
@@ -209,6 +211,7 @@ class _Turned(Future[Answer]):
     def _told(self, answer: Answer) -> Answer:
         angle = self._lie.angle
         if not angle:
-            return replace(answer, angle=0.0)
+            return replace(answer, angle=answer.angle or 0.0)
+        angle = (angle + (answer.angle or 0.0)) % 360  # a try may have turned it further
         # What was read of the page as it lies would be another text.
         return replace(answer, angle=angle, model=f"{answer.model or self._model}+turned")

@@ -265,7 +265,7 @@ class PackedEngine:
             tokens=tuple(tokens),
             text=text,
             finish_reason=reason,
-            prompt_tokens=sequence.prompt_length,
+            prompt_tokens=sequence.prompt_length - sequence.request.written,
             seconds=now - ticket.submitted,
             queue_seconds=(ticket.started or now) - ticket.submitted,
             time_to_first_token_seconds=ticket.first_token - ticket.submitted if ticket.first_token else None,

@@ -120,13 +120,15 @@ class Scheduler:
         return sequence.prompt_length + 1 <= self._room(sequence)
 
     def _room(self, sequence: Sequence) -> int:
-        most = self.limits.max_context + sequence.request.tile_tokens
+        """What one sequence may come to: a long answer takes the room that tiles of a large page would."""
+        most = self.limits.max_context + max(sequence.request.tile_tokens, self.limits.tile_tokens)
         return min(most, self.pool.num_blocks * self.pool.block_size)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that `fits`; its answer ends at the latest where the whole cache would be full."""
         assert self.fits(sequence), (sequence.prompt_length, self.pool.num_blocks)
-        sequence.max_tokens = min(sequence.request.sampling.max_tokens, self._room(sequence) - sequence.prompt_length)
+        left = max(1, sequence.request.sampling.max_tokens - sequence.request.written)
+        sequence.max_tokens = min(left, self._room(sequence) - sequence.prompt_length)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:

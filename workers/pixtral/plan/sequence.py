@@ -75,6 +75,7 @@ class Request:
     sampling: Sampling = Sampling()
     deadline: float | None = None  # a time.monotonic() moment
     tile_tokens: int = 0  # of the images after a page's first; they leave its room for text as it is
+    written: int = 0  # of the tokens, the last: an answer that was cut, which goes on
     constrain: Callable[[], Constraint] | None = None  # begins the answer's constraint; None: any token may follow
 
     @property
@@ -101,7 +102,7 @@ class Sequence:
     pending: int = 0  # sampled on the device, not yet read by the host
     block_table: list[int] = field(default_factory=list)
     row: int = -1  # of the device's table of last tokens, while running
-    max_tokens: int = 0  # the request's, or less where the cache ends earlier
+    max_tokens: int = 0  # that may still be written: the request's, or less where the cache ends earlier
     finish_reason: str = ""
     error: str = ""
     preemptions: int = 0
@@ -112,6 +113,9 @@ class Sequence:
     def of(cls, request: Request) -> Sequence:
         sequence = cls(request, list(request.tokens), request.prefix_key)
         sequence.constraint = request.constrain() if request.constrain else None
+        if sequence.constraint is not None:
+            for token in sequence.generated:
+                sequence.constraint.advance(token)
         return sequence
 
     @property
@@ -120,7 +124,8 @@ class Sequence:
 
     @property
     def generated(self) -> AbstractSequence[int]:
-        return self.tokens[self.prompt_length :]
+        """The answer, with what was written of it before."""
+        return self.tokens[self.prompt_length - self.request.written :]
 
     @property
     def num_generated(self) -> int:

@@ -40,12 +40,13 @@ class Confidence:
 def confidence_of(pieces: Sequence[bytes], log_probabilities: Sequence[float], length: int) -> Confidence | None:
     """`pieces` are the tokens' bytes, the end's empty; `length` is that of the text that they make, where it is cut.
 
-    None where nothing was generated.
+    The last of the tokens have probabilities: others may have been written before. None where none has.
     """
     if not log_probabilities:
         return None
     doubts: list[Doubt] = []
-    for (first, last), log_probability in zip(_places(pieces), log_probabilities, strict=True):
+    places = list(_places(pieces))[len(pieces) - len(log_probabilities) :]
+    for (first, last), log_probability in zip(places, log_probabilities, strict=True):
         likely = math.exp(log_probability)
         if likely >= DOUBTED or first > length:
             continue

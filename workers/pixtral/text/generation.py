@@ -61,6 +61,9 @@ class Writing:
         self._sequence, self._vocabulary = sequence, vocabulary
         lines = sequence.request.sampling.page_lines
         self._watch = Watch(vocabulary.piece, lines) if lines else None
+        if self._watch is not None:
+            for token in sequence.generated:  # which did not loop, or it would not have been cut for its length
+                self._watch.add(token)
 
     def ended(self, token: int) -> str | None:
         """Why the answer ends with its newest token, which its sequence has taken already; None where it goes on.
@@ -83,11 +86,12 @@ class Writing:
     def worded(self, reason: str) -> tuple[list[int], str, Confidence | None]:
         """The tokens without EOS, the text, and how sure the model was of it; of a loop one copy."""
         sequence, vocabulary = self._sequence, self._vocabulary
-        written = slice(self.loop.first if self.loop else None)
-        tokens, likely = list(sequence.generated[written]), sequence.log_probabilities[written]
+        before, end = sequence.request.written, self.loop.first if self.loop else len(sequence.generated)
+        tokens = list(sequence.generated[:end])
+        likely = sequence.log_probabilities[: max(0, end - before)]
         if tokens and tokens[-1] == vocabulary.eos_id:
             tokens.pop()
         stop = sequence.request.sampling.stop if reason == "stop" else ()
         text = before_stop(vocabulary.decode(tokens), stop)
-        pieces = [vocabulary.piece(token) for token in tokens] + [b""] * (len(likely) - len(tokens))
+        pieces = [vocabulary.piece(token) for token in tokens] + [b""] * (end - len(tokens))
         return tokens, text, confidence_of(pieces, likely, len(text))
