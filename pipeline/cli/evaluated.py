@@ -68,9 +68,10 @@ def _head(one: Evaluation, key: int | None) -> list[str]:
         if figures["table_score"] is not None:
             lines.append(f"tables (TEDS) {_rate(figures['table_score'])}")
         if (share := figures["worst_tenth_share"]) is not None:
-            lines.append(
-                f"{share:.0%} of all wrong characters stand on the tenth of the pages that the engine doubts most"
-            )
+            words = figures["worst_tenth_words_share"]
+            missed = "" if words is None else f", and {words:.0%} of all words that were not read"
+            where = "on the tenth of the pages that the engine doubts most"
+            lines.append(f"{where} stand {share:.0%} of all wrong characters{missed}")
     return lines
 
 

@@ -72,9 +72,15 @@ class Evaluation:
     def worst_tenth_share(self) -> float | None:
         return worst_tenth_share([(page.doubt, page.measured.character_errors) for page in self.pages])
 
+    @property
+    def worst_tenth_words_share(self) -> float | None:
+        """The same of words that were not read, in whatever order: an engine cannot doubt an order."""
+        return worst_tenth_share([(page.doubt, page.measured.words_missed) for page in self.pages])
+
     def figures(self) -> dict[str, Any]:
-        """Over all pages, as the view `evaluations` has them."""
-        return figures_of(self.pages) | {"worst_tenth_share": self.worst_tenth_share}
+        """Over all pages, as the view `evaluations` has them, and one more."""
+        shares = {"worst_tenth_share": self.worst_tenth_share, "worst_tenth_words_share": self.worst_tenth_words_share}
+        return figures_of(self.pages) | shares
 
     def categories(self) -> list[tuple[str, int, int, float | None]]:
         """(category, questions, not judged, mean score), in the order of the questions."""

@@ -50,6 +50,10 @@ class Measured:
         return self.character_errors / max(self.characters, 1)
 
     @property
+    def words_missed(self) -> int:
+        return round(self.words * (1.0 - self.recall))
+
+    @property
     def word_error_rate(self) -> float:
         return self.word_errors / max(self.words, 1)
 

@@ -2,13 +2,17 @@
 
     scan.png  → scan.gt.txt, or scan.png.gt.txt
     book.pdf  → book.gt.txt with a form feed between pages, as pdftotext writes it
+    or a truth.json in the folder, as `benchmarks.bench_quality` takes it: [{"file": "scan.png", "text": "…"}, …], where
+    of a file of several pages the first is meant
 
 A text beside the file goes before the text layer. What cannot be used is said once, and its pages are not judged.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +40,7 @@ class PageTruths:
 
     complaints: list[str] = field(default_factory=list)
     _known: dict[Path, list[str] | None] = field(default_factory=dict)
+    _lists: dict[Path, dict[str, str]] = field(default_factory=dict)  # folder → file's name → text
 
     def of(self, page: PageAnswer) -> Truth | None:
         for file in _candidates(page):
@@ -47,6 +52,11 @@ class PageTruths:
                 return Truth("truth-file", text) if text.strip() else None
             if file.exists():
                 return None  # it was said why
+        for file in _files(page) if page.page_number == 1 else []:
+            if file.parent not in self._lists:
+                self._lists[file.parent] = self._read_list(file.parent / "truth.json")
+            if (text := self._lists[file.parent].get(file.name, "")).strip():
+                return Truth("truth-file", text)
         if page.layer is not None and page.layer_verdict == Verdict.SOUND and page.layer.strip():
             return Truth("text-layer", text_of(page.layer, page.layer_boxes))
         return None
@@ -77,23 +87,34 @@ class PageTruths:
             )
         return pages if page_count > 1 else [text.replace("\f", "\n")]
 
+    def _read_list(self, file: Path) -> dict[str, str]:
+        if not file.is_file():
+            return {}
+        try:
+            entries = json.loads(file.read_text(encoding="utf-8-sig"))
+            return {str(entry["file"]): str(entry["text"]) for entry in entries}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self.complaints.append(f'{file} is no list of {{"file": …, "text": …}} in UTF-8 ({error}); it is left out')
+            return {}
+
     def _refuse(self, why: str) -> list[str] | None:
         self.complaints.append(why)
         return None
 
 
-def _candidates(page: PageAnswer) -> list[Path]:
-    """Beside each of the page's files on this machine."""
+def _files(page: PageAnswer) -> list[Path]:
+    """Those of the page on this machine."""
     found = []
     for location in page.locations:
-        try:
-            path = local_path(location)
-        except UsageError:
-            continue
-        if path is not None:
-            file = Path(path)
-            found += [file.with_suffix(_ENDING), file.with_name(file.name + _ENDING)]
+        with suppress(UsageError):
+            if (path := local_path(location)) is not None:
+                found.append(Path(path))
     return found
+
+
+def _candidates(page: PageAnswer) -> list[Path]:
+    """Beside each of them."""
+    return [one for file in _files(page) for one in (file.with_suffix(_ENDING), file.with_name(file.name + _ENDING))]
 
 
 def lonely_truths(paths: Iterable[str]) -> list[str]:

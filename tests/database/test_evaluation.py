@@ -181,6 +181,21 @@ def test_form_feeds_part_the_pages_of_a_truth(tmp_path: Path) -> None:
     ]
 
 
+def test_a_list_of_truths_in_the_folder_serves_too(tmp_path: Path) -> None:
+    entries = [{"file": "a.png", "text": "listed", "kind": "letter"}, {"file": "b.png", "text": ""}]
+    (tmp_path / "truth.json").write_text(json.dumps(entries))
+    (tmp_path / "c.gt.txt").write_text("beside")
+    truths = PageTruths()
+    assert truths.of(page_of(tmp_path / "a.png")) == ("truth-file", "listed")
+    assert truths.of(page_of(tmp_path / "b.png")) == ("text-layer", "the layer")
+    assert truths.of(page_of(tmp_path / "c.png")) == ("truth-file", "beside")
+    assert truths.of(page_of(tmp_path / "a.png", 2, 2)) == ("text-layer", "the layer"), "the first page is meant"
+    (tmp_path / "truth.json").write_text("{")
+    truths = PageTruths()
+    assert [truths.of(page_of(tmp_path / name)) for name in ("a.png", "b.png")] == [("text-layer", "the layer")] * 2
+    assert len(truths.complaints) == 1 and "truth.json is no list of" in truths.complaints[0]
+
+
 def test_a_file_that_is_no_truth_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "latin.gt.txt").write_bytes("größer".encode("latin-1"))
     (tmp_path / "empty.gt.txt").write_text(" \n")
