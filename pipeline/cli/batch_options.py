@@ -49,6 +49,12 @@ def batch_options(command: F) -> F:
             help="Files that are attached to PDFs are documents of their own.",
         ),
         click.option(
+            "--all-frames",
+            is_flag=True,
+            default=None,
+            help="Of an animated GIF, WebP or PNG, or several pictures in one JPEG: all, not the first.",
+        ),
+        click.option(
             "--exclude",
             multiple=True,
             metavar="GLOB",

@@ -22,6 +22,7 @@ _OF_SETTINGS = {
     "text_layer": None,
     "detail": "auto",
     "attachments": False,
+    "all_frames": False,
 }
 """Options that may come from variables too, which another shell may lack, with the values that go without saying."""
 

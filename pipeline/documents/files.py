@@ -11,6 +11,7 @@ from enum import StrEnum
 from io import FileIO
 from pathlib import Path
 
+from pipeline.documents.code_of_html import utf16
 from pipeline.errors import DocumentRejected
 
 HEAD_BYTES = 1024
@@ -158,7 +159,7 @@ def kind_of(head: bytes) -> Kind | None:
         return Kind.TAR
     if _is_mail(head.removeprefix(b"\xef\xbb\xbf")):
         return Kind.EML
-    if _HTML.match(head):
+    if _HTML.match(head) or ((code := utf16(head)) and _HTML.match(head.decode(code, "replace").encode())):
         return Kind.HTML
     return Kind.PDF if b"%PDF-" in head[:HEAD_BYTES] or _OLD_PDF.match(head) else None
 

@@ -77,9 +77,14 @@ def _walk(root: Any, max_pages: int) -> Tree:
             tree.pages.append(root)
             tree.inherited.append({})
         return tree
-    _enter(root, {}, visited, stack, tree)
+    _enter(root, {}, visited, stack, tree, is_root=True)
     while stack:
         kids, index, count, parent, inherited = stack.pop()
+        if kids is None:  # behind all that lies below a node: how many pages there were before, and it counts
+            found = len(tree.pages) - index
+            if count != found and len(tree.pages) <= max_pages:
+                tree.note(f"a part of the page tree counts {count:,} pages; found: {found:,}")
+            continue
         if index + 1 < count:
             stack.append((kids, index + 1, count, parent, inherited))
         if len(tree.pages) > max_pages:
@@ -105,7 +110,9 @@ def _walk(root: Any, max_pages: int) -> Tree:
     return tree
 
 
-def _enter(node: Any, inherited: dict[str, Any], visited: set[int], stack: list[Any], tree: Tree) -> None:
+def _enter(
+    node: Any, inherited: dict[str, Any], visited: set[int], stack: list[Any], tree: Tree, *, is_root: bool = False
+) -> None:
     number = mupdf.pdf_to_num(node)
     if number:
         if number in visited:
@@ -119,6 +126,8 @@ def _enter(node: Any, inherited: dict[str, Any], visited: set[int], stack: list[
         tree.note("the kids of the page tree are no list")
         kid, kids = kids, mupdf.pdf_new_array(mupdf.pdf_get_bound_document(node), 1)
         mupdf.pdf_array_push(kids, kid)
+    if not is_root and (stated := _stated_count(node)) is not None:
+        stack.append((None, len(tree.pages), stated, 0, {}))
     above = inherited | {name: value for name, value in own.items() if not mupdf.pdf_is_null(value)}
     stack.append((kids, 0, mupdf.pdf_array_len(kids), number, above))
 

@@ -11,7 +11,6 @@ mupdf: Any = _pymupdf.mupdf
 _MAX_NAMES, _MAX_NAME_CHARACTERS = 5, 60
 _MAX_ANNOTATIONS = 10_000  # of one page; looking at each costs 2 µs
 _MEDIA = {
-    "FileAttachment": "an attached file",
     "Sound": "a sound",
     "Movie": "a video",
     "Screen": "a video or a sound",
@@ -45,12 +44,24 @@ def beside_page(page: Any) -> Iterator[str]:
     """Sentences about what lies beside one page, a dictionary."""
     annotations = mupdf.pdf_dict_gets(page, "Annots")
     counts: dict[str, int] = {}
+    pinned: list[str] = []
     for index in range(min(mupdf.pdf_array_len(annotations), _MAX_ANNOTATIONS)):
-        subtype = mupdf.pdf_to_name(mupdf.pdf_dict_gets(mupdf.pdf_array_get(annotations, index), "Subtype"))
-        if subtype in _MEDIA:
+        annotation = mupdf.pdf_array_get(annotations, index)
+        subtype = mupdf.pdf_to_name(mupdf.pdf_dict_gets(annotation, "Subtype"))
+        if subtype == "FileAttachment":
+            pinned.append(_file_name(mupdf.pdf_dict_gets(annotation, "FS")))
+        elif subtype in _MEDIA:
             counts[subtype] = counts.get(subtype, 0) + 1
+    if pinned:
+        yield f"pinned to the page: {_counted(pinned)}, which --attachments reads"
     for subtype, count in counts.items():
         yield f"on the page lies {_MEDIA[subtype]}{f' ({count} times)' if count > 1 else ''}, which is not read"
+
+
+def _file_name(file: Any) -> str:
+    names = [file, *(mupdf.pdf_dict_gets(file, key) for key in ("UF", "F"))]
+    said = (" ".join(mupdf.pdf_to_text_string(name).split()) for name in names if mupdf.pdf_is_string(name))
+    return next(filter(None, said), "without a name")
 
 
 def _counted(names: list[str]) -> str:

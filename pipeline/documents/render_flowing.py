@@ -7,11 +7,10 @@ network, and pictures come along as data.
 
 from __future__ import annotations
 
-import codecs
-import re
 from dataclasses import replace
 from typing import Any
 
+from pipeline.documents.code_of_html import as_utf8
 from pipeline.documents.drawn import Drawn, Limits, clean, translated
 from pipeline.documents.render_pdf import PDF_ERRORS, PdfPages, mupdf, pymupdf
 from pipeline.documents.text_lines import FLAGS, text_lines
@@ -19,8 +18,6 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 _FONT_PT = 11
 _PAGES_AT_ONCE = 20  # about 15 ms each
-_HEAD_BYTES = 2048  # within which a web page says its code, more than browsers look at
-_CHARSET = re.compile(rb"""((?:charset|encoding)\s*=\s*["']?\s*)([\w.:-]+)""", re.IGNORECASE)
 _CSS = "td, th { padding: 1pt 5pt; }"  # else MuPDF sets cells so close that their words are one line of text
 
 
@@ -96,34 +93,6 @@ def _laid_out(path: str, kind: str) -> Any:
         flowing = flowing_html(path, kind)
         html, width_pt, height_pt = flowing.html, flowing.width_pt, flowing.height_pt
     return pymupdf.open(stream=html, filetype="html", width=width_pt, height=height_pt, fontsize=_FONT_PT)
-
-
-def as_utf8(html: bytes) -> bytes:
-    """A web page in the code that it declares, as browsers take it; MuPDF knows hardly one besides UTF-8."""
-    head, rest = html[:_HEAD_BYTES], html[_HEAD_BYTES:]
-    found = None if html.startswith(codecs.BOM_UTF8) else _CHARSET.search(head)
-    stated = found[2].decode().lower() if found else ""
-    try:
-        name = codecs.lookup(stated).name
-    except LookupError:
-        name = ""
-    if name in ("iso8859-1", "ascii"):
-        name = "cp1252"
-    elif name.startswith(("utf-16", "utf-32")):  # it could not have been found
-        name = "utf-8"
-    if not name:  # not said, or nothing known
-        try:
-            html.decode()
-            name = "utf-8"
-        except UnicodeDecodeError:
-            name = "cp1252"
-    if name == "utf-8":
-        return html
-    head = _CHARSET.sub(rb"\1utf-8", head)
-    try:
-        return (head + rest).decode(name, "replace").encode()
-    except (LookupError, UnicodeError):  # what Python calls a codec and is no code of text
-        return html
 
 
 def _mail(path: str, kind: str) -> bytes:

@@ -65,7 +65,9 @@ class PdfPages:
         with open(source, "rb") as file:
             head = file.read(1024)
         before = head[: max(head.find(b"%PDF-"), 0)].lstrip(b"\xef\xbb\xbf \t\r\n")
-        if before and re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]*", head):
+        goes_on = re.match(rb"%PDF-\d\.\d[ \t]+[^\s%]", head)  # a header is a line of its own
+        speaks = before or (goes_on and b" obj" not in head)
+        if speaks and re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]*", head):
             return DocumentRejected(f"a text file that mentions %PDF-: it {UNSUPPORTED_FACT}", cause="unsupported")
         return None
 
@@ -75,7 +77,11 @@ class PdfPages:
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             entry = mupdf.pdf_lookup_page_obj(self._pdf, page_index)
-            notes = [*self._mended, *(self._beside if page_index == 0 else ()), *mend_boxes(entry), *beside_page(entry)]
+            notes = [
+                *((*self._mended, *self._beside) if page_index == 0 else ()),
+                *mend_boxes(entry),
+                *beside_page(entry),
+            ]
             page = self._document[page_index]
             sides_pt = self._sides(page.rect)
             # One interpretation of the page serves the text and every picture.

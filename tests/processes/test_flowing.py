@@ -149,6 +149,9 @@ def test_arabic_is_the_text_that_the_document_carries(draw: Draw) -> None:
         ("", "utf-8", "Straße café"),
         ('<META CHARSET = "utf-8">', "utf-8", "Straße café"),
         ('<meta charset="utf-16">', "utf-8", "Straße café"),
+        ('<meta charset="utf-16">', "utf-16", "Straße café"),  # with its mark
+        ("", "utf-16-le", "Straße café"),
+        ("", "utf-16-be", "Straße café"),
         ('<meta charset="no such code">', "utf-8", "Straße café"),
         ('<meta charset="zlib">', "utf-8", "Strasse"),
         ('<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">', "cp1252", "Straße café 5 €"),

@@ -255,3 +255,9 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(tmp_path: Path, monkeypat
     with pytest.raises(DocumentRejected, match="cannot be read: Input/output error") as raised:
         identify(files(tmp_path, "a.pdf") / "a.pdf")
     assert raised.value.cause == "unreadable"
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_web_page_is_known_in_codes_of_one_and_two_bytes(code: str) -> None:
+    assert kind_of("<!DOCTYPE html><html><body>Straße".encode(code)) is Kind.HTML
+    assert kind_of("<note>no web page".encode(code)) is None

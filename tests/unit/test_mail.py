@@ -60,3 +60,22 @@ def test_parts_are_the_body_or_attachments() -> None:
     assert b"Status: 5.0.0" in status and inner == b"From: c@d\nSubject: in/ner\n\nits body"
     shown = as_html(mail).decode()
     assert "<p><b>To:</b> c@d</p>" in shown and "note.txt" in shown and "<p>rich" in shown
+
+
+def test_html_without_a_charset_is_in_the_code_that_it_declares() -> None:
+    head = b"From: a@b\nTo: c@d\nContent-Type: text/html\nContent-Transfer-Encoding: 8bit\n\n"
+    page = "<html><head><meta charset='{}'></head><body>Grüße, привет</body></html>"
+    for code in ("windows-1251", "utf-8"):
+        text = page.format(code).replace("ü", "u").replace("ß", "s") if code != "utf-8" else page.format(code)
+        assert "привет" in (read(head + text.encode(code)).html or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("../x.pdf", "x.pdf"), ("..\\..\\x.pdf", "x.pdf"), ("/etc/x.pdf", "etc/x.pdf"), ("..", "part-1.pdf")],
+)
+def test_an_attachment_whose_name_leads_upwards_gets_a_safe_one(name: str, kept: str) -> None:
+    escaped = name.replace("\\", "\\\\")
+    part = f'--b\nContent-Type: application/pdf\nContent-Disposition: attachment; filename="{escaped}"\n\nx\n--b--\n'
+    head = "From: a@b\nTo: c@d\nContent-Type: multipart/mixed; boundary=b\n\n"
+    assert [found for found, _ in read((head + part).encode()).attachments] == [kept]

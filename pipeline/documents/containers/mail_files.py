@@ -25,6 +25,7 @@ from email.mime.text import MIMEText
 from functools import partial
 from typing import IO, Any, BinaryIO
 
+from pipeline.documents.code_of_html import as_utf8
 from pipeline.documents.containers.members import UNPACK_ERRORS, Member, MembersLost, Names, leads_out
 from pipeline.documents.files import Kind
 
@@ -135,7 +136,7 @@ def _leaf(part: email.message.Message, mail: Mail) -> None:
     kind, name = part.get_content_type(), _header(part.get_filename() or "")
     is_body = not name and part.get_content_disposition() != "attachment"
     if is_body and kind == "text/html":
-        mail.html = _text(part) if mail.html is None else mail.html + _text(part)
+        mail.html = (mail.html or "") + _html(part)
     elif is_body and kind == "text/plain":
         mail.plain = _text(part) if mail.plain is None else f"{mail.plain}\n{_text(part)}"
     elif is_body and kind.startswith("text/"):
@@ -153,6 +154,8 @@ def _leaf(part: email.message.Message, mail: Mail) -> None:
 
 
 def _named(name: str, word: str, ending: str, mail: Mail) -> str:
+    # Programs leave whole paths in it; that a name leads upwards says nothing of where it would be written.
+    name = "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", ".."))
     if not name:
         return f"{word}-{len(mail.attachments) + 1}{ending}"
     return name if name.lower().endswith(ending) or word == "part" else name + ending
@@ -169,6 +172,13 @@ def _content(part: email.message.Message) -> bytes:
 
 def _text(part: email.message.Message) -> str:
     return _decoded(_content(part), part.get_content_charset())
+
+
+def _html(part: email.message.Message) -> str:
+    """In the code that the part names, else in the one that the page itself does."""
+    if part.get_content_charset():
+        return _text(part)
+    return as_utf8(_content(part)).decode("utf-8-sig", "replace")
 
 
 def _decoded(text: bytes, charset: str | None) -> str:
