@@ -29,7 +29,7 @@ from pipeline.cli.options import (
     path_or_url,
     quoted,
 )
-from pipeline.errors import UsageError
+from pipeline.errors import NothingToDo, UsageError
 from schemas.prompts import CATALOGUE, Prompt
 
 if TYPE_CHECKING:
@@ -216,7 +216,11 @@ def _documents(db: Database, paths: Sequence[str | Path]) -> set[int]:
     """Keys of the documents at files and folders that were seen."""
     from pipeline.ingest.forget import find_known
 
-    known = find_known(db, paths)
+    try:
+        known = find_known(db, paths)
+    except NothingToDo as error:
+        seen = str(error).partition(";")[0]
+        raise NothingToDo(f"{seen}; without --answers, `pagepack eval` reads what lies there") from None
     with db.looking() as look:
         rows = look.rows("SELECT id, document_id FROM sources WHERE document_id IS NOT NULL")
     return {document for source, document in rows if source in known}

@@ -38,6 +38,7 @@ def cli() -> None:
       pagepack search annual report           on which pages do these words stand?
       pagepack sql "SELECT * FROM failures"   what was not read, and why
       pagepack export --out text/             one Markdown file a document
+      pagepack eval docs/                     how well is it read?
       pagepack submit docs/                   leave it to workers (pagepack worker) on other machines
 
     Everything lies in one folder (--home, default ./pagepack-data). A command that was interrupted goes on where it

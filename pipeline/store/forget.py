@@ -18,7 +18,7 @@ from pipeline.database.engine import Database
 from pipeline.database.remains import mark_remains
 from pipeline.database.retry import retried
 from pipeline.errors import UsageError
-from pipeline.store.batches import PATHS_KEY, QUESTION_KEY
+from pipeline.store.batches import EVALUATION_KEY, PATHS_KEY, QUESTION_KEY
 from pipeline.store.conditions import is_in
 from pipeline.store.cut_answers import forget_tries
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
@@ -33,10 +33,12 @@ from schemas.tables import (
     Document,
     EvaluationItem,
     EvaluationPage,
+    EvaluationRun,
     Notice,
     Page,
     PageTask,
     PromotedAnswer,
+    Promotion,
     PromptVersion,
     Source,
     TaskAttempt,
@@ -101,6 +103,7 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove
             connection.execute(rows)
         for some in parts(answers):
             _forget_answers(connection, some)
+        _forget_patterns(connection)
         mark_remains(connection)
         remove([one for one in documents if one.document_id in ids], images)
 
@@ -127,6 +130,18 @@ def _answers(connection: Connection, pages: sa.Select[int]) -> Sequence[int]:
             select(Answer.id).where(Answer.image_hash.in_(hashes)),
         )
     ).all()
+
+
+def _forget_patterns(connection: Connection) -> None:
+    """Names of files in evaluations and promotions of which nothing is left."""
+    judged = (
+        select(table).where(table.evaluation_id == EvaluationRun.id) for table in (EvaluationPage, EvaluationItem)
+    )
+    empty = (~one.exists() for one in judged)
+    connection.execute(update(EvaluationRun).where(*empty).values(name=FORGOTTEN))
+    held = select(PromotedAnswer.page_id).where(PromotedAnswer.promotion_id == Promotion.id)
+    pathless = update(Promotion).where(Promotion.path.is_not(None), ~held.exists())
+    connection.execute(pathless.values(path=FORGOTTEN))
 
 
 _FORGET_WORDS = sa.text("DELETE FROM page_search WHERE rowid IN :ids").bindparams(sa.bindparam("ids", expanding=True))
@@ -194,7 +209,8 @@ def _forget_names(connection: Connection, batches: Sequence[int]) -> None:
     held = select(BatchSource.source_id).where(BatchSource.batch_id == Batch.id)
     ended = Batch.state.in_([BatchState.FINISHED, BatchState.CANCELLED])
     is_still = sa.or_(ended, sa.and_(Batch.state == BatchState.PAUSED, Batch.all_seen))
-    of_paths = sa.or_(*(Batch.key.startswith(kind, autoescape=True) for kind in (PATHS_KEY, QUESTION_KEY)))
+    named_after = (PATHS_KEY, QUESTION_KEY, EVALUATION_KEY)
+    of_paths = sa.or_(*(Batch.key.startswith(kind, autoescape=True) for kind in named_after))
     for some in parts(batches):
         is_empty = (Batch.id.in_(some), is_still, ~held.exists())
         asked = select(Batch.id).where(*is_empty, Batch.key.startswith(QUESTION_KEY, autoescape=True))

@@ -20,10 +20,12 @@ from pipeline.ingest.forget import find_known
 from pipeline.query.answer_names import find_answers
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
+from pipeline.store.answer_sets import Selection
 from pipeline.store.batches import open_batch
 from pipeline.store.forget import forget_documents
 from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
+from pipeline.store.promotions import promote
 from schemas.prompts import OCR
 from schemas.text_layers import Verdict
 from tests.conftest import Archive, answer, sha
@@ -145,6 +147,12 @@ def test_what_is_forgotten_leaves_its_evaluations(archive: Archive) -> None:
     chosen = plan(archive.db, find_known(archive.db, ["/in/a.pdf"]))
     forget_documents(archive.db, chosen, chosen.documents, lambda documents, images: None)
     assert archive.rows("SELECT source_path FROM evaluated_pages") == [("/in/b.pdf",)]
+    assert archive.rows("SELECT name FROM evaluations") == [("in",)]
+    promote(archive.db, find_answers(archive.db, "m1"), Selection(path="*/b.pdf"))
+    chosen = plan(archive.db, find_known(archive.db, ["/in/b.pdf"]))
+    forget_documents(archive.db, chosen, chosen.documents, lambda documents, images: None)
+    assert archive.rows("SELECT name, pages FROM evaluations") == [("forgotten", 0)], "nothing of it is left"
+    assert archive.rows("SELECT path, answers_held FROM promotions") == [("forgotten", 0)]
 
 
 # Truths beside files
@@ -245,6 +253,10 @@ def test_stored_answers_are_judged_one_against_the_other(
     assert (shown["evaluation_id"], shown["pages"], shown["word_errors"]) == (3, 1, 1)
     assert shown["worst_pages"][0]["source_path"] == "/in/a.pdf" and shown["worst_tenth_share"] is None
     assert call("eval", "--home", settings.home).returncode == 2
+    done = call("eval", "/in/never.pdf", "--answers", "m1", "--home", settings.home)
+    assert done.returncode == 3 and done.stderr == (
+        "pagepack: no file was ever seen at /in/never.pdf; without --answers, `pagepack eval` reads what lies there\n"
+    )
     done = call("eval", "--answers", "nobody", "--home", settings.home)
     assert done.returncode == 2 and "no answers are called 'nobody'" in done.stderr
 
