@@ -39,6 +39,7 @@ def home(archive: Archive, settings: Settings) -> Path:
         ["status", "--json"],
         ["batches"],
         ["sql", "SELECT 1"],
+        ["diff", "rapidocr", "current"],
     ],
     ids=" ".join,
 )
