@@ -23,10 +23,8 @@ class Blobs:
         flat = ink.ravel()
         ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
         starts, stops = ends[::2], ends[1::2]
-        rows, left = np.divmod(starts, width + 2)
-        lengths = stops - starts
-        of_run = _joined(rows.tolist(), left.tolist(), (left + lengths).tolist())
-        self.labels = labels = np.repeat(of_run, lengths)
+        of_run = np.unique(joined_runs(starts, stops, width + 2), return_inverse=True)[1]
+        self.labels = labels = np.repeat(of_run, stops - starts)
         self.count = count = int(of_run.max()) + 1
         at = np.flatnonzero(flat)
         self.ys, self.xs = at // (width + 2), at % (width + 2) - 1
@@ -58,23 +56,31 @@ class Shapes:
         self.longer, self.shorter = np.maximum(self.width, self.height), np.minimum(self.width, self.height)
 
 
-def _joined(rows: list[int], left: list[int], right: list[int]) -> NDArray[np.int64]:
-    """Runs of pixels, row by row, by the blob that each belongs to."""
+def joined_runs(starts: NDArray[np.int64], stops: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
+    """For each level run of ink one run of its blob, the same for all of it.
+
+    Runs are places in a picture that was laid out row after row, each of `stride` pixels, of which the first and the
+    last are blank. A run has an edge to each that touches it in the row below, also at a corner. Each takes one run
+    above it for its parent; where it touches several, whole trees are united (union-find, all edges at once).
+    """
     import numpy as np
 
-    parent = list(range(len(rows)))
+    first, last = np.searchsorted(stops, starts + stride), np.searchsorted(starts, stops + stride, "right")
+    counts = last - first  # of the runs below that touch
+    above = np.repeat(np.arange(len(starts)), counts)
+    below = np.arange(counts.sum()) + np.repeat(first - (counts.cumsum() - counts), counts)
+    root = np.arange(len(starts))
+    root[below] = above
+    root = _flat(root)
+    while (differ := root[above] != root[below]).any():
+        one, other = root[above[differ]], root[below[differ]]
+        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        root = _flat(root)
+    return root
 
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = run = parent[parent[run]]
-        return run
 
-    above = 0
-    for run, row in enumerate(rows):
-        while above < run and (rows[above] < row - 1 or (rows[above] == row - 1 and right[above] < left[run])):
-            above += 1
-        other = above
-        while other < run and rows[other] == row - 1 and left[other] <= right[run]:
-            parent[root(run)] = root(other)
-            other += 1
-    return np.unique([root(run) for run in range(len(rows))], return_inverse=True)[1]
+def _flat(root: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each run's parent becomes the root of its tree."""
+    while (further := root[root]).tobytes() != root.tobytes():
+        root = further
+    return root

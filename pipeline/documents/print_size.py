@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageChops, ImageFilter
 
+from pipeline.documents.ink_blobs import joined_runs
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -167,11 +169,7 @@ def _contrast(grey: Image.Image) -> tuple[Image.Image, int]:
 
 
 def _components(ink: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...] | None:
-    """Left sides, tops, widths, heights and areas of what touches, also by its corners; None for grain.
-
-    Level runs of ink are the nodes, those that touch one in the row above have an edge to it. Each takes one such run
-    for its parent; where it has several, whole trees are united (union-find, all edges at once).
-    """
+    """Left sides, tops, widths, heights and areas of what touches, also by its corners; None for grain."""
     import numpy as np
 
     stride = ink.shape[1] + 2
@@ -183,17 +181,7 @@ def _components(ink: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...] | None:
         return None
     if not len(starts):
         return (starts,) * 5
-    first, last = np.searchsorted(ends, starts + stride), np.searchsorted(starts, ends + stride, "right")
-    counts = last - first  # of the runs below that touch
-    above = np.repeat(np.arange(len(starts)), counts)
-    below = np.arange(counts.sum()) + np.repeat(first - (counts.cumsum() - counts), counts)
-    root = np.arange(len(starts))
-    root[below] = above
-    root = _flat(root)
-    while (differ := root[above] != root[below]).any():
-        one, other = root[above[differ]], root[below[differ]]
-        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
-        root = _flat(root)
+    root = joined_runs(starts, ends, stride)
     order = np.argsort(root, kind="stable")
     heads = np.flatnonzero(np.diff(root[order], prepend=-1))
     rows, columns = np.divmod(starts - stride - 1, stride)
@@ -202,10 +190,3 @@ def _components(ink: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...] | None:
     width = np.maximum.reduceat((columns + lengths)[order], heads) - left
     height = np.maximum.reduceat(rows[order], heads) + 1 - top
     return left, top, width, height, np.add.reduceat(lengths[order], heads)
-
-
-def _flat(root: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each node's parent becomes the root of its tree."""
-    while (further := root[root]).tobytes() != root.tobytes():
-        root = further
-    return root
