@@ -28,6 +28,7 @@ _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 # A detector's box reaches beyond the letters by a tenth of its height or more: large type closes a gutter so.
 _PADDING = 0.1
 _MAX_SKEW = math.radians(15)
+_LEVEL, _AFAR = 0.1, 8.0  # in line heights
 BOX_HEIGHT = 1.25
 """Of a detector's box, in sizes of the line's font: medians over two public pages are 1.27 and 1.33."""
 
@@ -149,7 +150,29 @@ def find_angle(lines: Sequence[Line]) -> float:
     error = 0.1 * sum(weight * height for _, weight, height in found) / total / math.sqrt(total)
     agreed = sum(weight for one, weight, _ in found if abs(one - angle) < 0.5 * abs(angle))
     least = (2 if agreed > 0.6 * total else 3) * error
-    return angle if least < abs(angle) < _MAX_SKEW else 0.0
+    if not least < abs(angle) < _MAX_SKEW:
+        return 0.0
+    # Where lines are short, all may err to one side: those that share a row from afar know better.
+    return 0.0 if _num_level(lines, 0.0) > _num_level(lines, angle) else angle
+
+
+def _num_level(lines: Sequence[Line], angle: float) -> int:
+    """How many pairs of lines that lie far from each other are level on a page turned by so much."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    centres = []
+    for line in lines:
+        (ax, ay), (bx, by), (cx, cy), (dx, dy) = line.quad
+        x, y = (ax + bx + cx + dx) / 4, (ay + by + cy + dy) / 4
+        height = min(math.hypot(dx - ax, dy - ay), math.hypot(bx - ax, by - ay))
+        centres.append((y * cosine - x * sine, x * cosine + y * sine, height))
+    centres.sort()
+    count = 0
+    for i, (y, x, height) in enumerate(centres):
+        for below, beside, _ in centres[i + 1 :]:
+            if below - y > _LEVEL * height:
+                break
+            count += abs(beside - x) > _AFAR * height
+    return count
 
 
 def _is_vertical(lines: Sequence[Line]) -> bool:

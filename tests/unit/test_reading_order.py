@@ -229,6 +229,16 @@ def test_page_numbers_stay_with_their_chapters_though_short_lines_stand_askew() 
     assert text_in_reading_order(lines) == "\n".join(f"{name}   {number}" for name, number in chapters)
 
 
+def test_rows_that_are_level_across_the_page_are_believed_before_short_lines_that_err_to_one_side() -> None:
+    lines = []
+    for i in range(15):
+        y, width = 20.0 + 20 * i, 110.0 + 10 * (i % 4)
+        lines.append(Line(((50, y), (50 + width, y + 2), (50 + width, y + 22), (50, y + 20)), f"Chapter {i} of"))
+        lines.append(line(str(7 * i), 620, y + 1, 20, 20))
+    expected = "\n".join(f"Chapter {i} of   {7 * i}" for i in range(15))
+    assert text_in_reading_order(lines) == expected
+
+
 def test_long_lines_say_how_a_page_lies_and_short_ones_do_not() -> None:
     long = turned([line("A long line that was measured well", 50, 0, 900)], 2.0)
     short = [line(f"short {i}", 50, 40 + PITCH * i, 70) for i in range(5)]
