@@ -115,7 +115,8 @@ def _add_line(found: TextLines, inside: Any) -> None:
     if inside.wmode:
         found.directions.append(DOWNWARDS)
     else:
-        angle = math.degrees(math.atan2(-direction.y, direction.x))
+        is_level = direction.y == 0 and direction.x > 0
+        angle = 0.0 if is_level else math.degrees(math.atan2(-direction.y, direction.x))
         found.directions.append(0 if math.isnan(angle) else round(angle) % 360)
     found.is_plain = found.is_plain and is_dark
 

@@ -111,10 +111,11 @@ def _columns(several: list[Row], size: float) -> list[_Column]:
             else:
                 strips.append((x, following))
     middles = [(a + b) / 2 for a, b in strips if b - a > 0.2 * size]
+    row_of = {id(box): i for i, row in enumerate(several) for box in row}
     columns: list[_Column] = []
     for left, right in pairwise([-float("inf"), *middles, float("inf")]):
         own = [box for box in boxes if box.x0 >= left and box.x1 <= right]
-        if len({id(row) for row in several for box in row if any(box is one for one in own)}) >= 2:
+        if len({row_of[id(box)] for box in own}) >= 2:
             columns.append(_Column(min(box.x0 for box in own), max(box.x1 for box in own)))
     return columns
 

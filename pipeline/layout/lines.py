@@ -190,6 +190,6 @@ def _is_vertical(lines: Sequence[Line]) -> bool:
 def _is_right_to_left(lines: Sequence[Line]) -> bool:
     letters = right_to_left = 0
     for line in lines:
-        letters += sum(char.isalpha() for char in line.text)
+        letters += sum(map(str.isalpha, line.text))
         right_to_left += len(_RIGHT_TO_LEFT.findall(line.text))
     return 2 * right_to_left > letters
