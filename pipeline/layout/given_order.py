@@ -39,7 +39,7 @@ _MOST_STRAY = 0.2  # of a table's cells: other lines that are given between them
 _LEAST_FIELDS = 2
 _LEAST_ROWS, _LEAST_COLUMNS = 3, 3
 _MOST_WORDS = 5.0  # a cell, on average; more is prose in columns
-_ALIGNED = 0.2  # line heights
+_ALIGNED = 0.1  # line heights
 _NEAR_ROWS, _LEAST_ALIGNED = 3, 2
 # `columns` tries fewer gutters where the file's order says more: a page of 100 lines tries all that it has.
 _MOST_LOOKED_AT = 6_000
@@ -59,6 +59,8 @@ def regions_as_given(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -
         if table.num_columns < _LEAST_COLUMNS or table.num_rows < _LEAST_ROWS:
             continue
         if sum(len(box.text.split()) for box in members) > _MOST_WORDS * len(members):
+            continue
+        if _has_prose(of_page[start:end], height):
             continue
         for box in members:
             del whole[id(box)]
@@ -86,26 +88,23 @@ def _with_leaders(boxes: list[Box]) -> list[Box]:
 
 def _with_cells_apart(of_page: list[Row]) -> list[Row]:
     """MuPDF breaks a line at white that may be the space between two words of a justified one. That it is the white
-    between two cells, rows above and below say, in which others begin, end or have their middles at the same place."""
-
-    def places(i: int) -> list[tuple[float, float, float]]:
-        cells = [box for box in of_page[i][1:] if box.width < PROSE_WIDTH * box.size]  # all lines of prose end alike
-        return [(box.x0, box.x1, (box.x0 + box.x1) / 2) for box in cells]
-
+    between two cells, rows above and below say, in which others begin, or end, at the same place. Words at the end of
+    a line say nothing: all lines of prose end alike."""
     marked = []
     for i, row in enumerate(of_page):
         if len(row) < 2:
             marked.append(row)
             continue
-        around = range(max(0, i - _NEAR_ROWS), min(i + _NEAR_ROWS + 1, len(of_page)))
-        others = [places(j) for j in around if j != i]
+        around = [of_page[j] for j in range(max(0, i - _NEAR_ROWS), min(i + _NEAR_ROWS + 1, len(of_page))) if j != i]
+        cells = [[box for box in other[1:] if box.width < PROSE_WIDTH * box.size] for other in around]
+        ends = [box.x1 for other in [row, *around] for box in other if box.width >= PROSE_WIDTH * box.size]
         marked.append([row[0]])
         for box in row[1:]:
-            own, near = (box.x0, box.x1, (box.x0 + box.x1) / 2), _ALIGNED * box.size
-            aligned = sum(
-                any(abs(a - b) < near for cell in cells for a, b in zip(own, cell, strict=True)) for cells in others
-            )
-            marked[-1].append(replace(box, is_apart=True) if aligned >= _LEAST_ALIGNED else box)
+            near = _ALIGNED * box.size
+            begins = sum(any(abs(box.x0 - cell.x0) < near for cell in some) for some in cells)
+            stops = sum(any(abs(box.x1 - cell.x1) < near for cell in some) for some in cells)
+            is_apart = max(begins, stops) >= _LEAST_ALIGNED and all(abs(box.x1 - end) > 4 * near for end in ends)
+            marked[-1].append(replace(box, is_apart=True) if is_apart else box)
     return marked
 
 

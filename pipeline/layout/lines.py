@@ -74,7 +74,7 @@ class Box:
     def __post_init__(self) -> None:
         height, width = self.y1 - self.y0, self.x1 - self.x0
         is_upright = height > 2 * width and len(self.text) > 2 and not self.is_table
-        size = min(height, width)
+        size = width if is_upright else height
         known = {
             "size": size,
             "width": width,

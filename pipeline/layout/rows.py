@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from pipeline.layout.lines import CJK, Box
 
@@ -44,37 +43,46 @@ def cells(row: Row) -> Row:
 
 
 def with_whole_lines(found: list[Row]) -> list[Row]:
-    """Rows of which those that are one line of a justified paragraph are one box, however wide the white between its
-    words is: a line next to them, without such white, ends where they do, and begins there or less than an indent
-    before. Cells would stand below cells."""
+    """Rows of a region, of which those that are one line of a justified paragraph are one box, however wide the white
+    between its words is: the line above or below is whole, ends where it ends, and begins where it begins or less than
+    an indent before. Cells stand below cells."""
     whole = list(found)
     for step in (1, -1):  # what stands below a whole line, then what stands above one
-        order = range(len(whole)) if step == 1 else range(len(whole) - 1, -1, -1)
-        for i in order:
-            if (
-                len(whole[i]) > 1
-                and 0 <= i - step < len(whole)
-                and _is_line_beside(whole[i], whole[i - step], found, i)
-            ):
+        for i in range(len(found))[::step]:
+            if len(whole[i]) == 1 or not 0 <= i - step < len(whole) or len(whole[i - step]) > 1:
+                continue
+            beside = found[max(0, i - 1) : i] + found[i + 1 : i + 2]
+            if _goes_with(whole[i], whole[i - step][0]) and not _has_cell(whole[i], beside):
                 text = whole[i][0].text
                 for piece in whole[i][1:]:
                     text = join(text, piece.text)
-                whole[i] = [replace(united(whole[i], text), is_apart=whole[i][0].is_apart)]
+                whole[i] = [united(whole[i], text)]
     return whole
 
 
-def _is_line_beside(row: Row, other: Row, found: list[Row], i: int) -> bool:
-    if len(other) > 1 or other[0].is_table or any(box.is_table or box.is_upright for box in row):
+def _goes_with(row: Row, line: Box) -> bool:
+    if line.is_table or any(box.is_table or box.is_upright or box.is_apart for box in row):
         return False
-    line, size = other[0], row[0].size
-    gap = max(row[0].y0, line.y0) - min(row[0].y1, line.y1)
-    if gap > 0.5 * size or max(line.size, size) > 1.2 * min(line.size, size):
-        return False
-    indent = row[0].x0 - line.x0
-    if not -0.4 * size < indent < 3 * size or abs(row[-1].x1 - line.x1) > 0.4 * size:
-        return False
-    others = [cell for j in (i - 1, i + 1) if 0 <= j < len(found) for cell in found[j][1:]]
-    return not any(abs(piece.x0 - cell.x0) < 0.1 * size for piece in row[1:] for cell in others)
+    size, indent = row[0].size, row[0].x0 - line.x0
+    return (
+        max(row[0].y0, line.y0) - min(row[0].y1, line.y1) < 0.5 * size
+        and max(line.size, size) < 1.2 * min(line.size, size)
+        and -0.4 * size < indent < 3 * size
+        and abs(row[-1].x1 - line.x1) < 0.4 * size
+    )
+
+
+def _has_cell(row: Row, others: list[Row]) -> bool:
+    """Whether something in it begins, ends or has its middle where something does in the rows next to it."""
+    near = 0.1 * row[0].size
+    return any(
+        abs(piece.x0 - cell.x0) < near
+        or abs(piece.x0 + piece.x1 - cell.x0 - cell.x1) < 2 * near
+        or (piece is not row[-1] and abs(piece.x1 - cell.x1) < near)
+        for other in others
+        for cell in other[1:]
+        for piece in row[1:]
+    )
 
 
 def joined(boxes: list[Box]) -> str:
