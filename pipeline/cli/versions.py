@@ -41,7 +41,7 @@ def _selection(db: Looking, prompt: str | None, batch: str | None, path: str | N
 
 @cli.command()
 @click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("after", metavar="[B]", default="current")
 @home_option
 @selection_options
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="So many pages.")
@@ -66,8 +66,8 @@ def diff(
       pagepack diff 4f0c 91ab --prompt ocr      two versions of a prompt; see `SELECT * FROM prompts`
       pagepack diff text-layer current          what PDFs say themselves, and what is shown now
 
-    A and B are engines, models, prompts, versions of a prompt, batches, or `current`; a beginning is enough. Where a
-    word is several, write engine:…, model:…, prompt:…, version:… or batch:….
+    A and B are engines, models, prompts, versions of a prompt, batches, or `current`, which B is where it is left out;
+    a beginning is enough. Where a word is several, write engine:…, model:…, prompt:…, version:… or batch:….
     """
     from pipeline.database.open_to_look import open_to_look
     from pipeline.query.answer_names import find_answers

@@ -7,7 +7,8 @@
     order             one text stands before another
     table             a cell has these neighbours and headings
     baseline          there are letters, no endless repetition, no Chinese or emoji; each PDF without one gets one
-    math              equal LaTeX passes; else it would have to be drawn, and is not judged
+    math              a formula of the answer is equal, or looks like it as `formulas.py` draws both; not judged where
+                      one that matters cannot be drawn
 
 A file of tests is a category, and the benchmark's overall figure is the mean over categories. What a test means follows
 github.com/allenai/olmocr, olmocr/bench; a type that is not known here is not judged.
@@ -28,6 +29,7 @@ from rapidfuzz import fuzz
 from pipeline.errors import UsageError
 from pipeline.evaluation.answers import PageAnswer
 from pipeline.evaluation.evaluate import Item, JudgedPage
+from pipeline.evaluation.formulas import drawn, is_within
 from pipeline.evaluation.tables import Placed, tables_of
 
 _NEEDS = {
@@ -246,7 +248,16 @@ def _math(fields: dict[str, Any], text: str) -> Verdict:
         text = re.sub(pattern, "", text, flags=re.DOTALL)
     if any(one.strip() == fields["math"].strip() for one in formulas):
         return 1.0, None
-    return (None, "its formulas would have to be drawn") if formulas else (0.0, "the answer has no formula")
+    if not formulas:
+        return 0.0, "the answer has no formula"
+    wanted, marks = drawn(fields["math"]), [drawn(one) for one in formulas]
+    if wanted is None:
+        return None, "the formula cannot be drawn"
+    if any(is_within(wanted, one) for one in marks if one is not None):
+        return 1.0, None
+    if None in marks:
+        return None, "one of the answer's formulas cannot be drawn"
+    return 0.0, "no formula of the answer looks like it"
 
 
 def _baseline(fields: dict[str, Any], text: str) -> Verdict:
