@@ -165,12 +165,12 @@ class _Judge:
         from pipeline.database.open import open_database
         from pipeline.query.answer_names import find_answers
         from pipeline.query.diff import compare
-        from pipeline.store.answer_sets import Selection
+        from pipeline.store.answer_sets import ChosenPages
 
         db = open_database(self._settings)
         first, second = (find_answers(db, word) for word in answers)
         both = {page.document for page in found[0].pages} & {page.document for page in found[1].pages}
-        differing = compare(db, first, second, Selection(only=frozenset(both)), limit)
+        differing = compare(db, first, second, ChosenPages(only=frozenset(both)), limit)
         click.echo(f"\n{second.name} against {first.name}, word by word:")
         say_changed(differing.pages)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.database.looking import Looking
     from pipeline.query.diff import ChangedPage
     from pipeline.query.word_diff import Piece
-    from pipeline.store.answer_sets import Selection
+    from pipeline.store.answer_sets import ChosenPages
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,14 +29,14 @@ def selection_options(command: F) -> F:
     return click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")(command)
 
 
-def _selection(db: Looking, prompt: str | None, batch: str | None, path: str | None) -> Selection:
+def _selection(db: Looking, prompt: str | None, batch: str | None, path: str | None) -> ChosenPages:
     from pipeline.query.batch_status import check_prompt, find_batch
-    from pipeline.store.answer_sets import AnswerSet, Selection
+    from pipeline.store.answer_sets import AnswerSet, ChosenPages
 
     if prompt is not None:
         check_prompt(db, prompt)
     found = find_batch(db, batch) if batch else None
-    return Selection(prompt, AnswerSet("batch", found.batch_id, found.id) if found else None, path)
+    return ChosenPages(prompt, AnswerSet("batch", found.batch_id, found.id) if found else None, path)
 
 
 @cli.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_CUT_OFF = ("length", "deadline", "repetition")
+_CUT_OFF = {"empty": 2.0, "deadline": 1.9, "length": 1.8, "repetition": 1.8}  # as the view scores them
 
 
 def doubt(review_reason: str | None, review_score: float | None, finish_reason: str, confidence: float | None) -> float:
@@ -17,7 +17,7 @@ def doubt(review_reason: str | None, review_score: float | None, finish_reason: 
     if review_reason is not None:
         return 1.0 + (0.5 if review_score is None else review_score)
     if finish_reason in _CUT_OFF:
-        return 1.8
+        return _CUT_OFF[finish_reason]
     return 1.0 - confidence if confidence is not None else 0.0
 
 

@@ -13,7 +13,7 @@ from pipeline.database.looking import Looking
 from pipeline.errors import UsageError
 from pipeline.evaluation.answers import PageAnswer, answers_of
 from pipeline.evaluation.doubt import doubt, worst_tenth_share
-from pipeline.evaluation.measures import Measured, measure
+from pipeline.evaluation.measures import Measured, measure, normal, plain_text
 from pipeline.evaluation.truths import Truth
 from pipeline.query.word_diff import Piece, diff
 from pipeline.store.answer_sets import AnswerSet
@@ -155,7 +155,7 @@ def evaluate(
         for page in answers_of(db, answers, prompt, {keys[page_id] for page_id in worst}):
             if page.page_id in worst and (truth := truths.of(page)) is not None:
                 number = worst[page.page_id]
-                found.pages[number] = replace(found.pages[number], changes=diff(truth.text, page.text))
+                found.pages[number] = replace(found.pages[number], changes=_changes(truth.text, page.text))
     found.complaints = truths.complaints
     return found
 
@@ -230,5 +230,10 @@ def judged(
         doubt=doubt(page.review_reason, page.review_score, page.finish_reason, page.confidence),
         model=page.model,
         table_score=table_score,
-        changes=diff(truth.text, text) if with_changes else [],
+        changes=_changes(truth.text, text) if with_changes else [],
     )
+
+
+def _changes(truth: str, read: str) -> list[Piece]:
+    """Of what is measured: without Markdown's signs, which are a matter of writing."""
+    return diff(normal(plain_text(truth)), normal(plain_text(read)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.database.looking import Look, Looking
 from pipeline.query.word_diff import Piece, diff, words_changed, words_of
-from pipeline.store.answer_sets import AnswerSet, Selection
+from pipeline.store.answer_sets import AnswerSet, ChosenPages
 
 _PAGES_AT_ONCE = 1_000  # by id; so many texts are in memory
 
@@ -39,7 +39,7 @@ class Compared:
     changed: int
 
 
-def compare(db: Looking, before: AnswerSet, after: AnswerSet, chosen: Selection, limit: int) -> Compared:
+def compare(db: Looking, before: AnswerSet, after: AnswerSet, chosen: ChosenPages, limit: int) -> Compared:
     """Compare them on all pages of a selection that have an answer in both.
 
     An answer is held against the one to the prompt of the same name; where both sets are prompts, one against the
@@ -78,7 +78,7 @@ def compare(db: Looking, before: AnswerSet, after: AnswerSet, chosen: Selection,
     return Compared(pages, compared, changed)
 
 
-def _pairs(look: Look, before: AnswerSet, after: AnswerSet, chosen: Selection, first: int) -> Any:
+def _pairs(look: Look, before: AnswerSet, after: AnswerSet, chosen: ChosenPages, first: int) -> Any:
     is_near = "t.page_id >= :first AND t.page_id < :end"
     one, given = before.select("before", is_near)
     other, more = after.select("after", is_near)

@@ -59,7 +59,7 @@ _OF = {
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ChosenPages:
     """Some pages and prompts: what a command's options leave; nothing given leaves all."""
 
     prompt: str | None = None

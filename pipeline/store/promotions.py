@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.answer_sets import AnswerSet, Selection
+from pipeline.store.answer_sets import AnswerSet, ChosenPages
 from schemas.columns import utc_now
 from schemas.tables import PromotedAnswer, Promotion
 
@@ -45,7 +45,7 @@ class RolledBack:
 
 
 @retried
-def promote(db: Database, answers: AnswerSet, chosen: Selection) -> Promoted | None:
+def promote(db: Database, answers: AnswerSet, chosen: ChosenPages) -> Promoted | None:
     """Make a set of answers current on all pages of a selection that have one; None where no page has."""
     with db.write() as connection:
         documents = chosen.documents(db.look(connection))
@@ -94,7 +94,7 @@ def _standing() -> sa.Select[int, str]:
 
 
 @retried
-def roll_back(db: Database, chosen: Selection, promotion_id: int | None = None) -> RolledBack | None:
+def roll_back(db: Database, chosen: ChosenPages, promotion_id: int | None = None) -> RolledBack | None:
     """Take a promotion back, the latest that holds a page of the selection where none is named; None where none does.
 
     Within the selection alone; a promotion that holds other pages still stands.

@@ -20,7 +20,7 @@ from pipeline.ingest.forget import find_known
 from pipeline.query.answer_names import find_answers
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
-from pipeline.store.answer_sets import Selection
+from pipeline.store.answer_sets import ChosenPages
 from pipeline.store.batches import open_batch
 from pipeline.store.forget import forget_documents
 from pipeline.store.forget_plan import plan
@@ -97,11 +97,13 @@ def test_answers_are_held_against_sound_text_layers(archive: Archive) -> None:
 
 
 def test_changes_are_kept_of_the_worst_pages_alone(archive: Archive) -> None:
-    for page, text in zip(born_digital(archive), ("The tide rose.", "Ada Lovelace wrote a programme."), strict=True):
+    for page, text in zip(
+        born_digital(archive), ("# The **tide** rose.", "Ada Lovelace wrote a programme."), strict=True
+    ):
         read(archive, page, text)
     found = evaluate(archive.db, find_answers(archive.db, "m1"), "ocr", None, PageTruths(), "in", num_changes=1)
     shown = [marked(page.changes) for page in found.pages]
-    assert shown[0] == "The tide [-rose-]{+rose.+} [-by four feet.-]"
+    assert shown[0] == "The tide [-rose-]{+rose.+} [-by four feet.-]", "and not the signs of Markdown"
     assert shown[1] == ""
 
 
@@ -148,7 +150,7 @@ def test_what_is_forgotten_leaves_its_evaluations(archive: Archive) -> None:
     forget_documents(archive.db, chosen, chosen.documents, lambda documents, images: None)
     assert archive.rows("SELECT source_path FROM evaluated_pages") == [("/in/b.pdf",)]
     assert archive.rows("SELECT name FROM evaluations") == [("in",)]
-    promote(archive.db, find_answers(archive.db, "m1"), Selection(path="*/b.pdf"))
+    promote(archive.db, find_answers(archive.db, "m1"), ChosenPages(path="*/b.pdf"))
     chosen = plan(archive.db, find_known(archive.db, ["/in/b.pdf"]))
     forget_documents(archive.db, chosen, chosen.documents, lambda documents, images: None)
     assert archive.rows("SELECT name, pages FROM evaluations") == [("forgotten", 0)], "nothing of it is left"

@@ -17,7 +17,7 @@ from pipeline.query.export import export
 from pipeline.query.search import search
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
-from pipeline.store.answer_sets import Selection
+from pipeline.store.answer_sets import ChosenPages
 from pipeline.store.batches import open_batch
 from pipeline.store.forget import forget_documents
 from pipeline.store.forget_plan import plan
@@ -27,7 +27,7 @@ from tests.conftest import Archive, answer
 from tests.running import call
 
 DATABASES = ("sqlite", "postgresql")
-ALL = Selection()
+ALL = ChosenPages()
 NEW_OCR = replace(OCR, text="Transcribe it better.")
 
 
@@ -81,7 +81,7 @@ def test_promoted_answers_are_shown_found_and_exported(two_models: Archive, tmp_
 
 
 def test_a_later_run_does_not_undo_a_promotion(two_models: Archive) -> None:
-    promote(two_models.db, find_answers(two_models.db, "m1"), Selection(path="letters/"))
+    promote(two_models.db, find_answers(two_models.db, "m1"), ChosenPages(path="letters/"))
     read_by(two_models, "m3", "tesseract", {"/in/a.pdf": ["a", "b"], "/in/letters/b.pdf": ["c"]})
     assert shown(two_models) == ["a", "b", "dear Ada alpha"]
     assert [answers_held(two_models.db, two_models.batches[f"by {name}"].id) for name in ("m1", "m3")] == [1, 1]
@@ -97,7 +97,7 @@ def test_a_later_run_does_not_undo_a_promotion(two_models: Archive) -> None:
 def test_promotions_are_taken_back_one_after_the_other(two_models: Archive) -> None:
     db = two_models.db
     first = promote(db, find_answers(db, "m1"), ALL)
-    second = promote(db, find_answers(db, "m2"), Selection(path="a.pdf"))
+    second = promote(db, find_answers(db, "m2"), ChosenPages(path="a.pdf"))
     third = promote(db, find_answers(db, "current"), ALL)
     assert first and second and third
     assert shown(two_models) == [*NEW[:2], OLD[2]] and (third.held, third.changed) == (3, 0)
@@ -116,24 +116,24 @@ def test_promotions_are_taken_back_one_after_the_other(two_models: Archive) -> N
 def test_a_part_of_a_promotion_is_taken_back(two_models: Archive) -> None:
     db = two_models.db
     promote(db, find_answers(db, "m1"), ALL)
-    back = roll_back(db, Selection(path="letters/"))
+    back = roll_back(db, ChosenPages(path="letters/"))
     assert back and (back.released, back.changed, back.left) == (1, 1, 2)
     assert shown(two_models) == [*OLD[:2], NEW[2]]
     assert two_models.scalar("SELECT count(*) FROM promotions WHERE rolled_back_at IS NULL") == 1
-    assert roll_back(db, Selection(path="letters/")) is None
+    assert roll_back(db, ChosenPages(path="letters/")) is None
 
 
 def test_a_selection_by_batch_and_prompt_holds_no_more(two_models: Archive) -> None:
     db = two_models.db
     read_by(two_models, "m1b", "rapidocr", {"/in/c.pdf": ["one"]}, prompts=[OCR, DESCRIBE])
     read_by(two_models, "m2b", "tesseract", {"/in/c.pdf": ["two"]}, prompts=[OCR, DESCRIBE])
-    done = promote(db, find_answers(db, "rapidocr"), Selection("ocr", find_answers(db, "batch:by m1b")))
+    done = promote(db, find_answers(db, "rapidocr"), ChosenPages("ocr", find_answers(db, "batch:by m1b")))
     assert done and (done.held, done.changed) == (1, 1)
     assert two_models.rows("SELECT prompt, text FROM page_text WHERE source_path = '/in/c.pdf' ORDER BY 1") == [
         ("describe", "two"),
         ("ocr", "one"),
     ]
-    assert promote(db, find_answers(db, "m1b"), Selection(path="letters/")) is None
+    assert promote(db, find_answers(db, "m1b"), ChosenPages(path="letters/")) is None
     assert two_models.scalar("SELECT count(*) FROM promotions") == 1, "one that holds nothing is none"
 
 
@@ -160,7 +160,7 @@ def test_pages_that_changed_are_listed_the_most_changed_first(two_models: Archiv
         ("/in/letters/b.pdf", 1, 2, 3),
     ]
     assert marked(found.pages[0].pieces) == "the [-old house-]{+odd mouse+}"
-    only = compare(db, find_answers(db, "m1"), find_answers(db, "current"), Selection(path="letters"), 20)
+    only = compare(db, find_answers(db, "m1"), find_answers(db, "current"), ChosenPages(path="letters"), 20)
     assert [page.source_path for page in only.pages] == ["/in/letters/b.pdf"] and only.compared == 1
     few = compare(db, find_answers(db, "m1"), find_answers(db, "m2"), ALL, 1)
     assert (len(few.pages), few.changed) == (1, 2)
