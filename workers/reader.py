@@ -229,6 +229,7 @@ class Reader:
                     begun = [Begun(task.written, task.written_confidence) if task.written else None for task in asked]
                     submit = functools.partial(submit, begun=begun)
                 futures = submit(claim.image_hash, pixels, [task.asked for task in asked], deadline)
+                del pixels  # hundreds of pages may wait for a server
             except Exception as error:
                 log.exception("page %s could not be submitted", claim.name)
                 return outcomes | {task.task_id: error for task in asked}

@@ -66,6 +66,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import answers_held, files_drawn_otherwise, find_batch, pages_done_within
     from pipeline.query.batch_status import status as query_status
+    from pipeline.store.costs import cost_of_batch
     from pipeline.store.sources import UNSUPPORTED
 
     db = open_database(settings)
@@ -73,10 +74,12 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     summary = query_status(db, batch)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
     otherwise, held = files_drawn_otherwise(db, batch.id), answers_held(db, batch.id)
+    cost = cost_of_batch(db, batch.id)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     code = exit_code_of(summary.failures)
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
+        more |= {} if cost is None else {"cost": round(cost, 6)}
         more |= {"files_drawn_otherwise": otherwise, "answers_held": held}
         click.echo(json.dumps({**status_json(summary), **more}, ensure_ascii=False))
     else:
@@ -92,6 +95,8 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             click.echo(f"  {counted(by_layer, 'page')} by their text layer; --text-layer keep reads them, too")
         if blank := summary.engines.get("blank", 0):
             click.echo(f"  {counted(blank, 'page')} blank, by the picture; PAGEPACK_BLANK_PAGES=read reads them, too")
+        if cost is not None:
+            click.echo(f"  the batch has cost {cost:,.4g}, by the prices that were set")
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))

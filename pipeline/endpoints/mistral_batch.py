@@ -9,7 +9,7 @@ paid for twice. https://docs.mistral.ai/capabilities/batch/ and its OpenAPI desc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +48,9 @@ def line_of(custom_id: str, body: Mapping[str, Any]) -> bytes:
     return json.dumps({"custom_id": custom_id, "body": request}).encode() + b"\n"
 
 
-async def upload(client: Client, lines: bytes, name: str) -> str:
+async def upload(client: Client, lines: Sequence[bytes], name: str) -> str:
     """The file's id. Until a job names it, it costs nothing."""
-    file = {"file": (f"{name}.jsonl", lines, "application/jsonl")}
+    file = {"file": (f"{name}.jsonl", b"".join(lines), "application/jsonl")}
     reply = await client.send("POST", "/files", files=file, data={"purpose": "batch"}, request_seconds=_UPLOAD_SECONDS)
     answer = reply.json()
     if not isinstance(answer.get("id"), str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import select
@@ -25,6 +25,16 @@ def spent(db: Database, batch_public_id: str) -> Spent:
         row = connection.execute(batch).one_or_none()
         if row is None or row.max_cost is None:
             return Spent(0.0, None)
-        costs = select(sa.func.coalesce(sa.func.sum(TaskAttempt.cost), 0.0))
-        total = connection.scalar(costs.where(TaskAttempt.batch_id == row.id, TaskAttempt.cost.is_not(None)))
-        return Spent(float(total or 0.0), row.max_cost)
+        return Spent(connection.scalar(_costs_of(row.id)) or 0.0, row.max_cost)
+
+
+def cost_of_batch(db: Database, batch_id: int) -> float | None:
+    """None where no attempt had a cost."""
+    with db.read() as connection:
+        cost: float | None = connection.scalar(_costs_of(batch_id))
+        return cost
+
+
+def _costs_of(batch_id: int) -> sa.Select[Any]:
+    costs = select(sa.func.sum(TaskAttempt.cost))
+    return costs.where(TaskAttempt.batch_id == batch_id, TaskAttempt.cost.is_not(None))

@@ -270,6 +270,7 @@ def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_p
         )
         assert first.returncode == 1, first.stderr
         assert len(server.exchanges) == 5
+        assert "the batch has cost 0.02, by the prices that were set" in first.stdout
         assert rows(home, "SELECT count(*), round(sum(cost), 6) FROM page_text") == [(5, 0.02)]
         (failures,) = rows(home, "SELECT count(*), count(DISTINCT reason), min(cause), min(reason) FROM failures")
         assert failures[:3] == (7, 1, "budget") and "0.02 of the 0.0205" in failures[3]

@@ -27,6 +27,7 @@ from pipeline.structured.check import closed, requires_all
 from schemas.prompts import OCR, Prompt
 from schemas.review import ReviewReason
 from workers.engines import Answer
+from workers.engines.endpoint_images import PageImages
 from workers.pixtral.text.confidence import confidence_of, without
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.endpoints.chat import Completion
-    from workers.engines.endpoint_images import Format, PageImages
+    from workers.engines.endpoint_images import Format
     from workers.engines.endpoint_jobs import Book, Jobs
+    from workers.pixtral.plan.page_tiles import Tiling
 
 log = logging.getLogger("pagepack.endpoint")
 
@@ -184,7 +186,7 @@ class EndpointEngine:
             max_pixels=asked.entry.max_pixels,
             is_tiled=asked.entry.is_tiled,
         )
-        return [self._client.start(self._ask(image_hash, pixels, images, prompt, deadline)) for prompt in prompts]
+        return [self._client.start(self._ask(image_hash, images, prompt, deadline)) for prompt in prompts]
 
     def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
         """Of a conversation, whose messages are as OpenAI's API has them, the next answer."""
@@ -210,10 +212,9 @@ class EndpointEngine:
             temperature=prompt.temperature,
         )
 
-    async def _ask(
-        self, image_hash: str, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt, deadline: float | None
-    ) -> Answer:
+    async def _ask(self, image_hash: str, images: PageImages, prompt: Prompt, deadline: float | None) -> Answer:
         from pipeline.endpoints.chat import complete
+        from pipeline.endpoints.mistral_batch import line_of
         from pipeline.endpoints.mistral_ocr import ocr_body, read_page
 
         asked, as_asked = self._asked, self._asked.prompt(prompt)
@@ -222,14 +223,18 @@ class EndpointEngine:
             completion = await complete(self._client, body, deadline, self._prices.cost)
         else:
             body = ocr_body(asked.model, images.images[0], asked.image_format, asked.extra)
+            images = PageImages([])  # hundreds of pages may wait for a day
             if asked.kind == "mistral-batch":
                 assert self._jobs is not None, "keep_jobs_in was not called"
-                completion = await self._jobs.read(f"{image_hash}-{prompt.version}", body)
+                page = f"{image_hash}-{prompt.version}"
+                waiting = self._jobs.read(page, line_of(page, body))
+                del body
+                completion = await waiting
             else:
                 completion = await read_page(self._client, body, deadline, self._prices.cost)
-        return self._answer(completion, pixels, images, as_asked)
+        return self._answer(completion, images.tiling, as_asked)
 
-    def _answer(self, completion: Completion, pixels: NDArray[np.uint8], images: PageImages, prompt: Prompt) -> Answer:
+    def _answer(self, completion: Completion, tiling: Tiling | None, prompt: Prompt) -> Answer:
         text, about, cuts = completion.text, dict[str, str](), list[tuple[int, int]]()
         details: dict[str, Any] = {"server": shown_url(self._asked.url), "tries": completion.tries}
         if completion.model:
@@ -239,13 +244,13 @@ class EndpointEngine:
             if about:
                 details["front_matter"] = about
                 cuts = [(0, len(completion.text) - len(text))]
-        if images.tiling is not None:
+        if tiling is not None:
             from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
 
-            details["tiles"] = images.tiling.on_page()
+            details["tiles"] = tiling.on_page()
             if prompt.name == OCR.name:
-                cuts = doubled_seams(text, len(images.tiling.boxes) - 1)
-                text, doubled = without_doubled_seams(text, len(images.tiling.boxes) - 1)
+                cuts = doubled_seams(text, len(tiling.boxes) - 1)
+                text, doubled = without_doubled_seams(text, len(tiling.boxes) - 1)
                 details |= {"doubled_lines": doubled} if doubled else {}
         sure = confidence_of(completion.pieces, completion.log_probabilities, len(completion.text))
         if sure and b"".join(completion.pieces).decode(errors="replace").startswith(completion.text):

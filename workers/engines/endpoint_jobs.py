@@ -13,7 +13,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pipeline.endpoints import mistral_batch
 from pipeline.endpoints.chat import Completion
@@ -43,8 +44,9 @@ class Book(Protocol):
     def drop(self, key: str, pages: Collection[str] | None = None) -> None: ...
 
 
-class _Waiting(NamedTuple):
-    line: bytes  # of the file that is uploaded
+@dataclass(slots=True)
+class _Waiting:
+    line: bytes  # of the file that is uploaded; empty once a job has it
     results: list[asyncio.Future[Completion]]  # the same image may be asked about twice
 
 
@@ -71,15 +73,19 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_at: asyncio.TimerHandle | None = None
 
-    async def read(self, page: str, body: Mapping[str, Any]) -> Completion:
-        """What a job answers to this page. Raises: PageFailed, Unavailable, EndpointGone."""
+    async def read(self, page: str, line: bytes) -> Completion:
+        """What a job answers to this page, whose request is a line of its file.
+
+        Raises: PageFailed, Unavailable, EndpointGone.
+        """
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Completion] = loop.create_future()
         for pages in (self._waiting, *self._in_jobs.values()):
             if page in pages:
                 pages[page].results.append(result)
                 return await result
-        self._waiting[page] = _Waiting(mistral_batch.line_of(page, body), [result])
+        self._waiting[page] = _Waiting(line, [result])
+        del line
         if self._flush_at is not None:
             self._flush_at.cancel()
         is_full = len(self._waiting) >= self._most_pages
@@ -135,8 +141,8 @@ class Jobs:
         key = uuid.uuid4().hex
         await asyncio.to_thread(self._book.begin, key, self._model, list(pages))
         try:
-            lines = b"".join(waiting.line for waiting in pages.values())
-            file_id = await mistral_batch.upload(self._client, lines, f"pagepack-{key}")
+            file = mistral_batch.upload(self._client, [one.line for one in pages.values()], f"pagepack-{key}")
+            file_id = await file
             job = await mistral_batch.create(self._client, file_id, self._asked, key)
         except Unavailable:
             raise  # written down: whoever comes next looks for it at the server
@@ -156,9 +162,11 @@ class Jobs:
                 if found is not None:
                     job_id = found.id
                     await asyncio.to_thread(self._book.made, key, job_id)
-            job = None if job_id is None else await self._end_of(job_id)
+            job = None if job_id is None else await self._end_of(job_id, pages)
             if job is None:  # it was never made, or the server has forgotten it
                 await asyncio.to_thread(self._book.drop, key)
+                if not all(waiting.line for waiting in pages.values()):
+                    raise Unavailable(f"{self._client.name} does not know job {job_id} any more", cause="endpoint")
                 await self._make(pages)
                 return
             await self._tell(key, job, pages)
@@ -168,12 +176,14 @@ class Jobs:
             if not self._in_jobs[key]:
                 del self._in_jobs[key]
 
-    async def _end_of(self, job_id: str) -> mistral_batch.Job | None:
+    async def _end_of(self, job_id: str, pages: Mapping[str, _Waiting]) -> mistral_batch.Job | None:
         wait, longest = POLL_SECONDS
         while True:
             job = await mistral_batch.look_at(self._client, job_id)
             if job is None or job.is_over:
                 return job
+            for waiting in pages.values():
+                waiting.line = b""  # it is at the server
             await asyncio.sleep(wait)
             wait = min(2 * wait, longest)
 
