@@ -258,7 +258,8 @@ def test_the_key_is_shown_by_no_command(tmp_path: Path) -> None:
     assert "endpoint_key" in done.stdout and KEY not in done.stdout + done.stderr
 
 
-PRICES = {"PAGEPACK_ENDPOINT_INPUT_PRICE": "2", "PAGEPACK_ENDPOINT_OUTPUT_PRICE": "10"}  # 0.004 an answer
+UNTURNED = {"PAGEPACK_TURN_PAGES": "false"}  # spares a whole run the models that look how pages lie
+PRICES = UNTURNED | {"PAGEPACK_ENDPOINT_INPUT_PRICE": "2", "PAGEPACK_ENDPOINT_OUTPUT_PRICE": "10"}  # 0.004 an answer
 
 
 def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_path: Path) -> None:
@@ -360,6 +361,7 @@ def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_
     with ModelServer(status(401, f"{KEY} is not known here")) as server:
         words = ["--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
         variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KEY": KEY, "PAGEPACK_LOG_LEVEL": "DEBUG"}
+        variables |= UNTURNED
         first = pagepack("run", document, "--home", home, *words, **variables)
         assert first.returncode == 4, first.stderr
         assert "refuses every request (401" in first.stderr and "PAGEPACK_ENDPOINT_KEY" in first.stderr

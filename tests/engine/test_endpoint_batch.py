@@ -18,10 +18,13 @@ from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import OCR
 from tests.mistral_server import MistralServer
 from tests.running import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from workers.choose import make_engine
 from workers.engines import endpoint_jobs
 from workers.engines.endpoint import EndpointEngine
+from workers.engines.upright import Upright
 
 DATABASES = ("sqlite", "postgresql")
+UNTURNED = {"PAGEPACK_TURN_PAGES": "false"}  # spares a whole run the models that look how pages lie
 PAGE = np.zeros((16, 16, 3), np.uint8)
 
 
@@ -175,14 +178,27 @@ def test_a_wrong_key_stops_the_reading_and_makes_no_job(server: MistralServer, d
     assert server.jobs == {}
 
 
+def test_a_reader_that_sets_pages_upright_still_knows_that_they_wait_for_a_day(server: MistralServer) -> None:
+    where = {"endpoint_url": server.url, "endpoint_model": "mistral-ocr-latest", "endpoint_kind": "mistral-batch"}
+    reader = make_engine(Settings(engine="endpoint", **where))
+    try:
+        assert isinstance(reader, Upright)
+        assert reader.least_page_seconds == 25 * 3600 and callable(reader.keep_jobs_in)
+        with pytest.raises(AttributeError):
+            _ = reader.what_no_engine_has
+    finally:
+        reader.close()
+
+
 @pytest.mark.only("sqlite")
 def test_a_run_that_is_killed_while_its_job_waits_is_paid_for_once(server: MistralServer, tmp_path: Path) -> None:
     document, home = write_pdf(tmp_path / "a.pdf", 6), tmp_path / "home"
     words = ["--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "mistral-ocr-latest"]
-    variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KIND": "mistral-batch"}
+    variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KIND": "mistral-batch"} | UNTURNED
     arguments = ["run", str(document), "--home", str(home), *words]
     first = start(*arguments, engine="", **variables)
-    wait_until(lambda: len(server.jobs) > 0 and len(server.paid) == 6)
+    wait_until(lambda: len(server.paid) == 6 or first.poll() is not None)
+    assert first.poll() is None, first.communicate()[1]
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     wait_until(lambda: processes_of(home) == [])

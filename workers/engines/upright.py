@@ -139,6 +139,10 @@ class Upright:
         self._cores = threading.Semaphore(num_cores())  # a look takes one
         self.name, self.model, self.capacity = engine.name, engine.model, engine.capacity
 
+    def __getattr__(self, name: str) -> Any:
+        """What some engines have beside the interface: where jobs are written down, how long a page may take."""
+        return getattr(self._engine, name)
+
     def supports(self, prompt: Prompt) -> bool:
         return self._engine.supports(prompt)
 
