@@ -19,6 +19,7 @@ from pipeline.cli import (  # noqa: F401 (each adds its commands)
     query,
     retry,
     sql,
+    verify,
     versions,
 )
 from pipeline.cli.options import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def build_engine(
     return Built(start_engine(model, processor, granted), processor)
 
 
-def start_engine(model: Pixtral, processor: Processor, granted: int) -> PackedEngine:
+def start_engine(
+    model: Pixtral, processor: Processor, granted: int, make_executor: Callable[[Backend, Limits], Executor] = Executor
+) -> PackedEngine:
     """An engine for a model that is on its device already."""
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
@@ -63,7 +66,7 @@ def start_engine(model: Pixtral, processor: Processor, granted: int) -> PackedEn
     logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
     backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
-    executor = Executor(backend, fit.limits)
+    executor = make_executor(backend, fit.limits)
     lookahead = device.type == "cuda"
     return PackedEngine(
         executor, scheduler, processor.decode, processor.eos_id, piece=processor.piece, lookahead=lookahead
