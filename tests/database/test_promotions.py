@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,44 @@ def test_what_is_forgotten_is_held_by_no_promotion(two_models: Archive) -> None:
     forget_documents(db, chosen, chosen.documents, lambda documents, images: None)
     assert two_models.scalar("SELECT count(*) FROM promoted_answers") == 2
     assert shown(two_models) == OLD[:2]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_page_shows_its_latest_promotion_or_else_what_was_asked_for_last(archive: Archive, seed: int) -> None:
+    """Against a model of plain lists, through random promotions, runs that ask again, and ways back."""
+    rng = random.Random(seed)
+    db, paths, models = archive.db, ("/in/a.pdf", "/in/b.pdf", "/in/letters/c.pdf"), ("m1", "m2", "m3")
+    for model in models:
+        read_by(archive, model, "rapidocr", {path: [f"{model} of {path}"] for path in paths})
+    latest = dict.fromkeys(paths, "m3")
+    standing: list[tuple[int, dict[str, str]]] = []  # promotions in their order: pages → model
+    for _ in range(25):
+        path, model = rng.choice([*paths, None]), rng.choice(models)
+        some = [one for one in paths if path in (None, one)]
+        chosen = ALL if path is None else ChosenPages(path=path)
+        step = rng.choice(("promote", "ask", "ask", "roll back", "roll back one"))
+        if step == "promote":
+            done = promote(db, find_answers(db, f"model:{model}"), chosen)
+            assert done
+            standing.append((done.promotion_id, dict.fromkeys(some, model)))
+        elif step == "ask":
+            archive.batch(f"by {model}", model=model)
+            for one in some:
+                archive.see(one, batch=f"by {model}")
+                latest[one] = model
+        else:
+            which = rng.choice(standing)[0] if standing and step == "roll back one" else None
+            back = roll_back(db, chosen, which)
+            holding = [one for one in standing if which in (None, one[0]) and set(one[1]) & set(some)]
+            assert (back is None) == (not holding)
+            if holding:
+                number, pages = holding[-1]
+                assert back and back.promotion_id == number and back.released == len(set(pages) & set(some))
+                for one in some:
+                    pages.pop(one, None)
+        standing = [one for one in standing if one[1]]
+        expected = [next((pages[one] for _, pages in reversed(standing) if one in pages), latest[one]) for one in paths]
+        assert shown(archive) == [f"{model} of {one}" for model, one in zip(expected, paths, strict=True)], step
 
 
 # Two sets of answers

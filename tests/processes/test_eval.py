@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pymupdf
+import pytest
 from PIL import Image, ImageDraw
 
 from tests.running import pagepack, rows
@@ -66,3 +67,17 @@ def test_an_engine_reads_what_carries_its_text_and_pages_show_what_they_did(tmp_
     picture(empty / "f.png")
     nothing = pagepack("eval", empty, "--home", home)
     assert nothing.returncode == 3 and "no page could be judged" in nothing.stderr
+
+
+@pytest.mark.xdist_group("rapidocr")
+def test_the_default_engine_is_measured_on_a_page_that_carries_its_text(tmp_path: Path) -> None:
+    born_digital(tmp_path / "a.pdf")
+    told = ("--changes", "--plot", tmp_path / "plot.html", "--json", "--home", tmp_path / "home")
+    done = pagepack("eval", tmp_path / "a.pdf", *told, PAGEPACK_INTERNAL_ENGINE="")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["answers"].startswith("model:PP-OCR") and found["words"] > 80
+    assert found["recall"] > 0.95 and found["character_error_rate"] < 0.05
+    engines = "SELECT DISTINCT engine, truth FROM evaluated_pages"
+    assert rows(tmp_path / "home", engines) == [("rapidocr", "text-layer")]
+    assert "a.pdf:1" in (tmp_path / "plot.html").read_text()
