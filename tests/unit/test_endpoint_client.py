@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import resource
 import ssl
 import time
 from pathlib import Path
@@ -14,7 +17,7 @@ from pipeline.endpoints.client import Client, Server
 from pipeline.endpoints.words import error_words, one_line, shown_url
 from pipeline.errors import EndpointGone, PageFailed, PagepackError
 from tests.certificate import make_certificate
-from tests.model_server import ModelServer, ok, status
+from tests.model_server import Behaviour, Exchange, ModelServer, completion, ok, status
 from tests.running import free_port
 
 BODY = chat_body("small", [{"role": "user", "content": "Score this from 1 to 10."}], max_tokens=64)
@@ -126,3 +129,58 @@ def test_what_a_server_says_is_one_line(body: bytes, words: str) -> None:
 def test_urls_are_shown_without_what_may_be_secret_and_long_words_are_cut() -> None:
     assert shown_url("https://me:secret@host:8/v1?key=secret#x") == "https://host:8/v1"
     assert len(one_line("word " * 1000)) <= 201
+
+
+def drip(chunks: int) -> Behaviour:
+    """A whole answer, byte by byte at first, then the rest; or, with more chunks than it has bytes, never."""
+
+    def behave(exchange: Exchange) -> None:
+        content = json.dumps(completion("in the end")).encode()
+        exchange.handler.send_response(200)
+        exchange.handler.send_header("Content-Type", "application/json")
+        exchange.handler.send_header("Content-Length", str(len(content)))
+        exchange.handler.end_headers()
+        for index in range(min(chunks, len(content) - 1)):
+            exchange.handler.wfile.write(content[index : index + 1])
+            exchange.handler.wfile.flush()
+            if exchange.server.leaving.wait(0.02):
+                return exchange.close()
+        if chunks < len(content):
+            exchange.handler.wfile.write(content[chunks:])
+        else:
+            exchange.server.leaving.wait()
+            exchange.close()
+        return None
+
+    return behave
+
+
+def test_a_slow_answer_is_waited_for_and_one_that_never_ends_is_asked_for_again() -> None:
+    with ModelServer(drip(10)) as server:
+        assert ask(Server(server.url)) == "in the end"
+        assert len(server.exchanges) == 1
+    with ModelServer(drip(10_000), ok("the second time")) as server:
+        assert ask(Server(server.url, request_seconds=0.3)) == "the second time"
+
+
+def test_what_cannot_be_decompressed_is_no_answer() -> None:
+    def broken(exchange: Exchange) -> None:
+        exchange.send(200, b"\x1f\x8b no gzip at all", Content_Encoding="gzip")
+
+    with ModelServer(broken) as server:
+        error = refusal(Server(server.url))
+    assert error.cause == "bad-answer" and "decompressed" in str(error)
+
+
+def test_a_bomb_of_a_few_bytes_is_not_unpacked_to_its_end() -> None:
+    bomb = gzip.compress(bytes(256 * 2**20), 9)
+
+    def explode(exchange: Exchange) -> None:
+        exchange.send(200, bomb, Content_Encoding="gzip")
+
+    with ModelServer(explode) as server:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        error = refusal(Server(server.url))
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert error.cause == "bad-answer" and "more than 32 MiB" in str(error)
+    assert grown_kib < 200 * 1024
