@@ -18,6 +18,7 @@ from pipeline.evaluation.truths import Truth
 from pipeline.query.word_diff import Piece, diff
 from pipeline.store.answer_sets import AnswerSet
 from pipeline.urls import local_path
+from schemas.blank_pages import MODEL as BLANK
 
 
 class Truths(Protocol):
@@ -142,7 +143,7 @@ def evaluate(
     models: set[str] = set()
     keys: dict[int, int] = {}
     for page in answers_of(db, answers, prompt, documents):
-        models.add(page.model)
+        models |= {page.model} - {BLANK}
         truth = truths.of(page)
         if truth is None:
             found.without_truth.append(page.name)
@@ -186,7 +187,7 @@ def evaluate_dataset(
         files = [path for path in map(_local, page.locations) if path in wanted]
         if not files:
             continue
-        models.add(page.model)
+        models |= {page.model} - {BLANK}
         one, items = dataset.judge(page, [file for file in files if file is not None], with_changes)
         found.pages += [one] if one else []
         found.items += items

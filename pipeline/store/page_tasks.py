@@ -104,7 +104,7 @@ def ensure_tasks(
         is_taken = [] if batch.text_layer == "always" else [TextLayer.verdict == Verdict.SOUND]
         _settle_from_text_layer(connection, own_texts or {}, own, *is_taken)
     if not reads_blank_pages(batch.model):
-        _settle_blank_pages(connection, own)
+        _settle_blank_pages(connection, batch.shows_answers, own)
     if not show:
         return
     shown = insert(CurrentAnswer).from_select(
@@ -156,7 +156,7 @@ def is_left_behind() -> sa.ColumnElement[bool]:
     return sa.or_(~is_batch_running(PageTask), PageTask.model != asked_there)
 
 
-def _settle_blank_pages(connection: Connection, *which: sa.ColumnElement[bool]) -> None:
+def _settle_blank_pages(connection: Connection, shows: bool, *which: sa.ColumnElement[bool]) -> None:
     """Where nothing is on a page, nothing is the answer to every prompt."""
     waiting = (
         select(PageTask.id, PageTask.page_id, PageTask.prompt_version, PromptVersion.name, Page.image_hash)
@@ -172,7 +172,7 @@ def _settle_blank_pages(connection: Connection, *which: sa.ColumnElement[bool]) 
         for row in connection.execute(waiting)
     }
     ids = put_answers(connection, [(key, nothing) for key in keys.values()])
-    settle(connection, [Settled(*of_task, ids[key]) for of_task, key in keys.items()])
+    settle(connection, [Settled(*of_task, ids[key], shows=shows) for of_task, key in keys.items()])
 
 
 _TEXTS_AT_ONCE = 200  # some megabytes, of pages full of text

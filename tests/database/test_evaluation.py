@@ -140,6 +140,20 @@ def test_an_evaluation_leaves_what_pages_show_and_fills_what_shows_nothing(archi
     assert archive.rows(shown)[0] == ("judged",), "a run that asks the same shows it, and reads nothing"
 
 
+def test_a_blank_page_of_an_evaluation_leaves_what_it_shows(archive: Archive) -> None:
+    archive.batch("run", text_layer="auto")
+    blank = NewPage(0, sha("1"), 16, 16, text_layer="drawn in white", text_layer_verdict=Verdict.SOUND, is_blank=True)
+    archive.ingest(archive.see("/in/a.pdf", batch="run") or 0, [blank])
+    assert archive.rows("SELECT engine, text FROM page_text") == [("text-layer", "drawn in white")]
+    asked: dict[str, Any] = {"prompts": [OCR], "engine": "rapidocr", "model": "m1", "text_layer": "keep"}
+    archive.batches["eval"] = open_batch(archive.db, key="eval:1", name="eval", shows_answers=False, **asked)
+    archive.see("/in/a.pdf", batch="eval")
+    assert archive.rows("SELECT engine FROM answers WHERE NOT is_current") == [("blank",)]
+    assert archive.rows("SELECT engine, text FROM page_text") == [("text-layer", "drawn in white")]
+    found = evaluate(archive.db, find_answers(archive.db, "batch:eval"), "ocr", None, PageTruths(), "in")
+    assert [(page.measured.error_rate, page.truth) for page in found.pages] == [(1.0, "text-layer")]
+
+
 def test_what_is_forgotten_leaves_its_evaluations(archive: Archive) -> None:
     for path in ("/in/a.pdf", "/in/b.pdf"):
         (page,) = born_digital(archive, path, TRUE[:1])
