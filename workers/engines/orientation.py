@@ -38,6 +38,8 @@ class Orientation:
     turn: Turn
     is_in_doubt: bool = False
     """Most lines run along the page, and no way to turn it makes sense of them."""
+    is_sound: bool = False
+    """The lines make sound sense so, and not only more than in another way."""
 
 
 def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], Reading]) -> Orientation:
@@ -51,18 +53,20 @@ def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], R
         along = across = list(regions)
     lies_turned = _length_px(along) > _length_px(across)
     axes = [(across, (Turn.NONE, Turn.HALF)), (along, (Turn.LEFT, Turn.RIGHT))]
-    turn = _most_sense(axes[::-1] if lies_turned else axes, read)
+    turn, sense = _most_sense(axes[::-1] if lies_turned else axes, read)
     if turn is None:
         return Orientation(Turn.NONE, is_in_doubt=lies_turned)
+    is_sound = sense >= _SOUND
     if turn == Turn.LEFT and _is_vertical_writing(along, read):
-        return Orientation(Turn.NONE)
-    return Orientation(turn)
+        return Orientation(Turn.NONE, is_sound=is_sound)
+    return Orientation(turn, is_sound=is_sound)
 
 
 def _most_sense(
     axes: Sequence[tuple[list[Region], tuple[Turn, Turn]]], read: Callable[[Region, Turn], Reading]
-) -> Turn | None:
-    """The turn that makes sense of the lines of an axis, the likelier of which comes first; None where none does."""
+) -> tuple[Turn | None, float]:
+    """The turn that makes sense of the lines of an axis, the likelier of which comes first, and how much; None where
+    none does."""
     likely, (first, _) = axes[0]
     senses: dict[Turn, float] = {}
     for lines, turns in axes:
@@ -71,16 +75,16 @@ def _most_sense(
         for turn in turns:
             senses[turn] = _sense(lines, read, turn)
             if turn == first and senses[turn] >= _SOUND:
-                return turn
+                return turn, senses[turn]
         if max(senses.values()) >= _SOUND:
             break
     best = max(senses, key=lambda turn: senses[turn])
     if best == Turn.NONE:
-        return best
+        return best, senses[best]
     other = max((sense for turn, sense in senses.items() if turn != best), default=0.0)
     # Of the two ways to hold an axis one is right; a line of the other axis must say more.
     needed = min(_GAIN, 0.5 * (1 - other)) if best in axes[0][1] else _GAIN
-    return best if senses[best] >= max(_SENSE, other + needed) else None
+    return (best if senses[best] >= max(_SENSE, other + needed) else None), senses[best]
 
 
 def _is_vertical_writing(along: Sequence[Region], read: Callable[[Region, Turn], Reading]) -> bool:

@@ -20,7 +20,8 @@ from pipeline.cores import num_cores
 from pipeline.layout.lines import Line, Quad, find_angle
 from schemas.prompts import Prompt
 from workers.engines import Answer, Engine
-from workers.engines.orientation import Turn, find_orientation
+from workers.engines.ink import find_ink
+from workers.engines.orientation import Orientation, Turn, find_orientation
 from workers.engines.page_lines import find_regions
 from workers.engines.regions import Models, Reading, Region
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pagepack.worker")
 
 _LOOK_PIXELS = 800_000  # A4 at 1,060 px: print of 8 pt is 10 px high
+_CLOSE_PIXELS = 2_400_000  # where that says too little: lines of small print run into each other
 _CELL_PX = 16
 _LEAST_SKEW = 1.0  # degrees; models read what is askew by less as well
 _LEAST_LINES = 3  # that say so
@@ -49,22 +51,29 @@ class Lie(NamedTuple):
 
 
 def find_lie(models: Models, pixels: NDArray[np.uint8]) -> Lie:
-    """Of a page in RGB. 0.3 to 0.5 s of processor time."""
+    """Of a page in RGB. 0.3 to 0.5 s of processor time, three times as much where small print is hard to see."""
+    lie, is_sound = _look(models, pixels, _LOOK_PIXELS)
+    if is_sound or pixels.shape[0] * pixels.shape[1] <= _LOOK_PIXELS:
+        return lie
+    return _look(models, pixels, _CLOSE_PIXELS)[0]
+
+
+def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> tuple[Lie, bool]:
+    """In a picture of so many pixels; and whether the lines make sound sense so. Blank paper does."""
     import cv2
     import numpy as np
 
     height, width = pixels.shape[:2]
-    small, scale = pixels, min(1.0, math.sqrt(_LOOK_PIXELS / (height * width)))
+    small, scale = pixels, min(1.0, math.sqrt(most_pixels / (height * width)))
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     regions = find_regions(models, small)
-    orientation = find_orientation(regions, _Readings(models, pixels, scale))
+    orientation = find_orientation(regions, _Readings(models, pixels, scale)) if regions else Orientation(Turn.NONE)
     lines = [_turned(region.quad, orientation.turn, small.shape) for region in regions]
-    if len(lines) < _LEAST_LINES:
-        return Lie(orientation.turn)
-    skew = -math.degrees(find_angle(lines))
-    return Lie(orientation.turn, skew if abs(skew) >= _LEAST_SKEW else 0.0)
+    skew = -math.degrees(find_angle(lines)) if len(lines) >= _LEAST_LINES else 0.0
+    is_sound = orientation.is_sound if regions else find_ink(small) is None
+    return Lie(orientation.turn, skew if abs(skew) >= _LEAST_SKEW else 0.0), is_sound
 
 
 class _Readings:
