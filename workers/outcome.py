@@ -9,7 +9,7 @@ from pipeline.structured.fit import Misfit, fitted
 from schemas.prompts import Prompt
 
 _WAYS_OUT = {
-    "length": "its {limit:,} tokens are not enough: ask with a larger max_tokens, or for less",
+    "length": "it was cut at {limit:,} tokens: `pagepack retry --cause length` allows twice as many; or ask for less",
     "deadline": "its time was over: raise PAGEPACK_PAGE_SECONDS, or ask for less",
     "repetition": "the model repeated itself: ask with a temperature, or bound the schema's lists and texts",
 }
@@ -25,7 +25,7 @@ def held_to_schema(answer: ReadAnswer, prompt: Prompt) -> ReadAnswer | UnfitAnsw
     try:
         return replace(answer, text=fitted(answer.text, prompt.schema))
     except Misfit as misfit:
-        way_out = _WAYS_OUT.get(answer.finish_reason, "").format(limit=prompt.max_tokens)
+        way_out = _WAYS_OUT.get(answer.finish_reason, "").format(limit=answer.output_tokens)
         cause = answer.finish_reason if way_out else "schema"
         said = f"the answer does not fit its JSON Schema: {misfit}"
         return UnfitAnswer(f"{said}; {way_out or 'its text is in the view attempts'}", answer, cause=cause)

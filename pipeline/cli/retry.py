@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pipeline.query.batch_status import BatchRow
     from pipeline.settings import Settings
 
-LENGTH = "length"  # finish_reason of an answer that was cut
+LENGTH = "length"  # finish_reason of an answer that was cut; cause, where it does not fit its JSON Schema therefore
+_TOKENS_OF_A_FAILURE = f"""(SELECT coalesce(max(a.output_tokens), 0) FROM attempts a WHERE a.document_id = f.document_id
+AND a.page_number = f.page_number AND a.prompt = f.prompt AND a.finish_reason = '{LENGTH}')"""
 
 Failure = tuple[str, int | None, object]  # source path, page number (None for the whole file), document's id
 
@@ -39,7 +41,8 @@ def retry(
     """Put failed pages and rejected files back to the queue.
 
     Workers that run read them; else it says which command does. --cause length is for answers that were cut at their
-    longest length, which are no failures: they go on where they ended, and their text is shown meanwhile.
+    longest length, which are no failures: they go on where they ended, and their text is shown meanwhile. Those that do
+    not fit their JSON Schema therefore are failures, and are read anew.
     """
     from pipeline.database.open import open_database
     from pipeline.query.batch_status import find_batch, paths_not_taken_in
@@ -80,7 +83,9 @@ def _go_on(
 
     cut = "SELECT DISTINCT source_path, page_number, document_id, output_tokens FROM page_text"
     select = f"{cut} WHERE finish_reason = '{LENGTH}' AND batch_id = {quoted(batch.batch_id)}"
-    rows = _selected(settings, select, where)
+    unfit = f"SELECT DISTINCT f.source_path, f.page_number, f.document_id, {_TOKENS_OF_A_FAILURE} FROM failures f"
+    failed = f"{unfit} WHERE f.cause = '{LENGTH}' AND f.batch_id = {quoted(batch.batch_id)}"
+    rows = [*_selected(settings, select, where), *_selected(settings, failed, where)]
     most = max((int(str(row[3])) for row in rows), default=0)
     wanted = 2 * most if max_tokens is None else max_tokens
     waiting = retry_cut(db, batch.id, [(str(row[0]), int(str(row[1]))) for row in rows], wanted) if rows else 0

@@ -78,7 +78,8 @@ def _retry_some(db: Database, batch_id: int, failures: Sequence[tuple[str, int |
 def retry_cut(db: Database, batch_id: int, pages: Sequence[tuple[str, int]], max_tokens: int) -> int:
     """Answers of the batch that were cut at their longest length, by source path and page number, wait to go on.
 
-    They may come to `max_tokens`; how many there were with fewer. Their pages show what there is until then.
+    They may come to `max_tokens`; how many there were with fewer. Their pages show what there is until then. Those that
+    failed because a cut answer does not fit its schema wait, too.
     """
     tasks = 0
     for start in range(0, max(len(pages), 1), _FAILURES_A_TRANSACTION):
@@ -99,8 +100,10 @@ def _retry_some_cut(db: Database, batch_id: int, pages: Sequence[tuple[str, int]
         model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
         versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
         cut = select(Answer.id).where(Answer.finish_reason == LENGTH, Answer.output_tokens < max_tokens)
-        done = (PageTask.page_id.in_(chosen), PageTask.state == TaskState.DONE, PageTask.model == model)
-        ids = locked_ids(PageTask, *done, PageTask.prompt_version.in_(versions), PageTask.answer_id.in_(cut))
+        is_cut = sa.and_(PageTask.state == TaskState.DONE, PageTask.answer_id.in_(cut))
+        is_unfit = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause == LENGTH)  # and has no answer
+        asked = (PageTask.page_id.in_(chosen), PageTask.model == model, PageTask.prompt_version.in_(versions))
+        ids = locked_ids(PageTask, *asked, sa.or_(is_cut, is_unfit))
         again = update(PageTask).where(PageTask.id.in_(ids))
         values = _FRESH | {"batch_id": batch_id, "max_tokens": max_tokens}
         task_ids = connection.scalars(again.values(values).returning(PageTask.id)).all()

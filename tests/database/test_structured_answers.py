@@ -11,7 +11,7 @@ from pipeline.ingest.submission import BadMessage, submit_message
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, UnfitAnswer
 from pipeline.store.results import complete_pages
-from pipeline.store.retries import retry_failures
+from pipeline.store.retries import retry_cut, retry_failures
 from pipeline.structured.check import checked
 from schemas.messages import SubmitDocument
 from schemas.prompts import OCR, Prompt, schema_prompt
@@ -81,7 +81,7 @@ def test_an_answer_that_fits_is_queried_with_the_functions_of_either_database(ar
 @pytest.mark.parametrize(
     ("text", "finish_reason", "cause", "words"),
     [
-        ('{"number": "R-1", "tot', "length", "length", "its 50 tokens are not enough: ask with a larger max_tokens"),
+        ('{"number": "R-1", "tot', "length", "length", "it was cut at 50 tokens: `pagepack retry --cause length`"),
         ('{"number": "R-1", "tot', "deadline", "deadline", "raise PAGEPACK_PAGE_SECONDS"),
         ("The number is R-1.", "stop", "schema", "it is no JSON: Expecting value"),
         ('{"number": "R-1", "total": "much"}', "stop", "schema", "$.total: 'much' is not of type 'number'"),
@@ -101,6 +101,16 @@ def test_an_answer_that_does_not_fit_is_a_failure_and_keeps_its_text(
     answer(archive, page_id, '{"number": "R-1", "total": 3}')
     assert archive.rows("SELECT data ->> 'number' FROM page_data") == [("R-1",)]
     assert archive.rows("SELECT text, error FROM attempts ORDER BY attempt") == [(text, reason), (None, None)]
+
+
+def test_a_cut_answer_that_does_not_fit_is_read_anew_with_more_tokens(archive: Archive) -> None:
+    (page_id, other) = pages(archive)
+    answer(archive, page_id, '{"number": "R-1", "tot', "length")
+    answer(archive, other, "no JSON")
+    at = [("/in/a.pdf", 1), ("/in/a.pdf", 2)]
+    assert retry_cut(archive.db, archive.batches["b"].id, at, 100) == 1, "the other one was not cut"
+    claim = archive.claim(page_id)
+    assert claim is not None and [task.asked.max_tokens for task in claim.tasks] == [100]
 
 
 def test_a_blank_page_has_nothing_to_fill_in(archive: Archive) -> None:

@@ -27,7 +27,17 @@ def schema(tmp_path: Path) -> Path:
 def test_pages_are_filled_in_and_a_question_is_answered_under_a_schema(tmp_path: Path, schema: Path) -> None:
     document, model = write_pdf(tmp_path / "in" / "a.pdf", 2), make_checkpoint(tmp_path / "tiny", "tiny")
     common = ["--schema", schema, "--model", model, "--home", tmp_path / "home"]
-    done = pagepack("run", document, *common, **VARIABLES)
+    run = ["run", document, *common, "--max-tokens", "20"]
+    cut = pagepack(*run, **VARIABLES)
+    assert cut.returncode == 1, cut.stderr
+    assert rows(tmp_path / "home", "SELECT page_number, cause FROM failures ORDER BY 1") == [
+        (1, "length"),
+        (2, "length"),
+    ]
+    assert all(text.startswith('{"kind": "') for (text,) in rows(tmp_path / "home", "SELECT text FROM attempts"))
+    told = call("retry", "--cause", "length", "--where", "page_number < 3", "--home", tmp_path / "home", "--json")
+    assert (json.loads(told.stdout)["pages_waiting"], json.loads(told.stdout)["max_tokens"]) == (2, 40)
+    done = pagepack(*run, **VARIABLES)
     assert done.returncode == 0, done.stderr
     of_both = "page_data JOIN page_text USING (source_path, page_number, prompt)"
     answers = rows(tmp_path / "home", f"SELECT prompt, data, finish_reason FROM {of_both}")

