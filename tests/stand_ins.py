@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,3 +171,15 @@ class SlowOcrOnlyEngine(SlowestEngine):
 
     def supports(self, prompt: Prompt) -> bool:
         return prompt.name == "ocr"
+
+
+class MortalConverser(InstantEngine):
+    """Answers the first conversation, and dies at the second."""
+
+    def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
+        if len(messages) > 1:
+            time.sleep(0.5)  # so that the first answer is out
+            os._exit(139)
+        future: Future[Answer] = Future()
+        future.set_result(Answer("a bar", "stop", 0.0))
+        return future

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, engine_options, home_option, json_option, one_line, path
-from pipeline.errors import UsageError
+from pipeline.errors import ProgramFault, UsageError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation
@@ -85,16 +85,22 @@ def _read(file: Path) -> str:
 
 
 def _answer(settings: Settings, turns: Sequence[Turn]) -> list[tuple[Turn, str | None, str]]:
-    """Each turn with its answer, or why it has none."""
+    """Each turn with its answer, or why it has none: where the engine dies, the answers so far are judged."""
     from pipeline.evaluation.mm_mt_bench import MOST_TOKENS
     from pipeline.supervisor.conversing import converse
 
     given: dict[int, tuple[str | None, str]] = {}
+    died = "it ended before"
     with click.progressbar(length=len(turns), label="answered", file=sys.stderr) as bar:
-        for number, text, why in converse(settings, [turn.messages for turn in turns], MOST_TOKENS):
-            given[number] = text, why
-            bar.update(1)
-    nothing = (None, "the engine gave no answer")
+        try:
+            for number, text, why in converse(settings, [turn.messages for turn in turns], MOST_TOKENS):
+                given[number] = text, why
+                bar.update(1)
+        except ProgramFault as error:
+            if not given:
+                raise
+            died = str(error)
+    nothing = (None, f"the engine gave no answer; {died}")
     return [(turn, *given.get(number, nothing)) for number, turn in enumerate(turns)]
 
 

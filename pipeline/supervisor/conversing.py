@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.errors import EXIT_FAULT, ProgramFault, Unavailable, UsageError
+from pipeline.errors import ProgramFault, Unavailable, UsageError
 from pipeline.settings import Settings
 from pipeline.supervisor.processes import WORKERS, child_environment
 
@@ -61,7 +61,10 @@ def converse(
         threads[1].join(timeout=10)
         if code:
             lines = [line.strip() for line in told if line.strip()] or ["no word from it"]
-            raise (ProgramFault if code == EXIT_FAULT else UsageError)(lines[-1].removeprefix("pagepack: "))
+            last = lines[-1].removeprefix("pagepack: ")
+            if code == UsageError.exit_code:
+                raise UsageError(last)
+            raise ProgramFault(f"the engine's process ended with {code}: {last}")
     finally:
         if process.poll() is None:
             process.kill()

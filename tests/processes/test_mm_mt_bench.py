@@ -100,6 +100,17 @@ def test_an_endpoint_answers_with_the_reference_answers_as_history_and_a_judge_m
     assert all(detail.startswith("answer: five\n\njudge: ") for (detail,) in kept), "answers that cost something stay"
 
 
+def test_answers_so_far_are_judged_where_the_engine_dies(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar", "how high?", "four")])
+    with ModelServer(fair) as judge:
+        told = ("--judge-url", judge.url, "--judge-model", "fair", "--home", tmp_path / "home")
+        done = call("eval", "mm-mt-bench", dataset, *told, engine="MortalConverser")
+    assert done.returncode == 1, done.stderr
+    kept = rows(tmp_path / "home", "SELECT score, detail FROM evaluated_items ORDER BY item")
+    assert kept[0][0] == 10 and kept[0][1].startswith("answer: a bar")
+    assert kept[1] == (None, "judge: the engine gave no answer; the engine's process ended with 139: no word from it")
+
+
 def test_an_engine_that_reads_pages_only_is_refused(tmp_path: Path) -> None:
     dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar")])
     told = ("--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "j", "--home", tmp_path / "home")
