@@ -49,7 +49,8 @@ class Prompt:
     @property
     def goes_on(self) -> bool:
         """Whether an answer that reaches `max_tokens` may go on: where nobody has set that, it is but what is usual."""
-        return self.max_tokens == (SHORT_TOKENS if self.name.startswith(("describe", "ask: ")) else LONG_TOKENS)
+        is_short = self.name == "describe" or self.name.startswith("ask: ")
+        return self.max_tokens == (SHORT_TOKENS if is_short else LONG_TOKENS)
 
     @cached_property  # so no slots
     def version(self) -> str:

@@ -56,7 +56,7 @@ def _worth_a_look(batch_id: str, look: Mapping[str, int], where: str) -> Iterato
         were, they = ("was", "it") if cut == 1 else ("were", "they")
         yield (
             f"{counted(cut, 'page')} {were} cut at the longest length of an answer; the text until there is stored; "
-            f"{they} may go on: pagepack retry --cause length"
+            f"{they} may go on: pagepack retry{where} --cause length"
         )
 
 

@@ -119,3 +119,16 @@ def test_closing_in_the_middle_of_a_climb_gives_the_page_back(tmp_path):
     engine.close()
     with pytest.raises(Unavailable):
         future.result(30)
+
+
+def test_a_page_that_was_set_upright_and_then_turned_for_a_try_says_the_sum():
+    from concurrent.futures import Future
+
+    from workers.engines import Answer
+    from workers.engines.orientation import Turn
+    from workers.engines.upright import Lie, _Turned
+
+    inner: Future[Answer] = Future()
+    outer = _Turned(inner, Lie(Turn.HALF), "m")
+    inner.set_result(Answer("x", "stop", 0.1, angle=270.0))
+    assert outer.result().angle == 90.0 and outer.result().model == "m+turned"

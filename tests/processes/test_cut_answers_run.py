@@ -32,7 +32,7 @@ def test_nobody_has_a_cut_answer_without_being_told(document: Path, tmp_path: Pa
     assert first.returncode == 0, first.stderr
     assert "worth a look: 1 page (length)" in first.stdout or "length" in first.stdout
     assert "1 page was cut at the longest length of an answer" in first.stdout
-    assert "pagepack retry --cause length" in first.stdout
+    assert f"pagepack retry --home {home} --cause length" in first.stdout, "as it is to be typed"
     ((number, text, reason, tokens),) = rows(home, SHOWN)
     assert (number, reason, tokens) == (1, "length", 5) and text
     assert rows(home, "SELECT reason FROM review") == [("length",)]

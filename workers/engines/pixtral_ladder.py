@@ -143,7 +143,7 @@ def _verdict(one: Answer | PageFailed, longest: int) -> TryVerdict:
     if isinstance(one, PageFailed):
         return TryVerdict.FAILED
     if one.finish_reason != "stop":
-        return TryVerdict(one.finish_reason)
+        return TryVerdict(one.finish_reason)  # repetition, length or deadline
     if not one.text.strip():
         return TryVerdict.EMPTY
     if 2 * len(one.text) < longest:

@@ -66,7 +66,7 @@ class _Stretch:
     """The end of a row of symbols in which all is old."""
 
     symbols: list[int] = field(default_factory=list)
-    seen: dict[tuple[int, ...], int] = field(default_factory=dict)  # run → where it ended last
+    seen: dict[int, int] = field(default_factory=dict)  # a run's hash (a third of its memory) → where it ended last
     first: int = 0
     worth: int = 0
     best: int = 0
@@ -77,7 +77,7 @@ class _Stretch:
         """Whether the stretch is worth a look: its text is read now and then, not at each token."""
         symbols, place = self.symbols, len(self.symbols)
         symbols.append(symbol)
-        run = tuple(symbols[-RUN:])
+        run = hash(tuple(symbols[-RUN:]))
         before = self.seen.get(run, -1)
         self.seen[run] = place
         self.distinct += before < self.first
