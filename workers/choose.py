@@ -59,9 +59,9 @@ def choose_engine(settings: Settings) -> Choice:
         return Choice("tesseract", tesseract.fingerprint(settings.ocr_language), reason, ["ocr"])
     if engine == "endpoint":
         from pipeline.endpoints.prices import Prices
-        from workers.engines import endpoint
+        from workers.engines.endpoint_request import Asked
 
-        asked = endpoint.Asked.of(settings)
+        asked = Asked.of(settings)
         if settings.max_cost is not None and not Prices.of(settings).are_known():
             raise UsageError(
                 "--max-cost needs prices: PAGEPACK_ENDPOINT_INPUT_PRICE and PAGEPACK_ENDPOINT_OUTPUT_PRICE, of a "

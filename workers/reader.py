@@ -221,6 +221,8 @@ class Reader:
             if (refusal := self._budget.begin(claim.batch_public_id, len(asked))) is not None:
                 return outcomes | {task.task_id: refusal for task in asked}
             self._reserved[claim.page_id] = len(asked)
+            if self._is_over():  # it waited for the budget past the grace period
+                return None
         with stage("read", claim):
             try:
                 deadline = time.monotonic() + self._page_seconds

@@ -3,6 +3,7 @@
     Client      one thread of its own: sends, keeps to a pace, tries again, gives a future   client.py, lane.py
     pace        how many requests at once, how long to wait between tries: pure              pace.py
     Judge       a try that brought no answer: may it pass, and who is refused                failures.py, words.py
+    Health      whether anybody is served: pure                                              health.py
     chat        a chat completion: the request's body, and what its answer says              chat.py
     catalogue   how models want to be asked                                                  catalogue.py
     Prices      what an answer costs                                                         prices.py

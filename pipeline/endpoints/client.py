@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 import httpx2
 
 from pipeline.endpoints.failures import Judge, Passing
+from pipeline.endpoints.health import Health
 from pipeline.endpoints.lane import Lane
 from pipeline.endpoints.pace import Window, backoff_seconds
 from pipeline.endpoints.words import parsed, shown_url
@@ -41,8 +42,8 @@ T = TypeVar("T")
 MOST_BYTES = 32 * 2**20  # of an answer: a page of text with its log-probabilities has one or two
 _CONNECT_SECONDS = 15.0
 _MOST_TRIES = 5  # of a request that fails while others are answered
-_GONE_AT_START_SECONDS = 30.0  # a server that never answered: a mistaken address, mostly
 _REFUSED_SECONDS = 5.0
+_WARN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,7 @@ class Server:
     key: str | None = field(default=None, repr=False)
     most_at_once: int = 16
     request_seconds: float = 300.0
-    gone_seconds: float = 120.0
-    """Without any answer so long, though asked, the server counts as gone."""
+    gone_seconds: float = 120.0  # as `Health` says
 
 
 class Reply(NamedTuple):
@@ -88,9 +88,8 @@ class Client:
         self._judge = Judge(self.name, server.key)
         self.unknown_fields: set[str] = set()  # of requests, which this server refuses
         self._lane = Lane(Window(server.most_at_once))
-        self._answered_at: float | None = None  # last success, by the loop's clock
-        self._failing_since: float | None = None  # the first failure that no success followed
-        self._failed_at = 0.0
+        self._health = Health(server.gone_seconds, server.request_seconds)
+        self._warned_at = -_WARN_SECONDS
         self._refusal, self._refused_until = "", 0.0  # by which all that wait to be sent are told
         self._is_closed = False
         self._tries = self._answers = 0
@@ -261,15 +260,14 @@ class Client:
             return Reply(bytes(body), kind, self._loop.time() - started, 0)
         if response.status_code == 404 and asked.may_be_missing:
             raise PageFailed(f"{self.name} has no {asked.path}", cause="refused")
-        answered = self._answered_at is not None
-        raise self._judge.refused(response.status_code, response.headers, bytes(body), answered)
+        has_answered = self._health.answered_at is not None
+        raise self._judge.refused(response.status_code, response.headers, bytes(body), has_answered)
 
     def _note_answer(self) -> None:
         self._answers += 1
         self._lane.window.answered()
-        if self._failing_since is not None and self._loop.time() - self._failing_since > _CONNECT_SECONDS:
+        if self._health.answered(self._loop.time()):
             log.warning("%s answers again", self.name)
-        self._answered_at, self._failing_since = self._loop.time(), None
 
     def _note_failure(self, failure: Passing, sent_at: float) -> None:
         now = self._loop.time()
@@ -277,30 +275,25 @@ class Client:
             self._lane.window.refused(sent_at, now)
         if failure.retry_after:
             self._lane.pause_until(now + failure.retry_after)
-        was_left_alone = now - self._failed_at > self.server.gone_seconds + self.server.request_seconds
-        self._failed_at = now
-        if self._failing_since is None or was_left_alone:
-            self._failing_since = now
+        self._health.failed(now)
+        if now - self._warned_at >= _WARN_SECONDS:  # a server that is pressed to its limit refuses one now and then
+            self._warned_at = now
             log.warning("%s: %s; trying again", self.name, failure)
 
     def _give_up_perhaps(self, failure: Passing, tries: int, first_failed_at: float) -> None:
-        others_were_answered = self._answered_at is not None and self._answered_at >= first_failed_at
-        if others_were_answered and tries >= _MOST_TRIES and failure.retry_after is None:
+        if failure.retry_after is not None:
+            return
+        is_alone = tries >= _MOST_TRIES and self._health.has_answered_since(first_failed_at)
+        if is_alone or self._health.is_gone(self._loop.time()):
             raise self._after(failure, tries, first_failed_at)
-        if self._failing_since is not None and failure.retry_after is None:
-            patience = self.server.gone_seconds
-            if self._answered_at is None:
-                patience = min(patience, _GONE_AT_START_SECONDS)
-            if self._loop.time() - self._failing_since >= patience:
-                raise self._after(failure, tries, first_failed_at)
 
     def _after(self, failure: Passing, tries: int, first_failed_at: float) -> PagepackError:
         """What a request that is given up ends with."""
         if failure.retry_after and self._lane.paused_until > self._loop.time():
             return self._is_paused(str(failure))
-        if self._answered_at is not None and self._answered_at >= first_failed_at:
+        if self._health.has_answered_since(first_failed_at):
             return Unavailable(f"{self.name} failed {tries} times at this page: {failure}", cause="endpoint")
-        since = self._loop.time() - (self._failing_since or first_failed_at)
+        since = self._loop.time() - (self._health.failing_since or first_failed_at)
         return EndpointGone(
             f"{self.name} has not answered anything for {since:,.0f} s ({failure}); run the same command again when it "
             "is there"

@@ -301,7 +301,7 @@ def pages(reader: EndpointEngine, count: int, seconds: float = 120.0) -> list[An
     return [future.result() for future in futures]
 
 
-def test_many_pages_are_in_flight_and_fewer_where_the_server_refuses() -> None:
+def test_many_pages_are_in_flight_and_fewer_where_the_server_refuses(caplog) -> None:
     """A server that has room for five at once and says 429 to more: all pages are read, and it is asked less."""
     room = threading.Semaphore(5)
 
@@ -324,6 +324,7 @@ def test_many_pages_are_in_flight_and_fewer_where_the_server_refuses() -> None:
         refused = len(server.exchanges) - 120
     assert server.most_at_once > 5, "it was never pressed beyond its room"
     assert stats["room"] < 16 and 0 < refused < 120, (stats, refused)
+    assert sum("trying again" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_pause_that_the_server_asks_for_holds_all_requests_back() -> None:

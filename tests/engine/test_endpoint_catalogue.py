@@ -15,7 +15,8 @@ from pipeline.endpoints.catalogue import ENTRIES, GENERAL, entry_of, is_same_mod
 from pipeline.settings import Settings
 from schemas.prompts import DESCRIBE, OCR, hinted, with_hint
 from tests.model_server import ModelServer, ok
-from workers.engines.endpoint import Asked, EndpointEngine
+from workers.engines.endpoint import EndpointEngine
+from workers.engines.endpoint_request import Asked
 
 SHEET = np.full((2048, 1456, 3), 255, np.uint8)
 SHEET[::40] = 0
