@@ -82,7 +82,7 @@ def _files(
     found = discover(paths, settings, selection.globs)
     copies = None if settings.inputs_url is None else InputCopies(settings.inputs_url)
     with closing(Unpacker(db, settings, selection, copies, is_stopping)) as unpacker:
-        yield from _unpacked(db, found, copies, unpacker, selection, is_stopping)
+        yield from _unpacked(db, found, copies, unpacker, selection, settings, is_stopping)
 
 
 def _unpacked(
@@ -91,13 +91,14 @@ def _unpacked(
     copies: InputCopies | None,
     unpacker: Unpacker,
     selection: Selection,
+    settings: Settings,
     is_stopping: Callable[[], bool],
 ) -> Iterator[SeenFile]:
     while chunk := list(islice(found, _FILES_A_TRANSACTION)):
         known = known_files(db, [file.display_path for file in chunk])
 
         def look(file: Found, known: dict[str, KnownFile] = known) -> SeenFile | None:
-            return None if is_stopping() else _seen(file, known.get(file.display_path), copies, selection)
+            return None if is_stopping() else _seen(file, known.get(file.display_path), copies, selection, settings)
 
         if copies is not None or any(is_url(file.path) for file in chunk):
             with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -110,7 +111,9 @@ def _unpacked(
             yield from unpacker.unpacked(file, one)
 
 
-def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None, selection: Selection) -> SeenFile:
+def _seen(
+    file: Found, known: KnownFile | None, copies: InputCopies | None, selection: Selection, settings: Settings
+) -> SeenFile:
     location = location_of(file.path)
     kind = content_hash = None
     rejection = file.rejection
@@ -120,7 +123,7 @@ def _seen(file: Found, known: KnownFile | None, copies: InputCopies | None, sele
             if known is not None and not selection.checks_content and known.is_unchanged(size_bytes, modified_ns):
                 kind, content_hash = known.kind, known.content_hash
             else:
-                identity = identify(file.path)
+                identity = identify(file.path, settings=settings)
                 kind, content_hash = str(identity.kind), identity.content_hash
                 size_bytes, modified_ns = identity.size_bytes, identity.modified_ns
             if copies is not None and not is_url(file.path) and kind not in CONTAINERS:

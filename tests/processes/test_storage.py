@@ -243,6 +243,14 @@ def test_what_cannot_be_taken_has_its_cause(filled: Bucket) -> None:
         assert caught.value.cause == cause and f"{filled.url}/bad/{name}" in str(caught.value)
 
 
+def test_an_object_of_unknown_size_is_fetched_up_to_the_limit(tmp_path: Path) -> None:
+    Storage("memory://limits").write("a.zip", b"PK\3\4" + bytes(1 << 20))
+    assert identify("memory://limits/a.zip", settings=Settings(home=tmp_path)).size_bytes == (1 << 20) + 4
+    with pytest.raises(DocumentRejected, match="raise PAGEPACK_MAX_FILE_BYTES") as caught:
+        identify("memory://limits/a.zip", settings=Settings(home=tmp_path, max_file_bytes=1 << 19))
+    assert caught.value.cause == "too-large"
+
+
 def test_wrong_places_stop_before_anything_is_done(filled: Bucket) -> None:
     for url, text in (
         (f"{filled.url}/nothing", "no such file or folder"),
