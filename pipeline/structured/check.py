@@ -45,14 +45,15 @@ def grammar_of(schema: str) -> str:
     """The grammar of a schema that was `checked`, as llguidance takes it.
 
     One line of JSON as `json.dumps` writes it: free white space is what a small model gets lost in. An object with
-    `properties` holds these and no others, unless the schema speaks of others.
+    `properties` holds these and no others, unless the schema speaks of others. Integers have 18 digits at most, which
+    databases hold: a model that falls into a row of ones would write them to its last token.
     """
     from llguidance import LLMatcher
 
     plain = json.loads(schema)
     plain.pop("x-guidance", None)  # options of the library, which are not the schema's to choose
     options: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
-    return LLMatcher.grammar_from_json_schema(json.dumps(closed(plain)), overrides=options)
+    return LLMatcher.grammar_from_json_schema(json.dumps(_bounded(closed(plain))), overrides=options)
 
 
 def closed(schema: Any) -> Any:
@@ -74,6 +75,24 @@ def closed(schema: Any) -> Any:
         return kept | {"additionalProperties": False} if is_open else kept
 
     return close(schema)
+
+
+def _bounded(part: Any) -> Any:
+    """With bounds for integers that have none."""
+    if isinstance(part, list):
+        return [_bounded(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {key: value if key in _OF_VALUES else _bounded(value) for key, value in part.items()}
+    types = [part["type"]] if isinstance(part.get("type"), str) else part.get("type", ())
+    if not isinstance(types, list) or "integer" not in types or "number" in types or {"enum", "const"} & part.keys():
+        return kept
+    lower = {} if {"minimum", "exclusiveMinimum"} & part.keys() else {"minimum": -_LARGEST}
+    upper = {} if {"maximum", "exclusiveMaximum"} & part.keys() else {"maximum": _LARGEST}
+    return kept | lower | upper
+
+
+_LARGEST = 10**18
 
 
 def requires_all(schema: Any) -> bool:
@@ -144,6 +163,9 @@ def _against_its_draft(schema: dict[str, Any]) -> Iterator[str]:
 
 def _references(schema: dict[str, Any]) -> Iterator[str]:
     for pointer, part in _all(schema, "#"):
+        for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+            if abs(part.get(key, 0)) > _LARGEST:  # llguidance 1.3 then lets no smaller number pass
+                yield f"{pointer}: {key} is beyond 10^18, which no answer is held to; leave it out"
         for key in ("$dynamicRef", "$recursiveRef"):
             if key in part:
                 yield f"{pointer}: {key} is not supported; write $ref: #/$defs/…"

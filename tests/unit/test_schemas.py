@@ -90,6 +90,10 @@ DOUBLING = an_object(a={"$ref": "#/$defs/d0"}) | {  # 2^16 parts in a text of so
         (an_object(a=TEXT | {"format": "colour"}), "an answer cannot be held to it: Unknown format: colour"),
         (an_object(a=TEXT | {"pattern": "("}), "#.properties.a.pattern: '(' is not a 'regex'"),
         (an_object(a=TEXT | {"pattern": "(?=a)b"}), "an answer cannot be held to it: regex parse error"),
+        (
+            an_object(a={"type": "number", "maximum": 1e19}),
+            "#/properties/a: maximum is beyond 10^18, which no answer is",
+        ),
         (an_object(a={"enum": []}) | {"required": ["a"]}, "nothing fits it"),
         (
             an_object(a={"type": "integer", "minimum": 5, "maximum": 3}),

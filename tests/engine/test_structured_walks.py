@@ -1,0 +1,100 @@
+"""What a grammar lets pass, the validator takes: random walks through the masks, without a model.
+
+Two libraries read the same schema, one before each token and one at the end. Where they would differ, every answer of
+some schema would fail.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+from benchmarks.checkpoint import tiny_tokenizer
+from pipeline.structured.check import checked
+from pipeline.structured.columns import columns_of
+from pipeline.structured.fit import fitted
+from workers.pixtral.text.grammar import Grammars
+
+TEXT = {"type": "string", "maxLength": 8}
+PARTS: dict[str, dict[str, Any]] = {
+    "text": TEXT | {"minLength": 2},
+    "pattern anywhere": {"type": "string", "pattern": "[0-9]{3}", "maxLength": 9},
+    "pattern of all": {"type": "string", "pattern": "^(DE|AT)[0-9]{2,4}$"},
+    "letters": {"type": "string", "pattern": "^\\w{1,4}é\\d$"},
+    "integer": {"type": "integer", "minimum": -120, "exclusiveMaximum": 1999},
+    "even": {"type": "integer", "multipleOf": 2, "minimum": 0, "maximum": 5000},
+    "money": {"type": "number", "multipleOf": 0.01, "minimum": 0, "maximum": 99999},
+    "number": {"type": "number", "exclusiveMinimum": -1.5, "maximum": 2.25},
+    "values": {"enum": ['a"b', "ü\n", 1, 2.5, None, [1], {"x": "y"}]},
+    "constant": {"const": {"a": [True, None]}},
+    "date": {"type": "string", "format": "date"},
+    "moment": {"type": "string", "format": "date-time"},
+    "time": {"type": ["string", "null"], "format": "time"},
+    "uuid": {"type": "string", "format": "uuid"},
+    "address": {"type": "string", "format": "ipv4"},
+    "list": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 4},
+    "tuple": {"type": "array", "prefixItems": [{"type": "boolean"}, {"const": 1}], "items": False, "minItems": 1},
+    "either": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "null"}, TEXT]},
+    "one of": {
+        "oneOf": [
+            {"type": "object", "properties": {"k": {"const": "a"}, "v": TEXT}, "required": ["k"]},
+            {"type": "object", "properties": {"k": {"const": "b"}, "v": {"type": "boolean"}}, "required": ["k"]},
+        ]
+    },
+    "all of": {"allOf": [{"type": "object", "properties": {"a": TEXT, "b": {"enum": [1]}}, "required": ["a"]}]},
+    "any integer": {"type": ["integer", "null"]},
+    "large": {"type": "number", "minimum": 0, "maximum": 10**18, "multipleOf": 0.5},
+    "map": {"type": "object", "additionalProperties": {"enum": [1, 2]}, "maxProperties": 1},
+    "optional": {
+        "type": "object",
+        "properties": {"a": TEXT, "b": TEXT, "c": {"$ref": "#/$defs/yes"}},
+        "required": ["b"],
+    },
+}
+
+
+def schema_of(part: dict[str, Any]) -> str:
+    properties = {"it's": part, "end": {"$ref": "#/$defs/yes"}}
+    return checked(
+        {"type": "object", "properties": properties, "required": ["it's"], "$defs": {"yes": {"type": "boolean"}}}, "x"
+    )
+
+
+@pytest.fixture(scope="module")
+def grammars(tmp_path_factory) -> Grammars:
+    path = tmp_path_factory.mktemp("tokenizer") / "tekken.json"
+    path.write_text(json.dumps(tiny_tokenizer(words=("true", '", "', "199", "00", " é", '"}'))))
+    return Grammars(MistralTokenizer.from_file(str(path)), 320)  # more than the tokenizer knows
+
+
+def walk(grammars: Grammars, schema: str, rng: np.random.Generator) -> str:
+    """Any token that may follow, until nothing may."""
+    constraint = grammars.of(schema)()
+    written = b""
+    tokenizer = grammars._tokenizer.instruct_tokenizer.tokenizer
+    for _ in range(2_000):
+        allowed = np.flatnonzero(np.unpackbits(constraint.mask.view(np.uint8), bitorder="little"))
+        assert len(allowed) and allowed.max() < tokenizer.n_words
+        token = int(rng.choice(allowed))
+        written += tokenizer.id_to_byte_piece(token)
+        if constraint.advance(token):
+            return written.decode()
+    raise AssertionError(f"no end: {written[:100]!r}")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_the_grammar_lets_pass_fits(grammars, name):
+    schema = schema_of(PARTS[name])
+    rng = np.random.default_rng(len(name))
+    answers = [walk(grammars, schema, rng) for _ in range(12)]
+    for answer in answers:
+        assert fitted(answer, schema).replace("\ufffd", "") and "\n" not in answer
+        fields = json.loads(answer)
+        assert set(fields) <= {"it's", "end"}
+        for column in columns_of(schema):
+            column.value(fields)
+    assert len(set(answers)) > 1
