@@ -30,7 +30,6 @@ LOOPS = {  # what stands before, and what comes for ever; at how many tokens it 
     "rows": (("Heading",), ("| ", "alpha", " |", "\n"), 420),
     "a sentence": (("It ", "was "), ("the ", "committee ", "met ", "again ", "today ", ".\n"), 1050),
     "one line": ((), ("a", " "), 1200),
-    "dots": (("See ",), (".",), 1200),
 }
 
 
@@ -52,9 +51,9 @@ def test_a_model_that_writes_the_same_for_ever_is_stopped_and_one_copy_stays(nam
 
 
 def test_every_loop_of_random_models_is_caught(tmp_path):
-    """Five models whose next token hangs on the last alone: a random walk that must come back to where it was."""
+    """Three models whose next token hangs on the last alone: a random walk that must come back to where it was."""
     caught = []
-    for seed in range(5):
+    for seed in range(3):
         params = PRESETS["tiny"]
         tensors = random_tensors(params, seed=seed)
         for name, tensor in tensors.items():
@@ -68,12 +67,12 @@ def test_every_loop_of_random_models_is_caught(tmp_path):
         finally:
             built.engine.close()
         caught.append((found.finish_reason, found.loop is not None))
-    assert caught == [("repetition", True)] * 5
+    assert caught == [("repetition", True)] * 3
 
 
 def test_no_drawn_table_or_list_of_the_reader_is_stopped():
     """200 pages with tables, figures and lists through the trained reader: each ends by itself, with its text."""
-    samples = draw_samples(200, (256, 128), seed=77, kinds=("table", "numbers", "words", "random"))
+    samples = draw_samples(200, (192, 64), seed=77, kinds=("table", "numbers", "words", "random"))
     built = build_engine(CHECKPOINT, torch.device("cpu"), memory_bytes=2 * MEMORY)
     try:
         watched = write(built, [sample.pixels for sample in samples], max_tokens=400)

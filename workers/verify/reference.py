@@ -8,6 +8,7 @@ kernels for GPUs alone; elsewhere, and where they do not run, plain attention un
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from schemas.prompts import OCR
-from workers.pixtral.model.fingerprint import weight_files
+from workers.pixtral.model.fingerprint import read_header, weight_files
 from workers.pixtral.start import available_bytes
 from workers.verify.packed import Reading
 
@@ -76,13 +77,18 @@ def read_reference(
 
 
 def _check_room(folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    weights = sum(path.stat().st_size for path in weight_files(folder)) * dtype.itemsize // 2
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * available_bytes(device)
-    if weights + ROOM_BYTES > free:
-        raise NotHere(
-            f"mistral-inference needs {(weights + ROOM_BYTES) / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are "
-            "free now that the engine is closed; free some, or take a larger device"
-        )
+    """On the device, and on the host, through which it loads all weights."""
+    host = torch.device("cpu")
+    shapes = [entry["shape"] for path in weight_files(folder) for entry in read_header(path).values()]
+    weights = sum(map(math.prod, shapes)) * dtype.itemsize
+    for place in dict.fromkeys((device, host)):
+        free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else 2 * available_bytes(place)
+        needed = weights + ROOM_BYTES * (place == device)
+        if needed > free:
+            raise NotHere(
+                f"mistral-inference needs {needed / 1e9:.1f} GB on {place}, where {free / 1e9:.1f} GB are free now "
+                "that the engine is closed; free some, or take a larger machine"
+            )
 
 
 def _read(model: Any, cache_class: Callable[..., Any], folder: Path, reading: Reading) -> tuple[list[int], Tensor]:
