@@ -165,7 +165,7 @@ def _without_lid(grey: NDArray[np.uint8], paper: int) -> tuple[NDArray[np.uint8]
         corner = side[:margin, :margin] < limit
         covered[:margin, :margin] |= corner.all(axis=0) & (lengths[:margin] == margin)[:, None]
         covered[:, :margin] |= np.arange(margin) < np.where(is_lid, lengths + _BLUR_PX, 0)[:, None]
-    grey[lid] = paper
+        np.copyto(side[:, :margin], paper, where=covered[:, :margin])
     return grey, lid
 
 

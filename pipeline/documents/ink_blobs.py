@@ -17,6 +17,11 @@ class Blobs:
     def __init__(self, contrast: NDArray[np.uint8], threshold: int) -> None:
         import numpy as np
 
+        # Where there is none, which is most of a page, costs nothing below.
+        rows_of_ink = np.flatnonzero(contrast.max(axis=1) >= threshold)
+        columns = np.flatnonzero(contrast.max(axis=0) >= threshold)
+        top, first_column = int(rows_of_ink[0]), int(columns[0])  # there is some
+        contrast = contrast[top : int(rows_of_ink[-1]) + 1, first_column : int(columns[-1]) + 1]
         height, width = contrast.shape
         ink = np.zeros((height, width + 2), bool)
         ink[:, 1:-1] = contrast >= threshold
@@ -29,6 +34,8 @@ class Blobs:
         at = np.flatnonzero(flat)
         self.ys, self.xs = at // (width + 2), at % (width + 2) - 1
         self.values = values = contrast[self.ys, self.xs]
+        self.ys += top
+        self.xs += first_column
         self.peaks = np.zeros(count, np.uint8)
         np.maximum.at(self.peaks, labels, values)
         self.whole = Shapes(labels, self.ys, self.xs, count)
