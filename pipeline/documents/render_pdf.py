@@ -24,6 +24,7 @@ mupdf: Any = _pymupdf.mupdf
 PDF_ERRORS = (mupdf.FzErrorBase, RuntimeError, ValueError, IndexError, MemoryError)
 MAX_WARNING_CHARACTERS = 2_000  # MuPDF can complain about every object of a page
 # What MuPDF says of a page that loses nothing by it.
+_LEAST_TEXT_BYTES = 32  # of a file that begins with a header of PDF and is a text all the same
 _HARMLESS = re.compile(
     r"syntax error: unknown keyword: '[!-~]*'|encountered syntax errors; page may not be correct"
     r"|\.\.\. repeated \d+ times\.\.\.|Ignoring (?!error).*|.*structure tree.*|Repairing missing parent.*"
@@ -65,7 +66,8 @@ class PdfPages:
         with open(source, "rb") as file:
             head = file.read(1024)
         before = head[: max(head.find(b"%PDF-"), 0)].lstrip(b"\xef\xbb\xbf \t\r\n")
-        goes_on = re.match(rb"%PDF-\d\.\d[ \t]+[^\s%]", head)  # a header is a line of its own
+        # A header is a line of its own; where next to nothing follows it, the file is the rest of a PDF.
+        goes_on = re.match(rb"%PDF-\d\.\d[ \t]+[^\s%]", head) and len(head) > _LEAST_TEXT_BYTES
         speaks = before or (goes_on and b" obj" not in head)
         if speaks and re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]*", head):
             return DocumentRejected(f"a text file that mentions %PDF-: it {UNSUPPORTED_FACT}", cause="unsupported")
