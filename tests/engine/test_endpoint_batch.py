@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import OCR
 from tests.mistral_server import MistralServer
+from tests.model_server import Exchange
 from tests.running import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from workers.choose import make_engine
 from workers.engines import endpoint_jobs
@@ -141,6 +143,37 @@ def test_a_reader_that_dies_while_a_job_is_made_asks_the_server_for_it(server: M
         reader.close()
     assert texts == [f"text of {id_of('made')}", f"text of {id_of('not made')}"]
     assert server.paid == [id_of("not made")]
+
+
+def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_once(
+    server: MistralServer, db: Database
+) -> None:
+    """By this worker: it waits for the job. Another one cannot know that; it leaves the job's other pages in it."""
+    goes_on = threading.Event()
+    (at_once,) = server.behaviours
+
+    def slowly(exchange: Exchange) -> None:
+        assert goes_on.wait(60)
+        at_once(exchange)
+
+    server.behaviours = [slowly, at_once]
+    server.is_finished.set()
+    one, other = engine(server, db), engine(server, db)
+    try:
+        futures = submit(one, "a", "b")
+        wait_until(lambda: len(server.exchanges) == 1)
+        futures += submit(one, "a")
+        time.sleep(3 * endpoint_jobs.GATHER_SECONDS)
+        assert len(server.exchanges) == 1
+        futures += submit(other, "b")
+        assert futures[-1].result(60).text == f"text of {id_of('b')}"
+        goes_on.set()
+        assert [future.result(60).text for future in futures] == [f"text of {id_of(name)}" for name in "abab"]
+    finally:
+        one.close()
+        other.close()
+    assert sorted(server.paid) == sorted(map(id_of, "abb"))
+    assert JobBook(db).find(one.model, [id_of("a")])[id_of("a")].job_id == "job-1"
 
 
 def test_a_job_that_ends_without_answers_leaves_its_pages_to_another(server: MistralServer, db: Database) -> None:

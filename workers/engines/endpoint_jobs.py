@@ -69,8 +69,7 @@ class Jobs:
         self._most_pages = most_pages
         self._cost = cost
         self._waiting: dict[str, _Waiting] = {}
-        self._in_jobs: dict[str, dict[str, _Waiting]] = {}  # by the job's key
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], dict[str, _Waiting]] = {}  # with the pages that each is to answer
         self._flush_at: asyncio.TimerHandle | None = None
 
     async def read(self, page: str, line: bytes) -> Completion:
@@ -80,7 +79,7 @@ class Jobs:
         """
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Completion] = loop.create_future()
-        for pages in (self._waiting, *self._in_jobs.values()):
+        for pages in (self._waiting, *self._tasks.values()):
             if page in pages:
                 pages[page].results.append(result)
                 return await result
@@ -119,10 +118,11 @@ class Jobs:
                 _fail(pages, Unavailable(f"its job failed: {error}", cause="endpoint"))
             finally:
                 _fail(pages, Unavailable("its job was left", cause="endpoint"))
+                pages.clear()  # who asks again now shall not be forgotten
 
         task = asyncio.get_running_loop().create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = pages
+        task.add_done_callback(self._tasks.pop)
 
     async def _place(self, pages: dict[str, _Waiting]) -> None:
         """Each page into the job that has it, and those that no job has into new ones."""
@@ -155,26 +155,19 @@ class Jobs:
 
     async def _follow(self, key: str, job_id: str | None, pages: dict[str, _Waiting]) -> None:
         """Until the job is over and its pages are told."""
-        self._in_jobs.setdefault(key, {}).update(pages)
-        try:
-            if job_id is None:
-                found = await mistral_batch.find(self._client, key)
-                if found is not None:
-                    job_id = found.id
-                    await asyncio.to_thread(self._book.made, key, job_id)
-            job = None if job_id is None else await self._end_of(job_id, pages)
-            if job is None:  # it was never made, or the server has forgotten it
-                await asyncio.to_thread(self._book.drop, key)
-                if not all(waiting.line for waiting in pages.values()):
-                    raise Unavailable(f"{self._client.name} does not know job {job_id} any more", cause="endpoint")
-                await self._make(pages)
-                return
-            await self._tell(key, job, pages)
-        finally:
-            for page in pages:
-                self._in_jobs[key].pop(page, None)
-            if not self._in_jobs[key]:
-                del self._in_jobs[key]
+        if job_id is None:
+            found = await mistral_batch.find(self._client, key)
+            if found is not None:
+                job_id = found.id
+                await asyncio.to_thread(self._book.made, key, job_id)
+        job = None if job_id is None else await self._end_of(job_id, pages)
+        if job is None:  # it was never made, another worker is making it, or the server has forgotten it
+            await asyncio.to_thread(self._book.drop, key, list(pages))
+            if not all(waiting.line for waiting in pages.values()):
+                raise Unavailable(f"{self._client.name} does not know job {job_id} any more", cause="endpoint")
+            await self._make(pages)
+            return
+        await self._tell(key, job, pages)
 
     async def _end_of(self, job_id: str, pages: Mapping[str, _Waiting]) -> mistral_batch.Job | None:
         wait, longest = POLL_SECONDS
@@ -194,16 +187,15 @@ class Jobs:
         if unanswered:  # another try is another job's
             await asyncio.to_thread(self._book.drop, key, unanswered)
         for page, one in told.items():
-            self._in_jobs[key].pop(page, None)  # before it is told: who asks again now shall not be forgotten
-            for result in pages[page].results:
+            for result in pages.pop(page).results:
                 if result.done():
                     continue
                 if isinstance(one, PagepackError):
                     result.set_exception(one)
                 else:
                     result.set_result(one)
-        answered = len(pages) - len(unanswered)
-        log.info("%s: job %s is over, %d of %d pages are answered", self._client.name, job.id, answered, len(pages))
+        answered = len(told) - len(unanswered)
+        log.info("%s: job %s is over, %d of %d pages are answered", self._client.name, job.id, answered, len(told))
 
     def _told(
         self, job: mistral_batch.Job, answer: dict[str, Any] | PagepackError | None
