@@ -23,6 +23,7 @@ from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
 from pipeline.store.worker_registry import enlist
+from schemas.prompts import schema_prompt
 from schemas.tables import Base
 from schemas.view_columns import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
@@ -195,6 +196,18 @@ def test_commands_that_read_work_as_the_query_role(
     done = call(*words, PAGEPACK_DATABASE_URL=settings_as("query").database_url or "")
     assert done.returncode == 0, done.stderr
     assert ("tides" if "status" not in command else "told") in done.stdout
+
+
+def test_fields_are_exported_as_the_query_role(settings_as: Callable[[str], Settings], archive: Archive) -> None:
+    schema = '{"type":"object","properties":{"gull":{"type":"string"}}}'
+    archive.batch("told", prompts=[schema_prompt("birds", schema)])
+    (page,) = archive.ingest(archive.see("/in/a.pdf", batch="told") or 0, ["1"])
+    archive.read(page, '{"gull": "herring"}')
+    words = ("export", "--schema", "birds", "--out", "-")
+    done = call(*words, PAGEPACK_DATABASE_URL=settings_as("query").database_url or "")
+    assert done.returncode == 0, done.stderr
+    head, row = done.stdout.splitlines()
+    assert (head.split(",")[-1], row.split(",")[-1]) == ("gull", "herring")
 
 
 def test_migrations_by_a_member_of_the_owner_grant_again(
