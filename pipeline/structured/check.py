@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.structured.strict_json import beginning, parse
 from pipeline.structured.walk import Recursive, children, extent, resolved, target
 
-MOST_CHARACTERS = 32_768  # the model reads it with every page: some 10,000 tokens
+MOST_CHARACTERS = 32_768  # the model reads it with every page: some 8,000 tokens
 MOST_SCHEMAS = 2_000  # with references followed
 MOST_DEPTH = 32
 _DRAFTS = "draft 4, 6, 7, 2019-09 or 2020-12"
