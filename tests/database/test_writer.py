@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -19,11 +20,13 @@ from pipeline.errors import DiskFull
 from pipeline.settings import Settings
 from pipeline.store.leases import Limits, give_back_unheld, renew_tasks
 from pipeline.store.pages import NewPage
+from schemas.prompts import OCR, Prompt, hinted, with_hint
 from tests.conftest import LIMITS, Archive, answer
 from tests.database.test_postgresql import fails_with
 from tests.postgres import FAST, PostgresServer
 from tests.stand_ins import InstantEngine, SilentEngine
 from workers import writer as writer_module
+from workers.engines import Answer
 from workers.reader import Reader
 from workers.writer import Stopping, Writer
 
@@ -213,3 +216,22 @@ def test_an_answer_without_text_is_empty_and_worth_a_look(archive: Archive, sett
     Reader(archive.db, SilentEngine(), settings, "read/1").read(page)
     assert archive.rows("SELECT text, finish_reason FROM page_text") == [(" \n", "empty")]
     assert archive.rows("SELECT reason, score FROM review") == [("empty", 1.0)]
+
+
+def test_an_engine_is_asked_with_the_text_that_the_page_carries(archive: Archive, settings: Settings) -> None:
+    class Parrot(InstantEngine):
+        def submit(
+            self, image_hash: str, pixels: Any, prompts: Sequence[Prompt], deadline: float | None = None
+        ) -> list[Future[Answer]]:
+            futures = [Future[Answer]() for _ in prompts]
+            for future, prompt in zip(futures, prompts, strict=True):
+                future.set_result(Answer(prompt.text, "stop", 0.0))
+            return futures
+
+    image_hash = ImageStore(settings.home / "images").put(encode(Image.new("L", (16, 16))))
+    archive.batch(model="instant/1", prompts=[with_hint(OCR)], text_layer="hint")
+    page = NewPage(0, image_hash, 16, 16, text_layer="typed\n", text_layer_verdict="stub")
+    (waiting,) = archive.ingest(archive.see("/in/a.pdf") or 0, [page])
+    Reader(archive.db, Parrot(), settings, "read/1").read(waiting)
+    ((text, model),) = archive.rows("SELECT text, model FROM page_text")
+    assert text == hinted(with_hint(OCR), "typed").text and model.startswith("instant/1+hint/")
