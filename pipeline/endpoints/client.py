@@ -100,9 +100,8 @@ class Client:
         self._http = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     async def _open(self) -> httpx2.AsyncClient:
-        headers = {"accept": "application/json"}
-        if self.server.key is not None:
-            headers["authorization"] = f"Bearer {self.server.key}"
+        key = self.server.key
+        headers = {"accept": "application/json"} | ({} if key is None else {"authorization": f"Bearer {key}"})
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.server.most_at_once)
         timeout = httpx2.Timeout(None, connect=_CONNECT_SECONDS)  # the rest is counted from end to end
         return httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout, follow_redirects=False)
@@ -152,6 +151,8 @@ class Client:
             if self._is_closed:
                 raise Unavailable(f"the client of {self.name} was closed before it answered") from None
             raise
+        except PagepackError as error:  # a server may say the key in an answer with any status
+            raise self._judge.cleaned(error) from None
         finally:
             self._tasks.discard(task)
 
@@ -256,8 +257,7 @@ class Client:
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._judge.lost(error) from None
         if response.is_success:
-            kind = response.headers.get("content-type", "")
-            return Reply(bytes(body), kind, self._loop.time() - started, 0)
+            return Reply(bytes(body), response.headers.get("content-type", ""), self._loop.time() - started, 0)
         if response.status_code == 404 and asked.may_be_missing:
             raise PageFailed(f"{self.name} has no {asked.path}", cause="refused")
         has_answered = self._health.answered_at is not None

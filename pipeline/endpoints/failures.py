@@ -12,9 +12,10 @@ import httpx2
 
 from pipeline.endpoints.pace import LONGEST_RETRY_AFTER_SECONDS, retry_after_seconds
 from pipeline.endpoints.words import error_words, shown_url
-from pipeline.errors import EndpointGone, PageFailed
+from pipeline.errors import EndpointGone, PageFailed, PagepackError
 
 _PASSES = (408, 409, 425, 429)  # and all from 500 up
+_LEAST_OF_A_KEY = 6  # characters: fewer, as `sk-`, may be a word
 _FOR_ALL = (301, 302, 303, 307, 308, 401, 402, 404, 405)
 
 
@@ -73,5 +74,15 @@ class Judge:
             return "is there credit left?"
         return "look at PAGEPACK_ENDPOINT_URL, which ends in /v1 mostly, and at PAGEPACK_ENDPOINT_MODEL"
 
+    def cleaned(self, error: PagepackError) -> PagepackError:
+        """The same, its message without the key, or as much of it as was left where words were cut."""
+        error.args = (self._clean(str(error)),)
+        return error
+
     def _clean(self, text: str) -> str:
-        return text if not self._key else text.replace(self._key, "***")
+        if not self._key:
+            return text
+        cut = range(len(self._key) - 1, _LEAST_OF_A_KEY - 1, -1)
+        for part in (self._key, *(f"{self._key[:length]}…" for length in cut)):
+            text = text.replace(part, "***")
+        return text

@@ -128,6 +128,17 @@ def test_a_page_that_the_server_refuses_fails_with_its_words_shortened_and_witho
     assert "the image of *** is too large" in str(error) and len(str(error)) < 400
 
 
+@pytest.mark.parametrize("before", [0, 180, 185])  # characters; words of a server are cut after 200
+@pytest.mark.parametrize("number", [200, 400, 401])
+def test_no_message_has_a_key_that_the_server_says_nor_a_part_of_it(
+    number: int, before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = f"{'x' * before} {KEY} is not known here"
+    with caplog.at_level("INFO"), ModelServer(status(number, words)) as server:
+        said = f"{failure(server)}\n{caplog.text}"
+    assert "***" in said and KEY[:6] not in said
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [
