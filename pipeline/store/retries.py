@@ -99,8 +99,10 @@ def _retry_some_cut(db: Database, batch_id: int, pages: Sequence[tuple[str, int]
         chosen = select(Page.id).where(sa.tuple_(Page.document_id, Page.page_index).in_(at))
         model = select(Batch.model).where(Batch.id == batch_id).scalar_subquery()
         versions = select(BatchPrompt.prompt_version).where(BatchPrompt.batch_id == batch_id)
-        cut = select(Answer.id).where(Answer.finish_reason == LENGTH, Answer.output_tokens < max_tokens)
-        is_cut = sa.and_(PageTask.state == TaskState.DONE, PageTask.answer_id.in_(cut))
+        # By the answer's key: a list of all that were cut would read every answer of the archive.
+        own = select(Answer.id).where(Answer.id == PageTask.answer_id)
+        cut = own.where(Answer.finish_reason == LENGTH, Answer.output_tokens < max_tokens)
+        is_cut = sa.and_(PageTask.state == TaskState.DONE, cut.exists())
         is_unfit = sa.and_(PageTask.state == TaskState.FAILED, PageTask.cause == LENGTH)  # and has no answer
         asked = (PageTask.page_id.in_(chosen), PageTask.model == model, PageTask.prompt_version.in_(versions))
         ids = locked_ids(PageTask, *asked, sa.or_(is_cut, is_unfit))
