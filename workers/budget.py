@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.database.engine import Database
 from pipeline.errors import PageFailed, Unavailable
-from pipeline.store.answers import ReadAnswer
+from pipeline.store.answers import ReadAnswer, UnfitAnswer
 from pipeline.store.costs import Spent, spent
 from pipeline.store.results import Outcome, cost_of
 
@@ -66,7 +66,8 @@ class Budget:
             one.since += sum(costs)
             if costs:
                 one.dearest = max(one.dearest or 0.0, *costs)
-            one.is_uncounted |= any(isinstance(outcome, ReadAnswer) and outcome.cost is None for outcome in outcomes)
+            answers_read = [outcome for outcome in outcomes if isinstance(outcome, ReadAnswer | UnfitAnswer)]
+            one.is_uncounted |= any(outcome.cost is None for outcome in answers_read)
             self._changed.notify_all()
 
     def _look(self, batch: str) -> _Batch:

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from pipeline.errors import PageFailed, Unavailable
+from pipeline.store.answers import UnfitAnswer
 from tests.conftest import LIMITS, Archive, answer, complete_page
 from workers import budget as module
 from workers.budget import Budget
@@ -92,10 +93,12 @@ def test_what_other_workers_stored_counts_and_failed_attempts_do(
     assert budget.begin(batch, 1) is not None
 
 
-def test_an_answer_whose_cost_nobody_knows_ends_the_reading(archive: Archive, batch: str) -> None:
+@pytest.mark.parametrize("fits", [True, False])
+def test_an_answer_whose_cost_nobody_knows_ends_the_reading(archive: Archive, batch: str, fits: bool) -> None:
     budget = Budget(archive.db)
     assert budget.begin(batch, 1) is None
-    budget.end(batch, 1, costs(None))
+    (uncounted,) = costs(None)
+    budget.end(batch, 1, [uncounted if fits else UnfitAnswer("no JSON", uncounted, cause="schema")])
     reason = budget.begin(batch, 1)
     assert reason is not None and "PAGEPACK_ENDPOINT_INPUT_PRICE" in str(reason)
 
