@@ -32,6 +32,7 @@ _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _BESIDE_CJK = re.compile(rf"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
 _RULE = re.compile(r"\|?\s*:?-{3,}:?\s*(\|\s*:?-{3,}:?\s*)*\|?")
 _BAR = re.compile(r"(?<!\\)\|")
+_MOST_COLUMNS = 1_000  # that a cell spans, as browsers have it: an answer may say any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class _Tables(HTMLParser):
             self._skip_spanned()
         elif tag in ("td", "th"):
             given = {name: int(value) for name, value in attributes if value and value.isdigit()}
-            self._width, self._height = given.get("colspan", 1), given.get("rowspan", 1)
+            self._width, self._height = min(given.get("colspan", 1), _MOST_COLUMNS), given.get("rowspan", 1)
             self._text = []
         elif tag == "br" and self._text is not None:
             self._text.append(" ")

@@ -121,7 +121,7 @@ class Placed:
             for cell in row:
                 while (top, left) in taken:
                     left += 1
-                bottom, right = top + cell.rowspan - 1, left + cell.colspan - 1
+                bottom, right = min(top + cell.rowspan, len(table)) - 1, left + cell.colspan - 1  # as browsers do
                 taken |= {(y, x) for y in range(top, bottom + 1) for x in range(left, right + 1)}
                 placed.cells.append((top, left, bottom, right, cell.text))
                 left = right + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.evaluation.datasets import find_dataset
+from pipeline.evaluation.measures import table_rows
 from pipeline.evaluation.olmocr_bench import Test as Fact
 from pipeline.evaluation.olmocr_bench import judge, open_olmocr_bench
 from pipeline.evaluation.omnidocbench import open_omnidocbench
@@ -39,6 +41,15 @@ def test_a_table_s_cells_stand_where_their_spans_put_them() -> None:
     fifteen = next(cell for cell in placed.cells if cell[4] == "15")
     assert placed.beside(fifteen, "top_heading") == ["Visitors", "women"]
     assert placed.beside(fifteen, "left_heading") == ["1913", "12"]
+
+
+def test_a_cell_takes_no_more_places_than_its_table_has_rows() -> None:
+    rows = "<tr><td rowspan=1000 colspan=100>a</td></tr>" * 50
+    began = time.process_time()
+    placed = Placed.of(tables_of(f"<table>{rows}</table>")[0])
+    assert max(cell[2] for cell in placed.cells) == 49
+    assert time.process_time() - began < 2, "50 × 50 × 100 places and not 50 × 1,000 × 100"
+    assert [len(row) for row in table_rows(f"<table><tr><td colspan={10**9}>a</td></tr></table>")] == [1000]
 
 
 def test_markdown_s_tables_are_runs_of_rows_with_a_rule() -> None:
