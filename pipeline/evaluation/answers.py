@@ -45,12 +45,18 @@ def answers_of(db: Looking, answers: AnswerSet, prompt: str, documents: Collecti
     """In the order of pages; `documents` are keys inside, None for all. Files that are gone have none."""
     with db.looking() as look:
         last = look.value("SELECT max(id) FROM pages") or 0
-        for first in range(0, last + 1, _PAGES_AT_ONCE):
-            for row in _rows(look, answers, prompt, first):
-                if documents is None or row.document in documents:
-                    found = look.rows(_SOURCES, document=row.document)
-                    if found:
-                        yield _page_answer(row, found)
+    for first in range(0, last + 1, _PAGES_AT_ONCE):
+        with db.looking() as look:  # pages are judged for minutes, in which no transaction shall be open
+            some = list(_some(look, _rows(look, answers, prompt, first), documents))
+        yield from some
+
+
+def _some(look: Look, rows: Any, documents: Collection[int] | None) -> Iterator[PageAnswer]:
+    for row in rows:
+        if documents is None or row.document in documents:
+            sources = look.rows(_SOURCES, document=row.document)
+            if sources:
+                yield _page_answer(row, sources)
 
 
 _SOURCES = "SELECT path, location FROM sources WHERE document_id = :document AND gone_at IS NULL ORDER BY path"

@@ -196,11 +196,12 @@ def claim_pages(
         rows = [row for row in rows if row.page_id not in suspects]
         if not rows:
             return Claimed({}, suspects)
-        hints = _hints(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
+        layers = _layers(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
         lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
         connection.execute(_lease_tasks(db.dialect), lease)
         cut = [row.own_answer_id for row in rows if row.max_tokens is not None and row.own_answer_id is not None]
         written = written_so_far(connection, cut) if cut else {}
+    hints = _hints(layers)  # milliseconds each, in which no other writer shall wait
     pages: dict[int, PageClaim] = {}
     for row in rows:
         new = PageClaim(
@@ -233,14 +234,19 @@ def claim_pages(
     return Claimed(pages, suspects)
 
 
-def _hints(connection: Connection, page_ids: Collection[int]) -> dict[int, str]:
-    """What these pages carry, as a model is given it; text of which the letters are not known says nothing."""
+def _layers(connection: Connection, page_ids: Collection[int]) -> Sequence[Any]:
+    """What these pages carry: page_id, text and boxes. Text of which the letters are not known says nothing."""
     if not page_ids:
-        return {}
+        return []
     known = select(TextLayer.page_id, TextLayer.text, TextLayer.boxes).where(
         TextLayer.page_id.in_(page_ids), TextLayer.verdict.is_distinct_from(str(Verdict.GARBLED))
     )
-    texts = {row.page_id: bounded_hint(text_of(row.text, row.boxes)) for row in connection.execute(known)}
+    return connection.execute(known).all()
+
+
+def _hints(layers: Sequence[Any]) -> dict[int, str]:
+    """As a model is given them, by page."""
+    texts = {row.page_id: bounded_hint(text_of(row.text, row.boxes)) for row in layers}
     return {page_id: storable(text) for page_id, text in texts.items() if text}
 
 

@@ -20,7 +20,7 @@ from workers.pixtral.plan.sequence import Request, Sampling
 from workers.pixtral.text.processor import Processor
 from workers.verify.pages import Page
 
-KEPT_TOKENS = 64  # whose logits are kept: of 131,072 numbers 0.25 MB each
+KEPT_TOKENS = 64  # whose logits are kept: of 131,072 numbers 0.5 MB each
 
 
 @dataclass(slots=True)
