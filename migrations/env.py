@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from schemas.tables import Base
+from schemas import evaluation_tables, tables, worker_tables  # noqa: F401 (their tables are to be known)
+from schemas.base import Base
 
 
 def include_name(name: str | None, kind: str, _parents: object) -> bool:

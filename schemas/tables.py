@@ -11,67 +11,39 @@ answer a page shows for a prompt's name, and `answer_promotions` where people ch
 
 Times that people read are UTC datetimes; those that leases are computed with are seconds since the epoch.
 
-Over 300 lines: the tables are read side by side.
+Over 300 lines: the tables are read side by side. Those of processes and of evaluations are in modules of their own.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    DateTime,
     Float,
     ForeignKey,
     Index,
-    Integer,
-    MetaData,
     String,
     UniqueConstraint,
-    text,
     true,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from schemas.base import Base, Key, one_of, partial_index
 from schemas.columns import ByteOrderedText, StorableText, server_now, utc_now, uuid7
 from schemas.states import BatchState, DocumentState, TaskState
-
-Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER column
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
-
-
-def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(str(state)) for state in states)})", name=column)
-
-
-def _partial_index(table: str, name: str, columns: tuple[str, ...], condition: str) -> Index:
-    where = text(condition)
-    return Index(f"ix_{table}_{name}", *columns, sqlite_where=where, postgresql_where=where)
 
 
 def _work_indexes(table: str) -> tuple[Index, ...]:
     """Who holds what; what waits for its first message, in order; whose message may be lost. Small in any table."""
     return (
-        _partial_index(table, "leased", ("owner",), "state = 'leased'"),
+        partial_index(table, "leased", ("owner",), "state = 'leased'"),
         # With the state again, for SQLite prefers an index of which it can match more columns, whatever the rows.
-        _partial_index(table, "due", ("batch_id", "state", "id"), "state = 'pending' AND enqueued_at IS NULL"),
-        _partial_index(table, "enqueued", ("batch_id", "enqueued_at"), "state = 'pending' AND enqueued_at IS NOT NULL"),
+        partial_index(table, "due", ("batch_id", "state", "id"), "state = 'pending' AND enqueued_at IS NULL"),
+        partial_index(table, "enqueued", ("batch_id", "enqueued_at"), "state = 'pending' AND enqueued_at IS NOT NULL"),
     )
 
 
@@ -79,7 +51,7 @@ class Batch(Base):
     """One job of one user: paths, prompts and a wished engine. `key` finds it again when the command is repeated."""
 
     __tablename__ = "batches"
-    __table_args__ = (_one_of("state", BatchState),)
+    __table_args__ = (one_of("state", BatchState),)
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     public_id: Mapped[str] = mapped_column(String(36), unique=True, default=uuid7)
@@ -139,7 +111,7 @@ class Document(Base):
 
     __tablename__ = "documents"
     __table_args__ = (
-        _one_of("state", DocumentState),
+        one_of("state", DocumentState),
         Index("ix_documents_batch_state", "batch_id", "state"),
         *_work_indexes("documents"),
     )
@@ -207,9 +179,9 @@ class Page(Base):
     __table_args__ = (
         UniqueConstraint("document_id", "page_index"),
         CheckConstraint("(image_hash IS NULL) <> (cause IS NULL)", name="image_or_cause"),
-        _partial_index("pages", "kept", ("created_at",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
-        _partial_index("pages", "image", ("image_hash",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
-        _partial_index("pages", "failed", ("document_id",), "cause IS NOT NULL"),
+        partial_index("pages", "kept", ("created_at",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
+        partial_index("pages", "image", ("image_hash",), "image_hash IS NOT NULL AND image_freed_at IS NULL"),
+        partial_index("pages", "failed", ("document_id",), "cause IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -249,11 +221,11 @@ class PageTask(Base):
     __tablename__ = "page_tasks"
     __table_args__ = (
         UniqueConstraint("page_id", "prompt_version", "model"),
-        _one_of("state", TaskState),
+        one_of("state", TaskState),
         CheckConstraint("(state = 'leased') = (owner IS NOT NULL)", name="leased_has_owner"),
         CheckConstraint("state <> 'done' OR answer_id IS NOT NULL", name="done_has_answer"),
         Index("ix_page_tasks_batch_state", "batch_id", "state"),
-        _partial_index("page_tasks", "answer", ("answer_id",), "answer_id IS NOT NULL"),
+        partial_index("page_tasks", "answer", ("answer_id",), "answer_id IS NOT NULL"),
         *_work_indexes("page_tasks"),
     )
 
@@ -337,7 +309,7 @@ class CurrentAnswer(Base):
     """
 
     __tablename__ = "current_answers"
-    __table_args__ = (_partial_index("current_answers", "held", ("promotion_id",), "promotion_id IS NOT NULL"),)
+    __table_args__ = (partial_index("current_answers", "held", ("promotion_id",), "promotion_id IS NOT NULL"),)
 
     page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
     prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
@@ -371,59 +343,13 @@ class PromotedAnswer(Base):
     answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
 
 
-class EvaluationRun(Base):
-    """A set of answers was held against a truth, once."""
-
-    __tablename__ = "evaluation_runs"
-
-    id: Mapped[int] = mapped_column(Key, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))  # pages, olmocr-bench, omnidocbench, mm-mt-bench
-    name: Mapped[str] = mapped_column(StorableText)  # of the files or the dataset
-    answers: Mapped[str] = mapped_column(StorableText)  # as `diff` names them
-    prompt: Mapped[str | None] = mapped_column(StorableText)
-    worst_tenth_share: Mapped[float | None] = mapped_column(Float)  # of the wrong characters, on the most doubted tenth
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-
-
-class EvaluationPage(Base):
-    """How one answer fits the truth of its page."""
-
-    __tablename__ = "evaluation_pages"
-
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluation_runs.id"), primary_key=True)
-    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True, index=True)
-    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
-    truth: Mapped[str] = mapped_column(String(32))  # text-layer, truth-file, omnidocbench
-    characters: Mapped[int]  # of the truth
-    character_errors: Mapped[int]
-    words: Mapped[int]
-    word_errors: Mapped[int]
-    recall: Mapped[float] = mapped_column(Float)
-    precision: Mapped[float] = mapped_column(Float)
-    table_score: Mapped[float | None] = mapped_column(Float)  # null: the page has no table, or it is not judged
-
-
-class EvaluationItem(Base):
-    """One question of a benchmark: a fact of a page, a table, a turn of a conversation."""
-
-    __tablename__ = "evaluation_items"
-
-    id: Mapped[int] = mapped_column(Key, primary_key=True)
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluation_runs.id"), index=True)
-    page_id: Mapped[int | None] = mapped_column(ForeignKey("pages.id"), index=True)
-    item: Mapped[str] = mapped_column(StorableText)
-    category: Mapped[str] = mapped_column(StorableText)
-    score: Mapped[float | None] = mapped_column(Float)  # null: not judged
-    detail: Mapped[str | None] = mapped_column(StorableText)
-
-
 class TaskAttempt(Base):
     """One try at one page task, kept for ever: the history that the invariants are checked against."""
 
     __tablename__ = "task_attempts"
     __table_args__ = (
         UniqueConstraint("task_id", "token"),
-        _partial_index("task_attempts", "cost", ("batch_id", "cost"), "cost IS NOT NULL"),
+        partial_index("task_attempts", "cost", ("batch_id", "cost"), "cost IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -444,51 +370,14 @@ class TaskAttempt(Base):
     text: Mapped[str | None] = mapped_column(StorableText)  # what was read, where it became no answer
 
 
-class WorkerProcess(Base):
-    """A worker that runs, or ran until lately: one incarnation, known by the `owner` of its leases."""
-
-    __tablename__ = "worker_processes"
-
-    owner: Mapped[str] = mapped_column(StorableText, primary_key=True)
-    role: Mapped[str] = mapped_column(String(16))
-    host: Mapped[str] = mapped_column(StorableText)
-    device: Mapped[str | None] = mapped_column(StorableText)
-    engine: Mapped[str | None] = mapped_column(StorableText)
-    model: Mapped[str | None] = mapped_column(StorableText)
-    prompts: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # that it answers; null: any
-    version: Mapped[str] = mapped_column(StorableText)  # of the program
-    slots: Mapped[int]  # pages or documents that it takes at once
-    started_at: Mapped[datetime]
-    seen_at: Mapped[float] = mapped_column(Float)  # seconds since the epoch, by the database's clock
-
-
-class Leader(Base):
-    """Who does what only one does, until `held_until`: `dispatch` for all, or `run 12`, which works on batch 12."""
-
-    __tablename__ = "leaders"
-
-    name: Mapped[str] = mapped_column(String(16), primary_key=True)
-    owner: Mapped[str] = mapped_column(StorableText)
-    held_until: Mapped[float] = mapped_column(Float)
-
-
-class BrokerMark(Base):
-    """One row: the queue in the broker that holds a mark, until the broker loses what it was given."""
-
-    __tablename__ = "broker_marks"
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # 1
-    queue: Mapped[str] = mapped_column(StorableText)
-
-
 class Notice(Base):
     """The outbox: a document of a batch with `notify` is done, and whoever asked is to be told, at least once."""
 
     __tablename__ = "notices"
     __table_args__ = (
         UniqueConstraint("batch_id", "document_id"),
-        _partial_index("notices", "unsent", ("id",), "sent_at IS NULL"),
-        _partial_index("notices", "lying", ("batch_id",), "sent_at IS NOT NULL AND taken_at IS NULL"),
+        partial_index("notices", "unsent", ("id",), "sent_at IS NULL"),
+        partial_index("notices", "lying", ("batch_id",), "sent_at IS NOT NULL AND taken_at IS NULL"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -497,23 +386,3 @@ class Notice(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     sent_at: Mapped[datetime | None]
     taken_at: Mapped[datetime | None]  # seen to have left its queue
-
-
-class EndpointJob(Base):
-    """A job of a server's batch API, written down before it is made; `key` is in the server's metadata of it."""
-
-    __tablename__ = "endpoint_jobs"
-
-    key: Mapped[str] = mapped_column(String(32), primary_key=True)
-    model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what reads
-    job_id: Mapped[str | None] = mapped_column(StorableText)  # the server's; null: its making was not heard of
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-
-
-class EndpointJobPage(Base):
-    """A page that is in a job: the hash of its image, and the version of its prompt."""
-
-    __tablename__ = "endpoint_job_pages"
-
-    key: Mapped[str] = mapped_column(ForeignKey("endpoint_jobs.key"), primary_key=True)
-    page: Mapped[str] = mapped_column(StorableText, primary_key=True, index=True)

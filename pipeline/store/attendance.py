@@ -11,7 +11,7 @@ from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.worked_on_by import run_name
-from schemas.tables import Leader, WorkerProcess
+from schemas.worker_tables import Leader, WorkerProcess
 
 
 @retried

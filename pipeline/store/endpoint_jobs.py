@@ -19,7 +19,7 @@ from sqlalchemy import delete, select, update
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from schemas.columns import utc_now
-from schemas.tables import EndpointJob, EndpointJobPage
+from schemas.worker_tables import EndpointJob, EndpointJobPage
 
 KEPT_DAYS = 7  # servers keep the answers of a job for some days
 

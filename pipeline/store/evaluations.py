@@ -9,7 +9,7 @@ from sqlalchemy import insert
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from schemas.tables import EvaluationItem, EvaluationPage, EvaluationRun
+from schemas.evaluation_tables import EvaluationItem, EvaluationPage, EvaluationRun
 
 
 @retried

@@ -22,18 +22,16 @@ from pipeline.store.batches import EVALUATION_KEY, PATHS_KEY, QUESTION_KEY
 from pipeline.store.conditions import is_in
 from pipeline.store.cut_answers import forget_tries
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
+from schemas.base import Base
+from schemas.evaluation_tables import EvaluationItem, EvaluationPage, EvaluationRun
 from schemas.states import BatchState, TaskState
 from schemas.tables import (
     Answer,
-    Base,
     Batch,
     BatchPrompt,
     BatchSource,
     CurrentAnswer,
     Document,
-    EvaluationItem,
-    EvaluationPage,
-    EvaluationRun,
     Notice,
     Page,
     PageTask,

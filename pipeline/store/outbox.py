@@ -19,7 +19,8 @@ from pipeline.database.retry import retried
 from pipeline.store.conditions import is_asked_about, is_open
 from schemas.columns import utc_now
 from schemas.states import BatchState
-from schemas.tables import Batch, BatchPrompt, BatchSource, BrokerMark, Document, Notice, Page, PageTask
+from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Notice, Page, PageTask
+from schemas.worker_tables import BrokerMark
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pipeline import __version__
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from schemas.columns import utc_now
-from schemas.tables import WorkerProcess
+from schemas.worker_tables import WorkerProcess
 
 BEAT_SECONDS = 5.0
 

@@ -11,7 +11,7 @@ from sqlalchemy import delete
 
 from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
-from schemas.tables import Leader
+from schemas.worker_tables import Leader
 
 
 def take_leadership(db: Database, name: str, owner: str, seconds: float) -> bool:

@@ -24,7 +24,8 @@ from pipeline.store.conditions import is_open
 from pipeline.telemetry.metrics import METRICS
 from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from schemas.states import BatchState, TaskState
-from schemas.tables import Batch, Document, PageTask, WorkerProcess
+from schemas.tables import Batch, Document, PageTask
+from schemas.worker_tables import WorkerProcess
 
 log = logging.getLogger("pagepack.host")
 

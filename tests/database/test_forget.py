@@ -35,8 +35,9 @@ from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
 from pipeline.store.retention import sweep_images
 from pipeline.store.sources import SeenFile, record_files
+from schemas import evaluation_tables, worker_tables  # noqa: F401 (their tables are to be known)
+from schemas.base import Base
 from schemas.prompts import DESCRIBE, OCR, question_prompt
-from schemas.tables import Base
 from tests.conftest import LIMITS, Archive, answer, complete_page, reuse_answers, sha
 from tests.database.test_batch_states import notified
 from tests.postgres import PostgresServer

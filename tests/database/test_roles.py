@@ -23,8 +23,9 @@ from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
 from pipeline.store.worker_registry import enlist
+from schemas import evaluation_tables, tables, worker_tables  # noqa: F401 (their tables are to be known)
+from schemas.base import Base
 from schemas.prompts import schema_prompt
-from schemas.tables import Base
 from schemas.view_columns import COLUMNS
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
 from tests.database.test_batch_states import notified
