@@ -14,10 +14,11 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.cores import num_cores
-from pipeline.layout.lines import Line, Quad, find_angle
+from pipeline.layout.lines import Line, Quad
 from schemas.prompts import Prompt
 from workers.engines import Answer, Engine
 from workers.engines.ink import find_ink
@@ -35,7 +36,10 @@ _LOOK_PIXELS = 800_000  # A4 at 1,060 px: print of 8 pt is 10 px high
 _CLOSE_PIXELS = 2_400_000  # where that says too little: lines of small print run into each other
 _CELL_PX = 16
 _LEAST_SKEW = 1.0  # degrees; models read what is askew by less as well
-_LEAST_LINES = 3  # that say so
+_MOST_SKEW = 15.0
+_LEAST_LINES = 3  # that say so, each
+_LONG = 5  # times as long as high, and with the others
+_AGREED, _STRAY = 0.6, 0.75  # in this part of their lengths, to so many degrees
 
 
 class Lie(NamedTuple):
@@ -71,9 +75,26 @@ def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> tuple[
     regions = find_regions(models, small)
     orientation = find_orientation(regions, _Readings(models, pixels, scale)) if regions else Orientation(Turn.NONE)
     lines = [_turned(region.quad, orientation.turn, small.shape) for region in regions]
-    skew = -math.degrees(find_angle(lines)) if len(lines) >= _LEAST_LINES else 0.0
+    skew = -_slope(lines)
     is_sound = orientation.is_sound if regions else find_ink(small) is None
     return Lie(orientation.turn, skew if abs(skew) >= _LEAST_SKEW else 0.0), is_sound
+
+
+def _slope(lines: Sequence[Line]) -> float:
+    """Degrees clockwise by which most lines run down, by their lengths; 0 where they do not agree."""
+    found = []
+    for line in lines:
+        (ax, ay), (bx, by), _, (dx, dy) = line.quad
+        width = math.hypot(bx - ax, by - ay)
+        if width > _LONG * math.hypot(dx - ax, dy - ay):
+            found.append((math.degrees(math.atan2(by - ay, bx - ax)), width * width))
+    if len(found) < _LEAST_LINES:
+        return 0.0
+    found.sort()
+    passed = list(accumulate(weight for _, weight in found))
+    middle = next(slope for (slope, _), end in zip(found, passed, strict=True) if 2 * end >= passed[-1])
+    agreed = sum(weight for slope, weight in found if abs(slope - middle) <= _STRAY)
+    return middle if agreed >= _AGREED * passed[-1] and abs(middle) <= _MOST_SKEW else 0.0
 
 
 class _Readings:
