@@ -2,9 +2,9 @@
 
     plan ──► for some documents at a time: their rows and images ──► the sources, with names of empty batches
 
-An answer goes when no task and no page names it any more. A source is the last to go, so that a call that died on its
-way is finished by the next one with the same paths. Nothing is taken from a batch that is running, nor from a worker's
-hands: those would store again what was just forgotten.
+An answer goes when no task, page, promotion or evaluation names it any more. A source is the last to go, so that a
+call that died on its way is finished by the next one with the same paths. Nothing is taken from a batch that is
+running, nor from a worker's hands: those would store again what was just forgotten.
 """
 
 from __future__ import annotations
@@ -155,6 +155,9 @@ def _forget_answers(connection: Connection, answers: Sequence[int]) -> None:
     unnamed = (
         ~select(PageTask.id).where(PageTask.answer_id == Answer.id).exists(),
         ~select(CurrentAnswer.page_id).where(CurrentAnswer.answer_id == Answer.id).exists(),
+        # of another page with the same image, whose task has a longer answer by now
+        ~select(PromotedAnswer.page_id).where(PromotedAnswer.answer_id == Answer.id).exists(),
+        ~select(EvaluationPage.page_id).where(EvaluationPage.answer_id == Answer.id).exists(),
         sa.or_(is_text_layer, Answer.image_hash.not_in(_awaited_images(connection, answers))),
     )
     gone = connection.scalars(select(Answer.id).where(Answer.id.in_(answers), *unnamed)).all()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.ingest.forget import find_known
 from pipeline.query.search import search
 from pipeline.store.answers import ReadAnswer
+from pipeline.store.forget import forget_documents
+from pipeline.store.forget_plan import plan
 from pipeline.store.retries import retry_cut
 from schemas.tries import SENTENCES, TryVerdict
 from tests.conftest import LIMITS, Archive, answer, claim_page, complete_page
 from tests.database.test_due import plans
 
 DATABASES = ("sqlite", "postgresql")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def one_try(verdict: str, **given: Any) -> dict[str, Any]:
@@ -86,6 +91,30 @@ def test_cut_answers_are_found_without_reading_all_answers(archive: Archive) -> 
     reads = [line for line in plan.splitlines() if "answer_versions" in line]
     if archive.db.dialect == "sqlite":  # PostgreSQL reads a table of one row whole
         assert reads and not any("SCAN" in line for line in reads), plan
+
+
+def test_what_an_evaluation_of_another_page_names_is_not_forgotten(archive: Archive) -> None:
+    """Two files with one picture were judged by a cut answer, which then went on."""
+    batch = archive.batch("b")
+    pages = [archive.ingest(archive.see(path) or 0, ["scan"])[0] for path in ("/in/a.pdf", "/in/b.pdf")]
+    for page in pages:
+        archive.read(page, lambda _: cut("badger", [5, 6, 7]))
+    archive.execute(
+        "INSERT INTO evaluation_runs (id, kind, name, answers, created_at) VALUES (1, 'pages', 'in', 'm', :at)", at=NOW
+    )
+    archive.execute(
+        "INSERT INTO evaluation_pages (evaluation_id, page_id, answer_id, truth, characters, character_errors, words, "
+        "word_errors, recall, precision) SELECT 1, page_id, answer_id, 'truth-file', 1, 0, 1, 0, 1, 1 FROM page_tasks"
+    )
+    assert retry_cut(archive.db, batch.id, [("/in/a.pdf", 1), ("/in/b.pdf", 1)], 8) == 2
+    for page in pages:
+        archive.read(page, lambda _: answer("badger fox", "m1+length/8", tries=[LOOPED, GOOD]))
+    archive.finish()
+    for path, left in (("/in/a.pdf", ["badger", "badger fox"]), ("/in/b.pdf", [])):
+        chosen = plan(archive.db, find_known(archive.db, [path]))
+        forget_documents(archive.db, chosen, chosen.documents, lambda documents, images: None)
+        assert archive.rows("SELECT text FROM answer_versions ORDER BY text") == [(text,) for text in left]
+        assert archive.scalar("SELECT count(*) FROM answer_tries") == len(left)
 
 
 def test_an_answer_that_cannot_go_on_keeps_its_text(archive: Archive) -> None:
