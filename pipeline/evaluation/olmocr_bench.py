@@ -118,7 +118,7 @@ def open_olmocr_bench(path: Path) -> OlmocrBench | None:
 
 def _read(file: Path, pdfs: Path, complaints: list[str]) -> list[Test]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         complaints.append(f"{file} cannot be read as UTF-8 text: {error}; its tests are left out")
         return []

@@ -124,14 +124,14 @@ def bench(tmp_path: Path) -> Path:
         (pdfs / f"{name}.pdf").write_bytes(b"%PDF-1.4")
     tests = [
         {"pdf": "tables/a.pdf", "page": 1, "id": "t1", "type": "table", "cell": "15", "up": "women", "checked": None},
-        {"pdf": "tables/a.pdf", "page": 1, "id": "t2", "type": "present", "text": "absent words", "max_diffs": 2},
+        {"pdf": "tables/a.pdf", "page": 1, "id": "t2", "type": "present", "text": "absent\u2028words", "max_diffs": 2},
         {"pdf": "tables/b.pdf", "page": 1, "id": "t3", "type": "absent", "text": "x", "max_diffs": 0},
         {"pdf": "tables/gone.pdf", "page": 1, "id": "t4", "type": "absent", "text": "x"},
         {"pdf": "../../../etc/passwd", "page": 1, "id": "t5", "type": "absent", "text": "x"},
         {"pdf": "tables/a.pdf", "page": 1, "id": "t6", "type": "order", "before": "x"},
     ]
-    lines = [json.dumps(test) for test in tests] + ["{broken", "[]"]
-    (tmp_path / "bench" / "bench_data" / "table_tests.jsonl").write_text("\n".join(lines))
+    lines = [json.dumps(test, ensure_ascii=False) for test in tests] + ["{broken", "[]"]
+    (tmp_path / "bench" / "bench_data" / "table_tests.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "bench" / "bench_data" / "latin.jsonl").write_bytes("größer".encode("latin-1"))
     return tmp_path / "bench"
 

@@ -21,7 +21,6 @@ from workers.pixtral.model.fingerprint import read_header, weight_files
 from workers.pixtral.start import available_bytes
 from workers.verify.packed import Reading
 
-PACKAGE = "mistral_inference"
 ROOM_BYTES = 2_000_000_000  # beside the weights: one page's activations, cache and logits
 
 
