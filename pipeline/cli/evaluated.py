@@ -54,7 +54,8 @@ def _head(one: Evaluation, key: int | None) -> list[str]:
     lines = [f"evaluation {key}: {one.name}, {one.answers}"] if key is not None else []
     if one.pages or one.without_truth:
         total = len(one.pages) + len(one.without_truth)
-        lines.append(f"{total:,} pages with an answer; {len(one.pages):,} judged{f' ({truths})' if truths else ''}")
+        answered = "1 page" if total == 1 else f"{total:,} pages"
+        lines.append(f"{answered} with an answer; {len(one.pages):,} judged{f' ({truths})' if truths else ''}")
     if one.without_truth:
         named = ", ".join(map(one_line, one.without_truth[:_NAMED]))
         more = f", and {len(one.without_truth) - _NAMED:,} more" if len(one.without_truth) > _NAMED else ""

@@ -43,6 +43,7 @@ class PageTruths:
     _lists: dict[Path, dict[str, str]] = field(default_factory=dict)  # folder → file's name → text
 
     def of(self, page: PageAnswer) -> Truth | None:
+        refused = False
         for file in _candidates(page):
             if file not in self._known:
                 self._known[file] = self._read(file, page.page_count)
@@ -50,8 +51,9 @@ class PageTruths:
             if pages is not None:
                 text = pages[page.page_number - 1] if page.page_number <= len(pages) else ""
                 return Truth("truth-file", text) if text.strip() else None
-            if file.exists():
-                return None  # it was said why
+            refused = refused or file.exists()  # it was said why; equal content at another path may have a sound one
+        if refused:
+            return None
         for file in _files(page) if page.page_number == 1 else []:
             if file.parent not in self._lists:
                 self._lists[file.parent] = self._read_list(file.parent / "truth.json")
@@ -92,14 +94,30 @@ class PageTruths:
             return {}
         try:
             entries = json.loads(file.read_text(encoding="utf-8-sig"))
-            return {str(entry["file"]): str(entry["text"]) for entry in entries}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            if not isinstance(entries, list):
+                raise ValueError(f"it begins as {type(entries).__name__}")
+        except (OSError, ValueError, RecursionError) as error:
             self.complaints.append(f'{file} is no list of {{"file": …, "text": …}} in UTF-8 ({error}); it is left out')
             return {}
+        sound = [entry for entry in entries if isinstance(entry, dict) and _is_text(entry, "file", "text")]
+        if len(sound) < len(entries):
+            number = len(entries) - len(sound)
+            what = "1 entry has" if number == 1 else f"{number:,} entries have"
+            self.complaints.append(f'{file}: {what} no "file" and "text" that are texts; the others count')
+        texts = {entry["file"]: entry["text"] for entry in sound}
+        if missing := [name for name in texts if "\0" in name or not (file.parent / name).exists()]:
+            what = "1 file that is" if len(missing) == 1 else f"{len(missing):,} files that are"
+            more = ", …" if len(missing) > 3 else ""
+            self.complaints.append(f"{file} names {what} not there: {', '.join(missing[:3])}{more}")
+        return texts
 
     def _refuse(self, why: str) -> list[str] | None:
         self.complaints.append(why)
         return None
+
+
+def _is_text(entry: dict[str, object], *names: str) -> bool:
+    return all(isinstance(entry.get(name), str) for name in names)
 
 
 def _files(page: PageAnswer) -> list[Path]:
@@ -121,12 +139,12 @@ def lonely_truths(paths: Iterable[str]) -> list[str]:
     """A line where below these folders lie truths without the file that they are of."""
     lonely = []
     for path in map(Path, paths):
+        names: dict[Path, set[str]] = {}  # of a folder's files, with and without their endings
         for truth in sorted(path.rglob(f"*{_ENDING}")) if path.is_dir() else []:
-            name = truth.name.removesuffix(_ENDING)
-            has_file = any(
-                other.stem == name or other.name == name for other in truth.parent.iterdir() if other.name != truth.name
-            )
-            if not has_file:
+            if truth.parent not in names:
+                others = [other for other in truth.parent.iterdir() if not other.name.endswith(_ENDING)]
+                names[truth.parent] = {name for other in others for name in (other.name, other.stem)}
+            if truth.name.removesuffix(_ENDING) not in names[truth.parent]:
                 lonely.append(str(truth))
     if not lonely:
         return []

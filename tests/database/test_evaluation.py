@@ -220,6 +220,38 @@ def test_a_list_of_truths_in_the_folder_serves_too(tmp_path: Path) -> None:
     assert len(truths.complaints) == 1 and "truth.json is no list of" in truths.complaints[0]
 
 
+def test_an_entry_that_is_no_truth_leaves_the_others(tmp_path: Path) -> None:
+    entries = [
+        {"file": "a.png", "text": "listed"},
+        {"file": "gone.png", "text": "x"},
+        {"text": "y"},
+        {"file": "b.png"},
+        7,
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps(entries))
+    (tmp_path / "a.png").touch()
+    truths = PageTruths()
+    assert truths.of(page_of(tmp_path / "a.png")) == ("truth-file", "listed")
+    assert truths.complaints == [
+        f'{tmp_path}/truth.json: 3 entries have no "file" and "text" that are texts; the others count',
+        f"{tmp_path}/truth.json names 1 file that is not there: gone.png",
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps({"file": "a.png"}))
+    truths = PageTruths()
+    truths.of(page_of(tmp_path / "a.png"))
+    assert len(truths.complaints) == 1 and "truth.json is no list of" in truths.complaints[0]
+
+
+def test_a_broken_truth_beside_one_path_leaves_that_of_its_twin(tmp_path: Path) -> None:
+    (tmp_path / "a.gt.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "b.gt.txt").write_text("typed by hand")
+    page = page_of(tmp_path / "a.png")
+    twin = replace(page, locations=(*page.locations, *page_of(tmp_path / "b.png").locations))
+    truths = PageTruths()
+    assert truths.of(twin) == ("truth-file", "typed by hand")
+    assert len(truths.complaints) == 1 and "a.gt.txt is no UTF-8" in truths.complaints[0]
+
+
 def test_a_file_that_is_no_truth_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "latin.gt.txt").write_bytes("größer".encode("latin-1"))
     (tmp_path / "empty.gt.txt").write_text(" \n")
