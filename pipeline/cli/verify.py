@@ -29,6 +29,8 @@ def verify(paths: tuple[Path, ...], model: Path | None, pages: int, tokens: int,
     from pipeline.settings import load_settings
     from pipeline.supervisor.verify import verify_model
 
+    if out.is_dir() or not out.parent.is_dir():  # else it would be found out when all is computed
+        raise UsageError(f"--out {out} cannot be written: it is a folder, or lies in none; name another file")
     found = verify_model(load_settings(model=model), [one.absolute() for one in paths], pages, tokens)
     try:
         out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

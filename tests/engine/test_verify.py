@@ -94,6 +94,8 @@ def test_the_command_on_files_of_ones_own_writes_what_it_found(pages: list[Page]
     found = json.loads(out.read_text())
     assert found["verdict"] == "agrees" and len(found["pages"]) == 2
     assert "secret" not in out.read_text() and "text" not in found["pages"][0], "it is to be sent"
+    lost = call("verify", "--out", tmp_path / "gone" / "found.json", engine="")
+    assert lost.returncode == 2 and "lies in none" in lost.stderr, "said before anything is computed"
     none = call("verify", "--out", out, engine="")
     assert none.returncode == 2 and "--model DIR" in none.stderr
     (tmp_path / "words.txt").write_text("words")
