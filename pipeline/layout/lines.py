@@ -28,6 +28,7 @@ _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 # A detector's box reaches beyond the letters by a tenth of its height or more: large type closes a gutter so.
 _PADDING = 0.1
 _MAX_SKEW = math.radians(15)
+_NEAR_LEVEL = 4.0  # times what corners may err by: further no page is set askew by them
 _LEVEL, _AFAR = 0.1, 8.0  # in line heights
 BOX_HEIGHT = 1.25
 """Of a detector's box, in sizes of the line's font: medians over two public pages are 1.27 and 1.33."""
@@ -152,8 +153,10 @@ def find_angle(lines: Sequence[Line]) -> float:
     least = (2 if agreed > 0.6 * total else 3) * error
     if not least < abs(angle) < _MAX_SKEW:
         return 0.0
-    # Where lines are short, all may err to one side: those that share a row from afar know better.
-    return 0.0 if _num_level(lines, 0.0) > _num_level(lines, angle) else angle
+    # Where lines are short, all may err to one side, a little: those that share a row from afar know better.
+    if abs(angle) < _NEAR_LEVEL * least and _num_level(lines, 0.0) > _num_level(lines, angle):
+        return 0.0
+    return angle
 
 
 def _num_level(lines: Sequence[Line], angle: float) -> int:

@@ -67,6 +67,13 @@ def test_columns_whose_lines_do_not_stand_level_are_columns_too() -> None:
     assert text_in_reading_order(lines) == "A0 a1 a2 a3 a4 a5 a6 a7.\n\nB0 b1 b2 b3 b4 b5."
 
 
+@pytest.mark.parametrize("degrees", [4.0, 8.0, -8.0, 10.0])
+def test_a_page_far_askew_is_set_level_though_lines_of_two_columns_meet_as_it_lies(degrees: float) -> None:
+    meets = -330 * math.tan(math.radians(degrees)) % PITCH  # as it lies, rows of one column go on in the other
+    lines = turned([*column("a", 50, 80, 300, 12), *column("b", 380, 80 + meets, 300, 12)], degrees)
+    assert find_frame(lines).angle == pytest.approx(math.radians(degrees), abs=0.005)
+
+
 def test_three_columns_are_read_from_the_left() -> None:
     lines = [*column("a", 20, 0, 200, 3), *column("b", 250, 0, 200, 3), *column("c", 480, 0, 200, 3)]
     assert text_in_reading_order(lines) == "A0 a1 a2.\n\nB0 b1 b2.\n\nC0 c1 c2."
