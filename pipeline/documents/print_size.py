@@ -44,7 +44,7 @@ _SURE_LETTER_PX = 6
 _LONGEST = 3.2  # times its width: an l or a bracket, also two letters that touch
 _FILLED = 0.12, 0.8  # of its box: a thin frame has less, a dot or a bar more
 _LEAST_LETTERS, _MANY_LETTERS = 4, 100  # a word, a paragraph
-_PARTS = 12  # of the page's width and of its height
+_MOST_PARTS, _LEAST_PART_PX = 12, 64  # of the page's width and of its height; a part holds many letters
 _SCREEN = 0.55  # of a part is squares around letters: 0.35 in print, 0.65 in the dots of a printed picture
 _GRAIN = 0.3  # of a part, and more specks than letters: noise
 _FEW_LETTERS, _MANY_SPECKS = 8, 0.005  # specks for each letter, and for each pixel: fine dots; leaders have 0.003
@@ -137,8 +137,9 @@ def _letters(ink: Image.Image) -> tuple[int, int, Look]:
     num_small = int((is_small & (longer > 1)).sum())
     has_ink = int(is_letter.sum()) + num_small > 3 * _LEAST_LETTERS or not is_small.all()
     # Parts of the page that are full of little squares are no print.
-    across, down = (left + width // 2) * _PARTS // ink.width, (top + height // 2) * _PARTS // ink.height
-    part, num_parts = down * _PARTS + across, _PARTS * _PARTS
+    columns, rows = (min(_MOST_PARTS, max(1, side // _LEAST_PART_PX)) for side in ink.size)
+    across, down = (left + width // 2) * columns // ink.width, (top + height // 2) * rows // ink.height
+    part, num_parts = down * columns + across, rows * columns
     squares = np.where(is_compact & (longer < _LARGE_PX), longer, 0) ** 2
     part_pixels = ink.width * ink.height / num_parts
     density = np.bincount(part, squares, num_parts) / part_pixels

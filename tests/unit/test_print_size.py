@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.documents.print_size import look_at
+from tests.odd_images import lines_of_text
 
 WORDS = "the harbour log says that fog came in at six and the ferry waited for the tide while gulls sat on the pier"
 DPI = 200
@@ -118,3 +119,8 @@ def test_noise_is_no_print_and_is_given_up_soon() -> None:
 def test_blank_paper_has_no_ink() -> None:
     assert look_at(Image.new("L", (1654, 2339), 255)) == (None, False, True)
     assert not look_at(Image.new("L", (3, 5000), 255)).has_ink
+
+
+@pytest.mark.parametrize("size", [(160, 96), (320, 96), (320, 240), (640, 480)])
+def test_print_of_a_small_picture_is_as_high_as_that_of_a_large_one(size: tuple[int, int]) -> None:
+    assert look_at(lines_of_text(*size)).size == pytest.approx(14, rel=0.2)
