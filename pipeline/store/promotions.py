@@ -47,8 +47,8 @@ class RolledBack:
 @retried
 def promote(db: Database, answers: AnswerSet, chosen: ChosenPages) -> Promoted | None:
     """Make a set of answers current on all pages of a selection that have one; None where no page has."""
+    documents = _documents(db, chosen)
     with db.write() as connection:
-        documents = chosen.documents(db.look(connection))
         described = {"answers": answers.name, "prompt": chosen.prompt, "path": chosen.path}
         batch = chosen.batch.value if chosen.batch else None
         made = insert(Promotion).values(batch_id=batch, **described).returning(Promotion.id)
@@ -99,8 +99,8 @@ def roll_back(db: Database, chosen: ChosenPages, promotion_id: int | None = None
 
     Within the selection alone; a promotion that holds other pages still stands.
     """
+    documents = _documents(db, chosen)
     with db.write() as connection:
-        documents = chosen.documents(db.look(connection))
         for row in connection.execute(_standing()).all():
             if promotion_id not in (None, row.id):
                 continue
@@ -134,6 +134,12 @@ _SHOW_BACK = f"""UPDATE current_answers SET
    latest_answer_id = CASE WHEN EXISTS (SELECT 1 {_STANDS}) THEN latest_answer_id END,
    promotion_id = (SELECT max(h.promotion_id) {_STANDS})
 WHERE {_IS_RELEASED}"""
+
+
+def _documents(db: Database, chosen: ChosenPages) -> Sequence[int] | None:
+    """Before the transaction that writes: each path is held against a pattern, and SQLite has one writer at a time."""
+    with db.looking() as look:
+        return chosen.documents(look)
 
 
 def _parts(documents: Sequence[int] | None) -> Iterator[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.database.looking import Look
 from pipeline.errors import UsageError
 from pipeline.ingest.forget import find_known
 from pipeline.query.answer_names import find_answers
@@ -136,6 +138,20 @@ def test_a_selection_by_batch_and_prompt_holds_no_more(two_models: Archive) -> N
     ]
     assert promote(db, find_answers(db, "m1b"), ChosenPages(path="letters/")) is None
     assert two_models.scalar("SELECT count(*) FROM promotions") == 1, "one that holds nothing is none"
+
+
+@pytest.mark.only("sqlite")  # which has one writer at a time
+def test_pages_are_stored_while_the_paths_of_a_promotion_are_looked_at(two_models: Archive) -> None:
+    class Meanwhile(ChosenPages):
+        def documents(self, look: Look) -> Sequence[int] | None:
+            two_models.execute("UPDATE documents SET page_count = page_count")
+            return ChosenPages.documents(self, look)
+
+    db, chosen = two_models.db, Meanwhile(path="letters/")
+    done = promote(db, find_answers(db, "m1"), chosen)
+    assert done and done.held == 1
+    back = roll_back(db, chosen)
+    assert back and back.released == 1
 
 
 def test_what_is_forgotten_is_held_by_no_promotion(two_models: Archive) -> None:
