@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from pipeline.errors import Unavailable
 from schemas.prompts import Prompt
 from tests.chain_checkpoint import chain_checkpoint
+from workers.engines import Answer
 from workers.engines.pixtral import PixtralEngine
-from workers.engines.pixtral_ladder import LADDER
+from workers.engines.pixtral_ladder import LADDER, Climb
 
 READ = Prompt("read", "read")  # short, that the images weigh something beside it
 WIDE = np.full((64, 192, 3), 255, np.uint8)
@@ -132,3 +134,17 @@ def test_a_page_that_was_set_upright_and_then_turned_for_a_try_says_the_sum():
     outer = _Turned(inner, Lie(Turn.HALF), "m")
     inner.set_result(Answer("x", "stop", 0.1, angle=270.0))
     assert outer.result().angle == 90.0 and outer.result().model == "m+turned"
+
+
+def test_a_try_that_ends_for_an_unknown_reason_has_failed_and_the_page_goes_on():
+    ends = iter(["repetition", "error", "stop"])
+
+    def ask(rung: int) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        future.set_result(Answer(f"text of {rung}", next(ends), 1.0))
+        return future
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = Climb(ask, pool, None).begin().result(10)
+    assert [one.verdict for one in answer.tries] == ["repetition", "failed", "good"]
+    assert answer.text == "text of 2" and answer.tries[1].error == "it ended with 'error'"

@@ -87,7 +87,13 @@ class Climb:
         one.add_done_callback(self._ended)
 
     def _ended(self, one: Future[Answer]) -> None:
-        """On the engine's thread."""
+        """On the engine's thread, which logs what a callback raises and leaves the page to wait."""
+        try:
+            self._judge(one)
+        except Exception as error:
+            self._set(error)
+
+    def _judge(self, one: Future[Answer]) -> None:
         if one.cancelled():
             self.future.cancel()
             return
@@ -139,11 +145,15 @@ def verdicts(tries: Sequence[Answer | PageFailed]) -> list[TryVerdict]:
     return [_verdict(one, max(looped, default=0)) for one in tries]
 
 
+_CUT = (TryVerdict.REPETITION, TryVerdict.LENGTH, TryVerdict.DEADLINE)
+"""Verdicts that are the engine's own words for how an answer ended."""
+
+
 def _verdict(one: Answer | PageFailed, longest: int) -> TryVerdict:
     if isinstance(one, PageFailed):
         return TryVerdict.FAILED
     if one.finish_reason != "stop":
-        return TryVerdict(one.finish_reason)  # repetition, length or deadline
+        return TryVerdict(one.finish_reason) if one.finish_reason in _CUT else TryVerdict.FAILED
     if not one.text.strip():
         return TryVerdict.EMPTY
     if 2 * len(one.text) < longest:
@@ -174,6 +184,7 @@ def _as_try(one: Answer | PageFailed, verdict: TryVerdict, is_chosen: bool) -> T
         return Try(verdict, error=str(one))
     return Try(
         verdict,
+        error=f"it ended with {one.finish_reason!r}" if verdict == TryVerdict.FAILED else None,
         text=one.text,
         finish_reason=one.finish_reason,
         temperature=one.temperature,
