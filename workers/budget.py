@@ -3,7 +3,7 @@
 What was stored is known from the database, of all workers; what this worker has in hand is reckoned with the dearest
 answer so far. Until a first cost is known, one page is read at a time, for nothing else bounds a budget of three pages.
 What other workers have in hand is not known, nor what they stored since the last look. So a batch costs more than it
-may by what the other workers read within `_LOOK_SECONDS` at most.
+may by what the other workers read within `_LOOK_SECONDS`, and while a look takes, at most.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WAY_OUT = "then `pagepack retry --cause budget`, and the same command again"
 class _Batch:
     known: Spent
     looked_at: float
-    since: float = 0.0  # cost of what this worker stored after the look began
+    since: float = 0.0  # cost of what this worker stored after the last look began
     in_hand: int = 0  # answers that are asked for
     dearest: float | None = None
     is_uncounted: bool = False  # an answer came whose cost nobody knows
@@ -42,6 +42,7 @@ class Budget:
         self._db = db
         self._least_cost = least_cost
         self._batches: dict[str, _Batch] = {}
+        self._looking: set[str] = set()  # batches that a thread asks the database about
         self._changed = threading.Condition()
 
     def begin(self, batch: str, answers: int) -> PageFailed | None:
@@ -49,13 +50,16 @@ class Budget:
 
         Waits while answers are in hand that may leave enough.
         """
-        with self._changed:
-            while (reason := _why_not(one := self._look(batch), answers)) is not None:
+        while True:
+            self._look_if_due(batch)
+            with self._changed:
+                one = self._batches[batch]
+                if (reason := _why_not(one, answers)) is None:
+                    one.in_hand += answers
+                    return None
                 if not one.in_hand:
                     return PageFailed(f"{reason}, {_WAY_OUT}", cause="budget")
                 self._changed.wait(_WAIT_SECONDS)  # what is in hand may turn out cheaper, or fail
-            one.in_hand += answers
-            return None
 
     def end(self, batch: str, answers: int, outcomes: Sequence[Outcome]) -> None:
         """They are stored, or given back without an outcome."""
@@ -70,21 +74,36 @@ class Budget:
             one.is_uncounted |= any(outcome.cost is None for outcome in answers_read)
             self._changed.notify_all()
 
-    def _look(self, batch: str) -> _Batch:
-        """What is known of the batch, looked up anew now and then; as it was where the database is away."""
-        one, now = self._batches.get(batch), time.monotonic()
-        if one is not None and now - one.looked_at < _LOOK_SECONDS:
-            return one
+    def _look_if_due(self, batch: str) -> None:
+        """Ask anew now and then what is known of the batch; where the database is away, it stays as it was.
+
+        One thread asks, without the lock, for the sum over a large batch takes a while. The others go on with what was
+        known; only who knows nothing of the batch waits. What is stored meanwhile may count twice until the next look.
+        """
+        with self._changed:
+            while batch in self._looking and batch not in self._batches:
+                self._changed.wait()
+            one, now = self._batches.get(batch), time.monotonic()
+            if batch in self._looking or (one is not None and now - one.looked_at < _LOOK_SECONDS):
+                return
+            self._looking.add(batch)
+            counted = 0.0 if one is None else one.since
+        known: Spent | None = None
         try:
             known = spent(self._db, batch)
         except Unavailable:
             if one is None:
                 raise
-            known = Spent(one.known.cost + one.since, one.known.most)
-        if one is None:
-            one = self._batches[batch] = _Batch(known, now, dearest=self._least_cost)
-        one.known, one.looked_at, one.since = known, now, 0.0
-        return one
+        finally:
+            with self._changed:
+                if one is not None:
+                    one.looked_at = now
+                    if known is not None:
+                        one.known, one.since = known, one.since - counted
+                elif known is not None:
+                    self._batches[batch] = _Batch(known, now, dearest=self._least_cost)
+                self._looking.discard(batch)
+                self._changed.notify_all()
 
 
 def _why_not(one: _Batch, answers: int) -> str | None:

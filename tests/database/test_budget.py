@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from pipeline.database.engine import Database
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.store.answers import UnfitAnswer
+from pipeline.store.costs import Spent, spent
 from tests.conftest import LIMITS, Archive, answer, complete_page
 from workers import budget as module
 from workers.budget import Budget
@@ -112,3 +114,35 @@ def test_a_page_without_an_answer_costs_nothing_and_a_batch_without_a_budget_is_
         budget.end(batch, 1, [Unavailable("away")])
     free = archive.batch("free").public_id
     assert [budget.begin(free, 1) for _ in range(50)] == [None] * 50
+
+
+def test_pages_are_read_while_one_thread_asks_what_the_batch_has_cost(
+    archive: Archive, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(archive.db)
+    assert budget.begin(batch, 1) is None
+    budget.end(batch, 1, costs(0.1))
+    asks, may_answer, asked = threading.Event(), threading.Event(), 0
+
+    def slowly(db: Database, of: str) -> Spent:
+        nonlocal asked
+        asked += 1
+        asks.set()
+        assert may_answer.wait(60)
+        return spent(db, of)
+
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "spent", slowly)
+    first = in_another_thread(budget, batch)
+    assert asks.wait(60)
+    second = in_another_thread(budget, batch)
+    try:
+        assert second.wait(10) and not first.is_set() and asked == 1
+        budget.end(batch, 1, costs(0.5))
+    finally:
+        may_answer.set()
+    assert first.wait(60)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 60.0)
+    budget.end(batch, 1, [])
+    reason = budget.begin(batch, 2)
+    assert reason is not None and "has cost 0.5 of" in str(reason), "what ended during the look counts"
