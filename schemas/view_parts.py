@@ -17,6 +17,10 @@ IS_THERE = "s.gone_at IS NULL"
 IS_ASKED_ABOUT = """(b.all_pages OR EXISTS (SELECT 1 FROM batch_pages r WHERE r.batch_id = b.id
    AND p.page_index BETWEEN r.first_index AND r.last_index))"""
 
+IS_UNTAKEN = """NOT EXISTS (SELECT 1 FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
+                  WHERE t.page_id = p.id AND t.state = 'done' AND a.engine = 'text-layer')"""
+"""Of the text that a page carries: no answer was made of it."""
+
 FROM_ANSWERS = """FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id

@@ -16,7 +16,7 @@ from schemas.page_lines import page_lines
 from schemas.prompts_view import prompts
 from schemas.review_view import review
 from schemas.tries import TRIES
-from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE
+from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE, IS_UNTAKEN
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
    WHERE t.page_id = p.id AND t.answer_id = a.id AND t.state = 'done' ORDER BY t.finished_at, t.id LIMIT 1)"""
@@ -226,8 +226,7 @@ FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
 JOIN text_layers l ON l.page_id = p.id
-WHERE NOT EXISTS (SELECT 1 FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
-                  WHERE t.page_id = p.id AND t.state = 'done' AND a.engine = 'text-layer')
+WHERE {IS_UNTAKEN}
 """
 """What engines said, and what a page carries itself, where that was not taken."""
 

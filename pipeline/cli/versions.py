@@ -161,21 +161,34 @@ def promote(
     from pipeline.database.open import open_database
     from pipeline.query.answer_names import find_answers
     from pipeline.settings import load_settings
+    from pipeline.store.answer_sets import count_untaken
     from pipeline.store.promotions import promote as promote_answers
 
     db = open_database(load_settings(home=home))
     chosen = find_answers(db, answers)
-    done = promote_answers(db, chosen, _selection(db, prompt, batch, path))
+    pages = _selection(db, prompt, batch, path)
+    done = promote_answers(db, chosen, pages)
     if as_json:
         counts = {"held": done.held, "changed": done.changed} if done else {"held": 0, "changed": 0}
         click.echo(json.dumps({"promotion_id": done.promotion_id if done else None, "answers": chosen.name, **counts}))
     elif done:
+        were = "was" if done.changed == 1 else "were"
         click.echo(
-            f"promotion {done.promotion_id}: {counted(done.held, 'answer')} of {chosen.name} current, of which "
-            f"{done.changed:,} were not; later runs leave them; `pagepack roll-back {done.promotion_id}` takes it back"
+            f"promotion {done.promotion_id}: {counted(done.held, 'answer')} of {chosen.name} current, "
+            f"of which {done.changed:,} {were} not; later runs leave them; "
+            f"`pagepack roll-back {done.promotion_id}` takes it back"
         )
-    if done is None:
+    if chosen.is_own_text and (number := count_untaken(db, pages)):
+        carry = "1 page there carries" if number == 1 else f"{number:,} pages there carry"
+        they = "It is not promoted" if number == 1 else "They are not promoted"
+        click.echo(
+            f"pagepack: {carry} text that was never taken as an answer. {they}; `pagepack run PATH "
+            "--text-layer prefer` takes what is sound, and `always` the rest",
+            err=True,
+        )
+    elif done is None:
         click.echo(f"pagepack: no page there has an answer of {chosen.name}; nothing is promoted", err=True)
+    if done is None:
         return EXIT_NOTHING
     return EXIT_DONE
 

@@ -57,7 +57,8 @@ def _known(look: Look, kind: str) -> Iterator[tuple[str, AnswerSet]]:
 
 
 _NAMES = {
-    "engine": "SELECT DISTINCT engine FROM answer_versions ORDER BY 1",
+    "engine": """SELECT DISTINCT engine FROM answer_versions
+UNION SELECT 'text-layer' WHERE EXISTS (SELECT 1 FROM text_layers) ORDER BY 1""",
     # Of a text layer each text is a model; the engine's name stands for all of them
     "model": "SELECT DISTINCT model FROM answer_versions WHERE engine <> 'text-layer' ORDER BY 1",
     "prompt": "SELECT DISTINCT name FROM prompt_versions ORDER BY 1",

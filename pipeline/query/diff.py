@@ -6,9 +6,9 @@ import heapq
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.database.looking import Look, Looking
+from pipeline.database.looking import Look, Looking, as_json
 from pipeline.query.word_diff import Piece, diff, words_changed, words_of
-from pipeline.store.answer_sets import AnswerSet, ChosenPages
+from pipeline.store.answer_sets import OWN_TEXT_ANSWERS, UNTAKEN, AnswerSet, ChosenPages
 
 _PAGES_AT_ONCE = 1_000  # by id; so many texts are in memory
 
@@ -55,13 +55,14 @@ def compare(db: Looking, before: AnswerSet, after: AnswerSet, chosen: ChosenPage
                 if documents is not None and row.document not in documents:
                     continue
                 compared += 1
-                if row.before_text == row.after_text:
+                texts = _text(row.before_text, row), _text(row.after_text, row)
+                if texts[0] == texts[1]:
                     continue
-                words = words_of(row.before_text), words_of(row.after_text)
+                words = words_of(texts[0]), words_of(texts[1])
                 number = words_changed(*words)
                 if number:
                     changed += 1
-                    entry = (number, -compared, (row, max(map(len, words))))
+                    entry = (number, -compared, (row, texts, max(map(len, words))))
                     (heapq.heappush if len(worst) < limit else heapq.heappushpop)(worst, entry)
     pages = [
         ChangedPage(
@@ -71,28 +72,47 @@ def compare(db: Looking, before: AnswerSet, after: AnswerSet, chosen: ChosenPage
             row.prompt,
             number,
             words,
-            diff(row.before_text, row.after_text),
+            diff(*texts),
         )
-        for number, _, (row, words) in sorted(worst, reverse=True)
+        for number, _, (row, texts, words) in sorted(worst, reverse=True)
     ]
     return Compared(pages, compared, changed)
 
 
 def _pairs(look: Look, before: AnswerSet, after: AnswerSet, chosen: ChosenPages, first: int) -> Any:
     is_near = "t.page_id >= :first AND t.page_id < :end"
-    one, given = before.select("before", is_near)
-    other, more = after.select("after", is_near)
+    one, given = _select(before, "before", is_near)
+    other, more = _select(after, "after", is_near)
     joined = "y.page_id = x.page_id"
     if not before.kind == after.kind == "prompt":
         joined += " AND y.prompt = x.prompt"
     where = "WHERE y.prompt = :prompt" if chosen.prompt is not None else ""
     statement = f"""SELECT p.document_id AS document, d.public_id AS public_id, p.page_index AS page_index,
    (SELECT min(s.path) FROM sources s WHERE s.document_id = p.document_id AND s.gone_at IS NULL) AS path,
-   y.prompt AS prompt, a.text AS before_text, b.text AS after_text
+   y.prompt AS prompt, a.text AS before_text, b.text AS after_text, l.text AS layer, l.boxes AS boxes
 FROM ({one}) x JOIN ({other}) y ON {joined}
-JOIN answer_versions a ON a.id = x.answer_id JOIN answer_versions b ON b.id = y.answer_id
+LEFT JOIN answer_versions a ON a.id = x.answer_id LEFT JOIN answer_versions b ON b.id = y.answer_id
+LEFT JOIN text_layers l ON l.page_id = x.page_id AND (a.id IS NULL OR b.id IS NULL)
 JOIN pages p ON p.id = x.page_id JOIN documents d ON d.id = p.document_id {where} ORDER BY p.id, y.prompt"""
     values: dict[str, Any] = given | more | {"first": first, "end": first + _PAGES_AT_ONCE}
     if chosen.prompt is not None:
         values["prompt"] = chosen.prompt
     return [row for row in look.rows(statement, **values) if row.path is not None]
+
+
+def _select(answers: AnswerSet, parameter: str, is_near: str) -> tuple[str, dict[str, Any]]:
+    """As `AnswerSet.select`; a text that a page carries and that was never taken has a null in place of the answer."""
+    query, given = answers.select(parameter, is_near)
+    if answers.is_own_text:
+        carried = f"SELECT p.id, '{OWN_TEXT_ANSWERS}', NULL {UNTAKEN} AND p.id >= :first AND p.id < :end"
+        query = f"{query} UNION ALL {carried}"
+    return query, given
+
+
+def _text(text: str | None, row: Any) -> str:
+    """An answer's; else what would be the answer, were the page's own text taken."""
+    if text is not None:
+        return text
+    from pipeline.store.layer_text import text_of  # lays the lines out, which no other answer needs
+
+    return text_of(row.layer, as_json(row.boxes))

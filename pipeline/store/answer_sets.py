@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.database.looking import Look
-from schemas.view_parts import IS_ASKED_ABOUT
+from pipeline.database.looking import Look, Looking
+from schemas.view_parts import IS_ASKED_ABOUT, IS_UNTAKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,11 @@ class AnswerSet:
         """Of the prompt's name, for a condition of `select`."""
         return "t.prompt" if self.kind == "current" else "v.name"
 
+    @property
+    def is_own_text(self) -> bool:
+        """What pages carry themselves, of which an answer is made only where a batch takes it."""
+        return self == OWN_TEXT
+
     def select(self, parameter: str, *conditions: str) -> tuple[str, dict[str, Any]]:
         """SELECT page_id, prompt, answer_id, where the conditions hold too; and the value of its parameter."""
         if self.kind == "current":
@@ -43,6 +48,13 @@ class AnswerSet:
 
 
 CURRENT = AnswerSet("current", "")
+OWN_TEXT = AnswerSet("engine", "text-layer")
+
+OWN_TEXT_ANSWERS = "ocr"
+"""The prompt to which such a text is an answer."""
+
+UNTAKEN = f"FROM pages p JOIN text_layers l ON l.page_id = p.id WHERE {IS_UNTAKEN}"
+"""Pages that carry text, in the view `answers` too, which is no stored answer."""
 
 _DONE = """FROM page_tasks t JOIN pages p ON p.id = t.page_id JOIN answer_versions a ON a.id = t.answer_id
 JOIN prompt_versions v ON v.version = a.prompt_version WHERE t.state = 'done'"""
@@ -79,6 +91,17 @@ class ChosenPages:
         else:
             return None
         return sorted({document for path, document in rows if self.path is None or fits(path, self.path)})
+
+
+def count_untaken(db: Looking, chosen: ChosenPages) -> int:
+    """Pages of a selection that carry text of which no answer was made."""
+    if chosen.prompt not in (None, OWN_TEXT_ANSWERS):
+        return 0
+    with db.looking() as look:
+        documents = chosen.documents(look)
+        per_document = look.rows(f"SELECT p.document_id, count(*) {UNTAKEN} GROUP BY 1")
+    wanted = None if documents is None else set(documents)
+    return sum(number for document, number in per_document if wanted is None or document in wanted)
 
 
 def fits(path: str, pattern: str) -> bool:

@@ -20,13 +20,15 @@ from pipeline.query.export import export
 from pipeline.query.search import search
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
-from pipeline.store.answer_sets import ChosenPages
+from pipeline.store.answer_sets import ChosenPages, count_untaken
 from pipeline.store.batches import open_batch
 from pipeline.store.forget import forget_documents
 from pipeline.store.forget_plan import plan
+from pipeline.store.pages import NewPage
 from pipeline.store.promotions import promote, roll_back
 from schemas.prompts import DESCRIBE, OCR
-from tests.conftest import Archive, answer
+from schemas.text_layers import Verdict
+from tests.conftest import Archive, answer, sha
 from tests.running import call
 
 DATABASES = ("sqlite", "postgresql")
@@ -221,6 +223,37 @@ def test_pages_that_changed_are_listed_the_most_changed_first(two_models: Archiv
     assert (len(few.pages), few.changed) == (1, 2)
 
 
+def carrying(archive: Archive, path: str, said: str, read: str) -> None:
+    """A file of one page that carries a text and was read, as `eval` and `--text-layer keep` do."""
+    new = NewPage(0, sha(path), 16, 16, text_layer=said, text_layer_verdict=Verdict.SOUND)
+    (page,) = archive.ingest(archive.see(path) or 0, [new])
+    archive.read(page, lambda _: read)
+
+
+def test_a_text_that_a_page_carries_is_compared_though_it_was_never_taken(archive: Archive) -> None:
+    carrying(archive, "/in/a.pdf", "the old house", "the odd house")
+    carrying(archive, "/in/letters/b.pdf", "dear Ada", "dear Ada")
+    carried = archive.rows("SELECT count(*) FROM answers WHERE engine = 'text-layer'")
+    db = archive.db
+    found = compare(db, find_answers(db, "text-layer"), find_answers(db, "current"), ALL, 9)
+    assert carried == [(2,)] and (found.compared, found.changed) == (2, 1)
+    assert marked(found.pages[0].pieces) == "the [-old-]{+odd+} house"
+    found = compare(db, find_answers(db, "current"), find_answers(db, "engine:text-layer"), ALL, 9)
+    assert marked(found.pages[0].pieces) == "the [-odd-]{+old+} house"
+    assert promote(db, find_answers(db, "text-layer"), ALL) is None
+    assert count_untaken(db, ALL) == 2
+    assert count_untaken(db, ChosenPages(path="letters")) == 1
+    assert count_untaken(db, ChosenPages(prompt="describe")) == 0
+    archive.batch("taking", text_layer="prefer")
+    archive.see("/in/a.pdf", batch="taking")
+    assert archive.waiting(archive.scalar("SELECT min(id) FROM documents")) == []
+    found = compare(db, find_answers(db, "text-layer"), find_answers(db, "rapidocr"), ALL, 9)
+    assert (found.compared, found.changed) == (2, 1), "one is taken, one is not"
+    assert count_untaken(db, ALL) == 1
+    done = promote(db, find_answers(db, "text-layer"), ALL)
+    assert done and done.held == 1
+
+
 def test_versions_of_a_prompt_and_two_prompts_are_compared(archive: Archive) -> None:
     read_by(archive, "m1", "rapidocr", {"/in/a.pdf": ["old words"]})
     archive.batch("again", prompts=[NEW_OCR, DESCRIBE])
@@ -287,9 +320,13 @@ def test_the_commands_compare_promote_and_take_back(two_models: Archive, setting
     assert said("diff", "rapidocr", "engine:rapidocr")[0] == 2
     assert said("diff", "rapidocr", "tesseract", "--path", "nowhere")[0] == 3
     code, out, _ = said("promote", "rapidocr", "--path", "letters")
-    expected = "promotion 1: 1 answer of engine:rapidocr current, of which 1 were not; later runs leave them; "
+    expected = "promotion 1: 1 answer of engine:rapidocr current, of which 1 was not; later runs leave them; "
     assert code == 0 and out == f"{expected}`pagepack roll-back 1` takes it back\n"
     assert said("promote", "rapidocr", "--path", "nowhere")[0] == 3
+    carrying(two_models, "/in/c.pdf", "typed", "read")
+    code, out, told = said("promote", "text-layer")
+    assert code == 3 and not out and "1 page there carries text that was never taken" in told
+    assert "--text-layer prefer" in told
     code, out, told = said("roll-back", "7")
     assert code == 2 and "no promotion 7 stands; there stand 1 (engine:rapidocr)" in told
     code, out, _ = said("roll-back", "--json")
