@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pymupdf
@@ -15,7 +17,7 @@ from pipeline.errors import PageFailed
 from pipeline.settings import Settings
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.stand_ins import InstantEngine
-from workers.engines import Answer
+from workers.engines import Answer, rapidocr_models
 from workers.engines.orientation import Turn
 from workers.engines.rapidocr import load
 from workers.engines.regions import Models
@@ -128,6 +130,23 @@ def test_a_look_that_fails_leaves_the_page_as_it_lies() -> None:
     inner = RecordingEngine()
     Upright(inner, Broken(None)).submit("a1", np.rot90(sheet(LINES), 1), [OCR])
     assert inner.given[0][0] == "a1"
+
+
+def test_models_that_cannot_be_loaded_are_tried_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = rapidocr_models.choose_models()
+    (tmp_path / "detector.onnx").write_bytes(whole.detector.read_bytes()[:1000])
+    broken = replace(whole, detector=tmp_path / "detector.onnx")
+    loads: list[int] = []
+    monkeypatch.setattr("workers.engines.rapidocr.choose_models", lambda: loads.append(1) or broken)
+    inner = RecordingEngine()
+    outer = Upright(inner)
+    for name in ("a1", "a2", "a3"):
+        outer.submit(name, np.rot90(sheet(LINES), 1), [OCR])
+    assert [name for name, _ in inner.given] == ["a1", "a2", "a3"] and len(loads) == 1
+    (record,) = [one for one in caplog.records if one.name == "pagepack.worker"]
+    assert record.levelname == "WARNING" and "pages are read as they lie" in record.message
 
 
 def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,7 @@ class Upright:
         self._engine = engine
         self._models = models
         self._loading = threading.Lock()
+        self._cannot_load = False
         self._cores = threading.Semaphore(num_cores())  # a look takes one
         self.name, self.model, self.capacity = engine.name, engine.model, engine.capacity
 
@@ -204,19 +205,26 @@ class Upright:
     def _lie(self, image_hash: str, pixels: NDArray[np.uint8]) -> Lie | None:
         """None where it cannot be found out: the page is read as it lies."""
         try:
-            models = self._loaded()
+            if (models := self._loaded()) is None:
+                return None
             with self._cores:
                 return find_lie(models, pixels)
         except Exception:
             log.exception("how the page image %s lies is not known; it is read as it is", image_hash)
             return None
 
-    def _loaded(self) -> Models:
+    def _loaded(self) -> Models | None:
+        """None where they cannot be loaded, which is tried and said once."""
         with self._loading:
-            if self._models is None:
+            if self._models is None and not self._cannot_load:
                 from workers.engines.rapidocr import load
 
-                self._models = Models(load())
+                try:
+                    self._models = Models(load())
+                except Exception as error:
+                    self._cannot_load = True
+                    why = str(error) or type(error).__name__
+                    log.warning("pages are read as they lie, for what finds out how they do cannot be loaded: %s", why)
             return self._models
 
 
