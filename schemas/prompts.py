@@ -36,6 +36,7 @@ class Prompt:
     seed: int = 0
     stop: tuple[str, ...] = ()
     schema: str | None = None
+    is_capped: bool = False  # somebody has set `max_tokens` to what is usual, and means it: `sampled`
 
     def __post_init__(self) -> None:
         """What the database would change is changed before, for the version is a hash of it."""
@@ -50,7 +51,7 @@ class Prompt:
     def goes_on(self) -> bool:
         """Whether an answer that reaches `max_tokens` may go on: where nobody has set that, it is but what is usual."""
         is_short = self.name == "describe" or self.name.startswith("ask: ")
-        return self.max_tokens == (SHORT_TOKENS if is_short else LONG_TOKENS)
+        return not self.is_capped and self.max_tokens == (SHORT_TOKENS if is_short else LONG_TOKENS)
 
     @cached_property  # so no slots
     def version(self) -> str:
@@ -60,11 +61,18 @@ class Prompt:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All that shapes the answer beside the text; without a schema as before there were any."""
+        """All that shapes the answer beside the text; without a schema or a cap as before there were any."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name not in ("name", "text", "schema")} | (
-            {} if self.schema is None else {"schema": self.schema}
-        )
+        unsaid = {"name", "text"} | {name for name in ("schema", "is_capped") if not values[name]}
+        return {name: value for name, value in values.items() if name not in unsaid}
+
+
+def sampled(prompt: Prompt, **sampling: Any) -> Prompt:
+    """As somebody wants it sampled. A `max_tokens` that is said to be what is usual makes a version of its own."""
+    if "max_tokens" not in sampling:
+        return replace(prompt, **sampling)
+    chosen = replace(prompt, is_capped=False, **sampling)
+    return replace(chosen, is_capped=chosen.goes_on)
 
 
 HINT = (
@@ -149,4 +157,4 @@ def held_to(prompt: Prompt, schema: str) -> Prompt:
 
 def schema_prompt(name: str, schema: str, **sampling: Any) -> Prompt:
     """A prompt that asks for nothing but the fields of a schema."""
-    return held_to(Prompt(name, FILL_IN, **sampling), schema)
+    return held_to(sampled(Prompt(name, FILL_IN), **sampling), schema)

@@ -21,12 +21,11 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from schemas.prompts import CATALOGUE, Prompt, choose_prompts, held_to, question_prompt, schema_prompt
+from schemas.prompts import CATALOGUE, Prompt, choose_prompts, held_to, question_prompt, sampled, schema_prompt
 
 LIMITS = {"max_tokens": (int, 1, 1_000_000), "temperature": (float, 0, 2), "seed": (int, 0, 2**63 - 1)}
 _SCHEMA = "schema"  # a file, from the folder of the prompt's file
@@ -83,7 +82,7 @@ def choose_asked_prompts(
 
 def question(text: str, sampling: Mapping[str, Any], schema: Path | None = None) -> Prompt:
     """The prompt of `pagepack ask`. Raises UsageError: the schema is none."""
-    prompt = replace(question_prompt(text), **sampling)
+    prompt = sampled(question_prompt(text), **sampling)
     return prompt if schema is None else held_to(prompt, _read_schema(schema, f"--schema {schema}"))
 
 
@@ -130,7 +129,7 @@ def _read_prompt(path: Path, sampling: Mapping[str, Any], schema: str | None) ->
         raise UsageError(f"--prompt-file {path} is empty")
     if named is not None and schema is None:
         schema = _read_schema(path.parent / named, f"--prompt-file {path}: schema {named}")
-    prompt = Prompt(path.stem, text, **(values | dict(sampling)))
+    prompt = sampled(Prompt(path.stem, text), **(values | dict(sampling)))
     return prompt if schema is None else held_to(prompt, schema)
 
 

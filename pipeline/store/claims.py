@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from pipeline.store.cut_answers import LENGTH, written_so_far
 from pipeline.store.layer_text import text_of
 from pipeline.store.wished_model import wishes_for
 from schemas.columns import server_now
-from schemas.prompts import Prompt, bounded_hint, hinted
+from schemas.prompts import Prompt, bounded_hint, hinted, sampled
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Answer, Batch, Document, Page, PageTask, PromptVersion, Source, TextLayer
 from schemas.text import storable
@@ -71,7 +71,7 @@ class TaskClaim:
     def asked(self) -> Prompt:
         """As the engine is asked."""
         prompt = hinted(self.prompt, self.hint)
-        return prompt if self.max_tokens is None else replace(prompt, max_tokens=self.max_tokens)
+        return prompt if self.max_tokens is None else sampled(prompt, max_tokens=self.max_tokens)
 
     def answered_by(self, model: str) -> str:
         """The model as its answer names it, for equal pages may carry unequal text, and a cut answer stays."""

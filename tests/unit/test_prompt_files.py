@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.cli.prompts import choose_asked_prompts, question, take_sampling
 from pipeline.errors import UsageError
-from schemas.prompts import Prompt
+from pipeline.store.claims import TaskClaim
+from schemas.prompts import Prompt, sampled
 
 KNOWN = "known are max_tokens, temperature, seed, schema"
 
@@ -45,6 +46,20 @@ def test_an_option_goes_before_the_file(tmp_path: Path) -> None:
     prompt = asked(path, **take_sampling(flags))
     assert (prompt.max_tokens, prompt.temperature, prompt.seed) == (200, 0.5, 9)
     assert flags == {"engine": None}
+
+
+def test_a_longest_length_that_is_set_to_the_usual_one_is_kept_to(tmp_path: Path) -> None:
+    path = written(tmp_path, "Which dates?")
+    usual, capped = asked(path), asked(path, max_tokens=4096)
+    assert usual.goes_on and not capped.goes_on and capped.max_tokens == usual.max_tokens
+    assert capped.version != usual.version, "their answers are others"
+    stored = Prompt(capped.name, capped.text, **capped.parameters)
+    assert stored == capped and stored.version == capped.version
+    assert not sampled(capped, max_tokens=4096).goes_on and not sampled(capped, seed=3).goes_on
+    assert asked(path, max_tokens=200).version == Prompt("dates", "Which dates?", max_tokens=200).version
+    assert question("Why?", {}).goes_on and not question("Why?", {"max_tokens": 1024}).goes_on
+    again = TaskClaim(1, 1, usual, max_tokens=4096).asked
+    assert not again.goes_on, "`retry --max-tokens` means it, too"
 
 
 @pytest.mark.parametrize(
