@@ -41,20 +41,40 @@ def run(settings: Settings) -> None:
                 f"the engine {engine.name} reads pages only; conversations need --engine pixtral --model DIR, or "
                 "--engine endpoint"
             )
-        writing = threading.Lock()
-        waiting: list[Future[Answer]] = []
+        talk = _Talk(2 * engine.capacity)  # the next ones are there when the engine has room
         for line in sys.stdin:
             asked = json.loads(line)
+            talk.await_room()
             prompt = Prompt("conversation", "", max_tokens=asked["max_tokens"])
-            future = engine.converse(asked["messages"], prompt)
-            future.add_done_callback(lambda done, key=asked["id"]: _say(key, done, writing))  # type: ignore[misc]
-            waiting.append(future)
-        for future in waiting:
-            future.exception()
-        with writing:
-            sys.stdout.flush()
+            talk.follow(asked["id"], engine.converse(asked["messages"], prompt))
+        talk.await_end()
     finally:
         engine.close()
+
+
+class _Talk:
+    """Says answers as they come; only so many conversations, with their images, are in memory at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._room = threading.BoundedSemaphore(most)
+        self._writing = threading.Lock()
+
+    def await_room(self) -> None:
+        self._room.acquire()
+
+    def follow(self, key: int, future: Future[Answer]) -> None:
+        future.add_done_callback(lambda done: self._ended(key, done))
+
+    def await_end(self) -> None:
+        for _ in range(self._most):
+            self._room.acquire()
+
+    def _ended(self, key: int, done: Future[Answer]) -> None:
+        try:
+            _say(key, done, self._writing)
+        finally:
+            self._room.release()
 
 
 def _say(key: int, done: Future[Answer], writing: threading.Lock) -> None:
