@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from pipeline.layout.given_order import as_given, regions_as_given
 from pipeline.layout.grids import take_tables
 from pipeline.layout.headings import with_headings
 from pipeline.layout.lines import Box, Line, find_frame, lay_out
-from pipeline.layout.paragraphs import Block, blocks_of_rows
+from pipeline.layout.paragraphs import GAP, Block, blocks_of_rows
 from pipeline.layout.rows import Row, join, rows, united, with_whole_lines
 from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text, taken_out
 from pipeline.layout.running_lines import set_apart
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_LEAST_OF_CHART = 3  # blocks, one after the other
+_NUMBER = r"[-+−–±<>≈~$€£¥(]*\d[\d.,:/']*[%‰°)]*"
+_OF_CHART = re.compile(rf"{_NUMBER}(?:\s+{_NUMBER})*|\S{{1,5}}(?:{GAP}\S{{1,5}}){{3,}}")  # numbers, or an axis
 _COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
 
 
@@ -80,7 +83,8 @@ def text_in_reading_order(
     of_page = (as_given(found, height) if is_given else None) or [rows(region) for region in found]
     if is_given:  # and broken at white
         of_page = [with_whole_lines(region) for region in of_page]
-    return "\n\n".join(with_headings(_in_order(of_page, body, _compounds(boxes)), body))
+    page = _with_whole_charts(_in_order(of_page, body, _compounds(boxes)))
+    return "\n\n".join(with_headings(page, body))
 
 
 def _in_order(found: list[list[Row]], body: float, compounds: frozenset[str]) -> list[Block]:
@@ -102,6 +106,17 @@ def _in_order(found: list[list[Row]], body: float, compounds: frozenset[str]) ->
         if page[-1].is_open:
             broken = page[-1]
     return page
+
+
+def _with_whole_charts(page: list[Block]) -> list[Block]:
+    """Numbers and short labels that stand about in a chart are one block, not a paragraph each."""
+    found: list[Block] = []
+    for is_chart, group in groupby(page, lambda block: not block.is_table and bool(_OF_CHART.fullmatch(block.text))):
+        run = list(group)
+        if is_chart and len(run) >= _LEAST_OF_CHART:
+            run = [Block("\n".join(block.text for block in run), run[0].size)]
+        found += run
+    return found
 
 
 def _compounds(boxes: list[Box]) -> frozenset[str]:

@@ -74,6 +74,15 @@ def test_a_page_far_askew_is_set_level_though_lines_of_two_columns_meet_as_it_li
     assert find_frame(lines).angle == pytest.approx(math.radians(degrees), abs=0.005)
 
 
+def test_numbers_of_a_chart_stay_together() -> None:
+    bars = [line(text, 60 + 70 * i, y, 24) for i, (text, y) in enumerate((("1.2", 300), ("5.6", 180), ("8.6", 90)))]
+    axis = [line(text, 20, y, 10) for text, y in (("8", 100), ("4", 220), ("0", 340))]
+    text = text_in_reading_order([line("Visitors by month, thousands", 20, 0, 300), *bars, *axis])
+    title, numbers = text.split("\n\n")
+    assert title == "Visitors by month, thousands"
+    assert sorted(numbers.split()) == sorted(["1.2", "5.6", "8.6", "8", "4", "0"])
+
+
 def test_three_columns_are_read_from_the_left() -> None:
     lines = [*column("a", 20, 0, 200, 3), *column("b", 250, 0, 200, 3), *column("c", 480, 0, 200, 3)]
     assert text_in_reading_order(lines) == "A0 a1 a2.\n\nB0 b1 b2.\n\nC0 c1 c2."
