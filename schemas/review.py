@@ -12,6 +12,43 @@ LEGIBLE_PX = 8
 """Font size of print in a page's image: engines guess what is smaller."""
 
 
+LOST_PARTS, LOST_TEXT, LOST_PRINT, NOTHING_LOST = 0.5, 0.3, 0.1, 0.02
+"""How much a warning makes a page worth a look: by what the reader of its text misses. A figure is one of many that
+would do; their order counts, and that a note of what was mended comes after all texts in doubt."""
+
+WARNINGS = {
+    LOST_PARTS: (  # of the picture, or pages
+        "of the picture is missing",
+        "of the picture, its ",
+        "parts may be missing",
+        "rows of it are missing",
+        "it may be missing, and is drawn white",
+        "the frames after the first cannot be read",
+        "no page is there",
+        "a dynamic XFA form",
+        "though it has a text of its own",
+        "premature end of file in jpeg",  # from here on in MuPDF's words
+        "padding truncated image",
+        "treating as end of file",
+        "cannot find XObject",
+    ),
+    LOST_TEXT: (
+        "the page's own text is unknown or control characters alone",
+        "library error",
+        "format error",
+    ),
+    LOST_PRINT: (
+        "too small to be read well",
+        "rows are missing",  # the last few of a picture
+        "nobody knows",
+        "frames is read",  # the others mostly show it in motion
+        "frames, and a blank one, is read",
+        "the page is filled with one colour",
+    ),
+}
+"""Weight → parts of warnings. Those that hold none of these tell what was mended, or lies beside the page."""
+
+
 class ReviewReason(StrEnum):
     EMPTY = "empty"
     UNREAD_SCRIPT = "unread-script"

@@ -1,12 +1,13 @@
 """Pages that were read and yet deserve a person's eye: the view `review`, one row for each current answer in doubt.
 
 An engine says of its own answer what it doubts (`answer_versions.review_reason`). What any answer shows, and what is
-known of the page, is looked at here, the gravest first; a page has one row for a prompt.
+known of the page, is looked at here, the gravest first; a page has one row for a prompt. Where the renderer's warnings
+tell of more that was lost than the reason does, the score is theirs, and they stand in the detail too.
 """
 
 from __future__ import annotations
 
-from schemas.review import LEGIBLE_PX, SENTENCES, ReviewReason
+from schemas.review import LEGIBLE_PX, NOTHING_LOST, SENTENCES, WARNINGS, ReviewReason
 from schemas.text_layers import SENTENCES as LAYER_SENTENCES
 from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_FIRST_TASK, IS_THERE
 
@@ -14,11 +15,14 @@ DOUBTED_BELOW = 0.8
 """A confidence that every engine doubts: RapidOCR reads print that lies right at above 0.9, on its head at under 0.75.
 RapidOCR itself doubts a page earlier, and says so."""
 
-_HAS_UNKNOWN = {"sqlite": "instr(a.text, char(65533)) > 0", "postgresql": "strpos(a.text, chr(65533)) > 0"}  # U+FFFD
+_PLACE_OF = {"sqlite": "instr", "postgresql": "strpos"}
+_UNKNOWN = {"sqlite": "char(65533)", "postgresql": "chr(65533)"}  # U+FFFD
+_IS_GRAVER = "coalesce(o.weight > o.score, 1 = 0)"
 _IS_LAYER = "a.engine = 'text-layer'"
 
 
 def review(dialect: str) -> str:
+    place = _PLACE_OF[dialect]
     reasons = {  # reason → (when, score)
         ReviewReason.DEADLINE: ("a.finish_reason = 'deadline'", "0.9"),
         ReviewReason.REPETITION: ("a.finish_reason = 'repetition'", "0.85"),
@@ -30,19 +34,24 @@ def review(dialect: str) -> str:
             f"p.print_px < {LEGIBLE_PX} AND NOT {_IS_LAYER}",
             f"1.0 - p.print_px / {LEGIBLE_PX}",
         ),
-        ReviewReason.UNKNOWN_CHARACTERS: (f"{_IS_LAYER} AND {_HAS_UNKNOWN[dialect]}", "0.3"),
-        ReviewReason.WARNING: ("p.warnings IS NOT NULL", "0.02"),  # after all texts that are in doubt
+        ReviewReason.UNKNOWN_CHARACTERS: (f"{_IS_LAYER} AND {place}(a.text, {_UNKNOWN[dialect]}) > 0", "0.3"),
+        ReviewReason.WARNING: ("p.warnings IS NOT NULL", str(NOTHING_LOST)),
     }
     found = " ".join(f"WHEN {when} THEN '{reason}'" for reason, (when, _) in reasons.items())
     score = " ".join(f"WHEN {when} THEN {score}" for when, score in reasons.values())
-    details = " ".join(f"WHEN '{reason}' THEN '{_quoted(text)}'" for reason, text in SENTENCES.items())
-    layers = " ".join(f"WHEN '{verdict}' THEN '{_quoted(text)}'" for verdict, text in LAYER_SENTENCES.items())
+    weights = " ".join(
+        f"WHEN {' OR '.join(f'{place}(p.warnings, {_literal(part)}) > 0' for part in parts)} THEN {weight}"
+        for weight, parts in WARNINGS.items()
+    )
+    details = " ".join(f"WHEN '{reason}' THEN {_literal(text)}" for reason, text in SENTENCES.items())
+    layers = " ".join(f"WHEN '{verdict}' THEN {_literal(text)}" for verdict, text in LAYER_SENTENCES.items())
     return f"""
 SELECT o.source_path AS source_path, o.document_id AS document_id, o.page_number AS page_number, o.prompt AS prompt,
-       o.reason AS reason, o.score AS score,
+       o.reason AS reason, CASE WHEN {_IS_GRAVER} THEN o.weight ELSE o.score END AS score,
        coalesce(CASE o.reason WHEN '{ReviewReason.WARNING}' THEN o.warnings
                      WHEN '{ReviewReason.TEXT_LAYER}' THEN CASE o.verdict {layers} END END,
-                CASE o.reason {details} ELSE o.reason END) AS detail,
+                CASE o.reason {details} ELSE o.reason END)
+       || CASE WHEN {_IS_GRAVER} AND o.reason <> '{ReviewReason.WARNING}' THEN '; ' || o.warnings ELSE '' END AS detail,
        o.finish_reason AS finish_reason, o.confidence AS confidence, o.folder AS folder, o.file_name AS file_name,
        o.batch_id AS batch_id
 FROM (
@@ -51,7 +60,8 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        p.warnings AS warnings, l.verdict AS verdict,
        coalesce(a.review_reason, CASE {found} END) AS reason,
        CASE WHEN a.review_reason IS NOT NULL THEN coalesce(a.review_score, 0.5)
-            ELSE CAST(CASE {score} END AS DOUBLE PRECISION) END AS score
+            ELSE CAST(CASE {score} END AS DOUBLE PRECISION) END AS score,
+       CAST(CASE {weights} END AS DOUBLE PRECISION) AS weight
 {FROM_ANSWERS}
 JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 LEFT JOIN text_layers l ON l.page_id = p.id
@@ -61,5 +71,5 @@ WHERE {IS_THERE}
 """
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

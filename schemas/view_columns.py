@@ -247,7 +247,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "page_number": "from 1",
         "prompt": "name of the prompt",
         "reason": "one word for why the page is worth a look, the gravest",
-        "score": "how much it is worth a look, 0 to 1",
+        "score": "how much it is worth a look, 0 to 1; a warning by what was lost",
         "detail": "the reason in words; the renderer's warnings",
         "finish_reason": "of the answer: stop, repetition, length, deadline, empty or blank",
         "confidence": "of the answer, or null",

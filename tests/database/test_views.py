@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pymupdf
 import pytest
 import sqlalchemy as sa
 
+from pipeline.documents.drawn import Limits
+from pipeline.documents.render import open_document
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.query.batch_status import find_batch
 from pipeline.query.batch_status import status as query_status
 from pipeline.store.claims import claim_document
 from pipeline.store.pages import NewPage, reject_document
 from schemas.prompts import DESCRIBE, OCR
-from schemas.review import SENTENCES, ReviewReason
+from schemas.review import LOST_PARTS, NOTHING_LOST, SENTENCES, ReviewReason
 from schemas.view_columns import COLUMNS
+from tests import odd_images, odd_pdfs
 from tests.conftest import LIMITS, Archive, answer, complete_page, sha
+from tests.odd_images import lines_of_text
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -276,6 +282,37 @@ def test_pages_worth_a_look_are_listed_with_the_gravest_reason(archive: Archive)
         ("empty", 1),
         ("unread-script", 1),
     ]
+
+
+def drawn_warnings(path: Path) -> str:
+    document = open_document(str(path), path.suffix[1:], Limits(1024, 100, 7200, 10**7))
+    return document.draw(0).warnings
+
+
+def test_what_was_lost_of_a_page_comes_before_what_was_mended_or_lies_beside(archive: Archive, tmp_path: Path) -> None:
+    image = lines_of_text(320, 640)
+    with_file = pymupdf.open()
+    with_file.new_page().insert_text((20, 40), "a cover with more")
+    with_file.embfile_add("contract.pdf", b"%PDF-1.4")
+    with_file.save(tmp_path / "file.pdf")
+    scanned = odd_images.encoded(image, "JPEG", quality=90)
+    entries = b"/Width 320 /Height 640 /ColorSpace /DeviceGray /BitsPerComponent 8 /Filter /DCTDecode"
+    warnings = [
+        drawn_warnings(odd_images.cut(tmp_path / "cut.jpeg", scanned, 0.8)),
+        drawn_warnings(odd_pdfs.image_page(tmp_path / "cut.pdf", scanned[: len(scanned) * 8 // 10], entries)),
+        drawn_warnings(odd_images.png_with(tmp_path / "a.png", image, odd_images.png_chunk(b"tEXt", b"x", crc=1))),
+        drawn_warnings(tmp_path / "file.pdf"),
+    ]
+    assert all(warnings), warnings
+    pages = [NewPage(n, sha(str(n)), 16, 16, warnings=text) for n, text in enumerate([*warnings, warnings[0]])]
+    *others, last = archive.ingest(archive.see("/in/a.pdf") or 0, pages)
+    for page in others:
+        archive.read(page, lambda _: answer("words"))
+    archive.read(last, lambda _: answer("words", review_reason="low-confidence", review_score=0.06))
+    rows = archive.rows("SELECT reason, score, detail FROM review ORDER BY page_number")
+    assert [score for _, score, _ in rows] == [LOST_PARTS, LOST_PARTS, NOTHING_LOST, NOTHING_LOST, LOST_PARTS], warnings
+    sentence = SENTENCES[ReviewReason.LOW_CONFIDENCE]
+    assert rows[-1][0] == "low-confidence" and rows[-1][2] == f"{sentence}; {warnings[0]}"
 
 
 def test_every_reason_of_an_engine_has_its_words(archive: Archive) -> None:
