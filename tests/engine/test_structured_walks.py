@@ -7,6 +7,8 @@ some schema would fail.
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ import pytest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from benchmarks.checkpoint import tiny_tokenizer
-from pipeline.structured.check import checked
+from pipeline.structured.check import checked, grammar_of
 from pipeline.structured.columns import columns_of
 from pipeline.structured.fit import fitted
-from workers.pixtral.text.grammar import Grammars
+from workers.pixtral.plan.sequence import Request, Sequence
+from workers.pixtral.text import grammar
+from workers.pixtral.text.grammar import Grammars, _Walk
 
 TEXT = {"type": "string", "maxLength": 8}
 PARTS: dict[str, dict[str, Any]] = {
@@ -98,3 +102,38 @@ def test_what_the_grammar_lets_pass_fits(grammars, name):
         for column in columns_of(schema):
             column.value(fields)
     assert len(set(answers)) > 1
+
+
+def test_a_begun_answer_goes_on_under_the_mask_of_its_last_token_alone(grammars, monkeypatch):
+    schema = schema_of(TEXT)
+    token_of = {grammars._tokenizer.instruct_tokenizer.tokenizer.id_to_byte_piece(one): one for one in range(256)}
+    written = [token_of[bytes([byte])] for byte in b'{"it\'s": "a long']
+    constraint = grammars.of(schema)()
+    for token in written:
+        assert not constraint.advance(token)
+    masks, fill = [], _Walk._fill
+    monkeypatch.setattr(_Walk, "_fill", lambda walk: masks.append(fill(walk)))
+    begun = Sequence.of(Request((1, *written), written=len(written), constrain=grammars.of(schema)))
+    assert begun.constraint is not None and np.array_equal(begun.constraint.mask, constraint.mask)
+    assert len(masks) == 2, "of the beginning, and of what comes next"
+
+
+def test_a_schema_is_compiled_while_another_is(grammars, monkeypatch):
+    compiles, may_go_on, slow = threading.Event(), threading.Event(), schema_of({"const": "slow"})
+
+    def slowly(schema):
+        if schema == slow:
+            compiles.set()
+            assert may_go_on.wait(60)
+        return grammar_of(schema)
+
+    monkeypatch.setattr(grammar, "grammar_of", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, other = pool.submit(grammars.of, slow), None
+        try:
+            assert compiles.wait(60)
+            other = pool.submit(grammars.of, schema_of({"const": "fast"}))
+            assert callable(other.result(10)) and not first.done()
+        finally:
+            may_go_on.set()
+        assert callable(first.result(60))

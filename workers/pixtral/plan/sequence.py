@@ -37,6 +37,10 @@ class Constraint(Protocol):
         """Take the token that was sampled and renew the mask; whether the answer is whole, and nothing may follow."""
         ...
 
+    def follow(self, tokens: AbstractSequence[int]) -> None:
+        """Take an answer's beginning that was written before; a mask is made for what comes after it alone."""
+        ...
+
 
 class State(StrEnum):
     WAITING = "waiting"
@@ -113,9 +117,8 @@ class Sequence:
     def of(cls, request: Request) -> Sequence:
         sequence = cls(request, list(request.tokens), request.prefix_key)
         sequence.constraint = request.constrain() if request.constrain else None
-        if sequence.constraint is not None:
-            for token in sequence.generated:
-                sequence.constraint.advance(token)
+        if sequence.constraint is not None and request.written:
+            sequence.constraint.follow(sequence.generated)
         return sequence
 
     @property

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 _KEPT = 64  # schemas whose grammar stays compiled
 
 
@@ -37,8 +39,9 @@ class Grammars:
         """`vocab_size` is the model's, which may be more than the tokenizer knows: such tokens never follow."""
         self._tokenizer = tokenizer
         self._num_words = -(-vocab_size // 32)
+        self._vocabulary = _Once(self._sorted)
         self._lock = threading.Lock()
-        self._compiled = functools.lru_cache(_KEPT)(self._compile)
+        self._compiled = functools.lru_cache(_KEPT)(lambda schema: _Once(lambda: self._compile(schema)))
 
     def of(self, schema: str) -> Callable[[], Constraint]:
         """What begins a constraint for one answer after the other.
@@ -49,25 +52,40 @@ class Grammars:
             PageFailed: the schema cannot be held to.
         """
         with self._lock:
-            matcher = self._compiled(schema)
+            compiled = self._compiled(schema)
+        matcher = compiled()  # who wants another schema does not wait for this one
         return lambda: _Walk(matcher.deep_copy(), self._num_words)
 
     def _compile(self, schema: str) -> LLMatcher:
         from llguidance import LLMatcher
 
         try:
-            matcher = LLMatcher(self._vocabulary, grammar_of(schema), log_level=0)
+            matcher = LLMatcher(self._vocabulary(), grammar_of(schema), log_level=0)
         except ValueError as error:
             raise _unheld(str(error)) from error
         if matcher.is_error():
             raise _unheld(matcher.get_error())
         return matcher
 
-    @functools.cached_property
-    def _vocabulary(self) -> LLTokenizer:
+    def _sorted(self) -> LLTokenizer:
         from mistral_common.guidance.tokenizer import from_mistral_tokenizer
 
         return from_mistral_tokenizer(self._tokenizer)
+
+
+class _Once(Generic[T]):
+    """Made by the first that asks for it, while others who do wait; a failure is tried again."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: T | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
 
 
 class _Walk:
@@ -86,6 +104,14 @@ class _Walk:
             return True
         self._fill()
         return False
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Raises PageFailed as `advance`."""
+        for token in tokens:
+            if not self._matcher.consume_token(token):
+                raise _unheld(self._matcher.get_error())
+        if not self._matcher.is_stopped():
+            self._fill()
 
     def _fill(self) -> None:
         words = np.frombuffer(self._matcher.compute_bitmask(), np.int32)[: len(self.mask)]
