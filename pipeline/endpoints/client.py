@@ -22,15 +22,16 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 
+from pipeline.endpoints.exchange import Asked, Reply, Taker
 from pipeline.endpoints.failures import Judge, Passing
 from pipeline.endpoints.health import Health
 from pipeline.endpoints.lane import Lane
 from pipeline.endpoints.pace import Window, backoff_seconds
-from pipeline.endpoints.words import parsed, shown_url
+from pipeline.endpoints.words import shown_url
 from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
 
 log = logging.getLogger("pagepack.endpoint")
@@ -55,28 +56,6 @@ class Server:
     most_at_once: int = 16
     request_seconds: float = 300.0
     gone_seconds: float = 120.0  # as `Health` says
-
-
-class Reply(NamedTuple):
-    """What came with a status of success."""
-
-    content: bytes
-    content_type: str
-    seconds: float  # of the try that was answered
-    tries: int
-
-    def json(self) -> dict[str, Any]:
-        """Raises Unavailable (`bad-answer`): it is no JSON object."""
-        return parsed(self.content, self.content_type)
-
-
-class _Asked(NamedTuple):
-    method: str
-    path: str
-    most_bytes: int
-    seconds: float
-    may_be_missing: bool
-    content: dict[str, Any]
 
 
 class Client:
@@ -166,18 +145,19 @@ class Client:
         request_seconds: float | None = None,
         is_repeatable: bool = True,
         may_be_missing: bool = False,
+        taker: Taker | None = None,
         **content: Any,
     ) -> Reply:
         """Ask until it is answered; `content` as httpx takes it (json, files, data). On the client's thread only.
 
         `deadline` is a `time.monotonic()` moment. What is not repeatable is sent once, whatever comes of it. With
-        `may_be_missing` a 404 is of this path alone: PageFailed.
+        `may_be_missing` a 404 is of this path alone: PageFailed. A `taker` gets the content of what succeeds; the reply
+        has none.
 
         Raises: PageFailed, Unavailable, EndpointGone.
         """
-        asked = _Asked(
-            method, path, most_bytes, request_seconds or self.server.request_seconds, may_be_missing, content
-        )
+        seconds = request_seconds or self.server.request_seconds
+        asked = Asked(method, path, most_bytes, seconds, may_be_missing, taker, content)
         failed: Passing | None = None
         first_failed_at = 0.0
         tries = 0
@@ -230,7 +210,7 @@ class Client:
         gone.retry_after_seconds = seconds
         return gone
 
-    async def _try(self, asked: _Asked) -> Reply:
+    async def _try(self, asked: Asked) -> Reply:
         started = self._loop.time()
         self._tries += 1
         base = httpx2.URL(self.server.url)
@@ -240,10 +220,17 @@ class Client:
                 asyncio.timeout(asked.seconds),
                 self._http.stream(asked.method, url, **asked.content) as response,
             ):
-                body = bytearray()
+                body, size = bytearray(), 0
+                taker = asked.taker if response.is_success else None
+                if taker is not None:
+                    taker.begin()
                 async for part in response.aiter_bytes():
-                    body += part
-                    if len(body) > asked.most_bytes:
+                    size += len(part)
+                    if size <= asked.most_bytes and taker is not None:
+                        taker.take(part)
+                    elif size <= asked.most_bytes:
+                        body += part
+                    else:
                         raise Unavailable(
                             f"{self.name} answered with more than {asked.most_bytes / 2**20:,.0f} MiB; is it a model's "
                             "server?",

@@ -9,14 +9,17 @@ paid for twice. https://docs.mistral.ai/capabilities/batch/ and its OpenAPI desc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.endpoints.client import MOST_BYTES as MOST_BYTES_OF_AN_ANSWER
 from pipeline.endpoints.client import Client
 from pipeline.endpoints.words import bad_answer, error_words, fields_of, one_line
 from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
+
+T = TypeVar("T")
 
 KEY = "pagepack"
 """The field of a job's metadata that holds our key."""
@@ -99,28 +102,69 @@ async def look_at(client: Client, job_id: str) -> Job | None:
         return None
 
 
-async def answers(client: Client, job: Job) -> dict[str, dict[str, Any] | PagepackError]:
-    """What came of each request, by its id: the body of its answer, or why there is none."""
-    found: dict[str, dict[str, Any] | PagepackError] = {}
+async def answers(
+    client: Client, job: Job, wanted: Container[str], understood: Callable[[dict[str, Any]], T]
+) -> dict[str, T | PagepackError]:
+    """What came of each wanted request, by its id: its answer's body as it is understood, or why there is none.
+
+    Lines are understood as they come: a job's answers may have hundreds of megabytes.
+    """
+    found: dict[str, T | PagepackError] = {}
+
+    def take(line: bytes) -> None:
+        with suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(name := entry.get("custom_id"), str) and name in wanted:
+                try:
+                    found[name] = understood(_body(entry))
+                except PagepackError as error:
+                    found[name] = error
+
     for file_id in job.files:
         path = f"/files/{file_id}/content"
+        lines = _Lines(take)
         with suppress(PageFailed):  # it is kept no longer: its pages have no answer
-            reply = await client.send(
-                "GET", path, most_bytes=_MOST_BYTES_OF_ANSWERS, request_seconds=_UPLOAD_SECONDS, may_be_missing=True
+            await client.send(
+                "GET",
+                path,
+                most_bytes=_MOST_BYTES_OF_ANSWERS,
+                request_seconds=_UPLOAD_SECONDS,
+                may_be_missing=True,
+                taker=lines,
             )
-            found |= dict(_outcomes(reply.content))
+            lines.end()
     return found
 
 
-def _outcomes(content: bytes) -> Iterator[tuple[str, dict[str, Any] | PagepackError]]:
-    for line in content.splitlines():
-        with suppress(ValueError, RecursionError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and isinstance(entry.get("custom_id"), str):
-                yield entry["custom_id"], _outcome(entry)
+class _Lines:
+    """Parts of a file as its lines; one that is longer than any answer is left out."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self._line = bytearray()
+
+    def begin(self) -> None:
+        self._line.clear()
+
+    def take(self, part: bytes) -> None:
+        first, *others = part.split(b"\n")
+        self._grow(first)
+        for one in others:
+            self.end()
+            self._grow(one)
+
+    def _grow(self, piece: bytes) -> None:
+        if len(self._line) <= MOST_BYTES_OF_AN_ANSWER:
+            self._line += piece
+
+    def end(self) -> None:
+        if len(self._line) <= MOST_BYTES_OF_AN_ANSWER:
+            self._take(bytes(self._line))
+        self._line.clear()
 
 
-def _outcome(entry: Mapping[str, Any]) -> dict[str, Any] | PagepackError:
+def _body(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises PageFailed, Unavailable: the server says why there is none."""
     response = entry.get("response")
     status = response.get("status_code") if isinstance(response, dict) else None
     body = response.get("body") if isinstance(response, dict) else None
@@ -132,8 +176,8 @@ def _outcome(entry: Mapping[str, Any]) -> dict[str, Any] | PagepackError:
     said = error_words(json.dumps(entry.get("error") or body or {}).encode())
     words = f"the endpoint refuses the page ({status or 'no status'}{f': {said}' if said else ''})"
     if status is None or status == 429 or status >= 500:
-        return Unavailable(words, cause="endpoint")
-    return PageFailed(words, cause="refused")
+        raise Unavailable(words, cause="endpoint")
+    raise PageFailed(words, cause="refused")
 
 
 def _job(answer: Mapping[str, Any]) -> Job:

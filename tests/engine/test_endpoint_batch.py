@@ -6,18 +6,21 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.database.engine import Database
-from pipeline.endpoints import pace
+from pipeline.endpoints import mistral_batch, pace
+from pipeline.endpoints.client import Client, Server
 from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
 from pipeline.settings import Settings
 from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import OCR
-from tests.mistral_server import MistralServer
+from tests.mistral_server import MistralServer, _line, _page
 from tests.model_server import Exchange
 from tests.running import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from workers.choose import make_engine
@@ -174,6 +177,28 @@ def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_onc
         other.close()
     assert sorted(server.paid) == sorted(map(id_of, "abb"))
     assert JobBook(db).find(one.model, [id_of("a")])[id_of("a")].job_id == "job-1"
+
+
+def test_answers_are_understood_line_by_line_and_no_more_is_kept(server: MistralServer) -> None:
+    """Twenty answers of a megabyte; one of them is wanted, and one that is not fills more than a part."""
+    server.files["file-0"] = b"no JSON\n" + b"".join(_line(str(one), 200, _page("x" * 2**20)) for one in range(20))
+    server.files["file-1"] = _line("bad", 422, {"message": "too large"}).strip()  # its last line has no end
+    job = mistral_batch.Job("job-0", "SUCCESS", ("file-0", "file-1", "forgotten"), "")
+    client = Client(Server(server.url, "sk-key"))
+
+    def understood(body: dict[str, Any]) -> int:
+        return len(body["pages"][0]["markdown"])
+
+    tracemalloc.start()
+    try:
+        found = client.start(mistral_batch.answers(client, job, {"7", "bad", "none"}, understood)).result(60)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        client.close()
+    assert found.pop("7") == 2**20
+    assert isinstance(error := found.pop("bad"), PageFailed) and "too large" in str(error) and found == {}
+    assert peak < 10 * 2**20
 
 
 def test_a_job_that_ends_without_answers_leaves_its_pages_to_another(server: MistralServer, db: Database) -> None:

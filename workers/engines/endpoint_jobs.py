@@ -14,6 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from pipeline.endpoints import mistral_batch
@@ -181,8 +182,9 @@ class Jobs:
             wait = min(2 * wait, longest)
 
     async def _tell(self, key: str, job: mistral_batch.Job, pages: dict[str, _Waiting]) -> None:
-        answers = await mistral_batch.answers(self._client, job)
-        told = {page: self._told(job, answers.get(page)) for page in pages}
+        understood = partial(page_of, cost=self._cost)
+        answers = await mistral_batch.answers(self._client, job, pages, understood)
+        told = {page: answers.get(page) or _unanswered(job) for page in pages}
         unanswered = [page for page, one in told.items() if isinstance(one, PagepackError)]
         if unanswered:  # another try is another job's
             await asyncio.to_thread(self._book.drop, key, unanswered)
@@ -197,18 +199,10 @@ class Jobs:
         answered = len(told) - len(unanswered)
         log.info("%s: job %s is over, %d of %d pages are answered", self._client.name, job.id, answered, len(told))
 
-    def _told(
-        self, job: mistral_batch.Job, answer: dict[str, Any] | PagepackError | None
-    ) -> Completion | PagepackError:
-        if answer is None:
-            why = f"{job.status}{f': {job.errors}' if job.errors else ''}"
-            return Unavailable(f"job {job.id} ended without this page ({why})", cause="endpoint")
-        if isinstance(answer, PagepackError):
-            return answer
-        try:
-            return page_of(answer, self._cost)
-        except PagepackError as error:
-            return error
+
+def _unanswered(job: mistral_batch.Job) -> PagepackError:
+    why = f"{job.status}{f': {job.errors}' if job.errors else ''}"
+    return Unavailable(f"job {job.id} ended without this page ({why})", cause="endpoint")
 
 
 def _fail(pages: Mapping[str, _Waiting], error: PagepackError) -> None:
