@@ -104,10 +104,16 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
     return subprocess.CompletedProcess(words, code, *said)
 
 
-def start(*arguments: str | Path, engine: str, **variables: str) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, engine: str, fresh: bool = False, **variables: str) -> subprocess.Popen[str]:
+    """A command that the test does not wait for; unless `fresh`, jobs and workers as `warm_start.py` says."""
+    words, given = [*map(str, arguments)], environment(engine, **variables)
+    if words[0] in ("run", "ask", "submit", "worker") and not fresh:
+        started = _WARM.start(words, given)
+        if started is not None:
+            return started
     return subprocess.Popen(
-        [*PAGEPACK, *map(str, arguments)],
-        env=environment(engine, **variables),
+        [*PAGEPACK, *words],
+        env=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

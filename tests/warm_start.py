@@ -1,7 +1,12 @@
-"""`pagepack run`, `ask` and `submit` for tests, forked from a process that has their imports: half of each start.
+"""`pagepack run`, `ask`, `submit`, `worker` for tests, forked from a process with their imports: half of each start.
 
     test process ──order: words, environment, folder──> this process ──fork──> python -m pipeline …
                  <──its number, then its exit code──
+
+One that the test does not wait for has a process between it and this one, which tells of its end:
+
+    test process ──order──> this process ──fork──> waits for its end ──fork──> python -m pipeline …
+                 <──its number, then its exit code, in a pipe of its own──
 
 The forked process is one of its own: its words, variables, streams and end are those of a fresh one, and so is all that
 it starts. Not for what Python reads from its environment when it starts, nor where signals or streams are the point.
@@ -29,6 +34,52 @@ ROOT = Path(__file__).parent.parent
 _COMMAND = [sys.executable, "-P", "-m", "tests.warm_start"]
 
 
+class Started(subprocess.Popen[str]):
+    """A process that is no child of this one, as `subprocess.Popen` shows a child."""
+
+    def __init__(self, words: Sequence[str], streams: Sequence[int], told: int) -> None:
+        self._child_created = False  # there is none to wait for
+        self._told = os.fdopen(told, "rb", buffering=0)
+        self.args, self.stdin, self.returncode = words, None, None  # type: ignore[assignment]
+        self.stdout, self.stderr = (os.fdopen(number, encoding="utf-8") for number in streams)
+        self.pid = int(self._told.readline())
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self.returncode = int(self._told.readline())
+            self._told.close()
+        return self.returncode
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """Once, to its end."""
+        assert input is None and self.stdout is not None and self.stderr is not None
+        said: dict[IO[str], str] = {}
+        streams = (self.stdout, self.stderr)
+        threads = [threading.Thread(target=lambda s=one: said.update({s: s.read()}), daemon=True) for one in streams]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout)
+            if thread.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        for stream in streams:
+            stream.close()
+        self.wait(timeout)
+        return said[self.stdout], said[self.stderr]
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+
 class WarmStart:
     """The process to fork from, started at the first order and again where one failed. One order at a time."""
 
@@ -45,13 +96,7 @@ class WarmStart:
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            around = _around(environment)
-            if self._process is None:
-                self._process = subprocess.Popen(
-                    _COMMAND, env=around, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-                )
-                self._around = around
-            elif around != self._around:
+            if not self._is_there(environment):
                 return None
             with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as errors:
                 streams = [out.name, errors.name]
@@ -61,18 +106,53 @@ class WarmStart:
         finally:
             self._lock.release()
 
+    def start(self, words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | None:
+        """As `subprocess.Popen` with pipes and a session of its own; None as of `run`."""
+        if sys.platform != "linux" or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if not self._is_there(environment):
+                return None
+            pipes = [os.pipe() for _ in range(3)]
+            *streams, told = (f"/proc/{os.getpid()}/fd/{write_end}" for _, write_end in pipes)
+            self._send({"words": words, "environment": environment, "streams": streams, "told": told})
+            *read_ends, of_told = (read_end for read_end, _ in pipes)
+            started = Started(words, read_ends, of_told)  # it has them open when it says its number
+            for _, write_end in pipes:
+                os.close(write_end)
+            return started
+        finally:
+            self._lock.release()
+
+    def _is_there(self, environment: Mapping[str, str]) -> bool:
+        """Start it where it is not; False where it was imported among other variables."""
+        around = _around(environment)
+        if self._process is None:
+            self._process = subprocess.Popen(
+                _COMMAND, env=around, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            self._around = around
+        return around == self._around
+
     def stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            try:
+                self._process.communicate(timeout=10)  # the end of its orders is its own
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.communicate()
             self._process = None
 
+    def _send(self, order: dict[str, Any]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order | {"folder": os.getcwd()}).encode() + b"\n")
+        self._process.stdin.flush()
+
     def _order(self, order: dict[str, Any], seconds: float) -> int:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        assert self._process is not None and self._process.stdout is not None
         pid = None
         try:
-            self._process.stdin.write(json.dumps(order | {"folder": os.getcwd()}).encode() + b"\n")
-            self._process.stdin.flush()
+            self._send(order)
             pid = int(self._process.stdout.readline())
             if not select.select([self._process.stdout], [], [], seconds)[0]:
                 raise subprocess.TimeoutExpired(order["words"], seconds)
@@ -87,22 +167,51 @@ class WarmStart:
 
 def _around(environment: Mapping[str, str]) -> dict[str, str]:
     """What Python and the libraries may read while they are imported."""
-    return {name: value for name, value in environment.items() if not name.startswith(("PAGEPACK_", "PYTEST_"))}
+    return {name: value for name, value in environment.items() if not name.startswith(("PAGEPACK_", "PYTEST_", "AWS_"))}
 
 
 def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None:
     """Fork for each order; returns in the forked process, and here at the end of the orders."""
     for line in orders:
+        _reap()
+        order: dict[str, Any] = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            order: dict[str, Any] = json.loads(line)
+            if "told" in order:
+                _fork_and_tell(order, orders, answers)
             return order
+        if "told" in order:
+            continue
         answers.write(b"%d\n" % pid)
         answers.flush()
         _, status = os.waitpid(pid, 0)
         answers.write(b"%d\n" % os.waitstatus_to_exitcode(status))
         answers.flush()
+    _reap()
     return None
+
+
+def _reap() -> None:
+    """What has ended, so that its processor time is counted as a child's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _fork_and_tell(order: dict[str, Any], *inherited: IO[bytes]) -> None:
+    """Returns in the process that shall become the command; the one between stays here until its end."""
+    told = os.open(order["told"], os.O_WRONLY)
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        order["told"] = told
+        return
+    for number in (0, 1, 2, *(file.fileno() for file in inherited)):
+        os.close(number)
+    _, status = os.waitpid(pid, 0)
+    with suppress(BrokenPipeError):  # nobody asks
+        os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
 
 
 def _become(order: Mapping[str, Any]) -> None:
@@ -112,6 +221,9 @@ def _become(order: Mapping[str, Any]) -> None:
     for number, opened in enumerate((nothing, out, errors)):
         os.dup2(opened, number)
         os.close(opened)
+    if "told" in order:
+        os.write(order["told"], b"%d\n" % os.getpid())
+        os.close(order["told"])
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
@@ -127,7 +239,8 @@ if __name__ == "__main__":
     import pipeline.cli.main
     import pipeline.cli.progress_bar
     import pipeline.database.migrate
-    import pipeline.supervisor.local_run  # noqa: F401
+    import pipeline.supervisor.local_run
+    import pipeline.supervisor.worker_host  # noqa: F401
 
     gc.collect()
     gc.freeze()  # else the first collection in each child would copy the pages of all objects

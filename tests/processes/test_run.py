@@ -285,7 +285,7 @@ def test_an_absent_broker_stops_the_run(folder: Path, home: Path) -> None:
 def test_ctrl_c_is_clean_at_any_moment(folder: Path, home: Path) -> None:
     write_pdf(folder / "a.pdf", 4)
     for seconds in (0.05, 0.4, 0.9, 1.5):
-        run = start("run", folder, "--home", home, engine="SlowEngine")
+        run = start("run", folder, "--home", home, engine="SlowEngine", fresh=True)
         time.sleep(seconds)
         os.killpg(run.pid, signal.SIGINT)
         _, errors = run.communicate(timeout=600)
