@@ -107,7 +107,9 @@ def consume(place: Place) -> None:
     )
 
 
-def test_a_consumer_asks_by_message_and_is_told_of_each_document(place: Place, tmp_path: Path) -> None:
+def test_a_consumer_asks_by_message_and_is_told_of_each_document_and_of_each_that_failed(
+    place: Place, tmp_path: Path
+) -> None:
     consume(place)
     place.ask(write_pdf(tmp_path / "a.pdf", 3), write_pdf(tmp_path / "b.pdf", 1))
     wait_until(lambda: len(place.letters()) == 2)
@@ -115,6 +117,13 @@ def test_a_consumer_asks_by_message_and_is_told_of_each_document(place: Place, t
     assert place.letters() == [(document, 3 * pages[document], "done") for document in sorted(pages)]
     assert rows(place.home, "SELECT name, files_done FROM batch_summary") == [("letters", 2)]
     wait_until(lambda: rows(place.home, "SELECT count(*) FROM notices WHERE sent_at IS NULL") == [(0,)])
+
+    damaged = tmp_path / "damaged.pdf"
+    damaged.write_bytes(b"%PDF-1.7 cut short")
+    place.ask(damaged, tmp_path / "nothing here.pdf")
+    wait_until(lambda: sorted(state for *_, state in place.letters()) == ["done", "done", "rejected"])
+    wait_until(lambda: len(rows(place.home, "SELECT cause FROM failures")) == 2)
+    assert sorted(rows(place.home, "SELECT cause FROM failures")) == [("damaged",), ("missing",)]
 
 
 def test_who_was_away_or_is_told_twice_has_each_document_once(place: Place, tmp_path: Path) -> None:
@@ -133,7 +142,8 @@ def test_who_was_away_or_is_told_twice_has_each_document_once(place: Place, tmp_
     assert [words for _, words, _ in place.letters()] == [6]
 
 
-def test_one_refused_notice_holds_up_no_other(place: Place, tmp_path: Path) -> None:
+def test_one_refused_notice_holds_up_no_other_and_who_may_ask_may_do_nothing_else(place: Place, tmp_path: Path) -> None:
+    """The second of the broker's user as documented."""
     with redis.Redis.from_url(place.broker_url) as client:
         client.set("blocked", "no queue")
         for name, target in (("a", "theirs.done@blocked"), ("b", "mine.done@mine")):
@@ -146,25 +156,12 @@ def test_one_refused_notice_holds_up_no_other(place: Place, tmp_path: Path) -> N
         wait_until(lambda: client.llen("blocked") == 1)
         assert client.llen("mine") == 1
 
-
-def test_a_document_that_failed_is_told_of_too(place: Place, tmp_path: Path) -> None:
-    consume(place)
-    damaged = tmp_path / "a.pdf"
-    damaged.write_bytes(b"%PDF-1.7 cut short")
-    place.ask(damaged, tmp_path / "nothing here.pdf")
-    wait_until(lambda: [state for *_, state in place.letters()] == ["rejected"])
-    wait_until(lambda: len(rows(place.home, "SELECT cause FROM failures")) == 2)
-    assert sorted(rows(place.home, "SELECT cause FROM failures")) == [("damaged",), ("missing",)]
-
-
-def test_who_may_ask_may_do_nothing_else(place: Place, tmp_path: Path) -> None:
-    """The documented user of the broker."""
     (words,) = re.findall(r"ACL (SETUSER .*)", (ROOT / "docs" / "consumers.md").read_text())
     with redis.Redis.from_url(place.broker_url) as client:
         client.execute_command("ACL", *words.split())
     place.broker_url = place.broker_url.replace("//", "//letters:PASSWORD@")
-    place.ask(write_pdf(tmp_path / "a.pdf", 1))
-    wait_until(lambda: rows(place.home, "SELECT files_done FROM batch_summary") == [(1,)])
+    place.ask(write_pdf(tmp_path / "c.pdf", 1))
+    wait_until(lambda: rows(place.home, "SELECT files_done FROM batch_summary WHERE name = 'letters'") == [(1,)])
     with redis.Redis.from_url(place.broker_url) as client:
         for forbidden in (["LPUSH", "pagepack.read", "x"], ["BRPOP", "pagepack.ingest", "1"], ["KEYS", "*"]):
             with pytest.raises(redis.exceptions.NoPermissionError):
