@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
@@ -236,11 +237,24 @@ class Stack:
             return
         assert condition == "service_healthy"
         deadline = time.monotonic() + 600
-        while not self.is_healthy(name):
+        while not (self._answers(name) and self.is_healthy(name)):
             said = self.log(name).read_text()[-3000:]
             assert process.poll() is None, f"{name} ended with {process.returncode}:\n{said}"
             assert time.monotonic() < deadline, f"{name} does not become healthy:\n{said}"
-            time.sleep(1.0)  # a check is a process of its own, and slows down what it waits for
+            time.sleep(0.5)
+
+    def _answers(self, name: str) -> bool:
+        """Whether a look says so at the address that its health check asks: that is a process of its own each time."""
+        words = [self._here(name, word) for word in self.services[name]["healthcheck"]["test"]]
+        address = re.search(r"http://[\w./:]+", " ".join(words))
+        try:
+            if address:
+                urllib.request.urlopen(address[0], timeout=5).close()
+            else:
+                socket.create_connection(("127.0.0.1", int(self.port(name, PORTS[name]))), timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def _with_dependencies(self, names: tuple[str, ...]) -> set[str]:
         found, todo = set(names), list(names)
