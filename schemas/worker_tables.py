@@ -56,7 +56,7 @@ class EndpointJob(Base):
     key: Mapped[str] = mapped_column(String(32), primary_key=True)
     model: Mapped[str] = mapped_column(StorableText)  # fingerprint of what reads
     job_id: Mapped[str | None] = mapped_column(StorableText)  # the server's; null: its making was not heard of
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)  # or last said to be on its way to the server
 
 
 class EndpointJobPage(Base):

@@ -38,6 +38,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(endpoint_jobs, "GATHER_SECONDS", 0.1)
     monkeypatch.setattr(endpoint_jobs, "POLL_SECONDS", (0.02, 0.1))
+    monkeypatch.setattr(endpoint_jobs, "ALIVE_SECONDS", 0.3)
 
 
 def engine(server: MistralServer, db: Database, **settings: object) -> EndpointEngine:
@@ -149,9 +150,10 @@ def test_a_reader_that_dies_while_a_job_is_made_asks_the_server_for_it(server: M
 
 
 def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_once(
-    server: MistralServer, db: Database
+    server: MistralServer, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By this worker: it waits for the job. Another one cannot know that; it leaves the job's other pages in it."""
+    """By this worker and by another: both wait for the job, for its maker says that it is alive."""
+    monkeypatch.setattr(endpoint_jobs, "ALIVE_SECONDS", 1.5)
     goes_on = threading.Event()
     (at_once,) = server.behaviours
 
@@ -165,18 +167,24 @@ def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_onc
     try:
         futures = submit(one, "a", "b")
         wait_until(lambda: len(server.exchanges) == 1)
-        futures += submit(one, "a")
-        time.sleep(3 * endpoint_jobs.GATHER_SECONDS)
+        futures += submit(one, "a") + submit(other, "b")
+        time.sleep(1.2 * endpoint_jobs.ALIVE_SECONDS)
         assert len(server.exchanges) == 1
-        futures += submit(other, "b")
-        assert futures[-1].result(60).text == f"text of {id_of('b')}"
         goes_on.set()
         assert [future.result(60).text for future in futures] == [f"text of {id_of(name)}" for name in "abab"]
     finally:
+        goes_on.set()
         one.close()
         other.close()
-    assert sorted(server.paid) == sorted(map(id_of, "abb"))
-    assert JobBook(db).find(one.model, [id_of("a")])[id_of("a")].job_id == "job-1"
+    assert sorted(server.paid) == sorted(map(id_of, "ab"))
+
+
+def test_of_a_job_that_was_never_made_each_page_is_taken_once(db: Database) -> None:
+    book = JobBook(db)
+    assert book.begin("1" * 32, "m", ["a", "b", "c"]) == {"a", "b", "c"}
+    assert book.begin("2" * 32, "m", ["a", "b"], instead_of="1" * 32) == {"a", "b"}
+    assert book.begin("3" * 32, "m", ["b", "c"], instead_of="1" * 32) == {"c"}
+    assert {page: job.key[0] for page, job in book.find("m", ["a", "b", "c"]).items()} == {"a": "2", "b": "2", "c": "3"}
 
 
 def test_answers_are_understood_line_by_line_and_no_more_is_kept(server: MistralServer) -> None:

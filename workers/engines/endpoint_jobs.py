@@ -1,6 +1,6 @@
 """Pages gathered into jobs of a batch API, and told what became of them.
 
-    page ──► waits for company ──► in a job that is known? ──► follow it
+    page ──► waits for company ──► in a job that is known? ──► follow it, once it is made
                                    else write it down, upload, create, write its id down, follow it
 
 Everything here runs on the client's event loop; the book, which is a database, is asked on another thread. A page that
@@ -13,6 +13,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ log = logging.getLogger("pagepack.endpoint")
 
 GATHER_SECONDS = 3.0  # so long after the last page came a job is made of those that wait
 POLL_SECONDS = (1.0, 60.0)  # first and longest, between two looks at a job
+ALIVE_SECONDS = 15.0  # so long after its maker's last word a job is still being made; a word comes thrice as often
 
 
 class Known(Protocol):
@@ -34,13 +36,16 @@ class Known(Protocol):
     def key(self) -> str: ...
     @property
     def job_id(self) -> str | None: ...
+    @property
+    def heard_seconds(self) -> float: ...
 
 
 class Book(Protocol):
     """Where jobs are written down: `pipeline/store/endpoint_jobs.py`."""
 
     def find(self, model: str, pages: Collection[str]) -> Mapping[str, Known]: ...
-    def begin(self, key: str, model: str, pages: Collection[str]) -> None: ...
+    def begin(self, key: str, model: str, pages: Collection[str], instead_of: str | None = None) -> set[str]: ...
+    def is_being_made(self, key: str) -> None: ...
     def made(self, key: str, job_id: str) -> None: ...
     def drop(self, key: str, pages: Collection[str] | None = None) -> None: ...
 
@@ -133,14 +138,29 @@ class Jobs:
         for page, job in known.items():
             of_job.setdefault(job, {})[page] = new.pop(page)
         for job, members in of_job.items():
-            self._spawn(self._follow(job.key, job.job_id, members), members)
+            if job.job_id is None and job.heard_seconds < ALIVE_SECONDS:
+                self._spawn(self._await_made(members), members)
+            else:
+                self._spawn(self._follow(job.key, job.job_id, members), members)
         for members in _parts(new, self._most_pages):
             self._spawn(self._make(members), members)
         pages.clear()  # each is another's to answer now
 
-    async def _make(self, pages: dict[str, _Waiting]) -> None:
+    async def _await_made(self, pages: dict[str, _Waiting]) -> None:
+        """Another worker uploads the job that has these pages, or died at it a moment ago."""
+        await asyncio.sleep(min(POLL_SECONDS[1], ALIVE_SECONDS / 3))
+        await self._place(pages)
+
+    async def _make(self, pages: dict[str, _Waiting], instead_of: str | None = None) -> None:
+        """A job of them. Of those that `instead_of` had, whoever takes them from it first makes the new one."""
         key = uuid.uuid4().hex
-        await asyncio.to_thread(self._book.begin, key, self._model, list(pages))
+        ours = await asyncio.to_thread(self._book.begin, key, self._model, list(pages), instead_of)
+        others = {page: pages.pop(page) for page in list(pages) if page not in ours}
+        if others:
+            self._spawn(self._place(others), others)
+        if not pages:
+            return
+        words = asyncio.get_running_loop().create_task(self._keep_saying(key))
         try:
             file = mistral_batch.upload(self._client, [one.line for one in pages.values()], f"pagepack-{key}")
             file_id = await file
@@ -150,9 +170,18 @@ class Jobs:
         except PagepackError:
             await asyncio.to_thread(self._book.drop, key)
             raise
+        finally:
+            words.cancel()
         await asyncio.to_thread(self._book.made, key, job.id)
         log.info("%s: job %s has %d pages", self._client.name, job.id, len(pages))
         await self._follow(key, job.id, pages)
+
+    async def _keep_saying(self, key: str) -> None:
+        """That the job is being made, to other workers with the same pages."""
+        while True:
+            await asyncio.sleep(ALIVE_SECONDS / 3)
+            with suppress(PagepackError):
+                await asyncio.to_thread(self._book.is_being_made, key)
 
     async def _follow(self, key: str, job_id: str | None, pages: dict[str, _Waiting]) -> None:
         """Until the job is over and its pages are told."""
@@ -162,11 +191,11 @@ class Jobs:
                 job_id = found.id
                 await asyncio.to_thread(self._book.made, key, job_id)
         job = None if job_id is None else await self._end_of(job_id, pages)
-        if job is None:  # it was never made, another worker is making it, or the server has forgotten it
-            await asyncio.to_thread(self._book.drop, key, list(pages))
+        if job is None:  # it was never made, or the server has forgotten it
             if not all(waiting.line for waiting in pages.values()):
+                await asyncio.to_thread(self._book.drop, key, list(pages))
                 raise Unavailable(f"{self._client.name} does not know job {job_id} any more", cause="endpoint")
-            await self._make(pages)
+            await self._make(pages, instead_of=key)
             return
         await self._tell(key, job, pages)
 
