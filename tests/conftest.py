@@ -35,12 +35,15 @@ from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
 from tests.postgres import FAST, DatabasePool, PostgresServer
 from tests.running import free_port
+from tests.statements import compile_once
 
 # `make test` tries the same examples each time, `make fuzz` others and twenty times as many. Slowness is no fault.
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture]
 for _name, _how in {"fixed": {"derandomize": True}, "fuzz": {"max_examples": 2_000, "print_blob": True}}.items():
     hypothesis_settings.register_profile(_name, deadline=None, suppress_health_check=_SLOW_IS_FINE, **_how)
 hypothesis_settings.load_profile("fixed")
+
+compile_once()
 
 gc.disable()  # while the tests are collected: what is imported now lives to the end
 
