@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoint import make_checkpoint
-from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 VARIABLES = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64"}
 TEXTS = "SELECT page_number, prompt, text, finish_reason FROM page_text ORDER BY 1, 2"
@@ -73,5 +73,5 @@ def test_a_question_is_drawn_anew_with_another_seed_and_ends_at_its_length(model
     assert first != second and answer("1") == first
     sql = "SELECT attempt, output_tokens, temperature, finish_reason FROM attempts"
     assert rows(tmp_path / "home", sql) == [(1, 8, 1.5, "length")] * 2  # the third was there already
-    refused = pagepack("run", *common, **VARIABLES)
+    refused = call("run", *common, **VARIABLES)
     assert refused.returncode == 2 and "--max-tokens is for prompts of your own" in refused.stderr
