@@ -121,6 +121,19 @@ def start(*arguments: str | Path, engine: str, fresh: bool = False, **variables:
     )
 
 
+def start_worker(role: str, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:
+    """`python -m workers ROLE` as a supervisor starts it, forked as `warm_start.py` says; it writes into its log."""
+    with log.open("ab") as stream:
+        return _WARM.start([role], given, "workers", log) or subprocess.Popen(
+            [sys.executable, "-P", "-m", "workers", role],
+            env=given,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+
+
 def write_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
     """A PDF whose pages all differ; page index `dark` is black."""
     path.parent.mkdir(exist_ok=True)

@@ -1,5 +1,7 @@
 """`pagepack run`, `ask`, `submit`, `worker` for tests, forked from a process with their imports: half of each start.
 
+So are workers themselves, `python -m workers ROLE`.
+
     test process ──order: words, environment, folder──> this process ──fork──> python -m pipeline …
                  <──its number, then its exit code──
 
@@ -41,7 +43,7 @@ class Started(subprocess.Popen[str]):
         self._child_created = False  # there is none to wait for
         self._told = os.fdopen(told, "rb", buffering=0)
         self.args, self.stdin, self.returncode = words, None, None  # type: ignore[assignment]
-        self.stdout, self.stderr = (os.fdopen(number, encoding="utf-8") for number in streams)
+        self.stdout, self.stderr = (os.fdopen(one, encoding="utf-8") for one in streams) if streams else (None, None)
         self.pid = int(self._told.readline())
 
     def poll(self) -> int | None:
@@ -106,16 +108,19 @@ class WarmStart:
         finally:
             self._lock.release()
 
-    def start(self, words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | None:
-        """As `subprocess.Popen` with pipes and a session of its own; None as of `run`."""
+    def start(
+        self, words: Sequence[str], environment: Mapping[str, str], module: str = "pipeline", log: Path | None = None
+    ) -> subprocess.Popen[str] | None:
+        """As `subprocess.Popen` with a session of its own, and pipes where no log is given; None as of `run`."""
         if sys.platform != "linux" or not self._lock.acquire(blocking=False):
             return None
         try:
             if not self._is_there(environment):
                 return None
-            pipes = [os.pipe() for _ in range(3)]
+            pipes = [os.pipe() for _ in range(3 if log is None else 1)]
             *streams, told = (f"/proc/{os.getpid()}/fd/{write_end}" for _, write_end in pipes)
-            self._send({"words": words, "environment": environment, "streams": streams, "told": told})
+            streams = streams or [str(log), str(log)]
+            self._send({"module": module, "words": words, "environment": environment, "streams": streams, "told": told})
             *read_ends, of_told = (read_end for read_end, _ in pipes)
             started = Started(words, read_ends, of_told)  # it has them open when it says its number
             for _, write_end in pipes:
@@ -228,8 +233,9 @@ def _become(order: Mapping[str, Any]) -> None:
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     gc.unfreeze()
-    sys.argv = ["pipeline", *order["words"]]
-    runpy.run_module("pipeline", run_name="__main__", alter_sys=True)
+    module = order.get("module", "pipeline")
+    sys.argv = [module, *order["words"]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import enqueue_documents, enqueue_pages, make_app
@@ -20,12 +20,12 @@ from pipeline.store.batches import open_batch
 from pipeline.store.due import take_due_documents, take_due_pages
 from pipeline.store.progress import what_is_open
 from schemas.prompts import OCR
-from tests.running import ROOT, wait_until
+from tests.running import ROOT, start_worker, wait_until
 
 
 @dataclass
 class Worker:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     log: Path
 
     def stop(self) -> None:
@@ -61,19 +61,8 @@ def workers(
     try:
         for role in roles:
             log = settings.home / f"{role}.log"
-            with log.open("ab") as stream:
-                own = {"PAGEPACK_INTERNAL_OWNER": f"{role}-of-a-test/"}
-                started[role] = Worker(
-                    subprocess.Popen(
-                        [sys.executable, "-P", "-m", "workers", role],
-                        env=environment | own | variables,
-                        stdin=subprocess.DEVNULL,
-                        stdout=stream,
-                        stderr=stream,
-                        start_new_session=True,
-                    ),
-                    log,
-                )
+            own = {"PAGEPACK_INTERNAL_OWNER": f"{role}-of-a-test/"}
+            started[role] = Worker(start_worker(role, environment | own | variables, log), log)
         yield started
     finally:
         for worker in started.values():
