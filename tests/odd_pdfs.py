@@ -111,12 +111,14 @@ def rc4_encrypted(path: Path, *, version: int, revision: int, key_bytes: int, us
     return path
 
 
-def attachments_encrypted(path: Path) -> Path:
+def attachments_encrypted(path: Path, *, names: bool = False) -> Path:
     """A password opens what is attached; the pages are plain."""
     encrypt = (
         b"<</Filter/Standard/V 4/R 4/Length 128/P -4/O<%s>/U<%s>/StmF/Identity/StrF/Identity/EFF/StdCF"
         b"/CF<</StdCF<</CFM/AESV2/AuthEvent/EFOpen/Length 16>>>>>>" % (b"ab" * 32, b"cd" * 32)
     )
-    one_page(path, words("plain"), BOX, (encrypt,))
+    file = (b"<</Type/Filespec/F(b.txt)/UF(b.txt)/EF<</F 7 0 R>>>>", stream(bytes(32)))
+    catalog = b"/Names<</EmbeddedFiles<</Names[(b.txt) 6 0 R]>>>>" if names else b""
+    one_page(path, words("plain"), BOX, (encrypt, *(file if names else ())), catalog)
     path.write_bytes(path.read_bytes().replace(b"trailer <<", b"trailer <</Encrypt 5 0 R/ID[<00><00>]"))
     return path

@@ -76,10 +76,10 @@ def status_json(status: Any) -> dict[str, Any]:
 
 
 def pages_by_reason(look: Mapping[str, int]) -> str:
-    """`3 pages low-confidence, 1 page length`."""
+    """`low-confidence (3 pages), warning (1 page)`."""
     from pipeline.cli.progress_bar import counted
 
-    return ", ".join(f"{counted(count, 'page')} {reason}" for reason, count in look.items())
+    return ", ".join(f"{reason} ({counted(count, 'page')})" for reason, count in look.items())
 
 
 def _status_table(status: Any, workers: Sequence[Any]) -> Table:

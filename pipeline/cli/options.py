@@ -28,7 +28,19 @@ def exit_code_of(causes: Iterable[str]) -> int:
     return EXIT_FAILED if any(cause != UNSUPPORTED for cause in causes) else EXIT_DONE
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """A misspelt command is told with the nearest one alone; click names several by the alphabet."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = getattr(error, "possibilities", None) or []
+            del near[1:]
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="pagepack")
 def cli() -> None:
     """Turn folders of PDFs and images into text that you query with SQL.

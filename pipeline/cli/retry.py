@@ -68,7 +68,9 @@ def retry(
         click.echo(json.dumps({**waiting, "command": command}))
     else:
         readers = _why_nobody_reads(db, chosen.batch_id) if files + pages else None
-        for line in _lines(files, pages, again, command, readers):
+        of = "" if cause is None else f", of the cause {cause} or another"
+        none = f"this batch has no failures{of}" if not _causes(settings, chosen.batch_id) else None
+        for line in _lines(files, pages, again, command, readers, none):
             click.echo(line)
     return EXIT_DONE if files + pages + again else EXIT_NOTHING
 
@@ -115,12 +117,14 @@ def _counted(failures: Sequence[Failure]) -> tuple[int, int]:
     return len(files), len({(document, number) for path, number, document in failures if path not in files})
 
 
-def _lines(files: int, pages: int, again: int, command: str | None, nobody_reads: str | None) -> list[str]:
-    """What waits and who reads it; `nobody_reads` says why no worker does."""
+def _lines(
+    files: int, pages: int, again: int, command: str | None, nobody_reads: str | None, none: str | None = None
+) -> list[str]:
+    """What waits and who reads it; `nobody_reads` says why no worker does, `none` that nothing has failed."""
     from pipeline.cli.progress_bar import counted
 
     if not files + pages + again:
-        return ["nothing waits again: no failure of this batch fits"]
+        return [f"nothing waits again: {none or 'no failure of this batch fits'}"]
     parts = [counted(number, word) for number, word in ((files, "file"), (pages, "page")) if number]
     waiting = f"{' and '.join(parts)} wait{'s' if files + pages == 1 else ''} again"
     one = again == 1
@@ -159,14 +163,19 @@ def _chosen_failures(settings: Settings, batch_id: str, cause: str | None, where
     of_batch = f"FROM failures WHERE batch_id = {quoted(batch_id)}"
     select = f"SELECT DISTINCT source_path, page_number, document_id {of_batch}"
     if cause is not None:
-        found = _selected(settings, f"SELECT DISTINCT cause {of_batch} ORDER BY 1", None)
-        causes = [str(name) for (name,) in found]
+        causes = _causes(settings, batch_id)
         if causes and cause not in causes:
             near = did_you_mean(cause, causes) or ";"
             raise UsageError(f"--cause {cause}: no failure of this batch has it{near} they have {', '.join(causes)}")
         select += f" AND cause = {quoted(cause)}"
     rows = _selected(settings, select, where)
     return [(str(name), int(str(number)) if number is not None else None, document) for name, number, document in rows]
+
+
+def _causes(settings: Settings, batch_id: str) -> list[str]:
+    """Of a batch's failures."""
+    select = f"SELECT DISTINCT cause FROM failures WHERE batch_id = {quoted(batch_id)} ORDER BY 1"
+    return [str(name) for (name,) in _selected(settings, select, None)]
 
 
 def _selected(settings: Settings, select: str, where: str | None) -> list[tuple[object, ...]]:

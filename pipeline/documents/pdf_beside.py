@@ -19,6 +19,9 @@ _MEDIA = {
 }
 
 
+_READ, _ENCRYPTED = "read where --attachments is given", "encrypted and not read"
+
+
 def beside_document(document: Any, pdf: Any, *, are_files_encrypted: bool = False) -> Iterator[str]:
     """Sentences about what lies beside all pages of a `pymupdf.Document`."""
     catalog = mupdf.pdf_dict_gets(mupdf.pdf_trailer(pdf), "Root")
@@ -33,14 +36,16 @@ def beside_document(document: Any, pdf: Any, *, are_files_encrypted: bool = Fals
             )
     is_portfolio = mupdf.pdf_is_dict(mupdf.pdf_dict_gets(catalog, "Collection"))
     names = document.embfile_names()
-    fate = "encrypted and not read" if are_files_encrypted else "which --attachments reads"
+    fate = _ENCRYPTED if are_files_encrypted else _READ
     if is_portfolio:
         yield f"the document is a portfolio: its page is a cover, and it holds {_counted(names)}, {fate}"
     elif names:
         yield f"the document has {_counted(names)} attached, {fate}"
+    elif are_files_encrypted:
+        yield "what is attached to the document is encrypted, and is not read"
 
 
-def beside_page(page: Any) -> Iterator[str]:
+def beside_page(page: Any, *, are_files_encrypted: bool = False) -> Iterator[str]:
     """Sentences about what lies beside one page, a dictionary."""
     annotations = mupdf.pdf_dict_gets(page, "Annots")
     counts: dict[str, int] = {}
@@ -53,7 +58,7 @@ def beside_page(page: Any) -> Iterator[str]:
         elif subtype in _MEDIA:
             counts[subtype] = counts.get(subtype, 0) + 1
     if pinned:
-        yield f"pinned to the page: {_counted(pinned)}, which --attachments reads"
+        yield f"pinned to the page: {_counted(pinned)}, {'not read' if are_files_encrypted else _READ}"
     for subtype, count in counts.items():
         yield f"on the page lies {_MEDIA[subtype]}{f' ({count} times)' if count > 1 else ''}, which is not read"
 

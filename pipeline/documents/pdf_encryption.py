@@ -24,8 +24,8 @@ _HEAD = struct.Struct("=QiiQiiiii32s")
 _BITS_AT = (12, 28, 36)  # of the whole, of streams, of strings
 
 
-def unlock(document: Any, pdf: Any) -> str:
-    """Make a `pymupdf.Document` readable without a password; returns a warning, or nothing.
+def unlock(document: Any, pdf: Any) -> bool:
+    """Make a `pymupdf.Document` readable without a password; whether what is attached stays encrypted.
 
     Raises:
         DocumentRejected: `encrypted`: it needs a password.
@@ -36,11 +36,11 @@ def unlock(document: Any, pdf: Any) -> str:
             raise DocumentRejected("the PDF is encrypted; remove its password", cause="encrypted")
         document.is_encrypted = False  # PyMuPDF's own guard, past which MuPDF reads what is plain
         document.init_doc()
-        return "what is attached to the document is encrypted, and is not read"
+        return True
     if mupdf.pdf_is_dict(encrypt) and _lengthen_key(pdf, encrypt):
         mupdf.pdf_clear_xref(pdf)  # forget what was read with the short key
         document.init_doc()
-    return ""
+    return False
 
 
 def _are_streams_plain(encrypt: Any) -> bool:

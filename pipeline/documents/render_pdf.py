@@ -43,15 +43,15 @@ class PdfPages:
             named = isinstance(source, str)
             self._document = pymupdf.open(source if named else None, None if named else source, "pdf")
             self._pdf = mupdf.pdf_document_from_fz_document(self._document.this)
-            note = unlock(self._document, self._pdf)
+            self._are_files_encrypted = unlock(self._document, self._pdf)
             tree = mend_page_tree(self._pdf, limits.max_pages)
             self.page_count = len(tree.pages)
             self._lost = {index for index, page in enumerate(tree.pages) if page is None}
             if len(self._lost) == self.page_count and (self._lost or self._document.is_repaired):
                 raise DocumentRejected("the PDF is broken and no page of it could be recovered", cause="damaged")
             self._mended = tree.notes
-            self._beside = [note] if note else []
-            self._beside += beside_document(self._document, self._pdf, are_files_encrypted=bool(note))
+            encrypted = self._are_files_encrypted
+            self._beside = list(beside_document(self._document, self._pdf, are_files_encrypted=encrypted))
         except DocumentRejected as error:
             raise self._as_text(source) or error from None
         except PDF_ERRORS as error:
@@ -82,7 +82,7 @@ class PdfPages:
             notes = [
                 *((*self._mended, *self._beside) if page_index == 0 else ()),
                 *mend_boxes(entry),
-                *beside_page(entry),
+                *beside_page(entry, are_files_encrypted=self._are_files_encrypted),
             ]
             page = self._document[page_index]
             sides_pt = self._sides(page.rect)

@@ -196,6 +196,13 @@ def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
     assert "/in/b.pdf" in call("search", "late", "--home", home).stdout
 
 
+def test_retry_says_that_a_batch_has_no_failures_whatever_the_cause(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["tides"])
+    none = call("retry", "--cause", "nonsense", "--home", settings.home)
+    said = "nothing waits again: this batch has no failures, of the cause nonsense or another\n"
+    assert (none.returncode, none.stdout) == (3, said)
+
+
 def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
     result = call("retry", "--cause", "unsupported", "--home", home)
     assert result.returncode == 0

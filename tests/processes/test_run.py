@@ -76,7 +76,7 @@ def test_the_summary_names_pages_worth_a_look(folder: Path, home: Path) -> None:
     result = pagepack("run", folder, "--home", home, *prompts, engine="DoubtfulEngine")
     assert result.returncode == 0, "they were read"
     lines = result.stdout.splitlines()
-    assert "worth a look: 1 page length, 2 pages low-confidence" in lines
+    assert "worth a look: length (1 page), low-confidence (2 pages)" in lines
     (look,) = [line for line in lines if line.startswith("look:  pagepack ")]
     words = shlex.split(look.removeprefix("look:  pagepack "))
     listed = json.loads(call(*words, "--json").stdout)
@@ -87,7 +87,7 @@ def test_the_summary_names_pages_worth_a_look(folder: Path, home: Path) -> None:
     again = pagepack("run", folder, "--home", home, *prompts, "--json", engine="DoubtfulEngine")
     assert json.loads(again.stdout)["pages_worth_a_look"] == {"length": 1, "low-confidence": 2}
     status = call("status", "--home", home).stdout
-    assert re.search(r"look +1 page length, 2 pages low-confidence", status)
+    assert re.search(r"look +length \(1 page\), low-confidence \(2 pages\)", status)
 
 
 def test_the_summary_s_speed_is_of_what_this_run_read(folder: Path, home: Path) -> None:

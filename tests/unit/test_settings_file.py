@@ -249,6 +249,7 @@ def test_a_child_process_has_the_settings_of_its_parent_wherever_it_stands(here:
     ("arguments", "said"),
     [
         (["serch", "tides"], "'search'"),
+        (["runn"], "No such command 'runn'. Did you mean 'run'?"),
         (["run", "x", "--bacth", "b"], "--batch"),
         (["run", "x", "--prompt", "orc"], "; did you mean ocr?"),
         (["run", "x", "--engine", "rapidor"], "; did you mean rapidocr?"),

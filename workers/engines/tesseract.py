@@ -192,9 +192,9 @@ def _find(languages: str | None) -> tuple[Installed, list[str]]:
     missing = [name for name in names if name not in installed.languages]
     if missing or not names:
         has = ", ".join(sorted(installed.languages - {"osd"})) or "none"
-        packages = " ".join(f"tesseract-ocr-{name.replace('_', '-')}" for name in missing)
         raise UsageError(
             f"tesseract has no data for the language {', '.join(missing)}; it has {has}. "
-            f"`apt-get install -y {packages}`, or put its .traineddata into {installed.folder}"
+            f"`apt-cache search tesseract-ocr-` lists what can be installed; or put its .traineddata into "
+            f"{installed.folder}"
         )
     return installed, names
