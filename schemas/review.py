@@ -80,3 +80,14 @@ SENTENCES = {
     ReviewReason.UNKNOWN_CHARACTERS: "the page's own text was taken, and some characters in it have no meaning",
     ReviewReason.WARNING: "the renderer mended or left out something",
 }
+
+CUT_SCORES = {
+    ReviewReason.EMPTY: 1.0,
+    ReviewReason.DEADLINE: 0.9,
+    ReviewReason.REPETITION: 0.85,
+    ReviewReason.LENGTH: 0.8,
+}
+"""How much a page is worth a look for how its answer ended: by its finish_reason, which is the reason."""
+
+ENGINE_SCORE = 0.5
+"""Where an engine says why, and not how much."""

@@ -7,7 +7,7 @@ tell of more that was lost than the reason does, the score is theirs, and they s
 
 from __future__ import annotations
 
-from schemas.review import LEGIBLE_PX, NOTHING_LOST, SENTENCES, WARNINGS, ReviewReason
+from schemas.review import CUT_SCORES, ENGINE_SCORE, LEGIBLE_PX, NOTHING_LOST, SENTENCES, WARNINGS, ReviewReason
 from schemas.text_layers import SENTENCES as LAYER_SENTENCES
 from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_FIRST_TASK, IS_THERE
 
@@ -24,10 +24,13 @@ _IS_LAYER = "a.engine = 'text-layer'"
 def review(dialect: str) -> str:
     place = _PLACE_OF[dialect]
     reasons = {  # reason → (when, score)
-        ReviewReason.DEADLINE: ("a.finish_reason = 'deadline'", "0.9"),
-        ReviewReason.REPETITION: ("a.finish_reason = 'repetition'", "0.85"),
-        ReviewReason.LENGTH: ("a.finish_reason = 'length'", "0.8"),
-        ReviewReason.EMPTY: ("a.finish_reason = 'empty' OR a.text = '' AND l.text IS NOT NULL", "1.0"),
+        ReviewReason.DEADLINE: ("a.finish_reason = 'deadline'", str(CUT_SCORES[ReviewReason.DEADLINE])),
+        ReviewReason.REPETITION: ("a.finish_reason = 'repetition'", str(CUT_SCORES[ReviewReason.REPETITION])),
+        ReviewReason.LENGTH: ("a.finish_reason = 'length'", str(CUT_SCORES[ReviewReason.LENGTH])),
+        ReviewReason.EMPTY: (
+            "a.finish_reason = 'empty' OR a.text = '' AND l.text IS NOT NULL",
+            str(CUT_SCORES[ReviewReason.EMPTY]),
+        ),
         ReviewReason.TEXT_LAYER: (f"{_IS_LAYER} AND coalesce(l.verdict, 'sound') <> 'sound'", "0.7"),
         ReviewReason.LOW_CONFIDENCE: (f"a.confidence < {DOUBTED_BELOW}", "1.0 - a.confidence"),
         ReviewReason.SMALL_PRINT: (
@@ -59,7 +62,7 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        v.name AS prompt, a.finish_reason AS finish_reason, a.confidence AS confidence, b.public_id AS batch_id,
        p.warnings AS warnings, l.verdict AS verdict,
        coalesce(a.review_reason, CASE {found} END) AS reason,
-       CASE WHEN a.review_reason IS NOT NULL THEN coalesce(a.review_score, 0.5)
+       CASE WHEN a.review_reason IS NOT NULL THEN coalesce(a.review_score, {ENGINE_SCORE})
             ELSE CAST(CASE {score} END AS DOUBLE PRECISION) END AS score,
        CAST(CASE {weights} END AS DOUBLE PRECISION) AS weight
 {FROM_ANSWERS}

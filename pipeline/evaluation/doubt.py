@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_CUT_OFF = {"empty": 2.0, "deadline": 1.9, "length": 1.8, "repetition": 1.8}  # as the view scores them
+from schemas.review import CUT_SCORES, ENGINE_SCORE, ReviewReason
 
 
 def doubt(review_reason: str | None, review_score: float | None, finish_reason: str, confidence: float | None) -> float:
     """From 0; above 1 for what the engine itself calls worth a look. As the view `review` orders pages."""
     if review_reason is not None:
-        return 1.0 + (0.5 if review_score is None else review_score)
-    if finish_reason in _CUT_OFF:
-        return _CUT_OFF[finish_reason]
+        return 1.0 + (ENGINE_SCORE if review_score is None else review_score)
+    if finish_reason in CUT_SCORES:
+        return 1.0 + CUT_SCORES[ReviewReason(finish_reason)]
     return 1.0 - confidence if confidence is not None else 0.0
 
 

@@ -58,6 +58,21 @@ def test_errors_are_counted_in_characters_and_words_and_order_counts() -> None:
     assert (nothing.character_errors, nothing.error_rate, nothing.precision) == (1, 1.0, 0.0)
 
 
+def test_answers_are_doubted_as_the_view_review_scores_them(archive: Archive) -> None:
+    ends = ("stop", "empty", "deadline", "repetition", "length")
+    said = [answer("text", finish_reason=end, confidence=0.95) for end in ends]
+    said += [answer("text", review_reason="small-print"), answer("text", review_reason="small-print", review_score=0.3)]
+    archive.batch("b")
+    pages = archive.ingest(archive.see("/in/a.pdf", batch="b") or 0, [f"page {number}" for number in range(len(said))])
+    for page, one in zip(pages, said, strict=True):
+        archive.read(page, lambda _, one=one: one)
+    scores = dict(archive.rows("SELECT page_number, score FROM review"))
+    doubts = [doubt(one.review_reason, one.review_score, one.finish_reason, one.confidence) for one in said]
+    assert {n: found - 1 for n, found in enumerate(doubts, 1) if found > 1} == pytest.approx(scores) and len(
+        scores
+    ) == 6
+
+
 def test_doubts_are_as_good_as_the_errors_that_they_find() -> None:
     assert doubt("empty", 1.0, "stop", 0.9) > doubt("low-confidence", 0.4, "stop", 0.6) > doubt(None, None, "stop", 0.2)
     assert doubt(None, None, "length", 0.99) > 1 > doubt(None, None, "stop", 0.5) > doubt(None, None, "stop", None)
