@@ -2,6 +2,8 @@
 
 Submitting needs the database alone. Workers are woken by whoever leads (`delivery/dispatcher.py`), so a broker that is
 away, or workers that are not started yet, cost nothing but time.
+
+Longer than most modules: what a command and a message may ask is checked by the same rules, which stand side by side.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ A recursive cut in the family of XY-cut, here with gutters that a heading may cr
 Nagy and Seth 1984, "Hierarchical representation of optically scanned documents"; Ha, Haralick and Phillips 1995,
 "Recursive X-Y cut using bounding boxes of connected components"; Breuel 2002, "Two geometric algorithms for layout
 analysis" (gutters as maximal white rectangles, lines that cross them as obstacles).
+
+Longer than most modules: it is one algorithm, and its rules are weighed against each other.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
     the default
 
 A process that pagepack starts gets the whole as variables, and reads no file: its working folder may be another.
+
+Longer than most modules, for more than half of it is the table of settings, which people look through in one place.
 """
 
 from __future__ import annotations

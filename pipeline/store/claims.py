@@ -12,22 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-import sqlalchemy.orm
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import bindparam, select, update
 
 from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
+from pipeline.store.asked_prompts import hints_of, layers_of, prompts_of
 from pipeline.store.conditions import Leased, is_batch_running, is_in
-from pipeline.store.cut_answers import LENGTH, written_so_far
-from pipeline.store.layer_text import text_of
+from pipeline.store.cut_answers import shall_go_on, written_so_far
 from pipeline.store.wished_model import wishes_for
 from schemas.columns import server_now
-from schemas.prompts import Prompt, bounded_hint, hinted, sampled
+from schemas.prompts import Prompt, hinted, sampled
 from schemas.states import BatchState, DocumentState, TaskState
-from schemas.tables import Answer, Batch, Document, Page, PageTask, PromptVersion, Source, TextLayer
-from schemas.text import storable
-from schemas.text_layers import Verdict
+from schemas.tables import Answer, Batch, Document, Page, PageTask, Source
 
 ANY_MODEL = wishes_for("")  # of tasks whose batch named none
 
@@ -186,7 +183,7 @@ def claim_pages(
     with db.write() as connection:
         asked = {"page_ids": list(page_ids), "models": list(models), "answers_of": answers_of}
         rows = connection.execute(_waiting_tasks(db.dialect), asked).all()
-        prompts = _prompts(connection, {row.prompt_version for row in rows})
+        prompts = prompts_of(connection, {row.prompt_version for row in rows})
         left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
         if left:
             later = update(PageTask).where(PageTask.id.in_(left))
@@ -196,12 +193,12 @@ def claim_pages(
         rows = [row for row in rows if row.page_id not in suspects]
         if not rows:
             return Claimed({}, suspects)
-        layers = _layers(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
+        layers = layers_of(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
         lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
         connection.execute(_lease_tasks(db.dialect), lease)
         cut = [row.own_answer_id for row in rows if row.max_tokens is not None and row.own_answer_id is not None]
         written = written_so_far(connection, cut) if cut else {}
-    hints = _hints(layers)  # milliseconds each, in which no other writer shall wait
+    hints = hints_of(layers)  # milliseconds each, in which no other writer shall wait
     pages: dict[int, PageClaim] = {}
     for row in rows:
         new = PageClaim(
@@ -229,25 +226,9 @@ def claim_pages(
             confidence,
         )
         claim.tasks.append(task)
-        if row.answer_id is not None and task.hint is None and not _shall_go_on(row):
+        if row.answer_id is not None and task.hint is None and not shall_go_on(row):
             claim.answered[row.id] = row.answer_id
     return Claimed(pages, suspects)
-
-
-def _layers(connection: Connection, page_ids: Collection[int]) -> Sequence[Any]:
-    """What these pages carry: page_id, text and boxes. Text of which the letters are not known says nothing."""
-    if not page_ids:
-        return []
-    known = select(TextLayer.page_id, TextLayer.text, TextLayer.boxes).where(
-        TextLayer.page_id.in_(page_ids), TextLayer.verdict.is_distinct_from(str(Verdict.GARBLED))
-    )
-    return connection.execute(known).all()
-
-
-def _hints(layers: Sequence[Any]) -> dict[int, str]:
-    """As a model is given them, by page."""
-    texts = {row.page_id: bounded_hint(text_of(row.text, row.boxes)) for row in layers}
-    return {page_id: storable(text) for page_id, text in texts.items() if text}
 
 
 @functools.cache  # to make one takes as long as to execute it
@@ -296,11 +277,6 @@ def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
     )
 
 
-def _shall_go_on(row: sa.Row[Any]) -> bool:
-    """Whether the answer that there is was cut before the length that is asked for."""
-    return row.max_tokens is not None and row.finish_reason == LENGTH and bool(row.output_tokens < row.max_tokens)
-
-
 def _a_path() -> sa.ScalarSelect[str]:
     """Any path of the page's document: one look into an index, however many files have the same content."""
     return select(Source.path).where(Source.document_id == Page.document_id).limit(1).scalar_subquery()
@@ -312,12 +288,6 @@ def _lease_tasks(dialect: str) -> sa.Update:
     return update(PageTask).where(is_given(dialect, PageTask.id, "task_ids")).values(leased)
 
 
-def locked_ids(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:
-    """The ids of rows, locked in their order before the statement around it writes."""
-    locked = select(table.id).where(*where).order_by(table.id).with_for_update().cte("locked")
-    return select(locked.c.id)
-
-
 def _leased(dialect: str, table: Leased, owner: Any, lease_seconds: Any) -> dict[str, Any]:
     return {
         "state": TaskState.LEASED,
@@ -325,15 +295,3 @@ def _leased(dialect: str, table: Leased, owner: Any, lease_seconds: Any) -> dict
         "token": table.token + 1,
         "lease_until": clock(dialect) + lease_seconds,
     }
-
-
-_known_prompts: dict[str, Prompt] = {}  # a version is the hash of all that it says, so it never changes
-
-
-def _prompts(connection: Connection, versions: set[str]) -> dict[str, Prompt]:
-    if missing := versions - _known_prompts.keys():
-        found = select(PromptVersion.__table__).where(PromptVersion.version.in_(missing))
-        for row in connection.execute(found):
-            parameters = {**row.parameters, "stop": tuple(row.parameters["stop"])}
-            _known_prompts[row.version] = Prompt(row.name, row.text, **parameters)
-    return {version: _known_prompts[version] for version in versions}

@@ -47,3 +47,9 @@ def is_asked_by(batch_id: int) -> sa.ColumnElement[bool]:
     ranges = select(BatchPages.batch_id).where(BatchPages.batch_id == batch_id)
     inside = ranges.where(Page.page_index.between(BatchPages.first_index, BatchPages.last_index))
     return sa.or_(~ranges.exists(), inside.correlate(Page).exists())
+
+
+def locked_ids(table: Leased, *where: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:
+    """The ids of rows, locked in their order before the statement around it writes."""
+    locked = select(table.id).where(*where).order_by(table.id).with_for_update().cte("locked")
+    return select(locked.c.id)

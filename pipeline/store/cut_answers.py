@@ -43,3 +43,8 @@ def written_so_far(connection: Connection, answers: Collection[int]) -> dict[int
         )
     )
     return {row.id: ([int(token) for token in row.token_ids.split()], row.confidence) for row in rows}
+
+
+def shall_go_on(row: sa.Row[Any]) -> bool:
+    """Whether the answer that there is was cut before the length that is asked for."""
+    return row.max_tokens is not None and row.finish_reason == LENGTH and bool(row.output_tokens < row.max_tokens)

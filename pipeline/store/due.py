@@ -15,8 +15,7 @@ from sqlalchemy import select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.claims import locked_ids
-from pipeline.store.conditions import Leased, is_in
+from pipeline.store.conditions import Leased, is_in, locked_ids
 from pipeline.store.page_tasks import supersede
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, Document, PageTask

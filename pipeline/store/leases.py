@@ -29,8 +29,8 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.settings import Settings
 from pipeline.store.answers import without_answer
-from pipeline.store.claims import DocumentClaim, PageClaim, is_held, locked_ids
-from pipeline.store.conditions import Leased, is_in
+from pipeline.store.claims import DocumentClaim, PageClaim, is_held
+from pipeline.store.conditions import Leased, is_in, locked_ids
 from pipeline.store.outbox import note_ended
 from pipeline.store.redraw import drawn_before, fail_undrawn
 from schemas.columns import utc_now

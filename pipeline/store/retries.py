@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.batch_states import RUNS_AGAIN, reopen
-from pipeline.store.claims import locked_ids
+from pipeline.store.conditions import locked_ids
 from pipeline.store.cut_answers import LENGTH
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Answer, Batch, BatchPrompt, BatchSource, Document, Page, PageTask, Source, TextLayer
