@@ -157,7 +157,7 @@ def test_search_knows_operators(archive: Archive) -> None:
     assert names('"NOT" OR "invoice draft"') == "b" and names("draft not") == ""
 
 
-@examples(60)
+@examples(30)
 @given(
     texts=st.lists(st.text("abc", min_size=1, max_size=8), min_size=1, max_size=3),
     query=st.recursive(
@@ -240,7 +240,7 @@ LATIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F), min_size
 CHINESE = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1, max_size=20)
 
 
-@examples(40)
+@examples(20)
 @given(texts=st.lists(st.one_of(LATIN, CHINESE, st.tuples(LATIN, CHINESE).map(" ".join)), min_size=1, max_size=4))
 def test_any_word_of_a_stored_text_finds_its_page(archive: Archive, texts: list[str]) -> None:
     path = f"/in/{sha(repr(texts))}.pdf"
@@ -283,7 +283,7 @@ def test_any_query_is_safe(archive: Archive, words: str) -> None:
         assert "search for" in str(error)
 
 
-@examples(60)
+@examples(30)
 @given(words=st.text(st.one_of(st.sampled_from('"*^:(){}-+ ANDOR_,;'), st.characters()), max_size=30))
 def test_random_queries_are_safe(archive: Archive, words: str) -> None:
     try:

@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 from schemas.messages import SUBMIT_TASK, SubmitDocument
 from schemas.text import storable
 from tests.conftest import Archive
-from tests.running import pagepack, write_pdf
+from tests.running import call, write_pdf
 from workers import tasks
 from workers.tasks import add_ingest_tasks
 
@@ -149,6 +149,6 @@ def test_what_no_library_expected_is_dropped_and_what_is_away_waits(
     ids=lambda value: str(value)[:30],
 )
 def test_at_the_command_line_it_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
-    done = pagepack("submit", *arguments, "--home", tmp_path / "home")
+    done = call("submit", *arguments, "--home", tmp_path / "home")
     (line,) = done.stderr.splitlines()
     assert done.returncode == code and words in line and len(line) < 300, done.stderr

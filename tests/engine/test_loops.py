@@ -71,8 +71,8 @@ def test_every_loop_of_random_models_is_caught(tmp_path):
 
 
 def test_no_drawn_table_or_list_of_the_reader_is_stopped():
-    """200 pages with tables, figures and lists through the trained reader: each ends by itself, with its text."""
-    samples = draw_samples(200, (192, 64), seed=77, kinds=("table", "numbers", "words", "random"))
+    """80 pages with tables, figures and lists through the trained reader: each ends by itself, with its text."""
+    samples = draw_samples(80, (192, 64), seed=77, kinds=("table", "numbers", "words", "random"))
     built = build_engine(CHECKPOINT, torch.device("cpu"), memory_bytes=2 * MEMORY)
     try:
         watched = write(built, [sample.pixels for sample in samples], max_tokens=400)
