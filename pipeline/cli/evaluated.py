@@ -60,6 +60,10 @@ def _head(one: Evaluation, key: int | None) -> list[str]:
         named = ", ".join(map(one_line, one.without_truth[:_NAMED]))
         more = f", and {len(one.without_truth) - _NAMED:,} more" if len(one.without_truth) > _NAMED else ""
         lines.append(f"  without a truth, not judged: {named}{more}")
+    if one.equal_files:
+        equal = [" = ".join([path, *others]) for path, others in one.equal_files.items()]
+        more = f", and {len(equal) - _NAMED:,} more" if len(equal) > _NAMED else ""
+        lines.append(f"  equal files count once, by the first name: {', '.join(map(one_line, equal[:_NAMED]))}{more}")
     lines += [f"  {one_line(complaint)}" for complaint in one.complaints[:_COMPLAINTS]]
     if len(one.complaints) > _COMPLAINTS:
         lines.append(f"  and {len(one.complaints) - _COMPLAINTS:,} more such lines; --json has all")
@@ -188,6 +192,7 @@ def shown_json(one: Evaluation, key: int | None, worst: int, changes: bool) -> d
         **one.figures(),
         "not_judged": one.without_truth,
         "complaints": one.complaints,
+        "equal_files": [[path, *others] for path, others in one.equal_files.items()],
         "documents": [{"source_path": path, **figures} for path, figures in one.documents()],
         "worst_pages": [page_json(page) for page in one.pages[:worst]],
         "overall": overall(one),

@@ -35,6 +35,7 @@ class PageAnswer:
     layer: str | None
     layer_verdict: str | None
     layer_boxes: Boxes
+    other_paths: tuple[str, ...] = ()  # of equal files
 
     @property
     def name(self) -> str:
@@ -82,6 +83,7 @@ def _page_answer(row: Any, sources: Any) -> PageAnswer:
         layer=row.layer,
         layer_verdict=row.verdict,
         layer_boxes=as_json(row.boxes),
+        other_paths=tuple(source.path for source in sources[1:]),
     )
 
 

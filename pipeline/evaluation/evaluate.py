@@ -68,6 +68,7 @@ class Evaluation:
     items: list[Item] = field(default_factory=list)
     without_truth: list[str] = field(default_factory=list)  # pages
     complaints: list[str] = field(default_factory=list)
+    equal_files: dict[str, tuple[str, ...]] = field(default_factory=dict)  # path → others of the same content
 
     @property
     def worst_tenth_share(self) -> float | None:
@@ -144,6 +145,8 @@ def evaluate(
     keys: dict[int, int] = {}
     for page in answers_of(db, answers, prompt, documents):
         models |= {page.model} - {BLANK}
+        if page.other_paths:
+            found.equal_files[page.path] = page.other_paths
         truth = truths.of(page)
         if truth is None:
             found.without_truth.append(page.name)

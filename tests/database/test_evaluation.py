@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.evaluated import _head, shown_json
 from pipeline.evaluation.answers import PageAnswer, answers_of
 from pipeline.evaluation.doubt import doubt, worst_tenth_share
 from pipeline.evaluation.evaluate import evaluate
@@ -109,6 +110,17 @@ def test_answers_are_held_against_sound_text_layers(archive: Archive) -> None:
     ]
     of_documents = "SELECT source_path, pages, word_errors, recall FROM evaluated_documents"
     assert archive.rows(of_documents) == [("/in/a.pdf", 2, 2, pytest.approx((6 / 8 + 1) / 2))]
+
+
+def test_equal_files_count_once_and_all_are_named(archive: Archive) -> None:
+    one, two = born_digital(archive)
+    for page in (one, two):
+        read(archive, page, "The tide rose by four feet.")
+    archive.see("/in/copy.pdf", content="/in/a.pdf")
+    found = evaluate(archive.db, find_answers(archive.db, "rapidocr"), "ocr", None, PageTruths(), "in")
+    assert len(found.pages) == 2 and found.equal_files == {"/in/a.pdf": ("/in/copy.pdf",)}
+    assert "  equal files count once, by the first name: /in/a.pdf = /in/copy.pdf" in _head(found, 1)
+    assert shown_json(found, 1, 9, False)["equal_files"] == [["/in/a.pdf", "/in/copy.pdf"]]
 
 
 def test_changes_are_kept_of_the_worst_pages_alone(archive: Archive) -> None:
