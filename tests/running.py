@@ -121,6 +121,20 @@ def start(*arguments: str | Path, engine: str, fresh: bool = False, **variables:
     )
 
 
+def start_host(home: Path, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:
+    """`pagepack worker`, which writes into its log."""
+    words = ["worker", "--home", str(home)]
+    with log.open("ab") as stream:
+        return _WARM.start(words, given, log=log) or subprocess.Popen(
+            [*PAGEPACK, *words],
+            env=given,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+
+
 def start_worker(role: str, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:
     """`python -m workers ROLE` as a supervisor starts it, forked as `warm_start.py` says; it writes into its log."""
     with log.open("ab") as stream:

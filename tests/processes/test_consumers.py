@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from pipeline.delivery.embedded_broker import server_binary
-from tests.running import ROOT, environment, pagepack, rows, wait_until, write_pdf
+from tests.running import ROOT, environment, pagepack, rows, start_host, wait_until, write_pdf
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Place:
 
     folder: Path
     broker_url: str = ""
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[subprocess.Popen[Any]] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -89,7 +89,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
         place.start(binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path))
         with redis.Redis(port=port, retry=None) as client:
             wait_until(lambda: answers(client))
-        place.start(sys.executable, "-P", "-m", "pipeline", "worker")
+        place.processes.append(
+            start_host(place.home, environment("InstantEngine", **place.variables), tmp_path / "host.log")
+        )
         wait_until(lambda: (place.home / "pagepack.db").exists())
         yield place
 

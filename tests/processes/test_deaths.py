@@ -16,7 +16,7 @@ from pipeline.database.engine import Database
 from pipeline.settings import Settings
 from tests.postgres import FAST, PostgresServer
 from tests.processes.test_watch import Samples, get, scrape
-from tests.running import PAGEPACK, call, environment, free_port, processes_of, wait_until
+from tests.running import call, environment, free_port, processes_of, start_host, wait_until
 
 RESTARTS = "pagepack_worker_restarts_total"
 Host = Callable[..., tuple[Path, int]]
@@ -25,20 +25,12 @@ Host = Callable[..., tuple[Path, int]]
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     """Starts `pagepack worker`; the file of its log, and the port of its metrics."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[Any]] = []
 
     def begin(home: Path, **variables: str) -> tuple[Path, int]:
         log, port = tmp_path / "host.log", free_port()
         own = {"PAGEPACK_LOG_FORMAT": "json", "PAGEPACK_METRICS_PORT": str(port), "PAGEPACK_INGEST_PROCESSES": "1"}
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                [*PAGEPACK, "worker", "--home", str(home)],
-                env=environment("InstantEngine", **own, **variables),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
+        process = start_host(home, environment("InstantEngine", **own, **variables), log)
         started.append(process)
         wait_until(lambda: "ready: read, ingest" in log.read_text())
         return log, port
