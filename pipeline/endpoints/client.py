@@ -56,6 +56,7 @@ class Server:
     most_at_once: int = 16
     request_seconds: float = 300.0
     gone_seconds: float = 120.0  # as `Health` says
+    settings: str = "PAGEPACK_ENDPOINT"  # how the settings that name it begin, for messages
 
 
 class Client:
@@ -64,7 +65,7 @@ class Client:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.name = shown_url(server.url)
-        self._judge = Judge(self.name, server.key)
+        self._judge = Judge(self.name, server.key, server.settings)
         self.unknown_fields: set[str] = set()  # of requests, which this server refuses
         self._lane = Lane(Window(server.most_at_once))
         self._health = Health(server.gone_seconds, server.request_seconds)

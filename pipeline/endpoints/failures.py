@@ -29,11 +29,12 @@ class Passing(Exception):
 
 
 class Judge:
-    """Of one server, known to people as `name`; its words are cleaned of the key."""
+    """Of one server, known to people as `name`, set by what begins with `prefix`; its words are cleaned of the key."""
 
-    def __init__(self, name: str, key: str | None) -> None:
+    def __init__(self, name: str, key: str | None, prefix: str) -> None:
         self._name = name
         self._key = key
+        self._prefix = prefix
 
     def lost(self, error: Exception) -> Exception:
         """No whole answer came."""
@@ -46,7 +47,7 @@ class Judge:
                 f"the certificate of {self._name} is not trusted ({words}); SSL_CERT_FILE names a file of authorities"
             )
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
-            return EndpointGone(f"{self._name} cannot be asked: {words}; look at PAGEPACK_ENDPOINT_URL")
+            return EndpointGone(f"{self._name} cannot be asked: {words}; look at {self._prefix}_URL")
         return Passing(words)
 
     def refused(self, status: int, headers: httpx2.Headers, body: bytes, has_answered: bool) -> Exception:
@@ -67,12 +68,12 @@ class Judge:
     def _way_out(self, status: int, headers: httpx2.Headers) -> str:
         if status < 400:
             to = shown_url(headers.get("location", "elsewhere"))
-            return f"it sends on to {to}, which is not followed; is that PAGEPACK_ENDPOINT_URL?"
+            return f"it sends on to {to}, which is not followed; is that {self._prefix}_URL?"
         if status in (401, 403):
-            return "is PAGEPACK_ENDPOINT_KEY its key?" if self._key else "it wants a key: PAGEPACK_ENDPOINT_KEY"
+            return f"is {self._prefix}_KEY its key?" if self._key else f"it wants a key: {self._prefix}_KEY"
         if status == 402:
             return "is there credit left?"
-        return "look at PAGEPACK_ENDPOINT_URL, which ends in /v1 mostly, and at PAGEPACK_ENDPOINT_MODEL"
+        return f"look at {self._prefix}_URL, which ends in /v1 mostly, and at {self._prefix}_MODEL"
 
     def cleaned(self, error: PagepackError) -> PagepackError:
         """The same, its message without the key, or as much of it as was left where words were cut."""

@@ -27,6 +27,7 @@ def judge_of(settings: Settings) -> tuple[Server, str]:
         settings.judge_key,
         most_at_once=settings.endpoint_concurrency,
         request_seconds=settings.endpoint_seconds,
+        settings="PAGEPACK_JUDGE",
     )
     return server, settings.judge_model
 

@@ -16,6 +16,8 @@ from pipeline.endpoints.chat import chat_body, complete
 from pipeline.endpoints.client import Client, Server
 from pipeline.endpoints.words import error_words, one_line, shown_url
 from pipeline.errors import EndpointGone, PageFailed, PagepackError
+from pipeline.evaluation.judge import judge_of
+from pipeline.settings import Settings
 from tests.certificate import make_certificate
 from tests.model_server import Behaviour, Exchange, ModelServer, completion, ok, status
 from tests.running import free_port
@@ -48,6 +50,24 @@ def test_words_are_asked_and_answered_without_an_image() -> None:
         assert ask(Server(server.url)) == "[[7]]"
         (exchange,) = server.exchanges
     assert exchange.body == BODY and "authorization" not in exchange.headers
+
+
+@pytest.mark.parametrize(
+    "behaviour, way_out",
+    [
+        (status(401, "no such key"), "is PAGEPACK_JUDGE_KEY its key?"),
+        (
+            status(404, "no such model"),
+            "look at PAGEPACK_JUDGE_URL, which ends in /v1 mostly, and at PAGEPACK_JUDGE_MODEL",
+        ),
+        (status(308, Location="http://127.0.0.1:9/"), "is that PAGEPACK_JUDGE_URL?"),
+    ],
+)
+def test_a_judge_that_refuses_all_is_named_by_its_own_settings(behaviour: Behaviour, way_out: str) -> None:
+    with ModelServer(behaviour) as there:
+        server, _ = judge_of(Settings(judge_url=there.url, judge_model="j", judge_key="sk-judge"))
+        error = str(refusal(server))
+    assert way_out in error and "PAGEPACK_ENDPOINT" not in error
 
 
 def test_a_server_that_is_not_there_is_gone_after_a_while_and_not_before() -> None:
