@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
+from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.running import call
+from workers.pixtral.model.fingerprint import lacks
 from workers.verify import check, reference
 from workers.verify.packed import Packed, read_packed
 from workers.verify.pages import Page, drawn_pages, pages_of
@@ -101,6 +103,23 @@ def test_the_command_on_files_of_ones_own_writes_what_it_found(pages: list[Page]
     (tmp_path / "words.txt").write_text("words")
     wrong = call("verify", tmp_path / "words.txt", "--model", CHECKPOINT, engine="")
     assert wrong.returncode == 2 and "words.txt" in wrong.stderr and "drawn pages" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["folder", "empty.pdf", "gone.pdf", "text.pdf"])
+def test_a_file_of_which_no_page_is_drawn_is_named_once(tmp_path: Path, settings: Settings, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.pdf").touch()
+    (tmp_path / "text.pdf").write_text("%PDF-1.4 and no more of it")
+    with pytest.raises(UsageError, match="name another file, or none for drawn pages") as told:
+        pages_of([tmp_path / name], 1, settings)
+    assert str(told.value).count(str(tmp_path / name)) == 1
+
+
+def test_a_checkpoint_that_is_no_folder_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert lacks(tmp_path / "gone", "x").startswith(f"the checkpoint {tmp_path / 'gone'} is not there; give the folder")
+    assert lacks(tmp_path / "file", "x").startswith(f"the checkpoint {tmp_path / 'file'} is a file; give the folder")
+    assert "holds no x" in lacks(tmp_path, "x")
 
 
 def test_drawn_pages_are_the_same_each_time_and_fit_one_image() -> None:

@@ -75,7 +75,8 @@ def pages_of(paths: Sequence[Path], count: int, settings: Settings) -> list[Page
                         if len(pages) >= count:
                             return pages
             except PagepackError as error:
-                raise UsageError(f"{path}: {error}; name another file, or none for drawn pages") from error
+                named = str(error) if str(path) in str(error) else f"{path}: {error}"
+                raise UsageError(f"{named}; name another file, or none for drawn pages") from error
     if not pages:
         raise UsageError(f"{', '.join(map(str, paths))}: no page could be drawn; name another file, or none")
     return pages

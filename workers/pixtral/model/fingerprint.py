@@ -44,6 +44,9 @@ def adapter_files(folder: Path) -> list[Path]:
 
 def lacks(folder: Path, name: str) -> str:
     """The message that a file is not there; most often the folder is in Hugging Face's format, as other tools want."""
+    if not folder.is_dir():
+        fact = "is a file" if folder.exists() else "is not there"
+        return f"the checkpoint {folder} {fact}; give the folder that holds params.json"
     theirs = [path.name for pattern in ("config.json", "model*.safetensors") for path in folder.glob(pattern)]
     if not theirs:
         return f"{folder} holds no {name}; is it a checkpoint in Mistral's own format?"
