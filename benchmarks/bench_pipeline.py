@@ -57,7 +57,7 @@ from schemas.messages import READ_QUEUE
 from schemas.prompts import OCR, Prompt
 from schemas.tables import Page, PageTask
 from tests.postgres import PostgresServer
-from workers.engines import Answer
+from workers.engines import Answer, Engine
 
 MODEL = "bench/1"
 PAGES_A_DOCUMENT = 1_000
@@ -67,7 +67,7 @@ _rng = random.Random(1)
 VOCABULARY = ["".join(_rng.choices("abcdefghijklmnopqrstuvwxyz", k=_rng.randint(2, 11))) for _ in range(5_000)]
 
 
-class BenchEngine:
+class BenchEngine(Engine):
     """Answers at once; which words is drawn by the image's hash."""
 
     name = "instant"

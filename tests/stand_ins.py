@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PageFailed
 from schemas.prompts import Prompt
-from workers.engines import Answer
+from workers.engines import Answer, Engine
 
 
-class InstantEngine:
+class InstantEngine(Engine):
     """Answers at once with the image's hash, so that a test can say which page an answer belongs to."""
 
     name = "instant"

@@ -11,21 +11,13 @@ import json
 import sys
 import threading
 from concurrent.futures import Future
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from workers.choose import make_engine
-from workers.engines import Answer, Engine
-
-
-@runtime_checkable
-class Converses(Protocol):
-    """An engine that answers more than a question about a page; `prompt` says how, and its text is not asked."""
-
-    def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
-        """Messages as OpenAI's API takes them, images as data URLs; the last one is answered."""
+from workers.engines import Answer, Converses, Engine
 
 
 def run(settings: Settings) -> None:

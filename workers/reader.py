@@ -2,17 +2,18 @@
 
 Read tasks run on threads, one for each page in flight. The engine packs what all of them submit; each task waits for
 its own page and acknowledges its own message after the answer is stored.
+
+Longer than most modules: a page's way from claim to answer, and all that may end it, is read from top to bottom.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -81,9 +82,10 @@ class Reader:
             supports=engine.supports,
             most_in_hand=engine.capacity + 1,
         )
-        # What runs here charges nothing.
-        self._budget = Budget(db, getattr(engine, "least_cost", None)) if engine.name == "endpoint" else None
-        self._page_seconds = max(settings.page_seconds, getattr(engine, "least_page_seconds", 0.0))
+        self._budget, self._page_seconds = None, settings.page_seconds
+        if engine.name == "endpoint":  # what runs here charges nothing, and waits for nobody
+            self._budget = Budget(db, engine.least_cost)
+            self._page_seconds = max(settings.page_seconds, engine.least_page_seconds)
         self._reserved: dict[int, int] = {}  # page id → answers of it that are within the budget
         self._figures = EngineFigures()
         start_daemon("heartbeat", self._beat, longest_seconds=settings.heartbeat_seconds)
@@ -226,11 +228,10 @@ class Reader:
         with stage("read", claim):
             try:
                 deadline = time.monotonic() + self._page_seconds
-                submit: Callable[..., list[Future[Answer]]] = self.engine.submit
-                if any(task.written for task in asked):  # by an engine that can go on from them
-                    begun = [Begun(task.written, task.written_confidence) if task.written else None for task in asked]
-                    submit = functools.partial(submit, begun=begun)
-                futures = submit(claim.image_hash, pixels, [task.asked for task in asked], deadline)
+                begun = [Begun(task.written, task.written_confidence) if task.written else None for task in asked]
+                more = (begun,) if any(begun) else ()
+                prompts = [task.asked for task in asked]
+                futures = self.engine.submit(claim.image_hash, pixels, prompts, deadline, *more)
                 del pixels  # hundreds of pages may wait for a server
             except Exception as error:
                 log.exception("page %s could not be submitted", claim.name)

@@ -41,8 +41,8 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
     engine = make_engine(settings)
     db = open_database(settings, by_key=True)
     role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
-    if (keep_jobs_in := getattr(engine, "keep_jobs_in", None)) is not None:
-        keep_jobs_in(JobBook(db))
+    if engine.name == "endpoint":
+        engine.keep_jobs_in(JobBook(db))
     reader = Reader(db, engine, settings, owner, is_of_many=role == "read" and settings.database_url is not None)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)

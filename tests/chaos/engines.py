@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.prompts import Prompt
-from workers.engines import Answer
+from workers.engines import Answer, Engine
 
 
-class NotingEngine:
+class NotingEngine(Engine):
     """Reads four pages at a time."""
 
     name = "noting"

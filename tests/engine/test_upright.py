@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -15,9 +16,10 @@ from PIL import Image
 
 from pipeline.errors import PageFailed
 from pipeline.settings import Settings
+from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.stand_ins import InstantEngine
-from workers.engines import Answer, rapidocr_models
+from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models
 from workers.engines.orientation import Turn
 from workers.engines.rapidocr import load
 from workers.engines.regions import Models
@@ -147,6 +149,47 @@ def test_models_that_cannot_be_loaded_are_tried_and_told_once(
     assert [name for name, _ in inner.given] == ["a1", "a2", "a3"] and len(loads) == 1
     (record,) = [one for one in caplog.records if one.name == "pagepack.worker"]
     assert record.levelname == "WARNING" and "pages are read as they lie" in record.message
+
+
+class ServersEngine(RecordingEngine):
+    """Says all that an engine may say, and converses."""
+
+    least_cost, least_page_seconds = 0.5, 90_000.0
+
+    def submit(
+        self,
+        image_hash: str,
+        pixels: Pixels,
+        prompts: Sequence[Prompt],
+        deadline: float | None = None,
+        begun: Sequence[Begun | None] = (),
+    ) -> list[Future[Answer]]:
+        self.begun = begun
+        return super().submit(image_hash, pixels, prompts, deadline)
+
+    def keep_jobs_in(self, book: object) -> None:
+        self.book = book
+
+    def converse(self, messages: list, prompt: Prompt) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        future.set_result(Answer(messages[0]["content"], "stop", 0.0))
+        return future
+
+
+def test_what_an_engine_says_of_itself_it_says_upright_too(models: Models) -> None:
+    inner = ServersEngine()
+    outer: Engine = Upright(inner, models)
+    assert (outer.least_cost, outer.least_page_seconds) == (0.5, 90_000.0)
+    outer.keep_jobs_in(book := JobBook)  # type: ignore[arg-type]
+    assert inner.book is book
+    begun = [Begun((1, 2), 0.5), None]
+    outer.submit("a1", sheet(LINES), [OCR, DESCRIBE], None, begun)
+    assert inner.begun == begun
+    assert inspect.getattr_static(outer, "converse", None), "as isinstance of a protocol looks, from Python 3.12 on"
+    assert isinstance(outer, Converses) and outer.converse([{"content": "hello"}], OCR).result(1).text == "hello"
+    plain = Upright(RecordingEngine(), models)
+    assert (plain.least_cost, plain.least_page_seconds) == (None, 0.0)
+    plain.submit("a1", sheet(LINES), [OCR])
 
 
 def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from schemas.prompts import Prompt
 
 if TYPE_CHECKING:  # an ingest worker, and who describes an engine, do without numpy
     import numpy as np
     from numpy.typing import NDArray
+
+    from workers.engines.endpoint_jobs import Book
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Reads pages. Safe to call from many threads; `submit` never blocks on the reading itself."""
+    """Reads pages. Engines derive from it, for what most of them need not say.
+
+    Safe to call from many threads; `submit` never blocks on the reading itself.
+    """
 
     name: str
     """`rapidocr`, `pixtral`…: the `engine` column of the views."""
@@ -84,6 +89,15 @@ class Engine(Protocol):
     """A fingerprint of what reads (weights and parameters): the `model` column."""
     capacity: int
     """Pages worth having in flight at once; sizes the worker's thread pool."""
+
+    least_cost: float | None = None
+    """What an answer costs, where that is known before."""
+    least_page_seconds: float = 0.0
+    """So long a page must be allowed to take, whatever the settings say: where a server answers within a day."""
+
+    def keep_jobs_in(self, book: Book) -> None:
+        """Before the first page is submitted: where an engine writes down into which job of a server it put a page."""
+        return
 
     def supports(self, prompt: Prompt) -> bool:
         """Whether this engine can answer this prompt at all.
@@ -99,8 +113,12 @@ class Engine(Protocol):
         pixels: NDArray[np.uint8],
         prompts: Sequence[Prompt],
         deadline: float | None = None,
+        begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
         """Read one page with several prompts; one future a prompt, in their order.
+
+        `begun` are answers, one a prompt, that were cut; they come from an engine that left `token_ids`, and it goes on
+        from them. Any other reads anew.
 
         `pixels` is (H, W, 3) RGB, both sides multiples of 16; `image_hash` names them (same hash, same pixels).
         `deadline` is a `time.monotonic()` moment after which an unfinished answer ends with what it has and
@@ -116,3 +134,11 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop; unfinished futures raise `Unavailable`."""
         ...
+
+
+@runtime_checkable
+class Converses(Protocol):
+    """An engine that answers more than a question about a page; `prompt` says how, and its text is not asked."""
+
+    def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
+        """Messages as OpenAI's API takes them, images as data URLs; the last one is answered."""

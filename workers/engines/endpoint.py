@@ -20,7 +20,7 @@ from pipeline.errors import Unavailable
 from pipeline.settings import Settings
 from schemas.prompts import OCR, Prompt
 from schemas.review import ReviewReason
-from workers.engines import Answer
+from workers.engines import Answer, Begun, Engine
 from workers.engines.endpoint_images import PageImages
 from workers.engines.endpoint_request import Asked
 from workers.pixtral.text.confidence import confidence_of, without
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pagepack.endpoint")
 
 
-class EndpointEngine:
+class EndpointEngine(Engine):
     """Answers with chat completions, any prompt that its model does."""
 
     name = "endpoint"
@@ -81,6 +81,7 @@ class EndpointEngine:
         pixels: NDArray[np.uint8],
         prompts: Sequence[Prompt],
         deadline: float | None = None,
+        begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
         from workers.engines.endpoint_images import images_of
 

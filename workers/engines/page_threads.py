@@ -19,7 +19,7 @@ from pipeline.cores import num_cores
 from pipeline.daemons import start_daemon
 from pipeline.errors import PageFailed, PagepackError, Unavailable
 from schemas.prompts import Prompt
-from workers.engines import Answer
+from workers.engines import Answer, Begun, Engine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class Closed(Exception):
     """Ends a page between two of its steps: the engine closes."""
 
 
-class PageThreads(ABC):
+class PageThreads(Engine, ABC):
     """An engine that answers the prompt `ocr` alone, with a thread a page; a subclass says how one page is read.
 
     A page past its deadline, waiting or running, ends with finish_reason "deadline" and the text that it has. A future
@@ -80,6 +80,7 @@ class PageThreads(ABC):
         pixels: NDArray[np.uint8],
         prompts: Sequence[Prompt],
         deadline: float | None = None,
+        begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
         """Queue one page; `pixels` must not change until its futures are done."""
         futures: list[Future[Answer]] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PageFailed, UsageError
 from schemas.prompts import OCR, Prompt
-from workers.engines import Answer, Begun
+from workers.engines import Answer, Begun, Engine
 from workers.pixtral.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 WARM_TOP_P = 0.95  # of a try with a temperature: out of 131,072 tokens the unlikeliest would come now and then
 
 
-class PixtralEngine:
+class PixtralEngine(Engine):
     """A checkpoint in Mistral's format, packed: see `workers/pixtral/`. Importing this file needs no torch."""
 
     name = "pixtral"
@@ -82,7 +82,6 @@ class PixtralEngine:
         deadline: float | None = None,
         begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
-        """As every engine's. `begun` are answers, one a prompt, that were cut and go on from their own tokens."""
         from workers.engines.pixtral_ladder import Climb
 
         page = _Page(image_hash, pixels, deadline)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.cores import num_cores
 from pipeline.layout.lines import Line, Quad
 from schemas.prompts import Prompt
-from workers.engines import Answer, Engine
+from workers.engines import Answer, Begun, Converses, Engine
 from workers.engines.ink import find_ink
 from workers.engines.orientation import Orientation, Turn, find_orientation
 from workers.engines.page_lines import find_regions
@@ -29,6 +29,8 @@ from workers.engines.regions import Models, Reading, Region
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from workers.engines.endpoint_jobs import Book
 
 log = logging.getLogger("pagepack.worker")
 
@@ -159,7 +161,7 @@ def set_upright(pixels: NDArray[np.uint8], lie: Lie) -> NDArray[np.uint8]:
     return np.asarray(cv2.warpAffine(turned, matrix, (wide_px, high_px), flags=cv2.INTER_CUBIC, borderValue=white))
 
 
-class Upright:
+class Upright(Engine):
     """An engine that gets pages upright; all else is its own. `submit` takes as long as the look at the page."""
 
     def __init__(self, engine: Engine, models: Models | None = None) -> None:
@@ -169,10 +171,15 @@ class Upright:
         self._cannot_load = False
         self._cores = threading.Semaphore(num_cores())  # a look takes one
         self.name, self.model, self.capacity = engine.name, engine.model, engine.capacity
+        self.least_cost, self.least_page_seconds = engine.least_cost, engine.least_page_seconds
 
-    def __getattr__(self, name: str) -> Any:
-        """What some engines have beside the interface: where jobs are written down, how long a page may take."""
-        return getattr(self._engine, name)
+    def keep_jobs_in(self, book: Book) -> None:
+        self._engine.keep_jobs_in(book)
+
+    def converse(self, messages: list[dict[str, Any]], prompt: Prompt) -> Future[Answer]:
+        """Nothing is turned: who sends pictures in a conversation has chosen them."""
+        assert isinstance(self._engine, Converses), self.name
+        return self._engine.converse(messages, prompt)
 
     def supports(self, prompt: Prompt) -> bool:
         return self._engine.supports(prompt)
@@ -189,17 +196,17 @@ class Upright:
         pixels: NDArray[np.uint8],
         prompts: Sequence[Prompt],
         deadline: float | None = None,
-        **more: Any,
+        begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
-        """`more` is what the engine behind takes beside."""
+        more = (begun,) if begun else ()
         lie = self._lie(image_hash, pixels)
         if lie is None:
-            return self._engine.submit(image_hash, pixels, prompts, deadline, **more)
+            return self._engine.submit(image_hash, pixels, prompts, deadline, *more)
         if not lie.angle:
-            futures = self._engine.submit(image_hash, pixels, prompts, deadline, **more)
+            futures = self._engine.submit(image_hash, pixels, prompts, deadline, *more)
         else:
             name = f"{image_hash}-turned-{lie.angle:g}"
-            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline, **more)
+            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline, *more)
         return [_Turned(future, lie, self._engine.model) for future in futures]
 
     def _lie(self, image_hash: str, pixels: NDArray[np.uint8]) -> Lie | None:
