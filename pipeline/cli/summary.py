@@ -64,7 +64,13 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     """Print it; the exit code."""
     from pipeline.cli.progress_bar import counted, duration
     from pipeline.database.open import open_database
-    from pipeline.query.batch_status import answers_held, files_drawn_otherwise, find_batch, pages_done_within
+    from pipeline.query.batch_status import (
+        answered_by_others,
+        answers_held,
+        files_drawn_otherwise,
+        find_batch,
+        pages_done_within,
+    )
     from pipeline.query.batch_status import status as query_status
     from pipeline.store.costs import cost_of_batch
     from pipeline.store.sources import UNSUPPORTED
@@ -74,14 +80,14 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     summary = query_status(db, batch)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
     otherwise, held = files_drawn_otherwise(db, batch.id), answers_held(db, batch.id)
-    cost = cost_of_batch(db, batch.id)
+    cost, others = cost_of_batch(db, batch.id), answered_by_others(db, batch.id)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     code = exit_code_of(summary.failures)
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
         more |= {} if cost is None else {"cost": round(cost, 6)}
         more |= {"files_drawn_otherwise": otherwise, "answers_held": held}
-        click.echo(json.dumps({**status_json(summary), **more}, ensure_ascii=False))
+        click.echo(json.dumps({**status_json(summary), **more, "answered_by_others": others}, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
         rate = f" ({now}{done_now / seconds:.2f} pages/s)" if done_now else ""
@@ -97,6 +103,12 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             click.echo(f"  {counted(blank, 'page')} blank, by the picture; PAGEPACK_BLANK_PAGES=read reads them, too")
         if cost is not None:
             click.echo(f"  the batch has cost {cost:,.4g}, by the prices that were set")
+        for model, count in others.items():
+            were = "was" if count == 1 else "were"
+            click.echo(
+                f"  {counted(count, 'page')} {were} answered by {one_line(model)}, another model than was asked for; "
+                "the column model has its name"
+            )
         for cause, count in summary.failures.items():
             click.echo(f"  {count:,} × {cause}")
         where = "".join(f" {shell_quoted(word)}" for word in looking_words(settings))

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -198,6 +200,20 @@ def answers_held(db: Looking, batch_id: int) -> int:
         return int(look.value(_HELD, batch=batch_id))
 
 
+def answered_by_others(db: Looking, batch_id: int) -> dict[str, int]:
+    """Pages of a batch by the model that answered at an endpoint, where it is another than was asked for."""
+    with db.looking() as look:
+        stored = dict(look.rows(_BY_OTHERS, batch=batch_id))
+    named = Counter[str]()
+    for model, count in stored.items():
+        if found := _SERVED.search(model):
+            named[found[1]] += count
+    return dict(named.most_common())
+
+
+_SERVED = re.compile(r"/[0-9a-f]{8}=(.+?)(?:\+length/\d+)?$")  # behind the version of what was asked
+_BY_OTHERS = """SELECT a.model, count(*) FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
+WHERE t.batch_id = :batch AND t.state = 'done' AND a.engine = 'endpoint' AND a.model LIKE '%=%' GROUP BY a.model"""
 _HELD = """SELECT count(*) FROM current_answers c JOIN pages p ON p.id = c.page_id
 WHERE c.promotion_id IS NOT NULL AND c.latest_answer_id <> c.answer_id
   AND p.document_id IN (SELECT document_id FROM batch_sources WHERE batch_id = :batch)

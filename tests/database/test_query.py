@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.summary import _named_failures
+from pipeline.cli.summary import _named_failures, summarize
 from pipeline.errors import PageFailed, UsageError
 from pipeline.query.batch_status import batch_rows, find_batch, status
 from pipeline.query.formats import write_csv, write_json, write_table
@@ -34,7 +34,7 @@ from pipeline.store.search_terms import Phrase
 from schemas.prompts import DESCRIBE, OCR
 from schemas.tables import TaskAttempt
 from schemas.view_columns import COLUMNS
-from tests.conftest import LIMITS, Archive, examples, sha
+from tests.conftest import LIMITS, Archive, answer, examples, sha
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -619,3 +619,21 @@ def test_the_closing_summary_names_a_page_that_failed_once(archive: Archive, set
         "  page 1 of a.pdf: the picture is one colour",
         "  a.pdf page 2: its 2 lines are in another script",
     ]
+
+
+def test_a_summary_counts_pages_that_another_model_answered(
+    archive: Archive, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = "org/big=1/general-769ca952/ed1e08b6"
+    archive.batch("b", model=asked)
+    document = archive.see("/in/a.pdf", batch="b")
+    assert document is not None
+    served = [asked, f"{asked}=small", f"{asked}=small+length/8192", f"{asked}=other"]
+    for page, model in zip(archive.ingest(document, ["1", "2", "3", "4"]), served, strict=True):
+        archive.read(page, lambda _, model=model: answer("text", model, engine="endpoint"), model=asked)
+    batch_id = archive.batches["b"].public_id
+    assert summarize(settings, batch_id, 1.0, False, 0) == 0
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if "another model" in line]
+    assert said == ["  2 pages were answered by small", "  1 page was answered by other"]
+    summarize(settings, batch_id, 1.0, True, 0)
+    assert json.loads(capsys.readouterr().out)["answered_by_others"] == {"small": 2, "other": 1}
