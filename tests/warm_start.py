@@ -42,6 +42,7 @@ class Started(subprocess.Popen[str]):
     def __init__(self, words: Sequence[str], streams: Sequence[int], told: int) -> None:
         self._child_created = False  # there is none to wait for
         self._told = os.fdopen(told, "rb", buffering=0)
+        self._said: tuple[str, str] | None = None
         self.args, self.stdin, self.returncode = words, None, None  # type: ignore[assignment]
         self.stdout, self.stderr = (os.fdopen(one, encoding="utf-8") for one in streams) if streams else (None, None)
         self.pid = int(self._told.readline())
@@ -60,7 +61,9 @@ class Started(subprocess.Popen[str]):
         return self.returncode
 
     def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
-        """Once, to its end."""
+        """To its end; asked again, the same words."""
+        if self._said is not None:
+            return self._said
         assert input is None and self.stdout is not None and self.stderr is not None
         said: dict[IO[str], str] = {}
         streams = (self.stdout, self.stderr)
@@ -74,7 +77,8 @@ class Started(subprocess.Popen[str]):
         for stream in streams:
             stream.close()
         self.wait(timeout)
-        return said[self.stdout], said[self.stderr]
+        self._said = said[self.stdout], said[self.stderr]
+        return self._said
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:
