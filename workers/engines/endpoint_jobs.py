@@ -138,18 +138,22 @@ class Jobs:
         for page, job in known.items():
             of_job.setdefault(job, {})[page] = new.pop(page)
         for job, members in of_job.items():
-            if job.job_id is None and job.heard_seconds < ALIVE_SECONDS:
-                self._spawn(self._await_made(members), members)
-            else:
-                self._spawn(self._follow(job.key, job.job_id, members), members)
+            self._spawn(self._await_made(job, members), members)
         for members in _parts(new, self._most_pages):
             self._spawn(self._make(members), members)
         pages.clear()  # each is another's to answer now
 
-    async def _await_made(self, pages: dict[str, _Waiting]) -> None:
-        """Another worker uploads the job that has these pages, or died at it a moment ago."""
-        await asyncio.sleep(min(POLL_SECONDS[1], ALIVE_SECONDS / 3))
-        await self._place(pages)
+    async def _await_made(self, job: Known, pages: dict[str, _Waiting]) -> None:
+        """Until it has an id; where its maker died before, the server may know it by its key."""
+        job_id = job.job_id
+        if job_id is None and (found := await mistral_batch.find(self._client, job.key)) is not None:
+            job_id = found.id
+            await asyncio.to_thread(self._book.made, job.key, job_id)
+        if job_id is None and job.heard_seconds < ALIVE_SECONDS:  # another worker uploads it
+            await asyncio.sleep(min(POLL_SECONDS[1], ALIVE_SECONDS / 3))
+            await self._place(pages)
+        else:
+            await self._follow(job.key, job_id, pages)
 
     async def _make(self, pages: dict[str, _Waiting], instead_of: str | None = None) -> None:
         """A job of them. Of those that `instead_of` had, whoever takes them from it first makes the new one."""
@@ -185,11 +189,6 @@ class Jobs:
 
     async def _follow(self, key: str, job_id: str | None, pages: dict[str, _Waiting]) -> None:
         """Until the job is over and its pages are told."""
-        if job_id is None:
-            found = await mistral_batch.find(self._client, key)
-            if found is not None:
-                job_id = found.id
-                await asyncio.to_thread(self._book.made, key, job_id)
         job = None if job_id is None else await self._end_of(job_id, pages)
         if job is None:  # it was never made, or the server has forgotten it
             if not all(waiting.line for waiting in pages.values()):
