@@ -107,7 +107,8 @@ def _go_on(
             f"not below --max-tokens {wanted:,}; give more"
         )
     else:
-        click.echo("nothing waits again: no answer of this batch that was cut at its longest length fits")
+        of = "" if where is None else " and fits --where"
+        click.echo(f"nothing waits again: no answer of this batch was cut at its longest length{of}")
     return EXIT_DONE if waiting else EXIT_NOTHING
 
 

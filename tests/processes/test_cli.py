@@ -201,6 +201,10 @@ def test_retry_says_that_a_batch_has_no_failures_whatever_the_cause(archive: Arc
     none = call("retry", "--cause", "nonsense", "--home", settings.home)
     said = "nothing waits again: this batch has no failures, of the cause nonsense or another\n"
     assert (none.returncode, none.stdout) == (3, said)
+    for more, of in (((), ""), (("--where", "page_number = 7"), " and fits --where")):
+        none = call("retry", "--cause", "length", *more, "--home", settings.home)
+        said = f"nothing waits again: no answer of this batch was cut at its longest length{of}\n"
+        assert (none.returncode, none.stdout) == (3, said)
 
 
 def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
