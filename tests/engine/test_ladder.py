@@ -91,7 +91,7 @@ def test_an_answer_without_a_loop_has_one_try_and_none_is_kept(tmp_path):
 def test_time_that_is_over_ends_the_climb_with_what_there_is(tmp_path):
     engine = engine_of(tmp_path)
     try:
-        future = engine.submit("page", WIDE, [READ], deadline=time.monotonic() + 2.5)[0]
+        future = engine.submit("page", WIDE, [READ], deadline=time.monotonic() + 1.2)[0]
         answer = future.result(60)
     finally:
         engine.close()
