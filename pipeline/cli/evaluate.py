@@ -45,9 +45,21 @@ class _EvalCommand(click.Command):
     """`eval mm-mt-bench …` is a command of its own; a folder of that name is ./mm-mt-bench."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        if args[:1] == [NAME]:
-            return mm_mt_bench.make_context(f"{info_name} {NAME}", args[1:], parent, **extra)
+        if (at := _place_of_name(args)) is not None:
+            return mm_mt_bench.make_context(f"{info_name} {NAME}", [*args[:at], *args[at + 1 :]], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
+
+
+def _place_of_name(args: list[str]) -> int | None:
+    """Where the first word that is no option, nor an option's value, is the command's name."""
+    at = args.index(NAME) if NAME in args else None
+    if at:
+        try:
+            before, *_ = mm_mt_bench.make_parser(click.Context(mm_mt_bench)).parse_args(args[:at])
+        except click.UsageError:
+            return None
+        return None if isinstance(before.get("dataset"), str) else at
+    return at
 
 
 @cli.command("eval", cls=_EvalCommand)

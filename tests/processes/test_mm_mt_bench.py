@@ -120,6 +120,15 @@ def test_an_engine_that_reads_pages_only_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2 and "a judge scores the answers, and --judge-url URL is not given" in done.stderr
 
 
+def test_options_may_stand_before_the_benchmark_s_name(tmp_path: Path) -> None:
+    told = ("--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "j")
+    done = call("eval", "--home", tmp_path / "home", "mm-mt-bench", tmp_path / "none", *told)
+    assert done.returncode == 2 and "none is not there; name the dataset's folder" in done.stderr
+    for words in (("--home", "mm-mt-bench", tmp_path), (tmp_path, "mm-mt-bench"), ("--changes", "mm-mt-bench")):
+        done = call("eval", *words, *told)
+        assert done.returncode == 2 and "No such option '--judge-url'" in done.stderr, "it is a value or a path"
+
+
 # The dataset and the scores
 
 
