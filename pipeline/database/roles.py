@@ -94,6 +94,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "answer_versions": "SELECT",
     "page_search": "SELECT",
     "current_answers": "SELECT",
+    "text_layers": "SELECT",  # what a page carries is compared with what was read of it
     "task_attempts": "SELECT",
     "worker_processes": "SELECT",
     "leaders": "SELECT",
