@@ -13,22 +13,10 @@ from schemas.prompts import OCR
 from tests.engine.test_reader import read
 from workers.engines.pixtral import PixtralEngine
 from workers.pixtral.model import sampling
-from workers.pixtral.model.load import load_model
 from workers.pixtral.text.confidence import DOUBTED, Doubt, confidence_of, without
-from workers.pixtral.text.processor import Processor
 from workers.pixtral.text.seams import doubled_seams, without_doubled_seams
 
 pytestmark = pytest.mark.xdist_group("reader")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model(CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return Processor(CHECKPOINT, model.config)
 
 
 @pytest.fixture(scope="module")

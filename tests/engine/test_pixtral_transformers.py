@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,6 @@ from benchmarks.checkpoint import make_checkpoint
 from tests.engine.test_pixtral_parity import causal
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.load import load_model
-
-pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed (dev extra)")
 
 
 @pytest.fixture(scope="module")

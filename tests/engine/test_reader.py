@@ -36,23 +36,12 @@ from workers.pixtral.model.packed import attend_packed
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
-from workers.pixtral.text.processor import Processor
 
 pytestmark = pytest.mark.xdist_group("reader")  # one test process pays for what they share
 
 ROOT = Path(__file__).parents[2]
 MOST_ERRORS = 0.03  # of the 32 pages here; the evaluation's figure, on more pages, is in the card
 CANVASES = ((192, 64), (128, 48), (192, 32), (64, 32))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_model(CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return Processor(CHECKPOINT, model.config)
 
 
 @pytest.fixture(scope="module")

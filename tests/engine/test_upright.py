@@ -78,7 +78,12 @@ class RecordingEngine(InstantEngine):
         self.futures: list[Future[Answer]] = []
 
     def submit(
-        self, image_hash: str, pixels: Pixels, prompts: Sequence[Prompt], deadline: float | None = None
+        self,
+        image_hash: str,
+        pixels: Pixels,
+        prompts: Sequence[Prompt],
+        deadline: float | None = None,
+        begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
         self.given.append((image_hash, pixels))
         self.futures = [Future[Answer]() for _ in prompts]

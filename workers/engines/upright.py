@@ -198,15 +198,14 @@ class Upright(Engine):
         deadline: float | None = None,
         begun: Sequence[Begun | None] = (),
     ) -> list[Future[Answer]]:
-        more = (begun,) if begun else ()
         lie = self._lie(image_hash, pixels)
         if lie is None:
-            return self._engine.submit(image_hash, pixels, prompts, deadline, *more)
+            return self._engine.submit(image_hash, pixels, prompts, deadline, begun)
         if not lie.angle:
-            futures = self._engine.submit(image_hash, pixels, prompts, deadline, *more)
+            futures = self._engine.submit(image_hash, pixels, prompts, deadline, begun)
         else:
             name = f"{image_hash}-turned-{lie.angle:g}"
-            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline, *more)
+            futures = self._engine.submit(name, set_upright(pixels, lie), prompts, deadline, begun)
         return [_Turned(future, lie, self._engine.model) for future in futures]
 
     def _lie(self, image_hash: str, pixels: NDArray[np.uint8]) -> Lie | None:
