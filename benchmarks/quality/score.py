@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.quality.draw import Page
-from pipeline.evaluation.measures import cell_f1, measure, table_rows
+from pipeline.evaluation.measures import measure
+from pipeline.evaluation.tables import cell_f1, table_rows
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Tables of a text, Markdown's and HTML's, with their spans; where each cell stands; and TEDS.
+"""Tables of a text, Markdown's and HTML's, with their spans; where each cell stands; cells that are equal; and TEDS.
+
+Cells: rows of truth and of reading are aligned, then the cells within two rows, so that as many cells as may be are
+equal: F1 = 2 · equal / (cells of the truth + cells read). An empty cell counts as any other: one that vanishes shifts
+the columns behind it.
 
 TEDS (Zhong, ShafieiBavani and Jimeno Yepes 2020, "Image-based table recognition", arXiv:1911.10683): a table is a tree
 of rows and cells, and its score is 1 − edit distance / nodes of the larger tree. To delete or insert a node costs 1; to
@@ -9,19 +13,18 @@ differ. Two tables with equal cells, one of which lost a column of four, have 1 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rapidfuzz.distance import Levenshtein
 
 from pipeline.errors import UsageError
-from pipeline.evaluation.measures import normal, plain_text
+from pipeline.evaluation.measures import RULE, normal, plain_text
 
-_RULE = re.compile(r"\|?\s*:?-{3,}:?\s*(\|\s*:?-{3,}:?\s*)*\|?")
 _BAR = re.compile(r"(?<!\\)\|")
-_HTML = re.compile(r"<table\b.*?</table>", re.DOTALL | re.IGNORECASE)
+_HTML = re.compile(r"<table\b.*?(?:</table>|\Z)", re.DOTALL | re.IGNORECASE)
 _MOST_NODES = 1_000  # of a tree: the distance of two such takes a minute
 
 
@@ -32,12 +35,46 @@ class Cell(NamedTuple):
 
 
 Table = list[list[Cell]]
+Grid = list[list[str]]
+Item = TypeVar("Item")
 
 
 def tables_of(text: str) -> list[Table]:
     """In the order of the text, but HTML's first."""
     found = [table for match in _HTML.findall(text) for table in _html_tables(match)]
     return found + [table for kind, table in _parts(_HTML.sub("\n\n", text)) if kind == "table"]
+
+
+def table_rows(text: str) -> Grid:
+    """Rows of cells of all tables, HTML's first. A line with bars between texts is a row, too.
+
+    A cell that spans several columns or rows stands in the first of them; the others are empty.
+    """
+    found = [row for match in _HTML.findall(text) for table in _html_tables(match) for row in Placed.of(table).rows()]
+    for line in map(str.strip, _HTML.sub("", text).splitlines()):
+        if _BAR.search(line) and not RULE.fullmatch(line) and len(cells := _markdown_row(line)) > 1:
+            found.append([cell.text for cell in cells])
+    return found
+
+
+def cell_f1(true: Grid, read: Grid) -> float:
+    one, other = ([[_cell(cell) for cell in row] for row in rows] for rows in (true, read))
+    equal = _aligned(one, other, lambda a, b: _aligned(a, b, lambda c, d: float(c == d)))
+    return 2 * equal / sum(len(row) for rows in (one, other) for row in rows)
+
+
+def _cell(text: str) -> str:
+    return normal(plain_text(text)).replace(" ", "").casefold()
+
+
+def _aligned(a: Sequence[Item], b: Sequence[Item], worth: Callable[[Item, Item], float]) -> float:
+    """The most that pairs in order can be worth; as a longest common subsequence, with weights."""
+    best = [0.0] * (len(b) + 1)
+    for one in a:
+        before, best = best, [0.0] * (len(b) + 1)
+        for i, other in enumerate(b):
+            best[i + 1] = max(before[i + 1], best[i], before[i] + worth(one, other))
+    return best[-1]
 
 
 def without_tables(text: str) -> str:
@@ -51,8 +88,8 @@ def _parts(text: str) -> Iterator[tuple[str, Any]]:
         if _BAR.search(line):
             run.append(line)
             continue
-        if any(_RULE.fullmatch(one.strip()) for one in run) and len(run) > 1:
-            rows = [one.strip() for one in run if not _RULE.fullmatch(one.strip())]
+        if any(RULE.fullmatch(one.strip()) for one in run) and len(run) > 1:
+            rows = [one.strip() for one in run if not RULE.fullmatch(one.strip())]
             yield "table", [_markdown_row(one) for one in rows]
         else:
             yield from (("line", one) for one in run)
@@ -67,6 +104,7 @@ def _markdown_row(line: str) -> list[Cell]:
 def _html_tables(html: str) -> list[Table]:
     parser = _Parser()
     parser.feed(html)
+    parser.close()
     return [table for table in parser.tables if table]
 
 
@@ -99,6 +137,11 @@ class _Parser(HTMLParser):
         if tag in ("td", "th", "tr", "table"):
             self._end_cell()
 
+    def close(self) -> None:
+        """Also where the text ends within a cell."""
+        super().close()
+        self._end_cell()
+
     def _end_cell(self) -> None:
         if self._text is not None:
             if not self.tables[-1]:
@@ -126,6 +169,16 @@ class Placed:
                 placed.cells.append((top, left, bottom, right, cell.text))
                 left = right + 1
         return placed
+
+    def rows(self) -> Grid:
+        """Each to the last place that a cell covers in it."""
+        found: Grid = []
+        for top, left, bottom, right, text in self.cells:
+            found += [[] for _ in range(bottom + 1 - len(found))]
+            for row in found[top : bottom + 1]:
+                row += [""] * (right + 1 - len(row))
+            found[top][left] = text
+        return found
 
     def beside(self, cell: tuple[int, int, int, int, str], side: str) -> list[str]:
         """Texts of the cells that touch it on a side (up, down, left, right), or that stand anywhere above it or left

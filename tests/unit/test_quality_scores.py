@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.quality.draw import KINDS, Page, draw, draw_all, load
 from benchmarks.quality.score import score
-from pipeline.evaluation.measures import cell_f1, plain_text, table_rows
+from pipeline.evaluation.measures import plain_text
+from pipeline.evaluation.tables import cell_f1, table_rows
 
 LEFT = "The ledger was opened in the spring by the careful clerk of the harbour office."
 RIGHT = "Nobody had measured the old bridge behind the station for more than a decade."
@@ -74,6 +75,7 @@ def test_tables_are_found_in_markdown_in_html_and_in_rows_with_bars() -> None:
         "<table><tr><th colspan=2>Both</th></tr><tr><td rowspan='2'>a</td><td>1</td></tr><tr><td>2</td></tr></table>"
     )
     assert table_rows(merged) == [["Both", ""], ["a", "1"], ["", "2"]]
+    assert table_rows(merged.removesuffix("</td></tr></table>")) == table_rows(merged), "an answer that was cut"
     assert score(page("Item Costs", [rows]), markdown).cells == 1.0
 
 
