@@ -119,10 +119,10 @@ def export(
     """
     from pipeline.cli.progress_bar import counted
     from pipeline.database.open import open_database
+    from pipeline.export.export import export as write_export
+    from pipeline.export.fields import find_fields
+    from pipeline.export.files import STDOUT
     from pipeline.query.batch_status import find_batch
-    from pipeline.query.export import export as write_export
-    from pipeline.query.export_fields import find_fields
-    from pipeline.query.export_files import STDOUT
     from pipeline.settings import load_settings
 
     db = open_database(load_settings(home=home), readonly=True)

@@ -27,12 +27,12 @@ from pipeline.documents.containers.opening import Sandbox, open_container, read_
 from pipeline.documents.files import Kind
 from pipeline.documents.inputs import Inputs
 from pipeline.errors import DocumentRejected
+from pipeline.export.export import export
 from pipeline.ingest.forget import find_known, forget
 from pipeline.ingest.prune import find_gone
 from pipeline.ingest.register import register
 from pipeline.ingest.selection import select_files
 from pipeline.ingest.submission import open_named_batch
-from pipeline.query.export import export
 from pipeline.settings import Settings
 from pipeline.store.forget_plan import plan
 from schemas.prompts import OCR

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pipeline.errors import DiskFull, NothingToDo, PageFailed, UsageError
+from pipeline.export.export import Format, export
+from pipeline.export.paths import Targets, safe_name, shared_folder
 from pipeline.query.batch_status import find_batch
-from pipeline.query.export import Format, export
-from pipeline.query.export_paths import Targets, safe_name, shared_folder
 from pipeline.store.pages import NewPage
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, examples, sha

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.errors import PageFailed, UsageError
-from pipeline.query.export import Format, export
-from pipeline.query.export_fields import find_fields
+from pipeline.export.export import Format, export
+from pipeline.export.fields import find_fields
 from pipeline.structured.check import checked
 from pipeline.structured.columns import columns_of
 from schemas.prompts import OCR, Prompt, schema_prompt

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from pipeline.cli.batch_options import take_selection
+from pipeline.export.export import export
 from pipeline.ingest.register import register_all
 from pipeline.ingest.selection import ALL_FILES, Selection, select_files
 from pipeline.ingest.submission import open_named_batch
-from pipeline.query.export import export
 from pipeline.query.search import search
 from pipeline.settings import Settings
 from schemas.prompts import OCR

@@ -21,9 +21,9 @@ from pipeline.database.engine import Database
 from pipeline.database.open import open_database
 from pipeline.database.retry import retried
 from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
+from pipeline.export.export import export
 from pipeline.query.batch_list import list_batches
 from pipeline.query.batch_status import find_batch
-from pipeline.query.export import export
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings, load_settings
 from pipeline.store.backpressure import Room

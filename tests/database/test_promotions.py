@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.database.looking import Look
 from pipeline.errors import UsageError
+from pipeline.export.export import export
 from pipeline.ingest.forget import find_known
 from pipeline.query.answer_names import find_answers
 from pipeline.query.batch_status import answers_held
 from pipeline.query.diff import compare
-from pipeline.query.export import export
 from pipeline.query.search import search
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings

@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from pipeline.database.engine import Database
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.query.export_rows import ExportedPage
-from pipeline.query.export_table import Kind
+from pipeline.export.rows import ExportedPage
+from pipeline.export.table import Kind
 from pipeline.structured.check import checked
 from pipeline.structured.columns import Column, columns_of
 from pipeline.structured.strict_json import parse

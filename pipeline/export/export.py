@@ -1,6 +1,6 @@
 """Text out of the database into files: Markdown for people, JSONL, CSV and Parquet for programs.
 
-Pages stream from the database (`export_rows.py`) into the file; a file appears under its name only when it is complete.
+Pages stream from the database (`rows.py`) into the file; a file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Literal
 
 from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, Unavailable, UsageError
-from pipeline.query.batch_status import BatchRow, check_prompt
-from pipeline.query.export_fields import Fields
-from pipeline.query.export_files import INTO_PIPES, STDOUT, complete_file, is_special
-from pipeline.query.export_paths import Targets, shared_folder
-from pipeline.query.export_rows import (
+from pipeline.export.fields import Fields
+from pipeline.export.files import INTO_PIPES, STDOUT, complete_file, is_special
+from pipeline.export.paths import Targets, shared_folder
+from pipeline.export.rows import (
     ExportedPage,
     ExportedSource,
     exported_pages,
@@ -29,7 +28,8 @@ from pipeline.query.export_rows import (
     first_and_last_path,
     not_taken_in,
 )
-from pipeline.query.export_table import Kind, write_table
+from pipeline.export.table import Kind, write_table
+from pipeline.query.batch_status import BatchRow, check_prompt
 
 Format = Literal["markdown", "jsonl", "csv", "parquet"]
 

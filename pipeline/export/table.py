@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pipeline.errors import UsageError
-from pipeline.query.export_files import STDOUT, complete_file, is_special, part_of, place_of
+from pipeline.export.files import STDOUT, complete_file, is_special, part_of, place_of
 
 TableFormat = Literal["jsonl", "csv", "parquet"]
 Kind = Literal["str", "int", "float", "bool", "datetime", "json"]
