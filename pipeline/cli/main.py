@@ -18,6 +18,7 @@ from pipeline.cli import (  # noqa: F401 (each adds its commands)
     jobs,
     query,
     retry,
+    serve,
     sql,
     verify,
     versions,

@@ -35,6 +35,7 @@ def _(default: Any, description: str, **limits: Any) -> Any:
 
 EngineName = Literal["auto", "pixtral", "rapidocr", "tesseract", "endpoint"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+_KEYS = ("_key", "_token")  # how settings end that are secret as a whole
 _PLACES = ("home", "model", "ocr_models", "images_url", "inputs_url")  # paths, or URLs
 
 
@@ -140,6 +141,7 @@ class Settings(BaseModel):
     log_level: LogLevel = _("INFO", "DEBUG also says each page that was claimed, read and stored")
     metrics_port: int | None = _(None, "where `pagepack worker` serves /metrics, /healthz and /readyz", ge=0, le=65535)
     metrics_host: str = _("127.0.0.1", "the address that they are served at")
+    serve_token: str | None = _(None, "what `pagepack serve` asks of every browser and program", repr=False)
     celery_events: bool = _(False, "workers send Celery's events and answer its remote control, as Flower needs")
 
     @field_validator("broker_url")
@@ -183,7 +185,7 @@ class Settings(BaseModel):
                 raise ValueError('no JSON object like {"seed": 1}')
         return text
 
-    @field_validator("endpoint_key", "judge_key")
+    @field_validator("endpoint_key", "judge_key", "serve_token")
     @classmethod
     def _is_key(cls, key: str | None) -> str | None:
         if key is not None and not re.fullmatch(r"[!-~]+", key):
@@ -270,7 +272,7 @@ def explain_settings(**flags: object) -> list[tuple[str, Any, str]]:
 def _shown(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    if name.endswith("_key"):
+    if name.endswith(_KEYS):
         return "***"
     return redacted(value) if Settings.model_fields[name].repr else secrets_masked(value)
 
@@ -333,7 +335,7 @@ def _secrets_in_files() -> dict[str, tuple[str, str]]:
             reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
             raise UsageError(f"{variable}_FILE names {path}, which cannot be read: {reason}") from None
         if not url:
-            what = "key" if variable.endswith("_KEY") else "URL"
+            what = next((end for end in _KEYS if variable.lower().endswith(end)), "_URL").lstrip("_")
             raise UsageError(f"{variable}_FILE names {path}, which is empty; write the {what} into it")
         found[variable] = (path, url)
     return found
@@ -358,7 +360,7 @@ def _build(given: Mapping[str, Given]) -> Settings:
 def _misfit(name: str, error: ErrorDetails) -> str:
     """What is wrong with a value and what would be right, in our own words."""
     kind, limits, got = error["type"], error.get("ctx", {}), redacted(str(error["input"]))[:80]
-    shown = "" if name.endswith(("_url", "_key")) else f" is {got!r}"
+    shown = "" if name.endswith(("_url", *_KEYS)) else f" is {got!r}"
     if kind == "value_error":
         said = str(limits["error"])
         return f" {said}" if said.startswith(("is ", "holds ")) else f"{shown}: {said}"
