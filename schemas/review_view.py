@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from schemas.review import CUT_SCORES, ENGINE_SCORE, LEGIBLE_PX, NOTHING_LOST, SENTENCES, WARNINGS, ReviewReason
 from schemas.text_layers import SENTENCES as LAYER_SENTENCES
-from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_FIRST_TASK, IS_THERE
+from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_FIRST_TASK, IS_THERE, literal
 
 DOUBTED_BELOW = 0.8
 """A confidence that every engine doubts: RapidOCR reads print that lies right at above 0.9, on its head at under 0.75.
@@ -43,11 +43,11 @@ def review(dialect: str) -> str:
     found = " ".join(f"WHEN {when} THEN '{reason}'" for reason, (when, _) in reasons.items())
     score = " ".join(f"WHEN {when} THEN {score}" for when, score in reasons.values())
     weights = " ".join(
-        f"WHEN {' OR '.join(f'{place}(p.warnings, {_literal(part)}) > 0' for part in parts)} THEN {weight}"
+        f"WHEN {' OR '.join(f'{place}(p.warnings, {literal(part)}) > 0' for part in parts)} THEN {weight}"
         for weight, parts in WARNINGS.items()
     )
-    details = " ".join(f"WHEN '{reason}' THEN {_literal(text)}" for reason, text in SENTENCES.items())
-    layers = " ".join(f"WHEN '{verdict}' THEN {_literal(text)}" for verdict, text in LAYER_SENTENCES.items())
+    details = " ".join(f"WHEN '{reason}' THEN {literal(text)}" for reason, text in SENTENCES.items())
+    layers = " ".join(f"WHEN '{verdict}' THEN {literal(text)}" for verdict, text in LAYER_SENTENCES.items())
     return f"""
 SELECT o.source_path AS source_path, o.document_id AS document_id, o.page_number AS page_number, o.prompt AS prompt,
        o.reason AS reason, CASE WHEN {_IS_GRAVER} THEN o.weight ELSE o.score END AS score,
@@ -72,7 +72,3 @@ WHERE {IS_THERE}
   AND {IS_FIRST_TASK}
 ) o WHERE o.reason IS NOT NULL
 """
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

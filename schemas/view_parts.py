@@ -33,3 +33,7 @@ JOIN batches b ON b.id = t.batch_id"""
 IS_FIRST_TASK = """NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.page_id AND e.answer_id = t.answer_id
                   AND e.state = 'done'
                   AND (e.finished_at < t.finished_at OR e.finished_at = t.finished_at AND e.id < t.id))"""
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

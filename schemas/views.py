@@ -9,14 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from schemas.column_types import VIEWS
 from schemas.current_failures import CURRENT_FAILURES
 from schemas.evaluation_views import EVALUATED_DOCUMENTS, EVALUATED_ITEMS, EVALUATED_PAGES, EVALUATIONS
+from schemas.page_batches import PAGE_BATCHES
 from schemas.page_data import page_data
 from schemas.page_lines import page_lines
+from schemas.page_words import page_words
 from schemas.prompts_view import prompts
 from schemas.review_view import review
 from schemas.tries import TRIES
-from schemas.view_parts import FOLDER_AND_FILE_NAME, FROM_ANSWERS, IS_ASKED_ABOUT, IS_FIRST_TASK, IS_THERE, IS_UNTAKEN
+from schemas.view_columns import COLUMNS
+from schemas.view_parts import (
+    FOLDER_AND_FILE_NAME,
+    FROM_ANSWERS,
+    IS_ASKED_ABOUT,
+    IS_FIRST_TASK,
+    IS_THERE,
+    IS_UNTAKEN,
+    literal,
+)
 
 _READ_FOR = """(SELECT b.public_id FROM page_tasks t JOIN batches b ON b.id = t.batch_id
    WHERE t.page_id = p.id AND t.answer_id = a.id AND t.state = 'done' ORDER BY t.finished_at, t.id LIMIT 1)"""
@@ -27,7 +39,8 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.created_at AS created_at, {FOLDER_AND_FILE_NAME}, a.prompt_version AS prompt_version,
        a.temperature AS temperature, a.confidence AS confidence, {_READ_FOR} AS batch_id, a.angle AS angle,
-       c.promotion_id AS promotion_id, a.lowest_confidence AS lowest_confidence, a.cost AS cost
+       c.promotion_id AS promotion_id, a.lowest_confidence AS lowest_confidence, a.cost AS cost,
+       p.width_px AS width_px, p.height_px AS height_px, p.dpi AS dpi, a.id AS answer_id
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -214,14 +227,15 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
-       a.angle AS angle, a.lowest_confidence AS lowest_confidence, a.cost AS cost
+       a.angle AS angle, a.lowest_confidence AS lowest_confidence, a.cost AS cost, a.id AS answer_id
 {FROM_ANSWERS}
 LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 WHERE {IS_FIRST_TASK}
 UNION ALL
 SELECT s.path, {FOLDER_AND_FILE_NAME}, d.public_id, p.page_index + 1, 'ocr', CAST(NULL AS TEXT), 'text-layer',
        'text-layer', 1 = 0, l.text, 'stop', 0, 0, 0.0, 0.0, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT),
-       p.created_at, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION)
+       p.created_at, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
+       CAST(NULL AS BIGINT)
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id
@@ -254,6 +268,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
     """Name → SELECT, in an order in which each view finds those it reads from."""
     return {
         "page_text": _PAGE_TEXT,
+        "page_words": page_words(dialect),
         "document_text": _DOCUMENT_TEXT.format(
             document_text=_DOCUMENT_TEXT_OF[dialect], folder_and_file_name=FOLDER_AND_FILE_NAME, is_there=IS_THERE
         ),
@@ -270,6 +285,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "evaluated_documents": EVALUATED_DOCUMENTS,
         "evaluated_pages": EVALUATED_PAGES,
         "evaluated_items": EVALUATED_ITEMS,
+        "page_batches": PAGE_BATCHES,
         "page_images": _PAGE_IMAGES,
         "page_lines": page_lines(dialect),
         "page_data": page_data(dialect),
@@ -291,6 +307,16 @@ def summary_of_batch() -> str:
 def create_statements(dialect: str) -> list[str]:
     """The views themselves."""
     return [f"CREATE VIEW {name} AS {select.strip()}" for name, select in view_definitions(dialect).items()]
+
+
+def comment_statements() -> list[str]:
+    """For PostgreSQL, whose tools show them beside the names; `schema_doc` says the same on both."""
+    views = [f"COMMENT ON VIEW {view} IS {literal(meaning)}" for view, meaning in VIEWS.items()]
+    return views + [
+        f"COMMENT ON COLUMN {view}.{column} IS {literal(meaning)}"
+        for view, columns in COLUMNS.items()
+        for column, meaning in columns.items()
+    ]
 
 
 def drop_statements(views: Collection[str]) -> list[str]:

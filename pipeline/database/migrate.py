@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from pipeline.database.revisions import FOLDER, head_revision
 from pipeline.database.roles import OWNER, grant_statements
 from pipeline.errors import PagepackError
+from schemas.column_types import VIEWS, column_type
 from schemas.view_columns import COLUMNS
-from schemas.views import create_statements, drop_statements
+from schemas.views import comment_statements, create_statements, drop_statements
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -91,12 +92,15 @@ def _become_owner(connection: Connection) -> bool:
 def _make_views(connection: Connection) -> None:
     for statement in create_statements(connection.dialect.name):
         connection.exec_driver_sql(statement)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("; ".join(comment_statements()).replace("%", "%%"))  # in one trip
     connection.exec_driver_sql("DELETE FROM schema_doc")
+    names = ("view_name", "column_name", "meaning", "column_type", "view_meaning")
     rows = [
-        {"view": view, "column": column, "meaning": meaning}
+        dict(zip(names, (view, column, meaning, column_type(column), VIEWS[view]), strict=True))
         for view, columns in COLUMNS.items()
         for column, meaning in columns.items()
     ]
     connection.execute(
-        sa.text("INSERT INTO schema_doc (view_name, column_name, meaning) VALUES (:view, :column, :meaning)"), rows
+        sa.text(f"INSERT INTO schema_doc ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"), rows
     )

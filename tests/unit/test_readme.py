@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.settings import Settings
+from schemas.column_types import VIEWS
 from schemas.view_columns import COLUMNS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -15,7 +16,7 @@ def view_tables() -> str:
     parts = []
     for view, columns in COLUMNS.items():
         rows = "\n".join(f"| `{column}` | {meaning} |" for column, meaning in columns.items())
-        parts.append(f"**`{view}`**\n\n| column | meaning |\n|---|---|\n{rows}\n")
+        parts.append(f"**`{view}`**: {VIEWS[view]}.\n\n| column | meaning |\n|---|---|\n{rows}\n")
     return "\n".join(parts)
 
 
