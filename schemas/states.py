@@ -1,4 +1,5 @@
-"""States of batches, documents and page tasks; docs/architecture.md has what leads from one to another."""
+"""States of batches, documents and page tasks; docs/architecture.md has what leads from one to another. And the causes of
+failures."""
 
 from __future__ import annotations
 
@@ -25,3 +26,38 @@ class TaskState(StrEnum):
     LEASED = "leased"
     DONE = "done"
     FAILED = "failed"
+
+
+CAUSES = (  # of a failed file or page; the README says of each what to do
+    "bad-answer",
+    "budget",
+    "cancelled",
+    "changed",
+    "crash",
+    "damaged",
+    "deadline",
+    "empty",
+    "encrypted",
+    "endpoint",
+    "engine",
+    "filtered",
+    "image-damaged",
+    "image-missing",
+    "length",
+    "memory",
+    "message",
+    "missing",
+    "not-finite",
+    "refused",
+    "schema",
+    "special",
+    "symlink",
+    "timeout",
+    "too-large",
+    "unavailable",
+    "undecodable",
+    "unread-script",
+    "unreadable",
+    "unsupported",
+    "unsupported-prompt",
+)

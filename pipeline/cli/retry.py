@@ -53,6 +53,7 @@ def retry(
     settings = load_settings(home=home)
     db = open_database(settings)
     chosen = find_batch(db, batch)
+    _check_cause(settings, chosen.batch_id, cause)
     if cause == LENGTH:
         return _go_on(settings, db, chosen, max_tokens, where, as_json)
     if max_tokens is not None:
@@ -171,6 +172,15 @@ def _chosen_failures(settings: Settings, batch_id: str, cause: str | None, where
         select += f" AND cause = {quoted(cause)}"
     rows = _selected(settings, select, where)
     return [(str(name), int(str(number)) if number is not None else None, document) for name, number, document in rows]
+
+
+def _check_cause(settings: Settings, batch_id: str, cause: str | None) -> None:
+    """Raises UsageError: nothing ever fails for it."""
+    from schemas.states import CAUSES
+
+    if cause is not None and cause not in CAUSES and cause not in _causes(settings, batch_id):
+        near = did_you_mean(cause, CAUSES) or ";"
+        raise UsageError(f"--cause {cause}: there is no such cause{near} causes are {', '.join(CAUSES)}")
 
 
 def _causes(settings: Settings, batch_id: str) -> list[str]:

@@ -196,11 +196,14 @@ def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
     assert "/in/b.pdf" in call("search", "late", "--home", home).stdout
 
 
-def test_retry_says_that_a_batch_has_no_failures_whatever_the_cause(archive: Archive, settings: Settings) -> None:
+def test_retry_says_that_a_batch_has_no_failures_or_that_there_is_no_such_cause(archive: Archive, settings: Settings) -> None:
     archive.file("/in/a.pdf", ["tides"])
-    none = call("retry", "--cause", "nonsense", "--home", settings.home)
-    said = "nothing waits again: this batch has no failures, of the cause nonsense or another\n"
+    none = call("retry", "--cause", "timeout", "--home", settings.home)
+    said = "nothing waits again: this batch has no failures, of the cause timeout or another\n"
     assert (none.returncode, none.stdout) == (3, said)
+    unknown = call("retry", "--cause", "time-outs", "--home", settings.home)
+    assert unknown.returncode == 2
+    assert "--cause time-outs: there is no such cause; did you mean timeout? causes are bad-answer, " in unknown.stderr
     for more, of in (((), ""), (("--where", "page_number = 7"), " and fits --where")):
         none = call("retry", "--cause", "length", *more, "--home", settings.home)
         said = f"nothing waits again: no answer of this batch was cut at its longest length{of}\n"
@@ -218,8 +221,8 @@ def test_retry_says_what_waits_and_what_is_looked_at_again(home: Path) -> None:
         "files_looked_at_again": 1,
         "command": None,
     }
-    unknown = call("retry", "--cause", "timeouts", "--home", home)
-    assert unknown.returncode == 2 and "they have unsupported" in unknown.stderr
+    other = call("retry", "--cause", "timeout", "--home", home)
+    assert other.returncode == 2 and "they have unsupported" in other.stderr
     for where in ("source_path LIKE", "nothing = 1"):
         wrong = call("retry", "--where", where, "--home", home)
         assert wrong.returncode == 2 and f"--where {where}: " in wrong.stderr
