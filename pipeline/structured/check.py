@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, did_you_mean
 from pipeline.structured.strict_json import beginning, parse
 from pipeline.structured.walk import Recursive, children, extent, resolved, target
+
+if TYPE_CHECKING:
+    from jsonschema import SchemaError
 
 MOST_CHARACTERS = 32_768  # the model reads it with every page: some 8,000 tokens
 MOST_SCHEMAS = 2_000  # with references followed
@@ -158,7 +161,29 @@ def _against_its_draft(schema: dict[str, Any]) -> Iterator[str]:
     try:
         draft.check_schema(schema)
     except SchemaError as error:
-        yield f"it is no JSON Schema: {error.json_path.replace('$', '#', 1)}: {beginning(error.message)}"
+        yield f"it is no JSON Schema: {error.json_path.replace('$', '#', 1)}: {_told(error)}"
+
+
+def _told(error: SchemaError) -> str:
+    """What is wrong at its place, in words for people; the rarer mistakes in the library's."""
+    value = beginning(json.dumps(error.instance, ensure_ascii=False), 40).replace('"', "'")
+    at = names = False  # the last of the path is a name that people chose; such names stand at its end
+    for step in error.absolute_path:
+        at, names = names, not names and step in _NAMED
+    if error.json_path.endswith(".type") and not at:
+        types = error.instance if isinstance(error.instance, list) else [error.instance]
+        wrong = [one for one in types if one not in _TYPES]
+        if types and not wrong:
+            return f"{value} names a type twice; name each once"
+        near = did_you_mean(wrong[0], _TYPES) if wrong and isinstance(wrong[0], str) else ""
+        return f"{value} is no type{near or ';'} write one of {', '.join(_TYPES)}, or a list of them"
+    if error.validator == "type" and error.validator_value in (["object", "boolean"], "object") and not names:
+        return f'{value} is no schema but {_kind(error.instance)}; write an object, such as {{"type": "string"}}'
+    return beginning(error.message)
+
+
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
 def _references(schema: dict[str, Any]) -> Iterator[str]:

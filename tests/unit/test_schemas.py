@@ -62,7 +62,20 @@ DOUBLING = an_object(a={"$ref": "#/$defs/d0"}) | {  # 2^16 parts in a text of so
         ("[" * 100_000, "it is no JSON: it is nested too deeply"),
         ([TEXT], "it is no JSON Schema but a list"),
         (True, "it is no JSON Schema but true or false"),
-        ({"type": "objekt"}, "it is no JSON Schema: #.type: 'objekt' is not valid"),
+        (
+            {"type": "objekt"},
+            "it is no JSON Schema: #.type: 'objekt' is no type; did you mean object? write one of array",
+        ),
+        (
+            an_object(a={"items": {"type": ["text", "null"]}}),
+            "#.properties.a.items.type: ['text', 'null'] is no type; write",
+        ),
+        (
+            an_object(type={"type": None}),
+            "#.properties.type.type: null is no type; write one of array, boolean, integer",
+        ),
+        (an_object(a={"type": ["null", "null"]}), "#.properties.a.type: ['null', 'null'] names a type twice"),
+        (an_object(type="string"), "#.properties.type: 'string' is no schema but a text; write an object"),
         (an_object(a={"minLength": -1}), "it is no JSON Schema: #.properties.a.minLength: -1 is less than"),
         (
             INVOICE | {"$schema": "https://x.example/mine"},
