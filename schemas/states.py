@@ -1,5 +1,7 @@
-"""States of batches, documents and page tasks; docs/architecture.md has what leads from one to another. And the causes of
-failures."""
+"""States of batches, documents and page tasks, and the causes of failures.
+
+docs/architecture.md has what leads from one state to another.
+"""
 
 from __future__ import annotations
 

@@ -7,19 +7,24 @@ import signal
 import threading
 import time
 import tracemalloc
+from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from pipeline.database.engine import Database
 from pipeline.endpoints import mistral_batch, pace
 from pipeline.endpoints.client import Client, Server
 from pipeline.errors import EndpointGone, PageFailed, PagepackError, Unavailable
 from pipeline.settings import Settings
-from pipeline.store.endpoint_jobs import JobBook
+from pipeline.store.endpoint_jobs import JobBook, KnownJob
+from schemas.columns import utc_now
 from schemas.prompts import OCR
+from schemas.worker_tables import EndpointJob
 from tests.mistral_server import MistralServer, _line, _page
 from tests.model_server import Exchange
 from tests.running import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
@@ -154,6 +159,15 @@ def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_onc
 ) -> None:
     """By this worker and by another: both wait for the job, for its maker says that it is alive."""
     monkeypatch.setattr(endpoint_jobs, "ALIVE_SECONDS", 1.5)
+
+    class WatchedBook(JobBook):
+        looks = 0
+
+        def find(self, model: str, pages: Collection[str]) -> dict[str, KnownJob]:
+            self.looks += 1
+            return super().find(model, pages)
+
+    book = WatchedBook(db)
     goes_on = threading.Event()
     (at_once,) = server.behaviours
 
@@ -164,11 +178,15 @@ def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_onc
     server.behaviours = [slowly, at_once]
     server.is_finished.set()
     one, other = engine(server, db), engine(server, db)
+    other.keep_jobs_in(book)
     try:
         futures = submit(one, "a", "b")
         wait_until(lambda: len(server.exchanges) == 1)
+        with db.write() as connection:  # its first word is an hour old
+            connection.execute(sa.update(EndpointJob).values(created_at=utc_now() - timedelta(hours=1)))
+        wait_until(lambda: _heard_seconds(db, other.model) < 1)
         futures += submit(one, "a") + submit(other, "b")
-        time.sleep(1.2 * endpoint_jobs.ALIVE_SECONDS)
+        wait_until(lambda: book.looks >= 3)
         assert [exchange.method for exchange in server.exchanges].count("POST") == 1
         goes_on.set()
         assert [future.result(60).text for future in futures] == [f"text of {id_of(name)}" for name in "abab"]
@@ -177,6 +195,10 @@ def test_pages_that_are_asked_for_again_while_their_job_is_made_are_paid_for_onc
         one.close()
         other.close()
     assert sorted(server.paid) == sorted(map(id_of, "ab"))
+
+
+def _heard_seconds(db: Database, model: str) -> float:
+    return JobBook(db).find(model, [id_of("b")])[id_of("b")].heard_seconds
 
 
 def test_of_a_job_that_was_never_made_each_page_is_taken_once(db: Database) -> None:

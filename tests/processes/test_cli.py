@@ -196,7 +196,9 @@ def test_a_run_is_watched_while_it_writes(archive: Archive, home: Path) -> None:
     assert "/in/b.pdf" in call("search", "late", "--home", home).stdout
 
 
-def test_retry_says_that_a_batch_has_no_failures_or_that_there_is_no_such_cause(archive: Archive, settings: Settings) -> None:
+def test_retry_says_that_a_batch_has_no_failures_or_that_there_is_no_such_cause(
+    archive: Archive, settings: Settings
+) -> None:
     archive.file("/in/a.pdf", ["tides"])
     none = call("retry", "--cause", "timeout", "--home", settings.home)
     said = "nothing waits again: this batch has no failures, of the cause timeout or another\n"
