@@ -132,7 +132,7 @@ class Settings(BaseModel):
     page_seconds: float = _(600.0, "deadline to read one page", gt=0)
     grace_seconds: float = _(20.0, "after a stop, pages in the engine may finish so long", ge=0)
     max_answer_tokens: int = _(
-        8_192, "a Pixtral answer that reaches the usual length, 4,096 tokens, goes on up to this", ge=1
+        8_192, "the longest Pixtral answer, where the prompt sets no length; 4,096 is what one usually needs", ge=1
     )
     max_attempts: int = _(3, "tries at a page that fails for a reason that may pass", ge=1)
     max_crashes: int = _(3, "times a page may be in flight when its worker dies", ge=1)

@@ -74,6 +74,9 @@ def test_the_usual_length_is_gone_over_up_to_the_cap_and_a_length_that_was_set_i
     assert {(answer.output_tokens, len(answer.token_ids)) for answer in cut} == {(40, 40)}
     assert all(answer.output_tokens > 16 for answer in over)
     assert {(answer.finish_reason, answer.output_tokens) for answer in ask(engine, pages, chosen)} == {("length", 17)}
+    monkeypatch.undo()
+    lower = ask(engine, [page for page, answer in zip(pages, over, strict=True) if answer in cut][:2], OCR)
+    assert {(answer.finish_reason, answer.output_tokens) for answer in lower} == {("length", 40)}, "below the usual one"
 
 
 def test_a_long_answer_may_take_the_room_of_tiles_and_no_more():

@@ -47,8 +47,8 @@ class PixtralEngine(Engine):
 
         `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own, or
         takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
-        cache and steps together may take of the device's memory. An answer that reaches the usual length of its
-        prompt goes on up to `most_tokens`; one whose length was set does not.
+        cache and steps together may take of the device's memory. An answer to a prompt of the usual length ends at
+        `most_tokens`, be that more or less; where a prompt's length was set, that holds.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -156,7 +156,7 @@ class PixtralEngine(Engine):
         if rung.smaller_tiles and tiling is None:
             return None
         sampling = Sampling(
-            max(prompt.max_tokens, self._most_tokens) if prompt.goes_on else prompt.max_tokens,
+            self._most_tokens if prompt.goes_on else prompt.max_tokens,
             prompt.temperature + rung.warmer,
             min(prompt.top_p, WARM_TOP_P) if rung.warmer else prompt.top_p,
             prompt.seed + number,
