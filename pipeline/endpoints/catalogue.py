@@ -56,6 +56,10 @@ _OLMOCR = (  # with its own spelling: the model was trained on these very tokens
     "is_rotation_valid, rotation_correction, is_table, and is_diagram parameters."
 )
 
+_LIGHTON = "https://github.com/lightonai/LightOnOCR: lightonocr/models.py, client.py"
+# A top_p of 1 is said, for vLLM takes one that is left out from the checkpoint's generation_config.json.
+_LIGHTON_3: dict[str, Any] = {"top_p": 1.0, "chat_template_kwargs": {"enable_thinking": False}}
+
 ENTRIES = (
     Entry(
         "olmocr",
@@ -70,9 +74,29 @@ ENTRIES = (
         has_front_matter=True,
     ),
     Entry(
+        "lightonocr-3-1b",
+        r"lighton-?ocr-3-1b",
+        _LIGHTON,
+        max_side_px=1540,
+        ocr_prompt="",
+        reads_only=True,
+        temperature=0.2,
+        extra=_LIGHTON_3,
+    ),
+    Entry(
+        "lightonocr-3",
+        r"lighton-?ocr-3",
+        _LIGHTON,
+        max_side_px=2048,
+        ocr_prompt="",
+        reads_only=True,
+        temperature=0.2,
+        extra=_LIGHTON_3,
+    ),
+    Entry(
         "lightonocr",
         r"lighton-?ocr",
-        "https://huggingface.co/lightonai/LightOnOCR-1B-1025",
+        _LIGHTON,
         max_side_px=1540,
         ocr_prompt="",
         reads_only=True,
@@ -82,7 +106,7 @@ ENTRIES = (
     Entry(
         "paddleocr-vl",
         r"paddleocr-?vl",
-        "https://docs.vllm.ai/projects/recipes/en/latest/PaddlePaddle/PaddleOCR-VL.html; preprocessor_config.json of "
+        "https://github.com/vllm-project/recipes: PaddlePaddle/PaddleOCR-VL.md; preprocessor_config.json of "
         "https://huggingface.co/PaddlePaddle/PaddleOCR-VL",
         max_pixels=2_822_400,
         ocr_prompt="OCR:",
@@ -105,8 +129,8 @@ ENTRIES = (
     Entry(
         "deepseek-ocr",
         r"deepseek-?ocr",
-        "https://docs.vllm.ai/projects/recipes/en/latest/DeepSeek/DeepSeek-OCR.html; "
-        "https://github.com/deepseek-ai/DeepSeek-OCR: DeepSeek-OCR-vllm/config.py",
+        "https://github.com/vllm-project/recipes: DeepSeek/DeepSeek-OCR.md, DeepSeek-OCR-2.md; "
+        "https://github.com/deepseek-ai/DeepSeek-OCR: README.md, DeepSeek-OCR-master/DeepSeek-OCR-vllm/config.py",
         ocr_prompt="Free OCR.",
         reads_only=True,
         max_tokens=6144,  # of its 8,192; a page's image takes at most some 1,150

@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 from schemas.prompts import DESCRIBE, OCR, hinted, with_hint
 from tests.model_server import ModelServer, ok
 from workers.engines.endpoint import EndpointEngine
+from workers.engines.endpoint_images import PageImages
 from workers.engines.endpoint_request import Asked
 
 SHEET = np.full((2048, 1456, 3), 255, np.uint8)
@@ -53,6 +54,9 @@ def request(model: str, page=SHEET, answer: str = "read", **settings: object):
         ("Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl"),
         ("allenai/olmOCR-2-7B-1025-FP8", "olmocr"),
         ("lightonai/LightOnOCR-1B-1025", "lightonocr"),
+        ("lightonai/LightOnOCR-2-1B", "lightonocr"),
+        ("lightonai/LightOnOCR-3-1B", "lightonocr-3-1b"),
+        ("lightonai/LightOnOCR-3-0.8B", "lightonocr-3"),
         ("PaddlePaddle/PaddleOCR-VL", "paddleocr-vl"),
         ("rednote-hilab/dots.ocr", "dots-ocr"),
         ("deepseek-ai/DeepSeek-OCR", "deepseek-ocr"),
@@ -110,6 +114,9 @@ def test_a_model_that_takes_no_prompt_gets_the_image_alone() -> None:
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url"]
     assert image.size == (1094, 1540)
     assert (body["temperature"], body["top_p"]) == (0.2, 0.9)
+    later = asked("LightOnOCR-3-0.8B").body(PageImages([b"x"]), asked("LightOnOCR-3-0.8B").prompt(OCR))
+    assert (later["temperature"], later["top_p"]) == (0.2, 1.0), "said, or the server takes another"
+    assert later["chat_template_kwargs"] == {"enable_thinking": False} and later["messages"][0]["content"][1:] == []
 
 
 def test_an_image_is_within_the_models_number_of_pixels() -> None:
