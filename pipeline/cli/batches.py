@@ -125,7 +125,8 @@ def _why_nobody_reads(status: Any, workers: Sequence[Any]) -> str | None:
 
     by_run = status.worked_on_by == WorkedOnBy.RUN
     there = [worker for worker in workers if by_run or worker.role != "run"]
-    why = why_nobody_reads(there, status.batch.engine, status.batch.model, status.prompts)
+    batch, is_hinted = status.batch, status.batch.text_layer == "hint"
+    why = why_nobody_reads(there, batch.engine, batch.model, status.prompts, is_hinted=is_hinted)
     if why is not None and by_run:
         return "the `pagepack run` is there, and starts what reads"
     return why

@@ -137,7 +137,8 @@ def _follow(db: Database, batch: OpenBatch, bar: ProgressBar, follower: Follower
             next_count = time.monotonic() + 20 * took  # counting a large batch must not become the work
         if is_over:
             return
-        why = why_nobody_reads([row for row in there if row.role != "run"], asked.engine, asked.model, prompts)
+        there = [row for row in there if row.role != "run"]
+        why = why_nobody_reads(there, asked.engine, asked.model, prompts, is_hinted=asked.text_layer == "hint")
         alone_since = max(alone_since, follower.answers_since)  # workers, too, must find it again
         if why is None:
             alone_since = time.monotonic()

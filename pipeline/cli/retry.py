@@ -153,7 +153,8 @@ def _why_nobody_reads(db: Database, batch_id: str) -> str | None:
     if who_works(db, batch) == WorkedOnBy.RUN:
         return None
     there = [worker for worker in workers(db) if worker.role != "run"]
-    return why_nobody_reads(there, batch.engine, batch.model, asked_prompts(db, batch.id))
+    prompts, is_hinted = asked_prompts(db, batch.id), batch.text_layer == "hint"
+    return why_nobody_reads(there, batch.engine, batch.model, prompts, is_hinted=is_hinted)
 
 
 def _chosen_failures(settings: Settings, batch_id: str, cause: str | None, where: str | None) -> list[Failure]:

@@ -32,6 +32,7 @@ from pipeline.store.batches import (
     open_batch,
     text_layer_of,
 )
+from pipeline.store.fleet import READ_PICTURES_ALONE
 from pipeline.store.sources import SeenFile, record_files
 from pipeline.structured.check import checked
 from pipeline.urls import is_url
@@ -39,7 +40,6 @@ from schemas.messages import MOST_OF_A_NAME, SubmitDocument
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts, schema_prompt, with_hint
 from schemas.text import storable
 
-_TAKES_SOUND_TEXT = ("rapidocr", "tesseract")  # where nobody says otherwise: reading is no better than what is there
 _MOST_OF_A_PROMPT = 100  # characters of a prompt's name
 _MOST_OF_A_TARGET = 255  # bytes of a task's or queue's name, as RabbitMQ has it
 
@@ -125,7 +125,7 @@ def open_named_batch(
 
 def check_takes_hint(engine: str) -> None:
     """Raises UsageError where an engine sees the picture of a page alone."""
-    if engine in _TAKES_SOUND_TEXT:
+    if engine in READ_PICTURES_ALONE:
         raise UsageError(
             f"--text-layer hint: the engine {engine} is told no text; use auto, keep or prefer, or --engine pixtral"
         )
@@ -134,11 +134,12 @@ def check_takes_hint(engine: str) -> None:
 def _text_layer(db: Database, settings: Settings, engine: str, key_of: Callable[[str], str]) -> str:
     """What is made of a PDF's own text: as the settings say, else as the batch that is there does, else by the engine.
 
-    Pixtral is chosen to read; so is an engine that nobody knows yet.
+    What reads the picture alone reads it no better than sound text. Pixtral is chosen to read; so is an engine that
+    nobody knows yet.
     """
     if settings.text_layer is not None:
         return settings.text_layer
-    by_engine = "auto" if engine in _TAKES_SOUND_TEXT else "keep"
+    by_engine = "auto" if engine in READ_PICTURES_ALONE else "keep"
     known = (text_layer_of(db, key_of(text_layer)) for text_layer in (by_engine, "keep"))
     return next(filter(None, known), by_engine)
 

@@ -40,6 +40,7 @@ class BatchRow:
     finished_at: datetime | None
     all_seen: bool  # false while its files are being registered, and after that was interrupted
     command: list[str] | None  # words of the `pagepack run` or `ask` that goes on with it
+    text_layer: str  # what is made of the text that a PDF's page carries
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +223,8 @@ WHERE c.promotion_id IS NOT NULL AND c.latest_answer_id <> c.answer_id
 _DRAWN_OTHERWISE = """SELECT count(*) FROM batch_sources s
 JOIN batches b ON b.id = s.batch_id JOIN documents d ON d.id = s.document_id
 WHERE s.batch_id = :batch AND d.detail <> b.detail AND EXISTS (SELECT 1 FROM pages p WHERE p.document_id = d.id)"""
-_BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command
-FROM batches ORDER BY id DESC"""
+_BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command,
+  text_layer FROM batches ORDER BY id DESC"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"
 _ENGINES = """SELECT a.engine, count(*) FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
 WHERE t.batch_id = :batch AND t.state = 'done' GROUP BY a.engine ORDER BY a.engine"""

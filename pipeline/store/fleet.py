@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.database.looking import Looking, as_json
 from pipeline.store.wished_model import without_choices
 
+READ_PICTURES_ALONE = ("rapidocr", "tesseract")  # engines that are told nothing beside them
 SILENT_SECONDS = 30.0  # a worker that said nothing for so long is not counted on
 
 
@@ -48,12 +49,15 @@ def workers(db: Looking) -> list[WorkerRow]:
     ]
 
 
-def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompts: Collection[str]) -> str | None:
+def why_nobody_reads(
+    there: Sequence[WorkerRow], engine: str, model: str, prompts: Collection[str], *, is_hinted: bool = False
+) -> str | None:
     """Why pages of a batch would wait for ever beside these workers, and the way out; None where they are read.
 
     Args:
         engine, model: what the batch asked for; model "" where any may read.
         prompts: the names of what it asks.
+        is_hinted: the text that a page carries is told to the model.
     """
     readers = [worker for worker in there if worker.is_reading()]
     if not readers:
@@ -64,6 +68,13 @@ def why_nobody_reads(there: Sequence[WorkerRow], engine: str, model: str, prompt
             return (
                 f"no worker reads with what the batch asked for: {engine} ({model}); start a worker with that model, "
                 "or submit for another"
+            )
+    if is_hinted:
+        readers = [worker for worker in readers if worker.engine not in READ_PICTURES_ALONE]
+        if not readers:
+            return (
+                "no worker is told the text that pages carry (--text-layer hint); start one that is: "
+                "`pagepack worker --engine pixtral --model DIR`, or --engine endpoint; or submit with --text-layer auto"
             )
     missing = [
         name for name in prompts if all(worker.prompts is not None and name not in worker.prompts for worker in readers)

@@ -289,7 +289,7 @@ def test_nothing_waits_for_a_batch_that_was_cancelled(archive: Archive) -> None:
     assert "3 seen = 1 done + 2 failed + 0 rejected pages" in status()
 
 
-def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
+def test_status_says_that_no_worker_has_the_model_answers_the_prompt_or_takes_a_hint(archive: Archive) -> None:
     """Else its pages wait without a word, beside workers that are idle."""
     archive.see("/in/a.pdf")
     home = Path(archive.db.name).parent
@@ -305,8 +305,11 @@ def test_status_says_that_no_worker_has_the_model(archive: Archive) -> None:
     assert words not in status()
     archive.batch("c", prompts=[OCR, DESCRIBE])
     assert "no worker answers the prompt describe; start one that does" in status()
+    archive.batch("h", text_layer="hint")
+    assert "no worker is told the text that pages carry (--text-layer hint); start one that is" in status()
     enlist(archive.db, "read/3", "read", 1, engine="pixtral", model="m1")
-    assert "no worker answers" not in status()
+    assert "no worker is told" not in status()
+    assert "no worker answers" not in " ".join(call("status", "c", "--home", home).stdout.split())
 
 
 @pytest.mark.parametrize("named", [[], ["b"]])
