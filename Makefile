@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 LOCK := $(BIN)/uv --no-config pip compile --quiet --python-platform linux --python-version 3.11 --generate-hashes \
   --no-annotate --custom-compile-command "make lock" pyproject.toml - --extra postgres --extra s3 --extra parquet --extra otel \
-  --extra fast --extra eval
+  --extra fast --extra eval --extra mcp
 
 .PHONY: demo demo-pixtral test test-fast fuzz chaos lint lock clean
 

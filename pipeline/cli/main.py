@@ -9,6 +9,7 @@ import click
 from pipeline.cli import (  # noqa: F401 (each adds its commands)
     admin,
     ask,
+    assistants,
     batch_list,
     batches,
     completion,

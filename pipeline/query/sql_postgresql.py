@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -25,7 +25,6 @@ from pipeline.errors import UsageError
 from pipeline.query.sql_result import (
     HINT,
     MAX_STATEMENT_BYTES,
-    ROWS_AT_ONCE,
     SqlResult,
     Value,
     database_says,
@@ -42,7 +41,7 @@ FROM pg_roles WHERE rolname = %s
 """
 
 
-def run_on_server(url: str, statement: str, limit_seconds: float) -> SqlResult:
+def run_on_server(url: str, statement: str, limit_seconds: float, rows_at_once: int) -> SqlResult:
     """As `run_sql`, which says what may be raised."""
     if len(statement.encode(errors="replace")) > MAX_STATEMENT_BYTES:
         raise UsageError(f"the statement is longer than {MAX_STATEMENT_BYTES:,} bytes; {HINT}")
@@ -54,12 +53,14 @@ def run_on_server(url: str, statement: str, limit_seconds: float) -> SqlResult:
     except BaseException:
         server.close()
         raise
-    return SqlResult([column.name for column in cursor.description or ()], _rows(server, cursor))
+    return SqlResult([column.name for column in cursor.description or ()], _rows(server, cursor, rows_at_once))
 
 
-def _rows(server: _Server, cursor: psycopg.ServerCursor[Any]) -> Iterator[tuple[Value, ...]]:
+def _rows(
+    server: _Server, cursor: psycopg.ServerCursor[Any], rows_at_once: int
+) -> Generator[tuple[Value, ...], None, None]:
     try:
-        while some := server.fetch(cursor):
+        while some := server.fetch(cursor, rows_at_once):
             for row in some:
                 yield tuple(_value(value) for value in row)
     finally:
@@ -93,9 +94,9 @@ class _Server:
                 cursor.execute(statement.encode())
             return cursor
 
-    def fetch(self, cursor: psycopg.ServerCursor[Any]) -> list[Any]:
+    def fetch(self, cursor: psycopg.ServerCursor[Any], rows_at_once: int) -> list[Any]:
         with self._errors_translated(), self._deadline():
-            return cursor.fetchmany(ROWS_AT_ONCE)
+            return cursor.fetchmany(rows_at_once)
 
     def close(self) -> None:
         self._connection.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from pipeline.errors import UsageError, did_you_mean
@@ -12,6 +12,7 @@ from schemas.view_columns import COLUMNS
 Value = str | int | float | bytes | None
 MAX_STATEMENT_BYTES = 100_000
 ROWS_AT_ONCE = 200
+MAX_VALUE_BYTES = 256 * 2**20  # one text or blob: document_text of 20,000 dense pages is under half of it
 
 
 @dataclass
@@ -19,7 +20,7 @@ class SqlResult:
     """The columns' names and the rows, which are read while they are asked for. Closing `rows` closes the database."""
 
     columns: list[str]
-    rows: Iterator[tuple[Value, ...]] = field(repr=False)
+    rows: Generator[tuple[Value, ...], None, None] = field(repr=False)
 
 
 HINT = (

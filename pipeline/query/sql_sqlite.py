@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from pipeline.errors import UsageError
 from pipeline.query.sql_result import (
     HINT,
     MAX_STATEMENT_BYTES,
-    ROWS_AT_ONCE,
     SqlResult,
     Value,
     database_says,
@@ -27,11 +26,10 @@ from pipeline.query.sql_result import (
 
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
-_MAX_VALUE_BYTES = 256 * 2**20  # one text or blob: document_text of 20,000 dense pages is under half of it
 _STEPS_BETWEEN_LOOKS = 10_000  # virtual machine steps between two looks at the clock: about 0.1 ms
 
 
-def run_on_file(path: Path, statement: str, limit_seconds: float) -> SqlResult:
+def run_on_file(path: Path, statement: str, limit_seconds: float, max_value_bytes: int, rows_at_once: int) -> SqlResult:
     """Run one SELECT on a SQLite file. Raises as `run_sql`."""
     if not path.is_file():
         raise UsageError(f"no database at {path.absolute()}; `pagepack run PATH` makes one, --home says where")
@@ -42,7 +40,7 @@ def run_on_file(path: Path, statement: str, limit_seconds: float) -> SqlResult:
         raise UsageError(f"cannot open {path}: {error}") from error
     clock = _Clock(limit_seconds)
     try:
-        _fence(connection, clock)
+        _fence(connection, clock, max_value_bytes)
         with clock:
             cursor = connection.execute(statement)
         if cursor.description is None:
@@ -51,7 +49,7 @@ def run_on_file(path: Path, statement: str, limit_seconds: float) -> SqlResult:
         connection.close()
         raise _translated(error, clock, path) from error
     columns = [str(column[0]) for column in cursor.description]
-    return SqlResult(columns, _rows(connection, cursor, clock, unchanged, path))
+    return SqlResult(columns, _rows(connection, cursor, clock, unchanged, path, rows_at_once))
 
 
 class _Clock:
@@ -75,11 +73,11 @@ class _Clock:
         return int(self.is_over)
 
 
-def _fence(connection: sqlite3.Connection, clock: _Clock) -> None:
+def _fence(connection: sqlite3.Connection, clock: _Clock, max_value_bytes: int) -> None:
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT_BYTES)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_value_bytes)
     for table in _virtual_tables(connection):  # connecting one compiles a CREATE TABLE, which the authorizer denies
         connection.execute(f"SELECT 1 FROM {table} LIMIT 0")
     connection.set_authorizer(_authorize)
@@ -107,11 +105,12 @@ def _rows(
     clock: _Clock,
     unchanged: Unchanged | None,
     path: Path,
-) -> Iterator[tuple[Value, ...]]:
+    rows_at_once: int,
+) -> Generator[tuple[Value, ...], None, None]:
     try:
         while True:
             with clock:
-                some = cursor.fetchmany(ROWS_AT_ONCE)
+                some = cursor.fetchmany(rows_at_once)
             if not some:
                 break
             yield from some
