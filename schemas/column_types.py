@@ -7,10 +7,11 @@ words, `terms`. SQLite holds a boolean as 1 or 0, and moments and JSON as text (
 from __future__ import annotations
 
 _NAMES = {
-    "integer": """answer_id answers_held attempt attempts bottom_px character_errors characters evaluation_id files_done
+    "integer": """answer_id answers_held attempt attempts bottom_px character_errors characters chunk_number
+        end_offset evaluation_id files_done
         files_failed files_rejected files_seen height_px items items_judged left_px line_number max_tokens output_tokens
         page_count page_number pages pages_done pages_failed pages_total promotion_id prompt_tokens right_px seed
-        size_bytes tiles top_px try_number width_px word_errors words""",
+        size_bytes start_offset tiles top_px try_number width_px word_errors words""",
     "real": """angle bottom_fraction character_error_rate confidence cost dpi height_pt item_score left_fraction
         lowest_confidence precision print_px recall right_fraction score seconds table_score temperature top_fraction
         top_p width_pt word_error_rate worst_tenth_share""",
@@ -46,6 +47,7 @@ VIEWS = {
     "page_batches": "one row a page, path, prompt and batch that asks for it, whichever batch it was read for",
     "page_images": "one row a page and path: its image, and the text that it carries itself",
     "page_lines": "one row a line of a current answer, with its box, where the engine finds lines",
+    "chunks": "one row a piece of a current answer, for retrieval: at most 1,000 characters, with its box",
     "page_data": "one row a page, path and prompt that has a JSON Schema: the current answer as JSON",
     "review": "one row for each current answer that is worth a person's look",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from schemas.evaluation_views import EVALUATION_COLUMNS
+from schemas.page_chunks import CHUNK_COLUMNS
 
 COLUMNS: dict[str, dict[str, str]] = {
     "page_text": {
@@ -257,6 +258,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "folder": "of the file",
         "file_name": "of the file",
     },
+    "chunks": CHUNK_COLUMNS,
     "page_data": {
         "source_path": "path of the file",
         "document_id": "one content, one id",

@@ -37,3 +37,35 @@ IS_FIRST_TASK = """NOT EXISTS (SELECT 1 FROM page_tasks e WHERE e.page_id = t.pa
 
 def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+_LINES = {
+    "sqlite": "json_each(a.details, '$.lines') l",
+    "postgresql": """LATERAL json_array_elements(CASE WHEN json_typeof(a.details -> 'lines') = 'array'
+   THEN a.details -> 'lines' END) WITH ORDINALITY l (value, key)""",
+}
+_PART = {"sqlite": "json_extract(l.value, '$[{}]')", "postgresql": "l.value ->> {}"}
+_LEAST = {"sqlite": "min", "postgresql": "least"}
+_MOST = {"sqlite": "max", "postgresql": "greatest"}
+
+IS_LINE = {"sqlite": "l.type = 'array'", "postgresql": "json_typeof(l.value) = 'array'"}
+"""An engine with boxes leaves `details.lines`: [x0, y0, x1, y1, confidence, text] in pixels of the page's image."""
+
+
+def lines_of(dialect: str) -> str:
+    """The rows `l` of an answer's lines: `key` and `value`."""
+    return _LINES[dialect]
+
+
+def text_of_line(dialect: str) -> str:
+    return _PART[dialect].format(5)
+
+
+def number_of_line(dialect: str, index: int) -> str:
+    return f"CAST({_PART[dialect].format(index)} AS DOUBLE PRECISION)"
+
+
+def fraction_of_page(dialect: str, side: str, pixels: str) -> str:
+    """Pixels of the image as a share of the page, where its size is known: the image may be padded."""
+    of_page = f"coalesce(p.{side}_pt * p.dpi / 72, p.{side}_px)"
+    return f"{_MOST[dialect]}(0.0, {_LEAST[dialect]}(1.0, {pixels} / {of_page}))"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from schemas.attempts_view import ATTEMPTS
 from schemas.column_types import VIEWS
 from schemas.current_failures import CURRENT_FAILURES
 from schemas.evaluation_views import EVALUATED_DOCUMENTS, EVALUATED_ITEMS, EVALUATED_PAGES, EVALUATIONS
 from schemas.page_batches import PAGE_BATCHES
+from schemas.page_chunks import chunks
 from schemas.page_data import page_data
 from schemas.page_lines import page_lines
 from schemas.page_words import page_words
@@ -189,38 +191,6 @@ LEFT JOIN (SELECT o.batch_id AS batch_id, count(*) AS total,
 """
 
 
-def _attempts(path: str, joined: str, where: str) -> str:
-    return f"""
-SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS prompt, x.token AS attempt,
-       x.worker AS worker, x.engine AS engine, x.finish_reason AS finish_reason, x.temperature AS temperature,
-       x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error,
-       {path} AS source_path, t.prompt_version AS prompt_version, b.public_id AS batch_id,
-       x.started_at AS started_at, x.ended_at AS ended_at, x.cost AS cost, x.text AS text
-FROM task_attempts x
-JOIN page_tasks t ON t.id = x.task_id
-JOIN batches b ON b.id = coalesce(x.batch_id, t.batch_id)
-JOIN prompt_versions v ON v.version = t.prompt_version
-JOIN pages p ON p.id = t.page_id
-JOIN documents d ON d.id = p.document_id{joined}
-WHERE {where}
-"""
-
-
-# The plus keeps SQLite from going through all files of the batch by the other index.
-_SEEN_AT = "+{0}.batch_id = coalesce(x.batch_id, t.batch_id) AND {0}.document_id = p.document_id"
-_PATH = f"""
-JOIN batch_sources bs ON {_SEEN_AT.format("bs")}
-JOIN sources s ON s.id = bs.source_id"""
-_IS_FIRST_PATH = (
-    f"NOT EXISTS (SELECT 1 FROM batch_sources e WHERE {_SEEN_AT.format('e')} AND e.source_id < bs.source_id)"
-)
-_HAS_NO_PATH = f"NOT EXISTS (SELECT 1 FROM batch_sources bs WHERE {_SEEN_AT.format('bs')})"
-
-# Not one outer join: from it SQLite would not come to an index of paths.
-_ATTEMPTS = (
-    f"""{_attempts("s.path", _PATH, _IS_FIRST_PATH)}UNION ALL{_attempts("CAST(NULL AS TEXT)", "", _HAS_NO_PATH)}"""
-)
-
 _ANSWERS = f"""
 SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id, p.page_index + 1 AS page_number,
        v.name AS prompt, a.prompt_version AS prompt_version, a.engine AS engine, a.model AS model,
@@ -276,7 +246,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "current_failures": CURRENT_FAILURES,
         "files": _files(more=_about_files(dialect)),
         "batch_summary": _batch_summary(),
-        "attempts": _ATTEMPTS,
+        "attempts": ATTEMPTS,
         "answers": _ANSWERS,
         "tries": TRIES,
         "prompts": prompts(dialect),
@@ -288,6 +258,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "page_batches": PAGE_BATCHES,
         "page_images": _PAGE_IMAGES,
         "page_lines": page_lines(dialect),
+        "chunks": chunks(dialect),
         "page_data": page_data(dialect),
         "review": review(dialect),
     }
