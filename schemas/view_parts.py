@@ -49,7 +49,8 @@ _LEAST = {"sqlite": "min", "postgresql": "least"}
 _MOST = {"sqlite": "max", "postgresql": "greatest"}
 
 IS_LINE = {"sqlite": "l.type = 'array'", "postgresql": "json_typeof(l.value) = 'array'"}
-"""An engine with boxes leaves `details.lines`: [x0, y0, x1, y1, confidence, text] in pixels of the page's image."""
+"""An engine with boxes leaves `details.lines`: [x0, y0, x1, y1, confidence, text] in pixels of the page's image; then,
+where a line does not read to the right, in how many degrees counter-clockwise it does, or null for vertical writing."""
 
 
 def lines_of(dialect: str) -> str:

@@ -83,11 +83,11 @@ def _echo(text: str) -> None:
 
 
 @cli.command()
-@click.option("--out", required=True, type=path, help="A folder; else a file; for jsonl and csv also -.")
+@click.option("--out", required=True, type=path, help="A folder; for tables a file; for jsonl and csv also -.")
 @click.option(
     "--format",
     "form",
-    type=Choice(["markdown", "jsonl", "csv", "parquet"]),
+    type=Choice(["markdown", "pdf", "hocr", "alto", "page-xml", "jsonl", "csv", "parquet"]),
     help="[markdown; with --schema csv]",
 )
 @click.option(
@@ -97,25 +97,38 @@ def _echo(text: str) -> None:
 )
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
+@click.option(
+    "--where", metavar="SQL", help="Only pages that fit, by the columns of page_text: \"text LIKE '%tide%'\"."
+)
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="The counts as JSON, on stdout unless the pages go there.")
 def export(
     out: Path,
-    form: Literal["markdown", "jsonl", "csv", "parquet"] | None,
+    form: Literal["markdown", "pdf", "hocr", "alto", "page-xml", "jsonl", "csv", "parquet"] | None,
     schema: str | None,
     batch: str | None,
     prompt: str | None,
+    where: str | None,
     home: Path | None,
     as_json: bool,
 ) -> int:
-    """Write the text out: Markdown a document, JSON Lines or Parquet a page.
+    """Write the text out.
 
-    Markdown keeps the folders below the submitted ones; nothing is ever written outside --out.
+    \b
+    markdown               a file a document: front matter, then each page's text
+    pdf                    each PDF or image as a searchable PDF: as it is, with the text invisible over its pages
+    hocr, alto, page-xml   where each line and word stands, for archives: a file a document, or one a page
+    jsonl, csv, parquet    one table, a row a page
+
+    Folders below the submitted ones are kept; nothing is ever written outside --out.
 
     In JSON Lines and Parquet, a page that was not read is a row too, and so is a file that was rejected or failed:
     its text is null; state, cause and reason say why.
 
     With --schema, a row has a column for each field of the answers, by its dotted name (seller.name); lists are JSON.
+
+    For a PDF the submitted file is opened again. One that is gone or changed is told, the others are written, and the
+    exit code is 1.
     """
     from pipeline.cli.progress_bar import counted
     from pipeline.database.open import open_database
@@ -125,17 +138,35 @@ def export(
     from pipeline.query.batch_status import find_batch
     from pipeline.settings import load_settings
 
-    db = open_database(load_settings(home=home), readonly=True)
+    settings = load_settings(home=home)
+    db = open_database(settings, readonly=True)
     chosen = find_batch(db, batch) if batch else None
     fields = find_fields(db, schema, prompt) if schema is not None else None
-    summary = write_export(db, out, form or ("csv" if fields else "markdown"), chosen, prompt, fields)
+    summary = write_export(
+        db,
+        out,
+        form or ("csv" if fields else "markdown"),
+        chosen,
+        prompt,
+        fields,
+        where=where,
+        settings=settings,
+        problems=lambda problem: click.echo(f"pagepack: {one_line(problem)}", err=True),
+    )
+    ends = EXIT_FAILED if summary.has_failed else EXIT_DONE
     if as_json:
-        click.echo(json.dumps(asdict(summary)), err=str(out) in STDOUT)
-        return EXIT_DONE
-    click.echo(
+        click.echo(json.dumps(summary.counts()), err=str(out) in STDOUT)
+        return ends
+    said = (
         f"{counted(summary.files, 'file')}, {counted(summary.pages, 'page')} written to {out}: "
         f"{summary.pages_failed:,} failed and {summary.pages_waiting:,} waiting pages are marked; "
-        f"{counted(summary.files_rejected, 'file')} rejected",
-        err=True,
+        f"{counted(summary.files_rejected, 'file')} rejected"
     )
-    return EXIT_DONE
+    if summary.files_failed:
+        said += f"; {counted(summary.files_failed, 'file')} could not be written"
+    if summary.files_without_pages:
+        said += f"; {counted(summary.files_without_pages, 'file')} without pages of their own, as mails, left out"
+    if summary.pages_unplaced:
+        said += f"; of {counted(summary.pages_unplaced, 'page')} the engine does not say where the text stands"
+    click.echo(said, err=True)
+    return ends

@@ -6,6 +6,7 @@
     parent → child   {"op": "attachments"} with a PDF's descriptor
     child → parent   {"is": "attachment", "name", "error"} and its bytes as {"is": "content", "data"}, …, {"is": "end"}
     parent → child   one byte for each page whose slot it has read
+    parent → child   {"op": "searchable", …}, and what `text_requests` says
 
 A message is its length (4 bytes, network order), then JSON. Pixels lie in one of two slots of shared memory, so the
 child draws a page while the parent encodes the one before; through the socket they cost 1.3 ms of processor time more a
@@ -127,6 +128,19 @@ def main() -> None:
                     connection.sendall(pack({"is": "content", "data": data}))
             os.close(descriptors[0])
             connection.sendall(pack({"is": "end", "rss_bytes": _rss_bytes()}))
+            continue
+        if message["op"] == "searchable":
+            from pipeline.documents.text_requests import serve
+
+            document = None  # two at once would take twice the memory
+            path = f"/dev/fd/{descriptors[0]}"
+
+            def send(answer: dict[str, Any]) -> None:
+                allow_cpu(seconds)
+                connection.sendall(pack(answer | {"rss_bytes": _rss_bytes()}))
+
+            serve(message, path, limits, (again[0] for again in iter(lambda: _receive(connection), None)), send)
+            os.close(descriptors[0])
             continue
         assert document is not None, "pages asked for before a document was opened"
         sent = unread = 0

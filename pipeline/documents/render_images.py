@@ -88,6 +88,17 @@ class ImageFrames:
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
 
+    def plain(self, page_index: int) -> tuple[Image.Image, Image.Transpose | None]:
+        """A frame that is not decoded yet, strictly opened, and what stands it upright. Raises whatever Pillow does."""
+        image = Image.open(self._path, formats=formats_of(self._kind))
+        image.seek(page_index)
+        check_size(image.size, self._limits, PageFailed)
+        return image, turn_of(image, [])
+
+    def decoded(self, page_index: int) -> Shrunk:
+        """As it is drawn. Raises whatever Pillow does."""
+        return self._decode(page_index, [])
+
     def _open(self) -> Image.Image:
         """Strictly, else leniently with a note of what is wrong beside the picture."""
         try:
@@ -191,8 +202,8 @@ def shrink(
     `reducing_gap` does the like for others. `decoded` are the shares of the height between which there is a picture:
     the rest is drawn white.
     """
-    turn = _turn(image, notes)
-    wide, tall = _stretch(image)
+    turn = turn_of(image, notes)
+    wide, tall = stretch_of(image)
     area = image.width * image.height
     most = choose_size(image.width * wide, image.height * tall, detail, limits, print_size=None, enlarges=False)
     if detail == "auto":
@@ -219,7 +230,7 @@ def shrink(
         plain = plain.resize((size.width_px, size.height_px), Image.Resampling.LANCZOS, reducing_gap=2.0)
     print_px = None if look.size is None else look.size * size.scale
     notes += filter(None, [too_small(print_px, size, *sides, detail, limits)])
-    dpi = _dpi(image) * math.sqrt(plain.width * plain.height / area)
+    dpi = dpi_of(image) * math.sqrt(plain.width * plain.height / area)
     return Shrunk(plain if turn is None else plain.transpose(turn), dpi or None, print_px)
 
 
@@ -235,7 +246,7 @@ def _look_at(plain: Image.Image, sides: tuple[float, float]) -> Look:
     return look if look.size is None else look._replace(size=look.size * factor)
 
 
-def _dpi(image: Image.Image) -> float:
+def dpi_of(image: Image.Image) -> float:
     """As the file says it, the mean of both directions; 0 where it does not, or says nonsense."""
     try:
         across, down = (float(value) for value in image.info.get("dpi", (0, 0)))
@@ -244,7 +255,7 @@ def _dpi(image: Image.Image) -> float:
     return math.sqrt(across * down) if min(across, down) > 1 and max(across, down) < 100_000 else 0.0
 
 
-def _turn(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+def turn_of(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
     if image.format in TURNED_ALREADY:
         return None
@@ -261,7 +272,7 @@ def _turn(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     return TURNS.get(orientation) if orientation is not None else None
 
 
-def _stretch(image: Image.Image) -> tuple[float, float]:
+def stretch_of(image: Image.Image) -> tuple[float, float]:
     """What makes the pixels square: (1, 204 / 98) for a fax of standard resolution, so that no detail is lost.
 
     A shape beyond 1 to 4 is no shape but a mistake.

@@ -87,6 +87,7 @@ class Child:
     def __init__(self, settings: Settings) -> None:
         self._max_rss_bytes = settings.rasterize_memory_bytes // 2
         self._pages, self._rss_bytes, self._is_ready = 0, 0, False
+        self.is_busy = False  # in the midst of what it was asked for: what it says next is for nobody else
         self._slot_bytes = slot_bytes(settings)
         setup = {
             "slot_bytes": self._slot_bytes,

@@ -49,6 +49,18 @@ class TiffPages:
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
             raise translated(error, PageFailed, "the image cannot be decoded") from error
 
+    def plain(self, page_index: int) -> tuple[Image.Image, None]:
+        """A picture that is not decoded yet; Pillow stands it upright. Raises whatever Pillow does."""
+        page = self._pages[page_index]
+        check_size(page.size, self._limits, PageFailed)
+        if not is_pillows(page):
+            raise Unknown
+        return Image.open(self._reader.beginning_with(page), formats=("TIFF",)), None
+
+    def decoded(self, page_index: int) -> Shrunk:
+        """As it is drawn. Raises whatever Pillow does."""
+        return self._decode(self._pages[page_index], [])
+
     def _decode(self, page: Directory, notes: list[str]) -> Shrunk:
         """By its samples where Pillow takes them for something else, else by Pillow, else piece by piece."""
         if not is_pillows(page):

@@ -1,4 +1,4 @@
-"""Where the text of a source goes: below `out`, whatever the source is called.
+"""Where what is written of a source goes: below `out`, whatever the source is called.
 
 Names come from strangers' archives. Relative to the folder that all sources share, each part of a path keeps its name
 where a file system can hold it; what cannot is spelled out (`..` becomes `%2E%2E`), and what is too long is cut and
@@ -31,17 +31,19 @@ def shared_folder(first: str, last: str) -> str:
 class Targets:
     """Gives each source a file of its own; remembers 8 bytes a name, and those of folders, to see collisions."""
 
-    def __init__(self, out: Path, root: str) -> None:
+    def __init__(self, out: Path, root: str, ending: str = ".md") -> None:
         self.out = out.resolve()
+        self._ending = ending
         self._root = root
         self._files: set[int] = set()
         self._folders: set[int] = set()
         self._safe_folders: set[Path] = set()
 
     def of(self, source_path: str) -> Path:
-        """The Markdown file for this source; made safe, and made different from every other one."""
+        """The file for this source, or the folder for its pages; made safe, and made different from every other one."""
         parts = [safe_name(part) for part in source_path.removeprefix(self._root).split("/") if part] or ["%2E"]
-        parts[-1] += ".md"
+        if not parts[-1].lower().endswith(self._ending):  # a.pdf stays a.pdf
+            parts[-1] += self._ending
         if len("/".join(parts).encode()) > _MAX_PATH_BYTES or self._is_taken(parts):
             parts = ["_renamed", f"{_hash(source_path)}-{safe_name(parts[-1][-40:])}"]
         self._files.add(_key(parts))
@@ -49,6 +51,11 @@ class Targets:
         target = self.out.joinpath(*parts)
         self._check(target.parent)
         return target
+
+    def within(self, folder: Path, name: str) -> Path:
+        """A file in the folder that `of` gave for a source."""
+        self._check(folder)
+        return folder / name
 
     def _is_taken(self, parts: list[str]) -> bool:
         """By a file, or by a folder that has its name; or one of its own folders has a file's name."""

@@ -48,6 +48,7 @@ class ExportedSource:
     reason: str | None
     key: int | None  # documents.id
     state: str | None  # of the document
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class ExportedPage:
     cause: str | None  # `waiting` where it is not read yet
     reason: str | None
     state: str  # done, failed, waiting or rejected
+    confidence: float | None = None  # 0 to 1, of the engine in its own reading
 
 
 def first_and_last_path(db: Database, batch: BatchRow | None) -> tuple[str, str]:
@@ -93,7 +95,16 @@ def exported_sources(db: Database, batch: BatchRow | None) -> Iterator[ExportedS
     cause = func.coalesce(seen.cause, Document.cause)
     reason = func.coalesce(seen.reason, Document.reason)
     query = (
-        select(Source.path, Document.public_id, Document.page_count, cause, reason, Document.id, Document.state)
+        select(
+            Source.path,
+            Document.public_id,
+            Document.page_count,
+            cause,
+            reason,
+            Document.id,
+            Document.state,
+            Document.kind,
+        )
         .select_from(Source)
         .order_by(Source.path)
         .limit(_SOURCES_AT_ONCE)
@@ -125,7 +136,7 @@ def exported_pages(
         return
     with db.read() as connection:
         for name in connection.scalars(_prompts(source.key, batch, prompt, versions)).all():
-            rows = connection.execution_options(yield_per=200).execute(_pages(source.key, name, batch, versions))
+            rows = connection.execution_options(yield_per=200).execute(pages_query(source.key, name, batch, versions))
             for row in rows:
                 values = dict(row._mapping)
                 if values["text"] is None and values["cause"] is None:
@@ -135,6 +146,24 @@ def exported_pages(
                 state = "done" if values["cause"] is None else "failed"
                 state = "waiting" if values["cause"] == "waiting" else state
                 yield ExportedPage(source.source_path, source.document_id, prompt=name, state=state, **values)
+
+
+def prompts_of(db: Database, source: ExportedSource, batch: BatchRow | None, prompt: str | None) -> list[str]:
+    """Names of the prompts that a source was asked with, or of this one if it was."""
+    if source.key is None:
+        return []
+    with db.read() as connection:
+        return list(connection.scalars(_prompts(source.key, batch, prompt, None)))
+
+
+def mean_confidence(db: Database, source: ExportedSource, prompt: str, batch: BatchRow | None) -> float | None:
+    """Of the pages that `exported_pages` gives; None where no engine says one."""
+    if source.key is None:
+        return None
+    pages = pages_query(source.key, prompt, batch, None).order_by(None).subquery()
+    with db.read() as connection:
+        mean = connection.scalar(select(func.avg(pages.c.confidence)))
+    return None if mean is None else round(float(mean), 3)
 
 
 def not_taken_in(source: ExportedSource) -> ExportedPage | None:
@@ -166,7 +195,9 @@ def _prompts(
     return asked.distinct().order_by(PromptVersion.name)
 
 
-def _pages(document_id: int, prompt: str, batch: BatchRow | None, versions: Collection[str] | None) -> sa.Select[Any]:
+def pages_query(
+    document_id: int, prompt: str, batch: BatchRow | None, versions: Collection[str] | None
+) -> sa.Select[Any]:
     """Each page with its current answer, or why it has none: its own failure, or that of the latest task."""
     one = sa.orm.aliased(Answer)
     task = (
@@ -185,20 +216,22 @@ def _pages(document_id: int, prompt: str, batch: BatchRow | None, versions: Coll
         of_them = select(one.id).where(one.id == CurrentAnswer.answer_id, one.prompt_version.in_(versions))
         shown = func.coalesce(of_them.scalar_subquery(), PageTask.answer_id)
     is_absent = Answer.id.is_(None)
+    columns: list[Any] = [
+        (Page.page_index + 1).label("page_number"),
+        Answer.text,
+        Answer.engine,
+        Answer.model,
+        Answer.finish_reason,
+        Answer.prompt_tokens,
+        Answer.output_tokens,
+        Answer.seconds,
+        Answer.created_at,
+        Answer.confidence,
+        sa.case((is_absent, func.coalesce(Page.cause, PageTask.cause))).label("cause"),
+        sa.case((is_absent, func.coalesce(Page.reason, PageTask.reason))).label("reason"),
+    ]
     return (
-        select(
-            (Page.page_index + 1).label("page_number"),
-            Answer.text,
-            Answer.engine,
-            Answer.model,
-            Answer.finish_reason,
-            Answer.prompt_tokens,
-            Answer.output_tokens,
-            Answer.seconds,
-            Answer.created_at,
-            sa.case((is_absent, func.coalesce(Page.cause, PageTask.cause))).label("cause"),
-            sa.case((is_absent, func.coalesce(Page.reason, PageTask.reason))).label("reason"),
-        )
+        select(*columns)
         .select_from(Page)
         .outerjoin(CurrentAnswer, (CurrentAnswer.page_id == Page.id) & (CurrentAnswer.prompt == prompt))
         .outerjoin(PageTask, PageTask.id == task.scalar_subquery())

@@ -22,7 +22,9 @@ def lines_of(text: str, boxes: Boxes) -> list[list[Any]]:
     lines = found["lines"] if found else []
     if len(texts) != len(lines):
         return []
-    return [[*line[:4], None, said.strip()] for line, said in zip(lines, texts, strict=True) if said.strip()]
+    return [
+        [*line[:4], None, said.strip(), *line[5:6]] for line, said in zip(lines, texts, strict=True) if said.strip()
+    ]
 
 
 def _found(boxes: Boxes) -> Found | None:

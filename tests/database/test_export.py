@@ -50,7 +50,7 @@ def test_markdown_keeps_the_folders_and_the_extensions(archive: Archive, tmp_pat
     document_id = archive.scalar("SELECT document_id FROM page_text WHERE source_path = '/in/b' AND page_number = 1")
     assert written["b.md"] == (
         f'---\nsource_path: "/in/b"\ndocument_id: "{document_id}"\npages: 2\nprompt: "ocr"\nengine: "rapidocr"\n'
-        'model: "m1"\n---\n\n<!-- page 1 -->\n\ntext of /in/b\n\n<!-- page 2 -->\n\nsecond\n'
+        'model: "m1"\nconfidence: null\n---\n\n<!-- page 1 -->\n\ntext of /in/b\n\n<!-- page 2 -->\n\nsecond\n'
     )
 
 

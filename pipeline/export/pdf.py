@@ -1,0 +1,98 @@
+"""Searchable PDFs: the file as it was submitted, with what was read as an invisible text over its pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import select
+
+from pipeline.database.engine import Database
+from pipeline.documents.files import display
+from pipeline.documents.inputs import Inputs
+from pipeline.documents.rasterize import Rasterizer
+from pipeline.documents.searchable import WITH_PAGES, PageText, write_searchable
+from pipeline.errors import PageFailed, UsageError
+from pipeline.export.files import part_of
+from pipeline.export.placed import PlacedPage
+from pipeline.export.rows import ExportedSource
+from pipeline.layout.words import spread
+from pipeline.settings import Settings
+from pipeline.urls import local_path
+from schemas.tables import Document, Source
+
+
+def has_pages(source: ExportedSource) -> bool:
+    """Whether the file itself says what its pages look like; those of an office document or a mail we laid out."""
+    return source.kind in WITH_PAGES
+
+
+class PdfWriter:
+    """Opens the submitted files again, each in a process that may hang or crash over it; use it in a `with`."""
+
+    def __init__(self, db: Database, settings: Settings) -> None:
+        self._db, self._settings = db, settings
+        self._inputs = Inputs(settings)
+        self._rasterizer = Rasterizer(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._rasterizer.close()
+
+    def write(self, source: ExportedSource, pages: Iterator[PlacedPage], target: Path) -> list[PageFailed]:
+        """What is given back are pages that got no text, or of an image file no picture.
+
+        Raises:
+            DocumentRejected: the file is gone, another one by now, or no PDF can be made of it.
+            UsageError: the file would be overwritten.
+            StorageGone, DiskFull: it cannot be fetched for now.
+        """
+        content_hash, detail, locations = self._where_it_lies(source)
+        self._spare(target, locations)
+        with ExitStack() as open_files:
+            file, name = self._inputs.open(content_hash, locations)
+            open_files.enter_context(file)
+            part = open_files.enter_context(part_of(target))
+            out = open_files.enter_context(part.open("wb"))
+            opened = (file, name, str(source.kind), detail)
+            return write_searchable(self._rasterizer, self._settings, opened, map(page_text, pages), out)
+
+    def _where_it_lies(self, source: ExportedSource) -> tuple[str, str, dict[str, str]]:
+        """Its hash, the detail at which it was drawn, and locations → paths, its own first."""
+        places = select(Source.location, Source.path).where(
+            (Source.document_id == source.key) | (Source.path == source.source_path)
+        )
+        with self._db.read() as connection:
+            document = connection.execute(
+                select(Document.content_hash, Document.detail).where(Document.id == source.key)
+            ).one()
+            found = sorted(connection.execute(places).all(), key=lambda row: (row.path != source.source_path, row.path))
+        return document.content_hash, document.detail, {row.location: row.path for row in found}
+
+    def _spare(self, target: Path, locations: dict[str, str]) -> None:
+        """No file that was read is replaced by what was made of it."""
+        if not target.exists():
+            return
+        paths = filter(None, (local_path(location) for location in locations))
+        is_read = any(Path(path).exists() and target.samefile(path) for path in paths)
+        with self._db.read() as connection:
+            known = select(Source.id).where(Source.path.in_({display(str(target)), display(str(target.resolve()))}))
+            is_read = is_read or connection.scalar(known) is not None
+        if is_read:
+            raise UsageError(f"{target} is a file that was read, and would be overwritten; choose another --out")
+
+
+def page_text(page: PlacedPage) -> PageText:
+    """What goes over a page: nothing where it carries sound text of its own, and spread over the whole where nobody
+    knows the places."""
+    lines = page.lines
+    if page.has_own_text or page.image_px is None:
+        lines = []
+    elif not lines and page.text:
+        lines = list(spread(page.text, *page.shown_px))
+    return PageText(page.page_number - 1, lines, page.image_px, page.dpi)

@@ -1,0 +1,63 @@
+"""`--where`: a condition of the user's own SQL on the columns of `page_text`.
+
+It is asked as `pagepack sql` asks, which reads only, and of some hundred files at a time: so neither the archive's size
+nor how many pages fit costs any memory, and no transaction of ours stands in a run's way for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+
+from pipeline.errors import UsageError
+from pipeline.export.rows import ExportedSource
+from pipeline.query.sql import run_sql
+from pipeline.settings import Settings
+from schemas.view_parts import literal
+
+Kept = Set[tuple[int, str]]
+"""Page numbers with a prompt; of one source."""
+
+_SOURCES, _PAGES, _BYTES = 200, 20_000, 60_000  # at once; the last of the statement, which may have 100,000
+_LIMIT_SECONDS = 600.0  # of the database's time, for one statement
+
+
+class Where:
+    """Which pages fit a condition."""
+
+    def __init__(self, settings: Settings, condition: str) -> None:
+        """Raises UsageError: the database does not take it, or it does not read only."""
+        self._settings, self._condition = settings, condition
+        if len(condition.encode(errors="replace")) > 100_000 - _BYTES - 1_000:
+            raise UsageError("--where is longer than 39,000 bytes; make a view of it, or a table of what it shall find")
+        self._ask("1 = 0")
+
+    def chosen(self, sources: Iterable[ExportedSource]) -> Iterator[tuple[ExportedSource, Kept]]:
+        """Sources of which a page fits, with those pages."""
+        for some in _some(sources):
+            kept: dict[tuple[str, str], set[tuple[int, str]]] = {}
+            paths = ", ".join(literal(source.source_path) for source in some if source.document_id)
+            for path, document_id, page_number, prompt in self._ask(f"source_path IN ({paths})") if paths else ():
+                kept.setdefault((path, document_id), set()).add((int(page_number), prompt))
+            for source in some:
+                if pages := kept.get((source.source_path, source.document_id or "")):
+                    yield source, pages
+
+    def _ask(self, among: str) -> list[tuple[str, str, int, str]]:
+        # Of these files alone, whatever the condition is; it stands on a line of its own, where a comment in it ends.
+        some = f"(SELECT * FROM page_text WHERE {among}) page_text"
+        statement = f"SELECT source_path, document_id, page_number, prompt FROM {some} WHERE (\n{self._condition}\n)"
+        return list(run_sql(self._settings, statement, limit_seconds=_LIMIT_SECONDS).rows)  # type: ignore[arg-type]
+
+
+def _some(sources: Iterable[ExportedSource]) -> Iterator[list[ExportedSource]]:
+    found: list[ExportedSource] = []
+    pages = size = 0
+    for source in sources:
+        more_pages, more_bytes = source.page_count or 0, len(source.source_path.encode()) + 4
+        if found and (len(found) == _SOURCES or pages + more_pages > _PAGES or size + more_bytes > _BYTES):
+            yield found
+            found, pages, size = [], 0, 0
+        found.append(source)
+        pages, size = pages + more_pages, size + more_bytes
+    if found:
+        yield found
