@@ -44,6 +44,30 @@ class BatchRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a batch goes."""
+
+    progress: Progress
+    tasks_per_second: float  # over the last minute
+    seconds_left: float | None  # None where nothing was read lately
+    worked_on_by: WorkedOnBy
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Files and pages of a batch, as `batch_summary` has them."""
+
+    files_seen: int
+    files_done: int
+    files_failed: int
+    files_rejected: int
+    pages_total: int
+    pages_done: int
+    pages_failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """A row of `batch_summary` and what makes it move."""
 
@@ -68,10 +92,18 @@ class Status:
     command: str | None  # for a shell, to go on with it; None: workers do
 
 
-def batch_rows(db: Looking) -> list[BatchRow]:
-    """All batches, the latest first."""
+def batch_rows(
+    db: Looking, *, public_id: str | None = None, before: int | None = None, limit: int | None = None
+) -> list[BatchRow]:
+    """All batches, the latest first; or the one, or some that are older than that with the id `before`."""
+    given = {"public_id": public_id, "before": before, "limit": limit}
+    where = "WHERE public_id = :public_id" if public_id is not None else "WHERE id < :before" if before else ""
+    most = "LIMIT :limit" if limit is not None else ""
     with db.looking() as look:
-        rows = look.rows(_BATCHES)
+        rows = look.rows(
+            f"{_BATCHES} {where} ORDER BY id DESC {most}",
+            **{name: value for name, value in given.items() if f":{name}" in f"{where} {most}"},
+        )
     read: dict[str, Callable[[Any], Any]] = {
         "started_at": as_moment,
         "finished_at": _moment_or_none,
@@ -148,35 +180,48 @@ def is_interrupted(batch: BatchRow, who: WorkedOnBy) -> bool:
     return batch.state == "running" and batch.command is not None and who == WorkedOnBy.NOBODY
 
 
-def status(db: Looking, batch: BatchRow) -> Status:
-    """The batch's exact counts; costs a look at each of its pages."""
-    now, prompts = count_progress(db, batch.id), asked_prompts(db, batch.id)
+def pace(db: Looking, batch: BatchRow) -> Pace:
+    """Costs a walk over an index of the batch's tasks, and a look at the latest attempts."""
+    now = count_progress(db, batch.id)
     who = who_works(db, batch)
     interrupted = is_interrupted(batch, who)
     with db.looking() as look:
+        rate = 0.0 if interrupted else _recent_rate(look, batch.id)
+        return Pace(now, rate, _seconds_left(look, batch.id, now, rate), who, interrupted)
+
+
+def counts(db: Looking, batch: BatchRow) -> Counts:
+    """Costs a look at each page of the batch."""
+    with db.looking() as look:
         (row,) = look.rows(summary_of_batch(), id=batch.id)
+    return Counts(*(getattr(row, name) for name in Counts.__slots__))
+
+
+def status(db: Looking, batch: BatchRow) -> Status:
+    """The batch's exact counts; costs a look at each of its pages."""
+    now, counted, prompts = pace(db, batch), counts(db, batch), asked_prompts(db, batch.id)
+    with db.looking() as look:
         end = batch.finished_at or datetime.fromtimestamp(look.now(), UTC)
         seconds = max((end - batch.started_at).total_seconds(), 1.0)
-        rate = 0.0 if interrupted else _recent_rate(look, batch.id)
         return Status(
             batch=batch,
-            files_seen=row.files_seen,
-            files_done=row.files_done,
-            files_failed=row.files_failed,
-            files_rejected=row.files_rejected,
-            pages_total=row.pages_total,
-            pages_done=row.pages_done,
-            pages_failed=row.pages_failed,
-            progress=now,
-            pages_per_second=rate / max(len(prompts), 1),
-            seconds_left=_seconds_left(look, batch.id, now, rate),
-            pages_per_second_overall=row.pages_done / seconds,
+            files_seen=counted.files_seen,
+            files_done=counted.files_done,
+            files_failed=counted.files_failed,
+            files_rejected=counted.files_rejected,
+            pages_total=counted.pages_total,
+            pages_done=counted.pages_done,
+            pages_failed=counted.pages_failed,
+            progress=now.progress,
+            pages_per_second=now.tasks_per_second / max(len(prompts), 1),
+            seconds_left=now.seconds_left,
+            pages_per_second_overall=counted.pages_done / seconds,
             failures=dict(look.rows(_FAILURES, batch=batch.batch_id)),
             engines=dict(look.rows(_ENGINES, batch=batch.id)),
             pages_worth_a_look=worth_a_look(look, batch.batch_id),
             prompts=prompts,
-            worked_on_by=who,
-            interrupted=interrupted,
+            worked_on_by=now.worked_on_by,
+            interrupted=now.interrupted,
             command=go_on_command(db, batch.command) if batch.command is not None else None,
         )
 
@@ -224,7 +269,7 @@ _DRAWN_OTHERWISE = """SELECT count(*) FROM batch_sources s
 JOIN batches b ON b.id = s.batch_id JOIN documents d ON d.id = s.document_id
 WHERE s.batch_id = :batch AND d.detail <> b.detail AND EXISTS (SELECT 1 FROM pages p WHERE p.document_id = d.id)"""
 _BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command,
-  text_layer FROM batches ORDER BY id DESC"""
+  text_layer FROM batches"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"
 _ENGINES = """SELECT a.engine, count(*) FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
 WHERE t.batch_id = :batch AND t.state = 'done' GROUP BY a.engine ORDER BY a.engine"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from pipeline import __version__
-from pipeline.web.site import TheSite
+from pipeline.web.request_site import TheSite
 
 router = APIRouter(prefix="/api")
 

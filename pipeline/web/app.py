@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pipeline import __version__
 from pipeline.errors import PagepackError, UsageError
 from pipeline.settings import Settings
-from pipeline.web import api, batches
+from pipeline.web import api, batches, charts, failures, images, pages, review, search, sql_box
 from pipeline.web.guard import API, Guard, Keys
 from pipeline.web.render import render
-from pipeline.web.site import make_site
+from pipeline.web.request_site import make_site
 
 log = logging.getLogger("pagepack.web")
 
@@ -40,7 +40,8 @@ def create_app(settings: Settings, *, token: str | None = None, allow_retry: boo
     app.state.site = site
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
     app.include_router(api.router)
-    app.include_router(batches.router, include_in_schema=False)
+    for part in (batches, charts, failures, pages, images, review, search, sql_box):
+        app.include_router(part.router, include_in_schema=False)
     app.add_exception_handler(PagepackError, _refused)
     app.add_exception_handler(HTTPException, _no_page)
     app.add_exception_handler(RequestValidationError, _misfit)

@@ -13,6 +13,16 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from pipeline import __version__
+from pipeline.database.looking import as_moment
+from pipeline.query.word_diff import Change
+
+_PARTS = (
+    ("/", "Batches"),
+    ("/search", "Search"),
+    ("/review", "Review"),
+    ("/charts", "Charts"),
+    ("/sql", "SQL"),
+)
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
@@ -20,7 +30,7 @@ def render(request: Request, template: str, *, status: int = 200, **values: Any)
     text = (
         _templates()
         .get_template(template)
-        .render(site=request.app.state.site, here=request.url.path, version=__version__, **values)
+        .render(site=request.app.state.site, here=request.url.path, version=__version__, parts=_PARTS, **values)
     )
     return HTMLResponse(text, status)
 
@@ -34,8 +44,15 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": _number, "moment": _moment, "part": _part, "plain": plain, "duration": _duration}
-    templates.globals |= {"address": address}
+    templates.filters |= {
+        "number": _number,
+        "moment": _moment,
+        "part": _part,
+        "plain": plain,
+        "duration": _duration,
+        "as_moment": as_moment,
+    }
+    templates.globals |= {"address": address, "left_out": Change.LEFT_OUT}
     return templates
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,6 +11,7 @@ from pipeline.blobs.page_images import ImageStore, open_images
 from pipeline.database.looking import Looking
 from pipeline.database.open_to_look import open_to_look
 from pipeline.settings import Settings
+from pipeline.web.gathered import Gathered
 from pipeline.web.guard import Keys
 
 
@@ -22,6 +23,7 @@ class Site:
     images: ImageStore
     keys: Keys | None
     allow_retry: bool
+    gathered: Gathered = field(default_factory=Gathered)
 
     @property
     def db(self) -> Looking:
@@ -39,7 +41,8 @@ def make_site(settings: Settings, token: str | None, allow_retry: bool) -> Site:
     """
     db = open_to_look(settings)
     server = db if settings.database_url is not None else None  # it keeps connections
-    return Site(settings, open_images(settings), None if token is None else Keys(token), allow_retry, server)
+    keys = None if token is None else Keys(token)
+    return Site(settings, open_images(settings), keys, allow_retry, _server=server)
 
 
 def _site_of(request: Request) -> Site:

@@ -1,0 +1,77 @@
+"""A box for SQL that only reads, with worked queries. A statement has a deadline, and its answer a bound."""
+
+from __future__ import annotations
+
+import threading
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pipeline.errors import PagepackError, Unavailable, UsageError
+from pipeline.query.some_rows import SomeRows, some_rows
+from pipeline.web.render import render
+from pipeline.web.request_site import Site, TheSite
+from schemas.view_columns import COLUMNS
+
+router = APIRouter()
+
+_SECONDS = 10.0
+_MOST_ROWS = 500
+_MOST_CHARACTERS = 1_000_000
+_MOST_OF_A_CELL = 2_000
+_at_once = threading.BoundedSemaphore(2)
+
+EXAMPLES = {
+    "Pages by folder": "SELECT folder, count(*) AS pages FROM page_text GROUP BY folder ORDER BY pages DESC",
+    "What failed, and why": "SELECT cause, count(*) AS failures FROM current_failures GROUP BY cause ORDER BY 2 DESC",
+    "The least sure lines": "SELECT source_path, page_number, text, confidence FROM page_lines\n"
+    "WHERE confidence IS NOT NULL ORDER BY confidence LIMIT 20",
+    "Pages that hold a word": "SELECT source_path, page_number, text FROM page_text\n"
+    "WHERE lower(text) LIKE '%harbour%' ORDER BY source_path, page_number",
+    "Seconds and tokens by model": "SELECT model, count(*) AS pages, avg(seconds) AS seconds,\n"
+    "   sum(output_tokens) AS tokens FROM page_text GROUP BY model",
+    "What each column means": "SELECT * FROM schema_doc",
+}
+
+
+@router.get("/sql")
+def show_sql(request: Request, site: TheSite, q: str = "") -> Response:
+    """A link of another site may fill the box in, and not have it run."""
+    result: SomeRows | None = None
+    problem = ""
+    is_ours = request.headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+    if q.strip() and is_ours:
+        try:
+            result = _run(site, q)
+        except PagepackError as error:
+            problem = str(error)
+    return render(
+        request,
+        "sql.html",
+        q=q,
+        result=result,
+        problem=problem,
+        examples=EXAMPLES,
+        views=list(COLUMNS),
+        seconds=_SECONDS,
+        most_rows=_MOST_ROWS,
+        status=400 if problem else 200,
+    )
+
+
+def _run(site: Site, statement: str) -> SomeRows:
+    if not _at_once.acquire(timeout=_SECONDS):
+        raise Unavailable("other statements are running; try again in a moment")
+    try:
+        return some_rows(
+            site.settings,
+            statement,
+            max_rows=_MOST_ROWS,
+            max_characters=_MOST_CHARACTERS,
+            max_cell=_MOST_OF_A_CELL,
+            limit_seconds=_SECONDS,
+        )
+    except UsageError as error:
+        raise UsageError(str(error).partition("; `pagepack sql` reads only")[0]) from error
+    finally:
+        _at_once.release()
