@@ -18,6 +18,7 @@ from pipeline.web.request_site import TheSite
 router = APIRouter()
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640.0, 200.0, 48.0, 22.0, 8.0
+_WIDEST_BAR = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _chart(found: History, name: str, title: str, values: Sequence[float | None]
         Bar(
             round(_LEFT + index * step + min(step * 0.1, 2), 1),
             round(_TOP + deep * (1 - value / top), 1),
-            round(max(step - min(step * 0.2, 4), 0.5), 1),
+            round(min(max(step - min(step * 0.2, 4), 0.5), _WIDEST_BAR), 1),
             round(max(deep * value / top, 0.0), 1),
         )
         for index, value in enumerate(values)

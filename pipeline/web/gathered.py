@@ -16,6 +16,9 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 1.0
+"""Pages wait so many times as long as they say; more where nobody does, as in tests."""
+
 _MOST_KEPT = 500
 _REST = 20  # times what it took, until it is done again: the thread works a twentieth of its time
 
@@ -55,6 +58,7 @@ class Gathered:
         Waits so long for the first one, and for a newer one that should be quick. What `gather` raises is raised here.
         """
         now = time.monotonic()
+        wait_seconds *= PATIENCE
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
