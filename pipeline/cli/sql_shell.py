@@ -23,7 +23,7 @@ _KEYWORDS = (
     "CASE", "WHEN", "THEN", "ELSE", "END", "ASC", "DESC", "COUNT(", "SUM(", "MIN(", "MAX(", "AVG(", "LENGTH(",
     "SUBSTR(", "LOWER(", "UPPER(",
 )  # fmt: skip
-_SCHEMA_DOC = {"schema_doc": ("view_name", "column_name", "meaning", "column_type", "view_meaning")}
+_SCHEMA_DOC = {"schema_doc": ("view_name", "column_name", "meaning", "column_type", "view_meaning", "column_number")}
 _VIEWS = {**{view: tuple(columns) for view, columns in COLUMNS.items()}, **_SCHEMA_DOC}
 _HELP = """\
 A statement ends with ; and may take several lines. Tab completes views and columns. Ctrl-C drops what was typed.

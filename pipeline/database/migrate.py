@@ -95,11 +95,11 @@ def _make_views(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("; ".join(comment_statements()).replace("%", "%%"))  # in one trip
     connection.exec_driver_sql("DELETE FROM schema_doc")
-    names = ("view_name", "column_name", "meaning", "column_type", "view_meaning")
+    names = ("view_name", "column_name", "meaning", "column_type", "view_meaning", "column_number")
     rows = [
-        dict(zip(names, (view, column, meaning, column_type(column), VIEWS[view]), strict=True))
+        dict(zip(names, (view, column, meaning, column_type(column), VIEWS[view], number), strict=True))
         for view, columns in COLUMNS.items()
-        for column, meaning in columns.items()
+        for number, (column, meaning) in enumerate(columns.items(), 1)
     ]
     connection.execute(
         sa.text(f"INSERT INTO schema_doc ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"), rows

@@ -56,18 +56,20 @@ def test_the_views_are_those_that_were_promised(archive: Archive) -> None:
 
 
 def test_the_database_says_what_each_view_and_column_is(archive: Archive) -> None:
-    documented = archive.rows("SELECT view_name, column_name, meaning, column_type, view_meaning FROM schema_doc")
+    documented = archive.rows(
+        "SELECT view_name, column_name, meaning, column_type, view_meaning, column_number FROM schema_doc"
+    )
     assert sorted(documented) == sorted(
-        (view, column, meaning, column_type(column), VIEWS[view])
+        (view, column, meaning, column_type(column), VIEWS[view], number)
         for view, columns in COLUMNS.items()
-        for column, meaning in columns.items()
+        for number, (column, meaning) in enumerate(columns.items(), 1)
     )
     if archive.db.dialect == "postgresql":
         described = """
             SELECT c.relname, a.attname, obj_description(c.oid, 'pg_class'), col_description(c.oid, a.attnum)
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             WHERE c.relkind = 'v' AND c.relnamespace = 'public'::regnamespace"""
-        assert sorted((v, c, m, w) for v, c, m, _, w in documented) == sorted(
+        assert sorted((v, c, m, w) for v, c, m, _, w, _ in documented) == sorted(
             (view, column, meaning, of_view) for view, column, of_view, meaning in archive.rows(described)
         )
 
