@@ -85,6 +85,7 @@ def show_page(
             "has_own_text": has_own_text(look, page.id),
             "is_last": find_page(look, document.id, page_number + 1) is None,
         }
+    asked = shown.prompt if shown is not None else prompt
     return render(
         request,
         "page.html",
@@ -92,7 +93,7 @@ def show_page(
         page=page,
         answers=answers,
         prompts=sorted({one.prompt for one in answers} | {task.prompt for task in given["tasks"]}),
-        prompt=shown.prompt if shown is not None else prompt,
+        prompt=asked,
         shown=shown,
         versions=[one for one in answers if shown is not None and one.prompt == shown.prompt],
         lines=lines,
@@ -100,7 +101,7 @@ def show_page(
         blocks=linked(shown.text, lines, doubts) if shown is not None else [],
         against=against,
         changes=_changes(other, shown),
-        place=place_in_queue(site, queue, document_id, page_number),
+        place=place_in_queue(site, queue, document_id, page_number, asked),
         queue=queue,
         **given,
     )

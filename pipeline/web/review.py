@@ -83,14 +83,14 @@ def queue_name(batch: str, reason: str) -> str:
     return f"{batch}.{reason}"
 
 
-def place_in_queue(site: Site, queue: str, document_id: str, page_number: int) -> Place | None:
+def place_in_queue(site: Site, queue: str, document_id: str, page_number: int, prompt: str) -> Place | None:
     """None where the page is not opened from the list, or is no part of it any more."""
     batch_id, separator, reason = queue.partition(".")
     if not separator:
         return None
     entries = [one for one in _list(site, batch_named(site, batch_id)).value or [] if reason in ("", one.reason)]
     for at, entry in enumerate(entries):
-        if (entry.document_id, entry.page_number) == (document_id, page_number):
+        if (entry.document_id, entry.page_number, entry.prompt) == (document_id, page_number, prompt):
             before = entries[at - 1] if at else None
             return Place(at + 1, len(entries), entry, before, entries[at + 1] if at + 1 < len(entries) else None)
     return None
