@@ -45,6 +45,7 @@ _CONNECT_SECONDS = 15.0
 _MOST_TRIES = 5  # of a request that fails while others are answered
 _REFUSED_SECONDS = 5.0
 _WARN_SECONDS = 60.0
+SILENT_SECONDS = 10.0  # without any answer, then it is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Client:
         self.unknown_fields: set[str] = set()  # of requests, which this server refuses
         self._lane = Lane(Window(server.most_at_once))
         self._health = Health(server.gone_seconds, server.request_seconds)
-        self._warned_at = -_WARN_SECONDS
+        self._warned_at = self._silence_told_at = -_WARN_SECONDS
         self._refusal, self._refused_until = "", 0.0  # by which all that wait to be sent are told
         self._is_closed = False
         self._tries = self._answers = 0
@@ -213,6 +214,7 @@ class Client:
 
     async def _try(self, asked: Asked) -> Reply:
         started = self._loop.time()
+        silence = self._loop.call_later(SILENT_SECONDS, self._note_silence, started, asked.seconds)
         self._tries += 1
         base = httpx2.URL(self.server.url)
         url = base.copy_with(path=base.path.rstrip("/") + asked.path)
@@ -238,18 +240,27 @@ class Client:
                             cause="bad-answer",
                         )
         except TimeoutError:
-            words = f"no answer within {asked.seconds:g} s (PAGEPACK_ENDPOINT_SECONDS)"
-            raise Passing(words, is_busy=True) from None
+            raise Passing(f"no answer within {asked.seconds:g} s (PAGEPACK_ENDPOINT_SECONDS)", is_busy=True) from None
         except httpx2.DecodingError:
             raise Unavailable(f"{self.name} answered what cannot be decompressed", cause="bad-answer") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise self._judge.lost(error) from None
+        finally:
+            silence.cancel()
         if response.is_success:
             return Reply(bytes(body), response.headers.get("content-type", ""), self._loop.time() - started, 0)
         if response.status_code == 404 and asked.may_be_missing:
             raise PageFailed(f"{self.name} has no {asked.path}", cause="refused")
         has_answered = self._health.answered_at is not None
         raise self._judge.refused(response.status_code, response.headers, bytes(body), has_answered)
+
+    def _note_silence(self, started: float, seconds: float) -> None:
+        """Else whoever waits sees nothing until a request is given up."""
+        silent = (now := self._loop.time()) - max(started, self._health.answered_at or started)
+        if silent >= 0.9 * SILENT_SECONDS and now - self._silence_told_at >= _WARN_SECONDS:
+            self._silence_told_at = now
+            words = "%s has not answered for %.0f s; a request is given up after %g s (PAGEPACK_ENDPOINT_SECONDS)"
+            log.warning(words, self.name, silent, seconds)
 
     def _note_answer(self) -> None:
         self._answers += 1

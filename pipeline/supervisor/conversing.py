@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pipeline.errors import ProgramFault, Unavailable, UsageError
 from pipeline.settings import Settings
 from pipeline.supervisor.processes import WORKERS, child_environment
+from pipeline.supervisor.server_warnings import warning_of
 
 
 def converse(
@@ -46,7 +48,10 @@ def converse(
 
     def hear() -> None:
         assert process.stderr
-        told.extend(process.stderr)
+        for line in process.stderr:
+            told.append(line)
+            if (words := warning_of(line)) is not None:
+                sys.stderr.write(f"{words}\n")
 
     threads = [threading.Thread(target=work, daemon=True) for work in (give, hear)]
     for thread in threads:

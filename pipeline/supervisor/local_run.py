@@ -41,6 +41,7 @@ from pipeline.store.task_counts import Progress, progress
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, devices_of, process_slots
+from pipeline.supervisor.server_warnings import ServerWarnings
 from pipeline.supervisor.supervisor import Supervisor
 from schemas.prompts import Prompt
 from schemas.states import BatchState
@@ -146,6 +147,7 @@ class Run:
             self._attend(db, batch)
             stack.callback(self._leave, db, batch)
             logs = self._settings.home / "logs" / ("beside" if self._beside else "")
+            self._warnings = ServerWarnings(logs, self._say)
             self._supervisor = Supervisor(
                 db,
                 self._settings,
@@ -233,6 +235,7 @@ class Run:
                 next_beat = started + self._settings.heartbeat_seconds
             if started >= next_count:
                 supervisor.hear_alarm()
+                self._warnings.look()
                 is_loading = is_loading and not any(worker.is_reading() for worker in workers(db))
                 self._on_progress(progress(db, batch.id), self.seen.num_files, all_seen, is_loading)
                 took = time.monotonic() - started

@@ -6,6 +6,7 @@ import gzip
 import json
 import resource
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline.endpoints.words import error_words, one_line, shown_url
 from pipeline.errors import EndpointGone, PageFailed, PagepackError
 from pipeline.evaluation.judge import judge_of
 from pipeline.settings import Settings
+from pipeline.supervisor.server_warnings import ServerWarnings
 from tests.certificate import make_certificate
 from tests.model_server import Behaviour, Exchange, ModelServer, completion, ok, status
 from tests.running import free_port
@@ -181,6 +183,42 @@ def test_a_slow_answer_is_waited_for_and_one_that_never_ends_is_asked_for_again(
         assert len(server.exchanges) == 1
     with ModelServer(drip(10_000), ok("the second time")) as server:
         assert ask(Server(server.url, request_seconds=0.3)) == "the second time"
+
+
+def test_a_server_that_hangs_is_told_of_once_and_long_before_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.endpoints.client.SILENT_SECONDS", 0.1)
+    told = threading.Event()
+    monkeypatch.setattr("pipeline.endpoints.client.log.warning", lambda *words: told.set() or said.append(words))
+    said: list[tuple[object, ...]] = []
+    with ModelServer(lambda exchange: told.wait(30) and ok("late")(exchange)) as server:
+        client = Client(Server(server.url, request_seconds=60))
+        try:
+            asked = [client.start(complete(client, BODY)) for _ in range(3)]
+            assert [one.result(30).text for one in asked] == ["late"] * 3
+        finally:
+            client.close()
+    ((words, name, seconds, most),) = said
+    assert "has not answered for" in str(words) and "after %g s (PAGEPACK_ENDPOINT_SECONDS)" in str(words)
+    assert name == shown_url(server.url) and float(str(seconds)) < 30 and most == 60
+
+
+def test_a_run_says_what_its_readers_logs_say_of_a_server(tmp_path: Path) -> None:
+    log = tmp_path / "read.log"
+    log.write_text("2026-11-29T18:00:00.000Z WARNING pagepack.endpoint of an earlier run\n")
+    said: list[str] = []
+    warnings = ServerWarnings(tmp_path, said.append)
+    with log.open("a") as file:
+        file.write("2026-11-29T19:00:00.000Z INFO pagepack.endpoint WARNING is a word\n")
+        file.write("2026-11-29T19:00:00.000Z WARNING pagepack.endpoint http://host/v1 has not answered for 10 s\n")
+        file.write('{"time": "x", "level": "WARNING", "logger": "pagepack.endpoint", "message": "it answers again"}\n')
+        file.write("2026-11-29T19:00:01.000Z WARNING pagepack.endpoint half a li")
+    warnings.look()
+    assert said == ["http://host/v1 has not answered for 10 s", "it answers again"]
+    with log.open("a") as file:
+        file.write("ne\n2026-11-29T19:00:01.000Z WARNING pagepack.worker another matter\n")
+    warnings.look()
+    warnings.look()
+    assert said[2:] == ["half a line"]
 
 
 def test_what_cannot_be_decompressed_is_no_answer() -> None:
