@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import EXIT_DONE, cli, home_option
+from pipeline.cli.options import EXIT_DONE, cli, home_option, path
 
 DEFAULT_PORT = 8420
 
@@ -21,8 +21,24 @@ DEFAULT_PORT = 8420
     "--token", help="Asked of every browser and program.  [none on this machine alone; else made at the start]"
 )
 @click.option("--allow-retry", is_flag=True, help="Failures may be sent back to waiting; asks for a token.")
-def serve(home: Path | None, host: str, port: int, token: str | None, allow_retry: bool) -> int:
-    """Show batches, pages, failures and search in a browser, until Ctrl-C.
+@click.option("--allow-upload", is_flag=True, help="The HTTP API takes files, which workers read; asks for a token.")
+@click.option(
+    "--read-from",
+    multiple=True,
+    type=path,
+    metavar="FOLDER",
+    help="The HTTP API takes paths below it, which workers read; asks for a token. May be repeated.",
+)
+def serve(
+    home: Path | None,
+    host: str,
+    port: int,
+    token: str | None,
+    allow_retry: bool,
+    allow_upload: bool,
+    read_from: tuple[Path, ...],
+) -> int:
+    """Show batches, pages, failures and search in a browser, and answer programs (docs/api.md), until Ctrl-C.
 
     Only this machine reaches it, unless --host says otherwise; then a token is asked for, and the address that is
     printed has it. Others see the arguments of a command: give a token of your own as PAGEPACK_SERVE_TOKEN, or in the
@@ -32,6 +48,6 @@ def serve(home: Path | None, host: str, port: int, token: str | None, allow_retr
     from pipeline.web.serve import WebServer
 
     settings = load_settings(home=home, serve_token=token)
-    server = WebServer(settings, host, port, settings.serve_token, allow_retry)
+    server = WebServer(settings, host, port, settings.serve_token, allow_retry, allow_upload, read_from)
     server.execute(lambda url: click.echo(f"pagepack: {url}  (Ctrl-C ends it)", err=True))
     return EXIT_DONE

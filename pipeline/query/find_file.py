@@ -22,8 +22,8 @@ class FoundFile:
     state: str  # of the document: pending, leased, ready, rejected or failed
 
 
-def find_file(db: Looking, name: str) -> FoundFile:
-    """The file of this path, id, or end of a path (`2024/invoice.pdf`).
+def find_file(db: Looking, name: str, *, by_end: bool = True) -> FoundFile:
+    """The file of this path, id, or, with `by_end`, end of a path (`2024/invoice.pdf`).
 
     A whole path or an id costs a look into an index; the end of a path a walk through all of them.
 
@@ -35,7 +35,7 @@ def find_file(db: Looking, name: str) -> FoundFile:
         found = _files(look, f"s.path = :name {_IS_THERE}", name=name)
         found = found or _files(look, "d.public_id = :name ORDER BY s.gone_at IS NOT NULL, s.path LIMIT 1", name=name)
         end = name.strip().lstrip("./")
-        if not found and end:
+        if by_end and not found and end:
             of_end = f"(s.path LIKE :end ESCAPE '!' OR s.path = :name) {_IS_THERE} ORDER BY s.path LIMIT {_LISTED + 1}"
             found = _files(look, of_end, end=f"%/{_literally(end)}", name=end)
         unread = None if found else look.value(_UNREAD, name=name)

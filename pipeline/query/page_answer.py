@@ -63,6 +63,17 @@ def page_answers(
         return [_answer(file, prompt, row) for row in _rows(look, file, prompt, some)]
 
 
+def page_image_hash(db: Looking, file: FoundFile, page_number: int) -> str:
+    """The name of a page's image in the store. Raises UsageError: no such page, or it could not be drawn."""
+    with db.looking() as look:
+        found = look.rows(_IMAGE, document=file.id, index=page_number - 1) if page_number > 0 else []
+    if not found:
+        raise UsageError(f"{file.source_path} has no page {page_number}: {_pages_of(file)}")
+    if found[0].image_hash is None:
+        raise UsageError(f"{file.source_path}, page {page_number}, was not drawn: {found[0].reason}")
+    return str(found[0].image_hash)
+
+
 def _pages_of(file: FoundFile) -> str:
     if file.page_count is None:
         return f"it is {'not opened yet' if file.state in ('pending', 'leased') else file.state}"
@@ -73,6 +84,7 @@ def _rows(look: Look, file: FoundFile, prompt: str, some: str) -> list[Any]:
     return list(look.rows(f"{_PAGES} {some}", document=file.id, prompt=prompt))
 
 
+_IMAGE = "SELECT image_hash, reason FROM pages WHERE document_id = :document AND page_index = :index"
 _TASK = """(SELECT t.{0} FROM page_tasks t JOIN prompt_versions v ON v.version = t.prompt_version
   WHERE t.page_id = p.id AND v.name = :prompt ORDER BY t.id DESC LIMIT 1)"""
 _PAGES = f"""SELECT p.page_index + 1 AS page_number, a.text, coalesce(p.cause, {_TASK.format("cause")}) AS cause,

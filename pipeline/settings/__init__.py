@@ -142,6 +142,7 @@ class Settings(BaseModel):
     metrics_port: int | None = _(None, "where `pagepack worker` serves /metrics, /healthz and /readyz", ge=0, le=65535)
     metrics_host: str = _("127.0.0.1", "the address that they are served at")
     serve_token: str | None = _(None, "what `pagepack serve` asks of every browser and program", repr=False)
+    max_upload_bytes: int = _(2 * 2**30, "of one request to `pagepack serve --allow-upload`; more is refused", gt=0)
     celery_events: bool = _(False, "workers send Celery's events and answer its remote control, as Flower needs")
 
     @field_validator("broker_url")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -19,15 +20,24 @@ from pipeline.web import api, batches, charts, failures, images, pages, review, 
 from pipeline.web.guard import API, Guard, Keys
 from pipeline.web.render import render
 from pipeline.web.request_site import make_site
+from pipeline.web.v1 import adding, reading
 
 log = logging.getLogger("pagepack.web")
 
 
-def create_app(settings: Settings, *, token: str | None = None, allow_retry: bool = False) -> ASGIApp:
+def create_app(
+    settings: Settings,
+    *,
+    token: str | None = None,
+    allow_retry: bool = False,
+    allow_upload: bool = False,
+    read_from: Sequence[Path] = (),
+) -> ASGIApp:
     """The application as a server runs it; whoever has a token must send it, as `guard.py` says.
 
     Raises:
-        UsageError: no database yet, or one of another version. Unavailable: the server does not answer.
+        UsageError: no database yet, or one of another version; no folder to read from. Unavailable: the server does not
+        answer.
     """
     site = make_site(settings, token, allow_retry)
     app = FastAPI(
@@ -38,8 +48,10 @@ def create_app(settings: Settings, *, token: str | None = None, allow_retry: boo
         openapi_url="/api/openapi.json",
     )
     app.state.site = site
+    app.state.additions = adding.make_additions(settings, allow_upload, read_from)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
-    app.include_router(api.router)
+    for routes in (api, reading, adding):
+        app.include_router(routes.router)
     for part in (batches, charts, failures, pages, images, review, search, sql_box):
         app.include_router(part.router, include_in_schema=False)
     app.add_exception_handler(PagepackError, _refused)
@@ -89,7 +101,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _no_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = "Nothing here" if error.status_code == 404 else "This cannot be done"
-    return _told(request, error.status_code, title, str(error.detail))
+    response = _told(request, error.status_code, title, str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _misfit(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ host     without a token only loopback names are answered to: a name of a strang
          (DNS rebinding) would let a page of theirs read the archive
 token    as `?token=` once, which sets a cookie; or as `Authorization: Bearer`
 origin   what changes something comes from a page of ours: browsers say where a form was sent from
-body     bounded, but for the API, which bounds its own uploads
+body     bounded, but for uploads, which have a bound of their own
 answer   no script, style or picture but ours (Content-Security-Policy); in no frame; its type is not guessed
 """
 
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000
 API = "/api/"
+_UPLOADS = "/api/v1/documents"
 _STATIC = "/static/"
 _HOW_TO_COME_IN = (
     "Open the address that `pagepack serve` printed, with ?token=…, once in this browser. Programs send the header "
@@ -92,7 +93,7 @@ class Guard:
             scope["refusal"] = refusal
             await self._refuse(scope, receive, send)
             return
-        if not scope["path"].startswith(API):
+        if scope["path"] != _UPLOADS:
             receive = _bounded(receive)
         await self._app(scope, receive, send)
 
@@ -118,8 +119,8 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _is_same_origin(headers):
             return 403, "Sent from elsewhere", "This was sent from a page of another site. Nothing was changed."
         length = headers.get("content-length", "")
-        if not scope["path"].startswith(API) and length.isdecimal() and int(length) > MAX_BODY_BYTES:
-            return 413, "Too much", f"A form holds at most {MAX_BODY_BYTES:,} bytes."
+        if scope["path"] != _UPLOADS and length.isdecimal() and int(length) > MAX_BODY_BYTES:
+            return 413, "Too much", f"This takes at most {MAX_BODY_BYTES:,} bytes."
         return None
 
     def _is_known(self, headers: Headers) -> bool:

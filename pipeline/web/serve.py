@@ -7,7 +7,8 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from urllib.parse import urlencode
 
 import uvicorn
@@ -24,17 +25,27 @@ _GRACE_SECONDS = 3  # for answers under way when it ends
 class WebServer:
     """Listens from its making on, so that a port that is taken is told before anything else is done."""
 
-    def __init__(self, settings: Settings, host: str, port: int, token: str | None, allow_retry: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        host: str,
+        port: int,
+        token: str | None,
+        allow_retry: bool,
+        allow_upload: bool = False,
+        read_from: Sequence[Path] = (),
+    ) -> None:
         """A token is asked for where one is given; one is made where others reach the server or may change rows.
 
         Raises:
             UsageError: no database yet, or one of another version; the port is taken; no such address; a short token.
         """
-        if token is None and (allow_retry or not is_loopback(host)):
+        if token is None and (allow_retry or allow_upload or read_from or not is_loopback(host)):
             token = secrets.token_urlsafe(18)
         if token is not None and len(token) < _MIN_TOKEN_CHARACTERS:
             raise UsageError(f"the token has {len(token)} characters; give at least {_MIN_TOKEN_CHARACTERS}")
-        app = create_app(settings, token=token, allow_retry=allow_retry)
+        allowed = {"allow_retry": allow_retry, "allow_upload": allow_upload}
+        app = create_app(settings, token=token, **allowed, read_from=read_from)
         self._listener = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._listener.getsockname()[1]}/"
