@@ -17,7 +17,8 @@ def page_xml(source: ExportedSource, page: PlacedPage) -> Iterator[str]:
     """Piece by piece; where the page was not read, a comment says why it is empty."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     width, height = page.shown_px
-    resolution = f' imageXResolution="{page.dpi:.2f}" imageYResolution="{page.dpi:.2f}" imageResolutionUnit="PPI"'
+    dpi = f"{page.dpi:.2f}" if page.dpi else ""
+    resolution = f' imageXResolution="{dpi}" imageYResolution="{dpi}" imageResolutionUnit="PPI"' if dpi else ""
     sure = "" if page.confidence is None else f' conf="{page.confidence:.4f}"'
     found = list(blocks(page))
     yield f"""<?xml version="1.0" encoding="UTF-8"?>
@@ -25,7 +26,7 @@ def page_xml(source: ExportedSource, page: PlacedPage) -> Iterator[str]:
 xsi:schemaLocation="{_NAMESPACE} {_NAMESPACE}/pagecontent.xsd">
 <Metadata><Creator>pagepack {__version__}</Creator><Created>{now}</Created><LastChange>{now}</LastChange></Metadata>
 <Page imageFilename={attribute(source.source_path)} imageWidth="{width}" imageHeight="{height}"\
-{resolution if page.dpi else ""}{sure}>
+{resolution}{sure}>
 """
     if page.text is None:
         yield comment(not_read(page)) + "\n"

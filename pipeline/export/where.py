@@ -6,7 +6,9 @@ nor how many pages fit costs any memory, and no transaction of ours stands in a 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Set
+from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.export.rows import ExportedSource
@@ -17,7 +19,7 @@ from schemas.view_parts import literal
 Kept = Set[tuple[int, str]]
 """Page numbers with a prompt; of one source."""
 
-_SOURCES, _PAGES, _BYTES = 200, 20_000, 60_000  # at once; the last of the statement, which may have 100,000
+_SOURCES, _PAGES, _BYTES = 200, 5_000, 60_000  # at once; the last of the statement, which may have 100,000
 _LIMIT_SECONDS = 600.0  # of the database's time, for one statement
 
 
@@ -29,7 +31,7 @@ class Where:
         self._settings, self._condition = settings, condition
         if len(condition.encode(errors="replace")) > 100_000 - _BYTES - 1_000:
             raise UsageError("--where is longer than 39,000 bytes; make a view of it, or a table of what it shall find")
-        self._ask("1 = 0")
+        list(self._ask("1 = 0"))
 
     def chosen(self, sources: Iterable[ExportedSource]) -> Iterator[tuple[ExportedSource, Kept]]:
         """Sources of which a page fits, with those pages."""
@@ -37,16 +39,16 @@ class Where:
             kept: dict[tuple[str, str], set[tuple[int, str]]] = {}
             paths = ", ".join(literal(source.source_path) for source in some if source.document_id)
             for path, document_id, page_number, prompt in self._ask(f"source_path IN ({paths})") if paths else ():
-                kept.setdefault((path, document_id), set()).add((int(page_number), prompt))
+                kept.setdefault((path, document_id), set()).add((int(page_number), sys.intern(prompt)))
             for source in some:
                 if pages := kept.get((source.source_path, source.document_id or "")):
                     yield source, pages
 
-    def _ask(self, among: str) -> list[tuple[str, str, int, str]]:
+    def _ask(self, among: str) -> Iterator[tuple[Any, ...]]:
         # Of these files alone, whatever the condition is; it stands on a line of its own, where a comment in it ends.
         some = f"(SELECT * FROM page_text WHERE {among}) page_text"
         statement = f"SELECT source_path, document_id, page_number, prompt FROM {some} WHERE (\n{self._condition}\n)"
-        return list(run_sql(self._settings, statement, limit_seconds=_LIMIT_SECONDS).rows)  # type: ignore[arg-type]
+        return run_sql(self._settings, statement, limit_seconds=_LIMIT_SECONDS).rows
 
 
 def _some(sources: Iterable[ExportedSource]) -> Iterator[list[ExportedSource]]:
