@@ -132,7 +132,7 @@ def check_engine(folder: Path) -> None:
     model = load_model(make_checkpoint(folder / "tiny", "tiny", seed=isolation.SEED))
     processor = Processor(folder / "tiny", model.config)
     work = [(4, 0), (1, 1), (4, 1)]
-    settings = {"max_sequences": 3, "sampling": Sampling(max_tokens=5), "max_context": 80}
+    settings = {"max_sequences": 3, "sampling": Sampling(max_tokens=4), "max_context": 80}
     expected, _, _ = isolation.read(model, processor, work, **settings)
     for more in ({"chunk": 7, "budget": 14}, {"blocks": 10}):
         results, _, _ = isolation.read(model, processor, work, make_backend=interpreted, **settings, **more)
@@ -144,7 +144,7 @@ def check_engine(folder: Path) -> None:
     chunks = [ImageChunk(image=Image.fromarray(isolation.page(number))) for number in (4, 1, 2)]
     several = processor.encode([UserMessage(content=[*chunks, TextChunk(text="x")])], Sampling(max_tokens=2))
     asked = [
-        processor.encode_page("s", isolation.page(1), "x", Sampling(max_tokens=6)),
+        processor.encode_page("s", isolation.page(1), "x", Sampling(max_tokens=4)),
         replace(several, tile_tokens=len(several.tokens) - 24),
     ]
     narrow = {"max_context": 32, "max_sequences": 2}

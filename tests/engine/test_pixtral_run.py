@@ -24,7 +24,7 @@ def test_a_killed_run_reads_every_page_once_and_gives_the_text_of_an_undisturbed
     model: Path, tmp_path: Path
 ) -> None:
     document = write_pdf(tmp_path / "a.pdf", 5)
-    prompts: list[str | Path] = ["--max-tokens", "320"]  # for questions of one's own; `ocr` may write 4,096
+    prompts: list[str | Path] = ["--max-tokens", "160"]  # for questions of one's own; `ocr` may write 4,096
     for question in ("What is it?", "Whose is it?"):
         file = tmp_path / f"{question.split()[0]}.txt"
         file.write_text(question)

@@ -102,7 +102,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@examples(60)
+@examples(40)
 @given(which=st.integers(0, 10**6), seed=st.integers(0, 2**32))
 def test_a_mutated_file_ends_in_its_pages_or_a_reason(
     rasterizer: Rasterizer, seeds: list[bytes], tmp_path: Path, which: int, seed: int
