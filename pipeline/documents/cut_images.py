@@ -12,13 +12,21 @@ there, the missing ones in grey. What was really decoded is then measured withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageFile, PngImagePlugin
 
+from pipeline.documents.cut_jp2 import made_whole
+from pipeline.documents.cut_webp import decode_cut_webp
+from pipeline.documents.flatten import WHITE
+
 _JPEG_BLOCK_PX = 16  # rows that a JPEG decodes at once, at most
+_COARSE = "the image file ends early: its picture is coarse, and parts may be missing"
+_BOX_BYTES = 8  # a box's length and kind
 _MAX_TEXT_MEMORY_BYTES = 2**30  # of all texts in a PNG together, in the lenient try; the process has its own limit
 
 
@@ -43,22 +51,64 @@ class Cut:
     says: str
 
 
-def decode_cut(path: str, formats: tuple[str, ...], page_index: int) -> Cut | None:
+def decode_cut(
+    path: str, formats: tuple[str, ...], page_index: int, check_size: Callable[[tuple[int, int]], None]
+) -> Cut | None:
     """A picture that ends early, as far as it goes; None where nothing of it can be decoded.
 
-    Raises what Pillow raises.
+    Raises what Pillow raises, and what `check_size` does for a file that Pillow did not open.
     """
+    if "WEBP" in formats:
+        return _cut_webp(path, check_size) if page_index == 0 else None
+    if "JPEG2000" in formats:
+        with suppress(Exception):  # whole tiles are better than a coarse picture
+            if cut := _decode_cut(path, formats, page_index):
+                return cut
+        return _cut_jp2(path, formats)
+    return _decode_cut(path, formats, page_index)
+
+
+def _cut_webp(path: str, check_size: Callable[[tuple[int, int]], None]) -> Cut | None:
+    found = decode_cut_webp(path, check_size)
+    if found is None:
+        return None
+    image, rows, is_of_animation = found
+    says = _says(1 - rows / image.height, "lower")
+    if is_of_animation:
+        says += "; it is the first frame of an animation"
+    return Cut(image, 0, rows / image.height, says)
+
+
+def _cut_jp2(path: str, formats: tuple[str, ...]) -> Cut | None:
+    whole = made_whole(Path(path).read_bytes())
+    if whole is None:
+        return None
+    with lenient():
+        image = Image.open(io.BytesIO(whole), formats=formats)
+        image.load()
+    if (box := image.im.getbbox(False)) is None:
+        return None
+    if box != (0, 0, *image.size):  # tiles that are missing are zero
+        canvas = Image.new(image.mode, image.size, WHITE.get(image.mode, 0))
+        canvas.paste(image.crop(box), box)
+        return Cut(canvas, 0, 1, _COARSE)
+    return Cut(image, 0, 1, _COARSE)
+
+
+def _decode_cut(path: str, formats: tuple[str, ...], page_index: int) -> Cut | None:
     with lenient():
         image = Image.open(path, formats=formats)
         image.seek(page_index)
         height, is_jpeg, is_interlaced = image.height, image.format in ("JPEG", "MPO"), _is_interlaced(image)
         image.load()
     if is_jpeg and image.info.get("progressive"):
-        return Cut(image, 0, 1, "the image file ends early: its picture is coarse, and parts may be missing")
+        return Cut(image, 0, 1, _COARSE)
     first, last = _decoded_rows_of_jpeg(path, formats) if is_jpeg and page_index == 0 else _decoded_rows(image)
     if first >= last:
         return None
     if is_interlaced:
+        if image.format == "GIF":
+            _fill_rows(image)
         return Cut(image, 0, 1, "the image file ends early: its picture is coarse, and rows of it are missing")
     if image.format == "BMP":  # begins with its lowest row
         return Cut(image, first / height, 1, _says(first / height, "upper"))
@@ -68,6 +118,29 @@ def decode_cut(path: str, formats: tuple[str, ...], page_index: int) -> Cut | No
             says = f"the image file lacks its end: at most the last {_JPEG_BLOCK_PX} rows are missing"
             return Cut(image, 0, 1, says)
     return Cut(image, 0, last / height, _says(1 - last / height, "lower"))
+
+
+def ends_early(path: str) -> str:
+    """Of a file in boxes (AVIF, HEIC, JPEG XL) or a WebP that is shorter than these say: a reason; else nothing."""
+    with open(path, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        at = 0
+        file.seek(0)
+        if (head := file.read(8))[:4] == b"RIFF":
+            stated = int.from_bytes(head[4:], "little") + len(head)
+            return f"the file ends early, after {size:,} of {stated:,} bytes" if stated > size > 16 else ""
+        while at + _BOX_BYTES <= size:
+            file.seek(at)
+            head = file.read(2 * _BOX_BYTES)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            if not kind.isalnum() or (length and length < _BOX_BYTES):
+                break
+            at = at + length if length else size
+        else:
+            return "" if at == size else f"the file ends early, after {size:,} of {at:,} bytes or more"
+    return ""
 
 
 def _says(missing: float, where: str) -> str:
@@ -82,6 +155,20 @@ def _is_interlaced(image: Image.Image) -> bool:
         tiles = getattr(image, "tile", [])
         return bool(tiles and isinstance(tiles[0].args, tuple) and tiles[0].args[1])
     return bool(image.info.get("interlace"))
+
+
+def _fill_rows(image: Image.Image) -> None:
+    """Give an interlaced GIF's rows that are missing, and have the first colour, what stands above them."""
+    height = image.height
+    order = [*range(0, height, 8), *range(4, height, 8), *range(2, height, 4), *range(1, height, 2)]
+    rows = (image.im.crop((0, y, image.width, y + 1)).getbbox(False) for y in reversed(order))
+    missing = set(order[height - next((i for i, box in enumerate(rows) if box), height) :])
+    above = 0
+    for y in range(height):
+        if y in missing:
+            image.paste(image.crop((0, above, image.width, above + 1)), (0, y))
+        else:
+            above = y
 
 
 def _decoded_rows(image: Image.Image) -> tuple[int, int]:

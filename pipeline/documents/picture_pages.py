@@ -15,9 +15,10 @@ from typing import Any
 import pymupdf as _pymupdf
 from PIL import Image
 
+from pipeline.documents.dots import dpi_of, stretch_of
 from pipeline.documents.drawn import Limits, padded_px, translated
 from pipeline.documents.flatten import flatten, resampled_mode
-from pipeline.documents.render_images import ImageFrames, dpi_of, stretch_of
+from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdf import PDF_ERRORS
 from pipeline.documents.render_tiff import TiffPages
 from pipeline.errors import PageFailed

@@ -21,7 +21,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline.documents.cut_images import decode_cut, lenient
+from pipeline.documents.cut_images import decode_cut, ends_early, lenient
+from pipeline.documents.dots import dpi_of, stretch_of
 from pipeline.documents.drawn import Drawn, Limits, clean, is_white, padded_px, translated, without_paths
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
@@ -66,9 +67,14 @@ class ImageFrames:
         except DocumentRejected:
             raise
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
-            fact = f"the {kind.upper()} image cannot be opened: no {kind.upper()} follows its first bytes"
-            raise DocumentRejected(fact, cause="damaged") from error
+            fact = f"the {kind.upper()} image cannot be opened"
+            reason = ends_early(path) or f"no {kind.upper()} follows its first bytes"
+            raise DocumentRejected(f"{fact}: {reason}", cause="damaged") from error
         except Exception as error:
+            if kind in ("jxl", "webp") and not isinstance(error, MemoryError):  # their words speak of their own objects
+                reason = ends_early(path) or "its picture is cut or damaged"
+                reason = f"the {kind.upper()} image cannot be opened: {reason}"
+                raise DocumentRejected(reason, cause="damaged") from error
             raise translated(error, DocumentRejected, f"the {kind.upper()} image cannot be opened") from error
         self.page_count = self._frames if limits.all_frames else 1
         if self.page_count == 1:  # else the one frame fails, not the document
@@ -108,7 +114,7 @@ class ImageFrames:
                 try:
                     image = Image.open(self._path, formats=formats_of(self._kind))
                 except Exception:
-                    other = self._by_mupdf(DocumentRejected)
+                    other = self._by_mupdf(DocumentRejected) or self._cut_webp()
                     if other is None:
                         raise error from None
                     return other
@@ -129,6 +135,18 @@ class ImageFrames:
             raise
         except Exception:  # MuPDF's errors have no common root; Pillow's is told
             return None
+
+    def _cut_webp(self) -> Image.Image | None:
+        """What there is of a WebP, which is refused when it is opened, not when it is decoded."""
+        if self._kind != "webp":
+            return None
+        cut = decode_cut(self._path, formats_of(self._kind), 0, self._check_size)
+        if cut is not None:
+            self._notes.append(cut.says)
+        return cut.image if cut is not None else None
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        check_size(size, self._limits, DocumentRejected)
 
     def _count_frames(self) -> int:
         try:
@@ -156,7 +174,7 @@ class ImageFrames:
         except Exception:
             cut = None
             with suppress(Exception):  # of two errors the first is told
-                cut = decode_cut(self._path, formats_of(self._kind), page_index)
+                cut = decode_cut(self._path, formats_of(self._kind), page_index, self._check_size)
             if cut is None:
                 other = self._by_mupdf(PageFailed)
                 if other is None:
@@ -246,15 +264,6 @@ def _look_at(plain: Image.Image, sides: tuple[float, float]) -> Look:
     return look if look.size is None else look._replace(size=look.size * factor)
 
 
-def dpi_of(image: Image.Image) -> float:
-    """As the file says it, the mean of both directions; 0 where it does not, or says nonsense."""
-    try:
-        across, down = (float(value) for value in image.info.get("dpi", (0, 0)))
-    except (TypeError, ValueError, ZeroDivisionError):
-        return 0.0
-    return math.sqrt(across * down) if min(across, down) > 1 and max(across, down) < 100_000 else 0.0
-
-
 def turn_of(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
     if image.format in TURNED_ALREADY:
@@ -270,24 +279,6 @@ def turn_of(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     if is_broken:
         notes.append("the EXIF data are broken: should the picture be turned, nobody knows")
     return TURNS.get(orientation) if orientation is not None else None
-
-
-def stretch_of(image: Image.Image) -> tuple[float, float]:
-    """What makes the pixels square: (1, 204 / 98) for a fax of standard resolution, so that no detail is lost.
-
-    A shape beyond 1 to 4 is no shape but a mistake.
-    """
-    for name in ("dpi", "resolution", "aspect"):
-        if name in image.info:
-            with suppress(TypeError, ValueError, ZeroDivisionError):
-                across, down = (float(value) for value in image.info[name])
-                if image.format == "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-                    across, down = down, across  # the tags speak of the picture as it was before Pillow turned it
-                shape = across / down
-                if 1 / 4 <= shape <= 4 and abs(shape - 1) > 0.1:
-                    return (1.0, shape) if shape > 1 else (1 / shape, 1.0)
-            break
-    return 1.0, 1.0
 
 
 def colour_of_picture(image: Image.Image) -> tuple[int, ...] | None:

@@ -29,11 +29,11 @@ class TiffPages:
         try:
             self._reader = TiffReader(self._file)
             self._pages, self._notes = self._reader.pages(limits.max_pages)
-        except ValueError:
-            self._pages = []
+            why = "" if self._pages else self._reader.why_empty()
+        except ValueError as error:
+            self._pages, why = [], str(error)
         if not self._pages:
-            fact = "the TIFF image cannot be opened: no TIFF follows its first bytes"
-            raise DocumentRejected(fact, cause="damaged")
+            raise DocumentRejected(f"the TIFF image cannot be opened: {why}", cause="damaged")
         self.page_count = len(self._pages)
         if self.page_count == 1:  # else the one picture fails, not the document
             check_size(self._pages[0].size, limits, DocumentRejected)

@@ -92,6 +92,13 @@ class TiffReader:
             pages = [page for page in pages if page not in small]
         return pages, notes
 
+    def why_empty(self) -> str:
+        """A reason for a file without a picture. Writers that compress put the table behind the pictures."""
+        (offset,) = self._offset.unpack_from(self._head, self._first_at)
+        if offset >= self._size:
+            return f"the file ends early: its pictures are described at byte {offset:,}, and it has {self._size:,}"
+        return "what describes its pictures is damaged or missing"
+
     def beginning_with(self, directory: Directory) -> IO[bytes]:
         """The file with a header that names this directory, for decoders that take the first."""
         head = self._head[: self._first_at] + self._offset.pack(directory.offset)

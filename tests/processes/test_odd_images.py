@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.documents.drawn import Drawn, Limits
+from pipeline.documents.image_formats import formats_of
 from pipeline.documents.render import open_document
 from pipeline.errors import DocumentRejected, PageFailed
 from tests import odd_images
@@ -78,14 +79,22 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("JPEG", {"quality": 90}), ("PNG", {}), ("BMP", {}), ("TIFF", {}), ("GIF", {"interlace": 0})],
+    [
+        ("JPEG", {"quality": 90}),
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("GIF", {"interlace": 0}),
+        ("WEBP", {"quality": 80}),
+        ("WEBP", {"lossless": True, "method": 0}),
+    ],
 )
 def test_a_cut_picture_is_read_as_far_as_it_goes(tmp_path: Path, kind: str, options: dict[str, object]) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     data = odd_images.encoded(lines_of_text(320, 640), kind, **options)
     if kind == "TIFF":  # its directory, which Pillow writes last, has to survive
         data = odd_images.directory_first(data)
-    [page] = drawn(odd_images.cut(path, data, 0.5))
+    [page] = drawn(odd_images.cut(path, data, 0.6))
     rows, height = ink_rows(page)[:640], 640
     assert "EXIF" not in page.warnings, "it has none"
     missing = float(re.search(r"([\d.]+) % of the picture", page.warnings)[1]) / 100  # type: ignore[index]
@@ -108,6 +117,57 @@ def test_a_cut_progressive_jpeg_is_coarse_and_no_black_page(tmp_path: Path) -> N
     data = odd_images.encoded(lines_of_text(320, 640), "JPEG", progressive=True)
     [page] = drawn(odd_images.cut(tmp_path / "a.jpg", data, 0.7))
     assert "coarse" in page.warnings and ink_rows(page)[:640].mean() > 0.3
+
+
+def test_a_cut_animation_shows_its_first_frame(tmp_path: Path) -> None:
+    first = lines_of_text().convert("RGBA")
+    first.putalpha(first.convert("L").point(lambda value: 255 - value // 2))
+    data = odd_images.encoded(first, "WEBP", save_all=True, append_images=[first.rotate(180)], method=0)
+    [page] = drawn(odd_images.cut(tmp_path / "a.webp", data, 0.9))
+    assert "first frame of an animation" in page.warnings and len(np.unique(pixels_of(page))) > 9
+
+
+def test_a_cut_webp_is_bounded_before_it_is_decoded(tmp_path: Path) -> None:
+    data = odd_images.encoded(lines_of_text(), "WEBP")
+    with pytest.raises(DocumentRejected, match="320 × 240 px, over the limit"):
+        drawn(odd_images.cut(tmp_path / "a.webp", data, 0.5), Limits(1024, 9, 7200, 320 * 240 - 1))
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 0.5), ({"tile_size": (160, 120), "irreversible": False}, 0.2)])
+def test_a_cut_jpeg_2000_is_coarse_or_lacks_tiles(tmp_path: Path, options: dict[str, object], share: float) -> None:
+    data = odd_images.encoded(lines_of_text(), "JPEG2000", **options)
+    [sound] = drawn(odd_images.cut(tmp_path / "a.jp2", data, 1))
+    [page] = drawn(odd_images.cut(tmp_path / "a.jp2", data, share))
+    assert "coarse" in page.warnings and abs(pixels_of(page).mean() - pixels_of(sound).mean()) < 40
+    if options:  # the last tiles are white, and not black
+        assert ink_rows(page)[:120].any() and not ink_rows(page)[130:].any()
+
+
+def test_a_cut_interlaced_gif_is_coarse_and_not_black(tmp_path: Path) -> None:
+    [sound], [page] = (
+        drawn(odd_images.cut(tmp_path / "a.gif", odd_images.encoded(lines_of_text(), "GIF", interlace=1), share))
+        for share in (1, 0.7)
+    )
+    assert "coarse" in page.warnings
+    assert (pixels_of(page) < 128).mean() < 1.3 * (pixels_of(sound) < 128).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reason"),
+    [
+        ("AVIF", {"speed": 10}, r"ends early, after [\d,]+ of [\d,]+ bytes"),
+        ("JXL", {"effort": 1}, "cut or damaged"),
+        ("TIFF", {"compression": "tiff_lzw"}, r"ends early: its pictures are described at byte [\d,]+"),
+    ],
+)
+def test_a_cut_picture_that_no_decoder_reads_says_so(
+    tmp_path: Path, kind: str, options: dict[str, object], reason: str
+) -> None:
+    formats_of("jxl")
+    data = odd_images.encoded(lines_of_text().convert("RGB"), kind, **options)
+    with pytest.raises(DocumentRejected, match=reason) as caught:
+        drawn(odd_images.cut(tmp_path / f"a.{kind.lower()}", data, 0.8))
+    assert caught.value.cause == "damaged" and "first bytes" not in str(caught.value)
 
 
 def test_a_picture_of_which_nothing_is_there_fails(tmp_path: Path) -> None:
