@@ -1,11 +1,24 @@
-"""How close the dots of a picture lie, and whether they are square, as its file says it."""
+"""How close the dots of a picture lie, whether they are square, and how they stand, as its file says it."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import suppress
 
 from PIL import Image
+
+from pipeline.documents.image_formats import TURNED_ALREADY
+
+TURNS = {  # EXIF orientation → what stands the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def dpi_of(image: Image.Image) -> float:
@@ -33,3 +46,20 @@ def stretch_of(image: Image.Image) -> tuple[float, float]:
                     return (1.0, shape) if shape > 1 else (1 / shape, 1.0)
             break
     return 1.0, 1.0
+
+
+def turn_of(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
+    # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
+    if image.format in TURNED_ALREADY:
+        return None
+    orientation = None
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)  # all that Pillow says of a directory outside its data
+            orientation = image.getexif().get(0x0112)
+        is_broken = bool(said) and orientation is None
+    except Exception:  # whatever the parsing of strangers' bytes trips over
+        is_broken = "exif" in image.info  # else Pillow only looked for it, behind a picture that is cut
+    if is_broken:
+        notes.append("the EXIF data are broken: should the picture be turned, nobody knows")
+    return TURNS.get(orientation) if orientation is not None else None

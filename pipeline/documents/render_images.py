@@ -6,7 +6,6 @@ Runs only inside the sandboxed process.
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
@@ -22,25 +21,16 @@ from PIL import (
 )
 
 from pipeline.documents.cut_images import decode_cut, ends_early, lenient
-from pipeline.documents.dots import dpi_of, stretch_of
+from pipeline.documents.dots import dpi_of, stretch_of, turn_of
 from pipeline.documents.drawn import Drawn, Limits, clean, is_white, padded_px, translated, without_paths
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
-from pipeline.documents.image_formats import TURNED_ALREADY, formats_of
+from pipeline.documents.image_formats import formats_of
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
 from pipeline.documents.print_size import MOST_LOOK_PIXELS, Look, look_at
 from pipeline.documents.second_decoder import KINDS, decode_by_mupdf, size_by_mupdf
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-TURNS = {  # EXIF orientation → what stands the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,23 +252,6 @@ def _look_at(plain: Image.Image, sides: tuple[float, float]) -> Look:
         grey = grey.resize(square, Image.Resampling.BILINEAR)
     look = look_at(grey)
     return look if look.size is None else look._replace(size=look.size * factor)
-
-
-def turn_of(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
-    # Pillow turns TIFF when it loads it (TiffImageFile.load_end), and no other format of its own.
-    if image.format in TURNED_ALREADY:
-        return None
-    orientation = None
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)  # all that Pillow says of a directory outside its data
-            orientation = image.getexif().get(0x0112)
-        is_broken = bool(said) and orientation is None
-    except Exception:  # whatever the parsing of strangers' bytes trips over
-        is_broken = "exif" in image.info  # else Pillow only looked for it, behind a picture that is cut
-    if is_broken:
-        notes.append("the EXIF data are broken: should the picture be turned, nobody knows")
-    return TURNS.get(orientation) if orientation is not None else None
 
 
 def colour_of_picture(image: Image.Image) -> tuple[int, ...] | None:

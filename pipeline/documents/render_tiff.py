@@ -7,9 +7,10 @@ from contextlib import suppress
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.documents import tiff_directories as tiff
+from pipeline.documents.dots import TURNS
 from pipeline.documents.drawn import Drawn, Limits, translated
 from pipeline.documents.flatten import flatten
-from pipeline.documents.render_images import TURNS, Shrunk, check_size, finished, shrink
+from pipeline.documents.render_images import Shrunk, check_size, finished, shrink
 from pipeline.documents.tiff_directories import Directory, TiffReader
 from pipeline.documents.tiff_samples import Unknown, decode_pieces, decode_samples, is_pillows
 from pipeline.errors import DocumentRejected, PageFailed

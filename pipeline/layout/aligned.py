@@ -20,11 +20,13 @@ from pipeline.layout.tables import Cell, Table
 
 # Line heights by which rows may reach into each other, as boxes of close rows do; the pieces of a formula do by more.
 _OVERLAP = 0.45
+_LEAST_OF_AXIS, _MOST_ROWS_OF_NAMES = 4, 4
+_MARK = re.compile(r"[-−]?\d{1,6}(\.\d{1,6})?%?")
 _LEADERS = re.compile(r"(\. ?|…|·|_){4,}")
 
 
 @dataclass(slots=True)
-class _Column:
+class Column:
     x0: float
     x1: float
 
@@ -35,13 +37,20 @@ def find_aligned(found: list[Row]) -> list[tuple[int, int, Table]]:
     start = 0
     while start < len(found):
         end = _end_of_run(found, start)
-        if end - start > 2 and not _is_of_cells(found[start + 1]) and _gap(found, start) > 1.5 * _size(found[start]):
-            start += 1  # a running head, away from what is below it
+        if end - start > 2 and _is_no_row(found, start):
+            start += 1
             continue
         if end - start >= 2 and (table := _table(found[start:end])) is not None:
             tables.append((start, end, table))
         start = max(end, start + 1)
     return tables
+
+
+def _is_no_row(found: list[Row], start: int) -> bool:
+    """A running head, away from what is below it; or a line with half of the next one's cells, as far away."""
+    first, second = found[start], found[start + 1]
+    few = not _is_of_cells(second) or 2 * len(cells(first)) <= len(cells(second))
+    return few and _gap(found, start) > 1.5 * _size(first)
 
 
 def _end_of_run(found: list[Row], start: int) -> int:
@@ -52,7 +61,9 @@ def _end_of_run(found: list[Row], start: int) -> int:
     for i in range(start + 1, len(found)):
         above, row, last = found[i - 1], found[i], found[end - 1]
         size, gap = min(_size(above), _size(row)), _gap(found, i - 1)
-        if gap > (2 if min(len(last), len(row)) < 3 else 3.5) * size or any(box.is_table for box in row):
+        # What stands below a line of its own, as a table's source is, and not close, is no row of it.
+        most = 1.2 if end < i and len(row) < 3 else 2 if min(len(last), len(row)) < 3 else 3.5
+        if gap > most * size or any(box.is_table for box in row):
             break
         if median(box.y0 for box in row) - median(box.y1 for box in above) < -_OVERLAP * size:
             break  # of most cells: the box around a digit may be much too high
@@ -73,13 +84,23 @@ def _gap(found: list[Row], i: int) -> float:
 
 
 def _is_of_cells(row: Row) -> bool:
-    return len(cells(row)) > 1 and not any(_LEADERS.search(box.text) for box in row)
+    return len(cells(row)) > 1 and not any(_LEADERS.search(box.text) or _is_of_axis(box.text) for box in row)
+
+
+def _is_of_axis(text: str) -> bool:
+    """Four numbers or more that rise, or fall, by equal steps: what stands along the axis of a chart."""
+    marks = text.split()
+    if len(marks) < _LEAST_OF_AXIS or not all(map(_MARK.fullmatch, marks)):
+        return False
+    numbers = [float(mark.rstrip("%").replace("−", "-")) for mark in marks]
+    steps = [b - a for a, b in pairwise(numbers)]
+    return steps[0] != 0 and max(steps) - min(steps) <= 0.01 * abs(steps[0])
 
 
 def _table(run: list[Row]) -> Table | None:
     several = [row for row in run if _is_of_cells(row)]
     size = median(box.size for row in several for box in row)
-    columns = _columns(several, size)
+    columns = find_columns(several, size)
     if len(columns) < 2 or len(several) < (3 if len(columns) == 2 else 2):
         return None
     table = Table(len(run), len(columns))
@@ -96,7 +117,7 @@ def _table(run: list[Row]) -> Table | None:
     return table if _is_table(table, several, columns, size) else None
 
 
-def _columns(several: list[Row], size: float) -> list[_Column]:
+def find_columns(several: list[Row], size: float) -> list[Column]:
     """Where cells stand: between the strips that at most one cell in four crosses."""
     boxes = sorted((box for row in several for box in row), key=lambda box: box.x0)
     allowed = len(several) // 4
@@ -112,15 +133,15 @@ def _columns(several: list[Row], size: float) -> list[_Column]:
                 strips.append((x, following))
     middles = [(a + b) / 2 for a, b in strips if b - a > 0.2 * size]
     row_of = {id(box): i for i, row in enumerate(several) for box in row}
-    columns: list[_Column] = []
+    columns: list[Column] = []
     for left, right in pairwise([-float("inf"), *middles, float("inf")]):
         own = [box for box in boxes if box.x0 >= left and box.x1 <= right]
         if len({row_of[id(box)] for box in own}) >= 2:
-            columns.append(_Column(min(box.x0 for box in own), max(box.x1 for box in own)))
+            columns.append(Column(min(box.x0 for box in own), max(box.x1 for box in own)))
     return columns
 
 
-def _places(row: Row, columns: list[_Column], size: float) -> list[tuple[int, int]]:
+def _places(row: Row, columns: list[Column], size: float) -> list[tuple[int, int]]:
     """First and last column of each box of a row, in order: the nearest that are still free.
 
     A head flush left above numbers flush right stands between two columns; that the one before has its own head
@@ -158,8 +179,11 @@ def _places(row: Row, columns: list[_Column], size: float) -> list[tuple[int, in
     return min(best.values(), key=lambda one: one[0])[1]
 
 
-def _is_table(table: Table, several: list[Row], columns: list[_Column], size: float) -> bool:
+def _is_table(table: Table, several: list[Row], columns: list[Column], size: float) -> bool:
     width = len(columns)
+    said = [cell.text for cell in table.cells if cell.text]
+    if table.num_rows <= _MOST_ROWS_OF_NAMES and 2 * len(set(said)) <= len(said):
+        return False  # the names and ends of the axes of many small charts
     several_rows = {i for i in range(table.num_rows) if sum(cell.row == i for cell in table.cells) > 1}
     if sum(cell.num_columns for cell in table.cells if cell.row in several_rows) < 0.5 * len(several_rows) * width:
         return False
@@ -180,7 +204,7 @@ def _are_page_numbers(texts: list[str]) -> bool:
     return all(text.isdigit() for text in texts) and all(int(a) <= int(b) for a, b in pairwise(texts))
 
 
-def _is_aligned(column: _Column, several: list[Row], size: float) -> bool:
+def _is_aligned(column: Column, several: list[Row], size: float) -> bool:
     own = [box for row in several for box in row if box.x0 >= column.x0 and box.x1 <= column.x1]
 
     def agree(values: list[float]) -> bool:

@@ -24,8 +24,8 @@ from dataclasses import replace
 from pipeline.layout.aligned import find_aligned
 from pipeline.layout.columns import regions
 from pipeline.layout.lines import Box
-from pipeline.layout.prose import PROSE_WIDTH, is_prose
-from pipeline.layout.rows import Row, join, rows, united
+from pipeline.layout.prose import is_prose
+from pipeline.layout.rows import Row, join, rows, united, with_cells_apart
 from pipeline.layout.rulings import Ruling
 from pipeline.layout.running_lines import set_apart
 from pipeline.layout.wrapped_cells import with_whole_cells
@@ -40,7 +40,6 @@ _LEAST_FIELDS = 2
 _LEAST_ROWS, _LEAST_COLUMNS = 3, 3
 _MOST_WORDS = 5.0  # a cell, on average; more is prose in columns
 _ALIGNED = 0.1  # line heights
-_NEAR_ROWS, _LEAST_ALIGNED = 3, 2
 # `columns` tries fewer gutters where the file's order says more: a page of 100 lines tries all that it has.
 _MOST_LOOKED_AT = 6_000
 
@@ -51,7 +50,7 @@ def regions_as_given(boxes: list[Box], height: float, ruled: Sequence[Ruling]) -
     Two columns may be anything: they are left to what stands around them.
     """
     given = sorted(_with_leaders(boxes), key=lambda box: box.number)
-    of_page = _with_cells_apart(_rows_as_given(given))
+    of_page = with_cells_apart(_rows_as_given(given), _ALIGNED)
     cells: dict[int, list[Box]] = {}
     whole = {id(box): box for row in of_page for box in row}
     for start, end, table in find_aligned(of_page):
@@ -84,28 +83,6 @@ def _with_leaders(boxes: list[Box]) -> list[Box]:
             else:
                 whole.append(box)
     return whole
-
-
-def _with_cells_apart(of_page: list[Row]) -> list[Row]:
-    """MuPDF breaks a line at white that may be the space between two words of a justified one. That it is the white
-    between two cells, rows above and below say, in which others begin, or end, at the same place. Words at the end of
-    a line say nothing: all lines of prose end alike."""
-    marked = []
-    for i, row in enumerate(of_page):
-        if len(row) < 2:
-            marked.append(row)
-            continue
-        around = [of_page[j] for j in range(max(0, i - _NEAR_ROWS), min(i + _NEAR_ROWS + 1, len(of_page))) if j != i]
-        cells = [[box for box in other[1:] if box.width < PROSE_WIDTH * box.size] for other in around]
-        ends = [box.x1 for other in [row, *around] for box in other if box.width >= PROSE_WIDTH * box.size]
-        marked.append([row[0]])
-        for box in row[1:]:
-            near = _ALIGNED * box.size
-            begins = sum(any(abs(box.x0 - cell.x0) < near for cell in some) for some in cells)
-            stops = sum(any(abs(box.x1 - cell.x1) < near for cell in some) for some in cells)
-            is_apart = max(begins, stops) >= _LEAST_ALIGNED and all(abs(box.x1 - end) > 4 * near for end in ends)
-            marked[-1].append(replace(box, is_apart=True) if is_apart else box)
-    return marked
 
 
 def _has_prose(of_table: list[Row], height: float) -> bool:

@@ -8,6 +8,9 @@
 │ Ink │  12 │  14 │     other and are more than the wrapped lines of one row: numbers, or four and more.
 │ Pen │   3 │   1 │
 └─────┴─────┴─────┘
+
+What stands in columns between two upright rulings is parted there as if a ruling were. A level ruling that ends at a
+cell which goes on, and whose lines are rows of others beside it, parts no rows.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from pipeline.layout.aligned import find_columns
 from pipeline.layout.connected import connected
 from pipeline.layout.lines import Box
 from pipeline.layout.prose import is_prose
 from pipeline.layout.rows import cells, joined, rows, united
-from pipeline.layout.rulings import Rulings
+from pipeline.layout.rulings import Ruling, Rulings
 from pipeline.layout.tables import Cell, Table
 
 _NUMBER = re.compile(r"[(\[]?[-+−–]?[\d.,'%€$£¥\s()/:–-]*\d[\d.,'%€$£¥\s)\]/:–-]*[a-zA-Z%]{0,3}\)?")
+_LEAST_APART, _LEAST_SPACED = 2, 3
 
 
 @dataclass(slots=True)
@@ -43,7 +48,7 @@ def take_tables(boxes: list[Box], rulings: Rulings, height: float) -> list[Box]:
         if len(grid.xs) == 2:
             boxes = _with_fields(boxes, inside, grid, height)
             continue
-        table = _table(inside, grid, height)
+        table = _table(inside, _with_columns_apart(_with_whole_bands(grid, inside, height), inside, height), height)
         if table is not None:
             taken = set(map(id, inside))
             boxes = [box for box in boxes if id(box) not in taken]
@@ -152,6 +157,48 @@ def _table(boxes: list[Box], grid: _Grid, height: float) -> Table | None:
     return _without_gaps(table, grid, height)
 
 
+def _with_columns_apart(grid: _Grid, boxes: list[Box], height: float) -> _Grid:
+    """Upright rulings where nothing but white parts columns, from row to row of the grid as far as none crosses it."""
+    added: list[Ruling] = []
+    for left, right in pairwise(grid.xs):
+        inside = [box for box in boxes if left < (box.x0 + box.x1) / 2 < right]
+        several = [row for row in rows(inside) if len(cells(row)) > 1]
+        if len(several) < _LEAST_APART:
+            continue
+        for column, beside in pairwise(find_columns(several, height)):
+            x = (column.x1 + beside.x0) / 2
+            for top, bottom in pairwise(grid.ys):
+                between = [box for box in inside if top < box.centre < bottom]
+                if between and not any(box.x0 < x < box.x1 for box in between):
+                    added.append(Ruling(x, top, bottom))
+    rulings = Rulings(grid.rulings.level, sorted([*grid.rulings.upright, *added]))
+    return _Grid(_places([*grid.xs, *(one.at for one in added)], height), grid.ys, rulings)
+
+
+def _with_whole_bands(grid: _Grid, boxes: list[Box], height: float) -> _Grid:
+    """Without level rulings that end at a column which goes on, where its lines are the rows of all."""
+    sides, level = list(pairwise(grid.xs)), grid.rulings.level
+
+    def is_open(y: float, side: tuple[float, float]) -> bool:
+        return not any(abs(one.at - y) <= 0.5 * height and one.start < sum(side) / 2 < one.end for one in level)
+
+    open_at = {y: [side for side in sides if is_open(y, side)] for y in grid.ys[1:-1]}
+    kept = grid.ys[:1]
+    for bottom in [*(y for y, some in open_at.items() if not some), grid.ys[-1]]:
+        inner = [y for y in grid.ys if kept[-1] < y < bottom]
+        if inner:
+            between = [box for box in boxes if kept[-1] < box.centre < bottom]
+            columns = [
+                [row[0] for row in rows([box for box in between if left < (box.x0 + box.x1) / 2 < right])]
+                for left, right in sides
+            ]
+            longest = max(range(len(columns)), key=lambda i: len(columns[i]))
+            if all(sides[longest] in open_at[y] for y in inner) and _levels(columns, height):
+                inner = []
+        kept += [*inner, bottom]
+    return _Grid(grid.xs, kept, grid.rulings)
+
+
 def _merged(grid: _Grid, height: float) -> dict[tuple[int, int], tuple[int, int]]:
     """Place → the top left place of its cell: those that no ruling parts are one, if they make a rectangle."""
     ys, xs = grid.ys, grid.xs
@@ -202,7 +249,12 @@ def _rows_between(
     """The middles of the rows that stand between two level rulings; none or one where it is one row."""
     inside = [[row_[0] for row_ in rows(boxes)] for (top, left), boxes in found.items()
               if top == row and spans[top, left][0] == row]  # fmt: skip
-    several = [lines for lines in inside if len(lines) > 1]
+    return _levels(inside, height)
+
+
+def _levels(columns: list[list[Box]], height: float) -> list[float]:
+    """The middles of the rows that the lines of several columns make; none where each column is one cell."""
+    several = [lines for lines in columns if len(lines) > 1]
     if len(several) < 2:
         return []
     longest = max(several, key=len)
@@ -213,7 +265,14 @@ def _rows_between(
     alike = [lines for lines in several if _are_level(lines, levels, height)]
     are_numbers = any(all(_NUMBER.fullmatch(line.text) for line in lines) for lines in alike)
     is_long = sum(len(lines) >= 4 for lines in alike) >= 2
-    return levels if len(alike) >= 2 and (are_numbers or is_long) else []
+    is_spaced = len(longest) >= 4 and any(_are_spaced(lines, levels) for lines in alike if lines is not longest)
+    return levels if len(alike) >= 2 and (are_numbers or is_long or is_spaced) else []
+
+
+def _are_spaced(lines: list[Box], levels: list[float]) -> bool:
+    """They leave out rows, as no lines of one cell do."""
+    places = [_nearest(line.centre, levels) for line in lines]
+    return len(lines) >= _LEAST_SPACED and 2 * sum(b - a > 1 for a, b in pairwise(places)) >= len(lines) - 1
 
 
 def _are_level(boxes: list[Box], levels: list[float], height: float) -> bool:

@@ -26,7 +26,7 @@ from pipeline.layout.grids import take_tables
 from pipeline.layout.headings import with_headings
 from pipeline.layout.lines import Box, Line, find_frame, lay_out
 from pipeline.layout.paragraphs import GAP, Block, blocks_of_rows
-from pipeline.layout.rows import Row, join, rows, united, with_whole_lines
+from pipeline.layout.rows import Row, join, rows, united, with_cells_apart, with_whole_lines
 from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text, taken_out
 from pipeline.layout.running_lines import set_apart
 from pipeline.layout.sideways import take_sideways
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_ERROR = 0.3  # of a line's height: by so much a detector errs about where it begins or ends
 _LEAST_OF_CHART = 3  # blocks, one after the other
 _NUMBER = r"[-+−–±<>≈~$€£¥(]*\d[\d.,:/']*[%‰°)]*"
 _OF_CHART = re.compile(rf"{_NUMBER}(?:\s+{_NUMBER})*|\S{{1,5}}(?:{GAP}\S{{1,5}}){{3,}}")  # numbers, or an axis
@@ -83,6 +84,8 @@ def text_in_reading_order(
     of_page = (as_given(found, height) if is_given else None) or [rows(region) for region in found]
     if is_given:  # and broken at white
         of_page = [with_whole_lines(region) for region in of_page]
+    else:
+        of_page = [with_cells_apart(region, _ERROR) for region in of_page]
     page = _with_whole_charts(_in_order(of_page, body, _compounds(boxes)))
     return "\n\n".join(with_headings(page, body))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from pipeline.layout.lines import CJK, Box
+from pipeline.layout.prose import PROSE_WIDTH
 
 Row = list[Box]
 _LETTERS = re.compile(r"[^\W\d_]+")
+_NEAR_ROWS, _LEAST_ALIGNED = 3, 2
 _HYPHENS = "-\u00ad"
 _BROKEN = re.compile(rf"([^\W\d_]+)[{_HYPHENS}]$")
 
@@ -40,6 +43,28 @@ def cells(row: Row) -> Row:
             joined[-1] = Box(longer.y0, x0, longer.y1, x1, join(cell.text, piece.text),
                              number=cell.number, is_apart=cell.is_apart)  # fmt: skip
     return joined
+
+
+def with_cells_apart(of_page: list[Row], reach: float) -> list[Row]:
+    """A line is broken, by MuPDF or a detector, at white that may be the space between two words. That it is the white
+    between two cells, rows above and below say, in which others begin, or end, at the same place: within `reach` line
+    heights. Words at the end of a line say nothing: all lines of prose end alike."""
+    marked = []
+    for i, row in enumerate(of_page):
+        if len(row) < 2:
+            marked.append(row)
+            continue
+        around = [of_page[j] for j in range(max(0, i - _NEAR_ROWS), min(i + _NEAR_ROWS + 1, len(of_page))) if j != i]
+        cells = [[box for box in other[1:] if box.width < PROSE_WIDTH * box.size] for other in around]
+        ends = [box.x1 for other in [row, *around] for box in other if box.width >= PROSE_WIDTH * box.size]
+        marked.append([row[0]])
+        for box in row[1:]:
+            near = reach * box.size
+            begins = sum(any(abs(box.x0 - cell.x0) < near for cell in some) for some in cells)
+            stops = sum(any(abs(box.x1 - cell.x1) < near for cell in some) for some in cells)
+            is_apart = max(begins, stops) >= _LEAST_ALIGNED and all(abs(box.x1 - end) > 4 * near for end in ends)
+            marked[-1].append(replace(box, is_apart=True) if is_apart else box)
+    return marked
 
 
 def with_whole_lines(found: list[Row]) -> list[Row]:

@@ -240,3 +240,70 @@ def test_close_rows_are_one_table_though_boxes_reach_into_each_other_and_a_name_
     ]
     rows = [f"| {name} | E(08/{10 + i}/2016) | ${i}.75 |" for i, name in enumerate(names)]
     assert text_in_reading_order(lines).splitlines() == [rows[0], "| --- | --- | --- |", *rows[1:]]
+
+
+def test_head_whose_cells_stand_close_is_a_row_of_its_table() -> None:
+    """A gap under 1.5 line heights is a broken line, unless the rows below say that it parts cells."""
+    years = [line(f"FY201{i}A", 146.0 + 100 * i, 0, 85) for i in range(1, 5)]
+    rows = [["Revenue", "7,230", "8,382", "9,647", "10,752"], ["Margin", "27.4%", "28.4%", "30.7%", "31.6%"],
+            ["Costs", "1,984", "2,377", "2,963", "3,399"]]  # fmt: skip
+    body = [
+        line(cell, 40.0 if j == 0 else 228 + 100.0 * j - 8 * len(cell), 20.0 * i, 8.0 * len(cell))
+        for i, row in enumerate(rows, 1)
+        for j, cell in enumerate(row)
+    ]
+    assert "|  | FY2011A | FY2012A | FY2013A | FY2014A |\n" in text_in_reading_order([*years, *body])
+    # Without a table below, the same is one line.
+    assert text_in_reading_order(years) == "FY2011A FY2012A FY2013A FY2014A"
+
+
+def test_line_below_a_tables_source_is_no_row_of_it() -> None:
+    rows = [["TEV/EBITDA", "11.9x", "11.2x"], ["P/E", "18.6x", "17.3x"]]
+    table = [line(cell, 40 + 150.0 * j, 20.0 * i, 60) for i, row in enumerate(rows) for j, cell in enumerate(row)]
+    below = [line("Sources: the company, and our own estimates", 40, 40, 360), line("Price", 40, 75, 60),
+             line("Volume", 250, 75, 60)]  # fmt: skip
+    text = text_in_reading_order([*table, *below])
+    assert text.splitlines()[-1] == "Price   Volume" and "| Price" not in text
+
+
+def test_cell_that_goes_on_past_rulings_is_the_rows_of_its_neighbours() -> None:
+    """Names that leave out rows stand beside a column of single rows; only some names are ruled off."""
+    names = {0: "HPRT", 2: "RAD51", 4: "ATR", 6: "CHK2"}
+    lines = [line("Primers", 46, 10, 60), line("Sequences", 206, 10, 80)]
+    lines += [line(name, 46, 40 + 20.0 * i, 50) for i, name in names.items()]
+    lines += [line(f"SEQUENCE{i}", 206, 40 + 20.0 * i, 90) for i in range(8)]
+    drawn = page(
+        *((40, y, 400, y) for y in (2, 34, 205)), *((x, 2, x, 205) for x in (40, 200, 400)), (40, 156, 200, 156)
+    )
+    written = [f"| {names.get(i, '')} | SEQUENCE{i} |" for i in range(8)]
+    assert text_in_reading_order(lines, drawn).splitlines() == ["| Primers | Sequences |", "| --- | --- |", *written]
+
+
+def test_columns_that_only_white_parts_are_columns_of_a_ruled_table() -> None:
+    rows = [
+        ["Antibody", "Vendor", "Number", "Blot"],
+        *([f"A{i}", f"Maker {i}", f"{i}97", f"1:{i}00"] for i in range(1, 7)),
+    ]
+    places = (46, 206, 330, 466)
+    lines = [
+        line(cell, places[j], 10 + 24.0 * i, 9.0 * len(cell))
+        for i, row in enumerate(rows)
+        for j, cell in enumerate(row)
+    ]
+    drawn = page(*((40, y, 560, y) for y in (2, 32, 178)), *((x, 2, x, 178) for x in (40, 200, 460, 560)))
+    written = [f"| {' | '.join(row)} |" for row in rows]
+    assert text_in_reading_order(lines, drawn).splitlines() == [written[0], "| --- | --- | --- | --- |", *written[1:]]
+
+
+def test_axes_of_charts_are_no_tables() -> None:
+    ticks = [line("20 30 40 50", 60.0, 0, 100), line("70 80 90 100", 240.0, 0, 110), line("120", 400.0, 0, 30)]
+    body = [
+        line(cell, 60.0 + 160 * j, 40 + 20.0 * i, 60) for i in range(3) for j, cell in enumerate(("a", str(i), "x"))
+    ]
+    assert "| 20 30" not in text_in_reading_order([*ticks, *body])
+    names = [
+        line(("FSC-A", "(x105)", "50", "100")[(i + j) % 4], 60.0 + 100 * j, 20.0 * i, 50)
+        for i in range(3)
+        for j in range(4)
+    ]
+    assert "|" not in text_in_reading_order(names)
