@@ -26,7 +26,7 @@ _OF_SETTINGS = {
 }
 """Options that may come from variables too, which another shell may lack, with the values that go without saying."""
 
-_NOT_OF_THE_BATCH = {"as_json"}
+_NOT_OF_THE_BATCH = {"as_json", "serves"}
 
 
 def words_of_this_command(settings: Settings) -> list[str]:

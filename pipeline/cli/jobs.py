@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @cli.command()
 @batch_options
 @devices_option
+@click.option("--serve", "serves", is_flag=True, help="Show it in a browser meanwhile, as `pagepack serve` does.")
 def run(
     paths: tuple[str | Path, ...],
     home: Path | None,
@@ -45,6 +46,7 @@ def run(
     batch: str | None,
     pages: str | None,
     devices: str | None,
+    serves: bool,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -63,7 +65,8 @@ def run(
     chosen = choose_asked_prompts(prompts, prompt_files, sampling, schemas)
     started = time.monotonic()
     command = words_of_this_command(settings)
-    done = execute(settings, paths, chosen, batch, parse_pages(pages), devices, selection, command=command)
+    asked = (settings, paths, chosen, batch, parse_pages(pages), devices, selection)
+    done = execute(*asked, command=command, serves=serves)
     if done is None:
         return EXIT_INTERRUPTED
     return summarize(settings, done.batch_id, time.monotonic() - started, as_json, done.seen.num_ignored)
@@ -89,11 +92,13 @@ def execute(
     beside: bool = False,
     command: Sequence[str] | None = None,
     is_evaluation: bool = False,
+    serves: bool = False,
 ) -> Done | None:
     """Run the job under a progress bar; None where the user stopped it."""
     from rich.console import Console
 
     from pipeline.cli.progress_bar import ProgressBar, counted, unit_of
+    from pipeline.cli.serve import served_beside
     from pipeline.ingest.selection import ALL_FILES
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.local_run import Run, Stopped
@@ -101,11 +106,19 @@ def execute(
 
     slots = process_slots("both", devices)
     with (
+        served_beside(settings) as serve,
         fork_ahead(len(slots) + 1) as spare,  # one says which engine reads
         ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
     ):  # before the bar has a thread
         asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots, selection or ALL_FILES)
-        job = Run(*asked, is_question=is_question, beside=beside, command=command, is_evaluation=is_evaluation)
+        job = Run(
+            *asked,
+            is_question=is_question,
+            beside=beside,
+            command=command,
+            is_evaluation=is_evaluation,
+            on_open=(lambda: serve(bar.say)) if serves else lambda: None,
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
         try:

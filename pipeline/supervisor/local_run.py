@@ -75,10 +75,11 @@ class Run:
         beside: bool = False,
         command: Sequence[str] | None = None,
         is_evaluation: bool = False,
+        on_open: Callable[[], None] = lambda: None,
     ) -> None:
         """`beside`: somebody else has the home. Only for what is asked there meanwhile, and soon over.
 
-        `command`: the words that go on with it, as `Batch.command`.
+        `command`: the words that go on with it, as `Batch.command`. `on_open` is called once the database is there.
         """
         self._settings = settings
         self._paths = paths
@@ -94,6 +95,7 @@ class Run:
         self._beside = beside
         self._command = command
         self._is_evaluation = is_evaluation
+        self._on_open = on_open
         self._name = f"{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex}"
         self._limits = Limits.of(settings)
         self._supervisor: Supervisor | None = None
@@ -130,6 +132,7 @@ class Run:
             db = open_database(self._settings, create=is_home)
             stack.callback(db.dispose)
             self._say(f"answers go to {db.name}")
+            self._on_open()
             self._take_all_back(db, "the run before ended early")
             if is_home:
                 forget_enqueued(db)

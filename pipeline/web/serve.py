@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import signal
 import socket
@@ -75,6 +76,16 @@ class WebServer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             self._listener.close()
+
+    def end_with_input(self) -> None:
+        """End when the standard input does: with whoever holds its other end, however that one ends."""
+
+        def wait() -> None:
+            while os.read(0, 4096):
+                pass
+            self._server.should_exit = True
+
+        threading.Thread(target=wait, name="input", daemon=True).start()
 
     def start(self) -> None:
         """Answer in a thread, beside what this process does, until `stop`."""

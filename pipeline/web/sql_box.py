@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 from fastapi import APIRouter, Request
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from pipeline.errors import PagepackError, Unavailable, UsageError
 from pipeline.query.some_rows import SomeRows, some_rows
+from pipeline.query.worked_queries import worked_queries
 from pipeline.web.render import render
 from pipeline.web.request_site import Site, TheSite
 from schemas.view_columns import COLUMNS
@@ -20,18 +22,6 @@ _MOST_ROWS = 500
 _MOST_CHARACTERS = 1_000_000
 _MOST_OF_A_CELL = 2_000
 _at_once = threading.BoundedSemaphore(2)
-
-EXAMPLES = {
-    "Pages by folder": "SELECT folder, count(*) AS pages FROM page_text GROUP BY folder ORDER BY pages DESC",
-    "What failed, and why": "SELECT cause, count(*) AS failures FROM current_failures GROUP BY cause ORDER BY 2 DESC",
-    "The least sure lines": "SELECT source_path, page_number, text, confidence FROM page_lines\n"
-    "WHERE confidence IS NOT NULL ORDER BY confidence LIMIT 20",
-    "Pages that hold a word": "SELECT source_path, page_number, text FROM page_text\n"
-    "WHERE lower(text) LIKE '%harbour%' ORDER BY source_path, page_number",
-    "Seconds and tokens by model": "SELECT model, count(*) AS pages, avg(seconds) AS seconds,\n"
-    "   sum(output_tokens) AS tokens FROM page_text GROUP BY model",
-    "What each column means": "SELECT * FROM schema_doc",
-}
 
 
 @router.get("/sql")
@@ -51,7 +41,7 @@ def show_sql(request: Request, site: TheSite, q: str = "") -> Response:
         q=q,
         result=result,
         problem=problem,
-        examples=EXAMPLES,
+        queries=itertools.groupby(worked_queries(site.db.dialect), lambda query: query.group),
         views=list(COLUMNS),
         seconds=_SECONDS,
         most_rows=_MOST_ROWS,

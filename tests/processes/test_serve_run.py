@@ -1,0 +1,45 @@
+"""`pagepack serve` as a process, and beside a run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx2
+
+from tests.running import start, write_pdf
+
+
+def address_in(process: subprocess.Popen[str]) -> str:
+    """The first one that it prints."""
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+            return found[0]
+    raise AssertionError("it printed no address")
+
+
+def test_a_run_is_looked_at_meanwhile_and_takes_its_page_away(tmp_path: Path) -> None:
+    write_pdf(tmp_path / "in" / "a.pdf", 40)
+    run = start("run", tmp_path / "in", "--home", tmp_path / "home", "--serve", engine="SlowEngine")
+    address = address_in(run)
+    page = httpx2.get(address, timeout=60)
+    assert page.status_code == 200 and ">in</a>" in page.text and "running" in page.text
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=600) == 130
+    try:
+        httpx2.get(address, timeout=5)
+        raise AssertionError("the server outlived its run")
+    except httpx2.TransportError:
+        pass
+
+
+def test_a_server_ends_at_ctrl_c_with_code_0(tmp_path: Path, migrated: Path) -> None:
+    shutil.copy(migrated, tmp_path / "pagepack.db")
+    server = start("serve", "--home", tmp_path, "--port", "0", engine="InstantEngine")
+    assert httpx2.get(f"{address_in(server)}api/health", timeout=60).json()["status"] == "ok"
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=600) == 0
