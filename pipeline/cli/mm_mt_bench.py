@@ -15,6 +15,7 @@ from pipeline.errors import ProgramFault, UsageError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.evaluation.judge import Judge
     from pipeline.evaluation.mm_mt_bench import JudgedTurn, Means, Turn
     from pipeline.settings import Settings
 
@@ -44,7 +45,7 @@ def mm_mt_bench(
     them comparable. Turns are rows of the view evaluated_items, with the answer and the judge's words.
     """
     from pipeline.evaluation.evaluate import Evaluation
-    from pipeline.evaluation.judge import judge_of, judge_turns
+    from pipeline.evaluation.judge import Judge, judge_of
     from pipeline.evaluation.keep import keep
     from pipeline.evaluation.mm_mt_bench import JUDGE_PROMPT, means_of, read_dataset
     from pipeline.ingest.submission import open_or_make
@@ -59,9 +60,11 @@ def mm_mt_bench(
     choice = describe_engine(settings)
     click.echo(f"engine {choice.engine} ({choice.model}): {choice.reason}", err=True)
     db = open_or_make(settings)
-    answered = _answer(settings, turns)
-    with click.progressbar(length=len(turns), label="judged", file=sys.stderr) as bar:
-        judged = judge_turns(settings, answered, instruction, lambda: bar.update(1))
+    with Judge(settings, instruction) as judge:
+        judge.check(turns[0])
+        answered = _answer(settings, choice.model, turns, judge)
+        with click.progressbar(length=len(turns), label="judged", file=sys.stderr) as bar:
+            judged = judge.judge(answered, lambda: bar.update(1))
     found = Evaluation(NAME, dataset.name, f"model:{choice.model}", None, complaints=complaints)
     found.items = [one.item() for one in judged]
     key = keep(db, found)
@@ -84,17 +87,34 @@ def _read(file: Path) -> str:
     return text
 
 
-def _answer(settings: Settings, turns: Sequence[Turn]) -> list[tuple[Turn, str | None, str]]:
-    """Each turn with its answer, or why it has none: where the engine dies, the answers so far are judged."""
+def _answer(settings: Settings, model: str, turns: Sequence[Turn], judge: Judge) -> list[tuple[Turn, str | None, str]]:
+    """Each turn with its answer, or why it has none: where the engine dies, the answers so far are judged.
+
+    Answers are kept as they come, so that a command that is repeated asks for none of them again.
+
+    Raises EndpointGone: the judge is.
+    """
+    from pipeline.evaluation.kept_answers import KeptAnswers
     from pipeline.evaluation.mm_mt_bench import MOST_TOKENS
     from pipeline.supervisor.conversing import converse
 
-    given: dict[int, tuple[str | None, str]] = {}
+    kept = KeptAnswers(settings.home / "conversations", model, MOST_TOKENS)
+    known = [kept.find(turn.messages) for turn in turns]
+    given: dict[int, tuple[str | None, str]] = {
+        number: (text, "") for number, text in enumerate(known) if text is not None
+    }
+    if given:
+        click.echo(f"{len(given):,} of {len(turns):,} answers were made before, and are judged as they are", err=True)
+    open_ones = [number for number, text in enumerate(known) if text is None]
     died = "it ended before"
-    with click.progressbar(length=len(turns), label="answered", file=sys.stderr) as bar:
+    with click.progressbar(length=len(open_ones), label="answered", file=sys.stderr) as bar:
         try:
-            for number, text, why in converse(settings, [turn.messages for turn in turns], MOST_TOKENS):
-                given[number] = text, why
+            asked = [turns[number].messages for number in open_ones]
+            for place, text, why in converse(settings, asked, MOST_TOKENS) if asked else ():
+                given[open_ones[place]] = text, why
+                if text is not None:
+                    kept.keep(asked[place], text)
+                judge.raise_if_gone()
                 bar.update(1)
         except ProgramFault as error:
             if not given:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 
 from pipeline.endpoints.chat import Completion, chat_body, complete
 from pipeline.endpoints.client import Client, Server
-from pipeline.errors import PagepackError, UsageError
+from pipeline.errors import EndpointGone, PagepackError, UsageError
 from pipeline.evaluation.mm_mt_bench import JudgedTurn, Turn, judge_messages, score_of
 from pipeline.settings import Settings
 
 _MOST_TOKENS = 2048
+_CHECK_SECONDS = 5.0  # for a judge that is there, or refuses; one that is slow is asked on beside the answers
 _TRIES = 2  # at a judge that answers without a score; it is asked the same again
 
 
@@ -32,32 +35,46 @@ def judge_of(settings: Settings) -> tuple[Server, str]:
     return server, settings.judge_model
 
 
-def judge_turns(
-    settings: Settings,
-    answered: Sequence[tuple[Turn, str | None, str]],
-    instruction: str,
-    on_judged: Callable[[], None],
-) -> list[JudgedTurn]:
-    """`answered` has for each turn an answer, or None and why.
+class Judge:
+    """Asked about turns; to be closed."""
 
-    A turn without one has no score; nor has one that the judge does not score, or for which it is gone.
-    """
-    server, model = judge_of(settings)
-    client = Client(server)
+    def __init__(self, settings: Settings, instruction: str) -> None:
+        server, self._model = judge_of(settings)
+        self._client = Client(server)
+        self._instruction = instruction
+        self._check: Future[JudgedTurn] | None = None
 
-    async def ask(turn: Turn, answer: str) -> JudgedTurn:
-        said = ""
-        for _ in range(_TRIES):
-            messages = judge_messages(turn, answer, instruction)
-            completion: Completion = await complete(client, chat_body(model, messages, max_tokens=_MOST_TOKENS))
-            said = completion.text
-            if (score := score_of(said)) is not None:
-                return JudgedTurn(turn, answer, score, said)
-        return JudgedTurn(turn, answer, None, f"(no score from 1 to 10 in [[ ]]) {said}")
+    def __enter__(self) -> Judge:
+        return self
 
-    try:
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def check(self, turn: Turn) -> None:
+        """Ask it about a reference answer, before others are made that cost something; waits a moment for that.
+
+        Raises EndpointGone: it serves nobody.
+        """
+        self._check = self._client.start(self._ask(turn, turn.reference))
+        with suppress(PagepackError, TimeoutError):
+            self._check.result(_CHECK_SECONDS)
+        self.raise_if_gone()
+
+    def raise_if_gone(self) -> None:
+        """As what came of `check` since. Raises EndpointGone."""
+        if self._check is not None and self._check.done() and isinstance(gone := self._check.exception(), EndpointGone):
+            raise gone
+
+    def judge(
+        self, answered: Sequence[tuple[Turn, str | None, str]], on_judged: Callable[[], None]
+    ) -> list[JudgedTurn]:
+        """`answered` has for each turn an answer, or None and why.
+
+        A turn without one has no score; nor has one that the judge does not score, or for which it is gone.
+        """
         asked = [
-            (turn, answer, None if answer is None else client.start(ask(turn, answer))) for turn, answer, _ in answered
+            (turn, answer, None if answer is None else self._client.start(self._ask(turn, answer)))
+            for turn, answer, _ in answered
         ]
         judged = []
         for (turn, answer, future), (*_, why) in zip(asked, answered, strict=True):
@@ -67,5 +84,14 @@ def judge_turns(
                 judged.append(JudgedTurn(turn, answer, None, str(error)))
             on_judged()
         return judged
-    finally:
-        client.close()
+
+    async def _ask(self, turn: Turn, answer: str) -> JudgedTurn:
+        said = ""
+        for _ in range(_TRIES):
+            messages = judge_messages(turn, answer, self._instruction)
+            body = chat_body(self._model, messages, max_tokens=_MOST_TOKENS)
+            completion: Completion = await complete(self._client, body)
+            said = completion.text
+            if (score := score_of(said)) is not None:
+                return JudgedTurn(turn, answer, score, said)
+        return JudgedTurn(turn, answer, None, f"(no score from 1 to 10 in [[ ]]) {said}")

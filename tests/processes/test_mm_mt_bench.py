@@ -84,7 +84,7 @@ def test_an_endpoint_answers_with_the_reference_answers_as_history_and_a_judge_m
     dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar", "how high?", "four")])
     with (
         ModelServer(lambda exchange: exchange.send_json(completion("five"))) as model,
-        ModelServer(status(401, "no such key")) as judge,
+        ModelServer(fair, status(401, "no such key")) as judge,
     ):
         engine = ("--engine", "endpoint", "--endpoint-url", model.url, "--endpoint-model", "m")
         told = ("--judge-url", judge.url, "--judge-model", "j", "--home", tmp_path / "home")
@@ -100,6 +100,29 @@ def test_an_endpoint_answers_with_the_reference_answers_as_history_and_a_judge_m
     assert all(detail.startswith("answer: five\n\njudge: ") for (detail,) in kept), "answers that cost something stay"
 
 
+def test_a_judge_that_refuses_is_found_first_and_answers_that_were_made_are_only_judged(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar", "how high?", "four")])
+
+    def evaluate(model: ModelServer, judge: ModelServer):
+        engine = ("--engine", "endpoint", "--endpoint-url", model.url, "--endpoint-model", "m")
+        told = ("--judge-url", judge.url, "--judge-model", "j", "--home", tmp_path / "home")
+        return call("eval", "mm-mt-bench", dataset, *engine, *told, PAGEPACK_INTERNAL_ENGINE="")
+
+    with ModelServer(lambda exchange: exchange.send_json(completion("five"))) as model:
+        with ModelServer(status(401, "no such key")) as judge:
+            refused = evaluate(model, judge)
+        assert refused.returncode == 4 and "no such key" in refused.stderr and model.exchanges == []
+        with ModelServer(fair, status(401, "no such key any more")) as judge:
+            assert evaluate(model, judge).returncode == 1
+        assert len(model.exchanges) == 2
+        with ModelServer(fair) as judge:
+            again = evaluate(model, judge)
+        assert len(model.exchanges) == 2, "none is asked for twice"
+    assert again.returncode == 0 and "2 of 2 answers were made before" in again.stderr, again.stderr
+    scores = "SELECT count(*), min(score) IS NULL FROM evaluated_items GROUP BY evaluation_id ORDER BY evaluation_id"
+    assert rows(tmp_path / "home", scores) == [(2, 1), (2, 0)]
+
+
 def test_answers_so_far_are_judged_where_the_engine_dies(tmp_path: Path) -> None:
     dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar", "how high?", "four")])
     with ModelServer(fair) as judge:
@@ -113,8 +136,9 @@ def test_answers_so_far_are_judged_where_the_engine_dies(tmp_path: Path) -> None
 
 def test_an_engine_that_reads_pages_only_is_refused(tmp_path: Path) -> None:
     dataset = write(tmp_path / "set", [conversation("chart", BLANK, "what?", "a bar")])
-    told = ("--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "j", "--home", tmp_path / "home")
-    done = call("eval", "mm-mt-bench", dataset, *told, engine="InstantEngine")
+    with ModelServer(fair) as judge:
+        told = ("--judge-url", judge.url, "--judge-model", "j", "--home", tmp_path / "home")
+        done = call("eval", "mm-mt-bench", dataset, *told, engine="InstantEngine")
     assert done.returncode == 2 and "the engine instant reads pages only" in done.stderr
     done = call("eval", "mm-mt-bench", dataset, "--home", tmp_path / "home")
     assert done.returncode == 2 and "a judge scores the answers, and --judge-url URL is not given" in done.stderr
