@@ -82,18 +82,29 @@ def _echo(text: str) -> None:
     click.echo(text, color=False if os.environ.get("NO_COLOR") else None)
 
 
+MAX_CHARACTERS = 1_000  # of schemas/page_chunks.py, which no other command needs
+
+
 @cli.command()
 @click.option("--out", required=True, type=path, help="A folder; for tables a file; for jsonl and csv also -.")
 @click.option(
     "--format",
     "form",
     type=Choice(["markdown", "pdf", "hocr", "alto", "page-xml", "jsonl", "csv", "parquet"]),
-    help="[markdown; with --schema csv]",
+    help="[markdown; with --schema csv, with --chunks jsonl]",
 )
 @click.option(
     "--schema",
     metavar="FILE|NAME",
     help="A column a field of the answers that fit this JSON Schema: its file, or the name of their prompt.",
+)
+@click.option(
+    "--chunks",
+    metavar="[N]",
+    is_flag=False,
+    flag_value=MAX_CHARACTERS,
+    type=click.IntRange(2, 1_000_000),
+    help=f"A row a piece of text of at most N characters, for retrieval: the view `chunks`.  [N: {MAX_CHARACTERS}]",
 )
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
@@ -106,6 +117,7 @@ def export(
     out: Path,
     form: Literal["markdown", "pdf", "hocr", "alto", "page-xml", "jsonl", "csv", "parquet"] | None,
     schema: str | None,
+    chunks: int | None,
     batch: str | None,
     prompt: str | None,
     where: str | None,
@@ -145,11 +157,12 @@ def export(
     summary = write_export(
         db,
         out,
-        form or ("csv" if fields else "markdown"),
+        form or ("csv" if fields else "jsonl" if chunks else "markdown"),
         chosen,
         prompt,
         fields,
         where=where,
+        max_characters=chunks,
         settings=settings,
         problems=lambda problem: click.echo(f"pagepack: {one_line(problem)}", err=True),
     )
@@ -162,6 +175,8 @@ def export(
         f"{summary.pages_failed:,} failed and {summary.pages_waiting:,} waiting pages are marked; "
         f"{counted(summary.files_rejected, 'file')} rejected"
     )
+    if chunks:
+        said = f"{counted(summary.chunks, 'chunk')} of {counted(summary.pages, 'page')} written to {out}"
     if summary.files_failed:
         said += f"; {counted(summary.files_failed, 'file')} could not be written"
     if summary.files_without_pages:

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.database.engine import Database
 from pipeline.errors import DiskFull, DocumentRejected, Unavailable, UsageError
 from pipeline.export.alto import alto
+from pipeline.export.chunks import chunk_rows, kinds_of_chunks
 from pipeline.export.fields import Fields
 from pipeline.export.files import INTO_PIPES, STDOUT, complete_file, is_special
 from pipeline.export.hocr import hocr
@@ -62,6 +63,7 @@ class ExportSummary:
     files_without_pages: int = 0  # of a kind of which no PDF is made: an office document, a mail
     pages_unplaced: int = 0  # whose engine does not say where the text stands
     pages_bare: int = 0  # of a PDF, to which no text could be added
+    chunks: int = 0  # pieces, where these were asked for
     problems: Callable[[str], None] = field(default=lambda problem: None, repr=False, compare=False)
     """Hears what failed, when it does."""
 
@@ -83,6 +85,7 @@ def export(
     fields: Fields | None = None,
     *,
     where: str | None = None,
+    max_characters: int | None = None,
     settings: Settings | None = None,
     problems: Callable[[str], None] = lambda problem: None,
 ) -> ExportSummary:
@@ -93,7 +96,8 @@ def export(
     prompts, in place of the text.
 
     `where` is a condition on the columns of `page_text`: tables, Markdown, hOCR, ALTO and PAGE XML hold the pages that
-    fit; a PDF is whole, and made where one of its pages fits. It needs `settings`, as PDFs do.
+    fit; a PDF is whole, and made where one of its pages fits. With `max_characters` a row is a piece of a page's text
+    that is no longer (`chunks`). These and PDFs need `settings`.
 
     Raises:
         UsageError: `out` cannot be written or does not fit the format, Parquet without pyarrow, an unknown prompt, a
@@ -104,7 +108,9 @@ def export(
     """
     if str(out) in STDOUT and format not in INTO_PIPES:
         raise UsageError(f"--out {out}: only --format jsonl goes to the standard output; name a folder or a file")
-    if (format == "csv" and fields is None) or (format in _ENDINGS and fields is not None):
+    if max_characters is not None and (fields is not None or format in _ENDINGS):
+        raise UsageError("--chunks makes a table of text: --format jsonl, parquet or csv, and no --schema")
+    if (format == "csv" and fields is None and max_characters is None) or (format in _ENDINGS and fields is not None):
         raise UsageError(f"--format {format} is {'for fields: add --schema' if fields is None else 'for text'}")
     if prompt is not None:
         check_prompt(db, prompt)
@@ -119,8 +125,13 @@ def export(
             )
         else:
             table: TableFormat = format  # type: ignore[assignment]
-            rows = map(fields.row if fields else asdict, _counted(chosen, fields.versions if fields else None, summary))
-            write_table(out, table, fields.kinds if fields else _kinds_of_a_page(), rows)
+            if max_characters is not None:
+                pieces = _pieces(chosen, _needed(settings), max_characters, summary)
+                write_table(out, table, kinds_of_chunks(), pieces)
+            else:
+                pages = _counted(chosen, fields.versions if fields else None, summary)
+                rows = map(fields.row if fields else asdict, pages)
+                write_table(out, table, fields.kinds if fields else _kinds_of_a_page(), rows)
             summary.files = int(str(out) not in STDOUT)
     except BrokenPipeError as error:
         if str(out) in STDOUT:  # whoever read it has seen enough
@@ -152,6 +163,15 @@ def _counted(chosen: Selection, versions: Collection[str] | None, summary: Expor
         for page in chosen.pages(selected, versions):
             _count(summary, page)
             yield page
+
+
+def _pieces(
+    chosen: Selection, settings: Settings, max_characters: int, summary: ExportSummary
+) -> Iterator[dict[str, Any]]:
+    for row in chunk_rows(chosen, settings, max_characters):
+        summary.chunks += 1
+        summary.pages += row["chunk_number"] == 1
+        yield row
 
 
 def _count(summary: ExportSummary, page: ExportedPage | PlacedPage) -> None:

@@ -7,8 +7,8 @@ nor how many pages fit costs any memory, and no transaction of ours stands in a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Set
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Set
+from typing import Any, TypeVar
 
 from pipeline.errors import UsageError
 from pipeline.export.rows import ExportedSource
@@ -16,11 +16,12 @@ from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
 from schemas.view_parts import literal
 
+T = TypeVar("T")
 Kept = Set[tuple[int, str]]
 """Page numbers with a prompt; of one source."""
 
 _SOURCES, _PAGES, _BYTES = 200, 5_000, 60_000  # at once; the last of the statement, which may have 100,000
-_LIMIT_SECONDS = 600.0  # of the database's time, for one statement
+LIMIT_SECONDS = 600.0  # of the database's time, for one statement
 
 
 class Where:
@@ -35,7 +36,7 @@ class Where:
 
     def chosen(self, sources: Iterable[ExportedSource]) -> Iterator[tuple[ExportedSource, Kept]]:
         """Sources of which a page fits, with those pages."""
-        for some in _some(sources):
+        for some in some_at_once(sources, lambda source: source):
             kept: dict[tuple[str, str], set[tuple[int, str]]] = {}
             paths = ", ".join(literal(source.source_path) for source in some if source.document_id)
             for path, document_id, page_number, prompt in self._ask(f"source_path IN ({paths})") if paths else ():
@@ -48,18 +49,20 @@ class Where:
         # Of these files alone, whatever the condition is; it stands on a line of its own, where a comment in it ends.
         some = f"(SELECT * FROM page_text WHERE {among}) page_text"
         statement = f"SELECT source_path, document_id, page_number, prompt FROM {some} WHERE (\n{self._condition}\n)"
-        return run_sql(self._settings, statement, limit_seconds=_LIMIT_SECONDS).rows
+        return run_sql(self._settings, statement, limit_seconds=LIMIT_SECONDS).rows
 
 
-def _some(sources: Iterable[ExportedSource]) -> Iterator[list[ExportedSource]]:
-    found: list[ExportedSource] = []
+def some_at_once(sources: Iterable[T], source_of: Callable[[T], ExportedSource]) -> Iterator[list[T]]:
+    """So many that a statement may name them all, and that their pages may be held together."""
+    found: list[T] = []
     pages = size = 0
-    for source in sources:
+    for one in sources:
+        source = source_of(one)
         more_pages, more_bytes = source.page_count or 0, len(source.source_path.encode()) + 4
         if found and (len(found) == _SOURCES or pages + more_pages > _PAGES or size + more_bytes > _BYTES):
             yield found
             found, pages, size = [], 0, 0
-        found.append(source)
+        found.append(one)
         pages, size = pages + more_pages, size + more_bytes
     if found:
         yield found
