@@ -6,7 +6,7 @@ from pipeline.documents.drawn import Limits, Opened
 from pipeline.documents.files import OLD_OFFICE
 from pipeline.documents.render_flowing import FlowingPages
 from pipeline.documents.render_images import ImageFrames
-from pipeline.documents.render_pdf import PdfPages
+from pipeline.documents.render_pdfium import PdfByEither
 from pipeline.documents.render_tiff import TiffPages
 from pipeline.errors import DocumentRejected
 
@@ -21,7 +21,7 @@ def open_document(path: str, kind: str, limits: Limits, detail: str = "auto") ->
     """
     document: Opened
     if kind == "pdf":
-        document = PdfPages(path, limits, detail)
+        document = PdfByEither(path, limits, detail)
     elif kind in OLD_OFFICE:
         fact = f"a {kind.upper()} file is read where LibreOffice is installed; install it, or convert the file"
         raise DocumentRejected(fact, cause="unsupported")

@@ -58,7 +58,7 @@ class ImageFrames:
             raise
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
             fact = f"the {kind.upper()} image cannot be opened"
-            reason = ends_early(path) or f"no {kind.upper()} follows its first bytes"
+            reason = (kind in ("avif", "heic") and ends_early(path)) or f"no {kind.upper()} follows its first bytes"
             raise DocumentRejected(f"{fact}: {reason}", cause="damaged") from error
         except Exception as error:
             if kind in ("jxl", "webp") and not isinstance(error, MemoryError):  # their words speak of their own objects

@@ -164,7 +164,7 @@ def test_turning_away_early_does_not_spoil_the_next_document(rasterizer: Rasteri
 def test_exif_orientation_stands_the_picture_upright(
     rasterizer: Rasterizer, tmp_path: Path, orientation: int, suffix: str, size: tuple[int, int]
 ) -> None:
-    from pipeline.documents.render_images import TURNS
+    from pipeline.documents.dots import TURNS
 
     undo = {
         Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,

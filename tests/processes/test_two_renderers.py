@@ -17,6 +17,8 @@ from PIL import Image
 
 from pipeline.documents.drawn import Drawn, Limits
 from pipeline.documents.render import open_document
+from pipeline.documents.render_pdf import PdfPages
+from pipeline.errors import DocumentRejected, PageFailed
 from tests import hostile, odd_pdfs
 from tests.odd_pdfs import BOX, KIDS, words
 
@@ -97,3 +99,43 @@ def test_a_lost_line_would_be_seen(tmp_path: Path) -> None:
     full = odd_pdfs.one_page(tmp_path / "full.pdf", words("seen"))
     empty = odd_pdfs.one_page(tmp_path / "empty.pdf", b"q Q")
     assert np.abs(by_mupdf(full)[0].astype(int) - by_pdfium(empty)[0]).mean() > 2 * MUCH
+
+
+# What MuPDF cannot draw
+
+
+def test_a_page_that_mupdf_cannot_draw_is_drawn_by_pdfium(tmp_path: Path) -> None:
+    """Its picture's dictionary holds a word where a key should be."""
+    samples, entries = GREY
+    path = odd_pdfs.image_page(tmp_path / "a.pdf", samples, b"/Intent /Perceptual too" + entries)
+    with pytest.raises(PageFailed, match="nothing of the page could be drawn"):
+        PdfPages(str(path), LIMITS).draw(0)
+    page = open_document(str(path), "pdf", LIMITS).draw(0)
+    assert page.warnings.startswith("drawn by pdfium") and "invalid key" in page.warnings
+    assert (page.width_pt, page.height_pt, page.text_layer) == (400, 300, None)
+    sound = odd_pdfs.image_page(tmp_path / "b.pdf", samples, entries)
+    assert np.abs(shades(picture_of(page)).astype(int) - by_mupdf(sound)[0]).mean() < 2 * MUCH
+
+
+def test_a_file_that_mupdf_cannot_open_is_drawn_by_pdfium(tmp_path: Path) -> None:
+    """Its table of objects is wrong, and its one page holds a word where a key should be: a broken object to MuPDF."""
+    path = odd_pdfs.one_page(tmp_path / "a.pdf", words("seen"), BOX + b"/Tabs /S too")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"startxref\n", b"startxref\n1"))
+    with pytest.raises((DocumentRejected, PageFailed)) as caught:
+        PdfPages(str(path), LIMITS).draw(0)
+    [page] = [open_document(str(path), "pdf", LIMITS).draw(0)]
+    assert caught.value.cause == "damaged" and page.warnings.startswith("drawn by pdfium")
+    assert np.asarray(picture_of(page)).min() < 50
+
+
+def test_what_neither_draws_fails_as_mupdf_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(b"%PDF-1.7\nnothing of it is left\x00\xff")
+    with pytest.raises(DocumentRejected) as caught:
+        open_document(str(path), "pdf", LIMITS)
+    assert caught.value.cause in ("damaged", "empty") and "pdfium" not in str(caught.value)
+    samples, entries = odd_pdfs.flate_grey(16, 16, bytes(256))
+    path = odd_pdfs.image_page(path, samples, b"/Intent /Perceptual too" + entries)  # black to pdfium
+    with pytest.raises(PageFailed, match="nothing of the page could be drawn: "):
+        open_document(str(path), "pdf", LIMITS).draw(0)
