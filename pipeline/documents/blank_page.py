@@ -250,14 +250,12 @@ def _is_ringing(blobs: Blobs, unit: float) -> Any:
 
     is_dark = blobs.peaks >= _SOFT
     cell = 12 * unit
-    dark = {
-        (int(y // cell) + down, int(x // cell) + right)
-        for y, x in zip(blobs.ys[is_dark[blobs.labels]], blobs.xs[is_dark[blobs.labels]], strict=True)
-        for down in (-1, 0, 1)
-        for right in (-1, 0, 1)
-    }
+    stride = int(blobs.xs.max() // cell) + 4  # a cell beyond each edge
+    ink = is_dark[blobs.labels]
+    dark = np.unique((blobs.ys[ink] // cell + 1) * stride + blobs.xs[ink] // cell + 1)
+    beside = [dark + down * stride + right for down in (-1, 0, 1) for right in (-1, 0, 1)]
     y, x = (blobs.core.top + blobs.core.bottom) / 2 // cell, (blobs.core.left + blobs.core.right) / 2 // cell
-    is_beside = np.array([(int(down), int(right)) in dark for down, right in zip(y, x, strict=True)], bool)
+    is_beside = np.isin((y + 1) * stride + x + 1, np.concatenate(beside))
     return is_beside & (blobs.peaks < _FAINT) & (blobs.whole.longer <= 16 * unit)
 
 
