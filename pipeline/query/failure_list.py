@@ -90,7 +90,7 @@ _PARTS = (
         f"AND {_IS_SEEN.format('x')}",
     ),
     (
-        "x.id",
+        "+x.id",  # else SQLite goes through all pages by their ids, not through those that failed
         f"{_PATH}, d.public_id, x.page_index + 1, {_NOTHING}, x.cause, x.reason, 1, x.created_at, {_NOTHING}",
         "FROM pages x JOIN documents d ON d.id = x.document_id WHERE x.cause IS NOT NULL "
         f"AND {_IS_SEEN.format('d')} AND {_ASKED.replace('p.page_index', 'x.page_index')}",

@@ -73,6 +73,7 @@ class _Guarded(Guard):
         super().__init__(app, keys, _refusing(app))
         self.routes = app.routes
         self.openapi = app.openapi
+        self.site = app.state.site
 
 
 def _refusing(app: FastAPI) -> ASGIApp:

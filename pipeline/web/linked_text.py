@@ -23,7 +23,7 @@ from html.parser import HTMLParser
 
 from pipeline.query.one_page import Doubt, Line
 
-DOUBTED_LINE_BELOW = 0.9
+DOUBTED_LINE_BELOW = 0.95
 """Sound print is read at 0.95 and more."""
 
 

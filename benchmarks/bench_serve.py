@@ -1,0 +1,83 @@
+"""How long each page of `pagepack serve` takes to be made, in an archive that is there.
+
+    python -m benchmarks.bench_serve HOME [--rounds 10]
+
+Pages are asked for in this process, without a network, each kind of a different document or word each round; the first
+round is the first time that anybody asks. Beside the wall's milliseconds stand those of the processor, with what is
+gathered beside the pages, for a machine that does other things, too. A large archive is made by
+`python -m benchmarks.bench_search --keep FOLDER`. Ends in one line of JSON: the median and the longest of each kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from pipeline.settings import load_settings
+from pipeline.web.app import create_app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--rounds", type=int, default=10)
+    given = parser.parse_args()
+    settings = load_settings(home=given.home)
+    app = create_app(settings)
+    client = TestClient(app, base_url="http://localhost")
+    site = app.site  # type: ignore[attr-defined]
+    chosen = random.Random(0)
+    with site.db.looking() as look:
+        last = look.value("SELECT max(id) FROM documents")
+        batches = look.values("SELECT public_id FROM batches ORDER BY id DESC LIMIT 10")
+        documents = [
+            look.value(
+                "SELECT public_id FROM documents WHERE id >= :id ORDER BY id LIMIT 1", id=chosen.randint(1, last)
+            )
+            for _ in range(given.rounds)
+        ]
+        texts = look.values(
+            "SELECT a.text FROM answer_versions a WHERE a.id % :step = 7 LIMIT :most",
+            step=max(look.value("SELECT max(id) FROM answer_versions") // given.rounds, 1),
+            most=given.rounds,
+        )
+    words = [chosen.choice(text.split() or ["page"]) for text in texts] or ["page"]
+    took: dict[str, list[float]] = {}
+    worked: dict[str, list[float]] = {}
+    for at in range(given.rounds):
+        document, batch, word = documents[at], batches[at % len(batches)], words[at % len(words)]
+        for kind, path in {
+            "batches": "/",
+            "batch": f"/batches/{batch}",
+            "progress": f"/batches/{batch}/progress",
+            "failures": f"/batches/{batch}/failures",
+            "failures of a cause": f"/batches/{batch}/failures?cause=timeout",
+            "document": f"/documents/{document}",
+            "page": f"/documents/{document}/pages/1",
+            "review": "/review",
+            "review of a batch": f"/review?batch={batch}",
+            "search": f"/search?q={word}",
+            "charts": "/charts",
+            "SQL, one row": "/sql?q=SELECT+*+FROM+page_text+LIMIT+1",
+        }.items():
+            started, busy = time.perf_counter(), time.process_time()
+            answered = client.get(path)
+            took.setdefault(kind, []).append((time.perf_counter() - started) * 1000)
+            worked.setdefault(kind, []).append((time.process_time() - busy) * 1000)
+            assert answered.status_code == 200, (path, answered.text)
+    for kind, times in took.items():
+        print(
+            f"{kind:24} first {times[0]:7.0f}  median {statistics.median(times):7.0f}  longest {max(times):7.0f} ms"
+            f"  processor {statistics.median(worked[kind]):7.0f} ms"
+        )
+    print(json.dumps({kind: [round(statistics.median(times)), round(max(times))] for kind, times in took.items()}))
+
+
+if __name__ == "__main__":
+    main()
