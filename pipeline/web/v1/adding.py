@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from pipeline.database.looking import Looking
 from pipeline.database.open import open_database
 from pipeline.errors import DiskFull, NothingToDo, UsageError
 from pipeline.query.batch_status import BatchRow, asked_prompts, find_batch, who_works
@@ -75,7 +76,7 @@ _FORM = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
                         "batch": {"type": "string", "description": "name of the batch; without one, that of the files"},
                         "prompt": {"type": "array", "items": {"type": "string"}, "description": "ocr without one"},
                     },
@@ -189,16 +190,17 @@ def _submitted(
         raise HTTPException(404, str(error)) from error
     except Busy as error:
         raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
-    row = find_batch(site.db, batch.public_id)
-    why = _why_nobody_reads(site, row)
+    db = site.db
+    row = find_batch(db, batch.public_id)
+    why = _why_nobody_reads(db, row)
     return shapes.Added(batch_id=row.batch_id, name=row.name, all_seen=is_done, files=files, nobody_reads=why)
 
 
-def _why_nobody_reads(site: Site, batch: BatchRow) -> str | None:
-    if batch.state != "running" or who_works(site.db, batch) == WorkedOnBy.RUN:
+def _why_nobody_reads(db: Looking, batch: BatchRow) -> str | None:
+    if batch.state != "running" or who_works(db, batch) == WorkedOnBy.RUN:
         return None
-    there = [worker for worker in workers(site.db) if worker.role != "run"]
-    return why_nobody_reads(there, batch.engine, batch.model, asked_prompts(site.db, batch.id))
+    there = [worker for worker in workers(db) if worker.role != "run"]
+    return why_nobody_reads(there, batch.engine, batch.model, asked_prompts(db, batch.id))
 
 
 @router.post("/batches/{batch}/retry", responses=shapes.REFUSED)
@@ -206,13 +208,14 @@ def retry(site: TheSite, batch: Ref, asked: shapes.Retry) -> shapes.Retried:
     """Failures of a batch wait again, as `pagepack retry` has it; workers read them."""
     if not site.allow_retry:
         raise HTTPException(403, "retrying is off; start the server as `pagepack serve --allow-retry`")
-    chosen = batch_of(site, batch)
+    looked_at = site.db
+    chosen = batch_of(looked_at, batch)
     cause = None if asked.cause is None else storable(asked.cause)
-    failures = [(one.source_path, one.page_number) for one in all_failures(site.db, chosen.id, cause)]
+    failures = [(one.source_path, one.page_number) for one in all_failures(looked_at, chosen.id, cause)]
     db = open_database(site.settings)
     try:
         documents, answers = retry_failures(db, chosen.id, failures)
     finally:
         db.dispose()
-    why = _why_nobody_reads(site, find_batch(site.db, chosen.batch_id)) if documents or answers else None
+    why = _why_nobody_reads(looked_at, find_batch(looked_at, chosen.batch_id)) if documents or answers else None
     return shapes.Retried(failures=len(failures), documents=documents, answers=answers, nobody_reads=why)

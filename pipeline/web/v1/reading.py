@@ -11,6 +11,7 @@ from fastapi import APIRouter, HTTPException, Query
 from fastapi import Path as PathParameter
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from pipeline.database.looking import Looking
 from pipeline.errors import PageFailed, UsageError
 from pipeline.query.batch_status import BatchRow, batch_rows, find_batch, status
 from pipeline.query.failure_list import list_failures
@@ -37,27 +38,31 @@ DocumentId = Annotated[str, PathParameter(description="As search and SQL give it
 Number = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="Of the page, from 1")]
 Prompt = Annotated[str, Query(description="What the pages were asked", max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The text"}
+}
 
 
-def batch_of(site: Site, ref: str) -> BatchRow:
+def batch_of(db: Looking, ref: str) -> BatchRow:
     """Raises HTTPException 404: no such batch, or several."""
     try:
-        return find_batch(site.db, ref)
+        return find_batch(db, ref)
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
 
 
-def _document(site: Site, document_id: str) -> FoundFile:
+def _document(db: Looking, document_id: str) -> FoundFile:
     try:
-        return find_file(site.db, document_id, by_end=False)
+        return find_file(db, document_id, by_end=False)
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
 
 
 def _page(site: Site, document_id: str, number: int, prompt: str) -> PageAnswer:
-    document = _document(site, document_id)
+    db = site.db
+    document = _document(db, document_id)
     try:
-        return page_answer(site.db, document, number, prompt)
+        return page_answer(db, document, number, prompt)
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
 
@@ -75,7 +80,8 @@ def _batch(row: BatchRow) -> shapes.Batch:
 @router.get("/batches/{batch}")
 def batch_status(site: TheSite, batch: Ref) -> shapes.BatchStatus:
     """How far a batch is: exact counts, rate, failures by cause. Costs a look at each of its pages."""
-    now = status(site.db, batch_of(site, batch))
+    db = site.db
+    now = status(db, batch_of(db, batch))
     more = [name for name in shapes.BatchStatus.model_fields if name not in shapes.Batch.model_fields]
     return shapes.BatchStatus(**_batch(now.batch).model_dump(), **{name: getattr(now, name) for name in more})
 
@@ -91,7 +97,8 @@ def batch_failures(
     """What was not taken in or not read, and why."""
     part, key = map(int, after.split("-"))
     wanted = None if cause is None else storable(cause)
-    found = list_failures(site.db, batch_of(site, batch).id, wanted, (part, key), limit)
+    db = site.db
+    found = list_failures(db, batch_of(db, batch).id, wanted, (part, key), limit)
     shown = [shapes.Failure(**{name: getattr(one, name) for name in shapes.Failure.model_fields}) for one in found]
     more = f"{found[-1].key[0]}-{found[-1].key[1]}" if len(found) == limit else None
     return shapes.Failures(failures=shown, next=more)
@@ -113,19 +120,20 @@ def find_document(
 @router.get("/documents/{document_id}")
 def show_document(site: TheSite, document_id: DocumentId) -> shapes.Document:
     """A document by its id: how many pages it has, and whether it was opened."""
-    return _shown(_document(site, document_id))
+    return _shown(_document(site.db, document_id))
 
 
 def _shown(found: FoundFile) -> shapes.Document:
     return shapes.Document(**{name: getattr(found, name) for name in shapes.Document.model_fields})
 
 
-@router.get("/documents/{document_id}/text", response_class=PlainTextResponse)
+@router.get("/documents/{document_id}/text", response_class=Response, responses=_TEXT)
 def document_text(site: TheSite, document_id: DocumentId, prompt: Prompt = "ocr") -> Response:
     """Its text in the order of its pages, a blank line between them; pages without text are left out."""
-    document = _document(site, document_id)
+    db = site.db
+    document = _document(db, document_id)
     try:
-        first = page_answers(site.db, document, prompt, 1, _PAGES_AT_ONCE)
+        first = page_answers(db, document, prompt, 1, _PAGES_AT_ONCE)
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
 
@@ -137,7 +145,7 @@ def document_text(site: TheSite, document_id: DocumentId, prompt: Prompt = "ocr"
                     yield f"{between}{page.text}"
                     between = "\n\n"
             is_last = len(some) < _PAGES_AT_ONCE
-            some = [] if is_last else page_answers(site.db, document, prompt, some[-1].page_number + 1, _PAGES_AT_ONCE)
+            some = [] if is_last else page_answers(db, document, prompt, some[-1].page_number + 1, _PAGES_AT_ONCE)
 
     return StreamingResponse(parts(), media_type="text/plain; charset=utf-8")
 
@@ -151,9 +159,10 @@ def document_pages(
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> shapes.Pages:
     """Its pages with their texts, from the first one that is wanted."""
-    document = _document(site, document_id)
+    db = site.db
+    document = _document(db, document_id)
     try:
-        found = page_answers(site.db, document, prompt, first, limit)
+        found = page_answers(db, document, prompt, first, limit)
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
     return shapes.Pages(pages=[shapes.Page(**asdict(page)) for page in found])
@@ -165,7 +174,7 @@ def show_page(site: TheSite, document_id: DocumentId, number: Number, prompt: Pr
     return shapes.Page(**asdict(_page(site, document_id, number, prompt)))
 
 
-@router.get("/documents/{document_id}/pages/{number}/text", response_class=PlainTextResponse)
+@router.get("/documents/{document_id}/pages/{number}/text", response_class=Response, responses=_TEXT)
 def page_text(site: TheSite, document_id: DocumentId, number: Number, prompt: Prompt = "ocr") -> Response:
     """The text alone."""
     page = _page(site, document_id, number, prompt)
@@ -181,9 +190,9 @@ def page_text(site: TheSite, document_id: DocumentId, number: Number, prompt: Pr
 )
 def page_image(site: TheSite, document_id: DocumentId, number: Number) -> Response:
     """The image of the page, as PNG. Retention may have removed it: then it is 404, with the way to draw it again."""
-    document = _document(site, document_id)
+    db = site.db
     try:
-        data = site.images.get(page_image_hash(site.db, document, number))
+        data = site.images.get(page_image_hash(db, _document(db, document_id), number))
     except (UsageError, PageFailed) as error:
         raise HTTPException(404, str(error)) from error
     return Response(data, media_type="image/png")
@@ -198,8 +207,9 @@ def search_pages(
     limit: Limit = 20,
 ) -> shapes.Hits:
     """Pages that hold the words, best first, each with the place in its text."""
-    chosen = batch_of(site, batch) if batch else None
-    found = find(site.db, q, prompt=prompt or None, limit=limit, batch=chosen)
+    db = site.db
+    chosen = batch_of(db, batch) if batch else None
+    found = find(db, q, prompt=prompt or None, limit=limit, batch=chosen)
     return shapes.Hits(hits=[shapes.Hit(**asdict(hit)) for hit in found.hits], total=found.total)
 
 
