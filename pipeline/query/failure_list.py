@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.database.looking import Look, Looking, as_moment
+from schemas.text import storable
 from schemas.view_parts import IS_ASKED_ABOUT
 
 
@@ -114,7 +115,7 @@ def _some(look: Look, part: int, batch_id: int, cause: str | None, after: int, l
     where = f"{rows} AND {key} > :after"
     if cause is not None:
         where += " AND x.cause = :cause"
-        given["cause"] = cause
+        given["cause"] = storable(cause)
     return [
         Failure(
             key=(part, row[0]),

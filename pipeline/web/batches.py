@@ -12,7 +12,7 @@ from pipeline.query.batch_status import BatchRow, Counts, Pace, asked_prompts, b
 from pipeline.query.failure_list import causes_of
 from pipeline.query.go_on import go_on_command
 from pipeline.query.worth_a_look import worth_a_look
-from pipeline.web.lookup import batch_or_404
+from pipeline.web.lookup import Id, batch_or_404
 from pipeline.web.render import render
 from pipeline.web.request_site import Site, TheSite
 
@@ -41,12 +41,12 @@ class Shown:
 
 
 @router.get("/")
-def show_batches(request: Request, site: TheSite, before: int | None = None) -> Response:
+def show_batches(request: Request, site: TheSite, before: Id | None = None) -> Response:
     return render(request, "batches.html", **_listed(site, before))
 
 
 @router.get("/batches/rows")
-def show_rows(request: Request, site: TheSite, before: int | None = None) -> Response:
+def show_rows(request: Request, site: TheSite, before: Id | None = None) -> Response:
     """What the list refreshes."""
     return render(request, "batch_rows.html", **_listed(site, before))
 

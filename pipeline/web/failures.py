@@ -13,7 +13,7 @@ from pipeline.query.failure_list import all_failures, causes_of, find_failure, l
 from pipeline.query.go_on import go_on_command
 from pipeline.store.retries import retry_failures
 from pipeline.store.worked_on_by import WorkedOnBy
-from pipeline.web.lookup import batch_or_404
+from pipeline.web.lookup import Number, batch_or_404
 from pipeline.web.render import address, render
 from pipeline.web.request_site import Site, TheSite
 
@@ -24,7 +24,7 @@ _SHOWN = 30
 
 @router.get("/batches/{batch_id}/failures")
 def show_failures(
-    request: Request, site: TheSite, batch_id: str, cause: str = "", after: str = "", retried: int | None = None
+    request: Request, site: TheSite, batch_id: str, cause: str = "", after: str = "", retried: Number | None = None
 ) -> Response:
     batch = batch_or_404(site, batch_id)
     found = list_failures(site.db, batch.id, cause or None, _key(after) if after else (0, 0), _SHOWN + 1)
@@ -80,6 +80,6 @@ def _who_reads(site: Site, batch: BatchRow) -> str | None:
 
 def _key(text: str) -> tuple[int, int]:
     part, _, number = text.partition("-")
-    if not (part.isdecimal() and number.isdecimal() and len(text) < 30):
+    if not (part.isdecimal() and number.isdecimal() and len(number) < 19 and len(part) == 1):
         raise HTTPException(404, "There is no such place in the list of failures.")
     return int(part), int(number)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from pipeline.errors import PageFailed
 from pipeline.query.one_page import find_page
-from pipeline.web.lookup import document_or_404
+from pipeline.web.lookup import Number, document_or_404
 from pipeline.web.request_site import Site, TheSite
 
 router = APIRouter()
@@ -22,13 +22,13 @@ _at_once = threading.BoundedSemaphore(2)  # a large image takes 50 MB while it i
 
 
 @router.get("/documents/{document_id}/pages/{page_number}/image")
-def show_image(request: Request, site: TheSite, document_id: str, page_number: int) -> Response:
+def show_image(request: Request, site: TheSite, document_id: str, page_number: Number) -> Response:
     image_hash = _hash_of(site, document_id, page_number)
     return _known(request, image_hash) or _answer(_bytes(site, image_hash), "image/png", image_hash)
 
 
 @router.get("/documents/{document_id}/pages/{page_number}/thumbnail")
-def show_thumbnail(request: Request, site: TheSite, document_id: str, page_number: int) -> Response:
+def show_thumbnail(request: Request, site: TheSite, document_id: str, page_number: Number) -> Response:
     image_hash = _hash_of(site, document_id, page_number)
     known = _known(request, f"{image_hash}-small")
     if known is not None:

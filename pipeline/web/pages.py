@@ -25,7 +25,7 @@ from pipeline.query.one_page import (
 )
 from pipeline.query.word_diff import Piece, diff
 from pipeline.web.linked_text import DOUBTED_LINE_BELOW, linked
-from pipeline.web.lookup import document_or_404
+from pipeline.web.lookup import Id, Number, document_or_404
 from pipeline.web.render import address, render
 from pipeline.web.request_site import TheSite
 from pipeline.web.review import place_in_queue
@@ -38,7 +38,7 @@ _MOST_DIFFED = 400_000  # characters of both texts: the words of more take longe
 
 
 @router.get("/documents/{document_id}")
-def show_document(request: Request, site: TheSite, document_id: str, start: int = 1) -> Response:
+def show_document(request: Request, site: TheSite, document_id: str, start: Number = 1) -> Response:
     document = document_or_404(site, document_id)
     with site.db.looking() as look:
         pages = some_pages(look, document.id, max(start, 1), _THUMBNAILS + 1)
@@ -61,9 +61,9 @@ def show_page(
     request: Request,
     site: TheSite,
     document_id: str,
-    page_number: int,
+    page_number: Number,
     prompt: str = "",
-    answer: int | None = None,
+    answer: Id | None = None,
     against: str = "",
     queue: str = "",
 ) -> Response:
@@ -135,7 +135,7 @@ def _changes(before: str | None, shown: AnswerRow | None) -> list[Piece] | None:
 
 
 @router.get("/documents/{document_id}/pages/{page_number}/go")
-def go_to_page(site: TheSite, document_id: str, page_number: int, to: int = 1) -> Response:
+def go_to_page(site: TheSite, document_id: str, page_number: Number, to: Number = 1) -> Response:
     """Where the field for a page's number leads."""
     document = document_or_404(site, document_id)
     last = max(document.page_count or 1, 1)

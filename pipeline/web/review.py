@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from pipeline.query.batch_status import BatchRow, batch_rows
 from pipeline.web.gathered import Result
-from pipeline.web.lookup import batch_named
+from pipeline.web.lookup import Number, batch_named
 from pipeline.web.render import address, render
 from pipeline.web.request_site import Site, TheSite
 from schemas.review import ReviewReason
@@ -53,7 +53,7 @@ class Place:
 
 
 @router.get("/review")
-def show_review(request: Request, site: TheSite, batch: str = "", reason: str = "", start: int = 1) -> Response:
+def show_review(request: Request, site: TheSite, batch: str = "", reason: str = "", start: Number = 1) -> Response:
     chosen = batch_named(site, batch)
     result = _list(site, chosen)
     entries = result.value or []

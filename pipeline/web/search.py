@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.query.batch_status import batch_rows
 from pipeline.query.search import Found, find
 from pipeline.query.snippets import Snippet
-from pipeline.web.lookup import batch_named
+from pipeline.web.lookup import Number, batch_named
 from pipeline.web.render import render
 from pipeline.web.request_site import TheSite
 
@@ -23,7 +23,7 @@ _AT_FIRST = 20
 
 @router.get("/search")
 def show_search(
-    request: Request, site: TheSite, q: str = "", prompt: str = "", batch: str = "", limit: int = _AT_FIRST
+    request: Request, site: TheSite, q: str = "", prompt: str = "", batch: str = "", limit: Number = _AT_FIRST
 ) -> Response:
     found: Found | None = None
     problem = ""

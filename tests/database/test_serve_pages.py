@@ -231,3 +231,30 @@ def test_prompts_stand_beside_each_other(client: TestClient, archive: Archive) -
     where = f"/documents/{archive.scalar('SELECT public_id FROM documents')}/pages/1"
     assert "this is ocr" in client.get(where).text
     assert "this is describe" in client.get(f"{where}?prompt=describe").text
+
+
+def test_an_odd_address_is_told_and_is_no_fault(archive: Archive, settings: Settings) -> None:
+    archive.file("/a.pdf", ["the tide came in"])
+    client = TestClient(create_app(settings), base_url="http://localhost", raise_server_exceptions=False)
+    document = archive.scalar("SELECT public_id FROM documents")
+    batch = archive.batches["b"].public_id
+    for odd in ("-1", "9" * 30, str(2**63), "%00%ff%ED%A0%80", "0-" + "9" * 20):
+        for path in (
+            f"/?before={odd}",
+            f"/batches/{odd}",
+            f"/batches/{batch}/failures?after={odd}&cause={odd}",
+            f"/documents/{odd}",
+            f"/documents/{document}?start={odd}",
+            f"/documents/{document}/pages/{odd}",
+            f"/documents/{document}/pages/{odd}/image",
+            f"/documents/{document}/pages/1?answer={odd}",
+            f"/documents/{document}/pages/1?prompt={odd}&against={odd}&queue={odd}.{odd}",
+            f"/documents/{document}/pages/1/go?to={odd}",
+            f"/review?batch={odd}",
+            f"/review?start={odd}",
+            f"/search?q={odd}&prompt={odd}",
+            f"/search?q=tide&batch={odd}",
+            f"/sql?q={odd}",
+        ):
+            answered = client.get(path)
+            assert answered.status_code < 500, (path[:100], answered.status_code)
