@@ -1,8 +1,8 @@
 """Full-text search in plain SQL, where there is no `pagepack search`: the view `page_words`, thin over its index.
 
 `terms` is what the databases match: `WHERE terms MATCH 'tide*'` on SQLite, `WHERE terms @@ to_tsquery('simple',
-'tide:*')` on PostgreSQL. The index holds words in small letters without accents, and each Chinese, Japanese or Korean
-character as a word of its own (`pipeline/store/search_terms.py`).
+'tide:*')` on PostgreSQL. The index holds words in small letters without accents, and characters of scripts without
+spaces in pairs (`pipeline/store/search_terms.py`; docs/search.md says how to ask for them).
 """
 
 from __future__ import annotations

@@ -318,6 +318,19 @@ class CurrentAnswer(Base):
     latest_answer_id: Mapped[int | None] = mapped_column(Key)  # what the page would show without any promotion
 
 
+class SearchIndex(Base):
+    """One row: which answers are yet to be put into the index of words anew, after its form changed or on demand.
+
+    The index itself, `page_search`, is made by a migration, for it is another thing on each database.
+    """
+
+    __tablename__ = "search_index"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    done: Mapped[int] = mapped_column(Key)  # answers up to this key are in it as they should be
+    until: Mapped[int] = mapped_column(Key)  # and those after this one
+
+
 class Promotion(Base):
     """People said which answers shall be current, for which pages. It stands until it is rolled back."""
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import EXIT_DONE, EXIT_USAGE, cli, home_option, json_option, path
+
+if TYPE_CHECKING:
+    from pipeline.database.engine import Database
 
 
 @cli.command()
@@ -29,7 +34,10 @@ def db() -> None:
 @home_option
 @json_option
 def upgrade(home: Path | None, as_json: bool) -> int:
-    """Bring the database to this program's schema; safe to repeat, and on a server by several at once."""
+    """Bring the database to this program's schema; safe to repeat, and on a server by several at once.
+
+    Where the index of words is of an older form, it is made anew, too: interrupted, `db reindex` goes on with it.
+    """
     from contextlib import nullcontext
 
     from pipeline.database.home import HomeLock
@@ -40,11 +48,44 @@ def upgrade(home: Path | None, as_json: bool) -> int:
     settings = load_settings(home=home)
     with HomeLock(settings.home) if settings.database_url is None else nullcontext():
         database = open_database(settings, create=True)
+    _reindex(database)
     if as_json:
         click.echo(json.dumps({"database": database.name, "revision": head_revision()}, ensure_ascii=False))
     else:
         click.echo(f"{database.name} is at revision {head_revision()}")
     return EXIT_DONE
+
+
+@db.command("reindex")
+@home_option
+@json_option
+def reindex_words(home: Path | None, as_json: bool) -> int:
+    """Make the index of words anew, while others read, search and store; interrupted, the next call goes on."""
+    from pipeline.database.open import open_database
+    from pipeline.settings import load_settings
+    from pipeline.store.reindex import begin_reindex
+
+    database = open_database(load_settings(home=home))
+    begin_reindex(database)
+    count = _reindex(database)
+    if as_json:
+        click.echo(json.dumps({"database": database.name, "answers": count}, ensure_ascii=False))
+    else:
+        click.echo(f"{database.name}: {count:,} {'answer is' if count == 1 else 'answers are'} in the index of words")
+    return EXIT_DONE
+
+
+def _reindex(database: Database) -> int:
+    """How many answers were put into the index; a bar says how far it is."""
+    from pipeline.store.reindex import not_indexed, reindex
+
+    count = 0
+    if waiting := not_indexed(database):
+        with click.progressbar(length=waiting, label="indexing words", file=sys.stderr) as bar:
+            for pieces in reindex(database):
+                count += pieces
+                bar.update(pieces)
+    return count
 
 
 @db.command()

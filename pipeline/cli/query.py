@@ -7,12 +7,38 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, Choice, cli, home_option, json_option, one_line, path
+
+if TYPE_CHECKING:
+    from pipeline.query.search import Found
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """A UTC moment; of a day alone its beginning, or with `is_end` that of the next one."""
+
+    name = "date"
+
+    def __init__(self, *, is_end: bool = False) -> None:
+        self._is_end = is_end
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return moment + timedelta(days=1) if self._is_end and len(value) <= len("2026-01-31") else moment
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no date; write it as 2026-01-31, or 2026-01-31T18:00 for a moment", param, ctx)
+
+
+_CONFIDENCE = click.FloatRange(0, 1)
 
 
 @cli.command()
@@ -20,10 +46,25 @@ from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, Choice, cli, home_optio
 @home_option
 @click.option("--prompt", metavar="NAME", help="Only answers to this prompt.")
 @click.option("--batch", metavar="BATCH", help="Only files of this batch.")
+@click.option("--folder", metavar="FOLDER", help="Only files at or below it: /data/letters, or letters/1913 anywhere.")
+@click.option("--since", metavar="DATE", type=Moment(), help="Only answers that were read on this day (UTC) or later.")
+@click.option("--until", metavar="DATE", type=Moment(is_end=True), help="Only answers that were read by its end.")
+@click.option("--min-confidence", type=_CONFIDENCE, help="Only answers of at least this confidence, from 0 to 1.")
+@click.option("--max-confidence", type=_CONFIDENCE, help="Only answers of at most this confidence.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
 @json_option
 def search(
-    words: tuple[str, ...], home: Path | None, prompt: str | None, batch: str | None, limit: int, as_json: bool
+    words: tuple[str, ...],
+    home: Path | None,
+    prompt: str | None,
+    batch: str | None,
+    folder: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    min_confidence: float | None,
+    max_confidence: float | None,
+    limit: int,
+    as_json: bool,
 ) -> int:
     """Pages that hold all the WORDS, best first. "Quote a phrase"; any word that ends with * stands for its endings.
 
@@ -32,7 +73,8 @@ def search(
     report NOT draft         the first without the second
     'NEAR(tide gull, 5)'     both, with at most 5 words between them; 10 without a number
 
-    Latin words are found whatever their case and accents; Chinese, Japanese and Korean as they are written.
+    Words are found whatever their case, accents and points; Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese by
+    any run of characters. Where more than 1,000 pages fit, 1,000 of them are ranked (docs/search.md).
     """
     from pipeline.database.open_to_look import open_to_look
     from pipeline.query.batch_status import find_batch
@@ -40,23 +82,48 @@ def search(
     from pipeline.settings import load_settings
 
     db = open_to_look(load_settings(home=home))
-    chosen = find_batch(db, batch) if batch else None
-    found = find(db, " ".join(map(_phrase, words)), prompt=prompt, limit=limit, batch=chosen)
+    found = find(
+        db,
+        " ".join(map(_phrase, words)),
+        prompt=prompt,
+        limit=limit,
+        batch=find_batch(db, batch) if batch else None,
+        folder=folder,
+        since=since,
+        until=until,
+        min_confidence=min_confidence,
+        max_confidence=max_confidence,
+    )
     for hit in found.hits:
         if as_json:
             click.echo(json.dumps(asdict(hit), ensure_ascii=False))
         else:
             _echo(click.style(f"{one_line(hit.source_path)}:{hit.page_number}", bold=True))
             _echo("    " + _marked(one_line(hit.snippet.text), hit.snippet.matches))
+    if found.not_indexed:
+        click.echo(
+            f"pagepack: {found.not_indexed:,} older answers are not in this index of words yet, and may not be found; "
+            "`pagepack db reindex` puts them in",
+            err=True,
+        )
     if not found.hits:
         is_plain = not any(map(_OPERATOR.search, words))
         click.echo(f"pagepack: no page {'holds all of' if is_plain else 'fits'}: {' '.join(words)}", err=True)
         return EXIT_FAILED
-    if found.total > len(found.hits):
-        click.echo(f"{len(found.hits):,} of {found.total:,} hits shown; --limit shows more", err=True)
-    else:
-        click.echo(f"{found.total:,} {'hit' if found.total == 1 else 'hits'}", err=True)
+    click.echo(_how_many(found), err=True)
     return EXIT_DONE
+
+
+def _how_many(found: Found) -> str:
+    shown = len(found.hits)
+    if found.is_more:
+        return (
+            f"{shown:,} of more than {found.total:,} hits shown, the best of {found.total:,}; more words, or an option "
+            "as --folder, narrow it"
+        )
+    if found.total > shown:
+        return f"{shown:,} of {found.total:,} hits shown; --limit shows more"
+    return f"{found.total:,} {'hit' if found.total == 1 else 'hits'}"
 
 
 _OPERATOR = re.compile(r"(^|[\s(])((AND|OR|NOT)([\s)]|$)|NEAR\()")

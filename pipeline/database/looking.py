@@ -29,7 +29,7 @@ class Look:
     """One reading transaction."""
 
     def __init__(self, dialect: str, run: Callable[[str, Mapping[str, Any]], Sequence[Any]]) -> None:
-        self._dialect = dialect
+        self.dialect = dialect
         self._run = run
 
     def rows(self, statement: str, **values: Any) -> Sequence[Any]:
@@ -45,13 +45,13 @@ class Look:
 
     def now(self) -> float:
         """Seconds since the epoch, by the database's clock; as `Database.now`."""
-        if self._dialect == "postgresql":
+        if self.dialect == "postgresql":
             return float(self.value("SELECT CAST(extract(epoch FROM statement_timestamp()) AS double precision)"))
         return time.time()
 
     def as_stored(self, moment: datetime) -> Any:
         """A UTC moment, to compare a column of moments with."""
-        return moment if self._dialect == "postgresql" else f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+        return moment if self.dialect == "postgresql" else f"{moment:%Y-%m-%d %H:%M:%S.%f}"
 
 
 def as_moment(value: Any) -> datetime:

@@ -39,6 +39,7 @@ INGEST = {
     "answer_versions": "SELECT, INSERT",  # a text layer that is preferred
     "answer_tries": "SELECT, INSERT",
     "page_search": "SELECT, INSERT",
+    "search_index": "SELECT",
     "current_answers": "SELECT, INSERT, UPDATE",
     "answer_promotions": "SELECT, INSERT, UPDATE (rolled_back_at)",
     "promoted_answers": "SELECT, INSERT, DELETE",
@@ -81,8 +82,8 @@ QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")
 
 READ = {  # what the views show anyway, and the fleet; neither where copies of files lie, nor who is told what
     "alembic_version": "SELECT",
-    "batches": "SELECT (id, public_id, name, state, engine, model, all_pages, all_seen, started_at, finished_at, "
-    "command)",
+    "batches": "SELECT (id, public_id, name, state, engine, model, text_layer, all_pages, all_seen, started_at, "
+    "finished_at, command)",
     "prompt_versions": "SELECT (version, name, parameters, created_at)",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
@@ -93,6 +94,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "page_tasks": "SELECT",
     "answer_versions": "SELECT",
     "page_search": "SELECT",
+    "search_index": "SELECT",
     "current_answers": "SELECT",
     "text_layers": "SELECT",  # what a page carries is compared with what was read of it
     "task_attempts": "SELECT",

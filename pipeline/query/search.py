@@ -1,14 +1,25 @@
-"""Full-text search over current answers, ranked, with a snippet: FTS5 on SQLite, a GIN index on PostgreSQL."""
+"""Full-text search over current answers, ranked, with a snippet: FTS5 on SQLite, a GIN index on PostgreSQL.
+
+A common word stands on half a million pages of a million, and none of them can be ranked without being looked at. So
+`_MOST_RANKED` of them are, and the count ends there. Of the parts of an OR, each has so many: a rare word's pages are
+looked at, whatever else the query asks for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from pipeline.database.looking import Look, Looking
 from pipeline.query.batch_status import BatchRow, check_prompt
-from pipeline.query.search_query import parse_query, to_fts5, to_tsquery, wanted_phrases
+from pipeline.query.search_hits import Among, Row, hits
+from pipeline.query.search_query import alternatives, parse_query, wanted_phrases
+from pipeline.query.search_rank import Indexed, scores
 from pipeline.query.snippets import Snippet, make_snippet
 from schemas.text import storable
+
+_MOST_RANKED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,77 +36,89 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best hits, and how many there are in all."""
+    """The best hits, and how many there are in all: `total`, or more than that."""
 
     hits: list[Hit]
     total: int
+    is_more: bool = False
+    not_indexed: int = 0  # answers at most that are yet to be put into the index; see `pagepack db reindex`
 
 
-def search(
-    db: Looking, words: str, *, prompt: str | None = None, limit: int = 20, batch: BatchRow | None = None
-) -> list[Hit]:
+def search(db: Looking, words: str, **where: Any) -> list[Hit]:
     """The hits of `find` alone."""
-    return find(db, words, prompt=prompt, limit=limit, batch=batch).hits
+    return find(db, words, **where).hits
 
 
 def find(
-    db: Looking, words: str, *, prompt: str | None = None, limit: int = 20, batch: BatchRow | None = None
+    db: Looking,
+    words: str,
+    *,
+    prompt: str | None = None,
+    limit: int = 20,
+    batch: BatchRow | None = None,
+    folder: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    min_confidence: float | None = None,
+    max_confidence: float | None = None,
 ) -> Found:
     """Pages whose current answer fits the query, best first; of a batch, in the files as it saw them.
 
-    What a query may say is in `search_query.py`; any text is a safe one.
+    What a query may say is in `search_query.py`; any text is a safe one. `folder` is a path or the end of one, at or
+    below which a file lies; `since` and `until` (not included) are UTC moments at which an answer was read.
 
     Raises:
         UsageError: a query that says nothing, or only half of something; a prompt that no page was asked.
     """
     query = parse_query(storable(words))
-    match = to_tsquery(query) if db.dialect == "postgresql" else to_fts5(query)
     if prompt is not None:
         check_prompt(db, prompt)
-    values = {"match": match, "prompt": prompt, "batch": None if batch is None else batch.id}
-    given = {name: value for name, value in values.items() if value is not None}
-    among = _AMONG[db.dialect] + _HITS + (_AS_SEEN if batch is not None else _AS_IT_LIES)
-    among += " WHERE c.prompt = :prompt" if prompt is not None else ""
+    among = Among(
+        prompt=prompt,
+        batch=None if batch is None else batch.id,
+        folder=folder,
+        since=since,
+        until=until,
+        min_confidence=min_confidence,
+        max_confidence=max_confidence,
+    )
+    most = max(_MOST_RANKED, limit)
     with db.looking() as look:
-        rows = look.rows(f"{_BEST[db.dialect]}{among}{_ORDER}", **given, limit=limit)
-        total = len(rows) if len(rows) < limit else look.value(f"{_COUNT}{among}", **given)
-        texts = _texts(look, {row.answer_id for row in rows})
+        rows: dict[tuple[Any, ...], Row] = {}
+        is_more = False
+        for part in alternatives(query):
+            here = hits(look, part, among, most + 1)
+            is_more |= len(here) > most
+            rows |= {(row.answer_id, row.path, row.page_index, row.prompt): row for row in here[:most]}
+        best = _ranked(look.dialect, query, list(rows.values()))[:limit]
+        texts = _texts(look, {row.answer_id for row, _ in best})
+        not_indexed = _not_indexed(look)
     phrases = wanted_phrases(query)
-    hits = [
+    found = [
         Hit(
             source_path=row.path,
             document_id=row.public_id,
             page_number=row.page_index + 1,
             prompt=row.prompt,
-            score=row.score,
+            score=score,
             snippet=make_snippet(texts[row.answer_id], phrases),
         )
-        for row in rows
+        for row, score in best
     ]
-    return Found(hits, total)
+    return Found(found, len(rows), is_more, not_indexed)
 
 
-_BEST = {
-    "sqlite": "SELECT s.path, d.public_id, p.page_index, c.prompt, c.answer_id, -bm25(page_search) AS score",
-    "postgresql": "SELECT s.path, d.public_id, p.page_index, c.prompt, c.answer_id, "
-    "ts_rank(f.terms, CAST(:match AS tsquery)) AS score",
-}
-_COUNT = "SELECT count(*)"
-_AMONG = {
-    "sqlite": " FROM page_search JOIN current_answers c ON c.answer_id = page_search.rowid "
-    "AND page_search MATCH :match",
-    "postgresql": " FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid "
-    "AND f.terms @@ CAST(:match AS tsquery)",
-}
-_HITS = " JOIN pages p ON p.id = c.page_id JOIN documents d ON d.id = p.document_id"
-_AS_IT_LIES = " JOIN sources s ON s.document_id = d.id AND s.gone_at IS NULL"
-_AS_SEEN = (  # what lies there now may be another document
-    " JOIN batch_sources bs ON bs.document_id = d.id AND bs.batch_id = :batch JOIN sources s ON s.id = bs.source_id"
-)
-_ORDER = " ORDER BY score DESC, s.path, p.page_index, c.prompt LIMIT :limit"
+def _ranked(dialect: str, query: Any, rows: list[Row]) -> list[tuple[Row, float]]:
+    of_answer = {row.answer_id: Indexed(row.terms, row.length) for row in rows}
+    score_of = dict(zip(of_answer, scores(dialect, query, list(of_answer.values())), strict=True))
+    scored = [(row, score_of[row.answer_id]) for row in rows]
+    return sorted(scored, key=lambda one: (-one[1], one[0].path, one[0].page_index, one[0].prompt))
 
 
 def _texts(look: Look, answers: set[int]) -> dict[int, str]:
-    """Read for what is shown alone: a sort of many hits would drag them along."""
     ids = ", ".join(map(str, answers)) or "NULL"
     return {row.id: row.text for row in look.rows(f"SELECT id, text FROM answer_versions WHERE id IN ({ids})")}
+
+
+def _not_indexed(look: Look) -> int:
+    return int(look.value("SELECT until - done FROM search_index") or 0)

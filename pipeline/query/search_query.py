@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
-from pipeline.store.search_terms import Phrase, query_phrases
+from pipeline.store.search_terms import Phrase, in_pairs, query_phrases, soles
 
 _MAX_PHRASES = 64  # FTS5's parser has an end; nobody types more
 _MAX_DEPTH = 20
@@ -56,7 +56,7 @@ def parse_query(text: str) -> Query:
         UsageError: no word in it, an operator without what it needs, or more than FTS5 takes.
     """
     query = _Parser(text).parse()
-    count = sum(1 for _ in _phrases(query))
+    count = sum(1 for _ in all_phrases(query))
     if count > _MAX_PHRASES:
         raise UsageError(f"{count} words to search for, over the limit of {_MAX_PHRASES}; use fewer")
     return query
@@ -72,9 +72,10 @@ def wanted_phrases(query: Query) -> list[Phrase]:
     return [phrase for part in wanted for phrase in wanted_phrases(part)]
 
 
-def _phrases(query: Query) -> Sequence[Phrase]:
+def all_phrases(query: Query) -> Sequence[Phrase]:
+    """Also those after NOT."""
     if isinstance(query, Combined):
-        return [phrase for part in query.parts for phrase in _phrases(part)]
+        return [phrase for part in query.parts for phrase in all_phrases(part)]
     return wanted_phrases(query)
 
 
@@ -249,16 +250,42 @@ def _combined(operator: str, parts: Sequence[Query]) -> Query:
     return parts[0] if len(parts) == 1 else Combined(operator, tuple(parts))
 
 
-# As FTS5 and PostgreSQL read it. Terms hold letters and digits only, so none can leave the quotes around it.
+def alternatives(query: Query) -> tuple[Query, ...]:
+    """The parts of an OR: a rare word's pages are to be looked at, however many there are of a common one."""
+    return query.parts if isinstance(query, Combined) and query.operator == "OR" else (query,)
+
+
+# As FTS5 and PostgreSQL read it. Terms hold letters, digits and marks only, so none can leave the quotes around it.
+
+
+def index_terms(phrase: Phrase, *, whole: bool = False) -> Phrase:
+    """A phrase in the terms of the index, where characters of scripts without spaces are in pairs.
+
+    Of a last character it is not known which one follows: 年度 is found by the one pair, `report 年` by how pairs
+    begin. `whole`: as many terms as words, where distances are counted.
+    """
+    words = phrase.terms
+    sole = soles(words)
+    if words[-1] not in sole or (len(words) == 1 and not whole):
+        return Phrase(in_pairs(words, sole), phrase.is_prefix and words[-1] not in sole)
+    if len(words) > 1 and words[-2] in sole and not whole:
+        return Phrase(in_pairs(words, sole)[:-1], False)
+    return Phrase(in_pairs(words, sole), True)
 
 
 def to_fts5(query: Query) -> str:
     """What MATCH takes."""
     if isinstance(query, Phrase):
-        return f'"{" ".join(query.terms)}"' + (" *" if query.is_prefix else "")
+        return fts5_phrase(index_terms(query))
     if isinstance(query, Near):
-        return f"NEAR({' '.join(map(to_fts5, query.phrases))}, {query.words})"
+        phrases = (fts5_phrase(index_terms(phrase, whole=True)) for phrase in query.phrases)
+        return f"NEAR({' '.join(phrases)}, {query.words})"
     return f"({f' {query.operator} '.join(map(to_fts5, query.parts))})"
+
+
+def fts5_phrase(phrase: Phrase) -> str:
+    """Of terms of the index."""
+    return f'"{" ".join(phrase.terms)}"' + (" *" if phrase.is_prefix else "")
 
 
 _TSQUERY = {"AND": " & ", "OR": " | ", "NOT": " & !"}
@@ -271,7 +298,7 @@ def to_tsquery(query: Query) -> str:
         UsageError: a NEAR of many phrases: the server knows distances in one order only, so each is spelled out.
     """
     if isinstance(query, Phrase):
-        return "(" + " <-> ".join(f"'{term}'" for term in query.terms) + (":*" if query.is_prefix else "") + ")"
+        return _tsquery_phrase(index_terms(query))
     if isinstance(query, Combined):
         return f"({_TSQUERY[query.operator].join(map(to_tsquery, query.parts))})"
     count = len(query.phrases)
@@ -283,12 +310,17 @@ def to_tsquery(query: Query) -> str:
     return f"({' | '.join(orders)})" if orders else to_tsquery(Combined("NOT", (query.phrases[0],) * 2))  # never
 
 
+def _tsquery_phrase(phrase: Phrase) -> str:
+    return "(" + " <-> ".join(f"'{term}'" for term in phrase.terms) + (":*" if phrase.is_prefix else "") + ")"
+
+
 def _in_order(phrases: Sequence[Phrase], words: int) -> list[str]:
     """`a <d> b` says that b begins d places after the end of a."""
     between = words - sum(len(phrase.terms) for phrase in phrases[1:-1])
+    spelled = [_tsquery_phrase(index_terms(phrase, whole=True)) for phrase in phrases]
     orders = []
     for gap in itertools.product(range(between + 1), repeat=len(phrases) - 1):
         if sum(gap) <= between:
-            steps = "".join(f" <{d + 1}> {to_tsquery(phrase)}" for d, phrase in zip(gap, phrases[1:], strict=True))
-            orders.append(f"({to_tsquery(phrases[0])}{steps})")
+            steps = "".join(f" <{d + 1}> {phrase}" for d, phrase in zip(gap, spelled[1:], strict=True))
+            orders.append(f"({spelled[0]}{steps})")
     return orders

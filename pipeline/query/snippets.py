@@ -1,7 +1,8 @@
 """The piece of a page's text that shows why it was found, with the places of the words in it.
 
-Text and query are broken into the same terms (`store/search_terms.py`), here with the place of each term in the
-original text, so that what is shown is what is stored: ﬁ is found by "fi" and shown as ﬁ.
+Text and query are broken into the same words (`store/search_terms.py`), here with the place of each in the original
+text, so that what is shown is what is stored: ﬁ is found by "fi" and shown as ﬁ, and a word that is broken at the end
+of a line is marked whole.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from pipeline.store.search_terms import CJK, Phrase
+from pipeline.store.folding import DROPPED, MARKS, fold
+from pipeline.store.search_terms import CHARACTER, CJK, SOLE, Phrase, broken_words, words
 
-_TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
+_PIECE = re.compile(  # what folds by itself: a letter with its marks; Hangul and kana that are written in parts
+    rf"[\u1100-\u11ff]+|[\uff66-\uff9d][\uff9e\uff9f]?|{CHARACTER}|[^\W{SOLE}][{MARKS}{DROPPED}]*|.", re.DOTALL
+)
 _SOLE = re.compile(f"[{CJK}]")
 _WIDTH = 160  # characters: two lines of a terminal
 
@@ -35,35 +39,41 @@ def make_snippet(text: str, phrases: list[Phrase], width: int = _WIDTH) -> Snipp
 
 def _find(text: str, phrases: list[Phrase]) -> list[tuple[int, int, int]]:
     """(start, end, number of the phrase) of every match in the text, in order."""
-    folded, places = _fold(text)
-    terms = [(match.group(), match.start(), match.end()) for match in _TERM.finditer(folded)]
-    wanted = [(_TERM.findall(_fold(" ".join(phrase.terms))[0]), phrase.is_prefix) for phrase in phrases]
+    here = _located(text)
     found = []
-    for index in range(len(terms)):
-        for number, (phrase, may_go_on) in enumerate(wanted):
-            here = [term for term, _, _ in terms[index : index + len(phrase)]]
-            if not phrase or len(here) < len(phrase) or here[:-1] != phrase[:-1]:
+    for index in range(len(here)):
+        for number, (phrase, is_prefix) in enumerate(phrases):
+            run = here[index : index + len(phrase)]
+            if len(run) < len(phrase) or any(one[0] != other for one, other in zip(run, phrase[:-1], strict=False)):
                 continue
-            if here[-1] == phrase[-1] or (may_go_on and here[-1].startswith(phrase[-1])):
-                last = terms[index + len(phrase) - 1][2] - 1
-                found.append((places[terms[index][1]], places[last] + 1, number))
+            if run[-1][0] == phrase[-1] or (is_prefix and run[-1][0].startswith(phrase[-1])):
+                found.append((run[0][1], run[-1][2], number))
     return found
 
 
-def _fold(text: str) -> tuple[str, list[int]]:
-    """Compatibility forms, accents and case folded away; and for each character its index in `text`."""
+def _located(text: str) -> list[tuple[str, int, int]]:
+    """Each word of a text, and from where to where it stands."""
     folded: list[str] = []
-    places: list[int] = []
-    for index, character in enumerate(text):
-        plain = character.lower() if character < "\x80" else _plain(character)
-        folded.append(plain)
-        places.extend([index] * len(plain))
-    return "".join(folded), places
+    places: list[tuple[int, int]] = []  # of each character of `folded`
+    for start, end in _unbroken(text):
+        for piece in _PIECE.finditer(text, start, end):
+            plain = fold(piece.group())
+            folded.append(plain)
+            places.extend([piece.span()] * len(plain))
+    located, place = [], 0
+    plain = "".join(folded)
+    for word in words(plain):
+        start = plain.find(word, place)
+        if start >= 0:  # else two pieces fold into one, which no writing known to us does
+            place = start + len(word)
+            located.append((word, places[start][0], places[place - 1][1]))
+    return located
 
 
-def _plain(character: str) -> str:
-    bare = "".join(c for c in unicodedata.normalize("NFKD", character) if not "\u0300" <= c <= "\u036f")
-    return unicodedata.normalize("NFKC", bare).casefold()
+def _unbroken(text: str) -> list[tuple[int, int]]:
+    """From where to where, without the hyphens of words that are broken at the end of a line."""
+    edges = [0, *(edge for word in broken_words(text) for edge in (word.start, word.end)), len(text)]
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _window(text: str, spans: list[tuple[int, int, int]], width: int) -> tuple[int, int]:

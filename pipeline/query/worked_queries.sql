@@ -30,14 +30,14 @@ WHERE terms @@ to_tsquery('simple', 'tidal <-> garden | open <1> visitors | open
                              ' | open <3> visitors | visitors <1> open | visitors <2> open | visitors <3> open')
 ORDER BY source_path, page_number;
 
--- ## Chinese, Japanese, Korean: Each character is a word of the index, so a run of them is a phrase. [sqlite]
+-- ## Chinese, Japanese, Korean: The index holds characters in pairs; more than two are a phrase of pairs that overlap. [sqlite]
 SELECT source_path, page_number FROM page_words
-WHERE terms MATCH '"年 度 报 告"'
+WHERE terms MATCH '"年度 度报 报告"'
 ORDER BY source_path, page_number;
 
--- ## Chinese, Japanese, Korean: Each character is a word of the index, so a run of them is a phrase. [postgresql]
+-- ## Chinese, Japanese, Korean: The index holds characters in pairs; more than two are a phrase of pairs that overlap. [postgresql]
 SELECT source_path, page_number FROM page_words
-WHERE terms @@ to_tsquery('simple', '年 <-> 度 <-> 报 <-> 告')
+WHERE terms @@ to_tsquery('simple', '年度 <-> 度报 <-> 报告')
 ORDER BY source_path, page_number;
 
 -- ## Figures on pages about something: Two prompts of one page: what `describe` says where `ocr` read a word.

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.database.dialect import GivenRows
 from pipeline.errors import PageFailed
 from pipeline.store.cut_answers import put_tries
-from pipeline.store.search_terms import search_terms, search_vector
+from pipeline.store.search_terms import search_row, search_vector
 from schemas.columns import utc_now
 from schemas.states import TaskState
 from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt
@@ -110,7 +110,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
     else:
         stored = connection.execute(sqlite.insert(Answer).on_conflict_do_nothing().returning(Answer.id, *_KEY), rows)
     ids = {AnswerKey(*row[1:]): row.id for row in stored}
-    _index_words(connection, [(answer_id, of_key[key].text) for key, answer_id in ids.items()])
+    index_words(connection, [(answer_id, of_key[key].text) for key, answer_id in ids.items()])
     put_tries(connection, {answer_id: of_key[key].tries for key, answer_id in ids.items()})
     if missing := [tuple(key) for key in of_key if key not in ids]:
         found = select(Answer.id, *_KEY).where(sa.tuple_(*_KEY).in_(missing))
@@ -126,7 +126,7 @@ _STORE = (
     .on_conflict_do_nothing()
     .returning(Answer.id, *_KEY)
 )
-_ADD_TERMS = sa.text("INSERT INTO page_search (rowid, terms) VALUES (:id, :terms)")
+_ADD_TERMS = sa.text("INSERT INTO page_search (rowid, terms, aside) VALUES (:id, :terms, :aside)")
 _ADD_VECTORS = sa.text(
     "INSERT INTO page_search (rowid, terms) "
     "SELECT id, CAST(vector AS tsvector) "
@@ -134,14 +134,16 @@ _ADD_VECTORS = sa.text(
 )
 
 
-def _index_words(connection: Connection, texts: Sequence[tuple[int, str]]) -> None:
+def index_words(connection: Connection, texts: Sequence[tuple[int, str]]) -> None:
+    """Into the index of words; these answers are not in it."""
     if not texts:
         return
     ids = [answer_id for answer_id, _ in texts]
     if connection.dialect.name == "postgresql":
         connection.execute(_ADD_VECTORS, {"ids": ids, "vectors": [search_vector(text) for _, text in texts]})
     else:
-        connection.execute(_ADD_TERMS, [{"id": answer_id, "terms": search_terms(text)} for answer_id, text in texts])
+        rows = [(answer_id, *search_row(text)) for answer_id, text in texts]
+        connection.execute(_ADD_TERMS, [{"id": row[0], "terms": row[1], "aside": row[2]} for row in rows])
 
 
 _DONE: dict[str, Any] = {

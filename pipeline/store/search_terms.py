@@ -1,89 +1,190 @@
 """Text as words to search for, the same when it is stored and when it is asked for, on SQLite and on PostgreSQL.
 
-Chinese, Japanese and Korean write no spaces, so a word breaker would need a dictionary, and a wrong break hides a word
-for ever. Each such character is a term of its own here, and a word of several is asked for as a phrase: 年度报告 finds
-every place where these four stand in this order, and nothing else. Latin and other scripts go by words.
+Some scripts write no spaces: Chinese and Japanese, Thai, Lao, Khmer and Burmese; in Korean, endings cling to words. A
+word breaker would need a dictionary, and a wrong break hides a word for ever. There each character, with its marks, is
+a word of its own, and several are asked for as a phrase: 年度报告 finds every place where these four stand in a row.
+Single characters are in so many pages that the index holds them in pairs: each place says its character and the next.
 
-Case and accents are folded here: PostgreSQL's `simple` dictionary leaves accents and, by locale, capitals as they are.
-Its parser is not asked either, for it takes a URL or a number with a sign for one word.
+    年度报告 2019    stored   年度 度报 报告 告 2019     and, aside, 年 度 报 告
+    年度报告         asked    年度 度报 报告             one after the other
+    年               asked    年                       aside
+
+*Aside* are words without a place: characters that somebody may ask for alone, and the halves of a word that a hyphen
+broke at the end of a line. In its place stands the whole word.
+
+Case and accents are folded here (`folding.py`): PostgreSQL's `simple` dictionary leaves accents and, by locale,
+capitals as they are. Its parser is not asked either, for it takes a URL or a number with a sign for one word. Whoever
+changes what is stored adds a migration after which older rows are yet to be made anew, as 0010 does.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Container, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-"""Inside the brackets of a regular expression: the characters that are terms of their own."""
+from pipeline.store.folding import DROPPED, MARKS, fold
 
-_TERM = re.compile(f"[{CJK}]|(?:(?![{CJK}])[^\\W_])+")
-_WORD = re.compile(r"[^\W_]+")  # a term where nothing is CJK, in half the time
-_HAS_CJK = re.compile(f"[{CJK}]")
+CJK = "\u3005\u3007\u3040-\u3098\u309b-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+"""Inside the brackets of a regular expression: characters of Chinese, Japanese and Korean."""
+
+SOLE = (
+    f"{CJK}\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd\u0ec0-\u0ec6\u0edc-\u0edf"
+    "\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081\u108e"
+    "\u1780-\u17b3\u17d7\u17dc"
+)
+"""As `CJK`: characters that are words of their own: CJK, Thai, Lao, Burmese, Khmer."""
+_SOLE_MARKS = (
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060"
+    "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b4-\u17d3\u17dd\u3099\u309a"
+)
+CHARACTER = rf"[{SOLE}](?:[\u1039\u17d2][{SOLE}]|[{_SOLE_MARKS}])*"
+"""One of them, with its marks; a letter that stands below another belongs to it, in Burmese and Khmer."""
+_CHARACTER = re.compile(CHARACTER)
+_WORD = re.compile(rf"[\w{MARKS}]+")
+_RUN = re.compile(rf"[{SOLE}{_SOLE_MARKS}]+|(?:[^\W{SOLE}]+|[{MARKS}]+)+")
+_HAS_SOLE = re.compile(f"[{SOLE}]")
+_IS_SOLE = _HAS_SOLE.match
+_HAS_SOLE_MARKS = re.compile(f"[{_SOLE_MARKS}]")
 _BREAKS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
-_ACCENTS = re.compile("[\u0300-\u036f]+")
+_LINE_HYPHEN = re.compile("[-\u2010\u00ac\u00ad][^\\S\\n]*\\n\\s*")
+_SOFT = "\u00ac\u00ad"  # the first is what many readers make of the second
+_LAST = re.compile(rf"[\w{MARKS}{DROPPED}]+\Z")
+_FIRST = re.compile(rf"[\w{MARKS}{DROPPED}]+")
+_LONGEST_HALF = 64  # characters that are looked at on each side of a hyphen
+
 _MAX_TERM_CHARACTERS = 255  # a longer word counts by its beginning; PostgreSQL takes 2,046 bytes
 _MAX_VECTOR_BYTES = 1_000_000  # of a page; PostgreSQL takes 1,048,575. Words after that are not found
-_SURELY_FITS = 60_000  # characters: each is at most a term of 4 bytes, which takes 12
+_SURELY_FITS = 30_000  # characters: each is at most two terms of 8 bytes, which take 16
 _ENOUGH_PLACES = 2_500  # characters of an entry: PostgreSQL keeps 256 of its places, none after 16,383
+_ASIDE = 16_383  # the last place that PostgreSQL knows; a word without one would spoil phrases that end in a prefix
 
 
-def fold(text: str) -> str:
-    """Compatibility forms (ﬁ → fi, １ → 1), capitals and accents folded away; Hangul and kana stay whole."""
-    if text.isascii():
-        return text.lower()
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).lower())
-    return unicodedata.normalize("NFC", _ACCENTS.sub("", plain)).replace("ς", "σ")
+class Word(NamedTuple):
+    """A word that a hyphen broke at the end of a line: from where to where its hyphen goes, and its two halves."""
+
+    start: int
+    end: int
+    halves: tuple[str, str]
 
 
-def terms(text: str) -> list[str]:
-    """In their order; letters and digits only, so that none can leave the quotes around it."""
-    plain = fold(text)
+def broken_words(text: str) -> list[Word]:
+    """Places where a hyphen and the end of a line stand within a word.
+
+    `exam-⏎ple` is; not `1914-⏎1918`, nor `Jean-⏎Paul`. Of `twenty-⏎five` nobody can tell: so its halves are words, too.
+    """
+    if "\n" not in text:
+        return []
+    found = []
+    for hyphen in _LINE_HYPHEN.finditer(text):
+        before = _LAST.search(text, max(hyphen.start() - _LONGEST_HALF, 0), hyphen.start())
+        after = _FIRST.match(text, hyphen.end(), hyphen.end() + _LONGEST_HALF)
+        if not before or not after:
+            continue
+        left, right = before.group(), after.group()
+        is_name = right[0].isupper() and not left[-1].isupper()
+        if hyphen.group()[0] in _SOFT or (left[-1].isalpha() and right[0].isalpha() and not is_name):
+            found.append(Word(hyphen.start(), hyphen.end(), (left, right)))
+    return found
+
+
+class Terms(NamedTuple):
+    """Words of a text in their order, and those that it holds aside."""
+
+    placed: list[str]
+    aside: list[str]
+
+
+def words(text: str) -> list[str]:
+    """In their order; characters of their own are not in pairs. Letters, digits and marks only, so that none can leave
+    the quotes around it."""
+    plain = fold(_joined(text, broken_words(text)))
     if plain.isascii():
         found = plain.translate(_BREAKS).split()  # a tenth of the time
+    elif not _HAS_SOLE.search(plain):
+        found = _WORD.findall(plain)
     else:
-        found = (_TERM if _HAS_CJK.search(plain) else _WORD).findall(plain)
-    return [term[:_MAX_TERM_CHARACTERS] for term in found]
+        found = [word for run in _RUN.findall(plain) for word in _characters(run)]
+    return [word[:_MAX_TERM_CHARACTERS] for word in found]
 
 
-def search_terms(text: str) -> str:
-    """The text that goes into SQLite's index."""
-    return " ".join(terms(text))
+def _characters(run: str) -> Sequence[str]:
+    if not _IS_SOLE(run):
+        return (run,)
+    return _CHARACTER.findall(run) if _HAS_SOLE_MARKS.search(run) else run
+
+
+def _joined(text: str, broken: Sequence[Word]) -> str:
+    for word in reversed(broken):
+        text = text[: word.start] + text[word.end :]
+    return text
+
+
+def soles(found: Iterable[str]) -> set[str]:
+    """Those that are a character of a script without spaces."""
+    return {word for word in set(found) if word >= "\u0e01" and _IS_SOLE(word)}
+
+
+def in_pairs(found: Sequence[str], sole: Container[str]) -> list[str]:
+    """Each character of its own with the next, where one follows."""
+    return [one + other if one in sole and other in sole else one for one, other in pairwise([*found, ""])]
+
+
+def terms(text: str) -> Terms:
+    """What the index holds of a text."""
+    found = words(text)
+    aside: dict[str, None] = {}
+    for word in broken_words(text):
+        aside |= dict.fromkeys(half for part in word.halves for half in words(part))
+    sole = set() if text.isascii() else soles(found)
+    aside |= dict.fromkeys(sorted(sole))
+    return Terms(in_pairs(found, sole) if sole else found, list(aside))
+
+
+def search_row(text: str) -> tuple[str, str]:
+    """What goes into SQLite's index: words in their order, and those aside."""
+    found = terms(text)
+    return " ".join(found.placed), " ".join(found.aside)
 
 
 def search_vector(text: str) -> str:
     """What goes into PostgreSQL's index, as a literal of its type `tsvector`: `'net':1 'income':2,7`."""
     found = terms(text)
     if len(text) > _SURELY_FITS:
-        found = found[: _how_many_fit(found)]
+        found = _what_fits(found)
     entries: dict[str, str] = {}
-    for place, term in enumerate(found, 1):
+    for place, term in enumerate(found.placed, 1):
         if term not in entries:
             entries[term] = f"'{term}':{place}"
         elif len(entries[term]) < _ENOUGH_PLACES:
             entries[term] += f",{place}"
+    for term in found.aside:
+        entries[term] = f"{entries[term]},{_ASIDE}" if term in entries else f"'{term}':{_ASIDE}"
     return " ".join(entries.values())
 
 
-def _how_many_fit(found: list[str]) -> int:
+def _what_fits(found: Terms) -> Terms:
+    size = sum(8 + len(term.encode()) for term in found.aside)
+    if size > _MAX_VECTOR_BYTES // 2:
+        return _what_fits(Terms(found.placed, found.aside[: len(found.aside) // 2]))
     seen: set[str] = set()
-    size = 0
-    for count, term in enumerate(found):
+    for count, term in enumerate(found.placed):
         size += 2 if term in seen else 8 + len(term.encode())
         if size > _MAX_VECTOR_BYTES:
-            return count
+            return Terms(found.placed[:count], found.aside)
         seen.add(term)
-    return len(found)
+    return found
 
 
 class Phrase(NamedTuple):
-    """Terms that stand together; with `is_prefix` the last one may go on."""
+    """Words that stand together; with `is_prefix` the last one may go on."""
 
     terms: list[str]
     is_prefix: bool = False
 
 
-def query_phrases(words: str) -> list[Phrase]:
+def query_phrases(query: str) -> list[Phrase]:
     """A user's query as phrases, all of which must occur: words between blanks, or as one phrase in quotes.
 
     A `*` at the end of a word, or after the quotes, makes its phrase a prefix.
@@ -91,9 +192,9 @@ def query_phrases(words: str) -> list[Phrase]:
     `net "annual report" 利* tid*` → net · annual report · 利… · tid…
     """
     phrases = []
-    for quoted, star, bare in re.findall(r'"([^"]*)"(\*?)|([^\s"]+)', words):
+    for quoted, star, bare in re.findall(r'"([^"]*)"(\*?)|([^\s"]+)', query):
         text = quoted or bare
-        found = terms(text)
+        found = words(text)
         if found:
             phrases.append(Phrase(found, bool(star) or text.rstrip().endswith("*")))
     return phrases

@@ -33,7 +33,7 @@ def check_machine(settings: Settings) -> list[Check]:
     """All checks, cheap ones first; the engines are asked in a process of their own."""
     database = _sqlite() if settings.database_url is None else _server(settings)
     checks = [_python(), database, _home(settings.home), _images(settings), _office(settings), _broker(settings)]
-    return checks + _engines(settings)
+    return checks + _search_index(settings) + _engines(settings)
 
 
 def _python() -> Check:
@@ -62,6 +62,21 @@ def _server(settings: Settings) -> Check:
         return Check("database", "broken", str(error))
     database.dispose()
     return Check("database", "ok", f"{database.name} at this program's revision")
+
+
+def _search_index(settings: Settings) -> list[Check]:
+    """Said only where some of it is of an older form, or was asked to be made anew and is not."""
+    from pipeline.database.open import open_database
+    from pipeline.store.reindex import not_indexed
+
+    try:
+        database = open_database(settings, readonly=True)
+    except PagepackError:
+        return []  # none yet, or one that another check or command speaks of
+    count = not_indexed(database)
+    database.dispose()
+    fact = f"{count:,} answers are not in this index of words yet, and may not be found; run `pagepack db reindex`"
+    return [Check("search", "absent", fact)] if count else []
 
 
 def _images(settings: Settings) -> Check:

@@ -1,0 +1,170 @@
+"""Pages that hold what a query asks for, so many at most: those that were read last.
+
+Either the index is read, newest answer first, and each answer is held against the filters until there are enough; or,
+where few answers pass the filters, these are found first and held against the index. PostgreSQL's planner chooses by
+itself; SQLite's knows nothing about how common a word is, so for it the choice is made here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from pipeline.database.looking import Look
+from pipeline.query.search_broad import matched
+from pipeline.query.search_query import Query, to_tsquery
+
+_FEW = 5_000  # answers that pass the filters: it takes 15 ms to find so many
+_AT_ONCE = 50_000  # of the index
+
+
+class Row(Protocol):
+    """A hit."""
+
+    answer_id: int
+    path: str
+    public_id: str
+    page_index: int
+    prompt: str
+    terms: str  # as the index holds them
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which pages are searched; None does not choose."""
+
+    prompt: str | None = None
+    batch: int | None = None  # `batches.id`
+    folder: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    min_confidence: float | None = None
+    max_confidence: float | None = None
+
+    def conditions(self, look: Look) -> tuple[str, dict[str, Any]]:
+        """For a WHERE, each with an AND before it; and their values."""
+        tests: list[str] = []
+        values: dict[str, Any] = {}
+        for name, test, value in (
+            ("prompt", "c.prompt = :prompt", self.prompt),
+            ("batch", "bs.batch_id = :batch", self.batch),
+            ("since", "a.created_at >= :since", self.since and look.as_stored(self.since)),
+            ("until", "a.created_at < :until", self.until and look.as_stored(self.until)),
+            ("low", "a.confidence >= :low", self.min_confidence),
+            ("high", "a.confidence <= :high", self.max_confidence),
+        ):
+            if value is not None:
+                tests.append(test)
+                values[name] = value
+        if self.folder is not None:
+            test, more = _in_folder(look, self.folder)
+            tests.append(test)
+            values |= more
+        return "".join(f" AND {test}" for test in tests), values
+
+    @property
+    def sources(self) -> str:
+        """Of a batch, files as it saw them: what lies there now may be another document."""
+        if self.batch is None:
+            return "sources s ON s.document_id = d.id AND s.gone_at IS NULL"
+        return "batch_sources bs ON bs.document_id = d.id {join} sources s ON s.id = bs.source_id"
+
+
+def _in_folder(look: Look, folder: str) -> tuple[str, dict[str, Any]]:
+    """A whole path is looked up; the end of one, `letters/1913`, is looked for in each path."""
+    name = folder.rstrip("/")
+    if folder.startswith("/") or "://" in folder:
+        return "s.path > :folder AND s.path < :after", {"folder": f"{name}/", "after": f"{name}0"}  # 0 comes after /
+    place = "strpos" if look.dialect == "postgresql" else "instr"
+    return f"{place}(s.path, CAST(:folder AS text)) > 0", {"folder": f"/{name.removeprefix('./')}/"}
+
+
+_SHOWN = "c.answer_id, s.path, d.public_id, p.page_index, c.prompt"
+_OF_ANSWER = (
+    "{join} pages p ON p.id = c.page_id {join} documents d ON d.id = p.document_id {join} %s "
+    "{join} answer_versions a ON a.id = c.answer_id"
+)
+
+
+def hits(look: Look, query: Query, among: Among, most: int) -> list[Any]:
+    """At most so many rows of `Row`, the newest answers first; on PostgreSQL of those in any order.
+
+    Raises:
+        UsageError: a beginning of too many words within OR, NOT or NEAR.
+    """
+    return (_on_postgresql if look.dialect == "postgresql" else _on_sqlite)(look, query, among, most)
+
+
+def _on_sqlite(look: Look, query: Query, among: Among, most: int) -> list[Any]:
+    tests, values = among.conditions(look)
+    match, beginnings = matched(look, query)
+    for number, beginning in enumerate(beginnings):
+        tests += f" AND instr(' ' || f.terms, :beginning{number}) > 0"
+        values[f"beginning{number}"] = f" {beginning}"
+    ids = _few(look, among)
+    if ids is None:
+        start = "page_search f CROSS JOIN current_answers c ON c.answer_id = f.rowid"
+        if match is not None:
+            tests, values["match"] = f" AND f.page_search MATCH :match{tests}", match
+    else:
+        start = (
+            "json_each(:ids) i CROSS JOIN page_search f ON f.rowid = i.value "
+            "CROSS JOIN current_answers c ON c.answer_id = i.value"
+        )
+        found = ids if match is None else _matching(look, match, ids, len(ids) if beginnings else most)
+        values["ids"] = json.dumps(list(found))
+    statement = (
+        f"SELECT {_SHOWN}, f.terms, length(CAST(a.text AS BLOB)) AS length FROM {start} {_OF_ANSWER % among.sources} "
+        f"WHERE true{tests} ORDER BY f.rowid DESC LIMIT :limit"
+    ).replace("{join}", "CROSS JOIN")
+    return list(look.rows(statement, **values, limit=most))
+
+
+def _few(look: Look, among: Among) -> set[int] | None:
+    """Answers that pass the filters, where files are among these; None where they are many, or all."""
+    if among.batch is None and among.folder is None:
+        return None
+    tests, values = among.conditions(look)
+    answers = " CROSS JOIN answer_versions a ON a.id = c.answer_id" if " a." in tests else ""
+    files = (
+        "sources s CROSS JOIN documents d ON d.id = s.document_id"
+        if among.batch is None
+        else "batch_sources bs CROSS JOIN sources s ON s.id = bs.source_id "
+        "CROSS JOIN documents d ON d.id = bs.document_id"
+    )
+    statement = (
+        f"SELECT c.answer_id FROM {files} CROSS JOIN pages p ON p.document_id = d.id "
+        f"CROSS JOIN current_answers c ON c.page_id = p.id{answers} WHERE true{tests} LIMIT {_FEW + 1}"
+    )
+    found = look.values(statement, **values)
+    return None if len(found) > _FEW else set(found)
+
+
+def _matching(look: Look, match: str, ids: set[int], most: int) -> list[int]:
+    """Those of some answers that the index finds, the newest first."""
+    statement = (
+        "SELECT rowid FROM page_search WHERE page_search MATCH :match AND rowid BETWEEN :first AND :last "
+        "ORDER BY rowid DESC LIMIT :most"
+    )
+    found: list[int] = []
+    last = max(ids, default=0)
+    while ids and len(found) < most:
+        here = look.values(statement, match=match, first=min(ids), last=last, most=_AT_ONCE)
+        found += [answer for answer in here if answer in ids]
+        if len(here) < _AT_ONCE:
+            break
+        last = here[-1] - 1
+    return found[:most]
+
+
+def _on_postgresql(look: Look, query: Query, among: Among, most: int) -> list[Any]:
+    tests, values = among.conditions(look)
+    statement = (
+        f"SELECT {_SHOWN}, CAST(f.terms AS text) AS terms, octet_length(a.text) AS length "
+        f"FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid {_OF_ANSWER % among.sources} "
+        f"WHERE f.terms @@ CAST(:match AS tsquery){tests} LIMIT :limit"
+    ).replace("{join}", "JOIN")
+    return list(look.rows(statement, **values, match=to_tsquery(query), limit=most))
