@@ -1,15 +1,17 @@
-"""A font without a picture in it, for text that is found and copied and never seen. Runs only in the sandbox.
+"""A font that draws nothing, for text that is found and copied and never seen. Runs only in the sandbox.
 
 Each letter, with the marks that stand on it, gets a code of its own: two bytes, in the order in which they come. Three
-tables of the PDF font say what a code is: its width, its glyph (an empty one of that width), and its Unicode:
+tables of the PDF font say what a code is: its width, its glyph (one of that width), and its Unicode:
 
     "é" = e + U+0301, the first letter of the document    code 1    /W [1 [550]]    glyph 11    <0001> <00650301>
 
 So any script is copied out as it was read, also what lies beyond the first 65,536 characters, and readers need no font.
 Tesseract and OCRmyPDF write invisible text in the same way, with one width for all letters.
 
-The file was made with fontTools: 41 empty TrueType glyphs, of which glyph n is 50 n thousandths of an em wide; an
-ascent of 0.8 and a descent of 0.2, so that a reader marks the whole box of a line. A test takes it apart.
+The file was made with fontTools: 40 TrueType glyphs, of which glyph n is 50 n thousandths of an em wide, with an ascent
+of 0.8 and a descent of 0.2, so that a reader marks the whole box of a line. Each is a line from its lower left to its
+upper right corner: of no area, so that nothing is drawn even where all text is, and with a box, without which pdfium
+does not find text that runs up or down a page. A test takes it apart.
 """
 
 from __future__ import annotations
@@ -28,12 +30,17 @@ MOST_LETTERS = 60_000
 _WIDEST = 40  # glyphs
 
 _FILE = (
-    "eNqtkj9IQlEUxr/37lOrwSikQBoeEZERBBIRESTRn0UIrKEpfanpoCVqoEs0NESTU2M0OEVDQ0RQLU2N0dDUEBHRUlMtEdh3r2Ka"
-    "FA19j9+555x733nnnfegAWjBBgTM2blB7+TH1Dmg9TEbCietFNqQAfQBxkOxRH4ZSvoRjRaPWpFgh++O/gEZjjMhuh1e+g+kJ57M"
-    "5vZkJWhbNMXEatiq3B+imU9auRT6oXO/ibG5YiWj4rTzmvsnjJdSq5ks+6JEl9yH7JU4n/3uYOvYG4R4ws8SsrIS7xFmaQRwXH1l"
-    "6uRRGU811hurGZpWgA1/UV31cUp1b5Z7ECYuv503K6ucXITsEHnmnaU4eW2RFMgFeWVzvWSBbJMz8qKqQgTIJjkmnIzhJn6yTg7J"
-    "PWBzkWmSI/vkFrA7iY+kSZHccFL8Io5RkiC71cnpaq6Ai1ZTq6G6N3jJ2CyVyrb02DDj/5YNE7ILo5lPald9SV+Hk1HZFzV5o8a3"
-    "K38GCeSRQpxrlH95BgGuMawxtpCuvOkv+gSzDUyJ"
+    "eNqN1U9IFFEcB/Dfm5ndNREj3Ug9zcEkUai2CBEpKTMqI7AoCTI31z+HNRe1WCGlwEN5KDtkh0gi9iASZVBetCIvLXRoqZAIg5L+"
+    "6CEPZlEyM9t3Ztd5PxOit3x35v0+M8/nb9lZEkSUSRdIJf3wkc2BKmPvYyKxCdWGxrZghNZRJ5FSivn2lnB38+Kvp3OYPyTSvK1N"
+    "wVDz1z1lsLvIjlYUMhd8AZx/Qgpb27qit+2VSFzCWyzc3hjMXfAv4v4GzI+2BaMRKiEPPANz/UywrUkd3/CKyDuB+elIe2cX9oXh"
+    "020ne6/I+9fXbp1aW/GDVHWWVo1kmS+h2terpKRLuEfVk9inL+GslnBW4qPYqRTjnpQoq5ZVNSEG7L3+x1ix+i4MZ/d6ag/YW/yv"
+    "6/X00e5cCBlE7GuWsBQ6L+qRAWQSsbtXhNQh/Qg6pcw7q5Jai/QhYwg6oxUgNUgvMorMEHn8SDUSRUaQaXQ7G6lEOpAYMoUe4RPx"
+    "lSNhZGi5c05f7E/En+6UnzRn9xpe9lxPJlPvyS+sC1mUR4W0hSpoPx2jRopQD/XTDYrRA3pCL+gtfaYFSooskS+KxDZRKQ6JE6JF"
+    "dImL4oq4KYbFIzEpXoppMSd+Ks5fRicD+J+xn/W5aiA/rs5aWel6yK2HArw+6NYHD/J63K3HQ7y+5NaXelhdlKbrQhWlgylIS72U"
+    "+vsrZEDKQHyFTEqZ/LhCFqUsLnFRipZFKEXWN7Y3pU5KnfWGS7+Ufmucy4SUCesOl3kp89ZlJqruiqpbES61Umqt41z6pPRZO7mM"
+    "SRmzNnKZlYIiE63AFa3A/M6lRkqN+Y5Lr5Re8xmXUSmj5jCXGSkz5lUmHr8rHr95jku1lGrzJJeolKhZxWVEyohZwmVayrSZw8Sb"
+    "7Yo32/jNpVJKpfGBS4eUDuM5l5iUmHGPy5SUKeM6E1+GK74M4zyXcinlRiOXsJSwcYDLkJQhYyuXhJSEkZf+MmB4aLf9JNLW4Loc"
+    "59lknyuUjVnqXGV1jZ17nfN9FKZuPI9acWzCL10n1eLYQmcxD1JH+mn3j/EHjzFvsg=="
 )
 
 

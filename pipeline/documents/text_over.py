@@ -48,6 +48,7 @@ class PdfWithText:
                 fact = "what is attached to the PDF is encrypted, so nothing can be added to it; remove its password"
                 raise DocumentRejected(fact, cause="encrypted")
             self._pages = mend_page_tree(self._pdf, limits.max_pages).pages
+            self._own_objects = int(mupdf.pdf_xref_len(self._pdf))
             self._fonts = Fonts(self._document)
         except DocumentRejected:
             raise
@@ -70,7 +71,7 @@ class PdfWithText:
             self._done.add(number)
             matrix, width, height = _as_shown(self._pdf, page, page_index)
             scale = dpi / 72 if dpi else max(page_px) / max(width, height)
-            write_text(self._document, self._pdf, page, self._fonts, lines, matrix, (scale, scale))
+            write_text(self._document, self._pdf, page, self._fonts, lines, matrix, (scale, scale), self._own_objects)
         except PDF_ERRORS as error:
             raise translated(error, PageFailed, "no text can be added to the page") from error
 
@@ -143,9 +144,17 @@ def _as_shown(pdf: Any, page: Any, page_index: int) -> tuple[Any, float, float]:
 
 
 def write_text(
-    document: Any, pdf: Any, page: Any, fonts: Fonts, lines: Sequence[Line], matrix: Any, scale: tuple[float, float]
+    document: Any,
+    pdf: Any,
+    page: Any,
+    fonts: Fonts,
+    lines: Sequence[Line],
+    matrix: Any,
+    scale: tuple[float, float],
+    own_objects: float = math.inf,
 ) -> None:
-    """Add invisible lines to a page; `scale` is pixels a point, across and down."""
+    """Add invisible lines to a page; `scale` is pixels a point, across and down. The file's own objects have numbers
+    below `own_objects`."""
     used: dict[str, int] = {}
     pieces = ["q 3 Tr"]
     for text, corners in lines:
@@ -174,12 +183,14 @@ def write_text(
     stream = int(document.get_new_xref())
     document.update_object(stream, "<<>>")
     document.update_stream(stream, "\n".join([*pieces, "Q"]).encode(), new=True, compress=True)
-    _put_first(pdf, page, mupdf.pdf_new_indirect(pdf, stream, 0))
+    _put_first(pdf, page, mupdf.pdf_new_indirect(pdf, stream, 0), own_objects)
 
 
 def _put_fonts(pdf: Any, page: Any, used: dict[str, int]) -> None:
     """Into the resources that the page has, be they its own or its tree's: other resources of its own would hide those
     of the tree."""
+    if not mupdf.pdf_is_dict(mupdf.pdf_dict_gets(page, "Resources")):
+        mupdf.pdf_dict_dels(page, "Resources")  # null, which some readers take for resources
     resources = mupdf.pdf_dict_get_inheritable(page, mupdf.pdf_new_name("Resources"))
     if not mupdf.pdf_is_dict(resources):
         resources = mupdf.pdf_new_dict(pdf, 1)
@@ -192,15 +203,17 @@ def _put_fonts(pdf: Any, page: Any, used: dict[str, int]) -> None:
         mupdf.pdf_dict_puts(fonts, name, mupdf.pdf_new_indirect(pdf, xref, 0))
 
 
-def _put_first(pdf: Any, page: Any, stream: Any) -> None:
-    """Before the page's own streams, where everything is as it begins: what these leave behind does not matter."""
+def _put_first(pdf: Any, page: Any, stream: Any, own_objects: float) -> None:
+    """Before the page's own streams, where everything is as it begins: what these leave behind does not matter. One
+    that the file names and does not hold has the number of a new object by now, and is left out."""
     contents = mupdf.pdf_new_array(pdf, 2)
     mupdf.pdf_array_push(contents, stream)
     own = mupdf.pdf_dict_gets(page, "Contents")
     if mupdf.pdf_is_array(own):
-        for index in range(mupdf.pdf_array_len(own)):
-            mupdf.pdf_array_push(contents, mupdf.pdf_array_get(own, index))
-    elif not mupdf.pdf_is_null(own):
+        for piece in (mupdf.pdf_array_get(own, index) for index in range(mupdf.pdf_array_len(own))):
+            if mupdf.pdf_to_num(piece) < own_objects:
+                mupdf.pdf_array_push(contents, piece)
+    elif not mupdf.pdf_is_null(own) and mupdf.pdf_to_num(own) < own_objects:
         mupdf.pdf_array_push(contents, own)
     mupdf.pdf_dict_puts(page, "Contents", contents)
 

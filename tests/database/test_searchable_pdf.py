@@ -69,7 +69,6 @@ def words_of(page: Any) -> dict[str, Box]:
     text_page = page.get_textpage()
     text = text_page.get_text_range()
     found: dict[str, Box] = {}
-    width, height = page.get_size()
     crop_left, crop_bottom, crop_right, crop_top = page.get_cropbox()
     rotation = page.get_rotation()
     start = 0
@@ -82,7 +81,7 @@ def words_of(page: Any) -> dict[str, Box]:
         )
         upright = (left - crop_left, crop_top - top, right - crop_left, crop_top - bottom)
         found[word] = turned_box(upright, rotation, crop_right - crop_left, crop_top - crop_bottom)
-    assert (width, height) != (0, 0)
+    assert len(text.split()) == len(found), text  # each word once
     return found
 
 
@@ -139,13 +138,22 @@ def test_words_lie_over_their_print(archive: Archive, tmp_path: Path, export_pdf
         px = tuple(-(-math.ceil(side * SCALE) // 16) * 16 for side in shown)
         read.append(ReadPage(boxes, px, shown, 72 * SCALE))  # type: ignore[arg-type]
         truths.append({word: turned_box(box, rotate, 800, 320) for word, box in words.items()})
+    # The engine turned this one clockwise: its print runs up.
+    upwards = io.BytesIO()
+    image.transpose(Image.Transpose.ROTATE_90).save(upwards, "PNG")
+    document.new_page(width=height, height=width).insert_image((0, 0, height, width), stream=upwards.getvalue())
+    boxes = [[*map(round, turned_box(tuple(line[:4]), 270, 800, 320)), *line[4:]] for line in lines]
+    read.append(ReadPage(boxes, (320, 800), (height, width), 72 * SCALE, angle=90.0))
+    truths.append({word: turned_box(box, 270, 800, 320) for word, box in words.items()})
     stream = document[1].get_contents()[0]
     document.update_stream(stream, document.xref_stream(stream) + b"\n0.5 0 0 0.5 99 99 cm q q 3 Tr")
+    lost = document.xref_length()  # of an object that the file names and does not hold
+    document.xref_set_key(document[2].xref, "Contents", f"[{document[2].get_contents()[0]} 0 R {lost} 0 R]")
     path = tmp_path / "pages.pdf"
     document.save(path)
     put(archive, path, "pdf", read)
     summary, problems, out = export_pdf()
-    assert (summary.files, summary.pages, problems, summary.has_failed) == (1, 4, [], False)
+    assert (summary.files, summary.pages, problems, summary.has_failed) == (1, 5, [], False)
     written = (out / "pages.pdf").read_bytes()
     assert written.startswith(path.read_bytes())  # not a byte of it changed
     before, after = pymupdf.open(path), pymupdf.open(out / "pages.pdf")
@@ -310,8 +318,12 @@ def test_no_file_that_was_read_is_overwritten(archive: Archive, settings: Settin
     assert (tmp_path / "a.pdf").read_bytes() == before
 
 
-def test_the_font_is_empty_and_as_wide_as_its_glyphs_numbers_say() -> None:
+def test_the_font_draws_nothing_and_is_as_wide_as_its_glyphs_numbers_say() -> None:
     font = TTFont(io.BytesIO(font_file()))
-    assert [font["hmtx"][name] for name in font.getGlyphOrder()] == [(50 * index, 0) for index in range(41)]
-    assert all(font["glyf"][name].numberOfContours == 0 for name in font.getGlyphOrder())
+    for index, name in enumerate(font.getGlyphOrder()[1:], 1):
+        assert font["hmtx"][name] == (50 * index, 0)
+        glyph = font["glyf"][name]
+        assert (glyph.xMin, glyph.yMin, glyph.xMax, glyph.yMax) == (0, -200, 50 * index, 800)
+        points = list(glyph.coordinates)
+        assert {(y + 200) * 50 * index - x * 1000 for x, y in points} == {0}  # on one line: no area
     assert (font["hhea"].ascent, font["hhea"].descent, font["head"].unitsPerEm) == (800, -200, 1000)
