@@ -34,6 +34,7 @@ _KEPT = frozenset(
 FORMS = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
 FORMS |= {13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MAX_VALUES = 1_000_000  # of one tag: a million strips
+_MOST_BEYOND = 1_000  # times the file's size: a table of contents further off is none
 _THUMBNAIL_PX = 320  # a picture that is no larger, and a quarter of the first or less, is its thumbnail
 _PICTURES = (0, 1, 2, 3, 5, 6, 8)  # photometric interpretations that are pictures; others are raw data of cameras
 
@@ -95,6 +96,8 @@ class TiffReader:
     def why_empty(self) -> str:
         """A reason for a file without a picture. Writers that compress put the table behind the pictures."""
         (offset,) = self._offset.unpack_from(self._head, self._first_at)
+        if offset > _MOST_BEYOND * self._size:
+            return "no TIFF follows its first bytes"
         if offset >= self._size:
             return f"the file ends early: its pictures are described at byte {offset:,}, and it has {self._size:,}"
         return "what describes its pictures is damaged or missing"
