@@ -30,7 +30,7 @@ from pipeline.layout.rulings import Ruling, Rulings
 from pipeline.layout.tables import Cell, Table
 
 _NUMBER = re.compile(r"[(\[]?[-+−–]?[\d.,'%€$£¥\s()/:–-]*\d[\d.,'%€$£¥\s)\]/:–-]*[a-zA-Z%]{0,3}\)?")
-_LEAST_APART, _LEAST_SPACED = 2, 3
+_LEAST_APART, _LEAST_SPACED, _LEAST_FILLED = 2, 3, 0.2
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ def _table(boxes: list[Box], grid: _Grid, height: float) -> Table | None:
     for (row, column), (top, left) in cells_at.items():
         bottom, right = spans.get((top, left), (top, left))
         spans[top, left] = max(bottom, row), max(right, column)
-    if sum(len(inside) for inside in found.values()) < 0.4 * len(spans):
+    if sum(len(inside) for inside in found.values()) < 0.4 * len(spans) or len(found) < _LEAST_FILLED * len(spans):
         return None  # squares of a chart's or an empty form's paper
     table = Table(0, num_columns)
     starts, total = [], 0
@@ -177,12 +177,11 @@ def _with_columns_apart(grid: _Grid, boxes: list[Box], height: float) -> _Grid:
 
 def _with_whole_bands(grid: _Grid, boxes: list[Box], height: float) -> _Grid:
     """Without level rulings that end at a column which goes on, where its lines are the rows of all."""
-    sides, level = list(pairwise(grid.xs)), grid.rulings.level
-
-    def is_open(y: float, side: tuple[float, float]) -> bool:
-        return not any(abs(one.at - y) <= 0.5 * height and one.start < sum(side) / 2 < one.end for one in level)
-
-    open_at = {y: [side for side in sides if is_open(y, side)] for y in grid.ys[1:-1]}
+    sides = list(pairwise(grid.xs))
+    open_at = {}
+    for y in grid.ys[1:-1]:
+        level = [one for one in grid.rulings.level if abs(one.at - y) <= 0.5 * height]
+        open_at[y] = [side for side in sides if not any(one.start < sum(side) / 2 < one.end for one in level)]
     kept = grid.ys[:1]
     for bottom in [*(y for y, some in open_at.items() if not some), grid.ys[-1]]:
         inner = [y for y in grid.ys if kept[-1] < y < bottom]

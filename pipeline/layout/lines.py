@@ -184,7 +184,7 @@ def _is_vertical(lines: Sequence[Line]) -> bool:
     for line in lines:
         (ax, ay), (bx, by), _, (dx, dy) = line.quad
         if math.hypot(dx - ax, dy - ay) > 2 * math.hypot(bx - ax, by - ay):
-            vertical += len(CJK.findall(line.text))
+            vertical += 0 if line.text.isascii() else len(CJK.findall(line.text))
         else:
             horizontal += len(line.text)
     return vertical > horizontal
@@ -194,5 +194,5 @@ def _is_right_to_left(lines: Sequence[Line]) -> bool:
     letters = right_to_left = 0
     for line in lines:
         letters += sum(map(str.isalpha, line.text))
-        right_to_left += len(_RIGHT_TO_LEFT.findall(line.text))
+        right_to_left += 0 if line.text.isascii() else len(_RIGHT_TO_LEFT.findall(line.text))
     return 2 * right_to_left > letters

@@ -28,7 +28,7 @@ from pipeline.layout.lines import Box, Line, find_frame, lay_out
 from pipeline.layout.paragraphs import GAP, Block, blocks_of_rows
 from pipeline.layout.rows import Row, join, rows, united, with_cells_apart, with_whole_lines
 from pipeline.layout.rulings import Ruling, Rulings, find_rulings, in_frame, outside_text, taken_out
-from pipeline.layout.running_lines import set_apart
+from pipeline.layout.running_lines import in_margin, set_apart
 from pipeline.layout.sideways import take_sideways
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def text_in_reading_order(
     if is_given:
         found = regions_as_given(boxes, height, ruled)
     else:
-        head, boxes_of_text, foot = set_apart(boxes, height)
-        found = [part for part in (head, *regions(boxes_of_text, height, ruled), foot) if part]
+        beside = in_margin(boxes)
+        head, boxes_of_text, foot = set_apart([box for box in boxes if box not in beside], height)
+        found = [part for part in (head, *regions(boxes_of_text, height, ruled), foot, beside) if part]
     of_page = (as_given(found, height) if is_given else None) or [rows(region) for region in found]
     if is_given:  # and broken at white
         of_page = [with_whole_lines(region) for region in of_page]
@@ -124,7 +125,7 @@ def _with_whole_charts(page: list[Block]) -> list[Block]:
 
 def _compounds(boxes: list[Box]) -> frozenset[str]:
     """Words that the page writes with a hyphen where no line ends."""
-    return frozenset(word.casefold() for box in boxes for word in _COMPOUND.findall(box.text))
+    return frozenset(word.casefold() for box in boxes if "-" in box.text for word in _COMPOUND.findall(box.text))
 
 
 def _body_size(boxes: list[Box]) -> float:

@@ -12,6 +12,7 @@ Row = list[Box]
 _LETTERS = re.compile(r"[^\W\d_]+")
 _NEAR_ROWS, _LEAST_ALIGNED = 3, 2
 _HYPHENS = "-\u00ad"
+_LONGEST_WORD = 100
 _BROKEN = re.compile(rf"([^\W\d_]+)[{_HYPHENS}]$")
 
 
@@ -135,7 +136,7 @@ def join(text: str, following: str, compounds: frozenset[str] = frozenset()) -> 
     """Join across a line's end: the hyphen of a broken Latin word goes, unless the page writes the word with it
     elsewhere (`compounds`, in small letters); no space beside a CJK character."""
     # A paragraph grows line by line: only one that ends so is looked through.
-    if text[-1] in _HYPHENS and (broken := _BROKEN.search(text)) and not CJK.match(following):
+    if text[-1] in _HYPHENS and (broken := _BROKEN.search(text[-_LONGEST_WORD:])) and not CJK.match(following):
         rest = _LETTERS.match(following)
         word = f"{broken[1]}-{rest[0] if rest else ''}"
         closes = following[0].islower() and word.casefold() not in compounds

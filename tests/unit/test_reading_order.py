@@ -411,3 +411,14 @@ def test_not_every_end_of_a_dense_sheet_is_tried_as_a_gutter(monkeypatch: pytest
     ]
     assert "| Entry 3 of a | Entry 3 of b | Entry 3 of c |" in text_in_reading_order(lines)
     assert 0 < len(tried) <= 10_000 // len(lines) + 1 < len(lines) // 2
+
+
+def test_stamp_in_the_margin_is_read_after_all_else() -> None:
+    """With a piece of it that is too short to tell how it runs; it begins beside the third line."""
+    text = [line(f"Line {i} of the text goes on.", 100, 20.0 * i, 300) for i in range(12)]
+    stamp = [Line(((20, 50), (40, 50), (40, 62), (20, 62)), "S"),
+             Line(((20, 66), (40, 66), (40, 236), (20, 236)), "stamp 2004.04906", turn=3)]  # fmt: skip
+    assert text_in_reading_order([*text, *stamp]).endswith("Line 11 of the text goes on.\n\nS stamp 2004.04906")
+    # The name of an axis is short, and stands where it stands.
+    axis = Line(((20, 66), (40, 66), (40, 136), (20, 136)), "volume", turn=3)
+    assert not text_in_reading_order([*text, axis]).endswith("volume")

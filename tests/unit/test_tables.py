@@ -307,3 +307,9 @@ def test_axes_of_charts_are_no_tables() -> None:
         for j in range(4)
     ]
     assert "|" not in text_in_reading_order(names)
+
+
+def test_squares_of_a_chart_that_hold_several_lines_in_few_places_are_no_table() -> None:
+    drawn = page(*grid(list(range(20, 661, 80)), list(range(8, 387, 54))))
+    names = [line(f"p={i}", 30, 12.0 + 16 * i, 30, 12) for i in range(23)]
+    assert "<table>" not in (text := text_in_reading_order(names, drawn)) and "| p=" not in text

@@ -11,6 +11,7 @@ from unicodedata import normalize
 
 from pipeline.layout.lines import Line, find_angle
 from pipeline.layout.rulings import Rulings, find_rulings
+from workers.engines.dashes import find_dashes
 from workers.engines.ink import Ink, find_ink
 from workers.engines.orientation import Orientation, Turn, find_orientation
 from workers.engines.parted import parted
@@ -120,6 +121,8 @@ class _Page:
         if not lines and self._ink is None:  # what was found is the edge of the paper, or of RapidOCR's padding
             return PageLines([], is_blank=True)
         late = self.regions[len(lines) + len(unread) + len(foreign) :]
+        if not late:
+            lines += [Line(quad, "-") for quad in find_dashes(self._pixels, lines)]
         return PageLines(
             lines,
             orientation.turn,

@@ -45,7 +45,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 20
+_LAYOUT_VERSION = 21
 # Of 81 public pages, 9 of the 10 that were read worst stand below it.
 _SOUND_CONFIDENCE = 0.98
 # Sound pages have 0.97 and more with the tiny models, those in scripts or signs that they do not know 0.92 and less.
