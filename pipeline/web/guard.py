@@ -86,7 +86,7 @@ class Guard:
         headers = Headers(scope=scope)
         send = _with_headers(scope, send)
         if self._keys is not None and (entry := self._entry(scope)):
-            await _redirect(entry, self._keys, send)
+            await _redirect(entry, self._keys, scope, send)
             return
         refusal = self._why_not(scope, headers)
         if refusal is not None:
@@ -171,8 +171,9 @@ def _bounded(receive: Receive) -> Receive:
     return receiving
 
 
-async def _redirect(where: str, keys: Keys, send: Send) -> None:
+async def _redirect(where: str, keys: Keys, scope: Scope, send: Send) -> None:
     cookie = f"{keys.cookie}={keys.cookie_value}; Path=/; HttpOnly; SameSite=Lax"
+    cookie += "; Secure" if scope["scheme"] == "https" else ""
     headers = [(b"location", where.encode("latin-1", "replace")), (b"set-cookie", cookie.encode())]
     await send({"type": "http.response.start", "status": 303, "headers": [*headers, (b"cache-control", b"no-store")]})
     await send({"type": "http.response.body", "body": b""})

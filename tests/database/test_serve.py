@@ -69,6 +69,8 @@ def test_an_address_with_the_token_lets_a_browser_in_and_the_token_leaves_its_ba
     assert TOKEN not in came.headers["set-cookie"] and "HttpOnly" in came.headers["set-cookie"]
     assert asked.get("/").status_code == 200  # the client kept the cookie
     assert asked.get(f"{asked.base_url}//elsewhere.example/?token={TOKEN}").headers["location"] == "/elsewhere.example/"
+    over_tls = asked.get(f"https://archive.example/?token={TOKEN}").headers["set-cookie"]
+    assert "Secure" in over_tls and "Secure" not in came.headers["set-cookie"]
 
 
 def test_what_another_site_sends_changes_nothing(client: TestClient) -> None:
