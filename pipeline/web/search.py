@@ -1,8 +1,9 @@
-"""Search: the best pages with the piece of text that shows why, narrowed by prompt and batch."""
+"""Search: the best pages with the piece of text that shows why, narrowed by what a form asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from pipeline.query.snippets import Snippet
 from pipeline.web.lookup import Number, batch_named
 from pipeline.web.render import render
 from pipeline.web.request_site import TheSite
+from schemas.text import storable
 
 router = APIRouter()
 
@@ -23,25 +25,50 @@ _AT_FIRST = 20
 
 @router.get("/search")
 def show_search(
-    request: Request, site: TheSite, q: str = "", prompt: str = "", batch: str = "", limit: Number = _AT_FIRST
+    request: Request,
+    site: TheSite,
+    q: str = "",
+    prompt: str = "",
+    batch: str = "",
+    folder: str = "",
+    since: str = "",
+    until: str = "",
+    min_confidence: str = "",
+    max_confidence: str = "",
+    limit: Number = _AT_FIRST,
 ) -> Response:
+    """Filters come as a form sends them, those that are not filled in as nothing."""
     found: Found | None = None
     problem = ""
     limit = min(max(limit, 1), _MOST_HITS)
     if q.strip():
         chosen = batch_named(site, batch)
         try:
-            found = find(site.db, q, prompt=prompt or None, limit=limit, batch=chosen)
+            found = find(
+                site.db,
+                q,
+                prompt=prompt or None,
+                limit=limit,
+                batch=chosen,
+                folder=storable(folder) or None,
+                since=_day(since),
+                until=_day(until, is_end=True),
+                min_confidence=_percent(min_confidence),
+                max_confidence=_percent(max_confidence),
+            )
         except UsageError as error:  # of the query, which stays in its field to be mended
             problem = str(error)
     with site.db.looking() as look:
         prompts = look.values("SELECT DISTINCT name FROM prompt_versions ORDER BY name")
+    filters = {"folder": folder, "since": since, "until": until}
+    filters |= {"min_confidence": min_confidence, "max_confidence": max_confidence}
     return render(
         request,
         "search.html",
         q=q,
         prompt=prompt,
         batch=batch,
+        filters=filters,
         found=found,
         problem=problem,
         prompts=prompts,
@@ -50,6 +77,28 @@ def show_search(
         marked=marked,
         status=400 if problem else 200,
     )
+
+
+def _day(text: str, *, is_end: bool = False) -> datetime | None:
+    """The beginning of a day, UTC, or of the next one."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=is_end)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{text[:20]!r} is no date; write it as 2026-01-31") from error
+
+
+def _percent(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise UsageError(f"{text[:20]!r} is no confidence; write a number of percent, from 0 to 100")
+    return value / 100
 
 
 def marked(snippet: Snippet) -> Iterator[tuple[str, bool]]:

@@ -208,6 +208,26 @@ def test_a_query_that_is_half_of_one_is_told(client: TestClient, archive: Archiv
 
 
 @pytest.mark.only("sqlite")
+def test_a_search_is_narrowed_by_its_form(client: TestClient, archive: Archive) -> None:
+    archive.file("/letters/1913/a.pdf", ["the tide came in"])
+    archive.file("/bills/b.pdf", ["the tide went out"])
+    archive.execute("UPDATE answer_versions SET confidence = 0.5, created_at = '2026-01-31 18:00:00' WHERE id = 1")
+    for narrowed, files in {
+        "": "ab",
+        "folder=letters%2F1913": "a",
+        "folder=nowhere%00": "",
+        "since=2026-01-31&until=2026-01-31": "a",
+        "until=2026-01-30": "",
+        "min_confidence=40&max_confidence=60": "a",
+        "folder=&since=&until=&min_confidence=&max_confidence=": "ab",
+    }.items():
+        shown = client.get(f"/search?q=tide&{narrowed}").text
+        assert "".join(sorted(re.findall(r'class="name">(\w)\.pdf', shown))) == files, narrowed
+    for wrong in ("since=soon", "until=9999-12-31", "min_confidence=many", "max_confidence=101", "min_confidence=nan"):
+        assert client.get(f"/search?q=tide&{wrong}").status_code == 400, wrong
+
+
+@pytest.mark.only("sqlite")
 def test_many_failures_come_some_at_a_time(client: TestClient, archive: Archive) -> None:
     archive.batch()
     for number in range(40):
