@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 STEP = 50
 """Widths are multiples of it, in thousandths of an em."""
@@ -31,6 +32,8 @@ _SPACE = re.compile(r"\s")
 
 def clusters(text: str) -> list[str]:
     """Letters with the marks that stand on them; control characters are left out."""
+    if text.isascii() and text.isprintable():
+        return list(text)
     found: list[str] = []
     for character in text:
         category = unicodedata.category(character)
@@ -47,6 +50,7 @@ def clusters(text: str) -> list[str]:
     return found
 
 
+@lru_cache(1 << 14)
 def advance(cluster: str) -> int:
     """Width in thousandths of an em."""
     first = cluster[0]
@@ -71,6 +75,8 @@ def visual_order(letters: Sequence[str]) -> list[int]:
 
         logical  א ב ␣ 1 2 ␣ ג      on the page, from the left  ג ␣ 1 2 ␣ ב א
     """
+    if all(letter <= "\u0590" for letter in letters):  # before the first that runs to the left
+        return list(range(len(letters)))
     classes = [unicodedata.bidirectional(letter[0]) for letter in letters]
     kinds = [_STRONG.get(name, "") for name in classes]
     for at in range(1, len(kinds) - 1):
