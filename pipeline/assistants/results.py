@@ -22,7 +22,8 @@ class SearchResult(BaseModel):
     """The best pages, and how many there are."""
 
     pages: list[PageFound]
-    total: int = Field(description="pages that fit in all; a higher limit gives more of them")
+    total: int = Field(description="pages that fit; a higher limit gives more of them")
+    is_more: bool = Field(description="there are more than total; narrow the search")
 
 
 class PageResult(BaseModel):

@@ -25,6 +25,7 @@ from pipeline.database.looking import Looking
 from pipeline.errors import PagepackError, UsageError, did_you_mean
 from pipeline.query.snippets import Snippet
 from pipeline.settings import Settings
+from schemas.text import storable
 
 _MOST_TEXT = 100_000  # characters of one page: some 25,000 tokens
 _MOST_SQL = 200_000  # characters of all rows
@@ -64,6 +65,11 @@ class Tools:
         ],
         prompt: Annotated[str | None, Field(description="Only texts of this prompt, such as ocr")] = None,
         batch: Batch = None,
+        folder: Annotated[
+            str | None, Field(description="Only files at or below it: /data/letters, or letters/1913 anywhere")
+        ] = None,
+        min_confidence: Annotated[float | None, Field(ge=0, le=1, description="Only pages read that surely")] = None,
+        max_confidence: Annotated[float | None, Field(ge=0, le=1, description="Only pages read no surer")] = None,
         limit: Annotated[int, Field(ge=1, le=100, description="So many pages at most")] = 10,
     ) -> SearchResult:
         """Find pages by the words that stand on them, best first, each with the place in its text.
@@ -74,7 +80,16 @@ class Tools:
         from pipeline.query.search import find
 
         db = self._open()
-        found = find(db, query, prompt=prompt, limit=limit, batch=find_batch(db, batch) if batch else None)
+        found = find(
+            db,
+            query,
+            prompt=prompt,
+            limit=limit,
+            batch=find_batch(db, batch) if batch else None,
+            folder=storable(folder) if folder else None,
+            min_confidence=min_confidence,
+            max_confidence=max_confidence,
+        )
         pages = [
             PageFound(
                 source_path=hit.source_path,
@@ -86,7 +101,7 @@ class Tools:
             )
             for hit in found.hits
         ]
-        return SearchResult(pages=pages, total=found.total)
+        return SearchResult(pages=pages, total=found.total, is_more=found.is_more)
 
     def read_page(
         self,

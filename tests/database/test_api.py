@@ -70,6 +70,13 @@ def test_a_page_is_found_and_read_as_json_text_and_image(client: TestClient) -> 
     (hit,) = client.get("/api/v1/search", params={"q": "HIGH tide"}).json()["hits"]
     assert (hit["source_path"], hit["page_number"]) == ("/in/2024/tides.pdf", 1)
     assert hit["snippet"] == {"text": "High tide at noon", "matches": [[0, 4], [5, 9]]}
+    for narrowed, count in (
+        ({"min_confidence": 0.6}, 0),
+        ({"max_confidence": 0.5, "folder": "in/2024", "since": "2020-01-01T00:00:00+02:00"}, 1),
+        ({"folder": "\0"}, 0),
+        ({"until": "2020-01-01"}, 0),
+    ):
+        assert client.get("/api/v1/search", params={"q": "HIGH tide", **narrowed}).json()["total"] == count, narrowed
     by_path = client.get("/api/v1/documents", params={"path": "2024/tides.pdf"}).json()
     at = f"/api/v1/documents/{hit['document_id']}"
     assert client.get(at).json() == by_path
@@ -122,6 +129,8 @@ BAD = [
     ("/search?q=tide&prompt=orc", 400, "did you mean ocr?"),
     ("/search?q=tide&batch=nope", 404, "no batch has the id or name 'nope'"),
     ("/search?q=tide&limit=0", 422, "limit"),
+    ("/search?q=tide&since=0001-01-01T00:00:00%2B05:00", 422, "no moment in UTC"),
+    ("/search?q=tide&since=9999-12-31T23:59:59-05:00", 422, "no moment in UTC"),
     ("/search", 422, "q"),
     ("/batches/nope", 404, "no batch has the id or name 'nope'"),
     ("/batches/nope/failures", 404, "no batch"),

@@ -105,7 +105,7 @@ def test_an_assistant_finds_and_reads_over_stdio_whatever_else_it_asks(archive: 
         async with Client(stdio_client(started)) as client:
             listed = (await client.list_tools()).tools
             bad = [await client.call_tool(name, arguments) for (name, arguments), _ in BAD]
-            found = await client.call_tool("search", {"query": "HIGH tide"})
+            found = await client.call_tool("search", {"query": "HIGH tide", "folder": "in/2024", "max_confidence": 0.5})
             read = await client.call_tool("read_page", {"path": "2024/a.pdf", "with_image": True})
             return [client.server_info.name, client.instructions, listed, bad, found, read]
 

@@ -32,7 +32,7 @@ from pipeline.web.v1.uploads import Receiver, TooLarge, Uploaded, clear_parts, t
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.text import storable
 
-router = APIRouter(prefix="/api/v1", tags=["add"])
+router = APIRouter(prefix="/api/v1", tags=["add"], dependencies=[shapes.TOKEN])
 
 _WAIT_SECONDS = 10.0  # for files to be looked at, before a request is answered
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi import Path as PathParameter
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from pipeline.database.looking import Looking
+from pipeline.database.looking import Looking, as_moment
 from pipeline.errors import PageFailed, UsageError
 from pipeline.query.batch_status import BatchRow, batch_rows, find_batch, status
 from pipeline.query.failure_list import list_failures
@@ -25,7 +26,7 @@ from schemas.column_types import VIEWS, column_type
 from schemas.text import storable
 from schemas.view_columns import COLUMNS
 
-router = APIRouter(prefix="/api/v1", tags=["read"], responses=shapes.PROBLEMS)
+router = APIRouter(prefix="/api/v1", tags=["read"], responses=shapes.PROBLEMS, dependencies=[shapes.TOKEN])
 
 _SQL_SECONDS = 20.0
 _SQL_CHARACTERS = 10_000_000  # of all rows
@@ -204,13 +205,42 @@ def search_pages(
     q: Annotated[str, Query(description="As `pagepack search` takes it: docs/search.md", max_length=10_000)],
     prompt: Annotated[str | None, Query(max_length=200)] = None,
     batch: Annotated[str | None, Query(max_length=200)] = None,
+    folder: Annotated[
+        str | None, Query(max_length=4_096, description="At or below it: a path, or the end of one")
+    ] = None,
+    since: Annotated[datetime | None, Query(description="Read then or later; UTC where no zone is told")] = None,
+    until: Annotated[datetime | None, Query(description="Read before")] = None,
+    min_confidence: Annotated[float | None, Query(ge=0, le=1)] = None,
+    max_confidence: Annotated[float | None, Query(ge=0, le=1)] = None,
     limit: Limit = 20,
 ) -> shapes.Hits:
     """Pages that hold the words, best first, each with the place in its text."""
     db = site.db
-    chosen = batch_of(db, batch) if batch else None
-    found = find(db, q, prompt=prompt or None, limit=limit, batch=chosen)
-    return shapes.Hits(hits=[shapes.Hit(**asdict(hit)) for hit in found.hits], total=found.total)
+    found = find(
+        db,
+        q,
+        prompt=prompt or None,
+        limit=limit,
+        batch=batch_of(db, batch) if batch else None,
+        folder=storable(folder) if folder else None,
+        since=_utc(since),
+        until=_utc(until),
+        min_confidence=min_confidence,
+        max_confidence=max_confidence,
+    )
+    return shapes.Hits(
+        hits=[shapes.Hit(**asdict(hit)) for hit in found.hits],
+        total=found.total,
+        is_more=found.is_more,
+        not_indexed=found.not_indexed,
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    try:
+        return None if moment is None else as_moment(moment)
+    except OverflowError as error:  # at the ends of what a calendar holds, in another zone
+        raise HTTPException(422, f"{moment} is no moment in UTC") from error
 
 
 @router.get("/views")

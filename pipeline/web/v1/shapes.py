@@ -5,7 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from fastapi import Depends
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field
+
+TOKEN = Depends(HTTPBearer(auto_error=False, description="The server's token, where it has one"))
+"""For OpenAPI alone: `guard.py` looks at it before any route."""
 
 
 class Problem(BaseModel):
@@ -136,7 +141,9 @@ class Hit(BaseModel):
 
 class Hits(BaseModel):
     hits: list[Hit]
-    total: int
+    total: int = Field(description="pages that fit, or that were ranked of them")
+    is_more: bool = Field(description="there are more than were ranked; narrow the search to rank them all")
+    not_indexed: int = Field(description="answers at most that are yet to be put into the index")
 
 
 class Statement(BaseModel):

@@ -233,5 +233,5 @@ def _unwritable(uploads: Path, error: OSError) -> PagepackError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"no room left for uploads in {uploads}: free some and send it again")
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return UsageError("one of the names is that of a folder that was sent before; choose another")
+        return UsageError("a name clashes with one that was sent before: one is a folder of the other; choose another")
     return Unavailable(f"cannot write uploads to {uploads}: {error.strerror}")
