@@ -9,7 +9,8 @@ batches. `--keep` makes SQLite's in a folder that stays, and uses one that is th
 
 A search is `pipeline.query.search.find`: query, ranking, count, text and snippets of the best 20, on one connection
 that is open. Each kind of query is asked with `--rounds` different words, each once; so p50 and p95 are those of words
-that nobody asked before, with the file in the system's memory. Ends in one line of JSON.
+that nobody asked before, with the file in the system's memory. `cpu_ms` is the mean of this process's processor time:
+on SQLite all there is, whatever else the machine does. Ends in one line of JSON.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def measure(db: Looking, rounds: int) -> dict[str, dict[str, float]]:
     find(db, latin().words[999])  # a connection, and what Python compiles once
     found = {}
     for kind, queries in asked(rounds).items():
-        seconds, hits = [], []
+        seconds, hits, begun_cpu = [], [], time.process_time()
         for words, where in queries:
             chosen: dict[str, Any] = where | {"batch": batches[where["batch"]]} if "batch" in where else {**where}
             begun = time.perf_counter()
@@ -241,6 +242,7 @@ def measure(db: Looking, rounds: int) -> dict[str, dict[str, float]]:
         found[kind] = {
             "p50_ms": round(statistics.median(seconds) * 1000, 1),
             "p95_ms": round(seconds[int(0.95 * (len(seconds) - 1))] * 1000, 1),
+            "cpu_ms": round((time.process_time() - begun_cpu) / len(queries) * 1000, 1),
             "hits": int(statistics.median(hits)),
         }
         print(f"    {kind:30} {found[kind]}", flush=True)

@@ -162,9 +162,15 @@ def _matching(look: Look, match: str, ids: set[int], most: int) -> list[int]:
 
 def _on_postgresql(look: Look, query: Query, among: Among, most: int) -> list[Any]:
     tests, values = among.conditions(look)
+    look.rows(_PLAN_EACH)
     statement = (
         f"SELECT {_SHOWN}, CAST(f.terms AS text) AS terms, octet_length(a.text) AS length "
         f"FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid {_OF_ANSWER % among.sources} "
         f"WHERE f.terms @@ CAST(:match AS tsquery){tests} LIMIT :limit"
     ).replace("{join}", "JOIN")
     return list(look.rows(statement, **values, match=to_tsquery(query), limit=most))
+
+
+# A statement that a connection repeats is planned once for any words: as if they were rare. To compile it takes longer
+# than to run it.
+_PLAN_EACH = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"

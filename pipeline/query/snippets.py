@@ -7,6 +7,7 @@ of a line is marked whole.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -16,7 +17,8 @@ from pipeline.store.folding import DROPPED, MARKS, fold
 from pipeline.store.search_terms import CHARACTER, CJK, SOLE, Phrase, broken_words, words
 
 _PIECE = re.compile(  # what folds by itself: a letter with its marks; Hangul and kana that are written in parts
-    rf"[\u1100-\u11ff]+|[\uff66-\uff9d][\uff9e\uff9f]?|{CHARACTER}|[^\W{SOLE}][{MARKS}{DROPPED}]*|.", re.DOTALL
+    rf"(?P<ascii>[\x00-\x7f]+(?=[\x00-\x7f]|\Z))|[\u1100-\u11ff]+|[\uff66-\uff9d][\uff9e\uff9f]?|{CHARACTER}|[^\W{SOLE}][{MARKS}{DROPPED}]*|.",
+    re.DOTALL,
 )
 _SOLE = re.compile(f"[{CJK}]")
 _WIDTH = 160  # characters: two lines of a terminal
@@ -41,8 +43,10 @@ def _find(text: str, phrases: list[Phrase]) -> list[tuple[int, int, int]]:
     """(start, end, number of the phrase) of every match in the text, in order."""
     here = _located(text)
     found = []
-    for index in range(len(here)):
+    for index, (word, _, _) in enumerate(here):
         for number, (phrase, is_prefix) in enumerate(phrases):
+            if word != phrase[0] and not (is_prefix and len(phrase) == 1):
+                continue
             run = here[index : index + len(phrase)]
             if len(run) < len(phrase) or any(one[0] != other for one, other in zip(run, phrase[:-1], strict=False)):
                 continue
@@ -57,7 +61,13 @@ def _located(text: str) -> list[tuple[str, int, int]]:
     places: list[tuple[int, int]] = []  # of each character of `folded`
     for start, end in _unbroken(text):
         for piece in _PIECE.finditer(text, start, end):
-            plain = fold(piece.group())
+            if piece["ascii"]:  # letter by letter, and most of many texts
+                folded.append(fold(piece["ascii"]))
+                places.extend(
+                    zip(range(piece.start(), piece.end()), range(piece.start() + 1, piece.end() + 1), strict=True)
+                )
+                continue
+            plain = _folded(piece.group())
             folded.append(plain)
             places.extend([piece.span()] * len(plain))
     located, place = [], 0
@@ -68,6 +78,9 @@ def _located(text: str) -> list[tuple[str, int, int]]:
             place = start + len(word)
             located.append((word, places[start][0], places[place - 1][1]))
     return located
+
+
+_folded = functools.lru_cache(maxsize=4_096)(fold)
 
 
 def _unbroken(text: str) -> list[tuple[int, int]]:

@@ -23,6 +23,8 @@ from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, answer, examples, sha
 from tests.running import call
 
+DATABASES = ("sqlite", "postgresql")
+
 ALPHABETS = [
     "abcßéŁøđÆıİ- ",
     "αβγάΣς ",
