@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from schemas.answers_view import ANSWERS
 from schemas.attempts_view import ATTEMPTS
 from schemas.column_types import VIEWS
 from schemas.current_failures import CURRENT_FAILURES
@@ -24,11 +25,8 @@ from schemas.tries import TRIES
 from schemas.view_columns import COLUMNS
 from schemas.view_parts import (
     FOLDER_AND_FILE_NAME,
-    FROM_ANSWERS,
     IS_ASKED_ABOUT,
-    IS_FIRST_TASK,
     IS_THERE,
-    IS_UNTAKEN,
     literal,
 )
 
@@ -191,30 +189,6 @@ LEFT JOIN (SELECT o.batch_id AS batch_id, count(*) AS total,
 """
 
 
-_ANSWERS = f"""
-SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id, p.page_index + 1 AS page_number,
-       v.name AS prompt, a.prompt_version AS prompt_version, a.engine AS engine, a.model AS model,
-       c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
-       a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
-       a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
-       a.angle AS angle, a.lowest_confidence AS lowest_confidence, a.cost AS cost, a.id AS answer_id
-{FROM_ANSWERS}
-LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
-WHERE {IS_FIRST_TASK}
-UNION ALL
-SELECT s.path, {FOLDER_AND_FILE_NAME}, d.public_id, p.page_index + 1, 'ocr', CAST(NULL AS TEXT), 'text-layer',
-       'text-layer', 1 = 0, l.text, 'stop', 0, 0, 0.0, 0.0, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT),
-       p.created_at, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
-       CAST(NULL AS BIGINT)
-FROM sources s
-JOIN documents d ON d.id = s.document_id
-JOIN pages p ON p.document_id = d.id
-JOIN text_layers l ON l.page_id = p.id
-WHERE {IS_UNTAKEN}
-"""
-"""What engines said, and what a page carries itself, where that was not taken."""
-
-
 _PAGE_IMAGES = """
 SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS page_number, p.image_hash AS image_hash,
        p.width_px AS width_px, p.height_px AS height_px, l.text AS text_layer, p.warnings AS warnings,
@@ -247,7 +221,7 @@ def view_definitions(dialect: str) -> dict[str, str]:
         "files": _files(more=_about_files(dialect)),
         "batch_summary": _batch_summary(),
         "attempts": ATTEMPTS,
-        "answers": _ANSWERS,
+        "answers": ANSWERS,
         "tries": TRIES,
         "prompts": prompts(dialect),
         "promotions": _PROMOTIONS,
