@@ -16,6 +16,7 @@ from pipeline.documents.inputs import Inputs
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.searchable import WITH_PAGES, PageText, write_searchable
 from pipeline.errors import PageFailed, UsageError
+from pipeline.export.blocks import blocks_of
 from pipeline.export.files import part_of
 from pipeline.export.placed import PlacedPage
 from pipeline.export.rows import ExportedSource
@@ -88,9 +89,9 @@ class PdfWriter:
 
 
 def page_text(page: PlacedPage) -> PageText:
-    """What goes over a page: nothing where it carries sound text of its own, and spread over the whole where nobody
-    knows the places."""
-    lines = page.lines
+    """What goes over a page, in reading order, as readers copy it: nothing where it carries sound text of its own,
+    and spread over the whole where nobody knows the places."""
+    lines = [line for block in blocks_of(page.text or "", page.lines) for line in block]
     if page.has_own_text or page.image_px is None:
         lines = []
     elif not lines and page.text:

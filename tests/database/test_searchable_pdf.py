@@ -246,11 +246,16 @@ def test_what_has_text_is_left_and_what_has_no_places_is_found(
     archive: Archive, tmp_path: Path, export_pdf: Callable[..., Any]
 ) -> None:
     document = pymupdf.open()
-    for index in range(3):
+    for index in range(4):
         document.new_page(width=400, height=400).insert_text((50, 50), f"printed {index}")
     path = tmp_path / "own.pdf"
     document.save(path)
     line = [50, 40, 120, 52, None, "printed"]
+    columns = [
+        [x, 100 + 20 * row, x + 90, 115 + 20 * row, 0.9, f"{side} {word}"]
+        for row, word in enumerate(("one", "two"))
+        for x, side in ((200, "right"), (20, "left"))
+    ]
     put(
         archive,
         path,
@@ -261,11 +266,18 @@ def test_what_has_text_is_left_and_what_has_no_places_is_found(
                 [line], (400, 400), (400, 400), 72, facts={"text_layer": "printed 1\n", "text_layer_verdict": "sound"}
             ),
             ReadPage(None, (400, 400), (400, 400), 72, text="first row\n\nsecond row", engine="pixtral"),
+            ReadPage(columns, (400, 400), (400, 400), 72, text="left one left two\n\nright one right two"),
         ],
     )
     summary, _, out = export_pdf()
     pages = [page.get_text().split("\n")[:-1] for page in pymupdf.open(out / "own.pdf")]
-    assert pages == [["printed 0"], ["printed 1"], ["first row", "second row", "printed 2"]]
+    assert pages == [
+        ["printed 0"],
+        ["printed 1"],
+        ["first row", "second row", "printed 2"],
+        ["left one", "left two", "right one", "right two", "printed 3"],
+    ]  # as it is read, not as it was found
+
     assert (summary.pages_unplaced, summary.has_failed) == (1, False)
 
 
