@@ -53,12 +53,7 @@ class ListedBatch(BaseModel):
     batch_id: str
     name: str
     state: str = Field(description="running, paused, finished, cancelled, or interrupted: nobody works on it")
-    files_seen: int
-    files_failed: int
-    files_rejected: int
-    pages_total: int
-    pages_done: int
-    pages_failed: int
+    engine: str = Field(description="that was asked for; any: whatever the workers read with")
     started_at: str
     finished_at: str | None
 
@@ -67,13 +62,18 @@ class BatchesResult(BaseModel):
     """The latest first."""
 
     batches: list[ListedBatch]
-    total: int
 
 
 class BatchResult(ListedBatch):
     """One job, and how it goes."""
 
+    files_seen: int
     files_done: int
+    files_failed: int
+    files_rejected: int
+    pages_total: int
+    pages_done: int
+    pages_failed: int
     prompts: list[str] = Field(description="what each page is asked")
     pages_per_second: float = Field(description="over the last minute")
     seconds_left: float | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import Field
@@ -26,6 +26,9 @@ from pipeline.errors import PagepackError, UsageError, did_you_mean
 from pipeline.query.snippets import Snippet
 from pipeline.settings import Settings
 from schemas.text import storable
+
+if TYPE_CHECKING:
+    from pipeline.query.batch_status import BatchRow
 
 _MOST_TEXT = 100_000  # characters of one page: some 25,000 tokens
 _MOST_SQL = 200_000  # characters of all rows
@@ -145,20 +148,16 @@ class Tools:
     def list_batches(
         self, limit: Annotated[int, Field(ge=1, le=1_000, description="So many at most")] = 20
     ) -> BatchesResult:
-        """List the batches, the latest first: which files were read together, and how many pages are done."""
-        from pipeline.query.batch_list import list_batches
+        """List the batches, the latest first: which files were read together, and when. batch_status counts pages."""
+        from pipeline.query.batch_status import batch_rows, is_interrupted, who_works
 
-        batches = list_batches(self._open())
-        listed = [
-            ListedBatch(
-                **{name: value for name, value in asdict(batch).items() if name in _SAME}
-                | {"state": "interrupted" if batch.interrupted else batch.state},
-                started_at=batch.started_at.isoformat(),
-                finished_at=None if batch.finished_at is None else batch.finished_at.isoformat(),
-            )
-            for batch in batches[:limit]
-        ]
-        return BatchesResult(batches=listed, total=len(batches))
+        db = self._open()
+        return BatchesResult(
+            batches=[
+                _listed(row, row.state == "running" and is_interrupted(row, who_works(db, row)))
+                for row in batch_rows(db, limit=limit)
+            ]
+        )
 
     def batch_status(
         self, batch: Annotated[str | None, Field(description="Its id or name; without one, the latest")] = None
@@ -168,14 +167,9 @@ class Tools:
 
         db = self._open()
         now = status(db, find_batch(db, batch or None))
-        of = {name: getattr(now, name) for name in BatchResult.model_fields if hasattr(now, name)}
+        listed = _listed(now.batch, now.interrupted).model_dump()
         return BatchResult(
-            **of,
-            batch_id=now.batch.batch_id,
-            name=now.batch.name,
-            state="interrupted" if now.interrupted else now.batch.state,
-            started_at=now.batch.started_at.isoformat(),
-            finished_at=None if now.batch.finished_at is None else now.batch.finished_at.isoformat(),
+            **listed, **{name: getattr(now, name) for name in BatchResult.model_fields if name not in listed}
         )
 
     def run_sql(
@@ -229,7 +223,15 @@ class Tools:
         )
 
 
-_SAME = {"batch_id", "name", *(name for name in ListedBatch.model_fields if name.startswith(("files_", "pages_")))}
+def _listed(row: BatchRow, interrupted: bool) -> ListedBatch:
+    return ListedBatch(
+        batch_id=row.batch_id,
+        name=row.name,
+        state="interrupted" if interrupted else row.state,
+        engine=row.engine,
+        started_at=row.started_at.isoformat(),
+        finished_at=None if row.finished_at is None else row.finished_at.isoformat(),
+    )
 
 
 def _marked(snippet: Snippet) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from pipeline.assistants.tools import Tools
 from pipeline.database.engine import Database
 from pipeline.database.migrate import downgrade, upgrade
 from pipeline.database.open import open_database
@@ -23,6 +26,7 @@ from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
 from pipeline.store.worker_registry import enlist
+from pipeline.web.app import create_app
 from schemas import evaluation_tables, tables, worker_tables  # noqa: F401 (their tables are to be known)
 from schemas.base import Base
 from schemas.prompts import schema_prompt
@@ -197,6 +201,25 @@ def test_commands_that_read_work_as_the_query_role(
     done = call(*words, PAGEPACK_DATABASE_URL=settings_as("query").database_url or "")
     assert done.returncode == 0, done.stderr
     assert ("tides" if "status" not in command else "told") in done.stdout
+
+
+def test_assistants_and_programs_read_as_the_query_role(
+    settings_as: Callable[[str], Settings], archive: Archive, tmp_path: Path
+) -> None:
+    archive.file("/in/a.pdf", ["high tide"])
+    archive.see("/in/notes.doc", rejection="unsupported")
+    settings = settings_as("query").model_copy(update={"home": tmp_path})
+    tools = Tools(settings)
+    assert tools.search("tide").total == 1 and tools.list_batches().batches
+    assert tools.batch_status().failures == {"unsupported": 1}
+    assert tools.read_page("a.pdf").structured_content and tools.run_sql("SELECT 1").structured_content
+    for path, words in (("nope", "no file is called"), ("/in/notes.doc", "was not taken in")):
+        with pytest.raises(UsageError, match=words):
+            tools.read_page(path)
+    client = TestClient(create_app(settings), base_url="http://localhost")
+    document = client.get("/api/v1/documents?path=a.pdf").json()["document_id"]
+    for path in ("search?q=tide", "batches", "batches/b", "batches/b/failures", "views", f"documents/{document}/text"):
+        assert client.get(f"/api/v1/{path}").status_code == 200, path
 
 
 def test_fields_are_exported_as_the_query_role(settings_as: Callable[[str], Settings], archive: Archive) -> None:
