@@ -47,7 +47,10 @@ def sql(
     answers          every version of an answer  prompts           every version of a prompt
     attempts         a row a try                 files             a row a file and batch
     page_images      a row a page image          batch_summary     a row a batch
-    schema_doc       what each column means
+    page_lines       a row a line, with its box  page_batches      a row a page and batch that asks for it
+    page_words       for full-text search        chunks            pieces for retrieval
+    page_data        answers as JSON             review            what is worth a look
+    schema_doc       what each column means      docs/sql.md       worked queries
     """
     from pipeline.settings import load_settings
 

@@ -12,6 +12,7 @@ docs/sql.md shows more. Names and fields stay; what is added has a default.
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -47,10 +48,35 @@ class Archive:
         if hasattr(self._db, "dispose"):
             self._db.dispose()
 
-    def search(self, words: str, *, prompt: str | None = None, batch: str | None = None, limit: int = 20) -> list[Hit]:
-        """The best pages for a query as `pagepack search` takes it (docs/search.md); of a batch by its name or id."""
-        of_batch = None if batch is None else find_batch(self._db, batch)
-        return find(self._db, words, prompt=prompt, batch=of_batch, limit=limit).hits
+    def search(
+        self,
+        words: str,
+        *,
+        prompt: str | None = None,
+        batch: str | None = None,
+        folder: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        min_confidence: float | None = None,
+        max_confidence: float | None = None,
+        limit: int = 20,
+    ) -> list[Hit]:
+        """The best pages for a query as `pagepack search` takes it, with its filters (docs/search.md).
+
+        Of a batch by its name or id; `since` and `until` (not included) are UTC moments at which a page was read.
+        """
+        return find(
+            self._db,
+            words,
+            prompt=prompt,
+            batch=None if batch is None else find_batch(self._db, batch),
+            folder=folder,
+            since=since,
+            until=until,
+            min_confidence=min_confidence,
+            max_confidence=max_confidence,
+            limit=limit,
+        ).hits
 
     def page(self, file: str, page_number: int, prompt: str = "ocr") -> PageAnswer:
         """A page, from 1, of a file: its path, the end of its path, or its document's id."""

@@ -40,7 +40,8 @@ def test_an_archive_is_opened_by_its_folder_or_its_url(archive: Archive, setting
     for where in (str(settings.database_url),) if settings.database_url else (settings.home, str(settings.home)):
         with open_archive(where) as opened:
             assert opened.page("report.pdf", 1).text == "some text"
-            assert [hit.source_path for hit in opened.search("text", batch="b")] == [REPORT]
+            assert [hit.source_path for hit in opened.search("text", batch="b", folder="reports")] == [REPORT]
+            assert opened.search("text", folder="letters") == opened.search("text", min_confidence=0.5) == []
             result = opened.sql("SELECT page_number, text FROM page_text")
             assert (result.columns, list(result.rows)) == (["page_number", "text"], [(1, "some text")])
             with pytest.raises(UsageError):

@@ -108,6 +108,8 @@ def test_a_piece_has_the_box_of_its_lines(archive: Archive) -> None:
     assert found[0][1:] == (10, 0, 500, bottom, pytest.approx(10 / 608), pytest.approx(bottom / 912))
     assert found[1][2] == bottom + 5 and found[-1][4] == 795
     assert set(archive.rows(f"SELECT {box} FROM chunks WHERE page_number = 2")) == {(None,) * 6}
+    archive.execute("UPDATE sources SET gone_at = seen_at")
+    assert archive.rows("SELECT * FROM chunks") == []
 
 
 @pytest.mark.only("sqlite")
