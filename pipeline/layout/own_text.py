@@ -35,7 +35,7 @@ class Found(TypedDict):
     upright: Sequence[Sequence[float]]
 
 
-MAX_LINES = 3_000  # of a page that is put in order: half a second; more are given as they lie in the file
+MAX_LINES = 6_000  # of a page that is put in order: half a second; more are given as they lie in the file
 _MARGIN = 0.1 * BOX_HEIGHT  # so far a detector's box reaches beyond the letters, and `lines.lay_out` cuts it back
 _ANGLE = 5  # degrees by which lines may differ that run one way
 _LETTER_GAP = 0.3  # of the size, between the letters of vertical writing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from workers.engines import Answer, strips
 from workers.engines.page_lines import read_lines
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint
 from workers.engines.rapidocr_models import choose_models
+from workers.engines.script_name import script_of
+from workers.engines.tesseract import find_tesseract
 
 pytestmark = pytest.mark.xdist_group("rapidocr")  # one test process pays for what they share
 
@@ -151,6 +154,18 @@ def test_page_in_a_script_that_is_not_read_fails_and_says_what_reads_it(
     with pytest.raises(PageFailed, match="--engine tesseract --ocr-language") as failed:
         read(engine, dejavu.in_dejavu(lines))
     assert failed.value.cause == "unread-script"
+
+
+def test_script_that_is_not_read_is_named_where_tesseract_can_tell_it(engine: RapidOcrEngine) -> None:
+    try:
+        can_tell = "osd" in find_tesseract().languages
+    except UsageError:
+        can_tell = False
+    known = re.compile("in Cyrillic script, which .* does not read; use --engine tesseract --ocr-language rus,")
+    with pytest.raises(PageFailed, match=known if can_tell else "in a script or hand that") as failed:
+        read(engine, dejavu.in_dejavu(dejavu.RUSSIAN))
+    assert failed.value.cause == "unread-script"
+    assert script_of(dejavu.in_dejavu(dejavu.ENGLISH)) is None, "the engine reads it"
 
 
 def test_of_a_page_in_two_scripts_the_one_that_is_read_is_kept(engine: RapidOcrEngine) -> None:

@@ -25,6 +25,7 @@ from workers.engines.page_lines import read_lines
 from workers.engines.page_threads import PageThreads
 from workers.engines.rapidocr_models import ModelFiles, choose_models
 from workers.engines.regions import Models
+from workers.engines.script_name import language_of, script_of
 from workers.engines.strips import StripDetector
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _PARAMETERS: dict[str, Any] = {
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
 _LAYOUT_VERSION = 21
+_A_SCRIPT = "a script or hand that"
 # Of 81 public pages, 9 of the 10 that were read worst stand below it.
 _SOUND_CONFIDENCE = 0.98
 # Sound pages have 0.97 and more with the tiny models, those in scripts or signs that they do not know 0.92 and less.
@@ -79,9 +81,11 @@ class RapidOcrEngine(PageThreads):
         if self._second and not page.is_late and 0 < (confidence_of(page.lines) or 0) < _SOUND_CONFIDENCE_OF_TINY:
             page = read_lines(self._second, pixels, is_late)
         if is_unreadable(page):
+            script = None if is_late() else script_of(pixels)
+            is_in, language = (f"{script} script, which", language_of(script)) if script else (_A_SCRIPT, "LANGUAGE")
             raise PageFailed(
-                f"its {len(page.foreign)} lines are in a script or hand that {self._models_name} does not read; "
-                "use --engine tesseract --ocr-language LANGUAGE, or --engine pixtral --model DIR",
+                f"its {len(page.foreign)} lines are in {is_in} {self._models_name} does not read; "
+                f"use --engine tesseract --ocr-language {language}, or --engine pixtral --model DIR",
                 cause="unread-script",
             )
         return answer_of(page, pixels, time.monotonic() - started, _SOUND_CONFIDENCE)

@@ -115,7 +115,7 @@ class TesseractEngine(PageThreads):
                 stdin=image,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(),
+                env=environment(),
             )
         try:
             while not is_late():
@@ -129,7 +129,7 @@ class TesseractEngine(PageThreads):
                 process.communicate()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return without_credentials("TESSDATA_PREFIX") | {"OMP_THREAD_LIMIT": "1"}  # the cores are taken: one page each
 
 
@@ -181,7 +181,7 @@ def find_tesseract() -> Installed:
 
 
 def _ask(command: str, what: str) -> str:
-    done = subprocess.run([command, what], capture_output=True, text=True, timeout=30, check=True, env=_environment())
+    done = subprocess.run([command, what], capture_output=True, text=True, timeout=30, check=True, env=environment())
     return done.stdout or done.stderr  # version 4.0 says its version on standard error
 
 
