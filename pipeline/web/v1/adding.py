@@ -29,6 +29,7 @@ from pipeline.web.v1 import shapes
 from pipeline.web.v1.reading import Ref, batch_of
 from pipeline.web.v1.registrar import Busy, Registrar
 from pipeline.web.v1.uploads import Receiver, TooLarge, Uploaded, clear_parts, too_large
+from schemas.messages import MOST_OF_A_NAME
 from schemas.prompts import CATALOGUE, Prompt, choose_prompts
 from schemas.text import storable
 
@@ -102,8 +103,9 @@ async def upload_documents(request: Request, site: TheSite, additions: TheAdditi
     try:
         async for piece in request.stream():
             await run_in_threadpool(receiver.feed, piece)
+        prompts, name = _wishes(receiver.fields)  # before anything is put into its place
         files = await run_in_threadpool(receiver.finish)
-        return await run_in_threadpool(_added, site, additions, files, receiver.fields)
+        return await run_in_threadpool(_added, site, additions, files, prompts, name)
     except TooLarge as error:
         raise _refused_size(error) from error
     except DiskFull as error:
@@ -119,12 +121,20 @@ def _refused_size(error: TooLarge) -> HTTPException:
     return HTTPException(413, str(error), {"Connection": "close"})
 
 
-def _added(site: Site, additions: Additions, files: list[Uploaded], fields: dict[str, list[str]]) -> shapes.Added:
+def _wishes(fields: dict[str, list[str]]) -> tuple[list[Prompt], str | None]:
+    """What a form asks beside its files: prompts, and the batch's name. Raises UsageError."""
     unknown = set(fields) - {"batch", "prompt"}
     if unknown:
         raise UsageError(f"no field is called {min(unknown)[:80]!r}; there are file, batch and prompt")
     name = next(iter(fields.get("batch", [])), "") or None
-    prompts = _prompts([prompt for prompt in fields.get("prompt", []) if prompt] or ["ocr"])
+    if name is not None and len(name) > MOST_OF_A_NAME:
+        raise UsageError(f"the batch {name[:20]!r}… has a name of {len(name):,} characters; at most {MOST_OF_A_NAME}")
+    return _prompts([prompt for prompt in fields.get("prompt", []) if prompt] or ["ocr"]), name
+
+
+def _added(
+    site: Site, additions: Additions, files: list[Uploaded], prompts: Sequence[Prompt], name: str | None
+) -> shapes.Added:
     paths = sorted({file.path for file in files})
     shown = [
         shapes.AddedFile(

@@ -9,6 +9,8 @@ from fastapi import Depends
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field
 
+from schemas.messages import MOST_OF_A_NAME
+
 TOKEN = Depends(HTTPBearer(auto_error=False, description="The server's token, where it has one"))
 """For OpenAPI alone: `guard.py` looks at it before any route."""
 
@@ -172,7 +174,9 @@ class Paths(BaseModel):
     """Files and folders on the server, below what --read-from names."""
 
     paths: list[str] = Field(min_length=1, max_length=1_000)
-    batch: str | None = Field(None, description="name of the batch; without one, that of the paths", max_length=200)
+    batch: str | None = Field(
+        None, description="name of the batch; without one, that of the paths", max_length=MOST_OF_A_NAME
+    )
     prompts: list[str] = Field(["ocr"], max_length=20, description="names of the catalogue: ocr, describe, …")
 
 
