@@ -168,6 +168,9 @@ def test_keys_turn_pages_and_zoom_unless_they_are_off(site: Site) -> None:
     assert page.evaluate(wide) > 1.2 * before
     page.keyboard.press("0")
     assert page.evaluate(wide) == before
+    page.keyboard.press("9")
+    sheet, image = page.locator(".sheet").bounding_box(), page.locator(".zoomed img").bounding_box()
+    assert sheet and image and sheet["height"] - 20 < image["height"] <= sheet["height"]
     page.keyboard.press("n")
     page.wait_for_url(re.compile(r"/pages/2\?prompt=ocr"))
     page.keyboard.press("p")

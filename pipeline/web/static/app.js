@@ -53,8 +53,14 @@ function setUpZoom() {
   const show = () => { zoomed.style.width = `${scale * 100}%`; };
   for (const button of document.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => {
-      const step = { in: 1.25, out: 0.8, fit: 0 }[button.dataset.zoom];
-      scale = step ? Math.min(Math.max(scale * step, 0.25), 8) : 1;
+      const step = { in: 1.25, out: 0.8, fit: 0, page: 0 }[button.dataset.zoom];
+      scale = step ? Math.min(Math.max(scale * step, 0.1), 8) : 1;
+      if (button.dataset.zoom === "page") {
+        const [sheet, image] = [zoomed.parentElement, zoomed.querySelector("img")];
+        const borders = 2;  // no bar to scroll takes room any more, once the page fits
+        const most = parseFloat(getComputedStyle(sheet).maxHeight) - borders;
+        scale = Math.min((most * image.width) / (image.height * (sheet.offsetWidth - borders)), 1);
+      }
       show();
     });
   }
