@@ -68,7 +68,7 @@ def find(
     below which a file lies; `since` and `until` (not included) are UTC moments at which an answer was read.
 
     Raises:
-        UsageError: a query that says nothing, or only half of something; a prompt that no page was asked.
+        UsageError: a query that says nothing, or only half of something; a prompt that no page was asked; no folder.
     """
     query = parse_query(storable(words))
     if prompt is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pipeline.database.looking import Look
 from pipeline.errors import UsageError
-from pipeline.query.search_query import Combined, Query, all_phrases, fts5_phrase, index_terms, to_fts5
+from pipeline.query.search_match import fts5_phrase, index_terms, to_fts5
+from pipeline.query.search_query import Combined, Query, all_phrases
 from pipeline.store.search_terms import Phrase
 
 _BROAD = 200  # leaves of 4 KB: 40 ms

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from pipeline.database.looking import Look
+from pipeline.errors import UsageError
 from pipeline.query.search_broad import matched
-from pipeline.query.search_query import Query, to_tsquery
+from pipeline.query.search_match import to_tsquery
+from pipeline.query.search_query import Query
 
 _FEW = 5_000  # answers that pass the filters: it takes 15 ms to find so many
 _AT_ONCE = 50_000  # of the index
@@ -44,8 +46,8 @@ class Among:
     min_confidence: float | None = None
     max_confidence: float | None = None
 
-    def conditions(self, look: Look) -> tuple[str, dict[str, Any]]:
-        """For a WHERE, each with an AND before it; and their values."""
+    def conditions(self, look: Look, answer: str) -> tuple[str, dict[str, Any]]:
+        """For a WHERE, each with an AND before it, and their values; `answer` is the column of an answer's number."""
         tests: list[str] = []
         values: dict[str, Any] = {}
         for name, test, value in (
@@ -63,6 +65,12 @@ class Among:
             test, more = _in_folder(look, self.folder)
             tests.append(test)
             values |= more
+        if self.since is not None:
+            tests.append(f"{answer} >= :first")
+            values["first"] = _first_read(look, self.since - _ASKEW)
+        if self.until is not None:
+            tests.append(f"{answer} < :beyond")
+            values["beyond"] = _first_read(look, self.until + _ASKEW)
         return "".join(f" AND {test}" for test in tests), values
 
     @property
@@ -76,11 +84,33 @@ class Among:
 def _in_folder(look: Look, folder: str) -> tuple[str, dict[str, Any]]:
     """A whole path is looked up; the end of one, `letters/1913`, is looked for in each path."""
     name = folder.rstrip("/")
+    if not folder.strip():
+        raise UsageError("the folder to search in is empty; is a shell variable unset?")
     if folder.startswith("/") or "://" in folder:
         return "s.path > :folder AND s.path < :after", {"folder": f"{name}/", "after": f"{name}0"}  # 0 comes after /
     place = "strpos" if look.dialect == "postgresql" else "instr"
     return f"{place}(s.path, CAST(:folder AS text)) > 0", {"folder": f"/{name.removeprefix('./')}/"}
 
+
+def _first_read(look: Look, moment: datetime) -> int:
+    """The first answer of this moment or later, by halves, for no index has the time: answers are numbered as they are
+    stored, so all before it are older, but for what clocks differ."""
+    low, high = 0, int(look.value("SELECT coalesce(max(id), 0) + 1 FROM answer_versions"))
+    stored = look.as_stored(moment)
+    while low < high:
+        middle = (low + high) // 2
+        (found,) = look.rows(_FROM_THERE, middle=middle, moment=stored) or (None,)
+        if found is None or found.is_later:
+            high = middle
+        else:
+            low = found.id + 1
+    return low
+
+
+_FROM_THERE = (
+    "SELECT id, created_at >= :moment AS is_later FROM answer_versions WHERE id >= :middle ORDER BY id LIMIT 1"
+)
+_ASKEW = timedelta(days=1)  # by which two clocks may differ
 
 _SHOWN = "c.answer_id, s.path, d.public_id, p.page_index, c.prompt"
 _OF_ANSWER = (
@@ -99,7 +129,7 @@ def hits(look: Look, query: Query, among: Among, most: int) -> list[Any]:
 
 
 def _on_sqlite(look: Look, query: Query, among: Among, most: int) -> list[Any]:
-    tests, values = among.conditions(look)
+    tests, values = among.conditions(look, "f.rowid")
     match, beginnings = matched(look, query)
     for number, beginning in enumerate(beginnings):
         tests += f" AND instr(' ' || f.terms, :beginning{number}) > 0"
@@ -127,7 +157,7 @@ def _few(look: Look, among: Among) -> set[int] | None:
     """Answers that pass the filters, where files are among these; None where they are many, or all."""
     if among.batch is None and among.folder is None:
         return None
-    tests, values = among.conditions(look)
+    tests, values = among.conditions(look, "c.answer_id")
     answers = " CROSS JOIN answer_versions a ON a.id = c.answer_id" if " a." in tests else ""
     files = (
         "sources s CROSS JOIN documents d ON d.id = s.document_id"
@@ -161,7 +191,7 @@ def _matching(look: Look, match: str, ids: set[int], most: int) -> list[int]:
 
 
 def _on_postgresql(look: Look, query: Query, among: Among, most: int) -> list[Any]:
-    tests, values = among.conditions(look)
+    tests, values = among.conditions(look, "f.rowid")
     look.rows(_PLAN_EACH)
     statement = (
         f"SELECT {_SHOWN}, CAST(f.terms AS text) AS terms, octet_length(a.text) AS length "

@@ -19,7 +19,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.query.search_query import Query, index_terms, wanted_phrases
+from pipeline.query.search_match import index_terms
+from pipeline.query.search_query import Query, wanted_phrases
 from pipeline.store.search_terms import Phrase, soles
 
 _K, _B = 1.2, 0.75

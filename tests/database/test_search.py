@@ -109,6 +109,26 @@ def test_filters_choose_whichever_way_pages_are_found(
     assert paths(since=now + timedelta(hours=1), batch=one) == "" and paths(until=now + timedelta(hours=1)) == "aabbc"
 
 
+def test_days_choose_answers_by_the_time_they_were_read(archive: Archive) -> None:
+    archive.file("/in/a.pdf", [f"tide {number}" for number in range(9)])
+    first = datetime(2026, 1, 1, tzinfo=UTC)
+    for number, days in enumerate([0, 0, 3, 5, 5, 4, 9, 12, 20], 1):  # the sixth by a clock that was late
+        moment = first + timedelta(days=days)
+        stored = moment if archive.db.dialect == "postgresql" else f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+        archive.execute("UPDATE answer_versions SET created_at = :moment WHERE id = :id", moment=stored, id=number)
+    archive.execute("DELETE FROM page_search WHERE rowid = 4")
+
+    def pages(since: int, until: int) -> str:
+        moments = {"since": first + timedelta(days=since), "until": first + timedelta(days=until)}
+        return "".join(sorted(place[1] for place in found(archive, "tide", **moments)))
+
+    assert pages(-9, 99) == "12356789" and pages(-9, 0) == "" == pages(21, 30)
+    assert pages(0, 1) == "12" and pages(4, 5) == "6" and pages(5, 10) == "57" and pages(3, 6) == "356"
+    assert pages(12, 20) == "8" and pages(12, 21) == "89"
+    with pytest.raises(UsageError, match="the folder to search in is empty"):
+        find(archive.db, "tide", folder=" ")
+
+
 def test_many_hits_are_bounded_and_the_latest_are_ranked(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "_MOST_RANKED", 4)
     monkeypatch.setattr(search_hits, "_AT_ONCE", 2)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.query.search_query import parse_query, to_fts5, to_tsquery, wanted_phrases
+from pipeline.query.search_match import to_fts5, to_tsquery
+from pipeline.query.search_query import parse_query, wanted_phrases
 
 
 @pytest.mark.parametrize(
