@@ -14,6 +14,7 @@ from pipeline.database.migrate import downgrade, upgrade
 from pipeline.database.open import open_database
 from pipeline.database.roles import INGEST, QUERY, READ, create_roles, role_statements
 from pipeline.errors import PageFailed, UsageError
+from pipeline.export.export import export
 from pipeline.query.batch_status import find_batch, status
 from pipeline.query.search import search
 from pipeline.query.sql import run_sql
@@ -232,6 +233,28 @@ def test_fields_are_exported_as_the_query_role(settings_as: Callable[[str], Sett
     assert done.returncode == 0, done.stderr
     head, row = done.stdout.splitlines()
     assert (head.split(",")[-1], row.split(",")[-1]) == ("gull", "herring")
+
+
+def test_places_and_chunks_are_exported_as_the_query_role(
+    settings_as: Callable[[str], Settings], archive: Archive, tmp_path: Path
+) -> None:
+    """And not what lies where only workers look."""
+    line = [1, 1, 15, 9, 0.9, "tides"]
+    (page,) = archive.ingest(archive.see("/in/a.pdf") or 0, ["1"])
+    archive.read(page, lambda prompt: answer("tides", details={"lines": [line]}))
+    login = settings_as("query")
+    db = open_database(login, readonly=True)
+    try:
+        for form in ("hocr", "alto", "page-xml"):
+            export(db, tmp_path / form, form, where="text LIKE 'tide%'", settings=login)
+            (file,) = (path for path in (tmp_path / form).rglob("*") if path.is_file())
+            assert "tides" in file.read_text()
+        export(db, tmp_path / "chunks", "jsonl", max_characters=100, settings=login)
+        assert "tides" in (tmp_path / "chunks").read_text()
+        with pytest.raises(UsageError, match=r"permission denied for table sources.*pagepack db roles"):
+            export(db, tmp_path / "pdf", "pdf", settings=login)
+    finally:
+        db.dispose()
 
 
 def test_migrations_by_a_member_of_the_owner_grant_again(
