@@ -1,9 +1,9 @@
 """views that say what they are; and what else is new for people who search, look and export
 
-Open for today: until it is released, what needs a column, a table or an index of now adds it here, going up and down.
+Open until it is released: what needs a column, a table or an index now adds it here, going up and down.
 
-`schema_doc` gains the type and the place of each column, and what a row of its view is; its rows are
-written anew with the views.
+`schema_doc` gains the type and the place of each column, and what a row of its view is; its rows are written anew with
+the views.
 
 The index of words is of a new form: marks belong to their words, characters of scripts without spaces are in pairs. On
 SQLite it begins empty, on PostgreSQL with the words of older answers as they were. `search_index` says how many of
