@@ -306,12 +306,12 @@ def test_memory_does_not_grow_with_the_archive(archive: Archive, settings: Setti
         chosen = Selection(archive.db, None, None, Where(settings, "page_number > 0"))
         return peak_of(lambda: sum(1 for _ in chosen.sources()))
 
-    grow(archive, 1, 450)
+    grow(archive, 1, 250)
     few = {form: max(written(form), 500_000) for form in ("jsonl", "hocr")}
-    grow(archive, 1, 1_200)
+    grow(archive, 1, 700)
     many = {form: written(form) for form in ("jsonl", "hocr")}
     assert all(many[form] < few[form] + 250_000 for form in few), (few, many)
-    grow(archive, 500, 1)
+    grow(archive, 250, 1)
     small = walked()
-    grow(archive, 1_500, 2)
+    grow(archive, 600, 2)
     assert walked() < small + 250_000, small
