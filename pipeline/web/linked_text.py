@@ -82,7 +82,7 @@ def _paragraphs(text: str) -> list[tuple[int, int]]:
     return places
 
 
-_MOST_LINES, _MOST_DOUBTS = 4_000, 200  # more are not linked: a page must not take seconds
+_MOST_LINES, _MOST_DOUBTS, _MOST_CHARACTERS = 4_000, 200, 500_000  # more are not linked: a page must not take seconds
 _TAGS = re.compile(r"<[^<>]*>|&#?\w+;")
 
 
@@ -93,12 +93,15 @@ class _Marks:
         self._text = text
         self._doubts = sorted((int(d.start), int(d.end), d.confidence) for d in doubts[:_MOST_DOUBTS])
         self._spans: list[tuple[int, int, int]] = []  # start, end, line; none overlap
+        lines = lines[:_MOST_LINES] if len(text) <= _MOST_CHARACTERS else []
         passed = [found.span() for found in _TAGS.finditer(text)] if "<table" in text else []
-        places = [at for a, b in _between(passed, len(text)) for at in range(a, b) if text[at].isalnum()]
+        places = (
+            [at for a, b in _between(passed, len(text)) for at in range(a, b) if text[at].isalnum()] if lines else []
+        )
         letters = "".join([text[at] for at in places])
         taken = bytearray(len(letters))
         after = 0
-        for number, line in enumerate(lines[:_MOST_LINES]):
+        for number, line in enumerate(lines):
             wanted = "".join(filter(str.isalnum, line.text))
             if not wanted:
                 continue

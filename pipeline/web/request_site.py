@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -14,23 +15,31 @@ from pipeline.settings import Settings
 from pipeline.web.gathered import Gathered
 from pipeline.web.guard import Keys
 
+_SAME_SECONDS = 1.0  # a look costs 3 ms, a page asks several times
+
 
 @dataclass(frozen=True)
 class Site:
     """`keys` is None where nobody is asked for a token. `allow_retry`: whether failures may be sent back to waiting."""
 
+    name: str  # of the database, without a password
     settings: Settings
     images: ImageStore
     keys: Keys | None
     allow_retry: bool
     gathered: Gathered = field(default_factory=Gathered)
+    _server: Looking | None = None
+    _file: list[tuple[float, Looking]] = field(default_factory=list)  # when it was looked at, and the file
 
     @property
     def db(self) -> Looking:
-        """Opened anew for each request, which costs a SQLite file a millisecond: it may be migrated meanwhile."""
-        return self._server if self._server is not None else open_to_look(self.settings)
-
-    _server: Looking | None = None
+        """A SQLite file is looked at anew each second, for it may be migrated, or be another one, meanwhile."""
+        if self._server is not None:
+            return self._server
+        now = time.monotonic()
+        if not self._file or now - self._file[0][0] > _SAME_SECONDS:
+            self._file[:] = [(now, open_to_look(self.settings))]
+        return self._file[0][1]
 
 
 def make_site(settings: Settings, token: str | None, allow_retry: bool) -> Site:
@@ -42,7 +51,7 @@ def make_site(settings: Settings, token: str | None, allow_retry: bool) -> Site:
     db = open_to_look(settings)
     server = db if settings.database_url is not None else None  # it keeps connections
     keys = None if token is None else Keys(token)
-    return Site(settings, open_images(settings), keys, allow_retry, _server=server)
+    return Site(db.name, settings, open_images(settings), keys, allow_retry, _server=server)
 
 
 def _site_of(request: Request) -> Site:

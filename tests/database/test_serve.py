@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from pipeline.database.engine import Database
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
+from pipeline.web import request_site
 from pipeline.web.app import create_app
 from pipeline.web.guard import MAX_BODY_BYTES
 from pipeline.web.serve import WebServer
@@ -105,6 +106,16 @@ def test_a_database_of_another_version_is_refused_at_the_start(db: Database, set
     Archive(db).execute("UPDATE alembic_version SET version_num = '0003'")
     done = call("serve", "--home", settings.home, "--port", "0")
     assert done.returncode == 2 and "pagepack db upgrade" in done.stderr
+
+
+def test_a_database_that_is_migrated_meanwhile_is_told_in_its_pages(
+    client: TestClient, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/").status_code == 200
+    archive.execute("UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.setattr(request_site, "_SAME_SECONDS", 0.0)
+    refused = client.get("/")
+    assert refused.status_code == 400 and "newer pagepack" in refused.text
 
 
 def test_a_home_without_a_database_is_refused(tmp_path: Path) -> None:

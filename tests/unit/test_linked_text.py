@@ -89,4 +89,5 @@ def test_a_page_of_many_equal_lines_takes_no_time() -> None:
     many = lines(*["0.00"] * 3_000, *[f"line {number} of the page" for number in range(3_000)], *["absent"] * 500)
     started = time.process_time()
     assert len(places(linked(text, many, []))) > 3_000
+    assert not places(linked("0.00 " * 1_000_000, many, []))  # a text of megabytes is shown, and not linked
     assert time.process_time() - started < 2
