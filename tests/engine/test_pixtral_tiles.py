@@ -14,6 +14,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
+from pipeline.documents.page_tiles import plan_tiles
 from schemas.prompts import OCR, Prompt
 from tests import pixtral_reference as reference
 from workers.engines.pixtral import PixtralEngine
@@ -23,7 +24,6 @@ from workers.pixtral.executor import Executor
 from workers.pixtral.model import vision
 from workers.pixtral.model.load import load_model
 from workers.pixtral.plan.cache_blocks import BlockPool
-from workers.pixtral.plan.page_tiles import plan_tiles
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
 from workers.pixtral.text.processor import Processor

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.documents.page_tiles import MOST_TOKENS, OVERLAP_PX, num_tokens, plan_tiles
 from tests.conftest import examples
-from workers.pixtral.plan.page_tiles import MOST_TOKENS, OVERLAP_PX, num_tokens, plan_tiles
 
 PIXTRAL = {"side": 1024, "cell": 16}
 sides = st.integers(1, 2048).map(lambda cells: 16 * cells)

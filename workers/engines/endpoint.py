@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.documents.page_tiles import Tiling
     from pipeline.endpoints.chat import Completion
     from workers.engines.endpoint_jobs import Book, Jobs
-    from workers.pixtral.plan.page_tiles import Tiling
 
 log = logging.getLogger("pagepack.endpoint")
 

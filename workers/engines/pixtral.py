@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from workers.pixtral.plan.page_tiles import Tiling
+    from pipeline.documents.page_tiles import Tiling
     from workers.pixtral.plan.sequence import Image
     from workers.pixtral.text.generation import Generation
 
@@ -126,7 +126,8 @@ class PixtralEngine(Engine):
 
         None where it is one image as it is; with `smaller` where it is too small for tiles of half the size.
         """
-        from workers.pixtral.plan import page_tiles, sizes
+        from pipeline.documents import page_tiles
+        from workers.pixtral.plan import sizes
 
         processor, pool = self._built.processor, self._built.engine.scheduler.pool
         height, width = pixels.shape[:2]

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.documents.page_tiles import MOST_TOKENS
 from pipeline.errors import UsageError
-from workers.pixtral.plan.page_tiles import MOST_TOKENS
 from workers.pixtral.plan.scheduler import Limits
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ no resize, so here it stays uint8 and is normalised on the device by the same th
 bit, the pixels are mistral-common's (held by `test_pixtral_processor.py`). An image that does need its resize takes
 mistral-common's own path.
 
-A page larger than the model's largest image is several images in one message, as `plan/page_tiles.py` cuts it: the
-whole page, its tiles, then the text, which says first what they are. That stands after the images, not between them:
-the model knows images before text, and all prompts of the page share them as one prefix.
+A page larger than the model's largest image is several images in one message, as `pipeline/documents/page_tiles.py`
+cuts it: the whole page, its tiles, then the text, which says first what they are. That stands after the images, not
+between them: the model knows images before text, and all prompts of the page share them as one prefix.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from pipeline.documents.page_tiles import Tiling, num_tokens
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.fingerprint import lacks
-from workers.pixtral.plan.page_tiles import Tiling, num_tokens
 from workers.pixtral.plan.sequence import Image, Request, Sampling
 from workers.pixtral.text.grammar import Grammars
 from workers.pixtral.text.tile_images import about, cut
