@@ -3,6 +3,7 @@
     describe   print which engine the settings choose, as one line of JSON, and end
     doctor     print what each engine finds on this machine, as one line of JSON, and end
     converse   answer conversations that come on standard input, and end with it
+    time       read the pages on standard input, print how long each took as one line of JSON, and end
     verify     check the engine on a checkpoint, print what was found as one line of JSON, and end
     ingest     rasterize documents, in processes
     read       read pages, in threads around one engine
@@ -51,6 +52,11 @@ def main(role: str) -> int:
             from workers.doctor import check_engines
 
             print(json.dumps(check_engines(settings)))
+            return 0
+        if role == "time":
+            from workers import timing
+
+            print(json.dumps(timing.run(settings)))
             return 0
         if role == "verify":
             from workers.verify.check import run

@@ -17,6 +17,7 @@ from pipeline.cli import (  # noqa: F401 (each adds its commands)
     evaluate,
     forget,
     jobs,
+    plan,
     query,
     retry,
     serve,

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.documents.files import rejected
+from pipeline.documents.files import OFFICE, rejected
 from pipeline.documents.scratch import room_for, scratch_file, scratch_folder
 from pipeline.environment import without_credentials
 from pipeline.settings import Settings
@@ -64,6 +64,24 @@ def find_suite(settings: Settings) -> str | None:
     if settings.office == "text":
         return None
     return next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
+def as_shown(file: BinaryIO, kind: str, name: str, settings: Settings) -> tuple[BinaryIO, str]:
+    """An office document as the PDF that LibreOffice makes of it, and its kind; what else there is, as it is.
+
+    The file is closed where another one is given, or an error is raised. Raises as `as_pdf`.
+    """
+    if kind not in OFFICE or (program := find_suite(settings)) is None:
+        return file, kind
+    try:
+        pdf = as_pdf(program, file, kind, name, settings)
+    except BaseException:
+        file.close()
+        raise
+    if pdf is None:
+        return file, kind
+    file.close()
+    return pdf, "pdf"
 
 
 def as_pdf(program: str, file: BinaryIO, kind: str, name: str, settings: Settings) -> BinaryIO | None:

@@ -102,18 +102,19 @@ class OpenDocument:
             self._file.close()
             raise
 
-    def pages(self, first_page: int = 0) -> Iterator[RasterizedPage | PageFailure]:
-        """Every page from `first_page` (counted from 0) on, once and in order."""
+    def pages(self, first_page: int = 0, end_page: int | None = None) -> Iterator[RasterizedPage | PageFailure]:
+        """Every page from `first_page` (counted from 0) on, up to `end_page` where one is given, once and in order."""
         page_index, deaths_in_a_row, tried_again = first_page, 0, -1
+        end = self.page_count if end_page is None else min(end_page, self.page_count)
         try:
-            while page_index < self.page_count:
+            while page_index < end:
                 try:
-                    for result in self._stream(page_index):
+                    for result in self._stream(page_index, end):
                         page_index, deaths_in_a_row = page_index + 1, 0
                         yield result
                 except DocumentRejected as error:  # it opened once, and does not any more
-                    yield from self._give_up(page_index, error.cause, str(error))
-                    page_index = self.page_count
+                    yield from self._give_up(page_index, end, error.cause, str(error))
+                    page_index = end
                 except ChildGone as gone:
                     self._rasterizer.close()
                     if gone.cause == "crash" and tried_again != page_index:
@@ -123,10 +124,10 @@ class OpenDocument:
                     page_index, deaths_in_a_row = page_index + 1, deaths_in_a_row + 1
                     if deaths_in_a_row == MAX_DEATHS_IN_A_ROW:
                         reason = f"not tried, for the {deaths_in_a_row} pages before it ended in {gone.cause}"
-                        yield from self._give_up(page_index, gone.cause, reason)
-                        page_index = self.page_count
+                        yield from self._give_up(page_index, end, gone.cause, reason)
+                        page_index = end
         finally:
-            if page_index < self.page_count:  # the caller turned away: what the child still sends is for nobody
+            if page_index < end:  # the caller turned away: what the child still sends is for nobody
                 self._rasterizer.close()
 
     def close(self) -> None:
@@ -159,12 +160,12 @@ class OpenDocument:
                     raise DocumentRejected(f"{self._name} cannot be opened: {error}", cause=error.cause) from error
         raise AssertionError("the last try returns or raises")
 
-    def _stream(self, first_page: int) -> Iterator[RasterizedPage | PageFailure]:
-        """Pages as one child sends them: all, or until it is worn."""
+    def _stream(self, first_page: int, end: int) -> Iterator[RasterizedPage | PageFailure]:
+        """Pages as one child sends them: all up to `end`, or until it is worn."""
         if self._rasterizer.child() is not self._holder:
             self._holder, _ = self._open()
-        self._holder.send({"op": "pages", "first": first_page})
-        for page_index in range(first_page, self.page_count):
+        self._holder.send({"op": "pages", "first": first_page, "end": end})
+        for page_index in range(first_page, end):
             message = self._holder.receive(self._seconds)
             if message["is"] == "failed":
                 yield self._failure(page_index, str(message["cause"]), str(message["text"]))
@@ -177,6 +178,6 @@ class OpenDocument:
     def _failure(self, page_index: int, cause: str, text: str) -> PageFailure:
         return PageFailure(page_index, PageFailed(f"page {page_index + 1} of {self._name}: {text}", cause=cause))
 
-    def _give_up(self, first_page: int, cause: str, text: str) -> Iterator[PageFailure]:
-        for page_index in range(first_page, self.page_count):
+    def _give_up(self, first_page: int, end: int, cause: str, text: str) -> Iterator[PageFailure]:
+        for page_index in range(first_page, end):
             yield self._failure(page_index, cause, text)

@@ -1,6 +1,6 @@
 """The process that opens strangers' files: no credentials, little memory, no way to write, and it may die at any time.
 
-    parent → child   {"op": "open", "kind", "detail"} with the file's descriptor   {"op": "pages", "first": i}
+    parent → child   {"op": "open", "kind", "detail"} with the file's descriptor   {"op": "pages", "first", "end"}
     child → parent   {"is": "ready"}   {"is": "opened", "page_count": n} or {"is": "rejected", "cause", "text"}
                      {"is": "page", "slot": 0 or 1, …} or {"is": "failed", "cause", "text"}, for each page in order
     parent → child   {"op": "attachments"} with a PDF's descriptor
@@ -144,7 +144,7 @@ def main() -> None:
             continue
         assert document is not None, "pages asked for before a document was opened"
         sent = unread = 0
-        for page_index in range(message["first"], document.page_count):
+        for page_index in range(message["first"], message["end"]):
             allow_cpu(seconds)
             try:
                 drawn = document.draw(page_index)

@@ -6,15 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO
 
 from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import R, insist
-from pipeline.documents.files import OFFICE
 from pipeline.documents.inputs import InputCopies, Inputs
-from pipeline.documents.office_suite import as_pdf, find_suite
+from pipeline.documents.office_suite import as_shown, find_suite
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DiskFull, DocumentRejected, PagepackError, StorageGone, UsageError
@@ -107,7 +105,7 @@ class Ingester:
 
     def _rasterize(self, claim: DocumentClaim) -> None:
         file, name = self._inputs.open(claim.content_hash, claim.locations)
-        file, kind = self._converted(file, claim.kind, name)
+        file, kind = as_shown(file, claim.kind, name, self._settings)
         with self._rasterizer.open(name, kind, file=file, name=name, detail=claim.detail) as document:
             self._insist(lambda: set_page_count(self.db, claim, document.page_count))
             chunk: list[Future[NewPage]] = []
@@ -123,20 +121,6 @@ class Ingester:
             count = document.page_count
             if self._flush(claim, chunk) and self._insist(lambda: finish_document(self.db, claim, count)):
                 events.document_rendered(claim, count)
-
-    def _converted(self, file: BinaryIO, kind: str, name: str) -> tuple[BinaryIO, str]:
-        """An office document as the PDF that LibreOffice makes of it; what else there is, as it is."""
-        if kind not in OFFICE or (program := find_suite(self._settings)) is None:
-            return file, kind
-        try:
-            pdf = as_pdf(program, file, kind, name, self._settings)
-        except BaseException:
-            file.close()
-            raise
-        if pdf is None:
-            return file, kind
-        file.close()
-        return pdf, "pdf"
 
     def _storing(self, page: RasterizedPage | PageFailure) -> Future[NewPage]:
         """Put its image; over a network beside the drawing of the next ones."""

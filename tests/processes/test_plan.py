@@ -1,0 +1,123 @@
+"""`pagepack plan` says what a run then does, stores nothing, and refuses what makes no sense."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import pytest
+
+from tests.running import call, pagepack, rows, write_pdf
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three documents of 6 pages, one of them twice and one in an archive; what is no document, in three ways."""
+    root = tmp_path_factory.mktemp("plan") / "in"
+    write_pdf(root / "a.pdf", 3)
+    shutil.copy(root / "a.pdf", root / "the same.pdf")
+    with pymupdf.open() as document:
+        document.new_page(width=200, height=200)  # blank
+        document.save(root / "blank.pdf")
+    inside = write_pdf(root / "inside.pdf", 2)
+    with zipfile.ZipFile(root / "b.zip", "w") as archive:
+        archive.write(inside, "c/inside.pdf")
+        archive.writestr("c/notes.xyz", b"\0\1\2\3")
+    inside.unlink()
+    (root / "words.xyz").write_bytes(b"\0\1\2")
+    (root / "empty.pdf").touch()
+    shutil.copy(SAMPLES / "minutes-encrypted.pdf", root)
+    return root
+
+
+def planned(*arguments: str | Path, **variables: str) -> dict[str, Any]:
+    done = call("plan", *arguments, "--json", **variables)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def exactly(count: int) -> dict[str, int]:
+    return {"expected": count, "low": count, "high": count}
+
+
+def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = planned(folder, "--home", home, "--device", "h100", "--price-per-hour", "3.2")
+    assert not home.exists(), "a plan makes nothing"
+    assert before["files"] == 7 and before["pages"] == exactly(6) and before["pages_to_read"] == exactly(5)
+    assert before["pages_blank"] == exactly(1) and before["pages_already_read"] == exactly(0)
+    assert before["files_rejected"] == {
+        cause: exactly(count) for cause, count in (("unsupported", 2), ("empty", 1), ("encrypted", 1))
+    }
+    tokens = 5 * (64 * 65 + 89 + 10)
+    assert before["prompt_tokens"]["expected"] == pytest.approx(tokens, rel=0.01)
+    assert before["speed_basis"] == "computed" and before["speed_by"].startswith("computed, not measured: Pixtral 12B")
+    assert before["seconds"]["low"] < before["seconds"]["expected"] < before["seconds"]["high"]
+    assert before["cost"]["expected"] == pytest.approx(before["gpu_hours"]["expected"] * 3.2, abs=1e-3)
+
+    run = pagepack("run", folder, "--home", home, "--text-layer", "keep")
+    assert run.returncode == 1, run.stderr
+    ((pages, done),) = rows(home, "SELECT pages_total, pages_done FROM batch_summary")
+    assert (pages, done) == (6, 6)
+    assert dict(rows(home, "SELECT cause, count(*) FROM failures GROUP BY cause")) == {
+        cause: figure["expected"] for cause, figure in before["files_rejected"].items()
+    }
+    ((stored,),) = rows(home, "SELECT sum(width_px * height_px) FROM page_images")
+    assert stored
+    size = sum(file.stat().st_size for file in (home / "images").rglob("*.png"))
+    assert size == pytest.approx(before["image_bytes"]["expected"], rel=0.2)
+
+    after = planned(folder, "--home", home, "--text-layer", "keep")
+    assert after["pages"] == after["pages_already_read"] == exactly(6) and after["pages_to_read"] == exactly(0)
+    assert (
+        call("plan", folder, "--home", home, "--text-layer", "keep").stdout.splitlines()[-1]
+        == "nothing is left to read"
+    )
+
+
+def test_a_sample_says_how_sure_it_is(tmp_path: Path) -> None:
+    root = tmp_path / "many"
+    for number in range(40):
+        write_pdf(root / f"{number}.pdf", 1 + number % 4)  # 100 pages
+    asked = (root, "--home", tmp_path / "home", "--pages-per-second", "2", "--sample", "12")
+    found = planned(*asked)
+    assert (found["files_new"], found["files_sampled"]) == (40, 12) and found["pages_sampled"] <= 24
+    assert found["pages"]["low"] <= 100 <= found["pages"]["high"] and found["pages"]["low"] < found["pages"]["high"]
+    assert found["seconds"]["expected"] == pytest.approx(found["pages"]["expected"] / 2, abs=0.6)
+    assert found["speed_basis"] == "given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--device h10", "did you mean h100? known are b200, h200, h100"),
+        ("--device h100 --pages-per-second 3", "both say how fast pages are read; leave one out"),
+        ("--device h100 --engine rapidocr", "is for Pixtral; leave out --engine rapidocr, or --device"),
+        ("--price-per-hour -1", "give a number from 0 up to 1,000,000"),
+        ("--price-per-hour nan", "give a number from 0 up to 1,000,000"),
+        ("--price-per-hour 1e9", "give a number from 0 up to 1,000,000"),
+        ("--pages-per-second 0", "give a number above 0 up to 1,000,000"),
+        ("--pages-per-second fast", "give a number above 0 up to 1,000,000"),
+        ("--sample 0", "0 is not in the range"),
+        ("--pages 0", "count from 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: str, said: str) -> None:
+    done = call("plan", tmp_path, "--home", tmp_path / "home", *arguments.split())
+    assert done.returncode == 2 and said in done.stderr and done.stdout == ""
+
+
+def test_nothing_to_plan_is_told_as_a_run_tells_it(tmp_path: Path) -> None:
+    device = ("--device", "h100", "--home", tmp_path / "home")
+    missing = call("plan", tmp_path / "none", *device)
+    assert missing.returncode == 2 and "no such file or folder" in missing.stderr
+    (tmp_path / "void").mkdir()
+    empty = call("plan", tmp_path / "void", *device)
+    assert empty.returncode == 3 and empty.stderr == f"pagepack: no file found at {tmp_path / 'void'}\n"

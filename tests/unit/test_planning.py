@@ -1,0 +1,130 @@
+"""Totals from samples, tokens of pages, and what a page takes on a GPU: the sums of `pagepack plan`."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.planning.gpus import GPUS, PageWork, Shape, bound, find_gpu, read_shape
+from pipeline.planning.known import covered_seconds
+from pipeline.planning.ranges import Range, mean, systematic, total
+from pipeline.planning.tokens import image_tokens, text_tokens
+
+PIXTRAL = {
+    "dim": 5120,
+    "n_layers": 40,
+    "head_dim": 128,
+    "hidden_dim": 14336,
+    "n_heads": 32,
+    "n_kv_heads": 8,
+    "vocab_size": 131_072,
+    "vision_encoder": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "intermediate_size": 4096,
+        "patch_size": 16,
+        "image_size": 1024,
+    },
+}
+
+
+def test_nineteen_of_twenty_ranges_hold_the_true_total() -> None:
+    rng, held = random.Random(1), 0
+    pages = [rng.choice([1, 1, 2, 3, 5, 8, 20]) for _ in range(400)]
+    for seed in range(200):
+        found = total(random.Random(seed).sample(pages, 60), len(pages))
+        held += found.low <= sum(pages) <= found.high
+    assert 180 <= held <= 199, held
+
+
+def test_what_was_looked_at_whole_is_known_exactly() -> None:
+    assert total([3, 4], 2) == Range.exact(7)
+    assert total([], 0) == Range.exact(0)
+    assert mean([1, 0, 0, 1], [1, 1, 1, 1], is_all=True) == Range.exact(0.5)
+    assert total([5.0], 10).low == 5.0, "what was seen is there"
+
+
+def test_pages_of_a_longer_document_weigh_more() -> None:
+    """Two pages stand for two, two of another for two hundred."""
+    found = mean([0, 0, 1, 1], [1, 1, 100, 100])
+    assert found.expected == pytest.approx(200 / 202) and found.low < found.expected < found.high
+
+
+def test_independent_errors_add_as_squares() -> None:
+    both = Range(80, 100, 120).times(Range(0.8, 1.0, 1.2))
+    assert (
+        both.expected == 100 and both.high == pytest.approx(128.3, abs=0.1) and both.low == pytest.approx(71.7, abs=0.1)
+    )
+
+
+def test_a_systematic_sample_is_spread_over_all() -> None:
+    assert systematic(3, 5, 0.9) == [0, 1, 2]
+    for start in (0.0, 0.5, 0.999):
+        places = systematic(1000, 7, start)
+        assert len(set(places)) == 7 and max(places) < 1000
+        assert {after - before for before, after in pairwise(places)} <= {142, 143}
+
+
+def test_time_between_batches_is_not_counted_as_reading() -> None:
+    assert covered_seconds([(0, 4), (1, 5), (100, 101), (100.5, 102)]) == 7
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"),
+    [((768, 1024), [3136]), ((736, 1024), [3008]), ((800, 1024), [3264]), ((1024, 768), [3120])],
+)
+def test_a_page_takes_the_tokens_that_the_model_gives_it(size: tuple[int, int], tokens: list[int]) -> None:
+    assert image_tokens(*size, Shape()) == tokens
+
+
+def test_a_large_page_is_counted_with_its_tiles() -> None:
+    assert len(image_tokens(1456, 2048, Shape())) == 7, "the whole and three rows of two"
+
+
+def test_digits_take_a_token_each_and_words_few() -> None:
+    assert text_tokens("1234567890") == 10
+    assert 30 <= text_tokens("All human beings are born free and equal in dignity and rights. " * 3) <= 45
+
+
+def test_the_bound_of_a_card_is_the_sum_that_was_done_by_hand() -> None:
+    """768 × 1,024 px, 50 tokens of a prompt, 800 of the answer, on an H100: 97 ms, and 800 · (23.2 GB / 77 + 588 MB)
+    at 3.0 TB/s, which is 237 ms."""
+    found = bound(GPUS["h100"], Shape(), PageWork([3136], 3186, 800))
+    assert found.sequences == 77 and found.bits == 16
+    assert found.seconds == pytest.approx(0.097 + 0.237, rel=0.02)
+
+
+def test_a_second_question_about_a_page_spares_its_images() -> None:
+    first, second = (
+        bound(GPUS["h100"], Shape(), PageWork([3136], 3186, 1, is_cached=is_cached)) for is_cached in (False, True)
+    )
+    assert second.seconds < 0.05 * first.seconds
+
+
+def test_weights_are_as_wide_as_fit_and_a_model_that_fits_no_card_is_refused() -> None:
+    work = PageWork([3136], 3186, 800)
+    assert bound(GPUS["l4"], Shape(), work).bits == 8
+    with pytest.raises(UsageError, match=r"--device l4: .* 24 GB do not hold; name a larger device"):
+        bound(GPUS["l4"], Shape(name="large", n_layers=400), work)
+
+
+def test_a_checkpoint_says_its_own_shape(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text(json.dumps(PIXTRAL))
+    assert read_shape(tmp_path) == Shape(name=tmp_path.name)
+    del PIXTRAL["dim"]
+    (tmp_path / "params.json").write_text(json.dumps(PIXTRAL))
+    with pytest.raises(UsageError, match=r"params\.json has no 'dim'"):
+        read_shape(tmp_path)
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_shape(tmp_path / "none")
+
+
+def test_a_device_is_found_however_it_is_written_and_another_told_with_its_near_one() -> None:
+    assert find_gpu("RTX 4090").name == "rtx4090"
+    with pytest.raises(UsageError, match=r"--device h10: .* did you mean h100\? known are b200, h200"):
+        find_gpu("h10")
