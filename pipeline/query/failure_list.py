@@ -96,15 +96,21 @@ _PARTS = (
         "FROM pages x JOIN documents d ON d.id = x.document_id WHERE x.cause IS NOT NULL "
         f"AND {_IS_SEEN.format('d')} AND {_ASKED.replace('p.page_index', 'x.page_index')}",
     ),
-    (
-        "x.id",
-        f"{_PATH}, d.public_id, p.page_index + 1, v.name, x.cause, x.reason, x.attempts + x.crashes, x.finished_at, "
-        "CASE WHEN p.image_freed_at IS NULL THEN p.image_hash END",
-        "FROM batches o CROSS JOIN page_tasks x JOIN pages p ON p.id = x.page_id "
-        "JOIN documents d ON d.id = p.document_id JOIN prompt_versions v ON v.version = x.prompt_version "
-        "JOIN batches w ON w.id = :batch AND w.model = x.model "
-        "JOIN batch_prompts bp ON bp.batch_id = w.id AND bp.prompt_version = x.prompt_version "
-        f"WHERE x.batch_id = o.id AND x.state = 'failed' AND {_IS_SEEN.format('d')} AND {_ASKED}",
+    *(
+        (
+            "x.id",
+            f"{_PATH}, d.public_id, p.page_index + 1, v.name, x.cause, x.reason, x.attempts + x.crashes, "
+            "x.finished_at, CASE WHEN p.image_freed_at IS NULL THEN p.image_hash END",
+            f"FROM {tasks} JOIN pages p ON p.id = x.page_id "
+            "JOIN documents d ON d.id = p.document_id JOIN prompt_versions v ON v.version = x.prompt_version "
+            "JOIN batches w ON w.id = :batch AND w.model = x.model "
+            "JOIN batch_prompts bp ON bp.batch_id = w.id AND bp.prompt_version = x.prompt_version "
+            f"WHERE {of_batch} AND x.state = 'failed' AND {_IS_SEEN.replace('{}.id', 'p.document_id')} AND {_ASKED}",
+        )
+        for tasks, of_batch in (  # its own come in the order of an index; those of others that it shares are few
+            ("page_tasks x", "x.batch_id = :batch"),
+            ("batches o CROSS JOIN page_tasks x", "x.batch_id = o.id AND o.id <> :batch"),
+        )
     ),
 )
 

@@ -19,7 +19,7 @@ from pipeline.web.request_site import Site, TheSite
 router = APIRouter()
 
 _SHOWN = 50
-_WAIT_SECONDS = 0.1  # for all counts of a page together
+_WAIT_SECONDS = 0.05  # for all counts of a page together
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ def show_progress(request: Request, site: TheSite, batch_id: str) -> Response:
 
 def _of_batch(site: Site, batch_id: str) -> dict[str, Any]:
     batch = batch_or_404(site, batch_id)
-    shown = _shown(site, batch, _WAIT_SECONDS / 2)
+    shown = _shown(site, batch, _WAIT_SECONDS)
     causes = site.gathered.get(
-        ("causes", batch.id), lambda: causes_of(site.db, batch.id), wait_seconds=_WAIT_SECONDS / 4
+        ("causes", batch.id), lambda: causes_of(site.db, batch.id), wait_seconds=_WAIT_SECONDS / 2
     )
     review = site.gathered.get(
         ("review", batch.id, batch.state), lambda: _worth_a_look(site, batch), fresh_seconds=10.0, wait_seconds=0.0

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
 from pipeline.errors import PageFailed
+from pipeline.query.failure_list import causes_of, find_failure, list_failures
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer
 from pipeline.store.pages import NewPage
@@ -240,6 +241,21 @@ def test_many_failures_come_some_at_a_time(client: TestClient, archive: Archive)
         more = re.search(r'rel="next" href="([^"]+)"', page)
         where = more[1] if more else ""
     assert sorted(seen) == [f"{number:02}" for number in range(40)]
+
+
+def test_a_failure_that_two_batches_share_is_listed_in_both_and_no_other(archive: Archive) -> None:
+    for name in ("b", "c"):
+        archive.batch(name)
+    document = archive.see("/a.pdf")
+    assert document is not None
+    (page,) = archive.ingest(document, ["a"])
+    archive.see("/a.pdf", batch="c")
+    archive.read(page, PageFailed("fell over", cause="engine"))
+    archive.see("/d.txt", batch="d", rejection="unsupported")
+    for name, causes in {"b": ["engine"], "c": ["engine"], "d": ["unsupported"]}.items():
+        found = list_failures(archive.db, archive.batches[name].id)
+        assert [one.cause for one in found] == causes == list(causes_of(archive.db, archive.batches[name].id)), name
+        assert find_failure(archive.db, archive.batches[name].id, found[0].key) == found[0]
 
 
 def test_prompts_stand_beside_each_other(client: TestClient, archive: Archive) -> None:
