@@ -368,6 +368,14 @@ def test_a_child_killed_once_loses_no_page(tmp_path: Path, how: signal.Signals) 
     assert [(result.page_index, outcome(result)) for result in found] == [(index, "page") for index in range(12)]
 
 
+def test_some_pages_are_drawn_alone_by_a_child_that_goes_on(tmp_path: Path) -> None:
+    path = hostile.pages_of(tmp_path / "a.pdf", *[(100, 100)] * 5)
+    with Rasterizer(Settings()) as rasterizer, rasterizer.open(path, "pdf") as document:
+        child = rasterizer.child()
+        drawn = [result.page_index for first, end in ((3, 4), (0, 2), (4, 9)) for result in document.pages(first, end)]
+        assert drawn == [3, 0, 1, 4] and rasterizer.child() is child
+
+
 def test_a_page_that_kills_every_child_is_one_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that is ended whenever the parent asks for page 2, as a page that crashes MuPDF would."""
     path = hostile.pages_of(tmp_path / "a.pdf", *[(100, 100)] * 4)
@@ -375,8 +383,8 @@ def test_a_page_that_kills_every_child_is_one_failure(tmp_path: Path, monkeypatc
         found = []
         original = document._stream
 
-        def crashing(first_page: int) -> Iterator[Result]:
-            for result in original(first_page):
+        def crashing(first_page: int, end: int) -> Iterator[Result]:
+            for result in original(first_page, end):
                 if result.page_index == 2:
                     child = rasterizer._child
                     assert child is not None
