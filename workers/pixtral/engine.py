@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -33,6 +33,7 @@ from workers.pixtral.text.generation import Generation, Vocabulary, Writing
 logger = logging.getLogger(__name__)
 
 COUNTS = ("steps", "images", "finished", "failed", "output_tokens", "prompt_tokens", "useful_rows", "computed_rows")
+DRAFT_COUNTS = ("drafted_tokens", "accepted_tokens")
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class PackedEngine:
         self._tickets: dict[Sequence, Ticket] = {}
         self._closed = False
         self._gone: str | None = None
-        self._counts: dict[str, float] = dict.fromkeys(COUNTS, 0.0)
+        self._counts = Counter(dict.fromkeys((*COUNTS, *DRAFT_COUNTS), 0))
         self._busy_seconds = 0.0
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)  # (moment, tokens sampled)
         self._thread = threading.Thread(target=self._run, name="pagepack-engine", daemon=True)
@@ -89,12 +90,8 @@ class PackedEngine:
         ticket = Ticket(sequence, Future(), convert, Writing(sequence, self.vocabulary), time.monotonic())
         if not self.scheduler.fits(ticket.sequence):
             room = self.scheduler.pool.num_blocks * self.scheduler.pool.block_size
-            ticket.future.set_exception(
-                PageFailed(
-                    f"a prompt of {len(request.tokens):,} tokens is over the cache of {room:,}",
-                    cause="too-large",
-                )
-            )
+            over = f"a prompt of {len(request.tokens):,} tokens is over the cache of {room:,}"
+            ticket.future.set_exception(PageFailed(over, cause="too-large"))
             return ticket.future
         if request.sampling.max_tokens < 1:
             raise ValueError(f"max_tokens is {request.sampling.max_tokens}; at least 1")
@@ -107,7 +104,7 @@ class PackedEngine:
 
     def stats(self) -> dict[str, float]:
         """Figures since the start, and of now."""
-        scheduler, counts = self.scheduler, dict(self._counts)
+        scheduler, counts = self.scheduler, {name: float(count) for name, count in self._counts.items()}
         pool = scheduler.pool
         recent = list(self._recent)
         span = time.monotonic() - recent[0][0] if recent else 0.0
@@ -184,11 +181,8 @@ class PackedEngine:
             failure = error
         if failure is not None:
             return self._launch_smaller(step, failure)
-        counts = self._counts
-        counts["steps"] += 1
-        counts["images"] += launched.images
-        counts["useful_rows"] += launched.useful_rows
-        counts["computed_rows"] += launched.computed_rows
+        rows = {"useful_rows": launched.useful_rows, "computed_rows": launched.computed_rows}
+        self._counts.update(steps=1, images=launched.images, **rows)
         now = time.monotonic()
         for chunk in step.chunks:
             ticket = self._tickets.get(chunk.sequence)
@@ -220,21 +214,23 @@ class PackedEngine:
 
     def _commit(self, launched: Launched) -> None:
         """Read a step's tokens (the host waits here, and nowhere else) and end what is finished."""
-        tokens, log_probabilities = launched.tokens()
-        now = time.monotonic()
-        self._recent.append((now, len(tokens)))
-        for sequence, token, log_probability in zip(launched.sequences, tokens, log_probabilities, strict=True):
+        rows, taken, now = launched.tokens(), 0, time.monotonic()
+        for sequence, position, draft, token, log_probability in rows:
             sequence.pending -= 1
             if sequence.state is State.FINISHED:
                 continue  # ended while this token was under way
+            if sequence.was_wrong(position, draft):
+                if token == sampling.NOT_FINITE:
+                    self.executor.clear(sequence, position)
+                continue
             ticket = self._tickets[sequence]
             if token == sampling.NOT_FINITE:
                 self._fail(ticket, PageFailed("the model's output is not a number on this page", cause="not-finite"))
                 continue
             if ticket.first_token is None:
                 ticket.first_token = now
-            sequence.tokens.append(token)
-            sequence.log_probabilities.append(log_probability)
+            taken += 1
+            sequence.take(token, log_probability, draft)
             try:
                 reason = ticket.writing.ended(token)
             except Exception as error:
@@ -242,6 +238,7 @@ class PackedEngine:
                 continue
             if reason is not None:
                 self._finish(ticket, reason)
+        self._recent.append((now, taken))
 
     def _finish(self, ticket: Ticket, reason: str) -> None:
         """Give the answer; the request fails where its tokens make none: a model may know more than its tokenizer."""
@@ -252,9 +249,9 @@ class PackedEngine:
             self._fail(ticket, _no_text(error))
             return
         self._release(ticket, reason)
-        self._counts["finished"] += 1
-        self._counts["output_tokens"] += len(generation.tokens)
-        self._counts["prompt_tokens"] += generation.prompt_tokens
+        written = {"output_tokens": len(generation.tokens), "prompt_tokens": generation.prompt_tokens}
+        drafts = {"drafted_tokens": generation.drafted, "accepted_tokens": generation.accepted}
+        self._counts.update(finished=1, **written, **drafts)
         with suppress(InvalidStateError):  # cancelled meanwhile
             ticket.future.set_result(result)
 
@@ -272,6 +269,8 @@ class PackedEngine:
             preemptions=sequence.preemptions,
             confidence=confidence,
             loop=ticket.writing.loop,
+            drafted=sequence.drafted,
+            accepted=sequence.accepted,
         )
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:

@@ -22,7 +22,7 @@ from workers.pixtral.model import sampling, vision
 from workers.pixtral.model.kv_cache import PagedCache
 from workers.pixtral.model.transfer import to_device
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.plan.batch import Layout, lay_out
+from workers.pixtral.plan.batch import Layout, lay_out, slots_of
 from workers.pixtral.plan.scheduler import Limits, Step
 from workers.pixtral.plan.sequence import Image, Sequence
 
@@ -33,6 +33,7 @@ class Backend(Protocol):
     model: Pixtral
     cache: PagedCache
     device: torch.device
+    draft_tile: int  # decode rows of a step come in so many at once, and drafts may fill them; 0: it takes no drafts
 
     def enter(self) -> None:
         """Called once by the thread that will launch."""
@@ -70,19 +71,24 @@ class Backend(Protocol):
 class Launched:
     """A step under way: who was sampled, and their tokens on the device."""
 
-    sequences: list[Sequence]
+    sequences: list[Sequence]  # one for each row
+    positions: list[int]  # of the rows
+    drafts: list[int | None]  # what was fed there, where it was only drafted
     sampled: Tensor  # (2, R) float64 on the host: tokens (sampling.NOT_FINITE where the logits were not), log p of each
     ready: torch.cuda.Event | None  # when `sampled` has arrived; None where it is there
     useful_rows: int
     computed_rows: int
     images: int
 
-    def tokens(self) -> tuple[list[int], list[float]]:
-        """The tokens, and the logarithm of how likely each was. Waits for this step, for none that came after it."""
+    def tokens(self) -> list[tuple[Sequence, int, int | None, int, float]]:
+        """Of each row: sequence, position, draft, the token, and the logarithm of how likely it was.
+
+        Waits for this step, for none that came after it.
+        """
         if self.ready is not None:
             self.ready.synchronize()
         tokens, log_probabilities = self.sampled.tolist()
-        return [int(token) for token in tokens], log_probabilities
+        return list(zip(self.sequences, self.positions, self.drafts, map(int, tokens), log_probabilities, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +144,28 @@ class Executor:
             sampled = torch.empty(sampled.shape, dtype=sampled.dtype, pin_memory=True).copy_(sampled, non_blocking=True)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        return Launched(layout.sample_sequences, sampled, ready, layout.useful_rows, len(layout.positions), images)
+        return Launched(
+            layout.sample_sequences,
+            layout.sample_positions,
+            layout.sample_drafts,
+            sampled,
+            ready,
+            layout.useful_rows,
+            len(layout.positions),
+            images,
+        )
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is held for a sequence that ended or begins again."""
         for place in range(len(sequence.request.images)):
             self.features.pop((sequence.number, place), None)
+
+    @torch.inference_mode()
+    def clear(self, sequence: Sequence, position: int) -> None:
+        """Numbers where a wrong draft left none: even what is masked must be numbers."""
+        if sequence.block_table:
+            size = self.backend.cache.block_size
+            self.backend.cache.clear(slots_of(sequence.block_table, position, position + 1, size))
 
     def make_room(self) -> None:
         """After out of memory: give cached device memory back, so that a smaller step may fit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -40,7 +41,12 @@ class Built:
 
 
 def build_engine(
-    folder: Path, device: torch.device, dtype: str | None = None, memory_bytes: int | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: str | None = None,
+    memory_bytes: int | None = None,
+    *,
+    drafts: bool = True,
 ) -> Built:
     """Check the folder, load it, size the cache by the memory that is left, start the thread.
 
@@ -52,20 +58,28 @@ def build_engine(
     processor = Processor(folder, read_config(folder))
     granted = memory_bytes or available_bytes(device)
     model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted))
-    return Built(start_engine(model, processor, granted), processor)
+    return Built(start_engine(model, processor, granted, drafts=drafts), processor)
 
 
 def start_engine(
-    model: Pixtral, processor: Processor, granted: int, make_executor: Callable[[Backend, Limits], Executor] = Executor
+    model: Pixtral,
+    processor: Processor,
+    granted: int,
+    make_executor: Callable[[Backend, Limits], Executor] = Executor,
+    *,
+    drafts: bool = True,
 ) -> PackedEngine:
-    """An engine for a model that is on its device already."""
+    """An engine for a model that is on its device already; with `drafts` it tries those of requests, where it can."""
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
         keep_freed_memory()
     fit = fit_of(model, granted, device)
     logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
     backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
-    scheduler = Scheduler(fit.limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
+    limits = dataclasses.replace(fit.limits, decode_tile=backend.draft_tile if drafts else 0)
+    if drafts and not limits.decode_tile:
+        logger.info("drafts are not tried on %s: that has been shown on a CPU alone", device)
+    scheduler = Scheduler(limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
     executor = make_executor(backend, fit.limits)
     lookahead = device.type == "cuda"
     return PackedEngine(

@@ -35,6 +35,7 @@ class CpuBackend:
         on_cpu = self.device.type == "cpu"
         self.is_small = config.dim < 512 and on_cpu
         self.decode_tile = min(limits.max_sequences, 64 if self.is_small else 8)
+        self.draft_tile = self.decode_tile if on_cpu else 0
         self.lanes = lanes_of(torch.get_num_threads()) if on_cpu else ALONE
         self.head = prepared_product(model.output.weight, self.decode_tile)
         self.few = TiledRunner(Tiles(self.decode_tile), self.lanes if self.is_small else ALONE)

@@ -68,7 +68,13 @@ class _Tables:
 
 
 class CudaBackend:
-    """`executor.Backend` with the kernels above; `use_graph` False launches every step kernel by kernel."""
+    """`executor.Backend` with the kernels above; `use_graph` False launches every step kernel by kernel.
+
+    It tries no drafts. The graph has rows for them, but a step is planned before the last one's tokens are read, and a
+    draft begins with them; what that costs and gains has not been measured.
+    """
+
+    draft_tile = 0
 
     def __init__(
         self, model: Pixtral, limits: Limits, num_blocks: int, block_size: int, *, use_graph: bool = True

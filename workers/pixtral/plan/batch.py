@@ -62,6 +62,7 @@ class Layout:
     sample_rows: list[int]
     sample_sequences: list[Sequence]
     sample_positions: list[int]  # position of the row whose next token is drawn
+    sample_drafts: list[int | None]  # the token that was fed there, where it was only drafted
     useful_rows: int
 
 
@@ -84,7 +85,7 @@ def lay_out(step: Step, block_size: int, image_token_id: int, pad_prefill: Paddi
     segments: list[Segment] = []
     feature_parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     feature_ranges: list[tuple[Sequence, int, int]] = []
-    samples: list[tuple[int, Sequence, int]] = []
+    samples: list[tuple[int, Sequence, int, int | None]] = []
     row = 0
     for chunk in step.chunks:
         sequence, rows = chunk.sequence, slice(row, row + chunk.last - chunk.first)
@@ -100,14 +101,15 @@ def lay_out(step: Step, block_size: int, image_token_id: int, pad_prefill: Paddi
             feature_ranges.append((sequence, before, upto))
         row = rows.stop
         if chunk.samples:
-            samples.append((row - 1, sequence, chunk.last - 1))
+            samples.append((row - 1, sequence, chunk.last - 1, None))
     for row, decode in enumerate(step.decodes, start=first_decode):
         sequence, position = decode.sequence, decode.position
-        token_ids[row] = sequence.tokens[position] if position < len(sequence.tokens) else -1
+        known = sequence.tokens[position] if position < len(sequence.tokens) else -1
+        token_ids[row] = known if decode.draft is None else decode.draft
         positions[row] = position
         slots[row] = sequence.block_table[position // block_size] * block_size + position % block_size
         if decode.samples:
-            samples.append((row, sequence, position))
+            samples.append((row, sequence, position, decode.draft))
     return Layout(
         token_ids,
         positions,
@@ -118,8 +120,9 @@ def lay_out(step: Step, block_size: int, image_token_id: int, pad_prefill: Paddi
         [decode.position + 1 for decode in step.decodes],
         np.concatenate(feature_parts),
         feature_ranges,
-        [row for row, _, _ in samples],
-        [sequence for _, sequence, _ in samples],
-        [position for _, _, position in samples],
+        [row for row, _, _, _ in samples],
+        [sequence for _, sequence, _, _ in samples],
+        [position for _, _, position, _ in samples],
+        [draft for _, _, _, draft in samples],
         num_prefill + len(step.decodes),
     )

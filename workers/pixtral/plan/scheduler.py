@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, starmap
 
 from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.draft_rows import draft_rows
 from workers.pixtral.plan.sequence import Sequence, State
 
 MAX_HELD_STEPS = 8
@@ -37,6 +38,7 @@ class Limits:
     admit_tokens: int = 0  # small prompts are admitted together, once they have so many tokens
     tile_tokens: int = 0  # that the tiles of one page may add to `max_context`
     step_keys: int = 2**31 - 1  # that the chunks of a step may look at together: a GPU gathers them for each layer
+    decode_tile: int = 0  # decode rows are computed in tiles of so many, and drafts fill the last one; 0: no drafts
 
     def __post_init__(self) -> None:
         if self.token_budget < self.chunk_tokens or self.max_sequences < 1:
@@ -55,11 +57,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """One token of `sequence`, the one at `position`; `samples` unless the next token is known already."""
+    """One token of `sequence`, the one at `position`; `samples` unless the next token is known already.
+
+    `draft` is that token where it is only drafted.
+    """
 
     sequence: Sequence
     position: int
     samples: bool
+    draft: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +114,7 @@ class Scheduler:
         self.running: list[Sequence] = []  # in order of admission
         self.preemptions = 0
         self.prefix_hit_tokens = 0
-        self.expected_output_tokens = (
-            expected_output_tokens  # moving mean over finished sequences; blocks kept for growth
-        )
+        self.expected_output_tokens = expected_output_tokens  # moving mean of finished ones; blocks kept for growth
         self._held_steps = 0
         self._computed_prefixes: list[Sequence] = []
         self._rows = list(range(limits.max_sequences))[::-1]
@@ -129,6 +133,7 @@ class Scheduler:
         assert self.fits(sequence), (sequence.prompt_length, self.pool.num_blocks)
         left = max(1, sequence.request.sampling.max_tokens - sequence.request.written)
         sequence.max_tokens = min(left, self._room(sequence) - sequence.prompt_length)
+        sequence.begin_drafts(self.limits.decode_tile)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
@@ -156,6 +161,9 @@ class Scheduler:
                 budget = self._take_chunks(sequence, budget, chunks)
         if self.preemptions == preemptions:  # else the victim would take back what it just gave
             self._admit(budget, chunks, copies, busy=bool(decodes))
+        if self.limits.decode_tile:  # what would be padding
+            free = -(len(decodes) + sum(chunk.samples for chunk in chunks)) % self.limits.decode_tile
+            decodes += starmap(Decode, draft_rows([one.sequence for one in decodes], free, self.pool))
         return Step(tuple(chunks), tuple(decodes), tuple(copies))
 
     def _plan_decodes(self) -> list[Decode]:
@@ -178,8 +186,7 @@ class Scheduler:
         if sequence.state is not State.RUNNING:
             return False
         while sequence.computed >= len(sequence.block_table) * self.pool.block_size:
-            blocks = self.pool.allocate(1)
-            if blocks is not None:
+            if (blocks := self.pool.allocate(1)) is not None:
                 sequence.block_table += blocks
                 return True
             victim = self.running[-1]

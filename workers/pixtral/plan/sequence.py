@@ -9,6 +9,9 @@ decode steps:
 
 After preemption `computed` is 0 again. The prompt is computed again in the same chunks, and the known answer is fed
 token by token as decode rows, in the same shapes as the first time: the text cannot change.
+
+Tokens of a draft are fed before it is known that they are the answer's. Those that are not are as if they had never
+been: `computed` goes back, and their places in the cache are written again before anyone looks there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workers.pixtral.plan.drafts import Drafter
 
 _ids = count()
 
@@ -81,6 +86,7 @@ class Request:
     tile_tokens: int = 0  # of the images after a page's first; they leave its room for text as it is
     written: int = 0  # of the tokens, the last: an answer that was cut, which goes on
     constrain: Callable[[], Constraint] | None = None  # begins the answer's constraint; None: any token may follow
+    draft: tuple[int, ...] = ()  # what the answer may be, by a text that the page is known to have
 
     @property
     def prefix_key(self) -> str | None:
@@ -112,6 +118,9 @@ class Sequence:
     preemptions: int = 0
     log_probabilities: list[float] = field(default_factory=list)  # of the tokens after the prompt
     constraint: Constraint | None = None  # of the next token; it stays through preemption, for tokens do
+    drafter: Drafter | None = None  # follows the answer through the request's draft; it stays, too
+    drafted: int = 0  # tokens of the draft that were tried
+    accepted: int = 0  # of them, that the model chose itself
 
     @classmethod
     def of(cls, request: Request) -> Sequence:
@@ -146,9 +155,40 @@ class Sequence:
             return False
         if self.computed < len(self.tokens) - 1:
             return True  # feeding a known answer again after preemption
-        if self.constraint is not None and self.pending:
+        if (self.constraint is not None or self.drafter is not None) and self.pending:
             return False  # what may follow is known when the host has read the last token
         return self.num_generated < self.max_tokens and self.computed < len(self.tokens) + self.pending
+
+    def begin_drafts(self, decode_tile: int) -> None:
+        """Follow the request's draft, where there are rows to try it. Under a constraint none is: it has a mask for
+        the next token alone."""
+        if decode_tile > 1 and self.request.draft and self.constraint is None:
+            self.drafter = Drafter(self.request.draft)
+            for token in self.generated:
+                self.drafter.take(token)
+
+    def ahead(self) -> list[int]:
+        """Tokens to feed next: those that are known, else what the draft says."""
+        known = self.tokens[self.computed :]
+        return known if known or self.drafter is None else self.drafter.ahead()
+
+    def was_wrong(self, position: int, draft: int | None) -> bool:
+        """Whether a row was fed what is not the answer, there or before; then nothing has been computed from there on.
+
+        Rows are told in order. After a wrong one the answer does not come to the positions of the next.
+        """
+        if draft is None or (position < len(self.tokens) and self.tokens[position] == draft):
+            return False
+        self.computed = min(self.computed, position)
+        return True
+
+    def take(self, token: int, log_probability: float, draft: int | None) -> None:
+        """The token that was sampled after the answer so far."""
+        self.tokens.append(token)
+        self.log_probabilities.append(log_probability)
+        self.accepted += draft is not None
+        if self.drafter is not None:
+            self.drafter.take(token)
 
     def chunk_end(self, chunk_tokens: int, start: int | None = None) -> int:
         """Where the chunk at `start` (default: the next) ends: at a multiple of `chunk_tokens`,

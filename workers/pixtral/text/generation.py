@@ -25,6 +25,8 @@ class Generation:
     preemptions: int
     confidence: Confidence | None = None  # None where nothing was generated
     loop: Loop | None = None  # that was cut off the answer
+    drafted: int = 0  # tokens of the request's draft that were tried
+    accepted: int = 0  # of them, that the model chose itself
 
 
 def ends_with_stop(

@@ -170,6 +170,10 @@ class Processor:
         tile_tokens = num_tokens(tiling.sizes[1:], self.cell)
         return dataclasses.replace(request, images=tuple(placed), tile_tokens=tile_tokens)
 
+    def draft(self, text: str) -> tuple[int, ...]:
+        """A text as the tokens of an answer, without its end: that is for the model to say."""
+        return tuple(self._tekken.encode(text, bos=False, eos=False))
+
     def piece(self, token: int) -> bytes:
         """The bytes of one token, which may be a part of a character; none of a control token. Raises as `decode`."""
         found = self._pieces.get(token)

@@ -1,0 +1,124 @@
+"""Steps and pages a second with drafts, by how many of their characters are wrong: `python -m benchmarks.bench_drafts`.
+
+The small reader of this repository reads unseen drawn pages on a CPU, greedily, with the product's engine. A page's
+draft is what is printed on it with a share of its characters wrong: a third each replaced, left out, and doubled by
+another. Each share reads all pages, one at a time and all at once, in turn with reading without drafts; the order turns
+from round to round, no page's prefix is kept, and each way's fastest round counts. Steps are exact, whatever else the
+machine does. A text that is not the one without drafts ends the benchmark with 1. Ends in one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import string
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
+from schemas.prompts import OCR
+from workers.pixtral import start
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.model.load import load_model
+from workers.pixtral.plan.sequence import Request, Sampling
+from workers.pixtral.text.generation import Generation
+from workers.pixtral.text.processor import Processor
+
+KINDS = ("words", "random", "numbers", "table")
+MEMORY = 1_000_000_000
+GARBAGE = 1.0  # the share at which a draft has nothing of the page
+
+
+def with_errors(text: str, share: float, rng: random.Random) -> str:
+    """The text with that share of its characters wrong."""
+    if share >= GARBAGE:
+        return "".join(rng.choices(string.ascii_letters + string.digits, k=len(text)))
+    out = []
+    for letter in text:
+        other = rng.choice(string.ascii_letters + string.digits)
+        is_wrong, how = rng.random() < share, rng.randrange(3)
+        out.append(("", other, letter + other)[how] if is_wrong else letter)
+    return "".join(out)
+
+
+def read(engine: PackedEngine, requests: Sequence[Request], *, at_once: bool) -> tuple[list[Generation], int, float]:
+    """Generations, steps and seconds."""
+    engine.scheduler.pool.drop_prefixes()
+    steps, began = engine.stats()["steps"], time.perf_counter()
+    if at_once:
+        generations = [future.result() for future in [engine.submit(request) for request in requests]]
+    else:
+        generations = [engine.submit(request).result() for request in requests]
+    return generations, int(engine.stats()["steps"] - steps), time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--pages", type=int, default=40)
+    parser.add_argument("--canvas", default="256x128", help="width x height in px, multiples of 16")
+    parser.add_argument("--shares", default="0,0.02,0.05,0.2,1", help="of characters that are wrong; 1: garbage")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    width, height = map(int, args.canvas.split("x"))
+    samples = draw_samples(args.pages, (width, height), seed=args.seed, kinds=KINDS)
+    model = load_model(CHECKPOINT)
+    processor = Processor(CHECKPOINT, model.config)
+    engine = start.start_engine(model, processor, MEMORY)
+    plain = [
+        processor.encode_page(one.image_hash, one.pixels, OCR.text, Sampling(max_tokens=400, page_lines=100))
+        for one in samples
+    ]
+    ways = {"without": plain}
+    for share in map(float, args.shares.split(",")):
+        rng = random.Random(args.seed)
+        drafts = [processor.draft(with_errors(one.layout.text, share, rng)) for one in samples]
+        ways[f"{share:g}"] = [replace(one, draft=draft) for one, draft in zip(plain, drafts, strict=True)]
+    names = list(ways)
+    found: dict[tuple[str, bool], tuple[int, float]] = {}
+    accepted: dict[str, float] = {}
+    is_same = True
+    read(engine, plain[:4], at_once=True)
+    expected = [one.tokens for one in read(engine, plain, at_once=False)[0]]
+    for turn in range(args.rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            for at_once in (False, True):
+                generations, steps, seconds = read(engine, ways[name], at_once=at_once)
+                best = found.get((name, at_once), (0, seconds))[1]
+                found[name, at_once] = steps, min(best, seconds)
+                is_same &= [one.tokens for one in generations] == expected
+                if not at_once and name != "without":
+                    tried = sum(one.drafted for one in generations)
+                    accepted[name] = sum(one.accepted for one in generations) / max(1, tried)
+    engine.close()
+    tokens = sum(len(one) + 1 for one in expected)
+    (alone, alone_seconds), (packed, packed_seconds) = found["without", False], found["without", True]
+    print(f"{'wrong':8} {'steps':>7} {'fewer':>6} {'accepted':>8} {'pages/s':>8} | {'at once: steps':>14} {'fewer':>6}")
+    figures = {}
+    for name in names:
+        (steps, seconds), (some, some_seconds) = found[name, False], found[name, True]
+        figures[name] = {
+            "steps": steps,
+            "fewer_steps": round(alone / steps, 2),
+            "accepted": round(accepted.get(name, 0.0), 3),
+            "pages_per_second_over_without": round(alone_seconds / seconds, 2),
+            "steps_at_once": some,
+            "fewer_steps_at_once": round(packed / some, 2),
+            "pages_per_second_at_once_over_without": round(packed_seconds / some_seconds, 2),
+        }
+        print(
+            f"{name:8} {steps:7} {alone / steps:6.2f} {accepted.get(name, 0.0):8.2f} {len(samples) / seconds:8.2f} | "
+            f"{some:14} {packed / some:6.2f}"
+        )
+    threads, dtype = torch.get_num_threads(), str(model.dtype).removeprefix("torch.")
+    conditions = {"pages": len(samples), "canvas": args.canvas, "tokens": tokens, "threads": threads, "dtype": dtype}
+    print(json.dumps(conditions | {"rounds": args.rounds, "same_text": is_same, "drafts": figures}))
+    raise SystemExit(0 if is_same else 1)
+
+
+if __name__ == "__main__":
+    main()
