@@ -29,8 +29,12 @@ from pipeline.cli.where import database_name
 from schemas.prompts import Prompt
 
 if TYPE_CHECKING:
+    from pipeline.cli.progress_bar import ProgressBar
+    from pipeline.database.engine import Database
+    from pipeline.database.looking import Looking
     from pipeline.ingest.selection import Seen, Selection
     from pipeline.settings import Settings
+    from pipeline.supervisor.engine_choice import EngineChoice
 
 
 @cli.command()
@@ -66,7 +70,7 @@ def run(
     started = time.monotonic()
     command = words_of_this_command(settings)
     asked = (settings, paths, chosen, batch, parse_pages(pages), devices, selection)
-    done = execute(*asked, command=command, serves=serves)
+    done = execute(*asked, command=command, serves=serves, says_size=True)
     if done is None:
         return EXIT_INTERRUPTED
     return summarize(settings, done.batch_id, time.monotonic() - started, as_json, done.seen.num_ignored)
@@ -93,8 +97,9 @@ def execute(
     command: Sequence[str] | None = None,
     is_evaluation: bool = False,
     serves: bool = False,
+    says_size: bool = False,
 ) -> Done | None:
-    """Run the job under a progress bar; None where the user stopped it."""
+    """Run the job under a progress bar; None where the user stopped it. `says_size`: how much there is, first."""
     from rich.console import Console
 
     from pipeline.cli.progress_bar import ProgressBar, counted, unit_of
@@ -111,13 +116,22 @@ def execute(
         ProgressBar(Console(stderr=True), unit_of(prompts)) as bar,
     ):  # before the bar has a thread
         asked = (settings, paths, prompts, batch, bar.say, bar.show, pages, spare, slots, selection or ALL_FILES)
+
+        def on_open(db: Database, choice: EngineChoice) -> None:
+            if says_size:
+                readers = sum(slot.role != "ingest" for slot in slots)
+                reading = (choice.engine, choice.model, pages, selection or ALL_FILES)
+                _say_size(bar, db, settings, paths, prompts, *reading, readers)
+            if serves:
+                serve(bar.say)
+
         job = Run(
             *asked,
             is_question=is_question,
             beside=beside,
             command=command,
             is_evaluation=is_evaluation,
-            on_open=(lambda: serve(bar.say)) if serves else lambda: None,
+            on_open=on_open,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: job.stop())
@@ -128,6 +142,28 @@ def execute(
             stored = f"{counted(stopped.num_stored, 'answer')} {are} stored in {database_name(settings)}"
             bar.say(f"stopped; {stored}. Run the same command again to go on.")
             return None
+
+
+def _say_size(
+    bar: ProgressBar,
+    db: Looking | None,
+    settings: Settings,
+    paths: Sequence[str | Path],
+    prompts: Sequence[Prompt],
+    engine: str,
+    model: str,
+    pages: Sequence[tuple[int, int]],
+    selection: Selection,
+    num_readers: int,
+) -> None:
+    """How many files and pages, and how long, as far as a glance tells."""
+    from pipeline.cli.plan import brief_line
+    from pipeline.planning.asked import asked_of
+    from pipeline.planning.brief import brief
+
+    asked = asked_of(settings, prompts, engine, model, pages)
+    if (found := brief(db, settings, paths, selection, asked, num_readers)) is not None:
+        bar.say(brief_line(found))
 
 
 @cli.command()
@@ -167,7 +203,9 @@ def submit(
     from pipeline.ingest.selection import Seen
     from pipeline.ingest.submission import check_notify, check_paths, parse_pages
     from pipeline.ingest.submission import submit as submit_batch
+    from pipeline.planning.known import look_if_there
     from pipeline.settings import load_settings
+    from pipeline.store.fleet import workers
     from pipeline.supervisor.engine_choice import asked_model
 
     sampling, selection = take_sampling(flags), take_selection(flags)
@@ -188,6 +226,9 @@ def submit(
         check_paths(paths, settings, selection)
         bar.say(f"answers go to {database_name(settings)}")
         engine, model = asked_model(settings, chosen)
+        db = look_if_there(settings)
+        readers = 0 if db is None else sum(worker.is_reading() for worker in workers(db))
+        _say_size(bar, db, settings, paths, chosen, engine, model, ranges, selection, readers)
         done = submit_batch(
             settings,
             paths,

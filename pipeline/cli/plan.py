@@ -17,6 +17,7 @@ from pipeline.cli.prompts import choose_asked_prompts, take_sampling
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from pipeline.planning.brief import Brief
     from pipeline.planning.estimate import Device, Plan
     from pipeline.planning.ranges import Range
     from pipeline.settings import Settings
@@ -153,6 +154,23 @@ def conclusion(plan: Plan) -> str:
             said += f", {_hours(plan.hours.expected)} GPU-hours"
     if plan.cost is not None:
         said += f", for about {_money(plan.cost.expected)}"
+    return said
+
+
+def brief_line(found: Brief) -> str:
+    """What `run` and `submit` say before they begin."""
+    from pipeline.cli.progress_bar import counted, duration
+
+    if not found.is_all:
+        return f"more than {found.files:,} files; `pagepack plan` with the same paths says how many pages, and how long"
+    said = counted(found.files, "file")
+    if found.pages is None:
+        return f"{said}; `pagepack plan` with the same paths says how many pages, and how long"
+    said += f", {'' if found.is_exact else 'about '}{counted(round(found.pages), 'page')}"
+    if found.done:
+        said += f", {found.done:,} of them read already"
+    if found.seconds is not None and found.seconds >= 1:
+        said += f", about {duration(found.seconds)} to go"
     return said
 
 

@@ -9,10 +9,12 @@ from typing import Literal
 
 from pipeline.cores import num_cores
 from pipeline.endpoints.prices import Prices
+from pipeline.planning.asked import Asked
 from pipeline.planning.gpus import REACHED, Gpu, PageWork, Shape, bound
-from pipeline.planning.known import Asked, Known
+from pipeline.planning.known import Known
+from pipeline.planning.look import PageFacts
 from pipeline.planning.ranges import Range, mean, total
-from pipeline.planning.survey import PageFacts, Survey
+from pipeline.planning.survey import Survey
 from pipeline.planning.tokens import answer_by_text, image_tokens, question_tokens, text_tokens, usual_answer
 from pipeline.settings import Settings
 from schemas.prompts import Prompt

@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline.database.looking import Looking, as_moment
 from pipeline.database.open_to_look import open_to_look
+from pipeline.documents.files import HOLDERS, Found
+from pipeline.planning.asked import Asked
 from pipeline.settings import Settings
 from pipeline.store.wished_model import wished_model
 from pipeline.urls import IN_PATH
@@ -17,27 +19,6 @@ from schemas.states import DocumentState
 _ATTEMPTS = 2_000  # the latest: what the machine and the model do now
 _ANSWERS = 2_000
 _LEAST_ATTEMPTS = 20  # fewer say little of how fast pages are read
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What shall be asked of which pages, and who reads."""
-
-    prompts: Sequence[Prompt]
-    engine: str
-    model: str | None  # its fingerprint; None where any of the engine's serves
-    text_layer: str
-    blank_pages: str
-    pages: Sequence[tuple[int, int]] = ()  # ranges of page indexes; none: all
-
-    def count(self, num_pages: int) -> int:
-        """How many of a document's pages are asked about."""
-        if not self.pages:
-            return num_pages
-        return sum(self.is_asked(index) for index in range(num_pages))
-
-    def is_asked(self, page_index: int) -> bool:
-        return not self.pages or any(first <= page_index <= last for first, last in self.pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +65,17 @@ class Speed:
     pages: int  # that it was measured by
 
 
-class Known:
-    """A home without a database knows nothing."""
+def look_if_there(settings: Settings) -> Looking | None:
+    """The settings' database; none where a home has no file of it yet. Raises as `open_to_look`."""
+    is_there = settings.database_url is not None or (settings.home / "pagepack.db").exists()
+    return open_to_look(settings) if is_there else None
 
-    def __init__(self, settings: Settings, asked: Asked) -> None:
-        """Raises UsageError: the database is there, and cannot be looked at."""
-        is_there = settings.database_url is not None or (settings.home / "pagepack.db").exists()
-        self._db: Looking | None = open_to_look(settings) if is_there else None
+
+class Known:
+    """Without a database nothing is known."""
+
+    def __init__(self, db: Looking | None, asked: Asked) -> None:
+        self._db = db
         self.asked = asked
 
     def by_path(self, paths: Sequence[str]) -> dict[str, KnownDocument]:
@@ -175,8 +160,8 @@ class Known:
         """
         statement = (
             "SELECT t.worker, t.started_at, t.ended_at FROM task_attempts t "
-            "WHERE t.error IS NULL AND t.seconds IS NOT NULL AND t.started_at IS NOT NULL AND t.engine = :engine "
-            f"ORDER BY t.id DESC LIMIT {_ATTEMPTS}"
+            "WHERE t.error IS NULL AND t.seconds IS NOT NULL AND t.started_at IS NOT NULL AND "
+            f"(t.engine = :engine OR :engine = 'any') ORDER BY t.id DESC LIMIT {_ATTEMPTS}"
         )
         by_worker: dict[str, list[tuple[float, float]]] = {}
         for worker, started, ended in self._look(statement, engine=self.asked.engine):
@@ -187,6 +172,16 @@ class Known:
             return None
         busy = sum(map(covered_seconds, by_worker.values()))
         return Speed(pages / busy, pages) if busy > 0 else None
+
+    def share_read(self) -> float:
+        """Of the pages that are done, those that an engine had to read; all, where none is."""
+        statement = (
+            "SELECT avg(CASE WHEN a.engine IN ('text-layer', 'blank') THEN 0.0 ELSE 1.0 END) FROM "
+            f"(SELECT answer_id FROM page_tasks WHERE state = 'done' ORDER BY id DESC LIMIT {_ANSWERS}) AS latest "
+            "JOIN answer_versions a ON a.id = latest.answer_id"
+        )
+        share = [row[0] for row in self._look(statement)]
+        return 1.0 if not share or share[0] is None else float(share[0])
 
     def bytes_per_page(self) -> float | None:
         """Of a SQLite file, where it holds enough pages to say."""
@@ -255,6 +250,16 @@ class Known:
             return []
         with self._db.looking() as look:
             return look.rows(statement, **values)
+
+
+def settled(document: KnownDocument | None, file: Found, known: Known) -> tuple[list[KnownDocument], list[str]]:
+    """The document at this path, and those in it, where all is known that a look would show; and why some were not
+    taken."""
+    if document is None or (document.size_bytes, document.modified_ns) != (file.size_bytes, file.modified_ns):
+        return [], []
+    members, causes = known.members(file.display_path) if document.kind in HOLDERS else ([], [])
+    documents = [document, *members]
+    return (documents, causes) if all(one.is_settled() for one in documents) else ([], [])
 
 
 def covered_seconds(spans: Iterable[tuple[float, float]]) -> float:

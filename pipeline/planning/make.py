@@ -7,15 +7,16 @@ from pathlib import Path
 
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.submission import check_takes_hint
+from pipeline.planning.asked import Asked, asked_of
 from pipeline.planning.estimate import Device, Plan, estimate
-from pipeline.planning.known import Asked, Known
+from pipeline.planning.known import Known, look_if_there
+from pipeline.planning.look import PageFacts
 from pipeline.planning.ranges import Range, mean, systematic
-from pipeline.planning.survey import PageFacts, survey
+from pipeline.planning.survey import survey
 from pipeline.settings import Settings
-from pipeline.store.fleet import READ_PICTURES_ALONE
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine
 from pipeline.supervisor.timed_reading import time_reading
-from schemas.prompts import Prompt, with_hint
+from schemas.prompts import Prompt
 
 _TIMED = 12  # pages at most that are read to see how long that takes
 _TIMED_SECONDS = 20.0
@@ -40,8 +41,8 @@ def make_plan(
         NothingToDo: no file lies there.
         UsageError: an engine, a device or a database that does not fit.
     """
-    asked = asked_of(settings, prompts, pages, is_gpu=device.gpu is not None or device.pages_per_second is not None)
-    known = Known(settings, asked)
+    asked = who_is_asked(settings, prompts, pages, is_gpu=device.gpu is not None or device.pages_per_second is not None)
+    known = Known(look_if_there(settings), asked)
     found = survey(paths, settings, selection, asked, known, sample, seed, say)
 
     def time_pages(candidates: Sequence[PageFacts]) -> tuple[Range, float] | None:
@@ -58,18 +59,17 @@ def make_plan(
     return estimate(found, asked, known, settings, device, price_per_hour, time_pages)
 
 
-def asked_of(settings: Settings, prompts: Sequence[Prompt], pages: Sequence[tuple[int, int]], *, is_gpu: bool) -> Asked:
+def who_is_asked(
+    settings: Settings, prompts: Sequence[Prompt], pages: Sequence[tuple[int, int]], *, is_gpu: bool
+) -> Asked:
     """What a run with these settings would ask, and whom; for a GPU that is not here, Pixtral."""
-    engine, model = "pixtral", None
-    if not is_gpu or settings.model is not None or settings.engine not in ("auto", "pixtral"):
-        choice = describe_engine(settings)
-        check_prompts(choice, prompts)
-        engine, model = choice.engine, choice.model
+    if is_gpu and settings.model is None and settings.engine in ("auto", "pixtral"):
+        return asked_of(settings, prompts, "pixtral", None, pages)
+    choice = describe_engine(settings)
+    check_prompts(choice, prompts)
     if settings.text_layer == "hint":
-        check_takes_hint(engine)
-        prompts = list(map(with_hint, prompts))
-    text_layer = settings.text_layer or ("auto" if engine in READ_PICTURES_ALONE else "keep")
-    return Asked(prompts, engine, model, text_layer, settings.blank_pages, pages)
+        check_takes_hint(choice.engine)
+    return asked_of(settings, prompts, choice.engine, choice.model, pages)
 
 
 def spread(pages: Sequence[PageFacts], count: int) -> list[bytes]:

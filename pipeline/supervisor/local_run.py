@@ -38,7 +38,7 @@ from pipeline.store.leases import Limits, expire, give_back
 from pipeline.store.progress import batch_state, pages_in_hand, what_is_open
 from pipeline.store.retention import sweep_images
 from pipeline.store.task_counts import Progress, progress
-from pipeline.supervisor.engine_choice import check_prompts, describe_engine
+from pipeline.supervisor.engine_choice import EngineChoice, check_prompts, describe_engine
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, devices_of, process_slots
 from pipeline.supervisor.server_warnings import ServerWarnings
@@ -75,7 +75,7 @@ class Run:
         beside: bool = False,
         command: Sequence[str] | None = None,
         is_evaluation: bool = False,
-        on_open: Callable[[], None] = lambda: None,
+        on_open: Callable[[Database, EngineChoice], None] = lambda db, choice: None,
     ) -> None:
         """`beside`: somebody else has the home. Only for what is asked there meanwhile, and soon over.
 
@@ -132,7 +132,7 @@ class Run:
             db = open_database(self._settings, create=is_home)
             stack.callback(db.dispose)
             self._say(f"answers go to {db.name}")
-            self._on_open()
+            self._on_open(db, choice)
             self._take_all_back(db, "the run before ended early")
             if is_home:
                 forget_enqueued(db)

@@ -11,6 +11,15 @@ from typing import Any
 import pymupdf
 import pytest
 
+from pipeline.cli.plan import brief_line
+from pipeline.database.engine import Database
+from pipeline.ingest.selection import ALL_FILES
+from pipeline.planning.asked import asked_of
+from pipeline.planning.brief import brief
+from pipeline.settings import Settings
+from pipeline.store.sources import SeenFile, record_files
+from schemas.prompts import OCR
+from tests.conftest import Archive, sha
 from tests.running import call, pagepack, rows, write_pdf
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -64,6 +73,7 @@ def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_
 
     run = pagepack("run", folder, "--home", home, "--text-layer", "keep")
     assert run.returncode == 1, run.stderr
+    assert "7 files; `pagepack plan` with the same paths says how many pages, and how long" in run.stderr.splitlines()
     ((pages, done),) = rows(home, "SELECT pages_total, pages_done FROM batch_summary")
     assert (pages, done) == (6, 6)
     assert dict(rows(home, "SELECT cause, count(*) FROM failures GROUP BY cause")) == {
@@ -76,10 +86,37 @@ def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_
 
     after = planned(folder, "--home", home, "--text-layer", "keep")
     assert after["pages"] == after["pages_already_read"] == exactly(6) and after["pages_to_read"] == exactly(0)
-    assert (
-        call("plan", folder, "--home", home, "--text-layer", "keep").stdout.splitlines()[-1]
-        == "nothing is left to read"
-    )
+
+
+def test_a_glance_tells_what_the_home_knows(db: Database, tmp_path: Path) -> None:
+    """Pages of known files exactly, those of new ones by their kind; it does not look at all of very many."""
+    archive, root = Archive(db), tmp_path / "in"
+    batch = archive.batch()
+    known = write_pdf(root / "known.pdf", 1)
+    status = known.stat()
+    seen = SeenFile(str(known), "file:///k", status.st_size, status.st_mtime_ns, kind="pdf", content_hash=sha("k"))
+    record_files(db, batch, [seen])
+    archive.ingest(archive.scalar("SELECT id FROM documents"), ["one", "two", "three"])
+    settings = Settings(home=tmp_path / "home")
+    asked = asked_of(settings.model_copy(update={"text_layer": "keep"}), [OCR], "rapidocr", "m1", [])
+
+    def glance() -> str:
+        found = brief(db, settings, [root], ALL_FILES, asked, 1)
+        assert found is not None
+        return brief_line(found)
+
+    assert glance() == "1 file, 3 pages"
+    (root / "a.jpg").write_bytes(b"1")
+    write_pdf(root / "new.pdf", 9)
+    (root / "notes.xyz").write_bytes(b"1")
+    assert glance() == "4 files, about 7 pages"
+    (root / "letter.docx").write_bytes(b"1")
+    assert glance().startswith("5 files; `pagepack plan` with the same paths says")
+    for number in range(2_000):
+        (root / f"{number}.jpg").touch()
+    assert glance().startswith("more than ")
+    assert brief(db, settings, [tmp_path / "none"], ALL_FILES, asked, 1) is None, "the run says it"
+    assert brief(db, settings, ["s3://bucket/in"], ALL_FILES, asked, 1) is None
 
 
 def test_a_sample_says_how_sure_it_is(tmp_path: Path) -> None:

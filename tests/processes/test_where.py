@@ -21,7 +21,7 @@ def test_run_ask_and_submit_say_at_the_start_where_answers_go(tmp_path: Path) ->
     asked = pagepack("ask", "Which?", file, "--home", home)
     assert asked.returncode == 0 and said in asked.stderr.splitlines(), asked.stderr
     submitted = call("submit", file, "--home", home)
-    assert submitted.stderr == f"{said}\n" and len(submitted.stdout.split()) == 1
+    assert submitted.stderr == f"{said}\n1 file, 1 page\n" and len(submitted.stdout.split()) == 1
 
 
 def test_a_server_is_named_without_its_password(tmp_path: Path, postgres: PostgresServer) -> None:
