@@ -102,7 +102,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _no_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = "Nothing here" if error.status_code == 404 else "This cannot be done"
-    response = _told(request, error.status_code, title, str(error.detail))
+    words = "No page has this address." if error.detail == "Not Found" else str(error.detail)  # the router's own words
+    response = _told(request, error.status_code, title, words)
     response.headers.update(error.headers or {})
     return response
 

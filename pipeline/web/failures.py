@@ -40,6 +40,7 @@ def show_failures(
         causes=causes.value or {},
         cause=cause,
         retried=retried,
+        retry_command=go_on_command(site.db, ("pagepack", "retry", batch.batch_id)),
         who_reads=_who_reads(site, batch) if retried is not None else None,
     )
 

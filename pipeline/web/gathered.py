@@ -55,7 +55,8 @@ class Gathered:
     ) -> Result[T]:
         """The last result, at most `fresh_seconds` old where that costs little.
 
-        Waits so long for the first one, and for a newer one that should be quick. What `gather` raises is raised here.
+        Waits so long for the first one, and for a newer one that should be quick. What `gather` raises is raised here,
+        and has no `fresh_seconds`: a database that was busy once is not told of for an hour.
         """
         now = time.monotonic()
         wait_seconds *= PATIENCE
@@ -64,7 +65,8 @@ class Gathered:
             self._entries.move_to_end(key)
             while len(self._entries) > _MOST_KEPT:
                 self._entries.popitem(last=False)
-            is_old = not entry.began or now - entry.began > max(fresh_seconds, _REST * entry.took)
+            fresh = fresh_seconds if entry.error is None else 0.0
+            is_old = not entry.began or now - entry.began > max(fresh, _REST * entry.took)
             if is_old and not entry.is_underway:
                 entry.is_underway = True
                 entry.changed.clear()

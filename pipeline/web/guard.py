@@ -70,6 +70,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _host_in(header: str) -> str:
+    """Its name or address without the port; "" where it is none, as `[`."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
 class Guard:
     """Around the whole application; `refuse` answers (status, title, words) as the application's other errors."""
 
@@ -106,11 +114,11 @@ class Guard:
             return None
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
-        path = "/" + raw.decode("latin-1").lstrip("/")  # //host leads away
+        path = "/" + raw.decode("latin-1").lstrip("/\\")  # //host leads away, and browsers read /\host so, too
         return path + (f"?{rest}" if rest else "")
 
     def _why_not(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        host = _host_in(headers.get("host", ""))
         if self._keys is None and not is_loopback(host):
             return 400, "Unknown host", "This server answers to localhost. Give it a token to use another name."
         is_open = scope["path"].startswith(_STATIC)  # how the page looks that asks for the token
@@ -139,8 +147,8 @@ def _is_same_origin(headers: Headers) -> bool:
     """Whether a page of ours sent it. A program that is no browser says nothing of an origin."""
     if (site := headers.get("sec-fetch-site")) is not None:
         return site in ("same-origin", "none")
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    origin, host = headers.get("origin"), headers.get("host")
+    return origin is None or origin in (f"http://{host}", f"https://{host}")
 
 
 def _with_headers(scope: Scope, send: Send) -> Send:

@@ -50,7 +50,7 @@ def test_every_answer_forbids_what_is_not_its_own(client: TestClient) -> None:
 def test_without_a_token_only_names_of_this_machine_are_answered_to(client: TestClient) -> None:
     for host in ("127.0.0.1:8420", "[::1]:8420", "localhost"):
         assert client.get("/", headers={"host": host}).status_code == 200, host
-    for host in ("rebound.example", "127.0.0.1.rebound.example", "", "localhost@rebound.example"):
+    for host in ("rebound.example", "127.0.0.1.rebound.example", "", "localhost@rebound.example", "[", "[::1", "[x]"):
         assert client.get("/", headers={"host": host}).status_code == 400, host
 
 
@@ -75,7 +75,8 @@ def test_an_address_with_the_token_lets_a_browser_in_and_the_token_leaves_its_ba
 
 
 def test_what_another_site_sends_changes_nothing(client: TestClient) -> None:
-    for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}):
+    elsewhere = ("http://evil.example", "null", "http://[", "http://localhost:8421")
+    for headers in ({"sec-fetch-site": "cross-site"}, *({"origin": origin} for origin in elsewhere)):
         assert client.post("/", headers=headers).status_code == 403, headers
     assert client.post("/", headers={"origin": HERE}).status_code == 405  # it got past the guard
 

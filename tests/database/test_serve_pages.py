@@ -66,7 +66,7 @@ def no_script_of_a_document(html: str) -> None:
 
 
 def test_every_page_shows_and_no_text_of_a_document_is_more_than_text(
-    client: TestClient, archive: Archive, hostile: str
+    client: TestClient, archive: Archive, settings: Settings, hostile: str
 ) -> None:
     batch = archive.scalar("SELECT public_id FROM batches")
     shown = {}
@@ -99,6 +99,9 @@ def test_every_page_shows_and_no_text_of_a_document_is_more_than_text(
     assert "waits to be read" in shown[f"/documents/{hostile}/pages/4"]
     assert "low-confidence" in shown["/review"] and "<mark>tide</mark>" in shown["/search?q=tide"]
     failures = shown[f"/batches/{batch}/failures"]
+    home = f"--home {settings.home} " if settings.database_url is None else ""
+    assert f"<code>pagepack retry {home}{batch}</code>" in failures
+    assert "No page has this address." in shown["/nowhere/%3Cscript%3Ealert(1)%3C/script%3E"]
     assert "engine <span" in failures and "damaged <span" in failures and "Retry" not in failures
 
 
