@@ -23,7 +23,6 @@ from pipeline.assistants.results import (
 )
 from pipeline.database.looking import Looking
 from pipeline.errors import PagepackError, UsageError, did_you_mean
-from pipeline.query.snippets import Snippet
 from pipeline.settings import Settings
 from schemas.text import storable
 
@@ -98,7 +97,7 @@ class Tools:
                 source_path=hit.source_path,
                 page_number=hit.page_number,
                 prompt=hit.prompt,
-                snippet=_marked(hit.snippet),
+                snippet="".join(f"**{text}**" if is_match else text for text, is_match in hit.snippet.pieces()),
                 score=hit.score,
                 document_id=hit.document_id,
             )
@@ -232,15 +231,6 @@ def _listed(row: BatchRow, interrupted: bool) -> ListedBatch:
         started_at=row.started_at.isoformat(),
         finished_at=None if row.finished_at is None else row.finished_at.isoformat(),
     )
-
-
-def _marked(snippet: Snippet) -> str:
-    pieces, done = [], 0
-    for start, end in snippet.matches:
-        if end > done:
-            pieces += [snippet.text[done:start], "**", snippet.text[max(start, done) : end], "**"]
-            done = end
-    return "".join([*pieces, snippet.text[done:]])
 
 
 def _as_text(page: PageResult) -> str:

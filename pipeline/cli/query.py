@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,7 +98,9 @@ def search(
             click.echo(json.dumps(asdict(hit), ensure_ascii=False))
         else:
             _echo(click.style(f"{one_line(hit.source_path)}:{hit.page_number}", bold=True))
-            _echo("    " + _marked(one_line(hit.snippet.text), hit.snippet.matches))
+            pieces = ((one_line(text), is_match) for text, is_match in hit.snippet.pieces())
+            styled = (click.style(text, fg="red", bold=True) if is_match else text for text, is_match in pieces)
+            _echo("    " + "".join(styled))
     if found.not_indexed:
         click.echo(
             f"pagepack: {found.not_indexed:,} older answers are not in this index of words yet, and may not be found; "
@@ -133,15 +134,6 @@ def _phrase(word: str) -> str:
     """An argument of several words was quoted for the shell: one phrase, unless a star or an operator is in it."""
     is_query = '"' in word or "* " in word or _OPERATOR.search(word)
     return f'"{word}"' if " " in word and not is_query else word
-
-
-def _marked(text: str, matches: Iterable[tuple[int, int]]) -> str:
-    pieces, done = [], 0
-    for start, end in matches:
-        if end > done:
-            pieces += [text[done:start], click.style(text[max(start, done) : end], fg="red", bold=True)]
-            done = end
-    return "".join([*pieces, text[done:]])
 
 
 def _echo(text: str) -> None:

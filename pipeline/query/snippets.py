@@ -11,6 +11,7 @@ import functools
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.store.folding import DROPPED, MARKS, fold
@@ -30,6 +31,16 @@ class Snippet:
 
     text: str
     matches: tuple[tuple[int, int], ...]
+
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        """The text in pieces, and whether each was searched for."""
+        done = 0
+        for start, end in self.matches:
+            if end > done:
+                yield self.text[done : max(start, done)], False
+                yield self.text[max(start, done) : end], True
+                done = end
+        yield self.text[done:], False
 
 
 def make_snippet(text: str, phrases: list[Phrase], width: int = _WIDTH) -> Snippet:

@@ -41,6 +41,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.PackageLoader("pipeline.web"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        auto_reload=False,  # a program that is upgraded below a server keeps the templates that its code knows
         trim_blocks=True,
         lstrip_blocks=True,
     )

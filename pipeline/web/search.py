@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter, Request
@@ -11,7 +10,6 @@ from starlette.responses import Response
 from pipeline.errors import UsageError
 from pipeline.query.batch_status import batch_rows
 from pipeline.query.search import Found, find
-from pipeline.query.snippets import Snippet
 from pipeline.web.lookup import Number, batch_named
 from pipeline.web.render import render
 from pipeline.web.request_site import TheSite
@@ -74,7 +72,6 @@ def show_search(
         prompts=prompts,
         batches=batch_rows(site.db, limit=50),
         more=min(limit * 2, _MOST_HITS) if found and len(found.hits) < found.total and limit < _MOST_HITS else None,
-        marked=marked,
         status=400 if problem else 200,
     )
 
@@ -99,14 +96,3 @@ def _percent(text: str) -> float | None:
     if not 0 <= value <= 100:
         raise UsageError(f"{text[:20]!r} is no confidence; write a number of percent, from 0 to 100")
     return value / 100
-
-
-def marked(snippet: Snippet) -> Iterator[tuple[str, bool]]:
-    """Pieces of a snippet, and whether each was searched for."""
-    done = 0
-    for start, end in snippet.matches:
-        if end > done:
-            yield snippet.text[done : max(start, done)], False
-            yield snippet.text[max(start, done) : end], True
-            done = end
-    yield snippet.text[done:], False
