@@ -10,17 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from schemathesis import GenerationMode
-from schemathesis.checks import CheckFunction, not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
@@ -30,19 +22,21 @@ from pipeline.web.app import create_app
 from tests.conftest import Archive, examples
 
 DATABASES = ("sqlite",)
-CHECKS: list[CheckFunction] = [
-    not_a_server_error,
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-]
-
-
 HERE = {"host": "localhost"}
 
 
 def asked(operation: Any, real: dict[str, Any], query: dict[str, str], body: dict[str, Any] | None) -> Counter[int]:
     """The codes of some requests that were thought up, half of them about what is there, and of a plain one."""
+    from schemathesis import GenerationMode
+    from schemathesis.checks import CheckFunction, not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    wanted: list[CheckFunction] = [
+        not_a_server_error,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+        checks.status_code_conformance,
+    ]
     codes = Counter[int]()
     own = {one.name: real[one.name] for one in operation.path_parameters}
     modes = [GenerationMode.POSITIVE]
@@ -57,7 +51,7 @@ def asked(operation: Any, real: dict[str, Any], query: dict[str, str], body: dic
             case.path_parameters = (case.path_parameters or {}) | own
         response = case.call(headers=HERE)
         codes[response.status_code] += 1
-        case.validate_response(response, checks=CHECKS)
+        case.validate_response(response, checks=wanted)
 
     ask()
     if operation.method == "get" or body is not None:
@@ -65,12 +59,14 @@ def asked(operation: Any, real: dict[str, Any], query: dict[str, str], body: dic
         case = operation.Case(path_parameters=own, query=query, **given_body)
         response = case.call(headers=HERE)
         codes[response.status_code] += 1
-        case.validate_response(response, checks=CHECKS)
+        case.validate_response(response, checks=wanted)
     return codes
 
 
 @pytest.mark.hypothesis
 def test_no_request_finds_a_fault(archive: Archive, settings: Settings, tmp_path: Path) -> None:
+    import schemathesis  # a second, which collecting the tests need not take
+
     image_hash = open_images(settings).put(encode(Image.new("L", (64, 32), 200)))
     document_id = archive.see("/in/2024/tides.pdf")
     assert document_id is not None
