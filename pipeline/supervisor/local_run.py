@@ -98,6 +98,8 @@ class Run:
         self._on_open = on_open
         self._name = f"{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex}"
         self._limits = Limits.of(settings)
+        self._logs = settings.home / "logs" / ("beside" if beside else "")
+        self._warnings = ServerWarnings(self._logs, say)
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
         self.seen = Seen(0, 0)
@@ -149,15 +151,13 @@ class Run:
             )
             self._attend(db, batch)
             stack.callback(self._leave, db, batch)
-            logs = self._settings.home / "logs" / ("beside" if self._beside else "")
-            self._warnings = ServerWarnings(logs, self._say)
             self._supervisor = Supervisor(
                 db,
                 self._settings,
                 self._slots,
                 self._say,
                 only=batch,
-                logs=logs,
+                logs=self._logs,
                 spare=self._spare,
                 beside=self._beside,
             )
