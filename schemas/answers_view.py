@@ -15,7 +15,8 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
        c.answer_id IS NOT NULL AS is_current, a.text AS text, a.finish_reason AS finish_reason,
        a.prompt_tokens AS prompt_tokens, a.output_tokens AS output_tokens, a.seconds AS seconds,
        a.temperature AS temperature, a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at,
-       a.angle AS angle, a.lowest_confidence AS lowest_confidence, a.cost AS cost, a.id AS answer_id
+       a.angle AS angle, a.lowest_confidence AS lowest_confidence, a.cost AS cost, a.id AS answer_id,
+       a.drafted_tokens AS drafted_tokens, a.accepted_tokens AS accepted_tokens
 {FROM_ANSWERS}
 LEFT JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 WHERE {_IS_FIRST_TASK}
@@ -23,7 +24,7 @@ UNION ALL
 SELECT s.path, {FOLDER_AND_FILE_NAME}, d.public_id, p.page_index + 1, 'ocr', CAST(NULL AS TEXT), 'text-layer',
        'text-layer', 1 = 0, l.text, 'stop', 0, 0, 0.0, 0.0, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT),
        p.created_at, CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
-       CAST(NULL AS BIGINT)
+       CAST(NULL AS BIGINT), CAST(NULL AS INTEGER), CAST(NULL AS INTEGER)
 FROM sources s
 JOIN documents d ON d.id = s.document_id
 JOIN pages p ON p.document_id = d.id

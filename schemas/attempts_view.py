@@ -9,7 +9,8 @@ SELECT d.public_id AS document_id, p.page_index + 1 AS page_number, v.name AS pr
        x.worker AS worker, x.engine AS engine, x.finish_reason AS finish_reason, x.temperature AS temperature,
        x.prompt_tokens AS prompt_tokens, x.output_tokens AS output_tokens, x.seconds AS seconds, x.error AS error,
        {path} AS source_path, t.prompt_version AS prompt_version, b.public_id AS batch_id,
-       x.started_at AS started_at, x.ended_at AS ended_at, x.cost AS cost, x.text AS text
+       x.started_at AS started_at, x.ended_at AS ended_at, x.cost AS cost, x.text AS text,
+       x.drafted_tokens AS drafted_tokens, x.accepted_tokens AS accepted_tokens
 FROM task_attempts x
 JOIN page_tasks t ON t.id = x.task_id
 JOIN batches b ON b.id = coalesce(x.batch_id, t.batch_id)

@@ -7,11 +7,11 @@ words, `terms`. SQLite holds a boolean as 1 or 0, and moments and JSON as text (
 from __future__ import annotations
 
 _NAMES = {
-    "integer": """answer_id answers_held attempt attempts bottom_px character_errors characters chunk_number
-        end_offset evaluation_id files_done
-        files_failed files_rejected files_seen height_px items items_judged left_px line_number max_tokens output_tokens
-        page_count page_number pages pages_done pages_failed pages_total promotion_id prompt_tokens right_px seed
-        size_bytes start_offset tiles top_px try_number width_px word_errors words""",
+    "integer": """accepted_tokens answer_id answers_held attempt attempts bottom_px character_errors characters
+        chunk_number drafted_tokens end_offset evaluation_id files_done files_failed files_rejected files_seen
+        height_px items items_judged left_px line_number max_tokens output_tokens page_count page_number pages
+        pages_done pages_failed pages_total promotion_id prompt_tokens right_px seed size_bytes start_offset tiles
+        top_px try_number width_px word_errors words""",
     "real": """angle bottom_fraction character_error_rate confidence cost dpi height_pt item_score left_fraction
         lowest_confidence precision print_px recall right_fraction score seconds table_score temperature top_fraction
         top_p width_pt word_error_rate worst_tenth_share""",

@@ -278,6 +278,8 @@ class Answer(Base):
     lowest_confidence: Mapped[float | None] = mapped_column(Float)  # in the line or token that it was least sure of
     token_ids: Mapped[str | None] = mapped_column(StorableText)  # of one that was cut, with blanks between
     cost: Mapped[float | None] = mapped_column(Float)  # by the prices of the worker's settings; null: none known
+    drafted_tokens: Mapped[int | None]  # of a draft, that the engine tried; null: it tried none
+    accepted_tokens: Mapped[int | None]  # of them, that it would have written itself
 
 
 class AnswerTry(Base):
@@ -381,6 +383,8 @@ class TaskAttempt(Base):
     started_at: Mapped[datetime | None]
     cost: Mapped[float | None] = mapped_column(Float)  # of answers that were of no use, too
     text: Mapped[str | None] = mapped_column(StorableText)  # what was read, where it became no answer
+    drafted_tokens: Mapped[int | None]  # as those of an answer
+    accepted_tokens: Mapped[int | None]
 
 
 class Notice(Base):

@@ -101,7 +101,8 @@ def make_engine(settings: Settings) -> Engine:
 
     assert settings.model is not None
     device = "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto"
-    return _turning(PixtralEngine(settings.model, device, most_tokens=settings.max_answer_tokens), settings)
+    drafts, longest = settings.drafts == "auto", settings.max_answer_tokens
+    return _turning(PixtralEngine(settings.model, device, most_tokens=longest, drafts=drafts), settings)
 
 
 def _turning(engine: Engine, settings: Settings) -> Engine:

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -28,6 +28,7 @@ from pipeline.errors import EndpointGone, PageFailed, PagepackError, StorageGone
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, ReusedAnswer
 from pipeline.store.claims import ANY_MODEL, PageClaim, TaskClaim
+from pipeline.store.known_texts import known_texts
 from pipeline.store.leases import GONE_SECONDS, Limits, renew_tasks, return_claim
 from pipeline.store.pages import render_again
 from pipeline.store.results import Outcome
@@ -228,7 +229,7 @@ class Reader:
         with stage("read", claim):
             try:
                 deadline = time.monotonic() + self._page_seconds
-                begun = [Begun(task.written, task.written_confidence) if task.written else None for task in asked]
+                begun = self._begun(claim, asked)
                 more = (begun,) if any(begun) else ()
                 prompts = [task.asked for task in asked]
                 futures = self.engine.submit(claim.image_hash, pixels, prompts, deadline, *more)
@@ -241,6 +242,15 @@ class Reader:
         return outcomes | {
             task.task_id: self._outcome(claim, task, future) for task, future in zip(asked, futures, strict=True)
         }
+
+    def _begun(self, claim: PageClaim, asked: Sequence[TaskClaim]) -> list[Begun | None]:
+        """What is there of each answer before it is read. A draft that cannot be had is none."""
+        drafts: dict[str, str] = {}
+        if self.engine.takes_drafts:
+            with suppress(PagepackError):
+                drafts = known_texts(self._db, claim.page_id, {task.prompt.name for task in asked})
+        known = [Begun(task.written, task.written_confidence, drafts.get(task.prompt.name)) for task in asked]
+        return [one if one.tokens or one.draft else None for one in known]
 
     def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
         """Until all are done; False where they were cancelled because the worker stops or the lease was lost.

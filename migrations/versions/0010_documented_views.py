@@ -9,7 +9,9 @@ The index of words is of a new form: marks belong to their words, characters of 
 SQLite it begins empty, on PostgreSQL with the words of older answers as they were. `search_index` says how many of
 them were put into it anew; `pagepack db upgrade` and `db reindex` do that.
 
-Lock: on PostgreSQL ACCESS EXCLUSIVE on schema_doc for the moment of adding columns.
+Answers and attempts say how many tokens of a draft were tried, and how many the model took; null: none were.
+
+Lock: on PostgreSQL ACCESS EXCLUSIVE on schema_doc, answer_versions and task_attempts for the moment of adding columns.
 """
 
 import sqlalchemy as sa
@@ -28,6 +30,9 @@ def upgrade() -> None:
     op.add_column("schema_doc", sa.Column("column_type", sa.Text(), nullable=True))
     op.add_column("schema_doc", sa.Column("view_meaning", sa.Text(), nullable=True))
     op.add_column("schema_doc", sa.Column("column_number", sa.Integer(), nullable=True))
+    for table in ("answer_versions", "task_attempts"):
+        for column in ("drafted_tokens", "accepted_tokens"):
+            op.add_column(table, sa.Column(column, sa.Integer(), nullable=True))
     op.create_table(
         "search_index",
         sa.Column("id", _KEY, nullable=False),
@@ -49,6 +54,9 @@ def downgrade() -> None:
         op.execute("INSERT INTO page_search (rowid, terms) SELECT rowid, terms FROM newer_page_search")
         op.drop_table("newer_page_search")
     op.drop_table("search_index")
+    for table in ("task_attempts", "answer_versions"):
+        for column in ("accepted_tokens", "drafted_tokens"):
+            op.drop_column(table, column)
     op.drop_column("schema_doc", "column_number")
     op.drop_column("schema_doc", "view_meaning")
     op.drop_column("schema_doc", "column_type")

@@ -104,6 +104,10 @@ class Settings(BaseModel):
         True, "pages on their side, on their head or askew are turned before pixtral or endpoint sees them"
     )
 
+    drafts: Literal["auto", "off"] = _(
+        "auto", "auto lets pixtral try what is known of a page, for the same text sooner, on a CPU; off does not"
+    )
+
     detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
     max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
     max_page_pixels: int = _(

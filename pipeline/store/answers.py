@@ -41,6 +41,8 @@ class ReadAnswer:
     token_ids: Sequence[int] = ()  # of one that was cut at its longest length
     tries: Sequence[Mapping[str, Any]] = ()  # rows of `AnswerTry`, in order, where there were several
     cost: float | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 class UnfitAnswer(PageFailed):
@@ -101,6 +103,8 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
             "review_score": answer.review_score,
             "lowest_confidence": answer.lowest_confidence,
             "cost": answer.cost,
+            "drafted_tokens": answer.drafted_tokens,
+            "accepted_tokens": answer.accepted_tokens,
             "token_ids": " ".join(map(str, answer.token_ids)) or None,
         }
         for key, answer in sorted(of_key.items(), key=lambda item: item[0])

@@ -106,7 +106,7 @@ class _Ended:
             "task_id": self.task.task_id,
             "token": self.task.token,
             "worker": worker,
-            **{field: getattr(answer, field, None) for field in _OF_AN_ATTEMPT},
+            **{field: getattr(answer, field, None) for field in (*_OF_AN_ATTEMPT, *_OF_ITS_DRAFT)},
             "text": unfit.text if unfit else None,
             "error": str(outcome) if isinstance(outcome, Exception) else None,
             "cost": cost_of(outcome),
@@ -121,6 +121,7 @@ def cost_of(outcome: Outcome) -> float | None:
 
 
 _OF_AN_ATTEMPT = ("engine", "finish_reason", "temperature", "prompt_tokens", "output_tokens", "seconds")
+_OF_ITS_DRAFT = ("drafted_tokens", "accepted_tokens")
 
 
 class HeldTask(NamedTuple):

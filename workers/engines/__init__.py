@@ -37,10 +37,15 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer that was cut at its longest length: its tokens, and the engine's confidence in them."""
+    """What is there of an answer before it is read.
 
-    tokens: tuple[int, ...]
-    confidence: float | None
+    `tokens` and `confidence` are those of one that was cut at its longest length; no tokens: none was. `draft` is a
+    text that it may be, as the page carries it or as others read it.
+    """
+
+    tokens: tuple[int, ...] = ()
+    confidence: float | None = None
+    draft: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Answer:
     word for why people should look at this answer, `review_score` how much so (0 to 1); both None where they need
     not. `model` is what answered, where it is not the engine's own; `cost` what a server charges for it. `tries`
     are all that the engine took for this answer, where it took several: it is one of them.
+    `drafted_tokens` are tokens of a draft that the engine tried, `accepted_tokens` those of them that it would have
+    written itself; None where it tried none.
     `token_ids` are those of an answer that was cut at its longest length, where the engine can go on from them:
     its `submit` then takes `begun`, for each prompt a `Begun` or None.
     """
@@ -75,6 +82,8 @@ class Answer:
     cost: float | None = None
     tries: tuple[Try, ...] = ()
     token_ids: tuple[int, ...] = ()
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 class Engine(Protocol):
@@ -94,6 +103,9 @@ class Engine(Protocol):
     """What an answer costs, where that is known before."""
     least_page_seconds: float = 0.0
     """So long a page must be allowed to take, whatever the settings say: where a server answers within a day."""
+
+    takes_drafts: bool = False
+    """Whether it reads sooner where it is told what a page may say."""
 
     def keep_jobs_in(self, book: Book) -> None:
         """Before the first page is submitted: where an engine writes down into which job of a server it put a page."""
@@ -118,7 +130,7 @@ class Engine(Protocol):
         """Read one page with several prompts; one future a prompt, in their order.
 
         `begun` are answers, one a prompt, that were cut; they come from an engine that left `token_ids`, and it goes on
-        from them. Any other reads anew.
+        from them. Any other reads anew. Drafts come to an engine that `takes_drafts`; they change no answer.
 
         `pixels` is (H, W, 3) RGB, both sides multiples of 16; `image_hash` names them (same hash, same pixels).
         `deadline` is a `time.monotonic()` moment after which an unfinished answer ends with what it has and

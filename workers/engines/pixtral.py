@@ -42,13 +42,16 @@ class PixtralEngine(Engine):
         dtype: str | None = None,
         memory_bytes: int | None = None,
         most_tokens: int = 8192,
+        *,
+        drafts: bool = True,
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
         `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own, or
         takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
         cache and steps together may take of the device's memory. An answer to a prompt of the usual length ends at
-        `most_tokens`, be that more or less; where a prompt's length was set, that holds.
+        `most_tokens`, be that more or less; where a prompt's length was set, that holds. With `drafts` it tries those
+        that it is given, where the device can.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -65,7 +68,8 @@ class PixtralEngine(Engine):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
-        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes)
+        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts)
+        self.takes_drafts = self._built.engine.scheduler.limits.decode_tile > 0
         self.model = fingerprint(model_dir)
         self._most_tokens = most_tokens
         self._pool = ThreadPoolExecutor(1, "pagepack-ladder")  # starts its thread with the first loop
@@ -170,7 +174,7 @@ class PixtralEngine(Engine):
             angle = 90.0 * rung.quarter_turns if rung.quarter_turns else None
             if said.finish_reason == "length" and number == 0:
                 said = dataclasses.replace(said, token_ids=generation.tokens)
-            if begun is not None and number == 0:
+            if begun is not None and begun.tokens and number == 0:
                 said = _with_begun(said, begun, len(generation.tokens))
             return dataclasses.replace(said, temperature=sampling.temperature, angle=angle)
 
@@ -179,7 +183,9 @@ class PixtralEngine(Engine):
             request = encode(image_hash, pixels, prompt.text, sampling, page.deadline, tiling)
             constrain = self._built.processor.grammars.of(prompt.schema) if prompt.schema is not None else None
             request = dataclasses.replace(request, constrain=constrain)
-            if begun is not None and number == 0:
+            if begun is not None and begun.draft and self.takes_drafts:
+                request = dataclasses.replace(request, draft=self._built.processor.draft(begun.draft))
+            if begun is not None and begun.tokens and number == 0:
                 tokens = request.tokens + begun.tokens
                 request = dataclasses.replace(request, tokens=tokens, written=len(begun.tokens))
         except PageFailed as error:
@@ -237,6 +243,8 @@ def _as_answer(generation: Generation, tiling: Tiling | None, *, is_ocr: bool) -
         output_tokens=len(generation.tokens),
         confidence=sure.mean if sure else None,
         lowest_confidence=sure.lowest if sure else None,
+        drafted_tokens=generation.drafted or None,
+        accepted_tokens=generation.accepted if generation.drafted else None,
         details={
             "queue_seconds": round(generation.queue_seconds, 4),
             "time_to_first_token_seconds": generation.time_to_first_token_seconds,

@@ -187,6 +187,7 @@ class Upright(Engine):
         self._cannot_load = False
         self._cores = threading.Semaphore(num_cores())  # a look takes one
         self.name, self.model, self.capacity = engine.name, engine.model, engine.capacity
+        self.takes_drafts = engine.takes_drafts
         self.least_cost, self.least_page_seconds = engine.least_cost, engine.least_page_seconds
 
     def keep_jobs_in(self, book: Book) -> None:
