@@ -21,6 +21,7 @@ from schemas.prompts import Prompt
 from schemas.text_layers import Verdict
 
 _ROW_BYTES = 15_000  # of the database for a page: 15 MB for 1,000 pages of dense text
+_START_SECONDS = 5.0  # of a run, until its engine has the first page
 _LEAST_TEXTS = 0.2  # of the pages that are read carry a text: it says how long answers get
 
 Basis = Literal["computed", "measured", "given", "unknown"]
@@ -236,7 +237,7 @@ def _reading(
         return _on_gpu(plan, works, asked, known, device)
     if speed := known.speed():
         each = Range(1 / 1.2, 1.0, 1.2).times(1 / speed.pages_per_second)
-        whole = each.times(answers)
+        whole = each.times(answers).plus(Range.exact(_START_SECONDS))
         how = f"{speed.pages_per_second:.3g} pages/s, as this home's last {speed.pages:,} pages by {asked.engine}"
         return Reading("measured", how, whole.times(1 / device.count), whole)
     timed = time_pages([page for page, _ in works if page.image is not None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from schemas.prompts import Prompt
 
 _TIMED = 12  # pages at most that are read to see how long that takes
 _TIMED_SECONDS = 20.0
-_START_SECONDS = 3.0  # of a run: its broker and workers, beside the loading of the engine
+_START_SECONDS = 3.0  # of a run, its broker and workers, beside the loading of the engine; more where others compute
 
 
 def make_plan(
@@ -54,7 +55,7 @@ def make_plan(
         if not timed.page_seconds:
             return None
         each = mean(timed.page_seconds, [1.0] * len(timed.page_seconds)).times(1 / timed.at_once)
-        return each, timed.start_seconds + _START_SECONDS
+        return each, timed.start_seconds + max(_START_SECONDS, 2 * timed.start_seconds)
 
     return estimate(found, asked, known, settings, device, price_per_hour, time_pages)
 
@@ -73,7 +74,11 @@ def who_is_asked(
 
 
 def spread(pages: Sequence[PageFacts], count: int) -> list[bytes]:
-    """Images of some pages, from those with little on them to those with much: a sample that is like the whole."""
+    """Images of some pages, as many with little on them as with much: a sample that is like the whole.
+
+    Shuffled, for reading may end before it is through: those that were read are to be like the whole, too.
+    """
     by_size = sorted((page for page in pages if page.image is not None), key=lambda page: page.image_bytes)
     places = systematic(len(by_size), count, 0.5)
+    random.Random(0).shuffle(places)
     return [image for place in places if (image := by_size[place].image) is not None]

@@ -22,6 +22,7 @@ from schemas.prompts import OCR
 from tests.conftest import Archive, sha
 from tests.running import call, pagepack, rows, write_pdf
 
+DATABASES = ("sqlite", "postgresql")
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 

@@ -12,6 +12,8 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.planning.gpus import GPUS, PageWork, Shape, bound, find_gpu, read_shape
 from pipeline.planning.known import covered_seconds
+from pipeline.planning.look import PageFacts
+from pipeline.planning.make import spread
 from pipeline.planning.ranges import Range, mean, systematic, total
 from pipeline.planning.tokens import image_tokens, text_tokens
 
@@ -68,6 +70,14 @@ def test_a_systematic_sample_is_spread_over_all() -> None:
         places = systematic(1000, 7, start)
         assert len(set(places)) == 7 and max(places) < 1000
         assert {after - before for before, after in pairwise(places)} <= {142, 143}
+
+
+def test_pages_that_are_read_first_are_as_full_as_the_others() -> None:
+    """Reading ends after some seconds: were the sparse pages first, the time of a page would be theirs."""
+    pages = [PageFacts(1.0, image_bytes=size, image=str(size).encode()) for size in range(1, 101)]
+    sizes = [int(image) for image in spread(pages, 12)]
+    assert len(sizes) == 12 and 45 < sum(sizes) / 12 < 56
+    assert all(30 < sum(sizes[:count]) / count < 71 for count in (4, 6, 8))
 
 
 def test_time_between_batches_is_not_counted_as_reading() -> None:
