@@ -229,8 +229,9 @@ def export(
     if as_json:
         click.echo(json.dumps(summary.counts()), err=str(out) in STDOUT)
         return ends
+    files = "" if str(out) in STDOUT else f"{counted(summary.files, 'file')}, "
     said = (
-        f"{counted(summary.files, 'file')}, {counted(summary.pages, 'page')} written to {out}: "
+        f"{files}{counted(summary.pages, 'page')} written to {out}: "
         f"{summary.pages_failed:,} failed and {summary.pages_waiting:,} waiting pages are marked; "
         f"{counted(summary.files_rejected, 'file')} rejected"
     )

@@ -22,7 +22,7 @@ from pipeline.errors import DiskFull, DocumentRejected, Unavailable, UsageError
 from pipeline.export.alto import alto
 from pipeline.export.chunks import chunk_rows, kinds_of_chunks
 from pipeline.export.fields import Fields
-from pipeline.export.files import INTO_PIPES, STDOUT, complete_file, is_special
+from pipeline.export.files import INTO_PIPES, STDOUT, complete_file, is_special, spare
 from pipeline.export.hocr import hocr
 from pipeline.export.markdown import markdown
 from pipeline.export.page_xml import page_xml
@@ -100,8 +100,8 @@ def export(
     that is no longer (`chunks`). These and PDFs need `settings`.
 
     Raises:
-        UsageError: `out` cannot be written or does not fit the format, Parquet without pyarrow, an unknown prompt, a
-            condition that the database does not take.
+        UsageError: `out` cannot be written or does not fit the format, or a file that was read would be overwritten;
+            Parquet without pyarrow, an unknown prompt, a condition that the database does not take.
         NothingToDo: no source to export.
         DiskFull: no room for it.
         StorageGone: the submitted files cannot be fetched for now.
@@ -111,7 +111,8 @@ def export(
     if max_characters is not None and (fields is not None or format in _ENDINGS):
         raise UsageError("--chunks makes a table of text: --format jsonl, parquet or csv, and no --schema")
     if (format == "csv" and fields is None and max_characters is None) or (format in _ENDINGS and fields is not None):
-        raise UsageError(f"--format {format} is {'for fields: add --schema' if fields is None else 'for text'}")
+        way_out = "for fields: add --schema, or --chunks for pieces of text" if fields is None else "for text"
+        raise UsageError(f"--format {format} is {way_out}")
     if prompt is not None:
         check_prompt(db, prompt)
     first, last = first_and_last_path(db, batch)
@@ -125,6 +126,7 @@ def export(
             )
         else:
             table: TableFormat = format  # type: ignore[assignment]
+            spare(db, out)
             if max_characters is not None:
                 pieces = _pieces(chosen, _needed(settings), max_characters, summary)
                 write_table(out, table, kinds_of_chunks(), pieces)
@@ -201,7 +203,7 @@ def _export_folder(
             if form in ("alto", "page-xml"):
                 _write_pages(chosen, selected, alto if form == "alto" else page_xml, target, targets, summary)
                 continue
-            _make_way(target)
+            _make_way(chosen.db, target)
             if writer is not None:
                 _write_pdf(writer, chosen, selected, target, summary)
                 continue
@@ -216,9 +218,10 @@ def _export_folder(
             summary.files += 1
 
 
-def _make_way(target: Path) -> None:
+def _make_way(db: Database, target: Path) -> None:
     if is_special(target) and not target.is_symlink():
         raise UsageError(f"cannot write {target}: it is no regular file; choose another --out")
+    spare(db, target)
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -245,7 +248,7 @@ def _write_pages(
         if page.image_px is None:
             continue
         target = targets.within(folder, _PAGE_FILE.format(page.page_number))
-        _make_way(target)
+        _make_way(chosen.db, target)
         with complete_file(target) as file:
             for piece in of_page(selected.source, page):
                 file.write(piece)

@@ -8,7 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from sqlalchemy import select
+
+from pipeline.database.engine import Database
+from pipeline.documents.files import display
 from pipeline.errors import UsageError
+from schemas.tables import Source
 
 STDOUT = ("-", "/dev/stdout")
 INTO_PIPES = ("jsonl", "csv")
@@ -33,6 +38,30 @@ def place_of(out: Path, format: str) -> Path:
 def is_special(path: Path) -> bool:
     """Pipes, devices and sockets are written into; a file renamed to their name would replace them."""
     return path.exists() and not path.is_file()
+
+
+def spare(db: Database, target: Path) -> None:
+    """Replace no file that was read, nor the database.
+
+    Raises:
+        UsageError: the target is one of them.
+    """
+    if not target.is_file():
+        return
+    with db.looking() as look:
+        name = look.value("SELECT file FROM pragma_database_list WHERE seq = 0") if look.dialect == "sqlite" else None
+    ours = [Path(f"{name}{ending}") for ending in ("", "-wal", "-shm")] if name else []
+    if any(path.exists() and target.samefile(path) for path in ours):
+        raise UsageError(f"{target} belongs to the database, and would be overwritten; choose another --out")
+    names = {display(os.path.abspath(target)), display(str(target.resolve()))}
+    with db.read() as connection:
+        known = select(Source.id).where(Source.path.in_(names), Source.document_id.is_not(None))
+        if connection.scalar(known) is not None:
+            raise was_read(target)
+
+
+def was_read(target: Path) -> UsageError:
+    return UsageError(f"{target} is a file that was read, and would be overwritten; choose another --out")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def shared_folder(first: str, last: str) -> str:
 
 
 class Targets:
-    """Gives each source a file of its own; remembers 8 bytes a name, and those of folders, to see collisions."""
+    """Gives each source a file of its own; remembers a hash of each name, and of folders', to see collisions."""
 
     def __init__(self, out: Path, root: str, ending: str = ".md") -> None:
         self.out = out.resolve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,13 +11,12 @@ from typing import Self
 from sqlalchemy import select
 
 from pipeline.database.engine import Database
-from pipeline.documents.files import display
 from pipeline.documents.inputs import Inputs
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.searchable import WITH_PAGES, PageText, write_searchable
-from pipeline.errors import PageFailed, UsageError
+from pipeline.errors import PageFailed
 from pipeline.export.blocks import blocks_of
-from pipeline.export.files import part_of
+from pipeline.export.files import part_of, was_read
 from pipeline.export.placed import PlacedPage
 from pipeline.export.rows import ExportedSource
 from pipeline.layout.words import spread
@@ -54,7 +53,8 @@ class PdfWriter:
             StorageGone, DiskFull: it cannot be fetched for now.
         """
         content_hash, detail, locations = self._where_it_lies(source)
-        self._spare(target, locations)
+        if _is_one_of(target, locations):
+            raise was_read(target)
         with ExitStack() as open_files:
             file, name = self._inputs.open(content_hash, locations)
             open_files.enter_context(file)
@@ -75,17 +75,11 @@ class PdfWriter:
             found = sorted(connection.execute(places).all(), key=lambda row: (row.path != source.source_path, row.path))
         return document.content_hash, document.detail, {row.location: row.path for row in found}
 
-    def _spare(self, target: Path, locations: dict[str, str]) -> None:
-        """No file that was read is replaced by what was made of it."""
-        if not target.exists():
-            return
-        paths = filter(None, (local_path(location) for location in locations))
-        is_read = any(Path(path).exists() and target.samefile(path) for path in paths)
-        with self._db.read() as connection:
-            known = select(Source.id).where(Source.path.in_({display(str(target)), display(str(target.resolve()))}))
-            is_read = is_read or connection.scalar(known) is not None
-        if is_read:
-            raise UsageError(f"{target} is a file that was read, and would be overwritten; choose another --out")
+
+def _is_one_of(target: Path, locations: Iterable[str]) -> bool:
+    """Also under another name, as of a hard link."""
+    paths = map(Path, filter(None, map(local_path, locations)))
+    return target.exists() and any(path.exists() and target.samefile(path) for path in paths)
 
 
 def page_text(page: PlacedPage) -> PageText:

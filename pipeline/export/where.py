@@ -30,9 +30,14 @@ class Where:
     def __init__(self, settings: Settings, condition: str) -> None:
         """Raises UsageError: the database does not take it, or it does not read only."""
         self._settings, self._condition = settings, condition
+        if not condition.strip():
+            raise UsageError("--where is empty; is a shell variable unset?")
         if len(condition.encode(errors="replace")) > 100_000 - _BYTES - 1_000:
             raise UsageError("--where is longer than 39,000 bytes; make a view of it, or a table of what it shall find")
-        list(self._ask("1 = 0"))
+        try:
+            list(self._ask("1 = 0"))
+        except UsageError as error:
+            raise UsageError(f"--where takes a condition on the columns of page_text; {error}") from error
 
     def chosen(self, sources: Iterable[ExportedSource]) -> Iterator[tuple[ExportedSource, Kept]]:
         """Sources of which a page fits, with those pages."""

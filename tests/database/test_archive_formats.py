@@ -237,9 +237,19 @@ def test_a_condition_chooses_pages(archive: Archive, settings: Settings, tmp_pat
 )
 def test_a_condition_that_is_none_is_told(archive: Archive, settings: Settings, tmp_path: Path, where: str) -> None:
     archive.file("/in/a.pdf", ["tide"])
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"^--where "):
         export(archive.db, tmp_path / "out", "markdown", where=where, settings=settings)
     assert archive.scalar("SELECT count(*) FROM sources") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_condition_without_an_end_is_stopped(
+    archive: Archive, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.export.where.LIMIT_SECONDS", 0.3)
+    archive.file("/in/a.pdf", ["tide"])
+    endless = "(WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n) > 1"
+    with pytest.raises(UsageError, match=r"stopped after 0\.3 seconds"):
+        export(archive.db, tmp_path / "out", "markdown", where=endless, settings=settings)
 
 
 def test_a_condition_stays_within_the_files_that_are_asked_for(

@@ -215,6 +215,34 @@ def test_existing_files_are_replaced(archive: Archive, tmp_path: Path) -> None:
     assert list(files(tmp_path)) == ["a.pdf.md"] and "text" in target.read_text()
 
 
+@pytest.mark.parametrize("form", ["markdown", "jsonl", "parquet"])
+def test_no_file_that_was_read_is_replaced(archive: Archive, tmp_path: Path, form: Format) -> None:
+    """A PDF may well be called `note.md`. What was only looked at, as an older export's files, is replaced."""
+    (tmp_path / "note.md").write_bytes(b"%PDF-1.7 of the user's own")
+    archive.file(str(tmp_path / "note.md"), ["text"])
+    archive.see(str(tmp_path / "rows"), rejection="unsupported")
+    archive.execute("UPDATE sources SET document_id = NULL WHERE path LIKE '%rows'")
+    (tmp_path / "rows").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        with pytest.raises(UsageError, match=r"note\.md is a file that was read, and would be overwritten; choose"):
+            export(archive.db, folder if form == "markdown" else folder / "note.md", form)
+    assert (tmp_path / "note.md").read_bytes() == b"%PDF-1.7 of the user's own"
+    if form != "markdown":
+        export(archive.db, tmp_path / "rows", form)
+        assert (tmp_path / "rows").read_bytes() != b"mine"
+
+
+@pytest.mark.only("sqlite")
+def test_the_database_is_not_replaced(archive: Archive, tmp_path: Path) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    (file,) = tmp_path.rglob("pagepack.db")
+    for ending in ("", "-wal", "-shm"):
+        with pytest.raises(UsageError, match="belongs to the database, and would be overwritten"):
+            export(archive.db, file.with_name(file.name + ending), "jsonl")
+    assert archive.scalar("SELECT count(*) FROM page_text") == 1
+
+
 def test_pipes_and_devices_are_written_into_or_refused(archive: Archive, tmp_path: Path) -> None:
     archive.file("/in/a.pdf", ["text"])
     fifo, link = tmp_path / "fifo", tmp_path / "link"
