@@ -120,5 +120,5 @@ def test_a_database_that_is_migrated_meanwhile_is_told_in_its_pages(
 
 
 def test_a_home_without_a_database_is_refused(tmp_path: Path) -> None:
-    done = call("serve", "--home", tmp_path)
-    assert done.returncode == 2 and "no database" in done.stderr
+    with pytest.raises(UsageError, match="no database"):
+        WebServer(Settings(home=tmp_path), "127.0.0.1", 0, None, False)
