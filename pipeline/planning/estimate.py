@@ -113,7 +113,7 @@ def estimate(
     has_tokens = asked.engine not in ("rapidocr", "tesseract")
     works = facts.of(readable)
     if has_tokens and readable:
-        prompt, output, plan.answers_by = _tokens(works, asked, known, device.shape)
+        prompt, output, plan.answers_by = _tokens(works, asked, known, device.shape, facts.are_all)
         plan.prompt_tokens, plan.output_tokens = prompt.times(plan.to_read), output.times(plan.to_read)
     draw_seconds = facts.mean(lambda page: page.seconds, is_new=True).times(drawn).times(1 / num_cores())
     plan.reading = _reading(plan, works, asked, known, device, draw_seconds, time_pages)
@@ -171,7 +171,7 @@ class _Facts:
         self.answered = answered
         self._new = [(page, page.weight * factor) for page in found.new_pages]
         self._all = [*self._new, *((page, page.weight) for page in found.known_pages)]
-        self._is_all = found.is_whole and all(page.weight == 1 for page in found.known_pages)
+        self.are_all = found.is_whole and all(page.weight == 1 for page in found.known_pages)
         self.pages = [page for page, _ in self._all]
 
     def share(self, fates: Mapping[int, str], fate: str) -> Range:
@@ -180,7 +180,7 @@ class _Facts:
     def mean(self, value: Callable[[PageFacts], float], *, is_new: bool = False) -> Range:
         """Over all that were drawn, or were to be; those that were not have no size."""
         pages = self._new if is_new else self._all
-        return mean([value(page) for page, _ in pages], [weight for _, weight in pages], is_all=self._is_all)
+        return mean([value(page) for page, _ in pages], [weight for _, weight in pages], is_all=self.are_all)
 
     def of(self, pages: Sequence[PageFacts]) -> list[tuple[PageFacts, float]]:
         wanted = set(map(id, pages))
@@ -188,11 +188,13 @@ class _Facts:
 
 
 def _tokens(
-    works: Sequence[tuple[PageFacts, float]], asked: Asked, known: Known, shape: Shape
+    works: Sequence[tuple[PageFacts, float]], asked: Asked, known: Known, shape: Shape, are_all: bool
 ) -> tuple[Range, Range, str]:
     """Of one page on average, over all prompts: what goes in, what comes out, and by what the latter is known."""
     weights = [weight for _, weight in works]
-    images = mean([float(sum(image_tokens(page.width_px, page.height_px, shape))) for page, _ in works], weights)
+    images = mean(
+        [float(sum(image_tokens(page.width_px, page.height_px, shape))) for page, _ in works], weights, is_all=are_all
+    )
     prompt = Range.exact(0.0)
     output, said = Range.exact(0.0), list[str]()
     for one in asked.prompts:

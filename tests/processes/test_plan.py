@@ -68,6 +68,7 @@ def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_
     }
     tokens = 5 * (64 * 65 + 89 + 10)
     assert before["prompt_tokens"]["expected"] == pytest.approx(tokens, rel=0.01)
+    assert before["prompt_tokens"] == exactly(before["prompt_tokens"]["expected"]), "all pages were drawn"
     assert before["speed_basis"] == "computed" and before["speed_by"].startswith("computed, not measured: Pixtral 12B")
     assert before["seconds"]["low"] < before["seconds"]["expected"] < before["seconds"]["high"]
     assert before["cost"]["expected"] == pytest.approx(before["gpu_hours"]["expected"] * 3.2, abs=1e-3)
