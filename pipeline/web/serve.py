@@ -49,6 +49,8 @@ class WebServer:
         app = create_app(settings, token=token, **allowed, read_from=read_from)
         self._listener = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
+        if host in ("0.0.0.0", "::"):  # every address of this machine, and one that no browser elsewhere can open
+            name = socket.gethostname()
         self.url = f"http://{name}:{self._listener.getsockname()[1]}/"
         if token is not None:
             self.url += f"?{urlencode({'token': token})}"

@@ -98,6 +98,7 @@ def test_whoever_others_reach_has_a_token(archive: Archive, settings: Settings) 
     for host, allow_retry, has_token in (("127.0.0.1", False, False), ("0.0.0.0", False, True), ("::1", True, True)):
         server = WebServer(settings, host, 0, None, allow_retry)
         assert bool(re.search(r"\?token=[\w-]{20,}$", server.url)) == has_token, server.url
+        assert "//0.0.0.0" not in server.url  # others are to open it
         server._listener.close()
     with pytest.raises(UsageError, match="at least 12"):
         WebServer(settings, "127.0.0.1", 0, "short", False)
