@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,9 +39,15 @@ class Found(TypedDict):
 MAX_LINES = 6_000  # of a page that is put in order: half a second; more are given as they lie in the file
 _MARGIN = 0.1 * BOX_HEIGHT  # so far a detector's box reaches beyond the letters, and `lines.lay_out` cuts it back
 _ANGLE = 5  # degrees by which lines may differ that run one way
+_CELL_GAP = 0.8  # of the size, from which on MuPDF ends a line
 _LETTER_GAP = 0.3  # of the size, between the letters of vertical writing
 
 _SOFT = "\u00ad"
+# Indic scripts and their neighbours: a vowel sign begins no word, and one that is written before its letter is drawn a
+# step back, where MuPDF begins a line.
+_INDIC = "".join(map(chr, (*range(0x900, 0xE00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800))))
+_SIGNS = "".join(letter for letter in _INDIC if unicodedata.category(letter).startswith("M"))
+_TORN = re.compile(rf"(?<=\w)\s+(?=[{_SIGNS}])")
 _BROKEN = re.compile(rf"(?<=[^\W\d_])([-{_SOFT}]) ?\n(?=([^\W\d_]))")
 
 
@@ -77,7 +84,9 @@ def own_text(text: str, found: Found | None) -> str:
     if not found or len(texts) != len(lines) or len(lines) > MAX_LINES:
         return whole_words(text)
     each = enumerate(zip(texts, lines, strict=True))
-    pieces = _with_whole_columns([_Piece.of(number, said, line) for number, (said, line) in each if said.strip()])
+    pieces = _with_whole_columns(
+        _with_signs([_Piece.of(number, said, line) for number, (said, line) in each if said.strip()])
+    )
     if not pieces:
         return ""
     page = _direction_of(pieces)
@@ -93,6 +102,29 @@ def own_text(text: str, found: Found | None) -> str:
     read = text_in_reading_order(set_, rulings=_rulings(found, page, left, top), is_given=True)
     # What is tilted, as a watermark or the names of an axis, is read after all else.
     return "\n\n".join([read, *(piece.text.strip() for piece in tilted)]).replace(_SOFT, "")
+
+
+def _with_signs(pieces: list[_Piece]) -> list[_Piece]:
+    """Words whole that MuPDF tore at a vowel sign; between words it has a space."""
+    whole: list[_Piece] = []
+    for piece in pieces:
+        if whole and _goes_on(whole[-1], piece):
+            before = whole[-1]
+            left, top = min(before.left, piece.left), min(before.top, piece.top)
+            right, bottom = max(before.right, piece.right), max(before.bottom, piece.bottom)
+            text = before.text.rstrip() + piece.text
+            whole[-1] = replace(before, text=text, left=left, top=top, right=right, bottom=bottom)
+        else:
+            whole.append(piece)
+    return whole
+
+
+def _goes_on(before: _Piece, piece: _Piece) -> bool:
+    if piece.text[0] not in _INDIC or before.top >= piece.bottom or piece.top >= before.bottom:
+        return False
+    return piece.text[0] in _SIGNS or (
+        before.text[-1] in _INDIC and piece.left - before.right < _CELL_GAP * _size(piece)
+    )
 
 
 def _with_whole_columns(pieces: list[_Piece]) -> list[_Piece]:
@@ -199,7 +231,7 @@ def _rulings(found: Found, page: int, left: float, top: float) -> Rulings:
 def whole_words(text: str) -> str:
     """Words joined across a line's end, as where a page is read: a compound broken at its own hyphen loses it. Soft
     hyphens, which nobody sees within a line, go."""
-    return _BROKEN.sub(_joined, text).replace(_SOFT, "")
+    return _BROKEN.sub(_joined, _TORN.sub("", text)).replace(_SOFT, "")
 
 
 def _joined(broken: re.Match[str]) -> str:

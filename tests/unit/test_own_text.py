@@ -433,3 +433,15 @@ def test_no_letter_is_lost_or_doubled(lines: Any, level: Any, upright: Any) -> N
         kept = [Counter(re.sub(r"[\s|\\#\u00ad-]", "", some)) for some in (said, text)]
         assert kept[0] == kept[1]
         assert said.count("-") <= text.count("-") or "| --- |" in said
+
+
+def test_a_vowel_sign_that_is_drawn_before_its_letter_tears_no_word(tmp_path: Path) -> None:
+    """MuPDF began a line at each: a search for the word found nothing."""
+    text = "কিছু লিখেছি তিনি বই লিখেছেন"
+    with pymupdf.open() as document:
+        document.new_page().insert_htmlbox((50, 50, 550, 200), f"<p>{text}</p>")
+        document.save(tmp_path / "a.pdf")
+    layer = arguments_of(tmp_path / "a.pdf")[0]
+    assert "\n" in layer.strip(), "MuPDF tears it no more"
+    assert read(tmp_path / "a.pdf") == text
+    assert own_text("पत्र ल\nिखा और भेजा\n", None) == "पत्र लिखा और भेजा\n"  # nothing is known of its lines
