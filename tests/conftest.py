@@ -34,7 +34,6 @@ from pipeline.store.retries import retry_failures
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
 from tests.postgres import FAST, DatabasePool, PostgresServer
-from tests.running import free_port
 from tests.statements import compile_once
 
 # `make test` tries the same examples each time, `make fuzz` others and twenty times as many. Slowness is no fault.
@@ -225,7 +224,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One server for all tests; `pagepack_template` in it is at head and copied for each."""
-    with PostgresServer(**FAST, listen_addresses="127.0.0.1", port=str(free_port())) as server:
+    with PostgresServer(**FAST, listen_addresses="127.0.0.1", port="0") as server:
         server.execute("CREATE DATABASE pagepack_template")
         open_database(Settings(database_url=server.url("pagepack_template")), create=True).dispose()
         yield server

@@ -18,6 +18,8 @@ from typing import Any
 
 import psycopg
 
+from tests.running import free_port
+
 _SUPERUSER = "pagepack_test"
 PASSWORD = "secret-of-the-test"  # asked for over TCP only
 
@@ -26,7 +28,7 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 
 
 class PostgresServer:
-    """Runs inside `with`; `restart` as often as wished. Options are those of postgresql.conf."""
+    """Runs inside `with`; `restart` as often as wished. Options are those of postgresql.conf; `port="0"` is any."""
 
     def __init__(self, **options: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pagepack-pg-"))
@@ -49,7 +51,10 @@ class PostgresServer:
             file.writelines(f"{name} = '{value}'\n" for name, value in given.items())
 
     def __enter__(self) -> PostgresServer:
-        self.start()
+        if self._port == "0":
+            self._start_somewhere()
+        else:
+            self.start()
         return self
 
     def __exit__(
@@ -68,6 +73,19 @@ class PostgresServer:
 
     def start(self) -> None:
         self._call("pg_ctl", "-D", str(self._data), "-w", "-l", str(self.folder / "log"), "start")
+
+    def _start_somewhere(self) -> None:
+        """A port that was free may be taken when the server asks for it: the machine gives such to any connection."""
+        for tries_left in range(4, -1, -1):
+            self._port = str(free_port())
+            with (self._data / "postgresql.conf").open("a") as file:
+                file.write(f"port = {self._port}\n")  # the last one holds
+            try:
+                self.start()
+                return
+            except AssertionError:
+                if not tries_left:
+                    raise
 
     def stop(self, mode: str = "immediate") -> None:
         """`immediate` is a crash: clients lose their connections, the next start recovers."""
@@ -97,7 +115,9 @@ class PostgresServer:
             text=True,
             **self._as,
         )
-        assert not check or done.returncode == 0, f"{binary} ended with {done.returncode}: {done.stdout}"
+        log = self.folder / "log"
+        said = done.stdout or (log.read_text()[-2000:] if log.exists() else "")
+        assert not check or done.returncode == 0, f"{binary} ended with {done.returncode}: {said}"
 
 
 _SHAPE = """
