@@ -30,7 +30,7 @@ demo-pixtral: .venv/pixtral
 	$(BIN)/python -m benchmarks.reader.demo compare pagepack-data/demo-pixtral
 
 test: .venv/all
-	$(PYTEST) -n 5 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -n 6 --dist loadgroup --no-loadscope-reorder
 
 test-fast: .venv/all
 	$(PYTEST) -n 2 tests/unit tests/database -k "not postgresql" -m "not hypothesis"
