@@ -30,7 +30,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_settings(home=given.home)
     app = create_app(settings)
-    client = TestClient(app, base_url="http://localhost")
+    client = TestClient(app, base_url="http://localhost", headers={"sec-fetch-site": "none"})
     site = app.site  # type: ignore[attr-defined]
     chosen = random.Random(0)
     with site.db.looking() as look:

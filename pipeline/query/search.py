@@ -44,11 +44,6 @@ class Found:
     not_indexed: int = 0  # answers at most that are yet to be put into the index; see `pagepack db reindex`
 
 
-def search(db: Looking, words: str, **where: Any) -> list[Hit]:
-    """The hits of `find` alone."""
-    return find(db, words, **where).hits
-
-
 def find(
     db: Looking,
     words: str,

@@ -27,7 +27,7 @@ from pipeline.errors import NothingToDo, PageFailed, Unavailable, UsageError
 from pipeline.ingest.forget import find_known, forget
 from pipeline.ingest.prune import find_gone
 from pipeline.ingest.submission import open_named_batch
-from pipeline.query.search import search
+from pipeline.query.search import find
 from pipeline.settings import Settings
 from pipeline.store.batch_states import pause_batch
 from pipeline.store.batches import mark_all_seen
@@ -128,8 +128,8 @@ def test_nothing_of_a_file_is_left_in_any_table(archive: Archive, settings: Sett
     assert after == before | {table: after[table] for table in ("page_tasks", "notices")}
     assert archive.rows("SELECT * FROM page_text") == shown
     assert archive.scalar("SELECT count(*) FROM page_tasks t JOIN pages p ON p.id = t.page_id") == after["page_tasks"]
-    assert [hit.source_path for hit in search(archive.db, "words")] == ["/in/keep.pdf"]
-    assert search(archive.db, "secret") == [] and kept(images) == {sha("kept words")}
+    assert [hit.source_path for hit in find(archive.db, "words").hits] == ["/in/keep.pdf"]
+    assert find(archive.db, "secret").hits == [] and kept(images) == {sha("kept words")}
 
 
 def found_in_file(settings: Settings, *words: str) -> dict[str, bool]:
@@ -157,7 +157,7 @@ def test_the_files_bytes_hold_no_word_of_it(archive: Archive, settings: Settings
     assert not has_remains(archive.db) and archive.rows("PRAGMA integrity_check") == [("ok",)]
     archive.db.dispose()
     assert found_in_file(settings, *words) == {"marigold": True, "xanthippe": False, "melusine": False}
-    assert [hit.source_path for hit in search(archive.db, "marigold")] == ["/in/keep.pdf"]
+    assert [hit.source_path for hit in find(archive.db, "marigold").hits] == ["/in/keep.pdf"]
 
 
 @pytest.mark.only("sqlite")
@@ -190,7 +190,7 @@ def test_content_at_two_paths_goes_with_the_second(archive: Archive, settings: S
     assert made.kept == {"/in/a.pdf": "/in/copy.pdf"} and made.documents == [] and made.num_images == 0
     forgotten(archive, settings, "/in/a.pdf")
     assert archive.rows("SELECT source_path, text FROM page_text") == [("/in/copy.pdf", "the words")]
-    assert [hit.source_path for hit in search(archive.db, "words")] == ["/in/copy.pdf"] and kept(images)
+    assert [hit.source_path for hit in find(archive.db, "words").hits] == ["/in/copy.pdf"] and kept(images)
     forgotten(archive, settings, "/in/copy.pdf")
     assert archive.rows("SELECT * FROM answer_versions") == [] and not kept(images)
 
@@ -228,7 +228,7 @@ def test_a_page_that_looks_the_same_keeps_its_image_and_its_answer(
     assert claim is not None
     reuse = {task.task_id: archive.scalar("SELECT id FROM answer_versions") for task in claim.tasks}
     reuse_answers(archive.db, claim, reuse)
-    assert archive.finish("second") and [hit.source_path for hit in search(archive.db, "blank")] == ["/in/b.pdf"]
+    assert archive.finish("second") and [hit.source_path for hit in find(archive.db, "blank").hits] == ["/in/b.pdf"]
 
 
 def test_older_contents_of_a_file_go_with_it(archive: Archive, settings: Settings, images: ImageStore) -> None:

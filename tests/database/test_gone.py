@@ -18,7 +18,7 @@ from pipeline.export.export import export
 from pipeline.ingest.register import register_all
 from pipeline.ingest.selection import ALL_FILES, Selection, select_files
 from pipeline.ingest.submission import open_named_batch
-from pipeline.query.search import search
+from pipeline.query.search import find
 from pipeline.settings import Settings
 from schemas.prompts import OCR
 from tests.conftest import Archive
@@ -88,7 +88,7 @@ def test_a_file_that_was_renamed_is_shown_at_its_new_path_alone(
     assert walks.walk(docs, name=name) == [], "nothing is read again"
     assert walks.gone() == ["b.pdf"] and walks.shown() == ["a.pdf", "c.pdf", "z.pdf"]
     assert walks.names("SELECT source_path FROM document_text") == ["a.pdf", "c.pdf", "z.pdf"]
-    assert [Path(hit.source_path).name for hit in search(walks.archive.db, '"words of b.pdf"')] == ["z.pdf"]
+    assert [Path(hit.source_path).name for hit in find(walks.archive.db, '"words of b.pdf"').hits] == ["z.pdf"]
     assert export(walks.archive.db, tmp_path / "out", "markdown").files == 3
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.md")) == ["a.pdf.md", "c.pdf.md", "z.pdf.md"]
     counts = walks.archive.rows("SELECT files_seen, files_done, state FROM batch_summary")

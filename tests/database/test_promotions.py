@@ -17,7 +17,7 @@ from pipeline.ingest.forget import find_known
 from pipeline.query.answer_names import find_answers
 from pipeline.query.batch_status import answers_held
 from pipeline.query.diff import compare
-from pipeline.query.search import search
+from pipeline.query.search import find
 from pipeline.query.word_diff import marked
 from pipeline.settings import Settings
 from pipeline.store.answer_sets import ChosenPages, count_untaken
@@ -69,7 +69,7 @@ NEW = ["the odd mouse", "same words here", "dear Ida omega"]
 
 
 def hits(archive: Archive, words: str) -> int:
-    return len(search(archive.db, words))
+    return len(find(archive.db, words).hits)
 
 
 def test_promoted_answers_are_shown_found_and_exported(two_models: Archive, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.cli.summary import _named_failures, summarize
 from pipeline.errors import PageFailed, UsageError
 from pipeline.query.batch_status import batch_rows, find_batch, status
 from pipeline.query.formats import write_csv, write_json, write_table
-from pipeline.query.search import find, search
+from pipeline.query.search import find
 from pipeline.query.search_query import Near, Query, parse_query
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
@@ -94,7 +94,7 @@ def test_status_of_each_batch_is_its_row_of_the_view(archive: Archive) -> None:
 
 
 def found(archive: Archive, words: str, **where: Any) -> list[tuple[str, int]]:
-    return [(hit.source_path, hit.page_number) for hit in search(archive.db, words, **where)]
+    return [(hit.source_path, hit.page_number) for hit in find(archive.db, words, **where).hits]
 
 
 def test_a_misspelt_batch_or_prompt_is_told_with_the_near_one(archive: Archive) -> None:
@@ -107,7 +107,7 @@ def test_a_misspelt_batch_or_prompt_is_told_with_the_near_one(archive: Archive) 
     with pytest.raises(UsageError, match="no batch has the id or name 'xyzzy'; the latest are "):
         find_batch(archive.db, "xyzzy")
     with pytest.raises(UsageError) as error:
-        search(archive.db, "a", prompt="orc")
+        find(archive.db, "a", prompt="orc")
     assert str(error.value) == "no page was asked the prompt 'orc'; did you mean ocr? known are ocr"
 
 
@@ -126,10 +126,10 @@ def test_search_ranks_and_filters(archive: Archive) -> None:
     assert found(archive, '"annual rep"* the') == [("/in/a.pdf", 1)] and found(archive, "annu report*") == []
     assert len(found(archive, "report", limit=1)) == 1
     with pytest.raises(UsageError, match="'nope'; known are describe, ocr"):
-        search(archive.db, "report", prompt="nope")
-    hit = search(archive.db, '"annual report"')[0]
+        find(archive.db, "report", prompt="nope")
+    hit = find(archive.db, '"annual report"').hits[0]
     assert [hit.snippet.text[start:end] for start, end in hit.snippet.matches] == ["annual report"]
-    scores = [hit.score for hit in search(archive.db, "report")]
+    scores = [hit.score for hit in find(archive.db, "report").hits]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -278,7 +278,7 @@ HOSTILE = [
 def test_any_query_is_safe(archive: Archive, words: str) -> None:
     archive.file("/in/a.pdf", ["a b and x"])
     try:
-        search(archive.db, words)
+        find(archive.db, words)
     except UsageError as error:
         assert "search for" in str(error)
 
@@ -287,7 +287,7 @@ def test_any_query_is_safe(archive: Archive, words: str) -> None:
 @given(words=st.text(st.one_of(st.sampled_from('"*^:(){}-+ ANDOR_,;'), st.characters()), max_size=30))
 def test_random_queries_are_safe(archive: Archive, words: str) -> None:
     try:
-        search(archive.db, words)
+        find(archive.db, words)
     except UsageError as error:
         assert "search for" in str(error)
 

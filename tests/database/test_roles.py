@@ -16,7 +16,7 @@ from pipeline.database.roles import INGEST, QUERY, READ, create_roles, role_stat
 from pipeline.errors import PageFailed, UsageError
 from pipeline.export.export import export
 from pipeline.query.batch_status import find_batch, status
-from pipeline.query.search import search
+from pipeline.query.search import find
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer
@@ -108,7 +108,7 @@ def test_ingest_does_its_part_and_the_worker_its(as_role: As) -> None:
     (notice,) = take_notices(ingest.db, 10)
     mark_notices_sent(ingest.db, [notice.id])
     finish_batches(ingest.db)
-    assert status(ingest.db, find_batch(ingest.db)).pages_done == 3 and len(search(ingest.db, "three")) == 1
+    assert status(ingest.db, find_batch(ingest.db)).pages_done == 3 and len(find(ingest.db, "three").hits) == 1
     assert ingest.retry(batch="told") == (0, 1)
     assert pause_batch(ingest.db, told) and resume_batch(ingest.db, told) and cancel_batch(ingest.db, told)
 
@@ -304,7 +304,7 @@ def test_an_answer_of_a_worker_is_searched_for_by_ingest(as_role: As) -> None:
     assert claim
     outcomes: dict[int, ReadAnswer] = {claim.tasks[0].task_id: answer("Café")}
     complete_page(worker.db, claim, "w", outcomes, LIMITS)
-    assert [hit.page_number for hit in search(ingest.db, "cafe")] == [1]
+    assert [hit.page_number for hit in find(ingest.db, "cafe").hits] == [1]
 
 
 def test_answers_are_compared_by_query_and_promoted_and_judged_by_ingest(

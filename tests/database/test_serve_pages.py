@@ -36,7 +36,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client(archive: Archive, settings: Settings) -> TestClient:
-    return TestClient(create_app(settings), base_url="http://localhost")
+    return TestClient(create_app(settings), base_url="http://localhost", headers={"sec-fetch-site": "none"})
 
 
 @pytest.fixture
@@ -200,6 +200,14 @@ def test_statements_are_held_to_reading_and_to_bounds(client: TestClient, archiv
     assert archive.scalar("SELECT count(*) FROM pages") == 1
     other_site = client.get("/sql", params={"q": "SELECT 7 * 6"}, headers={"sec-fetch-site": "cross-site"})
     assert "SELECT 7 * 6" in other_site.text and "<td" not in other_site.text
+    del client.headers["sec-fetch-site"]  # as over HTTP from another host
+    for sent_from, runs in (
+        ({"referer": "http://localhost/sql"}, True),
+        ({"referer": "http://other/sql"}, False),
+        ({}, False),
+    ):
+        shown = client.get("/sql", params={"q": "SELECT 7 * 6"}, headers=sent_from)
+        assert "SELECT 7 * 6" in shown.text and ("<td" in shown.text) is runs, sent_from
 
 
 @pytest.mark.only("sqlite")

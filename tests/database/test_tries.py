@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.ingest.forget import find_known
-from pipeline.query.search import search
+from pipeline.query.search import find
 from pipeline.store.answers import ReadAnswer
 from pipeline.store.forget import forget_documents
 from pipeline.store.forget_plan import plan
@@ -55,7 +55,7 @@ def cut(text: str, tokens: list[int]) -> ReadAnswer:
 
 
 def found(archive: Archive, word: str) -> int:
-    return len(search(archive.db, word))
+    return len(find(archive.db, word).hits)
 
 
 def test_an_answer_that_was_cut_goes_on_and_is_shown_and_found_meanwhile(archive: Archive) -> None:
