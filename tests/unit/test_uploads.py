@@ -92,6 +92,16 @@ def test_a_name_of_a_folder_that_was_sent_is_another_file(tmp_path: Path) -> Non
     assert not parts_left(tmp_path)
 
 
+def test_where_one_file_cannot_be_put_in_place_none_is(tmp_path: Path) -> None:
+    """The last one's name clashes with a folder; a file that lay there before, and its folder, stay."""
+    received(tmp_path, part("kept/b.pdf", b"known") + part("a/b.pdf", b"same") + b"--frontier--\r\n")
+    before = sorted(tmp_path.rglob("*"))
+    files = part("kept/b.pdf", b"known") + part("kept/c.pdf", b"known") + part("deep/new.pdf", b"new")
+    with pytest.raises(UsageError, match="one is a folder of the other"):
+        received(tmp_path, files + part("deep/b/c.pdf", b"also new") + part("a", b"same") + b"--frontier--\r\n")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_what_a_killed_server_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
     clear_parts(tmp_path)
     (tmp_path / ".parts").mkdir()

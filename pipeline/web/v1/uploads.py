@@ -4,7 +4,8 @@
     home/uploads/0123456789abcdef/letters/a.pdf  the content's hash, and the name as it was sent
 
 So the same file sent again is the same path, and another content of the same name takes nothing away. A file that lies
-there under another name already is linked, not stored twice.
+there under another name already is linked, not stored twice. Requests put their files into place one after the other:
+none finds a file known that another may yet take back.
 
 Starlette's own parser would spool files of any size into the system's folder for temporary files first.
 """
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -109,8 +112,14 @@ class Receiver:
             raise UsageError("the multipart/form-data ends in the middle; send it again")
         if not self._parts:
             raise UsageError("no file was sent; send some in fields called file: curl -F file=@letter.pdf")
+        placed: dict[Path, bool] = {}
         try:
-            return [self._put(part) for part in self._parts]
+            with _alone(self._uploads):
+                try:
+                    return [self._put(part, placed) for part in self._parts]
+                except OSError:
+                    self._take_back(placed)
+                    raise
         except OSError as error:
             raise _unwritable(self._uploads, error) from error
 
@@ -121,20 +130,34 @@ class Receiver:
             with contextlib.suppress(OSError):
                 part.path.unlink()
 
-    def _put(self, part: _Part) -> Uploaded:
+    def _put(self, part: _Part, placed: dict[Path, bool]) -> Uploaded:
         content_hash = part.digest.hexdigest()
         folder = self._uploads / content_hash[:16]
         target = folder / part.name
         was_known = target.is_file() and target.stat().st_size == part.size_bytes
         if not was_known:
             same = next((file for file in _files(folder) if file.stat().st_size == part.size_bytes), None)
+            placed[target] = False  # its folder may be all that there is to take back
             target.parent.mkdir(parents=True, exist_ok=True)
             if same is not None:
                 part.path.unlink()
                 os.link(same, part.path)
             os.replace(part.path, target)
+            placed[target] = True
             _keep(target.parent)
         return Uploaded(part.name, target, part.size_bytes, content_hash, was_known)
+
+    def _take_back(self, placed: dict[Path, bool]) -> None:
+        """With the folders that nothing else lies in."""
+        for target, is_there in placed.items():
+            with contextlib.suppress(OSError):
+                if is_there:
+                    target.unlink()
+            with contextlib.suppress(OSError):
+                for folder in target.parents:
+                    if folder == self._uploads:
+                        break
+                    folder.rmdir()
 
     def _part_begins(self) -> None:
         self._disposition = b""
@@ -208,6 +231,17 @@ def clear_parts(uploads: Path) -> None:
         for part in os.scandir(uploads / ".parts"):
             if part.stat().st_mtime < time.time() - _PART_SECONDS:
                 os.unlink(part)
+
+
+@contextlib.contextmanager
+def _alone(uploads: Path) -> Iterator[None]:
+    """Other servers of the home wait, too."""
+    descriptor = os.open(uploads, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _files(folder: Path) -> list[Path]:
