@@ -109,7 +109,9 @@ def search(
         )
     if not found.hits:
         is_plain = not any(map(_OPERATOR.search, words))
-        click.echo(f"pagepack: no page {'holds all of' if is_plain else 'fits'}: {' '.join(words)}", err=True)
+        is_among = any(one is not None for one in (prompt, batch, folder, since, until, min_confidence, max_confidence))
+        page = "no page that the options choose" if is_among else "no page"
+        click.echo(f"pagepack: {page} {'holds all of' if is_plain else 'fits'}: {' '.join(words)}", err=True)
         return EXIT_FAILED
     click.echo(_how_many(found), err=True)
     return EXIT_DONE

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pipeline.database.looking import Look, Looking
+from pipeline.database.looking import Look, Looking, as_moment
+from pipeline.errors import UsageError
 from pipeline.query.batch_status import BatchRow, check_prompt
 from pipeline.query.search_hits import Among, Row, hits
 from pipeline.query.search_query import alternatives, parse_query, wanted_phrases
@@ -63,11 +64,14 @@ def find(
     below which a file lies; `since` and `until` (not included) are UTC moments at which an answer was read.
 
     Raises:
-        UsageError: a query that says nothing, or only half of something; a prompt that no page was asked; no folder.
+        UsageError: a query that says nothing, or only half of something; a prompt that no page was asked; no folder;
+            filters that nothing can ever pass.
     """
     query = parse_query(storable(words))
     if prompt is not None:
         check_prompt(db, prompt)
+    _check_span(since, until)
+    _check_confidence(min_confidence, max_confidence)
     among = Among(
         prompt=prompt,
         batch=None if batch is None else batch.id,
@@ -101,6 +105,25 @@ def find(
         for row, score in best
     ]
     return Found(found, len(rows), is_more, not_indexed)
+
+
+def _check_span(since: datetime | None, until: datetime | None) -> None:
+    if since is None or until is None or as_moment(since) < as_moment(until):
+        return
+    first, end = (f"{as_moment(moment):%Y-%m-%d %H:%M}" for moment in (since, until))
+    raise UsageError(
+        f"the span is empty: nothing is read since {first} and before {end} (UTC); swap since and until, or drop one"
+    )
+
+
+def _check_confidence(low: float | None, high: float | None) -> None:
+    for bound in (low, high):
+        if bound is not None and not 0 <= bound <= 1:
+            raise UsageError(f"{bound:g} is no confidence; give a number from 0 to 1")
+    if low is not None and high is not None and low > high:
+        raise UsageError(
+            f"no confidence is at least {low:g} and at most {high:g}; swap the least and the most, or drop one"
+        )
 
 
 def _ranked(dialect: str, query: Any, rows: list[Row]) -> list[tuple[Row, float]]:

@@ -129,6 +129,21 @@ def test_days_choose_answers_by_the_time_they_were_read(archive: Archive) -> Non
         find(archive.db, "tide", folder=" ")
 
 
+@pytest.mark.only("sqlite")
+def test_filters_that_nothing_ever_passes_are_told(archive: Archive) -> None:
+    day = datetime(2026, 1, 31, tzinfo=UTC)
+    for until in (day, day - timedelta(days=9)):
+        with pytest.raises(UsageError, match=r"the span is empty: .* since 2026-01-31 00:00 and before 2026-01-.*swap"):
+            find(archive.db, "tide", since=day, until=until)
+    with pytest.raises(UsageError, match=r"no confidence is at least 0\.8 and at most 0\.6; swap"):
+        find(archive.db, "tide", min_confidence=0.8, max_confidence=0.6)
+    with pytest.raises(UsageError, match="nan is no confidence"):
+        find(archive.db, "tide", min_confidence=float("nan"))
+    assert not find(
+        archive.db, "tide", since=day, until=day + timedelta(days=1), min_confidence=1, max_confidence=1
+    ).hits
+
+
 def test_many_hits_are_bounded_and_the_latest_are_ranked(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "_MOST_RANKED", 4)
     monkeypatch.setattr(search_hits, "_AT_ONCE", 2)
