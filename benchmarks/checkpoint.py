@@ -96,8 +96,8 @@ def random_model(preset: str, device: str, dtype: torch.dtype, seed: int = 0) ->
     return model.eval().requires_grad_(False)
 
 
-def tiny_tokenizer(max_image_size: int = 1024, words: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A tekken.json of single bytes (and `words`), for 256 + len(words) + 20 tokens, with Pixtral's special ids."""
+def tiny_tokenizer(max_image_size: int = 1024, words: tuple[str, ...] = (), special: int = 20) -> dict[str, Any]:
+    """A tekken.json of single bytes (and `words`), 256 + len(words) + `special` tokens, with Pixtral's special ids."""
     tokens = [bytes([byte]) for byte in range(256)] + [word.encode() for word in words]
     vocab = [
         {
@@ -110,8 +110,8 @@ def tiny_tokenizer(max_image_size: int = 1024, words: tuple[str, ...] = ()) -> d
     config = {
         "pattern": r"[^\s]+|\s+",
         "num_vocab_tokens": len(vocab),
-        "default_vocab_size": len(vocab) + 20,
-        "default_num_special_tokens": 20,
+        "default_vocab_size": len(vocab) + special,
+        "default_num_special_tokens": special,
         "version": "v3",
     }
     image = {"image_patch_size": 16, "max_image_size": max_image_size}
@@ -134,8 +134,8 @@ def write_checkpoint(
 
 def random_tensors(params: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Every tensor that `params` asks for, drawn."""
-    shapes = empty_model(config_of(params)).state_dict()
-    return {name: draw_weight(name, tuple(tensor.shape), seed, dtype) for name, tensor in shapes.items()}
+    shapes = empty_model(config_of(params)).named_parameters()
+    return {name: draw_weight(name, tuple(tensor.shape), seed, dtype) for name, tensor in shapes}
 
 
 def make_checkpoint(folder: Path, preset: str, seed: int = 0, dtype: torch.dtype | None = None) -> Path:

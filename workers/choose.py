@@ -71,7 +71,9 @@ def choose_engine(settings: Settings) -> Choice:
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
     from workers.engines import pixtral
+    from workers.pixtral.model.config import check_folder
 
+    check_folder(settings.model)
     if devices:
         from workers.devices import check_devices
 

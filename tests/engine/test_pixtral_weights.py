@@ -18,6 +18,8 @@ from workers.pixtral.model.fingerprint import fingerprint, read_header
 from workers.pixtral.model.load import load_model, weight_bytes
 from workers.pixtral.text.processor import Processor
 
+YARN = {"factor": 16, "original_max_position_embeddings": 16384, "beta": 32, "alpha": 1, "apply_scale": False}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -89,12 +91,19 @@ def test_wrong_tensors_are_named(folder, change, words):
         ({"dim": None}, "does not describe"),
         ({"model_type": "mamba"}, "does not describe"),
         ({"n_kv_heads": 3}, "do not divide"),
-        ({"tied_embeddings": True}, "tied_embeddings"),
+        ({"tied_embeddings": True}, r"output\.weight, and params\.json says tied_embeddings"),
         ({"use_biases": True}, "use_biases"),
         ({"scale_emb": 12}, "scale_emb"),
         ({"causal": False}, "causal"),
         ({"activation": "gelu"}, "activation"),
-        ({"yarn": {"factor": 16}}, "yarn"),
+        ({"yarn": {"factor": 16}}, r"yarn\.original_max_position_embeddings is missing"),
+        ({"yarn": YARN | {"apply_scale": None}}, r"yarn\.apply_scale is missing"),
+        ({"yarn": YARN | {"truncate": False, "mscale": 2}}, r"asks for yarn\.mscale \(2\)"),
+        ({"llama_4_scaling": {"beta": 0.1}}, r"llama_4_scaling\.original_max_position_embeddings is missing"),
+        ({"kv_lora_rank": 256}, r"asks for kv_lora_rank \(256\): latent attention .* --engine endpoint"),
+        ({"quantization": {"qformat_weight": "nvfp4"}}, r'asks for quantization\.qformat_weight \("nvfp4"\)'),
+        ({"quantization": {"qformat_weight": "fp8_e4m3", "block": 128}}, r"asks for quantization\.block \(128\)"),
+        ({"quantization_config": {"config_groups": {"group_0": {"weights": [0] * 999}}}}, r"quantization_config .*…\)"),
         ({"moe": {"num_experts": 3, "num_experts_per_tok": 2, "num_shared_experts": 1}}, r"moe\.num_shared_experts"),
         ({"vision_encoder": PRESETS["tiny"]["vision_encoder"] | {"qk_norm": True}}, r"vision_encoder\.qk_norm"),
     ],

@@ -22,7 +22,8 @@ from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import read_header, weight_files
-from workers.pixtral.model.load import DTYPES, empty_model_of, load_model, stored_dtype, weight_bytes
+from workers.pixtral.model.load import DTYPES, empty_model_of, load_model, weight_bytes
+from workers.pixtral.model.tensors import stored_dtype
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool

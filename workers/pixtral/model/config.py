@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UsageError
-from workers.pixtral.model.fingerprint import read_params
+from workers.pixtral.model.fingerprint import WAY_OUT, lacks, read_params
 
 PATCH_MERGE = "patch_merge"
 
@@ -18,6 +18,15 @@ PATCH_MERGE = "patch_merge"
 WITHOUT_EFFECT = {"max_seq_len", "max_position_embeddings", "max_batch_size", "model_parallel", "dtype", "lora"}
 # Keys that may be given with this value: it is what the engine computes.
 AS_COMPUTED = {"activation": "silu", "causal": True}
+FP8 = "fp8_e4m3"  # of `quantization.qformat_weight`
+# Keys by which other architectures of the makers are known, and what they ask for.
+_MLA = "latent attention (MLA)"
+OTHER_KINDS = {
+    "kv_lora_rank": _MLA,
+    "q_lora_rank": _MLA,
+    "qk_nope_head_dim": _MLA,
+    "quantization_config": "weights quantised by another tool, such as NVFP4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,35 @@ class MixtureConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class YarnConfig:
+    """Longer texts than the model was first trained on, by slower rotations (Peng et al. 2023, arXiv:2309.00071)."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta: float  # turns within the original length, from which on a pair of numbers rotates as it did
+    alpha: float  # up to which it rotates `factor` times slower
+    apply_scale: (
+        bool  # the paper's larger scores; readers of the format differ where it is left out, so it must be said
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreScaling:
+    """Scores of far tokens grow: by 1 + beta · log(1 + ⌊position / original_max_position_embeddings⌋)."""
+
+    original_max_position_embeddings: int
+    beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationConfig:
+    """How the decoder's weights are stored; what activations were rounded with is not used."""
+
+    qformat_weight: str
+    qscheme_act: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A checkpoint of the Pixtral family, by the names of its params.json."""
 
@@ -69,6 +107,20 @@ class ModelConfig:
     rope_theta: float
     vision_encoder: VisionConfig
     moe: MixtureConfig | None = None
+    yarn: YarnConfig | None = None
+    llama_4_scaling: ScoreScaling | None = None
+    quantization: QuantizationConfig | None = None
+    tied_embeddings: bool = False  # the head is the table of tokens
+
+
+# Objects of a params.json, and what they become.
+NESTED: dict[str, type[Any]] = {
+    "vision_encoder": VisionConfig,
+    "moe": MixtureConfig,
+    "yarn": YarnConfig,
+    "llama_4_scaling": ScoreScaling,
+    "quantization": QuantizationConfig,
+}
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -80,10 +132,23 @@ def read_config(folder: Path) -> ModelConfig:
     return config_of(read_params(folder), folder / "params.json")
 
 
+def check_folder(folder: Path) -> None:
+    """Whether this engine knows such checkpoints, for a command that starts: by params.json and the files' names.
+
+    Raises:
+        UsageError: as `read_config`, or its tokenizer is of another kind.
+    """
+    read_config(folder)
+    if not (folder / "tekken.json").is_file() and any(folder.glob("tokenizer.model*")):
+        raise UsageError(lacks(folder, "tekken.json"))
+
+
 def config_of(params: dict[str, Any], path: Path = Path("params.json")) -> ModelConfig:
     """The same from the content of a params.json; `path` is for messages."""
-    vision, moe = params.get("vision_encoder"), params.get("moe")
-    if not isinstance(vision, dict):
+    for key, kind in OTHER_KINDS.items():
+        if params.get(key):
+            raise UsageError(f"{path} asks for {key} ({_short(params[key])}): {kind} is not computed here; {WAY_OUT}")
+    if not isinstance(params.get("vision_encoder"), dict):
         raise UsageError(f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint")
     if params.get("rope_theta") is None:
         raise UsageError(
@@ -95,22 +160,23 @@ def config_of(params: dict[str, Any], path: Path = Path("params.json")) -> Model
         if params.get("model_type", "transformer") != "transformer":
             raise ValueError(f"its model_type is {params['model_type']}")
         nested = {
-            "vision_encoder": _build(VisionConfig, vision, "vision_encoder."),
-            "moe": _build(MixtureConfig, moe, "moe.") if moe else None,
+            name: _build(kind, params[name], f"{name}.") if params.get(name) else None for name, kind in NESTED.items()
         }
         config = _build(ModelConfig, params | nested)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} does not describe a Mistral transformer: {error}") from error
     for key, value in _unknown(params):
-        raise UsageError(
-            f"{path} asks for {key} ({json.dumps(value)}), which this engine does not compute; "
-            "give a plain bf16 checkpoint of the Pixtral family"
-        )
+        raise UsageError(f"{path} asks for {key} ({_short(value)}), which this engine does not compute; {WAY_OUT}")
     _check(config, path)
     return config
 
 
-Built = TypeVar("Built", VisionConfig, MixtureConfig, ModelConfig)
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+Built = TypeVar("Built")
 
 
 def _build(kind: type[Built], given: dict[str, Any], prefix: str = "") -> Built:
@@ -118,7 +184,7 @@ def _build(kind: type[Built], given: dict[str, Any], prefix: str = "") -> Built:
     if not isinstance(given, dict):
         raise ValueError(f"{prefix[:-1]} is no object")
     values = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         value = given.get(field.name)
         if value is None:
             if field.default is dataclasses.MISSING:
@@ -141,8 +207,7 @@ def _unknown(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Keys that would change the arithmetic in ways this engine does not know; null and false ask for nothing."""
     groups: list[tuple[str, dict[str, Any], type[Any]]] = [
         ("", params, ModelConfig),
-        ("vision_encoder.", params["vision_encoder"], VisionConfig),
-        ("moe.", params.get("moe") or {}, MixtureConfig),
+        *((f"{name}.", params.get(name) or {}, kind) for name, kind in NESTED.items()),
     ]
     for prefix, given, kind in groups:
         known = {field.name for field in dataclasses.fields(kind)}
@@ -161,7 +226,17 @@ def _check(config: ModelConfig, path: Path) -> None:
         raise UsageError(
             f"{path}: attention heads do not divide ({config.n_heads} by {config.n_kv_heads} key-value heads)"
         )
+    if config.quantization is not None and config.quantization.qformat_weight != FP8:
+        raise UsageError(
+            f"{path} asks for quantization.qformat_weight ({_short(config.quantization.qformat_weight)}); weights in "
+            f"{FP8} and unquantised ones are read; {WAY_OUT}"
+        )
     if vision.mm_projector_id not in ("", PATCH_MERGE):
         raise UsageError(f"{path} asks for the projector {vision.mm_projector_id!r}; known are none and {PATCH_MERGE}")
+    if vision.mm_projector_id != PATCH_MERGE and vision.spatial_merge_size != 1:
+        raise UsageError(
+            f"{path}: vision_encoder.spatial_merge_size is {vision.spatial_merge_size}, and mm_projector_id is not "
+            f"{PATCH_MERGE}, which merges; download it again"
+        )
     if vision.head_dim % 4 or config.head_dim % 2:
         raise UsageError(f"{path}: a head size does not allow rotary positions (vision by 4, decoder by 2)")

@@ -8,6 +8,7 @@ may cut the rows of a pack for its processor or fuse operations; `PLAIN` takes t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -23,7 +24,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer index, query (T, H, D), key (T, H_kv, D), value (T, H_kv, D)) → (T, H × D)."""
 
 Leave = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, ...]]
-"""(residual stream (T, dim), an update not yet added or None, rotation (T, D/2, 2)) → what comes of each row."""
+"""(residual stream (T, dim), an update not yet added or None, rotation of each row) → what comes of each row."""
 
 
 class Runner:
@@ -70,6 +71,7 @@ class Decoder(nn.Module):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim, _weight=empty)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.tie()
         self.layers = nn.ModuleList(
             Layer(
                 config.dim,
@@ -83,6 +85,11 @@ class Decoder(nn.Module):
             for _ in range(config.n_layers)
         )
 
+    def tie(self) -> None:
+        """One tensor for the table of tokens and the head, where the checkpoint has one; after either was replaced."""
+        if self.config.tied_embeddings:
+            self.output.weight = self.tok_embeddings.weight
+
     @property
     def dtype(self) -> torch.dtype:
         return self.output.weight.dtype
@@ -93,11 +100,42 @@ class Decoder(nn.Module):
 
 
 def rotation_1d(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> Tensor:
-    """Cosine and sine at each position, angles in float32: positions (T,) → (T, D/2, 2)."""
-    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    angles = positions[:, None].float() * frequencies
-    return torch.stack((angles.cos(), angles.sin()), dim=-1).to(torch.promote_types(dtype, torch.float32))
+    """Cosine and sine at each position, angles in float32: positions (T,) → (T, D/2, 2).
+
+    Where scores grow with the position, the queries' own, longer by as much, and the keys': (T, 2, D/2, 2).
+    """
+    angles = positions[:, None].float() * _frequencies(config, positions.device)
+    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1).to(torch.promote_types(dtype, torch.float32))
+    if config.yarn is not None and config.yarn.apply_scale:
+        rotation = rotation * (0.1 * math.log(config.yarn.factor) + 1.0)
+    scaling = config.llama_4_scaling
+    if scaling is None:
+        return rotation
+    stretches = torch.floor(positions / scaling.original_max_position_embeddings)
+    growth = 1.0 + scaling.beta * torch.log1p(stretches)
+    return torch.stack((rotation * growth[:, None, None], rotation), dim=1)
+
+
+def _frequencies(config: ModelConfig, device: torch.device) -> Tensor:
+    """How far each pair of numbers turns from one position to the next, in float32: (D/2,).
+
+    With YaRN a pair that turns fewer than `alpha` times in the original length turns `factor` times slower, one that
+    turns more than `beta` times as before, and those between in proportion to their place.
+    """
+    size, theta, yarn = config.head_dim, config.rope_theta, config.yarn
+    exponents = torch.arange(0, size, 2, device=device).float() / size
+    frequencies = 1.0 / (theta**exponents)
+    if yarn is None:
+        return frequencies
+
+    def place(turns: float) -> float:
+        """Of the pair that turns so often in the original length."""
+        return size * math.log(yarn.original_max_position_embeddings / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = max(math.floor(place(yarn.beta)), 0), min(math.ceil(place(yarn.alpha)), size - 1)
+    slower = (torch.arange(size // 2, device=device).float() - first) / max(last - first, 0.001)
+    slower = slower.clamp(0.0, 1.0)
+    return frequencies * (1.0 - slower) + frequencies / yarn.factor * slower
 
 
 def embed(model: Decoder, token_ids: Tensor, features: Tensor | None = None) -> Tensor:

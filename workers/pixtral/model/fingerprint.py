@@ -22,6 +22,10 @@ from pipeline.errors import UsageError
 WHOLE_BYTES = 256 * 2**20
 PIECES, PIECE_BYTES = 16, 4096
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
+WAY_OUT = (
+    "give a checkpoint that docs/models.md names, or have a server read with this one: --engine endpoint "
+    "--endpoint-url URL"
+)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -47,6 +51,11 @@ def lacks(folder: Path, name: str) -> str:
     if not folder.is_dir():
         fact = "is a file" if folder.exists() else "is not there"
         return f"the checkpoint {folder} {fact}; give the folder that holds params.json"
+    if name == "tekken.json" and (other := sorted(path.name for path in folder.glob("tokenizer.model*"))):
+        return (
+            f"{folder} holds {other[0]} in place of tekken.json: a SentencePiece tokenizer, as Pixtral Large has it, "
+            f"is not read; {WAY_OUT}"
+        )
     theirs = [path.name for pattern in ("config.json", "model*.safetensors") for path in folder.glob(pattern)]
     if not theirs:
         return f"{folder} holds no {name}; is it a checkpoint in Mistral's own format?"

@@ -77,22 +77,35 @@ class Attention(nn.Module):
     def qkv(self, rows: Tensor, rotation: Tensor, ops: Operations) -> tuple[Tensor, Tensor, Tensor]:
         """(T, dim) → query (T, H, D) and key (T, H_kv, D), rotated, and value (T, H_kv, D)."""
         heads, kv_heads, head_dim = self.n_heads, self.n_kv_heads, self.head_dim
-        if self.fused_qkv is not None:  # one product, one rotation
+        of_query, of_key = _of_query(rotation), _of_key(rotation)
+        if self.fused_qkv is not None:  # one product, and one rotation where queries turn as keys do
             both = F.linear(rows, self.fused_qkv).view(rows.shape[0], -1, head_dim)
+            value = both[:, heads + kv_heads :]
+            if of_query is not of_key:
+                return ops.rotate(both[:, :heads], of_query), ops.rotate(both[:, heads:-kv_heads], of_key), value
             rotated = ops.rotate(both[:, : heads + kv_heads], rotation)
-            return rotated[:, :heads], rotated[:, heads:], both[:, heads + kv_heads :]
+            return rotated[:, :heads], rotated[:, heads:], value
         query, key, value = (linear(rows).view(rows.shape[0], -1, head_dim) for linear in (self.wq, self.wk, self.wv))
-        return ops.rotate(query, rotation), ops.rotate(key, rotation), value
+        return ops.rotate(query, of_query), ops.rotate(key, of_key), value
 
     def query(self, rows: Tensor, rotation: Tensor, ops: Operations) -> Tensor:
         """The queries alone: (R, dim) → (R, H, D)."""
-        return ops.rotate(self.wq(rows).view(rows.shape[0], -1, self.head_dim), rotation)
+        return ops.rotate(self.wq(rows).view(rows.shape[0], -1, self.head_dim), _of_query(rotation))
 
     def key_value(self, rows: Tensor, rotation: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
         """Keys and values alone, of laid out weights: (T, dim) → (T, H_kv, D) each."""
         assert self.fused_qkv is not None
         both = F.linear(rows, self.fused_qkv[self.n_heads * self.head_dim :]).view(rows.shape[0], -1, self.head_dim)
-        return ops.rotate(both[:, : self.n_kv_heads], rotation), both[:, self.n_kv_heads :]
+        return ops.rotate(both[:, : self.n_kv_heads], _of_key(rotation)), both[:, self.n_kv_heads :]
+
+
+def _of_query(rotation: Tensor) -> Tensor:
+    """Of (T, D/2, 2), that; of (T, 2, D/2, 2), in which queries have their own, theirs."""
+    return rotation if rotation.ndim == 3 else rotation[:, 0].contiguous()
+
+
+def _of_key(rotation: Tensor) -> Tensor:
+    return rotation if rotation.ndim == 3 else rotation[:, 1].contiguous()
 
 
 class FeedForward(nn.Module):
