@@ -66,7 +66,8 @@ def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 def check_kernels(device: torch.device) -> dict[str, float]:
     """bf16 kernels against float64 on the host; each must lie under 1e-2, the size of bf16's own rounding."""
-    from workers.pixtral.cuda.kernels import FusedOperations, PagedKernels
+    from workers.pixtral.cuda.fused import FusedOperations
+    from workers.pixtral.cuda.kernels import PagedKernels
     from workers.pixtral.model.layers import Operations, RMSNorm
 
     fused, plain, errors = FusedOperations(), Operations(), {}

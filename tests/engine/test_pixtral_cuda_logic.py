@@ -48,12 +48,14 @@ def check_kernels() -> None:
     import torch
 
     from workers.pixtral.cpu.attention import attend_one
+    from workers.pixtral.cuda import fused as fused_kernels
     from workers.pixtral.cuda import kernels
+    from workers.pixtral.model import kv_cache
     from workers.pixtral.model.layers import Operations, RMSNorm
     from workers.pixtral.plan import batch
 
     torch.manual_seed(0)
-    fused, plain = kernels.FusedOperations(), Operations()
+    fused, plain = fused_kernels.FusedOperations(), Operations()
     norm = RMSNorm(80, 1e-5)
     norm.weight.data.normal_()
     rows, update = torch.randn(5, 80), torch.randn(5, 80)
@@ -91,6 +93,27 @@ def check_kernels() -> None:
         assert torch.equal(wide, narrow)
         places = torch.from_numpy(batch.slots_of(tables[0].tolist(), 0, length, 64))
         torch.testing.assert_close(wide[0], attend_one(query[0], keys[places], values[places]), atol=1e-5, rtol=1e-5)
+
+    # Tiles of two blocks: the same sum in another order.
+    lengths, tables = [700, 1500, 0, 65], torch.stack([torch.randperm(60)[:40] for _ in range(4)]).to(torch.int32)
+    cache = kv_cache.PagedCache(2, 60, 64, 2, 16, torch.device("cpu"), torch.float32, copy=kernels.copy_blocks)
+    cache.stacked.normal_()
+    for tile in (64, 128):
+        out = torch.full((4, 8, 16), torch.nan)
+        paged = kernels.PagedKernels(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
+        paged.tile = tile
+        paged.decode(query, cache.keys[1], cache.values[1], tables, torch.tensor(lengths, dtype=torch.int32), out)
+        for row, length in enumerate(lengths):
+            places = torch.from_numpy(batch.slots_of(tables[row].tolist(), 0, length, 64))
+            parts = (x.double() for x in (query[row], cache.keys[1][places], cache.values[1][places]))
+            expected = attend_one(*parts).float() if length else torch.zeros(8, 16)
+            torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
+
+    expected = cache.stacked.clone()
+    for source, target in ((3, 50), (0, 7)):
+        expected[:, :, target * 64 : (target + 1) * 64] = expected[:, :, source * 64 : (source + 1) * 64]
+    cache.copy_blocks([(3, 50), (0, 7)])
+    assert torch.equal(cache.stacked, expected)
 
     both = torch.randn(3, 8, 16)
     store_keys, store_values = torch.zeros(10, 2, 16), torch.zeros(10, 2, 16)

@@ -335,9 +335,15 @@ def test_width_and_height_are_not_confused(processor):
     assert wide.image_end - 2 == 64 * 48 + 48 and tall.image_end - 2 == 48 * 64 + 64  # 16 tokens apart
 
 
-def test_cache_copies_a_block_in_every_layer():
-    cache = PagedCache(2, 3, 4, 1, 2, torch.device("cpu"), torch.float32)
+@pytest.mark.parametrize("by_head", [False, True])
+def test_cache_copies_blocks_in_every_layer(by_head):
+    cache = PagedCache(2, 24, 4, 3, 2, torch.device("cpu"), torch.float32, by_head=by_head)
     for store in (*cache.keys, *cache.values):
         store.normal_()
-    cache.copy_blocks([(0, 2)])
-    assert all(torch.equal(store[0:4], store[8:12]) for store in (*cache.keys, *cache.values))
+    before = cache.stacked.clone()
+    cache.copy_blocks([(block, 23 - block) for block in range(12)])
+    assert all(store.shape == (96, 3, 2) for store in (*cache.keys, *cache.values))
+    assert torch.equal(cache.stacked[:, :, :48], before[:, :, :48])
+    for block in range(12):
+        there = slice((23 - block) * 4, (24 - block) * 4)
+        assert torch.equal(cache.stacked[:, :, there], before[:, :, block * 4 : block * 4 + 4])

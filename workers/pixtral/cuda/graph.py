@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.pixtral.cuda.attention import PagedAttention, packed_attention
-from workers.pixtral.cuda.kernels import FusedOperations, PagedKernels
+from workers.pixtral.cuda.fused import FusedOperations
+from workers.pixtral.cuda.kernels import PagedKernels, copy_blocks
 from workers.pixtral.executor import sample_rows
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.decoder import Runner
@@ -83,8 +84,9 @@ class CudaBackend:
         self.model, self.limits, self.device = model, limits, model.device
         self.runner: Runner = CudaRunner()
         self.cache = PagedCache(
-            config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype
-        )
+            config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype,
+            copy=copy_blocks,
+        )  # fmt: skip
         room = num_blocks * block_size
         widths = dict.fromkeys(min(limits.max_context + more, room) for more in (0, limits.tile_tokens))
         self.tables = [_Tables(model, limits, most, block_size) for most in widths]  # the narrow ones first

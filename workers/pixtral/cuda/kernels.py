@@ -1,4 +1,4 @@
-"""Triton kernels: the element-wise arithmetic fused, and grouped-query decode over the paged cache.
+"""Triton kernels of the paged cache: writing and copying, and grouped-query decode over it.
 
 Decode reads each sequence's whole cache once a step, so memory bounds it: 50 GB a step for 85 pages of Pixtral 12B.
 One program takes one sequence, one key-value head and one split of SPLIT_TOKENS keys; the query heads that share the
@@ -8,10 +8,8 @@ the device, so a row's sum has one order: it does not depend on its neighbours.
 
     a sequence of 2,500 keys, splits of 1,024:   [0 … 1023] [1024 … 2047] [2048 … 2499]
 
-Rounding follows the plain operations of `model/layers.py` step by step, so both give the same bits up to the order of a
-norm's sum and fused multiply-adds.
-
-Checked by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`). On a GPU they have not been run yet;
+Run by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`), and compiled for sm_80 and sm_90 as the engine
+launches them (`test_gpu_programs.py`): registers, shared memory, loads under way. On a GPU they have not been run yet;
 `benchmarks/bench_engine_gpu.py` checks and times them there.
 """
 
@@ -26,66 +24,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.pixtral.model.layers import Operations, RMSNorm
+from workers.pixtral.cuda.fused import FUSED
 
 SPLIT_TOKENS = 1024
 JOINED_SPLITS = 16  # at once: all of a page of one image
 GROUP_ROWS = 16  # a matrix unit's least number of rows; a group of 4 query heads fills a quarter
-
-
-@triton.jit
-def _add_rms_norm(rows, update, weight, out, width, eps, HAS_UPDATE: tl.constexpr, COLUMNS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, COLUMNS)
-    inside = columns < width
-    x = tl.load(rows + row * width + columns, mask=inside, other=0.0)
-    if HAS_UPDATE:
-        u = tl.load(update + row * width + columns, mask=inside, other=0.0)
-        x = (x.to(tl.float32) + u.to(tl.float32)).to(x.dtype)
-        tl.store(rows + row * width + columns, x, mask=inside)
-    wide = x.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(wide * wide, axis=0) / width + eps)
-    normed = (wide * scale).to(x.dtype).to(tl.float32)
-    w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + columns, (normed * w).to(x.dtype), mask=inside)
-
-
-@triton.jit
-def _gate(both, out, hidden, COLUMNS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = columns < hidden
-    a = tl.load(both + row * 2 * hidden + columns, mask=inside, other=0.0)
-    b = tl.load(both + row * 2 * hidden + hidden + columns, mask=inside, other=0.0)
-    wide = a.to(tl.float32)
-    silu = (wide / (1.0 + tl.exp(-wide))).to(a.dtype)
-    tl.store(out + row * hidden + columns, (silu.to(tl.float32) * b.to(tl.float32)).to(a.dtype), mask=inside)
-
-
-@triton.jit
-def _rotate(
-    heads,
-    stride,
-    rotation,
-    NUM: tl.constexpr,
-    NUM_PAD: tl.constexpr,
-    HALF: tl.constexpr,
-    HALF_PAD: tl.constexpr,
-):
-    """In place: heads (T, NUM, 2 × HALF) with a row stride, rotation (T, HALF, 2)."""
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, NUM_PAD)[:, None]
-    pair = tl.arange(0, HALF_PAD)[None, :]
-    inside = (head < NUM) & (pair < HALF)
-    place = heads + row * stride + head * (2 * HALF) + 2 * pair
-    turn = rotation + row * (2 * HALF) + 2 * pair
-    cos = tl.load(turn, mask=pair < HALF, other=1.0)
-    sin = tl.load(turn + 1, mask=pair < HALF, other=0.0)
-    even = tl.load(place, mask=inside, other=0.0)
-    odd = tl.load(place + 1, mask=inside, other=0.0)
-    e, o = even.to(tl.float32), odd.to(tl.float32)
-    tl.store(place, (e * cos - o * sin).to(even.dtype), mask=inside)
-    tl.store(place + 1, (e * sin + o * cos).to(even.dtype), mask=inside)
+COPIED_NUMBERS = 8192  # of a block, by one program
 
 
 @triton.jit
@@ -100,18 +44,34 @@ def _store(key, value, stride, keys, values, slots, WIDTH: tl.constexpr, COLUMNS
 
 
 @triton.jit
+def _copy_blocks(cache, pairs, num_pairs, half, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Block pairs[0, i] to pairs[1, i] in one half layer; `half` numbers from a layer's keys to its values."""
+    pair, store = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    source = tl.load(pairs + pair)
+    target = tl.load(pairs + num_pairs + pair)
+    columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < SIZE
+    block = tl.load(cache + store * half + source * SIZE + columns, mask=inside)
+    tl.store(cache + store * half + target * SIZE + columns, block, mask=inside)
+
+
+@triton.jit
 def _decode_split(
     query, query_stride, keys, values, tables, table_stride, lengths, partial, sums, scale, num_splits,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
-    BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
+    """The numbers of the next tile's blocks travel through the loop, so that its keys and values are under way early.
+
+    Loaded where they are used they took the pipeline's stages: one buffer of keys, waited for as soon as asked.
+    """
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     first = split * SPLIT
     if first < length:
         group = tl.arange(0, ROWS)
         dims = tl.arange(0, D)
-        places = tl.arange(0, BLOCK)
+        places = tl.arange(0, TILE)
         q = tl.load(
             query + row * query_stride + (head * GROUP + group)[:, None] * D + dims[None, :],
             mask=(group < GROUP)[:, None],
@@ -121,10 +81,14 @@ def _decode_split(
         total = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, D], tl.float32)
         last = tl.minimum(length, first + SPLIT)
-        for start in range(first, last, BLOCK):
-            block = tl.load(tables + row * table_stride + start // BLOCK).to(tl.int64)
+        table = tables + row * table_stride
+        blocks = tl.load(table + (first + places) // BLOCK, mask=first + places < last, other=0)
+        for start in range(first, last, TILE):
+            after = start + TILE + places
+            blocks_after = tl.load(table + after // BLOCK, mask=after < last, other=0)
             inside = start + places < last
-            offsets = (block * BLOCK + places)[:, None] * (KV_HEADS * D) + head * D + dims[None, :]
+            slots = blocks.to(tl.int64) * BLOCK + places % BLOCK
+            offsets = slots[:, None] * (KV_HEADS * D) + head * D + dims[None, :]
             k = tl.load(keys + offsets, mask=inside[:, None], other=0.0)
             v = tl.load(values + offsets, mask=inside[:, None], other=0.0)
             scores = tl.dot(q, tl.trans(k)) * scale  # base 2
@@ -135,6 +99,7 @@ def _decode_split(
             total = total * shrink + tl.sum(p, axis=1)
             acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v)
             best = better
+            blocks = blocks_after
         out = (row * (KV_HEADS * GROUP) + head * GROUP + group) * num_splits + split
         tl.store(partial + out[:, None] * D + dims[None, :], acc / total[:, None], mask=(group < GROUP)[:, None])
         tl.store(sums + out, best + tl.log2(total), mask=group < GROUP)
@@ -178,6 +143,10 @@ class PagedKernels:
         device: torch.device,
     ) -> None:
         self.num_splits = -(-max_tokens // SPLIT_TOKENS)
+        # What a benchmark may sweep. Three stages are two tiles of keys and values under way: 70 KiB of shared memory,
+        # three programs on a multiprocessor of 227 KiB, 96 KiB on their way where 20 KiB hide the memory's latency.
+        # Tiles of 128 tokens take 136 KiB, one program, and nothing computes while it waits.
+        self.tile, self.warps, self.stages = block_size, 4, 3
         self.kv_heads, self.group, self.block_size = kv_heads, heads // kv_heads, block_size
         assert SPLIT_TOKENS % block_size == 0 and self.group <= GROUP_ROWS, (block_size, self.group)
         self.partial = torch.empty(max_sequences, heads, self.num_splits, head_dim, device=device)
@@ -188,7 +157,16 @@ class PagedKernels:
         assert key.stride(0) == value.stride(0) and key.stride(1) == key.shape[2], key.stride()
         width = keys.shape[1] * keys.shape[2]
         _store[(key.shape[0],)](
-            key, value, key.stride(0), keys, values, slots, width, triton.next_power_of_2(width), num_warps=4
+            key,
+            value,
+            key.stride(0),
+            keys,
+            values,
+            slots,
+            width,
+            triton.next_power_of_2(width),
+            num_warps=4,
+            enable_fp_fusion=FUSED,
         )
 
     def decode(self, query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, out: Tensor) -> None:
@@ -200,46 +178,20 @@ class PagedKernels:
         scale = head_dim**-0.5 * 1.4426950408889634  # log2 e: the kernels work in base 2
         _decode_split[(rows, self.kv_heads, self.num_splits)](
             query, query.stride(0), keys, values, tables, tables.stride(0), lengths, self.partial, self.sums, scale,
-            self.num_splits, self.kv_heads, self.group, GROUP_ROWS, head_dim, self.block_size, SPLIT_TOKENS,
-            num_warps=4, num_stages=3,
+            self.num_splits, self.kv_heads, self.group, GROUP_ROWS, head_dim, self.block_size, self.tile, SPLIT_TOKENS,
+            num_warps=self.warps, num_stages=self.stages, enable_fp_fusion=FUSED,
         )  # fmt: skip
         _decode_join[(rows, heads)](
             self.partial, self.sums, lengths, out, self.num_splits, head_dim,
-            JOINED_SPLITS, SPLIT_TOKENS, num_warps=2,
+            JOINED_SPLITS, SPLIT_TOKENS, num_warps=2, enable_fp_fusion=FUSED,
         )  # fmt: skip
 
 
-class FusedOperations(Operations):
-    """The element-wise parts as one kernel each. Works in place on the residual stream and on queries and keys."""
-
-    def rms_norm(self, rows: Tensor, norm: RMSNorm) -> Tensor:
-        out = torch.empty_like(rows)
-        width = rows.shape[1]
-        _add_rms_norm[(rows.shape[0],)](
-            rows, rows, norm.weight, out, width, norm.eps, False, triton.next_power_of_2(width), num_warps=8
-        )
-        return out
-
-    def add_rms_norm(self, rows: Tensor, update: Tensor, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-        out = torch.empty_like(rows)
-        width = rows.shape[1]
-        _add_rms_norm[(rows.shape[0],)](
-            rows, update, norm.weight, out, width, norm.eps, True, triton.next_power_of_2(width), num_warps=8
-        )
-        return rows, out
-
-    def gate(self, both: Tensor) -> Tensor:
-        rows, hidden = both.shape[0], both.shape[1] // 2
-        out = both.new_empty(rows, hidden)
-        _gate[(rows, triton.cdiv(hidden, 2048))](both, out, hidden, 2048, num_warps=8)
-        return out
-
-    def rotate(self, heads: Tensor, rotation: Tensor) -> Tensor:
-        rows, num, head_dim = heads.shape
-        assert heads.stride(1) == head_dim and heads.stride(2) == 1, heads.stride()
-        half = head_dim // 2
-        _rotate[(rows,)](
-            heads, heads.stride(0), rotation, num, triton.next_power_of_2(num), half, triton.next_power_of_2(half),
-            num_warps=4,
-        )  # fmt: skip
-        return heads
+def copy_blocks(stacked: Tensor, pairs: Tensor, block_size: int) -> None:
+    """`kv_cache.Copy`: one launch for all blocks and layers, without a second copy of them."""
+    layers, halves, slots, heads, head_dim = stacked.shape
+    size = block_size * heads * head_dim
+    _copy_blocks[(pairs.shape[1], layers * halves, triton.cdiv(size, COPIED_NUMBERS))](
+        stacked, pairs, pairs.shape[1], slots * heads * head_dim, size, COPIED_NUMBERS,
+        num_warps=8, enable_fp_fusion=FUSED,
+    )  # fmt: skip
