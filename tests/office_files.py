@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 
@@ -103,3 +104,16 @@ def epub(*chapters: str) -> bytes:
     }
     first = {"mimetype": b"application/epub+zip", "META-INF/container.xml": container, "b.opf": package.encode()}
     return zipped([*first.items(), *pages.items()])
+
+
+def with_parts(document: bytes, parts: Mapping[str, bytes]) -> bytes:
+    """The same package with these parts put in, or in the place of others; an empty one is left out."""
+    with zipfile.ZipFile(io.BytesIO(document)) as package:
+        kept = {name: package.read(name) for name in package.namelist()} | dict(parts)
+    return zipped({name: data for name, data in kept.items() if data})
+
+
+def related(**targets: str) -> bytes:
+    """Relations, named by their kind."""
+    lines = (f'<Relationship Id="{kind}" Type="x/{kind}" Target="{to}"/>' for kind, to in targets.items())
+    return f"<Relationships>{''.join(lines)}</Relationships>".encode()

@@ -74,6 +74,13 @@ UNSUPPORTED_FACT = "is no PDF, image, office document, mail or archive of a kind
 _ALSO_KNOWN = {
     b"Rar!\x1a\x07": "is a RAR archive, which is not unpacked here; pack it as ZIP or 7z",
     b"\x28\xb5\x2f\xfd": "is packed with Zstandard, which is not unpacked here; pack it with gzip or xz",
+    b"\x04\x22\x4d\x18": "is packed with LZ4, which is not unpacked here; pack it with gzip or xz",
+    b"LZIP\x01": "is packed with lzip, which is not unpacked here; pack it with gzip or xz",
+    b"\x1f\x9d": "is packed with compress, which is not unpacked here; pack it with gzip or xz",
+    b"\x78\x9f\x3e\x22": "is what Outlook wrapped a mail's attachments in; they are read in the mail that it came with",
+    b"From ": "begins as a mailbox of many mails, which is not read; save its mails as files of their own (.eml)",
+    b"%!PS": "is PostScript, which is not read; convert it to PDF",
+    b"AT&TFORM": "is a DjVu document, which is not read; convert it to PDF",
 }
 
 
@@ -197,18 +204,21 @@ _HEADER = re.compile(rb"([!-9;-~]+):[ \t]?[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*(?:\r?
 _OF_SENDERS = {b"from", b"received", b"return-path", b"message-id", b"delivered-to"}
 _OF_MAILS = _OF_SENDERS | {b"to", b"subject", b"date", b"mime-version", b"content-type", b"reply-to", b"cc", b"sender"}
 _HTML = re.compile(  # a comment is passed over once: tried in all ways, 20 of them take 0.1 s, and each more twice that
-    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?><!--.*?-->\s*)*+<(?:!doctype\s+html|html)[\s>]",
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?><!--.*?-->\s*)*+"
+    rb"<(?:!doctype\s+html|html|head|title|body|h1|div|p|table|font|br)[\s/>]",  # of a page without its frame, too
     re.IGNORECASE | re.DOTALL,
 )
 
 
 def _is_mail(head: bytes) -> bool:
-    """Two headers of mails at its beginning, one of which says whose it is."""
-    names, at = set[bytes](), 0
+    """Two headers of mails at its beginning, one of which says whose it is, or that it has parts: a web page kept as
+    one file."""
+    names, at, has_parts = set[bytes](), 0, False
     while (found := _HEADER.match(head, at)) is not None and found.end() > at:
-        names.add(found[1].lower())
+        names.add(name := found[1].lower())
+        has_parts |= name == b"content-type" and b"multipart/" in found[0].lower()
         at = found.end()
-    return len(names & _OF_MAILS) >= 2 and bool(names & _OF_SENDERS)
+    return len(names & _OF_MAILS) >= 2 and (bool(names & _OF_SENDERS) or (has_parts and b"mime-version" in names))
 
 
 def display(path: str) -> str:

@@ -18,6 +18,9 @@ from pipeline.errors import DocumentRejected, PageFailed
 
 _FONT_PT = 11
 _PAGES_AT_ONCE = 20  # about 15 ms each
+_WIDEST_PT = 7_000.0  # a little under the limit of PAGEPACK_MAX_PAGE_PT
+_WIDER = 1.5
+_MOST_MEASURED = 1_000  # pages, of a millisecond each
 _CSS = "td, th { padding: 1pt 5pt; }"  # else MuPDF sets cells so close that their words are one line of text
 
 
@@ -30,7 +33,8 @@ class FlowingPages:
         self._drawn: PdfPages | None = None
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
-            self._document = _laid_out(path, kind)
+            self._document, self._notes = _laid_out(path, kind)
+            self._notes += _widened(self._document)
             self.page_count: int = self._document.page_count
         except DocumentRejected:
             raise
@@ -46,7 +50,10 @@ class FlowingPages:
             except (*PDF_ERRORS, DocumentRejected) as error:
                 raise translated(error, PageFailed, "the page cannot be laid out") from error
             self._first = first
-        return self._with_own_text(self._drawn.draw(page_index - first), page_index)
+        drawn = self._with_own_text(self._drawn.draw(page_index - first), page_index)
+        if page_index or not self._notes:
+            return drawn
+        return replace(drawn, warnings="\n".join(filter(None, [*self._notes, drawn.warnings])))
 
     def _with_own_text(self, drawn: Drawn, page_index: int) -> Drawn:
         """A PDF does not say which letters a joined or shaped glyph stands for, as in Arabic: the layout knows."""
@@ -74,14 +81,33 @@ def _as_pdf(document: Any, page_indexes: range) -> bytes:
     return bytes(mupdf.fz_buffer_extract_copy(buffer))
 
 
-def _laid_out(path: str, kind: str) -> Any:
-    width_pt, height_pt = 595.0, 842.0
+def _widened(document: Any) -> list[str]:
+    """Lay it out anew so wide that no line is cut, for MuPDF breaks neither words nor tables; says what still is."""
+    if not document.page_count:
+        return []
+    width_pt, height_pt = document[0].rect.width, document[0].rect.height
+    while max(map(_right_edge, document.pages(0, _MOST_MEASURED)), default=0.0) > width_pt:
+        if width_pt >= _WIDEST_PT:
+            return [f"some lines are wider than the widest page, {_WIDEST_PT:,.0f} pt: what goes beyond is not shown"]
+        width_pt = min(width_pt * _WIDER, _WIDEST_PT)
+        document.layout(width=width_pt, height=height_pt, fontsize=_FONT_PT)
+    return []
+
+
+def _right_edge(page: Any) -> float:
+    """Of its text; MuPDF gives one letter that the page does not show, and none behind it."""
+    return max((block[2] for block in page.get_textpage(flags=0).extractBLOCKS()), default=0.0)
+
+
+def _laid_out(path: str, kind: str) -> tuple[Any, list[str]]:
+    """The document, and what it lacks, in words."""
+    width_pt, height_pt, notes = 595.0, 842.0, list[str]()
     mupdf.fz_set_user_css(_CSS)
     if kind == "epub":
         document = pymupdf.open(path, filetype="epub", width=width_pt, height=height_pt, fontsize=_FONT_PT)
         if document.needs_pass:
             raise DocumentRejected("the EPUB is encrypted; remove its protection", cause="encrypted")
-        return document
+        return document, notes
     if kind == "html":
         with open(path, "rb") as file:
             html = as_utf8(file.read())
@@ -91,16 +117,18 @@ def _laid_out(path: str, kind: str) -> Any:
         from pipeline.documents.office.reading import flowing_html
 
         flowing = flowing_html(path, kind)
-        html, width_pt, height_pt = flowing.html, flowing.width_pt, flowing.height_pt
-    return pymupdf.open(stream=html, filetype="html", width=width_pt, height=height_pt, fontsize=_FONT_PT)
+        html, width_pt, height_pt, notes = flowing.html, flowing.width_pt, flowing.height_pt, [*flowing.notes]
+    document = pymupdf.open(stream=html, filetype="html", width=width_pt, height=height_pt, fontsize=_FONT_PT)
+    return document, notes
 
 
 def _mail(path: str, kind: str) -> bytes:
-    from pipeline.documents.containers import mail_files
+    from pipeline.documents.containers.mail import as_html
+    from pipeline.documents.containers.mail_files import read_mail
     from pipeline.documents.containers.members import MembersLost
 
     with open(path, "rb") as file:
         try:
-            return mail_files.as_html(mail_files.read_mail(file, kind))
+            return as_html(read_mail(file, kind))
         except MembersLost as lost:
             raise DocumentRejected(lost.fact, cause=lost.cause) from lost

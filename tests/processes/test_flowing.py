@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.layout.own_text import own_text
 from pipeline.settings import Settings
-from tests.archives import mail, outlook, picture
-from tests.office_files import docx, epub, opendocument, pptx, words, xlsx
+from tests.archives import mail, outlook, picture, zipped
+from tests.office_files import docx, epub, opendocument, pptx, related, with_parts, words, xlsx
 
 Draw = Callable[[bytes, Kind], list[RasterizedPage]]
 HEIC = base64.b64decode(
@@ -158,11 +159,108 @@ def test_arabic_is_the_text_that_the_document_carries(draw: Draw) -> None:
         ('<meta charset="windows-1251">', "cp1251", "Привет мир"),
         ('<meta charset="shift_jis">', "shift_jis", "日本語の文"),
         ('<meta charset="windows-1252">', "utf-8-sig", "Straße café"),
+        ('<meta charset="gb2312">', "gbk", "朱镕基"),
+        ('<meta charset="x-sjis">', "cp932", "日本語①"),
+        ('<meta charset="euc-kr">', "cp949", "똠방"),
+        ('<meta charset="windows-874">', "cp874", "ภาษาไทย"),
+        ('<meta charset="iso-8859-9">', "cp1254", "“şğı”"),
+        ('<meta charset="iso-8859-8-i">', "iso8859-8", "שלום"),
     ],
 )
 def test_web_pages_are_read_in_the_code_that_they_declare(declared: str, code: str, said: str, draw: Draw) -> None:
     html = f"<html><head>{declared}</head><body><p>{said}</p></body></html>"
     assert texts(draw(html.encode(code), Kind.HTML)) == [said]
+
+
+def test_what_a_docx_says_outside_its_paragraphs_is_shown(draw: Draw) -> None:
+    chart = b"<chart><title><t>Sales</t></title><ser><cat><v>north</v></cat><val><v>4711</v></val></ser></chart>"
+    remarks = f'<w:comments xmlns:w="w"><w:comment w:author="Ada">{words("a remark")}</w:comment></w:comments>'
+    whole = (
+        b"MIME-Version: 1.0\nContent-Type: multipart/related; boundary=b\n\n--b\nContent-Type: text/html\n\n<p>web</p>"
+    )
+    item = (
+        '<w:p><w:pPr><w:numPr><w:ilvl w:val="{}"/><w:numId w:val="1"/></w:numPr></w:pPr><w:r><w:t>{}</w:t></w:r></w:p>'
+    )
+    items = "".join(item.format(level, text) for level, text in ((0, "one"), (1, "two"), (1, "three"), (0, "four")))
+    levels = (("0", "upperRoman", "%1.", "7"), ("1", "lowerLetter", "%1%2)", "1"))
+    numbering = "".join(
+        f'<w:lvl w:ilvl="{at}"><w:start w:val="{first}"/><w:numFmt w:val="{form}"/><w:lvlText w:val="{text}"/></w:lvl>'
+        for at, form, text, first in levels
+    )
+    numbering = f'<w:abstractNum w:abstractNumId="4">{numbering}</w:abstractNum>'
+    numbering += '<w:num w:numId="1"><w:abstractNumId w:val="4"/></w:num>'
+    half = "<w:p><f><num><w:r><w:t>1</w:t></w:r></num><den><w:r><w:t>2</w:t></w:r></den></f></w:p>"
+    deleted = f"<w:tbl><w:tr><w:trPr><w:del/></w:trPr><w:tc>{words('struck out')}</w:tc></w:tr></w:tbl>"
+    body = items + half + deleted + '<w:p><w:r><chart r:id="chart"/></w:r></w:p><w:altChunk r:id="aFChunk"/>'
+    parts = {
+        "word/charts/c.xml": chart,
+        "word/comments.xml": remarks.encode(),
+        "word/a.mht": whole + b"\n--b--\n",
+        "word/numbering.xml": f'<w:numbering xmlns:w="w">{numbering}</w:numbering>'.encode(),
+        "word/_rels/document.xml.rels": related(chart="charts/c.xml", aFChunk="a.mht"),
+    }
+    said = "VII. one VIIa) two VIIb) three VIII. four 1/2 Sales north 4711 web [comment Ada] a remark"
+    assert texts(draw(with_parts(docx(body), parts), Kind.DOCX)) == [said]
+
+
+def test_parts_of_a_package_are_found_whatever_they_are_called(draw: Draw) -> None:
+    package = docx(words("body"))
+    main = {"word/document.xml": b"", "word/document2.xml": f'<w xmlns:w="w">{words("moved")}</w>'.encode()}
+    moved = with_parts(package, main | {"_rels/.rels": related(officeDocument="/word/document2.xml")})
+    assert texts(draw(moved, Kind.DOCX)) == ["moved"]
+    with zipfile.ZipFile(io.BytesIO(package)) as parts:
+        windows = zipped({name.replace("/", "\\"): parts.read(name) for name in parts.namelist()})
+    assert texts(draw(windows, Kind.DOCX)) == ["body"]
+    assert texts(draw(with_parts(epub("<p>book</p>"), {"mimetype": b""}), Kind.EPUB)) == ["book"]
+
+
+def test_numbers_of_a_workbook_are_shown_as_its_cells_do(draw: Draw) -> None:
+    forms = ("0", "14", "170", "171", "46", "172")
+    styles = "".join(f'<xf numFmtId="{form}"/>' for form in forms)
+    codes = {170: "[h]:mm", 171: "0.0%", 172: "#,##0.00_d"}
+    own = "".join(f'<numFmt numFmtId="{number}" formatCode="{code}"/>' for number, code in codes.items())
+    values = ((1, 44562), (2, 1.5), (3, 0.255), (4, 1.25), (5, 1234.5))
+    row = "".join(f'<c s="{style}"><v>{value}</v></c>' for style, value in values)
+    book = b'<workbook xmlns:r="r"><workbookPr date1904="1"/><sheets><sheet name="S" r:id="r1"/></sheets></workbook>'
+    foot = "<headerFooter><oddFooter>&amp;C&amp;8Draft &amp;P</oddFooter></headerFooter>"
+    shuffled = '<row><c r="C2"><v>3</v></c><c r="A2" t="inlineStr"><is><t>a_x000D_b</t></is></c></row>'
+    parts = {
+        "xl/workbook.xml": book,
+        "xl/styles.xml": f"<styleSheet><numFmts>{own}</numFmts><cellXfs>{styles}</cellXfs></styleSheet>".encode(),
+        "xl/_rels/s1.xml.rels": related(comments="c.xml"),
+        "xl/c.xml": b'<comments><comment ref="B7"><text><t>a remark</t></text></comment></comments>',
+    }
+    said = "S 2026-01-02 36:00:00 25.5% 30:00:00 1234.5 ab 3 [comment B7] a remark Draft"
+    sheet = xlsx({"S": f"<row>{row}</row>{shuffled}{foot}"})
+    assert texts(draw(with_parts(sheet, parts), Kind.XLSX)) == [said]
+
+
+def test_a_workbook_without_its_words_says_so(draw: Draw) -> None:
+    sheet = xlsx({"S": '<row><c t="s"><v>0</v></c><c><v>5</v></c></row>'})
+    [page] = draw(with_parts(sheet, {"xl/sharedStrings.xml": b""}), Kind.XLSX)
+    assert texts([page]) == ["S 5"] and "words are not in the file" in page.warnings
+
+
+def test_what_an_opendocument_says_beside_its_paragraphs_is_shown(draw: Draw) -> None:
+    styles = b"<o xmlns:s='s' xmlns:text='text'><s:header-first><text:p>letterhead</text:p></s:header-first></o>"
+    chart = b"<o xmlns:text='text'><text:p>Turnover</text:p></o>"
+    shape = "<draw:custom-shape><text:p>in a</text:p><text:p>shape</text:p></draw:custom-shape>"
+    body = f"<text:p>text{shape}<office:annotation><text:p>a remark</text:p></office:annotation></text:p>"
+    body += '<draw:frame><draw:object xlink:href="./Object 1"/></draw:frame>'
+    document = with_parts(opendocument("text", body), {"styles.xml": styles, "Object 1/content.xml": chart})
+    assert texts(draw(document, Kind.ODT)) == ["letterhead text in a shape [comment] a remark Turnover"]
+    cell = '<table:table-cell office:value="42.5"/>'
+    sheet = f'<table:table table:name="S"><table:table-row>{cell}</table:table-row></table:table>'
+    assert texts(draw(opendocument("spreadsheet", sheet), Kind.ODS)) == ["S 42.5"]
+
+
+def test_pages_are_as_wide_as_their_widest_line(draw: Draw) -> None:
+    cells = "".join(f"<td>column{number}</td>" for number in range(30))
+    html = f"<table><tr>{cells}</tr></table><pre>{'y' * 200} end</pre>"
+    [page] = draw(html.encode(), Kind.HTML)
+    assert "column29" in texts([page])[0] and texts([page])[0].endswith("y end") and (page.width_pt or 0) < 3_000
+    [page] = draw(f"<p>{'x' * 2_000} end</p>".encode(), Kind.HTML)
+    assert "wider than the widest page" in page.warnings and texts([page])[0].count("x") < 2_000
 
 
 def test_mails_are_pages_that_say_who_wrote_what(draw: Draw) -> None:

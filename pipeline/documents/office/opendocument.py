@@ -1,4 +1,4 @@
-"""An ODT, ODS, ODP or ODG: headings, paragraphs, lists, tables, pictures, notes; a slide begins a page."""
+"""An ODT, ODS, ODP or ODG: headings, lists, tables, pictures, charts, notes, comments; a slide begins a page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from pipeline.documents.office.package import (
     on_pages_of_their_own,
     page,
     paragraph,
+    remark,
     table,
 )
 from pipeline.documents.office.sheets import sheet_pages
 from pipeline.errors import DocumentRejected
 
+_VALUES = ("date-value", "time-value", "string-value", "boolean-value", "value")  # of a cell that shows no text
 _MOST_REPEATED = 1_000  # a sheet says that its last row is repeated to the end, a million times
 _MOST_CELLS = 1_000_000
-_PASSED_OVER = {"annotation", "tracked-changes", "forms", "settings", "table-column", "sequence-decls", "shapes"}
+_MOST_DEPTH = 4  # of objects in objects
+_PASSED_OVER = {"tracked-changes", "forms", "settings", "table-column", "sequence-decls", "shapes"}
 
 
 def read(package: Package) -> Flowing:
@@ -33,8 +36,9 @@ def read(package: Package) -> Flowing:
     reader, body = _Reader(package), next((one for one in tree.iter() if local(one) == "body"), None)
     styles, edges = package.xml("styles.xml"), {"header": list[str](), "footer": list[str]()}
     for part in styles.iter() if styles is not None else ():
-        if local(part) in edges and (text := "".join(reader.blocks(part))) not in edges[local(part)]:
-            edges[local(part)].append(text)
+        edge = edges.get(local(part).removesuffix("-left").removesuffix("-first"))
+        if edge is not None and (text := "".join(reader.blocks(part))) not in edge:
+            edge.append(text)
     pieces = reader.blocks(body) if body is not None else []
     pieces = [*edges["header"], *pieces, *edges["footer"]]
     kind = local(body[0]) if body is not None and len(body) else ""
@@ -46,7 +50,7 @@ def read(package: Package) -> Flowing:
 class _Reader:
     def __init__(self, package: Package) -> None:
         self._package = package
-        self._num_cells = 0
+        self._num_cells = self._depth = 0
         self.widest = 1
 
     def blocks(self, element: Element) -> list[str]:
@@ -63,6 +67,10 @@ class _Reader:
                 pieces.append(self._sheet(one))
             elif name == "image":
                 pieces.append(self._picture(one))
+            elif name == "object":
+                pieces.append(self._object(one))
+            elif name == "annotation":
+                pieces.append(self._remark(one))
             elif name == "page":
                 pages.append("".join(self.blocks(one)))
             elif name not in _PASSED_OVER:
@@ -77,6 +85,7 @@ class _Reader:
                 if local(cell) not in ("table-cell", "covered-table-cell"):
                     continue
                 text = "".join(self.blocks(cell)).replace("<p>", "").replace("</p>", "<br/>").removesuffix("<br/>")
+                text = text or html.escape(next(filter(None, (attribute(cell, name) for name in _VALUES)), ""))
                 cells += [text] * min(int(attribute(cell, "number-columns-repeated") or 1), _MOST_REPEATED)
             while cells and not cells[-1]:
                 cells.pop()
@@ -101,7 +110,11 @@ class _Reader:
                 pieces.append("<br/>")
             elif name == "image":
                 pieces.append(self._picture(one))
-            elif name == "text-box":
+            elif name == "object":
+                boxes.append(self._object(one))
+            elif name == "annotation":
+                boxes.append(self._remark(one))
+            elif name == "text-box" or any(local(below) == "p" for below in one):  # a shape with words of its own
                 boxes += self.blocks(one)
             elif name == "note":
                 boxes += self.blocks(one)
@@ -110,6 +123,21 @@ class _Reader:
                 pieces.append(self._inline(one, boxes))
             pieces.append(html.escape(one.tail or ""))
         return "".join(pieces)
+
+    def _object(self, element: Element) -> str:
+        """What a chart or the like says, which lies in a part of its own."""
+        name = (attribute(element, "href") or "").removeprefix("./")
+        tree = self._package.xml(f"{name}/content.xml") if name and self._depth < _MOST_DEPTH else None
+        if tree is None:
+            return ""
+        self._depth += 1
+        text = "".join(self.blocks(tree))
+        self._depth -= 1
+        return text
+
+    def _remark(self, element: Element) -> str:
+        author = next((one.text or "" for one in element if local(one) == "creator"), "")
+        return remark(author, "".join(self.blocks(element)))
 
     def _picture(self, element: Element) -> str:
         return self._package.picture((attribute(element, "href") or "").removeprefix("./"))

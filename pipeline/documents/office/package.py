@@ -8,7 +8,7 @@ import posixpath
 import zipfile
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -34,28 +34,45 @@ class Flowing:
     html: bytes
     width_pt: float = 595.0  # A4
     height_pt: float = 842.0
+    notes: tuple[str, ...] = ()  # what is missing, in words
 
 
 class Package:
     """An open document."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | IO[bytes]) -> None:
         self._zip = zipfile.ZipFile(path)
-        self._names = set(self._zip.namelist())
+        # Parts are named without regard to case, and some programs part their names with `\\`.
+        self._parts = {_key(name): name for name in reversed(self._zip.namelist())}
         self._picture_bytes = 0
 
     def names(self, start: str) -> list[str]:
-        return sorted((name for name in self._names if name.startswith(start)), key=lambda name: (len(name), name))
+        return sorted((name for name in self._parts if name.startswith(start)), key=lambda name: (len(name), name))
+
+    def main(self, name: str) -> str:
+        """The part that the package names as its document; some programs call it otherwise than most."""
+        tree = self.xml("_rels/.rels")
+        for one in tree if tree is not None else ():
+            target = one.get("Target", "").lstrip("/")
+            if one.get("Type", "").endswith("/officeDocument") and _key(target) in self._parts:
+                return target
+        return name
+
+    def data(self, name: str) -> bytes | None:
+        """The part of this name; None where there is none."""
+        part = self._parts.get(_key(name))
+        if part is None:
+            return None
+        if (size := self._zip.getinfo(part).file_size) > MOST_PART_BYTES:
+            raise DocumentRejected(f"its part {name} unpacks to {size:,} bytes: too many", cause="too-large")
+        if self._zip.getinfo(part).flag_bits & 1:
+            raise DocumentRejected("the document is encrypted; remove its password", cause="encrypted")
+        return self._zip.read(part)
 
     def xml(self, name: str) -> Element | None:
         """The part of this name as a tree; None where there is none."""
-        if name not in self._names:
-            return None
-        if (size := self._zip.getinfo(name).file_size) > MOST_PART_BYTES:
-            raise DocumentRejected(f"its part {name} unpacks to {size:,} bytes: too many", cause="too-large")
-        if self._zip.getinfo(name).flag_bits & 1:
-            raise DocumentRejected("the document is encrypted; remove its password", cause="encrypted")
-        return ElementTree.fromstring(self._zip.read(name))
+        data = self.data(name)
+        return None if data is None else ElementTree.fromstring(data)
 
     def related(self, name: str) -> dict[str, tuple[str, str]]:
         """Id → type and name of the parts that this one refers to."""
@@ -74,12 +91,13 @@ class Package:
 
     def picture(self, name: str) -> str:
         """An `<img>`; what MuPDF does not draw, such as EMF, is said in words."""
-        if name not in self._names:
+        part = self._parts.get(_key(name))
+        if part is None:
             return ""
-        self._picture_bytes += (size := self._zip.getinfo(name).file_size)
+        self._picture_bytes += (size := self._zip.getinfo(part).file_size)
         if size > MOST_PICTURE_BYTES or self._picture_bytes > 4 * MOST_PICTURE_BYTES:
             return f"<p>[picture {html.escape(name.rpartition('/')[2])} of {size:,} bytes: too large]</p>"
-        data = self._zip.read(name)
+        data = self._zip.read(part)
         kind = next((kind for magic, kind in _PICTURES.items() if data.startswith(magic)), None)
         if kind is None:
             return f"<p>[picture {html.escape(name.rpartition('/')[2])}: of a kind that is not drawn]</p>"
@@ -90,6 +108,10 @@ class Package:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._zip.close()
+
+
+def _key(name: str) -> str:
+    return name.replace("\\", "/").lstrip("/").casefold()
 
 
 def page(pieces: list[str], style: str = "") -> bytes:
@@ -124,6 +146,11 @@ def paragraph(text: str, level: int = 0) -> str:
     """Of text that is HTML already; `level` is that of a heading, from 1."""
     tag = f"h{min(level, 6)}" if level else "p"
     return f"<{tag}>{text or '&#160;'}</{tag}>"
+
+
+def remark(author: str, text: str) -> str:
+    """What somebody wrote beside the text, which is HTML already."""
+    return f"<div><p>[{html.escape(' '.join(['comment', *author.split()]))}]</p>{text}</div>"
 
 
 def table(rows: list[list[str]]) -> str:

@@ -13,6 +13,7 @@ from pipeline.documents.office.package import (
     on_pages_of_their_own,
     page,
     paragraph,
+    remark,
     table,
 )
 from pipeline.documents.office.sheets import chart
@@ -21,10 +22,11 @@ _MAIN = "ppt/presentation.xml"
 
 
 def read(package: Package) -> Flowing:
-    deck = package.xml(_MAIN)
+    main = package.main(_MAIN)
+    deck = package.xml(main)
     if deck is None:
-        raise KeyError(_MAIN)
-    related = package.related(_MAIN)
+        raise KeyError(main)
+    related = package.related(main)
     listed = [related.get(attribute(one, "id") or "", ("", ""))[1] for one in deck.iter() if local(one) == "sldId"]
     # `sldId` has an `id` of its own beside that of the relation.
     ids = [value for one in deck.iter() if local(one) == "sldId" for key, value in one.attrib.items() if "}" in key]
@@ -42,6 +44,9 @@ def _slide(package: Package, name: str) -> str:
     for kind, target in related.values():
         if kind in ("chart", "diagramData"):
             pieces.append(chart(package, target))
+        elif kind == "comments" and (remarks := package.xml(target)) is not None:
+            words = [one.text or "" for one in remarks.iter() if local(one) in ("text", "t")]
+            pieces += [remark("", paragraph(html.escape(text))) for text in words if text.strip()]
         elif kind == "notesSlide" and (notes := package.xml(target)) is not None:
             words = [
                 text
