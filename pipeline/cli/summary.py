@@ -67,6 +67,7 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     from pipeline.query.batch_status import (
         answered_by_others,
         answers_held,
+        files_drawn_for_another_model,
         files_drawn_otherwise,
         find_batch,
         pages_done_within,
@@ -80,13 +81,15 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     summary = query_status(db, batch)
     done_now = min(pages_done_within(db, batch.id, seconds), summary.pages_done)
     otherwise, held = files_drawn_otherwise(db, batch.id), answers_held(db, batch.id)
+    for_another = files_drawn_for_another_model(db, batch.id) if otherwise else 0
     cost, others = cost_of_batch(db, batch.id), answered_by_others(db, batch.id)
     unsupported = summary.failures.get(UNSUPPORTED, 0)
     code = exit_code_of(summary.failures)
     if as_json:
         more = {"seconds": round(seconds, 2), "files_ignored": num_ignored, "pages_done_now": done_now}
         more |= {} if cost is None else {"cost": round(cost, 6)}
-        more |= {"files_drawn_otherwise": otherwise, "answers_held": held}
+        more |= {"files_drawn_otherwise": otherwise, "files_drawn_for_another_model": for_another}
+        more |= {"answers_held": held}
         click.echo(json.dumps({**status_json(summary), **more, "answered_by_others": others}, ensure_ascii=False))
     else:
         now = "" if done_now == summary.pages_done else f"{done_now:,} of them now, "
@@ -125,8 +128,10 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
             )
         if otherwise:
             are = "keeps its" if otherwise == 1 else "keep their"
+            what = "of another --detail" if for_another < otherwise else "drawn for another model"
+            what += " or drawn for another model" if 0 < for_another < otherwise else ""
             click.echo(
-                f"{counted(otherwise, 'file')} {are} page images of another --detail, and the answers to them: "
+                f"{counted(otherwise, 'file')} {are} page images {what}, and the answers to them: "
                 "`pagepack forget` and the same command again draw them anew"
             )
         if unsupported and code == EXIT_DONE:

@@ -34,7 +34,7 @@ _SIDE_PX = 1024  # a picture is looked at in at least this size, and less than t
 _LEAST_SIDE_PX = 48
 _PRINT = 60  # a jump of brightness that print makes
 _PRINTED_SHARE = 0.015  # of pixels beside such a jump: a page of print has 0.05 and more
-_PADDING_PX = 15  # white that makes a picture's sides multiples of 16
+_PADDING_PX = 15, 27  # white that makes a picture's sides multiples of 16, or of 28 (`raster.py`)
 _EDGE_PX = 2
 _CELL_PX = 8
 
@@ -81,7 +81,8 @@ def _without_padding(grey: Image.Image) -> Image.Image:
     box = ImageChops.invert(grey).getbbox()
     if box is None:
         return grey
-    right, bottom = (end if full - end <= _PADDING_PX else full for end, full in zip(box[2:], grey.size, strict=True))
+    most = _PADDING_PX[any(side % 16 for side in grey.size)]
+    right, bottom = (end if full - end <= most else full for end, full in zip(box[2:], grey.size, strict=True))
     return grey.crop((0, 0, right, bottom))
 
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from pipeline.documents.raster import PIXTRAL, Raster
 from pipeline.errors import DocumentRejected, PageFailed
 
-PATCH_PX = 16  # side of the vision encoder's patch
 WHITEST = 240  # a picture whose one colour is lighter is blank paper
 _EDGE_PX = 2  # at the edge of a picture, where it is mixed with what lies around it
 MAX_TEXT_CHARACTERS = 1_000_000  # of one page's text layer; a thick book has as many
@@ -17,7 +17,7 @@ Rejection = TypeVar("Rejection", DocumentRejected, PageFailed)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be drawn; each is the setting of the same name."""
+    """What may be drawn: settings by their names, and what the model takes that will read it."""
 
     max_side_px: int
     max_pages: int
@@ -25,6 +25,16 @@ class Limits:
     max_image_pixels: int
     all_frames: bool = False
     max_page_pixels: int = 2**24
+    raster: Raster = PIXTRAL
+
+    @property
+    def whole_side_px(self) -> int:
+        """The longest side at most, in whole squares of the model's."""
+        return self.max_side_px - self.max_side_px % self.raster.cell_px
+
+    def padded(self, side_px: int) -> int:
+        """The next multiple of the model's square."""
+        return -(-side_px // self.raster.cell_px) * self.raster.cell_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class Drawn:
     """One page: its picture and what is known about it."""
 
     mode: str  # RGB or L
-    width_px: int  # both sides multiples of 16
+    width_px: int  # both sides multiples of the model's square
     height_px: int
     pixels: bytes | memoryview  # rows from the top, without gaps
     text_layer: str | None  # None: the page carries none, as an image never does
@@ -54,11 +64,6 @@ class Opened(Protocol):
 
     def draw(self, page_index: int) -> Drawn:
         """Raises PageFailed."""
-
-
-def padded_px(side_px: int) -> int:
-    """The next multiple of 16."""
-    return -(-side_px // PATCH_PX) * PATCH_PX
 
 
 def clean(text: str) -> str:

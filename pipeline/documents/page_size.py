@@ -1,7 +1,7 @@
 """At what size a page is drawn: so that its small print can be read, and no larger.
 
     auto   as `page`, where small print is ENOUGH_PX high then; else it becomes TARGET_PX high
-    page   the long side is 1,024 px
+    page   the long side is that of the model's largest image: 1,024 px (`raster.py`)
     N      the long side is N px
 
 Always within the bounds of the settings, in side and in area, and no image file is enlarged. The area counts: a receipt
@@ -10,10 +10,10 @@ of 640 × 5,360 px has a long side, and fewer pixels than A4 at 200 dpi.
     A4, 10 pt:   12 px at the size of `page`: that size
     A4,  7 pt:   8.5 px; 14 px want 2 px a point  →  1,191 × 1,684 px
 
-Both sides of the picture are multiples of 16 (the vision encoder's patch), so that the model's own preprocessing never
-resamples. The content keeps its proportions, and white fills up to 15 px on the right and at the bottom. Stretching
-instead (under 1 % on A4, but 16 % on a strip 50 px high) would bend the content to save a column of patches which that
-preprocessing adds anyway.
+Both sides of the picture are multiples of the square that is one token of the model's (16 px, the vision encoder's
+patch), so that the model's own preprocessing never resamples. The content keeps its proportions, and white fills what
+is left on the right and at the bottom, up to 15 px. Stretching instead (under 1 % on A4, but 16 % on a strip 50 px
+high) would bend the content to save a column of patches which that preprocessing adds anyway.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pipeline.documents.drawn import Limits
 from schemas.review import LEGIBLE_PX
 
-WHOLE_PAGE_PX = 1024
 # Drawn pages of 13 kinds were read at 7 to 16 px: from 10 px on as well as at 16, under 9 px words are lost. Scans of
 # poor print want a little more (docs/detail.md).
 TARGET_PX = 14
@@ -58,7 +57,7 @@ def choose_size(
     Where no print was found, `auto` gives `least_pixels`. It draws no larger than `sharp`, the scale at which a scan
     has all of its own pixels, unless `page` does.
     """
-    whole = WHOLE_PAGE_PX / max(width, height)
+    whole = limits.raster.side_px / max(width, height)
     if detail == "auto" and print_size is not None and print_size * whole >= ENOUGH_PX:
         wanted = whole
     elif detail == "auto":
@@ -78,12 +77,14 @@ def largest(width: float, height: float, limits: Limits) -> Size:
 
 def bound(width: float, height: float, limits: Limits) -> float:
     """The largest scale that the settings allow."""
-    return min(limits.max_side_px / max(width, height), math.sqrt(limits.max_page_pixels / (width * height)))
+    return min(limits.whole_side_px / max(width, height), math.sqrt(limits.max_page_pixels / (width * height)))
 
 
 def sized(width: float, height: float, scale: float, limits: Limits) -> Size:
     """Sides are rounded up, except what is over by rounding error alone; none falls below 1 px."""
-    width_px, height_px = (min(max(math.ceil(side * scale - 1e-3), 1), limits.max_side_px) for side in (width, height))
+    width_px, height_px = (
+        min(max(math.ceil(side * scale - 1e-3), 1), limits.whole_side_px) for side in (width, height)
+    )
     return Size(scale, width_px, height_px)
 
 

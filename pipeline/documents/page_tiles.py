@@ -1,14 +1,16 @@
 """How a page larger than the model's largest image is cut: the whole page, shrunk, and tiles of it that overlap.
 
-The table of positions ends at 1,024 px a side. A page that needs more goes into one prompt as several images: the whole
-page for its layout, then tiles at the page's own size for the letters, row by row. The model answers once, so a line
-that a cut runs through is still written as one line, and columns keep their order.
+The table of positions ends at 1,024 px a side (that of Mistral Small 3.x and Ministral 3 at 1,540). A page that needs
+more goes into one prompt as several images: the whole page for its layout, then tiles at the page's own size for the
+letters, row by row. The model answers once, so a line that a cut runs through is still written as one line, and columns
+keep their order.
 
     1,456 × 2,048 px   whole 736 × 1,024, tiles in 3 rows of 2, each 800 × 768 px:
     x 0 … 800, 656 … 1,456        y 0 … 768, 640 … 1,408, 1,280 … 2,048
 
 Neighbours share OVERLAP_PX at least, so that each word and each line of small print is whole in one tile; larger print
-is read in the whole page. Tiles are equal, and their sides multiples of the model's patch, so nothing is resampled.
+is read in the whole page. Tiles are equal, and their sides multiples of the model's square, so nothing is resampled:
+where the page's own sides are none, as it was drawn for another model, white fills them up.
 
 A tile costs what any image costs, (width / 16 + 1) × height / 16 tokens for Pixtral. What is over `most_tokens` in all
 is shrunk until it is not: A1 at 10 pt comes to 12 px of print, a page of thousands of tiles to a few.
@@ -67,7 +69,7 @@ def plan_tiles(
     side -= side % cell
     whole = _cells(width, height, side / max(width, height), cell)
     left = most_tokens - num_tokens([whole], cell)
-    scale, scaled = 1.0, (width, height)
+    scale, scaled = 1.0, _cells(width, height, 1.0, cell)
     while max(scaled) > max(side, tiled_from):
         columns, rows = (_spans(length, side, cell) for length in scaled)
         boxes = tuple((x, y, right, bottom) for y, bottom in rows for x, right in columns)
@@ -80,8 +82,8 @@ def plan_tiles(
 
 
 def scale_within(page: Size, size: Size) -> float:
-    """The largest at which the page lies within `size`; white fills the rest, less than a cell on one side."""
-    return min(inside / whole for whole, inside in zip(page, size, strict=True))
+    """The largest up to 1 at which the page lies within `size`; white fills the rest, less than a cell on one side."""
+    return min(1.0, *(inside / whole for whole, inside in zip(page, size, strict=True)))
 
 
 def num_tokens(sizes: Iterable[Size], cell: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pymupdf as _pymupdf
 from PIL import Image
 
-from pipeline.documents.drawn import Limits, padded_px
+from pipeline.documents.drawn import Limits
 from pipeline.documents.layer_lines import UNDRAWN
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, Size, bound, choose_size, sized, too_small
 from pipeline.documents.print_size import look_at, size_of_text
@@ -73,9 +73,9 @@ def choose_page_size(
     return PageSize(size, print_px, too_small(print_px, size, *sides_pt, detail, limits))
 
 
-def draw(display_list: Any, size: Size) -> Any:
-    """A pixmap in RGB, white up to multiples of 16."""
-    pixmap = _white_pixmap(pymupdf.csRGB, padded_px(size.width_px), padded_px(size.height_px))
+def draw(display_list: Any, size: Size, limits: Limits) -> Any:
+    """A pixmap in RGB, white up to multiples of the model's square."""
+    pixmap = _white_pixmap(pymupdf.csRGB, limits.padded(size.width_px), limits.padded(size.height_px))
     _draw_into(pixmap, display_list, size.scale)
     # What lies outside the page was drawn into the padding: a device with a smaller box than its pixmap's
     # (fz_new_draw_device_with_bbox) corrupts the heap in MuPDF 1.28.

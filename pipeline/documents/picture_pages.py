@@ -16,7 +16,7 @@ import pymupdf as _pymupdf
 from PIL import Image
 
 from pipeline.documents.dots import dpi_of, stretch_of
-from pipeline.documents.drawn import Limits, padded_px, translated
+from pipeline.documents.drawn import Limits, translated
 from pipeline.documents.flatten import flatten, resampled_mode
 from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdf import PDF_ERRORS
@@ -55,6 +55,7 @@ class PicturePages:
     def __init__(self, pdf: Any, path: str, kind: str, limits: Limits, detail: str) -> None:
         """`pdf` is a `pymupdf.Document`; raises as `render.open_document`."""
         self._pdf, self._path, self._kind = pdf, path, kind
+        self._padded = limits.padded
         self._drawn = _opened(path, kind, limits, detail)
         # No picture is enlarged, so such bounds leave each as it is.
         unbounded = replace(limits, max_side_px=_PLAIN, max_page_pixels=_PLAIN**2)
@@ -121,8 +122,8 @@ class PicturePages:
         dpi: float | None,
         image: Image.Image,
     ) -> tuple[float, float]:
-        """How large the picture is in the image that was read, which is padded to multiples of 16."""
-        if page_px is None or tuple(padded_px(round(side)) for side in sides) == page_px:
+        """How large the picture is in the image that was read, which is padded to whole squares of its model's."""
+        if page_px is None or tuple(self._padded(round(side)) for side in sides) == page_px:
             return sides
         own = dpi_of(image)
         if dpi and own:
@@ -130,7 +131,7 @@ class PicturePages:
         else:
             with suppress(Exception):  # else as near as the padding lets it be known
                 drawn = self._drawn.decoded(page_index).picture.size
-                if (padded_px(drawn[0]), padded_px(drawn[1])) == page_px:
+                if (self._padded(drawn[0]), self._padded(drawn[1])) == page_px:
                     return drawn
             scale = min(page_px[0] / sides[0], page_px[1] / sides[1])
         return sides[0] * scale, sides[1] * scale

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pipeline.documents.files import display, open_regular
+from pipeline.documents.raster import drawn_for
 from pipeline.documents.render_process import Child, ChildGone, RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.settings import Settings
@@ -53,16 +54,17 @@ class Rasterizer:
         name: str | None = None,
         detail: str | None = None,
     ) -> OpenDocument:
-        """Open a document; use it in a `with`, one at a time. `detail` as `page_size` says, else as the settings do.
+        """Open a document; use it in a `with`, one at a time.
 
-        Where `file` is given, it is read instead of the path, and closed in the end; `name` is for messages.
+        `detail` is as `page_size` and `raster` say, else as the settings have it, for their model. Where `file` is
+        given, it is read instead of the path, and closed in the end; `name` is for messages.
 
         Raises:
             DocumentRejected: `encrypted`, `damaged`, `empty`, `too-large`, `timeout`, `memory`, `crash`, or what
                 `files.open_regular` raises.
             Unavailable: no child process can be started.
         """
-        asked = detail or self._settings.detail
+        asked = detail or drawn_for(self._settings)
         return OpenDocument(self, kind, asked, file or open_regular(path), name or display(os.fspath(path)))
 
     def child(self) -> Child:

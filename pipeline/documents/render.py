@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.documents.drawn import Limits, Opened
 from pipeline.documents.files import OLD_OFFICE
+from pipeline.documents.raster import parted
 from pipeline.documents.render_flowing import FlowingPages
 from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdfium import PdfByEither
@@ -14,12 +17,14 @@ _FLOWING = ("epub", "html", "eml", "msg", "docx", "xlsx", "pptx", "odt", "ods", 
 
 
 def open_document(path: str, kind: str, limits: Limits, detail: str = "auto") -> Opened:
-    """Open a file as the kind that its first bytes announced; `detail` as `page_size` says.
+    """Open a file as the kind that its first bytes announced; `detail` as `page_size` and `raster` say.
 
     Raises:
         DocumentRejected: `encrypted`, `damaged`, `empty` (no pages), `too-large` or `memory`.
     """
     document: Opened
+    detail, raster = parted(detail)
+    limits = replace(limits, raster=raster)
     if kind == "pdf":
         document = PdfByEither(path, limits, detail)
     elif kind in OLD_OFFICE:

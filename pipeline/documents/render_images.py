@@ -22,7 +22,7 @@ from PIL import (
 
 from pipeline.documents.cut_images import decode_cut, ends_early, lenient
 from pipeline.documents.dots import dpi_of, stretch_of, turn_of
-from pipeline.documents.drawn import Drawn, Limits, clean, is_white, padded_px, translated, without_paths
+from pipeline.documents.drawn import Drawn, Limits, clean, is_white, translated, without_paths
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import formats_of
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
@@ -78,7 +78,7 @@ class ImageFrames:
             if self.page_count < self._frames:
                 blank = ", and a blank one," if colour_of_picture(image) else ""
                 notes.append(f"the first of {self._frames:,} frames{blank} is read; PAGEPACK_ALL_FRAMES=1 reads all")
-            return finished(image, shrunk, notes)
+            return finished(image, shrunk, notes, self._limits)
         except PageFailed:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
@@ -185,7 +185,7 @@ def check_size(size: tuple[int, int], limits: Limits, error: type[DocumentReject
         raise error(f"{fact}, {over} or shrink it", cause="too-large")
 
 
-def finished(image: Image.Image, shrunk: Shrunk, notes: list[str]) -> Drawn:
+def finished(image: Image.Image, shrunk: Shrunk, notes: list[str], limits: Limits) -> Drawn:
     """A picture in RGB or L, made of one that was decoded, as a page.
 
     Raises:
@@ -195,7 +195,7 @@ def finished(image: Image.Image, shrunk: Shrunk, notes: list[str]) -> Drawn:
     if colour is not None and not is_white(colour):
         shown = "#" + "".join(f"{value:02x}" for value in colour)
         raise PageFailed(f"the picture is one colour, {shown}: there is nothing to read", cause="damaged")
-    image = pad(image)
+    image = pad(image, limits)
     warnings = without_paths(clean("\n".join(notes)))
     pixels = image.tobytes()
     return Drawn(image.mode, *image.size, pixels, None, warnings, dpi=shrunk.dpi, print_px=shrunk.print_px)
@@ -265,9 +265,9 @@ def colour_of_picture(image: Image.Image) -> tuple[int, ...] | None:
     return colour if len(colour) == 3 else colour * 3
 
 
-def pad(image: Image.Image) -> Image.Image:
-    """White on the right and at the bottom, up to multiples of 16."""
-    size = (padded_px(image.width), padded_px(image.height))
+def pad(image: Image.Image, limits: Limits) -> Image.Image:
+    """White on the right and at the bottom, up to multiples of the model's square."""
+    size = (limits.padded(image.width), limits.padded(image.height))
     if size == image.size:
         return image
     canvas = Image.new(image.mode, size, "white")

@@ -93,7 +93,7 @@ class PdfPages:
             lines = text_lines(text_page)
             text = said_once(text, lines)
             chosen = choose_page_size(display_list, lines, sides_pt, self._detail, self._limits)
-            pixmap = draw(display_list, chosen.size)
+            pixmap = draw(display_list, chosen.size, self._limits)
             notes += [chosen.warning] if chosen.warning else []
             complaints = clean(pymupdf.TOOLS.mupdf_warnings())
             pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap

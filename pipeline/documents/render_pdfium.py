@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.documents.drawn import Drawn, Limits, Opened, padded_px, without_paths
+from pipeline.documents.drawn import Drawn, Limits, Opened, without_paths
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, bound, choose_size, sized, too_small
 from pipeline.documents.print_size import look_at
 from pipeline.documents.render_pdf import PdfPages
@@ -113,7 +113,8 @@ class _ByPdfium:
         if picture.getcolors(_LEAST_COLOURS) is not None:
             return None
         print_px = None if print_pt is None else print_pt * size.scale
-        canvas = Image.new("RGB", (padded_px(size.width_px), padded_px(size.height_px)), "white")
+        sides = self._limits.padded(size.width_px), self._limits.padded(size.height_px)
+        canvas = Image.new("RGB", sides, "white")
         canvas.paste(picture)
         notes = [f"drawn by pdfium, without the text that it may carry, for MuPDF cannot draw it: {without_paths(why)}"]
         notes += filter(None, [too_small(print_px, size, *sides_pt, self._detail, self._limits)])

@@ -25,6 +25,7 @@ from PIL import Image
 from pipeline.blobs import png
 from pipeline.documents.blank_page import is_blank
 from pipeline.documents.layer_lines import LayerLine
+from pipeline.documents.raster import MOST_CELL_PX
 from pipeline.documents.render_child import SLOTS, length, pack
 from pipeline.documents.text_layer import judge
 from pipeline.environment import without_credentials
@@ -58,7 +59,7 @@ class RasterizedPage:
     """One page as it is stored."""
 
     page_index: int
-    width_px: int  # of the image, padding included: multiples of 16
+    width_px: int  # of the image, padding included: multiples of the model's square
     height_px: int
     image: bytes  # encoded, for ImageStore.put
     image_hash: str  # png.hash_pixels
@@ -276,7 +277,7 @@ def found_on(lines: list[LayerLine], level: list[list[int]], upright: list[list[
 def slot_bytes(settings: Settings) -> int:
     """The largest page image, padding included, in whole pages of memory. What no page needs is never touched."""
     side = settings.max_side_px
-    pixels = min(side * side, settings.max_page_pixels + 2 * 16 * side)
+    pixels = min(side * side, settings.max_page_pixels + 2 * MOST_CELL_PX * side)
     return -(-3 * pixels // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 

@@ -44,7 +44,7 @@ class TiffPages:
         check_size(page.size, self._limits, PageFailed)
         try:
             shrunk = self._decode(page, notes)
-            return finished(flatten(shrunk.picture, notes), shrunk, notes)
+            return finished(flatten(shrunk.picture, notes), shrunk, notes, self._limits)
         except PageFailed:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing trips over

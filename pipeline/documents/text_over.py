@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pymupdf as _pymupdf
@@ -22,6 +23,7 @@ from pipeline.documents.glyphless import DESCENT, MOST_LETTERS, Fonts
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_encryption import unlock
 from pipeline.documents.picture_pages import PicturePages
+from pipeline.documents.raster import parted
 from pipeline.documents.render_pdf import PDF_ERRORS, mend_boxes
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.layout.advances import clusters, visual_order
@@ -121,6 +123,8 @@ class PicturesWithText:
 
 def open_with_text(path: str, kind: str, limits: Limits, detail: str) -> PdfWithText | PicturesWithText:
     """Raises DocumentRejected."""
+    detail, raster = parted(detail)
+    limits = replace(limits, raster=raster)
     return PdfWithText(path, limits) if kind == "pdf" else PicturesWithText(path, kind, limits, detail)
 
 

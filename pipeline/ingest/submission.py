@@ -20,6 +20,7 @@ from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.documents.discover import absolute, discover
 from pipeline.documents.files import display
+from pipeline.documents.raster import drawn_for
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.ingest.register import register, register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection
@@ -111,7 +112,7 @@ def open_named_batch(
         engine=engine,
         model=model,
         text_layer=text_layer,
-        detail=settings.detail,
+        detail=drawn_for(settings),
         blank_pages=settings.blank_pages,
         pages=pages,
         priority=priority,
@@ -310,7 +311,7 @@ def _open_batch_of(
         engine="any",
         model="",
         text_layer=text_layer,
-        detail=settings.detail,
+        detail=drawn_for(settings),
         blank_pages=settings.blank_pages,
         pages=pages,
         priority=message.priority,

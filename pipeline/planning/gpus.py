@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.documents.raster import read_raster
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.planning.ranges import Range
 
@@ -83,6 +84,7 @@ class Shape:
     patch_px: int = 16
     merged: int = 1
     side_px: int = 1024
+    is_tied: bool = False  # the head is the table of tokens
 
     @property
     def cell_px(self) -> int:
@@ -109,7 +111,7 @@ class Shape:
 
     def weight_bytes(self, bits: int) -> float:
         """Of the whole; the tower of vision, the table of tokens and the head keep two bytes."""
-        return self.decoder_params * bits / 8 + 2.0 * (2 * self.head_params + self.vision_params)
+        return self.decoder_params * bits / 8 + 2.0 * ((2 - self.is_tied) * self.head_params + self.vision_params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,9 @@ def read_shape(folder: Path) -> Shape:
         sizes = {name: int(given[name]) for name in _DECODER} | {
             ours: int(vision[name]) for name, ours in _TOWER.items()
         }
-        side_px = int(vision.get("max_image_size") or vision["image_size"])
-        merged = int(vision.get("spatial_merge_size") or 1)
-        return Shape(name=folder.absolute().name, side_px=side_px, merged=merged, **sizes)
+        raster, is_tied = read_raster(vision), bool(given.get("tied_embeddings"))
+        merged = raster.cell_px // sizes["patch_px"]
+        return Shape(folder.absolute().name, side_px=raster.side_px, merged=merged, is_tied=is_tied, **sizes)
     except OSError as error:
         raise UsageError(f"--model {folder}: {path.name} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.blobs.page_images import ImageStore
-from pipeline.query.batch_status import files_drawn_otherwise
+from pipeline.query.batch_status import files_drawn_for_another_model, files_drawn_otherwise
 from pipeline.store.claims import claim_document
 from pipeline.store.pages import NewPage, render_again
 from pipeline.store.retention import free_read_images
@@ -39,6 +39,17 @@ def test_what_is_drawn_keeps_its_images_and_the_batch_is_told(archive: Archive) 
     assert archive.scalar("SELECT detail FROM documents WHERE id = :id", id=document_id) == "page"
     assert files_drawn_otherwise(archive.db, other.id) == 1
     assert archive.rows("SELECT dpi, print_px FROM page_images WHERE document_id IS NOT NULL") == [(87.5, 12.2)]
+
+
+def test_what_was_drawn_for_another_model_is_counted_apart(archive: Archive) -> None:
+    archive.batch("a", detail="auto")
+    document_id = archive.see("/in/a.pdf", batch="a") or 0
+    archive.read(*archive.ingest(document_id, [NewPage(0, sha("x"), 16, 32)]), "text")
+    for name, detail, for_another in (("b", "auto 1540/28", 1), ("c", "page", 0)):
+        other = archive.batch(name, detail=detail, prompts=[DESCRIBE])
+        archive.see("/in/a.pdf", batch=name)
+        assert files_drawn_otherwise(archive.db, other.id) == 1
+        assert files_drawn_for_another_model(archive.db, other.id) == for_another
 
 
 def test_a_freed_page_is_drawn_again_as_it_was(archive: Archive, tmp_path: Path) -> None:

@@ -7,10 +7,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from mistral_common.protocol.instruct.chunk import ImageChunk, TextChunk
+from mistral_common.protocol.instruct.messages import UserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from PIL import Image
 
 from benchmarks.checkpoint import random_tensors, tiny_tokenizer, write_checkpoint
 from benchmarks.family import FAMILY, FP8, made_small
 from benchmarks.transformers_twin import twin_of
+from pipeline.documents.page_tiles import plan_tiles
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.engine.test_pixtral_parity import causal
@@ -18,6 +24,9 @@ from workers.choose import choose_engine
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import empty_model, load_model, weight_bytes
+from workers.pixtral.plan.sequence import Sampling
+from workers.pixtral.start import start_engine
+from workers.pixtral.text.processor import Processor
 
 MINISTRAL = FAMILY["Ministral 3 3B"]
 FORMS = {
@@ -142,3 +151,69 @@ def test_kinds_that_are_not_read_are_refused_before_anything_is_loaded(tmp_path)
     (folder / "params.json").write_text(json.dumps(params | {"logit_softcap": 30.0}))
     with pytest.raises(UsageError, match=r"params\.json asks for logit_softcap \(30\.0\).* --engine endpoint"):
         choose_engine(settings)
+
+
+SCORES = {"llama_4_scaling": {"original_max_position_embeddings": 16, "beta": 0.1}}  # they grow within a short prompt
+
+
+@pytest.fixture(scope="module")
+def ministral(tmp_path_factory):
+    params = made_small(MINISTRAL | SCORES)
+    folder = write(tmp_path_factory.mktemp("ministral"), params, random_tensors(params, seed=3))
+    return folder, load_model(folder), Processor(folder, config_of(params))
+
+
+def test_the_paged_engine_writes_what_a_plain_pass_over_all_tokens_would(ministral):
+    """Through chunks, tiles of rows, the wanted rows of the last layer, and decode steps: each has a rotation."""
+    _, model, processor = ministral
+    pages = [np.random.default_rng(seed).integers(0, 256, (56, 84, 3), dtype=np.uint8) for seed in (1, 2)]
+    requests = [processor.encode_page(f"p{n}", page, "read", Sampling(6)) for n, page in enumerate(pages)]
+    engine = start_engine(model, processor, 2 * 2**30)
+    try:
+        answers = [future.result().tokens for future in [engine.submit(request) for request in requests]]
+    finally:
+        engine.close()
+    for request, page, answer in zip(requests, pages, answers, strict=True):
+        grown = list(request.tokens)
+        with torch.inference_mode():
+            features = vision.encode_images(model, [torch.from_numpy(page)])
+            while len(grown) < len(request.tokens) + len(answer):
+                hidden = decoder.embed(model, torch.tensor(grown), features)
+                attend, positions = causal([len(grown)]), torch.arange(len(grown))
+                logits = decoder.logits(model, decoder.run_layers(model, hidden, positions, attend))
+                grown.append(int(logits[-1].argmax()))
+        assert tuple(grown[len(request.tokens) :]) == answer
+
+
+def test_tokens_of_merged_patches_are_those_of_mistral_common(ministral):
+    folder, _, processor = ministral
+    pixels = np.random.default_rng(1).integers(0, 256, (56, 84, 3), dtype=np.uint8)
+    ours = processor.encode_page("p", pixels, "read", Sampling(1))
+    content = [ImageChunk(image=Image.fromarray(pixels)), TextChunk(text="read")]
+    theirs = MistralTokenizer.from_file(str(folder / "tekken.json")).encode_chat_completion(
+        ChatCompletionRequest(messages=[UserMessage(content=content)])
+    )
+    assert list(ours.tokens) == theirs.tokens
+    assert list(ours.tokens[2:10]) == [MERGED, MERGED, MERGED, BREAK, MERGED, MERGED, MERGED, END]
+    assert ours.images[0].pixels.dtype == np.uint8 and np.array_equal(ours.images[0].pixels, pixels)
+    normalised = vision.normalise(torch.from_numpy(pixels)).permute(2, 0, 1).numpy()
+    assert np.array_equal(normalised, theirs.images[0])
+
+
+@pytest.mark.parametrize(("width", "height"), [(736, 1024), (1456, 2048), (640, 5360)])
+def test_a_page_that_was_drawn_for_pixtral_is_filled_up_and_never_resampled(ministral, width, height):
+    """One image, or tiles at the page's own size: each pixel of the page is there as it is stored."""
+    _, _, processor = ministral
+    page = np.random.default_rng(4).integers(0, 255, (height, width, 3), dtype=np.uint8)  # nowhere white
+    tiling = plan_tiles(width, height, side=processor.max_side_px, cell=processor.cell)
+    request = processor.encode_page("p", page, "read", Sampling(1), None, tiling)
+    assert (tiling is None) == (height <= 1540)
+    boxes = [(0, 0, 756, 1036)] if tiling is None else tiling.boxes
+    seen = np.zeros(page.shape[:2], bool)
+    for image, (left, top, right, bottom) in zip(request.images[bool(tiling) :], boxes, strict=True):
+        assert image.pixels.shape[0] % 28 == image.pixels.shape[1] % 28 == 0
+        part = page[top:bottom, left:right]
+        assert np.array_equal(image.pixels[: part.shape[0], : part.shape[1]], part)
+        assert (image.pixels[part.shape[0] :] == 255).all() and (image.pixels[:, part.shape[1] :] == 255).all()
+        seen[top:bottom, left:right] = True
+    assert seen.all()

@@ -11,6 +11,7 @@ import pymupdf
 import pytest
 from PIL import Image, ImageFilter
 
+from pipeline.blobs.png import load
 from pipeline.documents.identify import identify
 from pipeline.documents.page_size import ENOUGH_PX, TARGET_PX
 from pipeline.documents.rasterize import Rasterizer
@@ -62,6 +63,21 @@ def drawn(rasterizer: Rasterizer, path: Path, detail: str | None = None) -> Rast
         [page] = document.pages()
     assert isinstance(page, RasterizedPage), page
     return page
+
+
+def test_pages_are_drawn_in_whole_squares_of_the_model_that_is_named(rasterizer: Rasterizer, tmp_path: Path) -> None:
+    """As large as one image of its; at a given size pixel for pixel what others get, but for the white beside it."""
+    page = written(595, 842, 10.0)
+    pdf, scan = saved(page, tmp_path / "a.pdf"), scanned(page, 100, tmp_path / "a.png")
+    whole = drawn(rasterizer, pdf, "auto 1540/28")
+    assert (whole.width_px, whole.height_px) == (1092, 1540)
+    for path in (pdf, scan):
+        usual, other = (drawn(rasterizer, path, f"1024{raster}") for raster in ("", " 1540/28"))
+        assert usual.width_px % 16 == usual.height_px % 16 == 0 == other.width_px % 28 == other.height_px % 28
+        one, two = (np.asarray(load(page.image)) for page in (usual, other))
+        height, width = map(min, zip(one.shape, two.shape, strict=True))
+        assert np.array_equal(one[:height, :width], two[:height, :width]) and width > 700
+        assert (two[height:] == 255).all() and (two[:, width:] == 255).all()
 
 
 @pytest.mark.parametrize(

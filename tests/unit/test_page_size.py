@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.documents.drawn import Limits, padded_px
+from pipeline.documents.drawn import Limits
 from pipeline.documents.page_size import TARGET_PX, Size, choose_size, too_small
 from pipeline.documents.print_size import size_of_text
+from pipeline.documents.raster import drawn_for, parted
 from pipeline.documents.render_process import slot_bytes
 from pipeline.settings import Settings
 from schemas.review import LEGIBLE_PX
@@ -28,7 +32,7 @@ def sides(
     width: float, height: float, print_size: float | None, detail: str = "auto", enlarges: bool = True
 ) -> tuple[int, int]:
     size = choose_size(width, height, detail, limits(), print_size=print_size, enlarges=enlarges)
-    return padded_px(size.width_px), padded_px(size.height_px)
+    return limits().padded(size.width_px), limits().padded(size.height_px)
 
 
 @given(SIDES, SIDES, PRINTS, DETAILS, st.integers(4, 2048).map(lambda patches: patches * 16), st.booleans())
@@ -39,13 +43,38 @@ def test_sizes_keep_the_limits_and_the_proportions(
     size = choose_size(width, height, detail, most, print_size=print_size, enlarges=enlarges)
     assert min(size.width_px, size.height_px) >= 1 and max(size.width_px, size.height_px) <= side
     settings = Settings(max_side_px=min(side, 32_768), max_page_pixels=2**20)
-    assert 3 * padded_px(size.width_px) * padded_px(size.height_px) <= slot_bytes(settings)
+    assert 3 * most.padded(size.width_px) * most.padded(size.height_px) <= slot_bytes(settings)
     for length, drawn in ((width, size.width_px), (height, size.height_px)):
         assert drawn == 1 or -1 <= drawn - length * size.scale <= 1
     if not enlarges:
         assert size.scale <= 1
     if detail == "page" and enlarges:
         assert max(size.width_px, size.height_px) == min(1024, side) or size.width_px * size.height_px >= 2**20 * 0.99
+
+
+SMALL = {"patch_size": 14, "spatial_merge_size": 2, "image_size": 1540, "max_image_size": 1540}
+
+
+def test_a_page_is_drawn_for_the_model_that_is_named(tmp_path: Path) -> None:
+    """As large as one image of its, in whole squares of its; and so again, whoever draws it."""
+    settings = Settings(model=tmp_path)
+    assert drawn_for(settings) == "auto", "a folder that its engine will refuse"
+    (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": SMALL}))
+    assert drawn_for(settings) == "auto 1540/28" and drawn_for(settings, "page") == "page 1540/28"
+    assert drawn_for(Settings(model=tmp_path, engine="rapidocr")) == "auto"
+    words, raster = parted("auto 1540/28")
+    most = replace(limits(), raster=raster)
+    size = choose_size(595.276, 841.89, words, most, print_size=10)
+    assert (size.width_px, size.height_px) == (1089, 1540)
+    assert (most.padded(size.width_px), most.padded(size.height_px)) == (1092, 1540) == (39 * 28, 55 * 28)
+    large = choose_size(100, 841.89, "8192", most, print_size=10)
+    assert most.padded(large.height_px) == 8176 == 292 * 28, "no longer than PAGEPACK_MAX_SIDE_PX with its white"
+    assert 3 * most.padded(large.width_px) * most.padded(large.height_px) <= slot_bytes(settings)
+    for wrong in ({"patch_size": 0}, {"image_size": 20}, {"spatial_merge_size": 99}, {"image_size": "large"}):
+        (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": SMALL | wrong}))
+        assert drawn_for(settings) == "auto"
+    (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": {"patch_size": 16, "image_size": 1024}}))
+    assert drawn_for(settings) == "auto", "Pixtral's pages are those of all others"
 
 
 @given(st.integers(1, 1024), st.integers(1, 1024), PRINTS)

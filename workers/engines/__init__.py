@@ -132,7 +132,8 @@ class Engine(Protocol):
         `begun` are answers, one a prompt, that were cut; they come from an engine that left `token_ids`, and it goes on
         from them. Any other reads anew. Drafts come to an engine that `takes_drafts`; they change no answer.
 
-        `pixels` is (H, W, 3) RGB, both sides multiples of 16; `image_hash` names them (same hash, same pixels).
+        `pixels` is (H, W, 3) RGB, both sides multiples of 16, or of the square of the model that it was drawn for;
+        `image_hash` names them (same hash, same pixels).
         `deadline` is a `time.monotonic()` moment after which an unfinished answer ends with what it has and
         finish_reason "deadline". A future raises `PageFailed` where the page cannot be read. Cancelling a
         future that has not finished releases what it holds in the engine.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from workers.pixtral.plan.batch import Layout
 from workers.pixtral.plan.scheduler import Limits
 from workers.pixtral.plan.sequence import Request, Sampling
 from workers.pixtral.text.processor import Processor
+from workers.pixtral.text.tile_images import filled
 from workers.verify.pages import Page
 
 KEPT_TOKENS = 64  # whose logits are kept: of 131,072 numbers 0.5 MB each
@@ -82,6 +83,7 @@ def _read(folder: Path, device: torch.device, pages: Sequence[Page], max_tokens:
     dtype = start.choose_dtype(folder, device, granted)
     model = load_model(folder, device, dtype)
     processor = Processor(folder, model.config)
+    pages = [replace(page, pixels=filled(page.pixels, processor.cell)) for page in pages]
     executors: list[RecordingExecutor] = []
 
     def make(backend: Backend, limits: Limits) -> RecordingExecutor:

@@ -53,13 +53,14 @@ def _draw(number: int, width: int, height: int) -> Page:
 
 
 def pages_of(paths: Sequence[Path], count: int, settings: Settings) -> list[Page]:
-    """The first pages of files, at 1,024 px: one image each.
+    """The first pages of files, as large as one image of the model's.
 
     Raises:
         UsageError: a file holds no page that can be drawn.
     """
     from pipeline.blobs.png import load
     from pipeline.documents.identify import identify
+    from pipeline.documents.raster import drawn_for
     from pipeline.documents.rasterize import Rasterizer
     from pipeline.documents.render_process import RasterizedPage
 
@@ -67,7 +68,7 @@ def pages_of(paths: Sequence[Path], count: int, settings: Settings) -> list[Page
     with Rasterizer(settings) as rasterizer:
         for path in paths:
             try:
-                with rasterizer.open(path, identify(path).kind, detail="page") as document:
+                with rasterizer.open(path, identify(path).kind, detail=drawn_for(settings, "page")) as document:
                     for number, page in enumerate(document.pages(), 1):
                         if isinstance(page, RasterizedPage) and len(pages) < count:
                             pixels = np.array(load(page.image).convert("RGB"))

@@ -1,9 +1,10 @@
 """Messages to tokens and pixels, by mistral-common, without its float copies.
 
-mistral-common turns each page into 27 MB of normalised float32 on the host. A page rasterized at multiples of 16 needs
-no resize, so here it stays uint8 and is normalised on the device by the same three roundings; the tokens and, bit for
-bit, the pixels are mistral-common's (held by `test_pixtral_processor.py`). An image that does need its resize takes
-mistral-common's own path.
+mistral-common turns each page into 27 MB of normalised float32 on the host. A page rasterized at multiples of the
+model's square (16 px for Pixtral, 28 px where four patches of 14 px are merged) needs no resize, so here it stays uint8
+and is normalised on the device by the same three roundings; the tokens and, bit for bit, the pixels are
+mistral-common's (held by `test_pixtral_processor.py`). White fills up a page that was drawn for another model. An image
+of a conversation that does need its resize takes mistral-common's own path.
 
 A page larger than the model's largest image is several images in one message, as `pipeline/documents/page_tiles.py`
 cuts it: the whole page, its tiles, then the text, which says first what they are. That stands after the images, not
@@ -35,7 +36,7 @@ from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.fingerprint import lacks
 from workers.pixtral.plan.sequence import Image, Request, Sampling
 from workers.pixtral.text.grammar import Grammars
-from workers.pixtral.text.tile_images import about, cut
+from workers.pixtral.text.tile_images import about, cut, filled
 
 logging.getLogger("mistral_common").setLevel(logging.WARNING)
 
@@ -109,8 +110,9 @@ class Processor:
         self.image_end_id = encoder.special_ids.img_end
         self.eos_id = self.text.eos_id
         self.grammars = Grammars(self.tokenizer, config.vocab_size)
-        self.max_side_px = min(encoder.image_config.max_image_size, vision.image_size)
         self.cell = vision.patch_size * vision.spatial_merge_size
+        largest = min(encoder.image_config.max_image_size, vision.image_size)
+        self.max_side_px = largest - largest % self.cell
         assert isinstance(self.text, Tekkenizer), type(self.text)  # what a tekken.json makes
         self._tekken = self.text
         self._pieces: dict[int, bytes] = {}
@@ -156,7 +158,7 @@ class Processor:
         tiling: Tiling | None = None,
     ) -> Request:
         """One page and what to do with it: the image, or the images of `tiling`, then the text."""
-        images = cut(pixels, tiling) if tiling else [PillowImage.fromarray(pixels)]
+        images = cut(pixels, tiling) if tiling else [PillowImage.fromarray(filled(pixels, self.cell))]
         digests = [f"{digest} {tiling.scaled} {part}" for part in ("whole", *tiling.boxes)] if tiling else [digest]
         content: list[Any] = [*(ImageChunk(image=image) for image in images), TextChunk(text=about(tiling) + question)]
         request = self.encode([UserMessage(content=content)], sampling, digests, deadline)

@@ -1,4 +1,7 @@
-"""The images of a page in tiles, and the words that say what they are. Needs neither torch nor mistral-common."""
+"""The images of a page, whole or in tiles, and the words that say what they are.
+
+Needs neither torch nor mistral-common.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,14 @@ ABOUT_TILES = (
     "row by row from the top, from left to right in each; neighbouring parts overlap. Take the layout and the order of "
     "reading from image 1, and the letters from the parts. What stands in several images stands once on the page.\n\n"
 )
+
+
+def filled(pixels: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
+    """With white on the right and at the bottom, up to whole cells: stretched to them, all print would blur."""
+    below, beside = -pixels.shape[0] % cell, -pixels.shape[1] % cell
+    if not (below or beside):
+        return pixels
+    return np.pad(pixels, ((0, below), (0, beside), (0, 0)), constant_values=255)
 
 
 def cut(pixels: NDArray[np.uint8], tiling: Tiling) -> list[PillowImage.Image]:
