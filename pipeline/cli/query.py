@@ -172,6 +172,11 @@ MAX_CHARACTERS = 1_000  # of schemas/page_chunks.py, which no other command need
 @click.option(
     "--where", metavar="SQL", help="Only pages that fit, by the columns of page_text: \"text LIKE '%tide%'\"."
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True, max=1_000_000),
+    help="With --where or --chunks: stop where the database takes so long over some hundred files.  [600]",
+)
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="The counts as JSON, on stdout unless the pages go there.")
 def export(
@@ -182,6 +187,7 @@ def export(
     batch: str | None,
     prompt: str | None,
     where: str | None,
+    seconds: float | None,
     home: Path | None,
     as_json: bool,
 ) -> int:
@@ -223,6 +229,7 @@ def export(
         prompt,
         fields,
         where=where,
+        seconds=seconds,
         max_characters=chunks,
         settings=settings,
         problems=lambda problem: click.echo(f"pagepack: {one_line(problem)}", err=True),

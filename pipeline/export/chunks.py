@@ -8,8 +8,9 @@ from typing import Any
 from pipeline.database.looking import as_moment
 from pipeline.export.selection import Selected, Selection
 from pipeline.export.table import Kind
-from pipeline.export.where import LIMIT_SECONDS, some_at_once
+from pipeline.export.where import LIMIT_SECONDS, some_at_once, stopped
 from pipeline.query.sql import run_sql
+from pipeline.query.sql_result import TooSlow
 from pipeline.settings import Settings
 from schemas.column_types import column_type
 from schemas.page_chunks import CHUNK_COLUMNS, chunks
@@ -23,7 +24,9 @@ def kinds_of_chunks() -> dict[str, Kind]:
     return {column: _KINDS[column_type(column)] for column in CHUNK_COLUMNS}
 
 
-def chunk_rows(chosen: Selection, settings: Settings, max_characters: int) -> Iterator[dict[str, Any]]:
+def chunk_rows(
+    chosen: Selection, settings: Settings, max_characters: int, seconds: float | None = None
+) -> Iterator[dict[str, Any]]:
     """By path, page, prompt and place, of the pages that fit; of a batch's files, those that lie there still."""
     view = chunks("sqlite" if settings.database_url is None else "postgresql", max_characters)
     columns = list(CHUNK_COLUMNS)
@@ -36,11 +39,15 @@ def chunk_rows(chosen: Selection, settings: Settings, max_characters: int) -> It
             among += f" AND prompt = {literal(chosen.prompt)}"
         order = "source_path, page_number, prompt, chunk_number"
         statement = f"SELECT {', '.join(columns)} FROM ({view}) chunks WHERE {among} ORDER BY {order}"
-        for values in run_sql(settings, statement, limit_seconds=LIMIT_SECONDS).rows:
-            row: dict[str, Any] = dict(zip(columns, values, strict=True))
-            if _fits(row, by_path[row["source_path"]]):
-                row["created_at"] = as_moment(row["created_at"]) if row["created_at"] else None
-                yield row
+        limit = LIMIT_SECONDS if seconds is None else seconds
+        try:
+            for values in run_sql(settings, statement, limit_seconds=limit).rows:
+                row: dict[str, Any] = dict(zip(columns, values, strict=True))
+                if _fits(row, by_path[row["source_path"]]):
+                    row["created_at"] = as_moment(row["created_at"]) if row["created_at"] else None
+                    yield row
+        except TooSlow as error:
+            raise stopped("--chunks", limit) from error
 
 
 def _fits(row: dict[str, Any], selected: Selected) -> bool:

@@ -85,6 +85,7 @@ def export(
     fields: Fields | None = None,
     *,
     where: str | None = None,
+    seconds: float | None = None,
     max_characters: int | None = None,
     settings: Settings | None = None,
     problems: Callable[[str], None] = lambda problem: None,
@@ -96,7 +97,8 @@ def export(
     prompts, in place of the text.
 
     `where` is a condition on the columns of `page_text`: tables, Markdown, hOCR, ALTO and PAGE XML hold the pages that
-    fit; a PDF is whole, and made where one of its pages fits. With `max_characters` a row is a piece of a page's text
+    fit; a PDF is whole, and made where one of its pages fits. The database has `seconds` for it, of some hundred files
+    at a time (600 unless given), and as many for pieces. With `max_characters` a row is a piece of a page's text
     that is no longer (`chunks`). These and PDFs need `settings`.
 
     Raises:
@@ -117,7 +119,7 @@ def export(
         check_prompt(db, prompt)
     first, last = first_and_last_path(db, batch)
     summary = ExportSummary(problems=problems)
-    chosen = Selection(db, batch, prompt, None if where is None else Where(_needed(settings), where))
+    chosen = Selection(db, batch, prompt, None if where is None else Where(_needed(settings), where, seconds))
     try:
         if format in _ENDINGS:
             folder: FolderFormat = format
@@ -128,7 +130,7 @@ def export(
             table: TableFormat = format  # type: ignore[assignment]
             spare(db, out)
             if max_characters is not None:
-                pieces = _pieces(chosen, _needed(settings), max_characters, summary)
+                pieces = _pieces(chosen, _needed(settings), max_characters, seconds, summary)
                 write_table(out, table, kinds_of_chunks(), pieces)
             else:
                 pages = _counted(chosen, fields.versions if fields else None, summary)
@@ -168,9 +170,9 @@ def _counted(chosen: Selection, versions: Collection[str] | None, summary: Expor
 
 
 def _pieces(
-    chosen: Selection, settings: Settings, max_characters: int, summary: ExportSummary
+    chosen: Selection, settings: Settings, max_characters: int, seconds: float | None, summary: ExportSummary
 ) -> Iterator[dict[str, Any]]:
-    for row in chunk_rows(chosen, settings, max_characters):
+    for row in chunk_rows(chosen, settings, max_characters, seconds):
         summary.chunks += 1
         summary.pages += row["chunk_number"] == 1
         yield row

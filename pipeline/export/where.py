@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pipeline.errors import UsageError
 from pipeline.export.rows import ExportedSource
 from pipeline.query.sql import run_sql
+from pipeline.query.sql_result import TooSlow
 from pipeline.settings import Settings
 from schemas.view_parts import literal
 
@@ -21,21 +22,25 @@ Kept = Set[tuple[int, str]]
 """Page numbers with a prompt; of one source."""
 
 _SOURCES, _PAGES, _BYTES = 200, 5_000, 60_000  # at once; the last of the statement, which may have 100,000
-LIMIT_SECONDS = 600.0  # of the database's time, for one statement
+LIMIT_SECONDS = 600.0
+"""Of the database's time for one statement, and so for some hundred files, unless people say otherwise."""
 
 
 class Where:
     """Which pages fit a condition."""
 
-    def __init__(self, settings: Settings, condition: str) -> None:
+    def __init__(self, settings: Settings, condition: str, seconds: float | None = None) -> None:
         """Raises UsageError: the database does not take it, or it does not read only."""
         self._settings, self._condition = settings, condition
+        self._seconds = LIMIT_SECONDS if seconds is None else seconds
         if not condition.strip():
             raise UsageError("--where is empty; is a shell variable unset?")
         if len(condition.encode(errors="replace")) > 100_000 - _BYTES - 1_000:
             raise UsageError("--where is longer than 39,000 bytes; make a view of it, or a table of what it shall find")
         try:
             list(self._ask("1 = 0"))
+        except TooSlow:
+            raise
         except UsageError as error:
             raise UsageError(f"--where takes a condition on the columns of page_text; {error}") from error
 
@@ -54,7 +59,16 @@ class Where:
         # Of these files alone, whatever the condition is; it stands on a line of its own, where a comment in it ends.
         some = f"(SELECT * FROM page_text WHERE {among}) page_text"
         statement = f"SELECT source_path, document_id, page_number, prompt FROM {some} WHERE (\n{self._condition}\n)"
-        return run_sql(self._settings, statement, limit_seconds=LIMIT_SECONDS).rows
+        try:
+            yield from run_sql(self._settings, statement, limit_seconds=self._seconds).rows
+        except TooSlow as error:
+            raise stopped("--where", self._seconds) from error
+
+
+def stopped(what: str, seconds: float) -> TooSlow:
+    return TooSlow(
+        f"{what} was stopped after {seconds:g} seconds on some hundred files; make it simpler, or allow more --seconds"
+    )
 
 
 def some_at_once(sources: Iterable[T], source_of: Callable[[T], ExportedSource]) -> Iterator[list[T]]:

@@ -46,8 +46,12 @@ def database_says(database: str, words: str) -> UsageError:
     return UsageError(f"{database} says: {words}{near}{'' if near else ';'} {HINT}")
 
 
-def too_slow(limit_seconds: float) -> UsageError:
-    return UsageError(
+class TooSlow(UsageError):
+    """A statement ran past its limit."""
+
+
+def too_slow(limit_seconds: float) -> TooSlow:
+    return TooSlow(
         f"the query was stopped after {limit_seconds:g} second{'' if limit_seconds == 1 else 's'}; "
         "narrow it with WHERE or LIMIT, or raise the limit"
     )

@@ -250,6 +250,8 @@ def test_a_condition_without_an_end_is_stopped(
     endless = "(WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n) > 1"
     with pytest.raises(UsageError, match=r"stopped after 0\.3 seconds"):
         export(archive.db, tmp_path / "out", "markdown", where=endless, settings=settings)
+    with pytest.raises(UsageError, match=r"^--where was stopped after 0\.1 seconds .* --seconds$"):
+        export(archive.db, tmp_path / "out", "markdown", where=endless, seconds=0.1, settings=settings)
 
 
 def test_a_condition_stays_within_the_files_that_are_asked_for(
