@@ -56,11 +56,11 @@ SELECT o.source_path AS source_path, o.document_id AS document_id, o.page_number
                 CASE o.reason {details} ELSE o.reason END)
        || CASE WHEN {_IS_GRAVER} AND o.reason <> '{ReviewReason.WARNING}' THEN '; ' || o.warnings ELSE '' END AS detail,
        o.finish_reason AS finish_reason, o.confidence AS confidence, o.folder AS folder, o.file_name AS file_name,
-       o.batch_id AS batch_id
+       o.batch_id AS batch_id, o.seen_at AS seen_at
 FROM (
 SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id, p.page_index + 1 AS page_number,
        v.name AS prompt, a.finish_reason AS finish_reason, a.confidence AS confidence, b.public_id AS batch_id,
-       p.warnings AS warnings, l.verdict AS verdict,
+       p.warnings AS warnings, l.verdict AS verdict, k.seen_at AS seen_at,
        coalesce(a.review_reason, CASE {found} END) AS reason,
        CASE WHEN a.review_reason IS NOT NULL THEN coalesce(a.review_score, {ENGINE_SCORE})
             ELSE CAST(CASE {score} END AS DOUBLE PRECISION) END AS score,
@@ -68,6 +68,7 @@ SELECT s.path AS source_path, {FOLDER_AND_FILE_NAME}, d.public_id AS document_id
 {FROM_ANSWERS}
 JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
 LEFT JOIN text_layers l ON l.page_id = p.id
+LEFT JOIN seen_pages k ON k.page_id = p.id AND k.answer_id = a.id
 WHERE {IS_THERE}
   AND {IS_FIRST_TASK}
 ) o WHERE o.reason IS NOT NULL

@@ -65,6 +65,7 @@ class Batch(Base):
     # Words of the `pagepack run` or `ask` that goes on with it; null: workers do, or it is an old one
     command: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     max_cost: Mapped[float | None] = mapped_column(Float)  # its pages are read until it has cost so much
+    forgotten_at: Mapped[datetime | None]  # when a file of it was, the last time
 
 
 class PromptVersion(Base):
@@ -346,6 +347,16 @@ class PromotedAnswer(Base):
     prompt: Mapped[str] = mapped_column(StorableText, primary_key=True)
     promotion_id: Mapped[int] = mapped_column(ForeignKey("answer_promotions.id"), primary_key=True, index=True)
     answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
+
+
+class SeenPage(Base):
+    """A reviewer has seen this answer on this page. Read anew, the page has another answer, and is to be seen again."""
+
+    __tablename__ = "seen_pages"
+
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), primary_key=True, index=True)
+    seen_at: Mapped[datetime] = mapped_column(default=server_now(), index=True)
 
 
 class TaskAttempt(Base):

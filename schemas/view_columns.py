@@ -291,6 +291,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "folder": "of the file",
         "file_name": "of the file",
         "batch_id": "the batch that the page was read for",
+        "seen_at": "when somebody marked this answer as seen in `pagepack serve`, or null",
     },
 }
 

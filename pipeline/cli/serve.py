@@ -27,6 +27,7 @@ DEFAULT_PORT = 8420
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--token", help="Asked of every browser and program.  [none on this machine alone, else a new one]")
 @click.option("--allow-retry", is_flag=True, help="Failures may be sent back to waiting; asks for a token.")
+@click.option("--allow-review", is_flag=True, help="Pages of the review list may be marked as seen; asks for a token.")
 @click.option("--allow-upload", is_flag=True, help="The HTTP API takes files, which workers read; asks for a token.")
 @click.option(
     "--read-from",
@@ -42,6 +43,7 @@ def serve(
     port: int,
     token: str | None,
     allow_retry: bool,
+    allow_review: bool,
     allow_upload: bool,
     read_from: tuple[Path, ...],
     beside: bool,
@@ -56,7 +58,7 @@ def serve(
     from pipeline.web.serve import WebServer
 
     settings = load_settings(home=home, serve_token=token)
-    asked = (settings.serve_token, allow_retry, allow_upload, read_from)
+    asked = (settings.serve_token, allow_retry, allow_upload, read_from, allow_review)
     if not beside:
         server = WebServer(settings, host, port, *asked)
         server.execute(lambda url: click.echo(f"pagepack: {url}  (Ctrl-C ends it)", err=True))

@@ -46,6 +46,7 @@ INGEST = {
     "evaluation_runs": "SELECT, INSERT",
     "evaluation_pages": "SELECT, INSERT",
     "evaluation_items": "SELECT, INSERT",
+    "seen_pages": "SELECT, INSERT, DELETE",  # `pagepack serve --allow-review`
     "task_attempts": "SELECT, INSERT",
     "worker_processes": _ALL,
     "leaders": _ALL,
@@ -83,7 +84,7 @@ QUERY = dict.fromkeys([*COLUMNS, "schema_doc"], "SELECT")
 READ = {  # what the views show anyway, and the fleet; neither where copies of files lie, nor who is told what
     "alembic_version": "SELECT",
     "batches": "SELECT (id, public_id, name, state, engine, model, text_layer, all_pages, all_seen, started_at, "
-    "finished_at, command)",
+    "finished_at, command, forgotten_at)",
     "prompt_versions": "SELECT (version, name, parameters, created_at)",
     "batch_prompts": "SELECT",
     "batch_pages": "SELECT",
@@ -97,6 +98,7 @@ READ = {  # what the views show anyway, and the fleet; neither where copies of f
     "search_index": "SELECT",
     "current_answers": "SELECT",
     "text_layers": "SELECT",  # what a page carries is compared with what was read of it
+    "seen_pages": "SELECT",
     "task_attempts": "SELECT",
     "worker_processes": "SELECT",
     "leaders": "SELECT",

@@ -41,6 +41,7 @@ class BatchRow:
     all_seen: bool  # false while its files are being registered, and after that was interrupted
     command: list[str] | None  # words of the `pagepack run` or `ask` that goes on with it
     text_layer: str  # what is made of the text that a PDF's page carries
+    forgotten_at: datetime | None = None  # when files of it were forgotten last
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ def batch_rows(
     read: dict[str, Callable[[Any], Any]] = {
         "started_at": as_moment,
         "finished_at": _moment_or_none,
+        "forgotten_at": _moment_or_none,
         "all_seen": bool,
         "command": as_json,
     }
@@ -277,7 +279,7 @@ JOIN batches b ON b.id = s.batch_id JOIN documents d ON d.id = s.document_id
 WHERE s.batch_id = :batch AND d.detail <> b.detail AND EXISTS (SELECT 1 FROM pages p WHERE p.document_id = d.id)
 GROUP BY d.detail, b.detail"""
 _BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command,
-  text_layer FROM batches"""
+  text_layer, forgotten_at FROM batches"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"
 _ENGINES = """SELECT a.engine, count(*) FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
 WHERE t.batch_id = :batch AND t.state = 'done' GROUP BY a.engine ORDER BY a.engine"""

@@ -140,6 +140,14 @@ ORDER BY v.name, a.id DESC"""
     return [AnswerRow(*[*row[:15], as_moment(row[15]), bool(row[16])]) for row in look.rows(statement, page=page_id)]
 
 
+def seen_at(look: Look, page_id: int, answer_id: int) -> datetime | None:
+    """When a reviewer marked an answer as seen on this page."""
+    found = look.value(
+        "SELECT seen_at FROM seen_pages WHERE page_id = :page AND answer_id = :answer", page=page_id, answer=answer_id
+    )
+    return None if found is None else as_moment(found)
+
+
 def lines_and_doubts(look: Look, answer_id: int) -> tuple[list[Line], list[Doubt]]:
     """What the engine left beside the text; nothing of what is not as it should be."""
     details = as_json(look.value("SELECT details FROM answer_versions WHERE id = :id", id=answer_id))

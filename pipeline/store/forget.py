@@ -23,6 +23,7 @@ from pipeline.store.conditions import is_in
 from pipeline.store.cut_answers import forget_tries
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
 from schemas.base import Base
+from schemas.columns import server_now
 from schemas.evaluation_tables import EvaluationItem, EvaluationPage, EvaluationRun
 from schemas.states import BatchState, TaskState
 from schemas.tables import (
@@ -38,6 +39,7 @@ from schemas.tables import (
     PromotedAnswer,
     Promotion,
     PromptVersion,
+    SeenPage,
     Source,
     TaskAttempt,
     TextLayer,
@@ -73,6 +75,7 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove
         UsageError: a batch of theirs is running, or a worker has one in hand.
     """
     with db.write() as connection:
+        _mark_batches(connection, BatchSource.document_id.in_([one.document_id for one in documents]))
         _lock(connection, Document, Source, BatchSource, Answer)
         ids = [one.document_id for one in documents]
         holders = holders_of(connection, ids)
@@ -89,6 +92,7 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove
             delete(Notice).where(Notice.document_id.in_(ids)),
             delete(CurrentAnswer).where(CurrentAnswer.page_id.in_(pages)),
             delete(PromotedAnswer).where(PromotedAnswer.page_id.in_(pages)),
+            delete(SeenPage).where(SeenPage.page_id.in_(pages)),
             delete(EvaluationPage).where(EvaluationPage.page_id.in_(pages)),
             delete(EvaluationItem).where(EvaluationItem.page_id.in_(pages)),
             delete(PageTask).where(PageTask.page_id.in_(pages)),
@@ -104,6 +108,12 @@ def forget_documents(db: Database, plan: Plan, documents: Sequence[Goes], remove
         _forget_patterns(connection)
         mark_remains(connection)
         remove([one for one in documents if one.document_id in ids], images)
+
+
+def _mark_batches(connection: Connection, of: sa.ColumnElement[bool]) -> None:
+    """Who keeps counts of theirs counts anew. Before other locks, as a batch's row is always locked first."""
+    batches = select(BatchSource.batch_id).where(of)
+    connection.execute(update(Batch).where(Batch.id.in_(batches)).values(forgotten_at=server_now()))
 
 
 def _lock(connection: Connection, *tables: type[Base]) -> None:
@@ -164,6 +174,7 @@ def _forget_answers(connection: Connection, answers: Sequence[int]) -> None:
     if gone:
         connection.execute(_FORGET_WORDS, {"ids": gone})
         forget_tries(connection, gone)
+        connection.execute(delete(SeenPage).where(SeenPage.answer_id.in_(gone)))  # on other pages of the image
         connection.execute(delete(Answer).where(Answer.id.in_(gone)))
 
 
@@ -189,6 +200,7 @@ def forget_sources(db: Database, sources: Sequence[int]) -> None:
     In one transaction, for once the paths are gone nobody finds those batches again.
     """
     with db.write() as connection:
+        _mark_batches(connection, BatchSource.source_id.in_(sources))
         _lock(connection, PromptVersion, Document, Source, BatchSource, Answer)
         if why := in_use(connection, sources):
             raise UsageError(why)

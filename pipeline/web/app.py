@@ -32,6 +32,7 @@ def create_app(
     allow_retry: bool = False,
     allow_upload: bool = False,
     read_from: Sequence[Path] = (),
+    allow_review: bool = False,
 ) -> ASGIApp:
     """The application as a server runs it; whoever has a token must send it, as `guard.py` says.
 
@@ -39,7 +40,7 @@ def create_app(
         UsageError: no database yet, or one of another version; no folder to read from. Unavailable: the server does not
         answer.
     """
-    site = make_site(settings, token, allow_retry)
+    site = make_site(settings, token, allow_retry, allow_review)
     app = FastAPI(
         title="pagepack",
         version=__version__,

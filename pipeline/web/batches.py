@@ -65,7 +65,7 @@ def _shown(site: Site, batch: BatchRow, wait_seconds: float) -> Shown:
     is_running = batch.state in ("running", "paused")
     fresh = 2.0 if is_running else 3600.0
     found = site.gathered.get(
-        ("counts", batch.id, batch.state, batch.finished_at),
+        ("counts", batch.id, batch.state, batch.finished_at, batch.forgotten_at),
         lambda: counts(site.db, batch),
         fresh_seconds=fresh,
         wait_seconds=wait_seconds,
@@ -93,10 +93,13 @@ def _of_batch(site: Site, batch_id: str) -> dict[str, Any]:
     batch = batch_or_404(site, batch_id)
     shown = _shown(site, batch, _WAIT_SECONDS)
     causes = site.gathered.get(
-        ("causes", batch.id), lambda: causes_of(site.db, batch.id), wait_seconds=_WAIT_SECONDS / 2
+        ("causes", batch.id, batch.forgotten_at), lambda: causes_of(site.db, batch.id), wait_seconds=_WAIT_SECONDS / 2
     )
     review = site.gathered.get(
-        ("review", batch.id, batch.state), lambda: _worth_a_look(site, batch), fresh_seconds=10.0, wait_seconds=0.0
+        ("review", batch.id, batch.state, batch.forgotten_at),
+        lambda: _worth_a_look(site, batch),
+        fresh_seconds=10.0,
+        wait_seconds=0.0,
     )
     return {
         "shown": shown,

@@ -29,7 +29,10 @@ def show_failures(
     batch = batch_or_404(site, batch_id)
     found = list_failures(site.db, batch.id, cause or None, _key(after) if after else (0, 0), _SHOWN + 1)
     causes = site.gathered.get(
-        ("causes", batch.id), lambda: causes_of(site.db, batch.id), fresh_seconds=0.5, wait_seconds=0.1
+        ("causes", batch.id, batch.forgotten_at),
+        lambda: causes_of(site.db, batch.id),
+        fresh_seconds=0.5,
+        wait_seconds=0.1,
     )
     return render(
         request,

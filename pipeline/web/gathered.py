@@ -38,6 +38,7 @@ class _Entry:
     began: float = 0.0
     took: float = 0.0
     is_underway: bool = False
+    is_outdated: bool = False
     changed: threading.Event = field(default_factory=threading.Event)
 
 
@@ -66,9 +67,9 @@ class Gathered:
             while len(self._entries) > _MOST_KEPT:
                 self._entries.popitem(last=False)
             fresh = fresh_seconds if entry.error is None else 0.0
-            is_old = not entry.began or now - entry.began > max(fresh, _REST * entry.took)
+            is_old = not entry.began or now - entry.began > max(fresh, _REST * entry.took) or entry.is_outdated
             if is_old and not entry.is_underway:
-                entry.is_underway = True
+                entry.is_underway, entry.is_outdated = True, False
                 entry.changed.clear()
                 self._work.put((entry, gather))
                 self._start()
@@ -77,6 +78,12 @@ class Gathered:
         if entry.error is not None:
             raise entry.error
         return Result(entry.value, time.monotonic() - entry.began if entry.began else 0.0)
+
+    def outdate(self, key: Hashable) -> None:
+        """What it told has changed: the next who asks has it gathered anew, whatever that takes."""
+        with self._lock:
+            if key in self._entries:
+                self._entries[key].is_outdated = True
 
     def _start(self) -> None:
         if self._thread is None:

@@ -20,6 +20,7 @@ from pipeline.query.one_page import (
     neighbours,
     open_tasks,
     own_text,
+    seen_at,
     some_pages,
     tries_of,
 )
@@ -83,6 +84,7 @@ def show_page(
             "tries": tries_of(look, shown.id) if shown is not None else [],
             "around": neighbours(look, document.paths[0][0]) if document.paths else (None, None),
             "has_own_text": has_own_text(look, page.id),
+            "seen_at": seen_at(look, page.id, shown.id) if shown is not None and shown.is_current else None,
             "is_last": find_page(look, document.id, page_number + 1) is None,
         }
     asked = shown.prompt if shown is not None else prompt

@@ -20,13 +20,15 @@ _SAME_SECONDS = 1.0  # a look costs 3 ms, a page asks several times
 
 @dataclass(frozen=True)
 class Site:
-    """`keys` is None where nobody is asked for a token. `allow_retry`: whether failures may be sent back to waiting."""
+    """`keys` is None where nobody is asked for a token. `allow_retry`: whether failures may be sent back to waiting;
+    `allow_review`: whether pages may be marked as seen."""
 
     name: str  # of the database, without a password
     settings: Settings
     images: ImageStore
     keys: Keys | None
     allow_retry: bool
+    allow_review: bool
     gathered: Gathered = field(default_factory=Gathered)
     _server: Looking | None = None
     _file: list[tuple[float, Looking]] = field(default_factory=list)  # when it was looked at, and the file
@@ -42,7 +44,7 @@ class Site:
         return self._file[0][1]
 
 
-def make_site(settings: Settings, token: str | None, allow_retry: bool) -> Site:
+def make_site(settings: Settings, token: str | None, allow_retry: bool, allow_review: bool) -> Site:
     """Looks into the database once, so that a server does not start on one that it cannot read.
 
     Raises:
@@ -51,7 +53,7 @@ def make_site(settings: Settings, token: str | None, allow_retry: bool) -> Site:
     db = open_to_look(settings)
     server = db if settings.database_url is not None else None  # it keeps connections
     keys = None if token is None else Keys(token)
-    return Site(db.name, settings, open_images(settings), keys, allow_retry, _server=server)
+    return Site(db.name, settings, open_images(settings), keys, allow_retry, allow_review, _server=server)
 
 
 def _site_of(request: Request) -> Site:

@@ -35,17 +35,18 @@ class WebServer:
         allow_retry: bool,
         allow_upload: bool = False,
         read_from: Sequence[Path] = (),
+        allow_review: bool = False,
     ) -> None:
         """A token is asked for where one is given; one is made where others reach the server or may change rows.
 
         Raises:
             UsageError: no database yet, or one of another version; the port is taken; no such address; a short token.
         """
-        if token is None and (allow_retry or allow_upload or read_from or not is_loopback(host)):
+        if token is None and (allow_retry or allow_review or allow_upload or read_from or not is_loopback(host)):
             token = secrets.token_urlsafe(18)
         if token is not None and len(token) < _MIN_TOKEN_CHARACTERS:
             raise UsageError(f"the token has {len(token)} characters; give at least {_MIN_TOKEN_CHARACTERS}")
-        allowed = {"allow_retry": allow_retry, "allow_upload": allow_upload}
+        allowed = {"allow_retry": allow_retry, "allow_review": allow_review, "allow_upload": allow_upload}
         app = create_app(settings, token=token, **allowed, read_from=read_from)
         self._listener = _listen(host, port)
         name = f"[{host}]" if ":" in host else host

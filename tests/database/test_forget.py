@@ -34,6 +34,7 @@ from pipeline.store.batches import mark_all_seen
 from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
 from pipeline.store.retention import sweep_images
+from pipeline.store.seen import mark_seen
 from pipeline.store.sources import SeenFile, record_files
 from schemas import evaluation_tables, worker_tables  # noqa: F401 (their tables are to be known)
 from schemas.base import Base
@@ -120,6 +121,7 @@ def test_nothing_of_a_file_is_left_in_any_table(archive: Archive, settings: Sett
     )
     archive.read(bad[0], PageFailed("secret", cause="timeout"))
     archive.see("/in/secret.txt", batch="other", rejection="unsupported")
+    assert mark_seen(archive.db, *archive.rows("SELECT page_id, answer_id FROM current_answers ORDER BY 1 DESC")[0])
     assert document_id and rows(archive) != before
     pause_batch(archive.db, archive.batches["told"].id)
     archive.finish("other")

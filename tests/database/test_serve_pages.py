@@ -13,9 +13,11 @@ from starlette.testclient import TestClient
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
 from pipeline.errors import PageFailed
+from pipeline.ingest.forget import find_known, forget
 from pipeline.query.failure_list import causes_of, find_failure, list_failures
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer
+from pipeline.store.forget_plan import plan
 from pipeline.store.pages import NewPage
 from pipeline.web import gathered
 from pipeline.web.app import create_app
@@ -187,6 +189,66 @@ def test_the_review_list_is_walked_from_page_to_page(client: TestClient, archive
         link = re.search(r'data-key="j" href="([^"]+)"', page)
     assert seen == ["1 of 3", "2 of 3", "3 of 3"]
     assert "No page is worth a look" in client.get("/review?reason=empty").text
+
+
+def test_pages_are_marked_as_seen_and_the_next_day_begins_with_what_is_left(
+    archive: Archive, settings: Settings
+) -> None:
+    def doubted(_: Prompt) -> ReadAnswer:
+        return answer("x", review_reason="low-confidence", review_score=0.5)
+
+    for name in "abc":
+        archive.read(archive.ingest(archive.see(f"/in/{name}.pdf") or 0, [name])[0], doubted)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    off = TestClient(create_app(settings, token=TOKEN), base_url="http://localhost", headers=headers)
+    app = create_app(settings, token=TOKEN, allow_review=True)
+    client = TestClient(app, base_url="http://localhost", headers=headers)
+
+    def left(who: TestClient, **where: str) -> str:
+        return "".join(re.findall(r'class="name">(\w)\.pdf', who.get("/review", params=where).text))
+
+    def form(page: str) -> tuple[str, dict[str, str]]:
+        action, fields = re.search(r'action="([^"]+/seen)" class="inline">(.*?)</form>', page, re.S).groups()  # type: ignore[union-attr]
+        return action, dict(re.findall(r'name="(\w+)" value="([^"]*)"', fields))
+
+    listed = client.get("/review?reason=low-confidence").text
+    first = re.search(r'class="entry" href="([^"]+)"', listed)[1].replace("&amp;", "&")  # type: ignore[index]
+    page = client.get(first)
+    action, fields = form(page.text)
+    assert left(client) == "abc" and 'data-key="s"' not in off.get(first).text
+    assert off.post(action, data=fields).status_code == 403
+    assert client.post(action, data=fields | {"form_key": "x"}).status_code == 403 and left(client) == "abc"
+    following = client.post(action, data=fields)
+    assert "1 of 2 worth a look" in following.text and "b.pdf" in following.text
+    assert following.url.query == b"prompt=ocr&queue=.low-confidence"
+    client.post(action, data=fields)  # once more, as after a reload
+    assert left(client) == "bc" == left(off) and left(client, seen="yes") == "a"
+    assert archive.rows("SELECT file_name FROM review WHERE seen_at IS NOT NULL") == [("a.pdf",)]
+    again = client.get(first).text
+    assert "Seen; 2 left" in again and 'data-key="j"' in again
+    assert form(again)[1]["unseen"] == "yes" and 'data-key="s"' in client.post(action, data=form(again)[1]).text
+    assert left(client) == "abc" and left(client, seen="yes") == ""
+    client.post(action, data=fields)
+    archive.batch("anew", model="m2")  # read anew, a page is to be seen again
+    document = archive.see("/in/a.pdf", batch="anew") or 0
+    archive.read(archive.waiting(document)[0], lambda _: answer("y", "m2", review_reason="length"), "m2")
+    assert left(TestClient(create_app(settings), base_url="http://localhost")) == "abc"
+    stale = client.post(action, data=fields)  # with the answer that it does not show any more
+    assert stale.status_code == 200 and archive.rows("SELECT * FROM review WHERE seen_at IS NOT NULL") == []
+
+
+def test_counts_of_a_batch_are_fresh_after_files_of_it_are_forgotten(archive: Archive, settings: Settings) -> None:
+    """They are kept for an hour, else: a batch that is finished does not change."""
+    for name in "abc":
+        archive.file(f"/in/{name}.pdf", [name])
+    open_images(settings).put(b"", archive.scalar("SELECT max(image_hash) FROM pages WHERE document_id = 2"))
+    archive.finish()
+    client = TestClient(create_app(settings), base_url="http://localhost")
+    assert '<td class="number">3</td>' in client.get("/").text
+    forget(archive.db, settings, plan(archive.db, find_known(archive.db, ["/in/b.pdf"])))
+    listed = client.get("/").text
+    pages_and_files = listed.count('<td class="number">2</td>')
+    assert '<td class="number">3</td>' not in listed and pages_and_files == 2
 
 
 @pytest.mark.only("sqlite")
