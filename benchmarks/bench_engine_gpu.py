@@ -2,13 +2,13 @@
 
     python -m benchmarks.bench_engine_gpu [--preset 12b] [--pages 170] [--out FOLDER]
 
-Checks (tiny and mini checkpoints): fused kernels and paged decode against plain operations in float64; the engine's
-tokens alone, in a pack, chunked, preempted and without the graph. Then random weights of the preset are drawn on the
-device, pages of 768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end of
-sequence ignored. The bound (`bound` below) is products at the chip's measured rate, then bytes at its measured
-bandwidth. Needs no tokenizer and no network. The last line is JSON. Not yet run: no GPU was at hand.
-
-Over 300 lines: one script, for a machine that is lent for minutes.
+First `gpu_gates`, and nothing is timed unless all hold: fused kernels, paged decode and varlen attention with a past
+against float64; teacher-forced logits of tiny and mini checkpoints, alone, in a pack, chunked, preempted and without
+the graph; no launch that makes the host wait. Then random weights of the preset are drawn on the device, pages of
+768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end of sequence ignored.
+The bound (`bound` below) is products at the chip's measured rate, then bytes at its measured bandwidth. Needs neither
+tokenizer nor network, nor mistral-inference, mistral-common, xformers. The last line is JSON. Not yet run: no GPU was
+at hand.
 """
 
 from __future__ import annotations
@@ -24,123 +24,14 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
+from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, page_request, run
 from workers.pixtral import start
-from workers.pixtral.cpu.attention import attend_one
 from workers.pixtral.cuda.attention import uses_flash
-from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model.load import weight_bytes
-from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
-from workers.pixtral.plan.batch import slots_of
-from workers.pixtral.plan.cache_blocks import BlockPool
-from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
-from workers.pixtral.plan.sequence import Image, Request, Sampling
-
-
-def page_request(number: int, rows: int, columns: int, max_tokens: int, num_text: int = 48) -> Request:
-    """A page of noise laid out as mistral-common lays it; the text is any tokens, other ones for each page."""
-    rng = np.random.default_rng(number)
-    pixels = rng.integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
-    image = [*([*[10] * columns, 12] * rows)[:-1], 13]
-    text = (20 + rng.integers(0, 200, num_text)).tolist()
-    end = 2 + len(image)
-    sampling = Sampling(max_tokens=max_tokens)
-    return Request((1, 3, *image, *text, 4), (Image(f"page {number}", pixels),), end, end, sampling)
-
-
-def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-    return [future.result().tokens for future in [engine.submit(request) for request in requests]]
-
-
-def make_engine(model: Pixtral, limits: Limits, blocks: int, executor: Executor | None = None) -> PackedEngine:
-    executor = executor or Executor(start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None), limits)
-    scheduler = Scheduler(limits, BlockPool(blocks, sizes.BLOCK_SIZE), 64)
-    return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
-
-
-def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """‖ours − reference‖ / ‖reference‖; NaN fails every comparison."""
-    return float((ours.double() - reference.double()).norm() / reference.double().norm())
-
-
-def check_kernels(device: torch.device) -> dict[str, float]:
-    """bf16 kernels against float64 on the host; each must lie under 1e-2, the size of bf16's own rounding."""
-    from workers.pixtral.cuda.fused import FusedOperations
-    from workers.pixtral.cuda.kernels import PagedKernels
-    from workers.pixtral.model.layers import Operations, RMSNorm
-
-    fused, plain, errors = FusedOperations(), Operations(), {}
-    torch.manual_seed(0)
-    rows, update = (torch.randn(777, 5120, device=device, dtype=torch.bfloat16) for _ in range(2))
-    norm = RMSNorm(5120, 1e-5).to(device, torch.bfloat16)
-    reference = RMSNorm(5120, 1e-5).double()
-    with torch.no_grad():
-        expected = plain.rms_norm(rows.cpu().double() + update.cpu().double(), reference)
-        errors["add_rms_norm"] = relative(fused.add_rms_norm(rows.clone(), update, norm)[1].cpu(), expected)
-    both = torch.randn(777, 2 * 14336, device=device, dtype=torch.bfloat16)
-    errors["gate"] = relative(fused.gate(both).cpu(), plain.gate(both.cpu().double()))
-    qkv = torch.randn(777, 48, 128, device=device, dtype=torch.bfloat16)
-    angles = torch.rand(777, 64, device=device) * 1000
-    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
-    with torch.inference_mode():
-        expected = plain.rotate(qkv[:, :32].cpu().double(), rotation.cpu().double())
-        errors["rotate"] = relative(fused.rotate(qkv[:, :32], rotation).cpu(), expected)
-    keys, values = (torch.randn(400 * 64, 8, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
-    lengths = [1, 64, 65, 1023, 1024, 1025, 3500, 0]
-    tables = torch.zeros(len(lengths), 136, dtype=torch.int32)
-    blocks = iter(torch.randperm(400).tolist())
-    for row, length in enumerate(lengths):
-        for place in range(-(-length // 64)):
-            tables[row, place] = next(blocks)
-    query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
-    out = torch.full_like(query, torch.nan)
-    kernels = PagedKernels(len(lengths), 32, 8, 128, 136 * 64, 64, device)
-    kernels.decode(query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out)
-    worst = 0.0
-    for row, length in enumerate(lengths):
-        if length:
-            places = torch.from_numpy(slots_of(tables[row].tolist(), 0, length, 64))
-            expected = attend_one(*(x.double() for x in (query[row].cpu(), keys.cpu()[places], values.cpu()[places])))
-            worst = max(worst, relative(out[row].cpu(), expected))
-    errors["paged decode"] = worst
-    assert not out[-1].any(), "a row of length 0 must be zeros"
-    assert all(error < 1e-2 for error in errors.values()), errors
-    return errors
-
-
-def check_engine(device: torch.device, preset: str) -> dict[str, float]:
-    """Share of tokens before the first that differs from the page alone, bf16: 1.0 is the same text."""
-    model = random_model(preset, str(device), torch.bfloat16)
-    grids = [(4, 6), (20, 13), (2, 2), (33, 30), (4, 6), (48, 40)]
-    requests = [page_request(i, *grid, max_tokens=40) for i, grid in enumerate(grids)]
-    limits = Limits(8, 512, 2048, 4096)
-    alone = []
-    for request in requests:
-        engine = make_engine(model, limits, 400)
-        alone += run(engine, [request])
-        engine.close()
-
-    def share(limits: Limits, blocks: int, **more: Any) -> float:
-        backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None)
-        for name, value in more.items():
-            setattr(backend, name, value)
-        engine = make_engine(model, limits, blocks, Executor(backend, limits))
-        tokens = run(engine, requests)
-        engine.close()
-        engine.scheduler.pool.check([])
-        shares = []
-        for expected, got in zip(alone, tokens, strict=True):
-            differ = (i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
-            shares.append(next(differ, len(expected)) / len(expected))
-        return float(np.mean(shares))
-
-    return {
-        "packed": share(limits, 400),
-        "packed, no graph": share(limits, 400, use_graph=False),
-        "preempted": share(limits, 60),
-        "other chunks": share(Limits(8, 256, 256, 4096), 400),
-    }
+from workers.pixtral.plan.scheduler import Step
+from workers.pixtral.plan.sequence import Request
 
 
 class Ceilings:
@@ -299,8 +190,9 @@ def main() -> None:
     }
     for name, check in (
         ("kernel_errors", lambda: check_kernels(device)),
-        ("same_text_tiny", lambda: check_engine(device, "tiny")),
-        ("same_text_mini", lambda: check_engine(device, "mini")),
+        ("varlen_errors", lambda: check_varlen(device)),
+        ("engine_tiny", lambda: check_engine(random_model("tiny", str(device), torch.bfloat16))),
+        ("engine_mini", lambda: check_engine(random_model("mini", str(device), torch.bfloat16))),
         ("timing", lambda: time_engine(device, args.preset, args.pages)),
     ):
         started = time.perf_counter()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST_CAPABILITY = (8, 0)  # Ampere: bfloat16, asynchronous copies, FlashAttention 2
 
 
 def check_devices(asked: str) -> None:
@@ -31,3 +38,27 @@ def check_devices(asked: str) -> None:
             f"--devices {asked}: CUDA finds no GPU {names[num_here]} here; `nvidia-smi -L` lists those that it finds. "
             f"Name one of them, {instead}"
         )
+    for number in range(len(names)):
+        check_capability(torch.device("cuda", number), names[number])
+
+
+def check_capability(device: torch.device, asked: str | None = None) -> None:
+    """Whether a GPU has what the engine's kernels are written for; `asked` is its number for people.
+
+    Raises:
+        UsageError: it is older.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= LEAST_CAPABILITY:
+        return
+    which = "" if asked is None else f" {asked}"
+    ways = "CUDA_VISIBLE_DEVICES= hides it, and the CPU reads" if asked is None else "leave --devices out"
+    raise UsageError(
+        f"the GPU{which} is a {torch.cuda.get_device_name(device)} of compute capability "
+        f"{capability[0]}.{capability[1]}; pixtral needs 8.0 or later (A100, RTX 30 and what came after), for bfloat16 "
+        f"and FlashAttention. Name another by --devices, or {ways}"
+    )

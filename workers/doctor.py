@@ -96,11 +96,13 @@ def _devices() -> dict[torch.device, str]:
 
 def _model(folder: Path) -> list[dict[str, str]]:
     """Whether the checkpoint is whole and fits each device, by the engine's own sum."""
+    from workers.devices import check_capability
     from workers.pixtral import start
 
     checks = []
     for device, name in _devices().items():
         try:
+            check_capability(device)
             fit = start.look_at(folder, device)
             fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
             checks.append(_check("model", "ok", fact))

@@ -26,11 +26,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.bench_engine_gpu import page_request
 from benchmarks.checkpoint import PRESETS
+from benchmarks.gpu_gates import page_request
 from workers.pixtral import executor
 from workers.pixtral.cuda import attention, graph
-from workers.pixtral.model import kv_cache, sampling
+from workers.pixtral.model import kv_cache, sampling, vision
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.plan.cache_blocks import BlockPool
@@ -38,6 +38,8 @@ from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sequence
 
 META = torch.device("meta")
+COPIES = ("aten::to", "aten::_to_copy", "aten::copy_")
+READ_BACK = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
 
 
@@ -63,6 +65,7 @@ class Launches:
     programs: list[Program] = field(default_factory=list)
     varlen: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     operators: set[str] = field(default_factory=set)  # every operator of torch, with its schema
+    waits: list[str] = field(default_factory=list)  # operators for which the host would wait
 
     def of(self, name: str) -> list[Program]:
         return [program for program in self.programs if program.name == name]
@@ -98,13 +101,34 @@ class _Pointer:
 
 
 class _Operators(TorchDispatchMode):
-    def __init__(self, seen: set[str]) -> None:
+    """Notes every operator, and those that make the host wait for a GPU.
+
+    A copy from memory that is not pinned does: all but `to_device`'s. So does what reads a number or a size back.
+    """
+
+    def __init__(self, found: Launches) -> None:
         super().__init__()
-        self.seen = seen
+        self.found, self.copies_aside = found, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add(str(func._schema))
-        return func(*args, **(kwargs or {}))
+        name = func._schema.name
+        self.found.operators.add(str(func._schema))
+        out = func(*args, **(kwargs or {}))
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        places = {tensor.device.type for tensor in (*tensors, out) if isinstance(tensor, torch.Tensor)}
+        crosses = name in COPIES and places == {"cpu", "meta"} and not self.copies_aside
+        made_on_host = name == "aten::lift_fresh" and places == {"meta"}
+        if crosses or made_on_host or (name in READ_BACK and "meta" in places):
+            self.found.waits.append(str(func._schema))
+        return out
+
+    def to_device(self, array: Any, device: torch.device) -> torch.Tensor:
+        """`transfer.to_device`, which pins what it sends."""
+        self.copies_aside = True
+        try:
+            return torch.from_numpy(array).to(device)
+        finally:
+            self.copies_aside = False
 
 
 @contextmanager
@@ -171,10 +195,13 @@ def launches(capability: int, varlen_signature: str | None = None) -> Launches:
         return out
 
     with pytest.MonkeyPatch.context() as patch, compiling(capability) as programs:
-        for module in (graph, attention, executor, kv_cache, sampling):
-            patch.setattr(module, "to_device", lambda array, device: torch.from_numpy(array).to(device))
+        operators = _Operators(found)
+        for module in (graph, attention, executor, kv_cache, sampling, vision):
+            patch.setattr(module, "to_device", operators.to_device)
+        vision._statistics.cache_clear()
+        vision._cached_positions.cache_clear()
         patch.setattr(attention, "_varlen", lambda: (varlen_attn, known))
-        with _Operators(found.operators):
+        with operators:
             _run_steps()
     found.programs = programs
     return found

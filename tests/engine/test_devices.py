@@ -39,9 +39,25 @@ def test_a_gpu_that_is_not_there_ends_every_command_with_2(
 def test_the_first_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # CUDA shows those before the first that is missing
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     check_devices("0")
     with pytest.raises(UsageError, match=r"--devices 0,7: CUDA finds no GPU 7 here; `nvidia-smi -L` lists"):
         check_devices("0,7")
+
+
+def test_a_gpu_before_ampere_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = [(8, 9), (7, 5)]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index or 0])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(UsageError, match=r"the GPU 5 is a Tesla T4 of compute capability 7\.5; pixtral needs 8\.0"):
+        check_devices("3,5")
+    check_devices("3")
+    capabilities.reverse()
+    with pytest.raises(UsageError, match=r"Tesla T4 .*CUDA_VISIBLE_DEVICES= hides it"):  # before a weight is read
+        make_engine(Settings(model=CHECKPOINT))
 
 
 def test_a_torch_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

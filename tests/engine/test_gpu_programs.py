@@ -87,3 +87,9 @@ def test_operators_of_a_gpu_alone_are_those_of_torch_2_11(launched):
     for name, schema in used.items():
         if name in SCHEMAS_2_11:
             assert schema == name + SCHEMAS_2_11[name]
+
+
+def test_nothing_in_launch_makes_the_host_wait(launched):
+    """Pages without a temperature. On a GPU `bench_engine_gpu` holds the same by torch's own sync debug mode."""
+    _, found = launched
+    assert found.waits == []

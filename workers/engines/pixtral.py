@@ -59,6 +59,7 @@ class PixtralEngine(Engine):
         try:
             import torch
 
+            from workers.devices import check_capability
             from workers.pixtral import start
         except ImportError as error:
             raise UsageError(
@@ -68,6 +69,7 @@ class PixtralEngine(Engine):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
+        check_capability(torch.device(device))
         self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts)
         self.takes_drafts = self._built.engine.scheduler.limits.decode_tile > 0
         self.model = fingerprint(model_dir)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,7 +29,9 @@ from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
-from workers.pixtral.text.processor import Processor
+
+if TYPE_CHECKING:
+    from workers.pixtral.text.processor import Processor  # imported where a folder is read: it needs mistral-common
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ def build_engine(
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"the type {dtype} is not one of {', '.join(DTYPES)}")
+    from workers.pixtral.text.processor import Processor
+
     processor = Processor(folder, read_config(folder))
     granted = memory_bytes or available_bytes(device)
     model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted))
@@ -109,6 +114,8 @@ def look_at(folder: Path, device: torch.device) -> sizes.Sizes:
     Raises:
         UsageError: as `build_engine`.
     """
+    from workers.pixtral.text.processor import Processor
+
     model = empty_model_of(folder)
     Processor(folder, model.config)
     granted = available_bytes(device)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from workers.pixtral.model.config import PATCH_MERGE, ModelConfig, VisionConfig
 from workers.pixtral.model.decoder import PLAIN, Decoder, Runner
 from workers.pixtral.model.layers import Layer, RMSNorm
+from workers.pixtral.model.transfer import to_device
 
 # OpenAI CLIP's statistics of RGB in 0 … 1, as mistral_common.tokens.tokenizers.image has them.
 DATASET_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -93,7 +94,8 @@ def normalise(pixels: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.tensor(DATASET_MEAN, device=device), torch.tensor(DATASET_STD, device=device)
+    mean, std = (to_device(np.asarray(numbers, np.float32), device) for numbers in (DATASET_MEAN, DATASET_STD))
+    return mean, std
 
 
 def patchify(pixels: Tensor, patch_size: int) -> Tensor:
@@ -129,7 +131,7 @@ def patch_positions(grids: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=64)
 def _cached_positions(grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    return torch.from_numpy(patch_positions(grids)).to(device)
+    return to_device(patch_positions(grids), device)
 
 
 def encode_images(model: Pixtral, images: Sequence[Tensor], runner: Runner = PLAIN) -> Tensor:

@@ -1,0 +1,230 @@
+"""Whether the engine is right on a device: what `bench_engine_gpu` asks before it times anything.
+
+Each check raises AssertionError where an error is above what it states, so that no figure of a wrong engine exists.
+Logits are teacher-forced: the engine reads pages in its own way (in a pack, chunked, preempted, with its graph), and a
+plain forward in float64 reads the same page with the tokens that the engine wrote. A page that sees its neighbour, a
+wrong slot or a wrong mask show there as errors near 1; a near tie that bfloat16 decides otherwise does not show at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.pixtral import start
+from workers.pixtral.cpu.attention import attend_one, attend_past
+from workers.pixtral.cuda import attention
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.executor import Executor, Launched
+from workers.pixtral.model import decoder, vision
+from workers.pixtral.model.load import empty_model, lay_out
+from workers.pixtral.model.packed import attend_packed
+from workers.pixtral.model.vision import Pixtral
+from workers.pixtral.plan import sizes
+from workers.pixtral.plan.batch import Layout, cumulative, slots_of
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
+from workers.pixtral.plan.sequence import Image, Request, Sampling
+
+KERNEL_ERROR = 1e-2  # relative, the size of bfloat16's own rounding
+# Relative, of a page's logits. On a CPU: float32 2e-6; bfloat16 0.03 (tiny) and 0.08 (mini, whose attention is sharp);
+# with pages that see each other 0.49 (tiny) and 0.84 (mini).
+LOGITS_ERROR = {torch.bfloat16: 0.2, torch.float32: 1e-4}
+GRIDS = ((4, 6), (20, 13), (2, 2), (33, 30), (4, 6), (48, 40))  # pages of the engine's checks, in patches
+
+
+def page_request(number: int, rows: int, columns: int, max_tokens: int, num_text: int = 48) -> Request:
+    """A page of noise laid out as mistral-common lays it; the text is any tokens, other ones for each page."""
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 256, (rows * 16, columns * 16, 3), dtype=np.uint8)
+    image = [*([*[10] * columns, 12] * rows)[:-1], 13]
+    text = (20 + rng.integers(0, 200, num_text)).tolist()
+    end = 2 + len(image)
+    sampling = Sampling(max_tokens=max_tokens)
+    return Request((1, 3, *image, *text, 4), (Image(f"page {number}", pixels),), end, end, sampling)
+
+
+def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+    return [future.result().tokens for future in [engine.submit(request) for request in requests]]
+
+
+def make_engine(model: Pixtral, limits: Limits, blocks: int, executor: Executor) -> PackedEngine:
+    scheduler = Scheduler(limits, BlockPool(blocks, sizes.BLOCK_SIZE), 64)
+    return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
+
+
+def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    """‖ours − reference‖ / ‖reference‖; NaN fails every comparison."""
+    return float((ours.double() - reference.double()).norm() / reference.double().norm())
+
+
+def check_kernels(device: torch.device) -> dict[str, float]:
+    """bf16 kernels against float64 on the host; each must lie under KERNEL_ERROR."""
+    from workers.pixtral.cuda.fused import FusedOperations
+    from workers.pixtral.cuda.kernels import PagedKernels
+    from workers.pixtral.model.layers import Operations, RMSNorm
+
+    fused, plain, errors = FusedOperations(), Operations(), {}
+    torch.manual_seed(0)
+    rows, update = (torch.randn(777, 5120, device=device, dtype=torch.bfloat16) for _ in range(2))
+    norm = RMSNorm(5120, 1e-5).to(device, torch.bfloat16)
+    reference = RMSNorm(5120, 1e-5).double()
+    with torch.no_grad():
+        expected = plain.rms_norm(rows.cpu().double() + update.cpu().double(), reference)
+        errors["add_rms_norm"] = relative(fused.add_rms_norm(rows.clone(), update, norm)[1].cpu(), expected)
+    both = torch.randn(777, 2 * 14336, device=device, dtype=torch.bfloat16)
+    errors["gate"] = relative(fused.gate(both).cpu(), plain.gate(both.cpu().double()))
+    qkv = torch.randn(777, 48, 128, device=device, dtype=torch.bfloat16)
+    angles = torch.rand(777, 64, device=device) * 1000
+    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    with torch.inference_mode():
+        expected = plain.rotate(qkv[:, :32].cpu().double(), rotation.cpu().double())
+        errors["rotate"] = relative(fused.rotate(qkv[:, :32], rotation).cpu(), expected)
+    keys, values = (torch.randn(400 * 64, 8, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
+    lengths = [1, 64, 65, 1023, 1024, 1025, 3500, 0]
+    tables = torch.zeros(len(lengths), 136, dtype=torch.int32)
+    blocks = iter(torch.randperm(400).tolist())
+    for row, length in enumerate(lengths):
+        for place in range(-(-length // 64)):
+            tables[row, place] = next(blocks)
+    query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
+    out = torch.full_like(query, torch.nan)
+    kernels = PagedKernels(len(lengths), 32, 8, 128, 136 * 64, 64, device)
+    kernels.decode(query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out)
+    worst = 0.0
+    for row, length in enumerate(lengths):
+        if length:
+            places = torch.from_numpy(slots_of(tables[row].tolist(), 0, length, 64))
+            expected = attend_one(*(x.double() for x in (query[row].cpu(), keys.cpu()[places], values.cpu()[places])))
+            worst = max(worst, relative(out[row].cpu(), expected))
+    errors["paged decode"] = worst
+    assert not out[-1].any(), "a row of length 0 must be zeros"
+    assert all(error < KERNEL_ERROR for error in errors.values()), errors
+    return errors
+
+
+def check_varlen(device: torch.device, heads: int = 32, kv_heads: int = 8) -> dict[str, float]:
+    """FlashAttention over packs against float64: whole sequences, and chunks that see their past."""
+    torch.manual_seed(0)
+    chunks = [(100, 100), (1, 77), (64, 1000), (300, 2300), (128, 128)]  # queries, keys
+    queries, keys = [q for q, _ in chunks], [k for _, k in chunks]
+    query = torch.randn(sum(queries), heads, 128, device=device, dtype=torch.bfloat16)
+    key, value = (torch.randn(sum(keys), kv_heads, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
+    cu_q, cu_k = (torch.tensor(cumulative(lengths), dtype=torch.int32, device=device) for lengths in (queries, keys))
+    out = attention.attend_varlen(query, key, value, cu_q, cu_k, max(queries), max(keys), causal=True)
+    q, k, v = (x.cpu().double() for x in (query, key, value))
+    spans = list(zip(cumulative(queries), cumulative(keys), chunks, strict=False))
+    past = [attend_past(q[a : a + n], k[b : b + m], v[b : b + m]) for a, b, (n, m) in spans]
+    errors = {"varlen with a past": relative(out.cpu(), torch.cat(past))}
+    inside = attention.attend_varlen(value, key, value, cu_k, cu_k, max(keys), max(keys), causal=False)
+    errors["varlen inside images"] = relative(inside.cpu(), attend_packed(v, k, v, keys, causal=False))
+    assert all(error < KERNEL_ERROR for error in errors.values()), errors
+    return errors
+
+
+class WatchedExecutor(Executor):
+    """Keeps the logits of every token; on a GPU a launch that would make the host wait is an error."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.logits: dict[tuple[int, int], Tensor] = {}  # by a request's id and the position
+
+    def launch(self, step: Step) -> Launched:
+        if self.device.type != "cuda":
+            return super().launch(step)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return super().launch(step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def _sample(self, layout: Layout, hidden: Tensor) -> Tensor:
+        if layout.sample_rows:
+            logits = self.backend.logits(hidden).clone()
+            for row, (sequence, position) in enumerate(
+                zip(layout.sample_sequences, layout.sample_positions, strict=True)
+            ):
+                self.logits[id(sequence.request), position] = logits[row]
+        return super()._sample(layout, hidden)
+
+
+def exact_model(model: Pixtral) -> Pixtral:
+    """The same weights in float64."""
+    exact = empty_model(model.config)
+    lay_out(exact, model.device, torch.float64)
+    for ours, theirs in zip(exact.parameters(), model.parameters(), strict=True):
+        ours.data.copy_(theirs)
+    return exact.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def exact_logits(exact: Pixtral, request: Request, tokens: Sequence[int]) -> Tensor:
+    """Logits of each of `tokens`, were they what the model wrote: one page, one plain causal forward in float64."""
+    ids = torch.tensor([*request.tokens, *tokens[:-1]], device=exact.device)
+    images = [torch.from_numpy(np.ascontiguousarray(image.pixels)).to(exact.device) for image in request.images]
+    hidden = decoder.embed(exact, ids, vision.encode_images(exact, images))
+
+    def attend(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend_packed(query, key, value, [len(ids)], causal=True).flatten(1)
+
+    last = decoder.run_layers(exact, hidden, torch.arange(len(ids), device=exact.device), attend)
+    return decoder.logits(exact, last[len(request.tokens) - 1 :])
+
+
+def check_engine(
+    model: Pixtral, modes: dict[str, tuple[Limits, int, dict[str, Any]]] | None = None, max_tokens: int = 40
+) -> dict[str, float]:
+    """For each way of running: the worst relative error of a page's logits, and the share of text equal to it alone.
+
+    `modes` are limits, blocks and what is set of the backend. Raises AssertionError over LOGITS_ERROR.
+    """
+    requests = [page_request(i, *grid, max_tokens=max_tokens) for i, grid in enumerate(GRIDS)]
+    limits = Limits(8, 512, 2048, 4096)
+    modes = modes or {
+        "packed": (limits, 400, {}),
+        "packed, no graph": (limits, 400, {"use_graph": False}),
+        "preempted": (limits, 60, {}),
+        "other chunks": (Limits(8, 256, 256, 4096), 400, {}),
+    }
+    exact = exact_model(model)
+    alone: list[tuple[int, ...]] = []
+    worst = 0.0
+    for request in requests:
+        tokens, error = _read(model, exact, [request], limits, 400, {})
+        alone += tokens
+        worst = max(worst, error)
+    found = {"alone, logits": worst}
+    for name, (mode_limits, blocks, more) in modes.items():
+        texts, found[f"{name}, logits"] = _read(model, exact, requests, mode_limits, blocks, more)
+        shares = []
+        for expected, got in zip(alone, texts, strict=True):
+            differ = (i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
+            shares.append(next(differ, len(expected)) / len(expected))
+        found[f"{name}, same text"] = float(np.mean(shares))
+    allowed = LOGITS_ERROR[model.dtype]
+    assert all(error < allowed for name, error in found.items() if name.endswith("logits")), (allowed, found)
+    return found
+
+
+def _read(
+    model: Pixtral, exact: Pixtral, requests: list[Request], limits: Limits, blocks: int, more: dict[str, Any]
+) -> tuple[list[tuple[int, ...]], float]:
+    """Tokens of each request, and the worst error of any one's logits."""
+    backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None)
+    for name, value in more.items():
+        setattr(backend, name, value)
+    executor = WatchedExecutor(backend, limits)
+    engine = make_engine(model, limits, blocks, executor)
+    texts = run(engine, requests)
+    engine.close()
+    engine.scheduler.pool.check([])
+    errors = []
+    for request, tokens in zip(requests, texts, strict=True):
+        first = len(request.tokens) - 1
+        ours = torch.stack([executor.logits[id(request), first + i] for i in range(len(tokens))])
+        errors.append(relative(ours, exact_logits(exact, request, tokens)))
+    return texts, float(np.max(errors))  # NaN stays NaN

@@ -1,0 +1,93 @@
+"""What `bench_engine_gpu` holds before it times anything, on a CPU: what is right passes, what is not does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_gates
+from benchmarks.checkpoint import random_model
+from workers.pixtral.cpu.attention import attend_packed, attend_past
+from workers.pixtral.cpu.tiles import TiledRunner
+from workers.pixtral.cuda import attention
+from workers.pixtral.plan.scheduler import Limits
+
+ROOT = Path(__file__).parents[2]
+NOT_THERE = "mistral_inference mistral_common xformers simple_parsing pydantic pydantic_core sqlalchemy celery kombu"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return random_model("tiny", "cpu", torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch):
+    monkeypatch.setattr(gpu_gates, "GRIDS", ((4, 6), (2, 2), (9, 7)))
+
+
+MODES = {"packed": (Limits(8, 32, 256, 4096), 60, {}), "preempted": (Limits(8, 512, 2048, 4096), 4, {})}
+
+
+def test_an_engine_that_is_right_passes(tiny):
+    found = gpu_gates.check_engine(tiny, MODES, max_tokens=6)
+    assert found.keys() >= {"alone, logits", "packed, logits", "preempted, same text"}
+    assert found["packed, same text"] == found["preempted, same text"] == 1.0
+
+
+def test_pages_that_see_each_other_do_not_pass(tiny, monkeypatch):
+    """As in mistral-inference: the images of a pack attend to all of it."""
+
+    def leaking(self, lengths, device):
+        return lambda query, key, value: attend_packed(query, key, value, [sum(lengths)], causal=False)
+
+    monkeypatch.setattr(TiledRunner, "packed_attention", leaking)
+    with pytest.raises(AssertionError, match="packed, logits"):
+        gpu_gates.check_engine(tiny, MODES, max_tokens=6)
+
+
+def _varlen(seen):
+    """FlashAttention's part played by SDPA; `seen` says which keys a chunk's past leaves it."""
+
+    def attend(query, key, value, cu_q, cu_k, max_q, max_k, *, causal):
+        spans = zip(pairwise(cu_q.tolist()), pairwise(cu_k.tolist()), strict=True)
+        if not causal:
+            return attend_packed(query, key, value, [b - a for a, b in pairwise(cu_q.tolist())], causal=False)
+        parts = [(slice(*q), slice(*seen(q, k))) for q, k in spans]
+        return torch.cat([attend_past(query[rows], key[keys], value[keys]) for rows, keys in parts])
+
+    return attend
+
+
+def test_varlen_attention_is_held_to_look_back_from_the_bottom_right(monkeypatch):
+    monkeypatch.setattr(attention, "attend_varlen", _varlen(lambda q, k: k))
+    errors = gpu_gates.check_varlen(torch.device("cpu"), heads=2, kv_heads=1)
+    assert errors.keys() == {"varlen with a past", "varlen inside images"}
+    monkeypatch.setattr(attention, "attend_varlen", _varlen(lambda q, k: (k[0], k[0] + q[1] - q[0])))
+    with pytest.raises(AssertionError, match="varlen with a past"):
+        gpu_gates.check_varlen(torch.device("cpu"), heads=2, kv_heads=1)
+
+
+def test_it_imports_where_a_gpu_image_has_only_torch():
+    pytest.importorskip("triton")
+    program = (
+        "import sys\n"
+        f"absent = {NOT_THERE.split()}\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in absent:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import benchmarks.bench_engine_gpu, workers.pixtral.cuda.graph\n"
+    )
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
