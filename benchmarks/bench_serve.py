@@ -16,6 +16,7 @@ with their image and small picture, searches, SQL, JSON of pages, an address tha
 from __future__ import annotations
 
 import argparse
+import http.client
 import itertools
 import json
 import os
@@ -25,8 +26,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import httpx
 from starlette.testclient import TestClient
 
 from pipeline.database.open_to_look import open_to_look
@@ -99,15 +100,17 @@ def ask_often(home: Path, requests: int) -> None:
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
-        url = server.stderr.readline().split()[1]
+        address = urlsplit(server.stderr.readline().split()[1])
         codes, found = dict[int, int](), dict[int, dict[str, int]]()
-        with httpx.Client(base_url=url, timeout=60) as client:
-            for count, path in enumerate(itertools.islice(itertools.cycle(_addresses(home)), requests), 1):
-                code = client.get(path).status_code
-                codes[code] = codes.get(code, 0) + 1
-                if count in (100, requests) or count % 1_000 == 0:
-                    found[count] = _taken(server.pid)
-                    print(f"{count:7,} requests: {found[count]}", flush=True)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+        for count, path in enumerate(itertools.islice(itertools.cycle(_addresses(home)), requests), 1):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            codes[answer.status] = codes.get(answer.status, 0) + 1
+            if count in (100, requests) or count % 1_000 == 0:
+                found[count] = _taken(server.pid)
+                print(f"{count:7,} requests: {found[count]}", flush=True)
         print(json.dumps({"requests": requests, "codes": codes, "first": found[min(found)], "last": found[max(found)]}))
     finally:
         server.terminate()

@@ -203,10 +203,10 @@ def _marked_since(site: Site, worst: Worst) -> set[tuple[str, int, str]]:
     """Pages that were marked after the list was gathered, by this server or another: few."""
     given = {} if worst.last_seen_at is None else {"last": worst.last_seen_at}
     with site.db.looking() as look:
-        rows = look.rows(f"{_MARKED}{' WHERE k.seen_at >= :last' if given else ''}", **given)
+        rows = look.rows(f"{_MARKED}{' AND k.seen_at >= :last' if given else ''}", **given)
     return {(row[0], row[1], row[2]) for row in rows}
 
 
-_MARKED = """SELECT d.public_id, p.page_index + 1, c.prompt FROM seen_pages k
-JOIN current_answers c ON c.page_id = k.page_id AND c.answer_id = k.answer_id
-JOIN pages p ON p.id = k.page_id JOIN documents d ON d.id = p.document_id"""
+_MARKED = """SELECT d.public_id, p.page_index + 1, c.prompt
+FROM seen_pages k CROSS JOIN current_answers c CROSS JOIN pages p CROSS JOIN documents d
+WHERE c.page_id = k.page_id AND c.answer_id = k.answer_id AND p.id = k.page_id AND d.id = p.document_id"""
