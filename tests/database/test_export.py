@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,20 @@ def test_any_names_stay_inside_and_apart(paths: list[str]) -> None:
         assert all(len(part.encode()) <= 255 for part in target.parts)
         assert str(target).casefold() not in seen and "\0" not in str(target)
         seen.add(str(target).casefold())
+
+
+def test_names_of_what_is_written_are_kept_outside_of_memory() -> None:
+    """A set of them took 160 bytes a document, and a folder for each document's pages as much again and more."""
+    targets = Targets(Path("/nonexistent/out"), "/in/", ".alto")
+    (cache,) = targets._names.execute("PRAGMA cache_size").fetchone()
+    assert cache == -8_000, "kilobytes; the rest is on the disk"
+    tracemalloc.start()
+    for number in range(4_000):
+        targets.within(targets.of(f"/in/{number // 10}/{number}.pdf"), "00001.xml")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 700_000, "1,000 folders are kept, 4,000 documents are not"
+    assert "_renamed" in targets.of("/in/7/70.PDF").parts  # and remembered
 
 
 @given(st.text())
