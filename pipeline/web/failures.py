@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
@@ -27,7 +27,14 @@ def show_failures(
     request: Request, site: TheSite, batch_id: str, cause: str = "", after: str = "", retried: Number | None = None
 ) -> Response:
     batch = batch_or_404(site, batch_id)
-    found = list_failures(site.db, batch.id, cause or None, _key(after) if after else (0, 0), _SHOWN + 1)
+    first = _key(after) if after else (0, 0)
+    result = site.gathered.get(  # what other batches failed at is looked through, too
+        _list_name(batch, cause, first),
+        lambda: list_failures(site.db, batch.id, cause or None, first, _SHOWN + 1),
+        fresh_seconds=0.5,
+        wait_seconds=0.1,
+    )
+    found = result.value or []
     causes = site.gathered.get(
         ("causes", batch.id, batch.forgotten_at),
         lambda: causes_of(site.db, batch.id),
@@ -39,6 +46,8 @@ def show_failures(
         "failures.html",
         batch=batch,
         failures=found[:_SHOWN],
+        is_gathered=result.value is not None,
+        after=after,
         more="-".join(map(str, found[_SHOWN - 1].key)) if len(found) > _SHOWN else None,
         causes=causes.value or {},
         cause=cause,
@@ -72,7 +81,17 @@ def retry(
         drawn, read = retry_failures(db, batch.id, [(one.source_path, one.page_number) for one in chosen])
     finally:
         db.dispose()
+    for told in (
+        _list_name(batch, "", (0, 0)),
+        _list_name(batch, cause, (0, 0)),
+        ("causes", batch.id, batch.forgotten_at),
+    ):
+        site.gathered.outdate(told)
     return RedirectResponse(address("batches", batch_id, "failures", cause=cause, retried=drawn + read), 303)
+
+
+def _list_name(batch: BatchRow, cause: str, first: tuple[int, int]) -> tuple[Any, ...]:
+    return "failures", batch.id, batch.forgotten_at, cause, first
 
 
 def _who_reads(site: Site, batch: BatchRow) -> str | None:
