@@ -18,13 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageChops, ImageFile, PngImagePlugin
 
 from pipeline.documents.cut_jp2 import made_whole
 from pipeline.documents.cut_webp import decode_cut_webp
 from pipeline.documents.flatten import WHITE
 
 _JPEG_BLOCK_PX = 16  # rows that a JPEG decodes at once, at most
+_MADE_UP = range(127, 130)  # mid-grey
 _COARSE = "the image file ends early: its picture is coarse, and parts may be missing"
 _BOX_BYTES = 8  # a box's length and kind
 _MAX_TEXT_MEMORY_BYTES = 2**30  # of all texts in a PNG together, in the lenient try; the process has its own limit
@@ -118,6 +119,23 @@ def _decode_cut(path: str, formats: tuple[str, ...], page_index: int) -> Cut | N
             says = f"the image file lacks its end: at most the last {_JPEG_BLOCK_PX} rows are missing"
             return Cut(image, 0, 1, says)
     return Cut(image, 0, last / height, _says(1 - last / height, "lower"))
+
+
+def made_up_rows(image: Image.Image, notes: list[str]) -> float:
+    """From which share of its height on a decoded JPEG is grey; 1 where it is not. Where its end mark or broken data
+    come too early, the decoder makes up what is missing so, without a word."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB", "CMYK"):
+        return 1.0
+    colours = [band.getextrema() for band in image.crop((0, image.height - 1, *image.size)).split()]
+    if any(lowest != highest or lowest not in _MADE_UP for lowest, highest in colours):
+        return 1.0
+    grey = Image.new(image.mode, image.size, tuple(int(lowest) for lowest, _ in colours))
+    box = ImageChops.difference(image, grey).getbbox()
+    share = box[3] / image.height if box is not None else 1.0
+    if share < 1:
+        shown = f"the lowest {max((1 - share) * 100, 1):.0f} % of the picture is plain grey"
+        notes.append(f"{shown}: it may be missing, and is drawn white")
+    return share
 
 
 def ends_early(path: str) -> str:

@@ -53,6 +53,8 @@ def turn_of(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
     if image.format in TURNED_ALREADY:
         return None
     orientation = None
+    if image.format == "PNG":  # looks for it behind the picture: that one is damaged is not to be swallowed here
+        image.load()
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", UserWarning)  # all that Pillow says of a directory outside its data

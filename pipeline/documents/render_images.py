@@ -20,7 +20,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline.documents.cut_images import decode_cut, ends_early, lenient
+from pipeline.documents.cut_images import decode_cut, ends_early, lenient, made_up_rows
 from pipeline.documents.dots import dpi_of, stretch_of, turn_of
 from pipeline.documents.drawn import Drawn, Limits, clean, is_white, translated, without_paths
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
@@ -107,6 +107,8 @@ class ImageFrames:
                     other = self._by_mupdf(DocumentRejected) or self._cut_webp()
                     if other is None:
                         raise error from None
+                    if self._kind == "png":
+                        self._notes.append("the PNG file is damaged at its beginning: its picture may be another one")
                     return other
             self._is_lenient = True
             part = f"a part of the {self._kind.upper()} file beside its picture"
@@ -219,6 +221,7 @@ def shrink(
     spare = 1 if detail == "auto" else 2
     image.draft(None, (math.ceil(spare * most.width_px / wide), math.ceil(spare * most.height_px / tall)))  # its mode
     image.load()
+    decoded = decoded if decoded != (0.0, 1.0) else (0.0, made_up_rows(image, notes))
     plain = resampled_mode(image)
     if decoded != (0.0, 1.0):
         plain = plain.copy()

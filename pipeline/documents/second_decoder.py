@@ -1,4 +1,6 @@
-"""Pictures that Pillow does not decode and MuPDF does: BMP with odd bit fields, palettes or headers, some JPEG 2000."""
+"""Pictures that Pillow does not decode and MuPDF does: BMP with odd bit fields, palettes or headers, some JPEG 2000,
+PNG whose first sum is wrong.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import pymupdf as _pymupdf
 from PIL import Image
 
 pymupdf: Any = _pymupdf
-KINDS = ("bmp", "jp2")  # of the others it reads no more than Pillow
+KINDS = ("bmp", "jp2", "png")  # of the others it reads no more than Pillow
 
 
 def size_by_mupdf(path: str) -> tuple[int, int] | None:

@@ -104,6 +104,23 @@ def test_a_cut_picture_is_read_as_far_as_it_goes(tmp_path: Path, kind: str, opti
     assert there.mean() > 0.3 and not gone.any()
 
 
+def test_what_a_decoder_passes_over_is_said(tmp_path: Path) -> None:
+    path, picture = tmp_path / "a.jpg", lines_of_text(320, 640)
+    whole = odd_images.encoded(picture, "JPEG", quality=90)
+    for ended in (whole[: len(whole) // 2] + b"\xff\xd9", whole[: len(whole) // 2] + b"\xff\xd9" + whole[-99:]):
+        path.write_bytes(ended)  # an end mark too early: the decoder makes up the rest in grey
+        [page] = drawn(path)
+        assert re.search("lowest [3-6]. % of the picture is plain grey", page.warnings), page.warnings
+        assert ink_rows(page)[:250].mean() > 0.3 and not ink_rows(page)[450:640].any()
+    path, whole = tmp_path / "a.png", odd_images.encoded(picture, "PNG")
+    at = whole.index(b"IDAT") + (len(whole) - whole.index(b"IDAT")) // 2
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+    assert "of the picture" in drawn(path)[0].warnings
+    path.write_bytes(whole[:29] + bytes([whole[29] ^ 1]) + whole[30:])  # the sum of its size
+    [page] = drawn(path)
+    assert "damaged at its beginning" in page.warnings and ink_rows(page)[:640].mean() > 0.3
+
+
 def test_a_jpeg_without_its_end_mark_is_whole(tmp_path: Path) -> None:
     image = lines_of_text(320, 640)
     whole, path = tmp_path / "whole.jpg", tmp_path / "a.jpg"
