@@ -25,7 +25,7 @@ from pipeline.documents.cut_webp import decode_cut_webp
 from pipeline.documents.flatten import WHITE
 
 _JPEG_BLOCK_PX = 16  # rows that a JPEG decodes at once, at most
-_MADE_UP = range(127, 130)  # mid-grey
+_MADE_UP, _LEAST_MADE_UP = range(127, 130), 0.01  # mid-grey; of the height
 _COARSE = "the image file ends early: its picture is coarse, and parts may be missing"
 _BOX_BYTES = 8  # a box's length and kind
 _MAX_TEXT_MEMORY_BYTES = 2**30  # of all texts in a PNG together, in the lenient try; the process has its own limit
@@ -126,15 +126,17 @@ def made_up_rows(image: Image.Image, notes: list[str]) -> float:
     come too early, the decoder makes up what is missing so, without a word."""
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB", "CMYK"):
         return 1.0
-    colours = [band.getextrema() for band in image.crop((0, image.height - 1, *image.size)).split()]
-    if any(lowest != highest or lowest not in _MADE_UP for lowest, highest in colours):
+    colour = image.getpixel((0, image.height - 1))
+    bands = colour if isinstance(colour, tuple) else (colour,)
+    if not all(value in _MADE_UP for value in bands):
         return 1.0
-    grey = Image.new(image.mode, image.size, tuple(int(lowest) for lowest, _ in colours))
+    grey = Image.new(image.mode, image.size, colour)
     box = ImageChops.difference(image, grey).getbbox()
     share = box[3] / image.height if box is not None else 1.0
-    if share < 1:
-        shown = f"the lowest {max((1 - share) * 100, 1):.0f} % of the picture is plain grey"
-        notes.append(f"{shown}: it may be missing, and is drawn white")
+    if 1 - share < _LEAST_MADE_UP:
+        return 1.0
+    shown = f"the lowest {(1 - share) * 100:.0f} % of the picture is plain grey"
+    notes.append(f"{shown}: it may be missing, and is drawn white")
     return share
 
 

@@ -182,6 +182,8 @@ _MAGIC = {
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": Kind.MSG,  # OLE, in which old office documents lie too
     b"PK\3\4": Kind.ZIP,
     b"PK\5\6": Kind.ZIP,  # without a member
+    b"PK\7\x08PK\3\4": Kind.ZIP,  # of parts, of which it needed one
+    b"PK00PK\3\4": Kind.ZIP,
     b"\x1f\x8b\x08": Kind.GZIP,
     b"{\\rtf": Kind.RTF,
     b"\xfd7zXZ\0": Kind.XZ,

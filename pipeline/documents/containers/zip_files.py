@@ -74,11 +74,14 @@ class ZipMembers:
         """Where the directory begins and ends, and how many bytes lie before the archive's own first; None: none."""
         first = max(0, self._size - _LONGEST_COMMENT - 22)
         tail = self._read(first, self._size - first)
-        at = tail.rfind(_END)
-        if at < 0 or len(tail) - at < 22:
-            return None
-        size, offset = struct.unpack("<II", tail[at + 12 : at + 20])
-        end = first + at
+        at = len(tail)
+        while (at := tail.rfind(_END, 0, at)) >= 0:  # the comment behind it may hold the same signs
+            if len(tail) - at >= 22 and (found := self._directory_before(first + at, tail[at : at + 22])):
+                return found
+        return None
+
+    def _directory_before(self, end: int, record: bytes) -> tuple[int, int, int] | None:
+        size, offset = struct.unpack("<II", record[12:20])
         locator = self._read(end - 20, 20) if end >= 20 else b""
         if locator.startswith(_LOCATOR_64):
             [end_64] = struct.unpack("<Q", locator[8:16])
@@ -107,7 +110,9 @@ class ZipMembers:
             entry.filename = _decoded(buffer[_CENTRAL_HEADER.size : name_end], flags)
             entry.create_system, entry.flag_bits, entry.compress_type, entry.CRC = fields[2], flags, method, crc
             entry.external_attr = fields[17]
-            wide = _sizes_64(buffer[name_end : name_end + len_extra], size, packed, fields[18])
+            extra = buffer[name_end : name_end + len_extra]
+            entry.filename = _name_in_unicode(extra, buffer[_CENTRAL_HEADER.size : name_end]) or entry.filename
+            wide = _sizes_64(extra, size, packed, fields[18])
             entry.file_size, entry.compress_size, entry.header_offset = wide[0], wide[1], wide[2] + shift
             yield entry
             record = name_end + len_extra + len_comment
@@ -186,6 +191,18 @@ def _decoded(name: bytes, flags: int) -> str:
         return name.decode()
     except UnicodeDecodeError:
         return name.decode("utf-8", "surrogateescape") if flags & 0x800 else name.decode("cp437")
+
+
+def _name_in_unicode(extra: bytes, name: bytes) -> str:
+    """The name as an extra field of Info-ZIP gives it, which is of this one; "" where there is none."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        data = extra[at + 4 : at + 4 + length]
+        if kind == 0x7075 and data[1:5] == zlib.crc32(name).to_bytes(4, "little"):
+            return data[5:].decode("utf-8", "replace")
+        at += 4 + length
+    return ""
 
 
 def _sizes_64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
