@@ -153,12 +153,14 @@ def test_kinds_that_are_not_read_are_refused_before_anything_is_loaded(tmp_path)
         choose_engine(settings)
 
 
-SCORES = {"llama_4_scaling": {"original_max_position_embeddings": 16, "beta": 0.1}}  # they grow within a short prompt
+SCORES = {
+    "llama_4_scaling": {"original_max_position_embeddings": 4, "beta": 2.0}
+}  # they grow much within a short prompt
 
 
 @pytest.fixture(scope="module")
 def ministral(tmp_path_factory):
-    params = made_small(MINISTRAL | SCORES)
+    params = made_small(FAMILY["Ministral 3 8B"] | SCORES)
     folder = write(tmp_path_factory.mktemp("ministral"), params, random_tensors(params, seed=3))
     return folder, load_model(folder), Processor(folder, config_of(params))
 
@@ -167,7 +169,7 @@ def test_the_paged_engine_writes_what_a_plain_pass_over_all_tokens_would(ministr
     """Through chunks, tiles of rows, the wanted rows of the last layer, and decode steps: each has a rotation."""
     _, model, processor = ministral
     pages = [np.random.default_rng(seed).integers(0, 256, (56, 84, 3), dtype=np.uint8) for seed in (1, 2)]
-    requests = [processor.encode_page(f"p{n}", page, "read", Sampling(6)) for n, page in enumerate(pages)]
+    requests = [processor.encode_page(f"p{n}", page, "read it all", Sampling(9)) for n, page in enumerate(pages)]
     engine = start_engine(model, processor, 2 * 2**30)
     try:
         answers = [future.result().tokens for future in [engine.submit(request) for request in requests]]

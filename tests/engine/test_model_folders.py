@@ -123,21 +123,33 @@ def test_doctor_names_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
     assert found(folder)["engine"]["state"] == "broken" and "model" not in found(folder)
 
 
-def test_the_table_of_cards_is_the_engines_own_sum() -> None:
-    from benchmarks.checkpoint import PRESETS
+def test_the_tables_of_checkpoints_and_cards_are_the_engines_own_sums() -> None:
+    from benchmarks.family import FAMILY
+    from pipeline.documents.page_tiles import num_tokens
     from workers.pixtral.model.config import config_of
     from workers.pixtral.model.load import empty_model, weight_bytes
     from workers.pixtral.plan.sizes import size_engine
 
-    config = config_of(PRESETS["12b"])
-    weights = weight_bytes(empty_model(config).to(torch.bfloat16))
     text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+) GiB \| (does not fit|\d+)", text, flags=re.MULTILINE)
-    assert len(rows) == 6
-    for gibibytes, told in rows:
+    configs = {name: config_of(params) for name, params in FAMILY.items()}
+    weights = {name: weight_bytes(empty_model(config).to(torch.bfloat16)) for name, config in configs.items()}
+    for name, config in configs.items():
+        vision, cell = (
+            config.vision_encoder,
+            config.vision_encoder.patch_size * config.vision_encoder.spatial_merge_size,
+        )
+        a4 = num_tokens([(round(vision.image_size * 210 / 297), vision.image_size)], cell)
+        begins = f"| {name} | {weights[name] / 2e9:.1f} B | {weights[name] / 1e9:.1f} GB | {cell} × {cell} px, "
+        (row,) = [line for line in text.splitlines() if line.startswith(begins)] or [""]
+        assert f"| {vision.image_size:,} px | {a4:,} tokens |" in row, begins
+    rows = re.findall(r"^\| (\d+) GiB \|(.*)\|$", text, flags=re.MULTILINE)
+    assert len(rows) == 7
+    columns = ("Pixtral 12B", "Mistral Small 3.2", "Ministral 3 3B", "Ministral 3 8B", "Ministral 3 14B")
+    for gibibytes, cells in rows:
         granted = int(int(gibibytes) * 2**30 * 0.92)
-        if told == "does not fit":
-            with pytest.raises(UsageError, match="too little memory"):
-                size_engine(config, weights, granted, 2, on_gpu=True)
-        else:
-            assert size_engine(config, weights, granted, 2, on_gpu=True).limits.max_sequences == int(told)
+        for name, told in zip(columns, map(str.strip, cells.split("|")), strict=True):
+            try:
+                fits = size_engine(configs[name], weights[name], granted, 2, on_gpu=True).limits.max_sequences
+            except UsageError:
+                fits = None
+            assert told.removesuffix(", the most") == ("does not fit" if fits is None else str(fits)), (name, gibibytes)
