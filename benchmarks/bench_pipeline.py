@@ -3,8 +3,8 @@
     python -m benchmarks.bench_pipeline --sizes 1000 10000 100000 1000000 [--database sqlite|postgresql] [--seconds 100]
 
 Real parts: a Valkey server on its own socket, a PostgreSQL server from its wheel with its durable defaults (fsync and
-synchronous_commit on), Celery read workers as `pagepack` starts them, and a process that enqueues what is due and
-keeps the queue at a bounded depth. Pages are rasterized before: every page has a tiny image of its own in the store,
+synchronous_commit on), Celery read workers as `pagepack` starts them, and a process with the dispatcher of `pagepack
+worker`. Pages are rasterized before: every page has a tiny image of its own in the store,
 for a page whose image was read before would only be given its old answer. An answer has `--words` words, of a
 vocabulary of 5,000, and is indexed for search. Time counts from the first message to the last stored answer; the
 workers have read 200 other pages before.
@@ -45,15 +45,14 @@ from pipeline.blobs.page_images import ImageStore
 from pipeline.blobs.png import encode
 from pipeline.database.engine import Database
 from pipeline.database.open import open_database
-from pipeline.delivery.broker import enqueue_pages, make_app, queue_depth
+from pipeline.delivery.broker import enqueue_pages, make_app
+from pipeline.delivery.dispatcher import Dispatcher
 from pipeline.delivery.embedded_broker import EmbeddedBroker
 from pipeline.settings import Settings, load_settings
 from pipeline.store.batches import open_batch
-from pipeline.store.due import take_due_pages
 from pipeline.store.fleet import workers
 from pipeline.store.progress import what_is_open
 from schemas.columns import utc_now, uuid7
-from schemas.messages import READ_QUEUE
 from schemas.prompts import OCR, Prompt
 from schemas.tables import Page, PageTask
 from tests.postgres import PostgresServer
@@ -62,7 +61,6 @@ from workers.engines import Answer, Engine
 MODEL = "bench/1"
 PAGES_A_DOCUMENT = 1_000
 WARM = 200  # pages that are read before the time counts: workers run for days
-DEPTH = 2_000  # messages that wait at most: the broker's memory is bounded whatever the number of pages
 _rng = random.Random(1)
 VOCABULARY = ["".join(_rng.choices("abcdefghijklmnopqrstuvwxyz", k=_rng.randint(2, 11))) for _ in range(5_000)]
 
@@ -172,18 +170,16 @@ def _image(number: int) -> Image.Image:
 
 
 def enqueue(batch_id: int) -> None:
-    """Keep the queue filled until nothing is due; a process of its own, like the dispatcher's."""
+    """The dispatcher of `pagepack worker`, in a process of its own, until nothing is open."""
     settings = load_settings()
     db, app = open_database(settings), make_app(str(settings.broker_url))
     enqueue_pages(app, [0])  # there is none: what is imported for the first message is no page's time
+    dispatcher = Dispatcher(db, settings, lambda said: print(said, file=sys.stderr))
     print("ready", flush=True)
     sys.stdin.readline()
     while what_is_open(db, batch_id):
-        room = DEPTH - queue_depth(app, READ_QUEUE)
-        due = take_due_pages(db, batch_id, limit=room, lost_after=30.0) if room >= DEPTH // 4 else []
-        enqueue_pages(app, due)
-        if not due:
-            time.sleep(0.2)  # as often as `pagepack run` looks
+        dispatcher.tick(app)
+        time.sleep(0.1 if dispatcher.is_busy else 0.5)  # as `pagepack worker` does
 
 
 @contextlib.contextmanager

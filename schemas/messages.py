@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 INGEST_TASK = "pagepack.ingest_document"
 READ_TASK = "pagepack.read_page"
+READ_PAGES_TASK = "pagepack.read_pages"
 SUBMIT_TASK = "pagepack.submit_document"
 INGEST_QUEUE = "pagepack.ingest"
 READ_QUEUE = "pagepack.read"
+MOST_PAGES = 64  # of a message
 MOST_OF_A_NAME = 500  # characters of a batch's name, which an index holds
 
 
@@ -34,6 +36,15 @@ class ReadPage(BaseModel):
 
     version: Literal[1] = 1
     page_id: int
+
+
+class ReadPages(BaseModel):
+    """Pages that wait, in one message: where readers use up many a second, a message for each is most of the work."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = 1
+    page_ids: list[int] = Field(min_length=1, max_length=MOST_PAGES)
 
 
 class SubmitDocument(BaseModel):
@@ -74,6 +85,7 @@ def json_schemas() -> dict[str, dict[str, object]]:
         (SUBMIT_TASK, SubmitDocument, INGEST_QUEUE),
         (INGEST_TASK, IngestDocument, INGEST_QUEUE),
         (READ_TASK, ReadPage, READ_QUEUE),
+        (READ_PAGES_TASK, ReadPages, READ_QUEUE),
         ("TASK of --notify", DocumentDone, "QUEUE of --notify"),
     ]
     return {

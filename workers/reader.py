@@ -1,9 +1,10 @@
 """What a read worker process holds: one engine, and the leases of the pages in it.
 
-Read tasks run on threads, one for each page in flight. The engine packs what all of them submit; each task waits for
-its own page and acknowledges its own message after the answer is stored.
+Read tasks run on threads, one for each message. The engine packs what all of them submit; each task waits for its own
+page, or pages, and acknowledges its own message after their answers are stored. A message for many pages is read like
+many messages: each page has a place while it is in flight, and leaves it to the next when its answer is stored.
 
-Longer than most modules: a page's way from claim to answer, and all that may end it, is read from top to bottom.
+Over 300 lines: a page's way from claim to answer, and all that may end it, is read from top to bottom.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, wait
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 
 from celery.exceptions import Reject
 
@@ -24,7 +26,7 @@ from pipeline.blobs.page_images import open_images
 from pipeline.daemons import start_daemon
 from pipeline.database.engine import Database
 from pipeline.database.retry import insist
-from pipeline.errors import EndpointGone, PageFailed, PagepackError, StorageGone, Unavailable
+from pipeline.errors import DiskFull, EndpointGone, PageFailed, PagepackError, StorageGone, Unavailable
 from pipeline.settings import Settings
 from pipeline.store.answers import ReadAnswer, ReusedAnswer
 from pipeline.store.claims import ANY_MODEL, PageClaim, TaskClaim
@@ -38,6 +40,7 @@ from pipeline.telemetry import events
 from pipeline.telemetry.metrics import EngineFigures, set_gauge
 from pipeline.telemetry.stage_timing import stage
 from workers.budget import Budget
+from workers.company import Company
 from workers.engines import Answer, Begun, Engine
 from workers.outcome import held_to_schema
 from workers.writer import Stopping, Writer
@@ -46,6 +49,27 @@ log = logging.getLogger("pagepack.worker")
 
 _OVERDUE_SECONDS = 5.0
 _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
+_ENDS_ALL = (Stopping, DiskFull, StorageGone, EndpointGone)  # the other pages of a message would fare no better
+
+
+@dataclass(slots=True, eq=False)
+class _InHand:
+    """A page from its claim to its end."""
+
+    claim: PageClaim
+    outcomes: dict[int, Outcome] | None = None  # by task id, of what has ended; none: the worker stopped first
+    asked: list[TaskClaim] = field(default_factory=list)  # what the engine has
+    futures: list[Future[Answer]] = field(default_factory=list)
+    overdue_at: float = 0.0
+    timed: stage | None = None
+    has_ended: bool = False
+
+    def is_open(self) -> bool:
+        return not all(future.done() for future in self.futures)
+
+    def gone(self) -> EndpointGone | None:
+        """Why a server that reads cannot be reached, where it was that."""
+        return next((one for one in (self.outcomes or {}).values() if isinstance(one, EndpointGone)), None)
 
 
 class Reader:
@@ -66,10 +90,9 @@ class Reader:
         self._held: dict[int, int] = {}  # task id → token, of pages in the engine
         self._lost: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
-        self._turn = threading.Condition()
-        self._reading = 0
-        self._is_alone = False
-        self._alone_waiting = 0
+        self._places = engine.capacity + 1  # one more than the engine holds keeps a page ready
+        self._company = Company(self._places, self._is_stopping)
+        self._messages_for = 0  # pages whose messages are in hand
         self._writer = Writer(
             db,
             owner,
@@ -78,10 +101,10 @@ class Reader:
             self._limits,
             hold=self._hold,
             held=lambda: set(self._held),
-            is_stopping=lambda: self._stop_at is not None,
+            is_stopping=self._is_stopping,
             is_over=self._is_over,
             supports=engine.supports,
-            most_in_hand=engine.capacity + 1,
+            most_in_hand=self._places,
         )
         self._budget, self._page_seconds = None, settings.page_seconds
         if engine.name == "endpoint":  # what runs here charges nothing, and waits for nobody
@@ -96,32 +119,71 @@ class Reader:
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self._settings.grace_seconds
 
-    def read(self, page_id: int) -> None:
-        """Read what waits for an answer on this page; nothing where nothing does.
+    def has_room(self) -> bool:
+        """For another message: so many are in hand that each page which is stored finds the next, and no more."""
+        return self._messages_for < 2 * self._places
+
+    def read(self, *page_ids: int) -> None:
+        """Read what waits for an answer on these pages; nothing where nothing does.
 
         Raises:
             Reject: the worker stops; the message goes back to the queue.
-            DiskFull: there is no room for the answer; the supervisor must stop the run.
+            DiskFull: there is no room for an answer; the supervisor must stop the run.
             StorageGone, EndpointGone: page images, or the server that reads, cannot be reached; likewise.
         """
+        with self._lock:
+            self._messages_for += len(page_ids)
         try:
-            if self._read_unless_suspect(page_id, is_alone=False):
-                self._read_unless_suspect(page_id, is_alone=True)
+            for suspect in self._read_some(page_ids):
+                self._read_some([suspect], is_alone=True)
         except Stopping as error:
             raise Reject("the worker stops", requeue=True) from error
+        finally:
+            with self._lock:
+                self._messages_for -= len(page_ids)
 
-    def _read_unless_suspect(self, page_id: int, is_alone: bool) -> bool:
-        """Whether the page is a suspect, and was left for a call in which it is alone."""
-        with self._company(is_alone):
-            if self._stop_at is not None:
-                raise Stopping
-            with stage("claim") as timed:
-                claimed = self._writer.claim(page_id, is_alone)
-                timed.claim = claimed.pages.get(page_id)
-            for claim in claimed.pages.values():
-                events.claimed(claim)
-                self._read(claim)
-            return page_id in claimed.suspects
+    def _read_some(self, page_ids: Sequence[int], is_alone: bool = False) -> list[int]:
+        """Each as soon as there is a place. Returns suspects, which are left for a call in which each is alone.
+
+        What befell the first of them that could not be read is raised after the others have come to an end.
+        """
+        waiting, suspects = deque(page_ids), list[int]()
+        in_hand, errors, places = list[_InHand](), list[BaseException](), 0
+        try:
+            while waiting or in_hand:
+                if waiting and (given := self._enter(len(waiting), is_alone, in_hand)):
+                    places += given
+                    begun = self._begin([waiting.popleft() for _ in range(given)], is_alone, suspects, errors)
+                    in_hand += begun
+                    self._company.leave(given - len(begun))
+                    places -= given - len(begun)
+                ended = self._ended(in_hand)
+                self._end(ended, errors)
+                in_hand = [page for page in in_hand if not page.has_ended]
+                self._company.leave(len(ended))
+                places -= len(ended)
+                if any(isinstance(error, _ENDS_ALL) for error in errors):
+                    waiting.clear()
+        finally:
+            for page in in_hand:  # a fault of ours
+                self._give_back(page.claim, None)
+                self._forget(page)
+            self._company.leave(places)
+        if errors:
+            raise errors[0]
+        return suspects
+
+    def _enter(self, wanted: int, is_alone: bool, in_hand: Sequence[_InHand]) -> int:
+        """Places for the next pages of a message. Raises Stopping."""
+        if self._budget is not None:  # a page may wait until others have an answer, and so must not wait for its own
+            wanted = 0 if in_hand else 1
+        given = self._company.enter(wanted, is_alone=is_alone, waits=not in_hand) if wanted else 0
+        if given == 0 and not in_hand:
+            raise Stopping
+        return given
+
+    def _is_stopping(self) -> bool:
+        return self._stop_at is not None
 
     def _is_over(self) -> bool:
         return self._stop_at is not None and time.monotonic() > self._stop_at
@@ -130,66 +192,94 @@ class Reader:
         with self._lock:
             self._held |= {task.task_id: task.token for task in claim.tasks}
 
-    @contextmanager
-    def _company(self, is_alone: bool) -> Iterator[None]:
-        """A page that was in flight when a worker died is read alone, so that it takes no neighbour with it.
-
-        Entered before the claim: who waits here holds no lease, and is not in flight if the suspect kills the worker.
-        """
-        with self._turn:
-            self._alone_waiting += is_alone
-            while (self._is_alone or (self._reading > 0 if is_alone else self._alone_waiting > 0)) and (
-                self._stop_at is None
-            ):
-                self._turn.wait(_POLL_SECONDS)
-            self._alone_waiting -= is_alone
-            self._reading += 1
-            self._is_alone = self._is_alone or is_alone
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._reading -= 1
-                self._is_alone = self._is_alone and not is_alone
-                self._turn.notify_all()
-
-    def _read(self, claim: PageClaim) -> None:
-        outcomes: dict[int, Outcome] | None = None
-        try:
-            outcomes = self._outcomes(claim)
-            if outcomes is None:
-                returned = return_claim(self._db, claim, "the worker stopped")
-                events.given_back(claim, "the worker stopped", returned)
+    def _begin(
+        self, page_ids: Sequence[int], is_alone: bool, suspects: list[int], errors: list[BaseException]
+    ) -> list[_InHand]:
+        """Claim what waits on these pages, and give it to the engine."""
+        timed = stage("claim")
+        claims: list[PageClaim] = []
+        for claimed in self._writer.claim_all(page_ids, is_alone):
+            if isinstance(claimed, BaseException):
+                errors.append(claimed)
             else:
-                gone = [one for one in outcomes.values() if isinstance(one, EndpointGone)]
-                ended = {task_id: one for task_id, one in outcomes.items() if not isinstance(one, EndpointGone)}
-                if ended:
-                    with stage("store", claim):
-                        stored = self._writer.complete(claim, ended)
-                    events.page_settled(claim, ended, stored, self._limits)
-                if gone:
-                    raise gone[0]
-                if self._settings.keep_images == "until-read":
-                    free_read_images(self._db, self._images, [claim.page_id])
-        except BaseException as error:
-            reason, wait_seconds = "the worker could not store it", 0.0
-            if isinstance(error, StorageGone | EndpointGone):  # the next one would fare no better
-                reason, wait_seconds = str(error), max(GONE_SECONDS, error.retry_after_seconds)
-            with suppress(PagepackError):  # else it runs out: nobody renews it any more
-                returned = insist(lambda: return_claim(self._db, claim, reason, wait_seconds), self._is_over)
-                events.given_back(claim, reason, returned)
-            raise
-        finally:
-            if self._budget is not None and (answers := self._reserved.pop(claim.page_id, 0)):
-                self._budget.end(claim.batch_public_id, answers, list((outcomes or {}).values()))
-            with self._lock:
-                for task in claim.tasks:
-                    self._held.pop(task.task_id, None)
-                    self._lost.discard((task.task_id, task.token))
+                suspects += claimed.suspects
+                claims += claimed.pages.values()
+        timed.claims = claims
+        timed.end()
+        begun: list[_InHand] = []
+        gone: BaseException | None = None
+        for claim in claims:
+            page = _InHand(claim)
+            try:
+                if gone is not None:  # the next one would fare no better
+                    raise gone
+                events.claimed(claim)
+                self._submit(page)
+            except BaseException as error:
+                gone = error if isinstance(error, _ENDS_ALL) else None
+                errors.append(error)
+                self._give_back(claim, error)
+                self._forget(page)
+            else:
+                begun.append(page)
+        return begun
 
-    def _outcomes(self, claim: PageClaim) -> dict[int, Outcome] | None:
-        """What became of each task; None where the worker stopped first."""
-        outcomes: dict[int, Outcome] = {}
+    def _end(self, pages: Sequence[_InHand], errors: list[BaseException]) -> None:
+        """Store what they came to, together; or give back what came to nothing."""
+        ends: list[tuple[_InHand, dict[int, Outcome]]] = []
+        try:
+            for page in pages:
+                if page.timed is not None:
+                    page.timed.end()
+                if page.outcomes is None:
+                    self._give_back(page.claim, None, "the worker stopped")
+                    continue
+                for task, future in zip(page.asked, page.futures, strict=True):
+                    page.outcomes[task.task_id] = self._outcome(page.claim, task, future)
+                outcomes = {task: one for task, one in page.outcomes.items() if not isinstance(one, EndpointGone)}
+                ends.append((page, outcomes))
+            if to_store := [(page.claim, outcomes) for page, outcomes in ends if outcomes]:
+                with stage("store", *(claim for claim, _ in to_store)):
+                    stored = iter(self._writer.complete_all(to_store))
+            for page, outcomes in ends:
+                count = next(stored) if outcomes else 0
+                error = count if isinstance(count, BaseException) else page.gone()
+                if isinstance(count, int) and outcomes:
+                    events.page_settled(page.claim, outcomes, count, self._limits)
+                if error is not None:
+                    errors.append(error)
+                    self._give_back(page.claim, error)
+                elif self._settings.keep_images == "until-read":
+                    free_read_images(self._db, self._images, [page.claim.page_id])
+        finally:
+            for page in pages:
+                self._forget(page)
+
+    def _give_back(self, claim: PageClaim, error: BaseException | None, reason: str = "") -> None:
+        """What is in hand of a page waits again."""
+        wait_seconds = 0.0
+        if isinstance(error, StorageGone | EndpointGone):
+            reason, wait_seconds = str(error), max(GONE_SECONDS, error.retry_after_seconds)
+        reason = reason or "the worker could not store it"
+        with suppress(PagepackError):  # else it runs out: nobody renews it any more
+            returned = insist(lambda: return_claim(self._db, claim, reason, wait_seconds), self._is_over)
+            events.given_back(claim, reason, returned)
+
+    def _forget(self, page: _InHand) -> None:
+        """It is stored or given back: its leases are renewed no more."""
+        claim = page.claim
+        page.has_ended = True
+        if self._budget is not None and (answers := self._reserved.pop(claim.page_id, 0)):
+            self._budget.end(claim.batch_public_id, answers, list((page.outcomes or {}).values()))
+        with self._lock:
+            for task in claim.tasks:
+                self._held.pop(task.task_id, None)
+                self._lost.discard((task.task_id, task.token))
+
+    def _submit(self, page: _InHand) -> None:
+        """To the engine, but for what needs no reading; no outcomes at all where the worker stopped first."""
+        claim, outcomes = page.claim, dict[int, Outcome]()
+        page.outcomes = outcomes
         asked: list[TaskClaim] = []
         for task in claim.tasks:
             if task.task_id in claim.answered:
@@ -203,7 +293,7 @@ class Reader:
                     cause="unsupported-prompt",
                 )
         if not asked:
-            return outcomes
+            return
         try:
             with stage("load", claim):
                 pixels = self._images.pixels(claim.image_hash)
@@ -216,32 +306,29 @@ class Reader:
                     f"no page image was ever stored in {self._images.place}, and pages that wait have theirs: "
                     "set PAGEPACK_IMAGES_URL as on the hosts that ingest, or mount the folder that they use"
                 ) from error
-            if is_on_its_way:
-                return outcomes
-            again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
-            return outcomes | {task.task_id: again for task in asked}
+            if not is_on_its_way:
+                again = Unavailable(f"{error}; its document is being rendered again", cause=error.cause)
+                outcomes |= {task.task_id: again for task in asked}
+            return
         if self._budget is not None:
             if (refusal := self._budget.begin(claim.batch_public_id, len(asked))) is not None:
-                return outcomes | {task.task_id: refusal for task in asked}
+                outcomes |= {task.task_id: refusal for task in asked}
+                return
             self._reserved[claim.page_id] = len(asked)
             if self._is_over():  # it waited for the budget past the grace period
-                return None
-        with stage("read", claim):
-            try:
-                deadline = time.monotonic() + self._page_seconds
-                begun = self._begun(claim, asked)
-                more = (begun,) if any(begun) else ()
-                prompts = [task.asked for task in asked]
-                futures = self.engine.submit(claim.image_hash, pixels, prompts, deadline, *more)
-                del pixels  # hundreds of pages may wait for a server
-            except Exception as error:
-                log.exception("page %s could not be submitted", claim.name)
-                return outcomes | {task.task_id: error for task in asked}
-            if not self._wait(claim, futures, deadline):
-                return None
-        return outcomes | {
-            task.task_id: self._outcome(claim, task, future) for task, future in zip(asked, futures, strict=True)
-        }
+                page.outcomes = None
+                return
+        page.timed = stage("read", claim)
+        deadline = time.monotonic() + self._page_seconds
+        try:
+            begun = self._begun(claim, asked)
+            more = (begun,) if any(begun) else ()
+            prompts = [task.asked for task in asked]
+            page.futures = self.engine.submit(claim.image_hash, pixels, prompts, deadline, *more)
+            page.asked, page.overdue_at = asked, deadline + self._page_seconds / 2 + _OVERDUE_SECONDS
+        except Exception as error:
+            log.exception("page %s could not be submitted", claim.name)
+            outcomes |= {task.task_id: error for task in asked}
 
     def _begun(self, claim: PageClaim, asked: Sequence[TaskClaim]) -> list[Begun | None]:
         """What is there of each answer before it is read. A draft that cannot be had is none."""
@@ -252,24 +339,31 @@ class Reader:
         known = [Begun(task.written, task.written_confidence, drafts.get(task.prompt.name)) for task in asked]
         return [one if one.tokens or one.draft else None for one in known]
 
-    def _wait(self, claim: PageClaim, futures: list[Future[Answer]], deadline: float) -> bool:
-        """Until all are done; False where they were cancelled because the worker stops or the lease was lost.
+    def _ended(self, in_hand: Sequence[_InHand]) -> list[_InHand]:
+        """Those of which nothing more will come, after a moment in which the first may come to an end.
 
-        An engine that lets a deadline pass by far hangs, in a driver perhaps. What it holds comes back only with the
-        end of its process; the supervisor starts another, and the pages in flight are read alone.
+        Some were cancelled because the worker stops or the lease was lost, and have no outcomes then. An engine that
+        lets a deadline pass by far hangs, in a driver perhaps. What it holds comes back only with the end of its
+        process; the supervisor starts another, and the pages in flight are read alone.
         """
-        overdue = deadline + self._page_seconds / 2 + _OVERDUE_SECONDS
-        while wait(futures, timeout=_POLL_SECONDS).not_done:
-            if time.monotonic() > overdue:
-                log.critical("page %s: the engine hangs; this worker ends itself", claim.name)
-                os.kill(os.getpid(), signal.SIGKILL)
-            with self._lock:
-                is_lost = any((task.task_id, task.token) in self._lost for task in claim.tasks)
-            if is_lost or self._is_over():
-                for future in futures:
+        if in_hand and all(page.is_open() for page in in_hand):
+            unread = [future for page in in_hand for future in page.futures if not future.done()]
+            wait(unread, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        ended: list[_InHand] = []
+        for page in in_hand:
+            if page.is_open():
+                if time.monotonic() > page.overdue_at:
+                    log.critical("page %s: the engine hangs; this worker ends itself", page.claim.name)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                with self._lock:
+                    is_lost = any((task.task_id, task.token) in self._lost for task in page.claim.tasks)
+                if not is_lost and not self._is_over():
+                    continue
+                for future in page.futures:
                     future.cancel()
-                return False
-        return True
+                page.outcomes = None
+            ended.append(page)
+        return ended
 
     def _outcome(self, claim: PageClaim, task: TaskClaim, future: Future[Answer]) -> ReadAnswer | Exception:
         try:

@@ -36,7 +36,6 @@ from workers.tasks import add_ingest_tasks, add_read_task
 def read(settings: Settings, broker_url: str, owner: str) -> None:
     """The engine is whole before anything is consumed; one more thread than it holds keeps a page ready."""
     own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")
-    gather_acknowledgements()
     app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
     db = open_database(settings, by_key=True)
@@ -44,6 +43,7 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
     if engine.name == "endpoint":
         engine.keep_jobs_in(JobBook(db))
     reader = Reader(db, engine, settings, owner, is_of_many=role == "read" and settings.database_url is not None)
+    gather_acknowledgements(reader.has_room)
     add_read_task(app, reader)
     signals.worker_shutting_down.connect(lambda **_: reader.stop(), weak=False)
     slots = engine.capacity + 1

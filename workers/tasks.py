@@ -19,7 +19,16 @@ from pipeline.errors import DiskFull, EndpointGone, PagepackError, StorageGone
 from pipeline.ingest.ingester import Ingester
 from pipeline.ingest.submission import BadMessage, submit_message
 from pipeline.settings import Settings
-from schemas.messages import INGEST_TASK, READ_TASK, SUBMIT_TASK, IngestDocument, ReadPage, SubmitDocument
+from schemas.messages import (
+    INGEST_TASK,
+    READ_PAGES_TASK,
+    READ_TASK,
+    SUBMIT_TASK,
+    IngestDocument,
+    ReadPage,
+    ReadPages,
+    SubmitDocument,
+)
 from workers.reader import Reader
 
 log = logging.getLogger("pagepack.worker")
@@ -29,11 +38,15 @@ _AWAY_SECONDS = 5.0  # between two tries at a message that alone says what was a
 
 
 def add_read_task(app: Celery, reader: Reader) -> None:
-    """Serve `pagepack.read_page` from this process."""
+    """Serve `pagepack.read_page` and `pagepack.read_pages` from this process."""
 
     @app.task(name=READ_TASK, shared=False)  # type: ignore[untyped-decorator]
     def read_page(**message: Any) -> None:
         _run(app, READ_TASK, message, lambda: reader.read(ReadPage(**message).page_id))
+
+    @app.task(name=READ_PAGES_TASK, shared=False)  # type: ignore[untyped-decorator]
+    def read_pages(**message: Any) -> None:
+        _run(app, READ_PAGES_TASK, message, lambda: reader.read(*ReadPages(**message).page_ids))
 
 
 def add_ingest_tasks(app: Celery, settings: Settings, ingester: Callable[[], Ingester]) -> None:

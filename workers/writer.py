@@ -1,8 +1,8 @@
 """The one thread of a read worker that claims and stores, for all the threads that wait for pages.
 
 A transaction costs about as much for one page as for ten (benchmarks/RESULTS.md, "Pipeline"). So the threads hand their
-wishes over and wait; the writer takes whatever waits, in one transaction for all claims and one for all that is read. A
-page that comes alone is served at once; where one group follows another, it waits a moment for some more.
+wishes over, one a page, and wait; the writer takes whatever waits, in one transaction for all claims and one for all
+that is read. A page that comes alone is served at once; where one group follows another, it waits a moment for more.
 
 A database that is away is asked again until it is back or the worker stops: text that was read is not given up while
 its lease may still hold, and a late write is fenced off by its token anyway.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -96,23 +96,38 @@ class Writer:
 
     def claim(self, page_id: int, alone: bool) -> Claimed:
         """Lease what waits on a page. Raises Stopping."""
-        wish = _Claim(page_id, alone)
-        self._put(wish)
-        return wish.result.result()
+        (claimed,) = self.claim_all([page_id], alone)
+        if isinstance(claimed, BaseException):
+            raise claimed
+        return claimed
+
+    def claim_all(self, page_ids: Iterable[int], alone: bool = False) -> list[Claimed | BaseException]:
+        """The same for several pages; for each what it came to, or what `claim` would raise."""
+        wishes = [_Claim(page_id, alone) for page_id in page_ids]
+        self._put(wishes)
+        return [wish.result.exception() or wish.result.result() for wish in wishes]
 
     def complete(self, claim: PageClaim, outcomes: Mapping[int, Outcome]) -> int:
         """Store what became of a claimed page; when it is committed, how many tasks were still ours.
 
         Raises: Stopping, DiskFull.
         """
-        wish = _Complete(claim, outcomes)
-        self._put(wish)
-        return wish.result.result()
+        (stored,) = self.complete_all([(claim, outcomes)])
+        if isinstance(stored, BaseException):
+            raise stored
+        return stored
 
-    def _put(self, wish: _Claim | _Complete) -> None:
+    def complete_all(self, pages: Iterable[tuple[PageClaim, Mapping[int, Outcome]]]) -> list[int | BaseException]:
+        """The same for several pages; for each what it came to, or what `complete` would raise."""
+        wishes = [_Complete(*page) for page in pages]
+        self._put(wishes)
+        return [wish.result.exception() or wish.result.result() for wish in wishes]
+
+    def _put(self, wishes: Sequence[_Claim | _Complete]) -> None:
         with self._wake:
-            self._wishes.append(wish)
-            if len(self._wishes) in (1, self._enough):
+            before = len(self._wishes)
+            self._wishes += wishes
+            if before == 0 or before < self._enough <= len(self._wishes):
                 self._wake.notify()
 
     def _serve(self) -> None:

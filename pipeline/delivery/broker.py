@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from celery import Celery
@@ -17,12 +18,14 @@ from pipeline.errors import Unavailable, UsageError, redacted
 from schemas.messages import (
     INGEST_QUEUE,
     INGEST_TASK,
+    READ_PAGES_TASK,
     READ_QUEUE,
     READ_TASK,
     SUBMIT_TASK,
     DocumentDone,
     IngestDocument,
     ReadPage,
+    ReadPages,
 )
 
 _OWN_SECONDS = 3600.0  # queues of one run, host or model, without anybody at them
@@ -50,6 +53,7 @@ def make_app(broker_url: str, *, events: bool = False, own: str = "", silence_se
             INGEST_TASK: {"queue": ingest},
             SUBMIT_TASK: {"queue": ingest},
             READ_TASK: {"queue": read},
+            READ_PAGES_TASK: {"queue": read},
         },
         task_serializer="json",
         accept_content=["json"],
@@ -131,22 +135,39 @@ def enqueue_documents(app: Celery, document_ids: Iterable[int]) -> None:
     Raises:
         Unavailable: the broker does not answer; the rows wait, and the sweep enqueues them again.
     """
-    _send(app, INGEST_TASK, (IngestDocument(document_id=document_id) for document_id in document_ids))
+    _send(app, ((INGEST_TASK, IngestDocument(document_id=document_id)) for document_id in document_ids))
 
 
-def enqueue_pages(app: Celery, page_ids: Iterable[int], queue: str | None = None) -> None:
-    """Say that these pages wait to be read, in the queue of all readers or in this. Raises as `enqueue_documents`."""
-    _send(app, READ_TASK, (ReadPage(page_id=page_id) for page_id in page_ids), queue)
+def enqueue_pages(app: Celery, page_ids: Iterable[int], queue: str | None = None, together: int = 1) -> list[int]:
+    """Say that these pages wait to be read, in the queue of all readers or in this; how many each message names.
+
+    A message names `together` pages at most. Raises as `enqueue_documents`.
+    """
+    sizes: list[int] = []
+
+    def messages() -> Iterator[tuple[str, ReadPage | ReadPages]]:
+        pages = iter(page_ids)
+        while part := list(islice(pages, together)):
+            sizes.append(len(part))
+            if len(part) == 1:
+                yield READ_TASK, ReadPage(page_id=part[0])
+            else:
+                yield READ_PAGES_TASK, ReadPages(page_ids=part)
+
+    _send(app, messages(), queue)
+    return sizes
 
 
-def _send(app: Celery, task: str, messages: Iterable[IngestDocument | ReadPage], queue: str | None = None) -> None:
+def _send(
+    app: Celery, messages: Iterable[tuple[str, IngestDocument | ReadPage | ReadPages]], queue: str | None = None
+) -> None:
     how: dict[str, Any] = {} if queue is None else {"queue": queue}
     with (
         _broker_errors_translated(app),
         app.producer_pool.acquire(block=True, timeout=30) as producer,
         producer.batch(max_size=_AT_ONCE),
     ):
-        for message in messages:
+        for task, message in messages:
             arguments = message.model_dump()
             # Celery would take an eighth of the time to draw them.
             shown = {"argsrepr": "()", "kwargsrepr": repr(arguments)}

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from celery import Celery
 
+from pipeline import __version__
 from pipeline.database.boottime import boottime
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import enqueue_documents, enqueue_pages, queue_depth, queue_of, read_queue
@@ -184,7 +185,7 @@ class Dispatcher:
             room, lost_after = self._look(app, queue, 2 * sum(worker.slots for worker in readers))
             for priority in sorted({priority for _, priority in batches}, reverse=True):
                 equals = [batch for batch, its_priority in batches if its_priority == priority]
-                room -= self._enqueue_pages(app, queue, equals, room, lost_after)
+                room -= self._enqueue_pages(app, queue, equals, room, lost_after, readers)
 
     def _questions(self, only: OpenBatch) -> list[tuple[OpenBatch, int, str, Open]]:
         """Those of this home that wait, now and then; on a server's database the leader of the workers has them."""
@@ -274,26 +275,34 @@ class Dispatcher:
             if images.is_ample(batch.id):
                 due = take_due_documents(self._db, batch.id, limit=room, lost_after=lost_after)
                 enqueue_documents(app, due)
-                self._paces[queue].depth += len(due)
+                self._paces[queue].sent([1] * len(due))
                 self.is_busy = self.is_busy or bool(due)
                 room -= len(due)
                 if room <= 0:
                     return
 
     def _enqueue_pages(
-        self, app: Celery, queue: str, batches: Sequence[OpenBatch], room: int, lost_after: float
+        self,
+        app: Celery,
+        queue: str,
+        batches: Sequence[OpenBatch],
+        room: int,
+        lost_after: float,
+        readers: Sequence[WorkerRow],
     ) -> int:
         if room <= 0 or not batches:
             return 0
         level = enqueued_pages(self._db) if len(batches) > 1 else {}
         out = {batch.id: level.get(batch.id, 0) for batch in batches}
-        sent = 0
+        pace, sent = self._paces[queue], 0
+        # Elsewhere a reader takes as many messages ahead as it has room for pages; an older one does not know several.
+        may_name_several = app.conf.worker_disable_prefetch and all(one.version == __version__ for one in readers)
         for batch_id, share in share_out(room, out).items():
             if share == 0:
                 continue
             due = take_due_pages(self._db, batch_id, limit=share, lost_after=lost_after)
-            enqueue_pages(app, due, queue)
+            together = pace.together(len(due), len(readers)) if may_name_several else 1
+            pace.sent(enqueue_pages(app, due, queue, together))
             sent += len(due)
-        self._paces[queue].depth += sent
         self.is_busy = self.is_busy or sent > 0
         return sent

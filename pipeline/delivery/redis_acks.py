@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kombu.transport.redis import Channel as RedisChannel
@@ -70,10 +70,12 @@ class _GatheringQoS(_ForgivingQoS):
             self._client = self.channel._create_client()
         return self._client
 
+    has_room: Callable[[], bool] = staticmethod(lambda: True)
+
     def can_consume(self) -> bool:
         if self._acked and time.monotonic() - self._acked_at > _ACK_SECONDS:
             self._send_acks()
-        return bool(super().can_consume())  # type: ignore[no-untyped-call]
+        return self.has_room() and bool(super().can_consume())  # type: ignore[no-untyped-call]
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         with contextlib.suppress(Exception):  # the broker is away
@@ -89,6 +91,10 @@ class _GatheringQoS(_ForgivingQoS):
 RedisChannel.QoS = _ForgivingQoS
 
 
-def gather_acknowledgements() -> None:
-    """For a process that acknowledges many messages a second, on Redis or Valkey."""
+def gather_acknowledgements(has_room: Callable[[], bool] = lambda: True) -> None:
+    """For a process that acknowledges many messages a second, on Redis or Valkey.
+
+    It takes another message while it `has_room`; asked when one is acknowledged or came.
+    """
+    _GatheringQoS.has_room = staticmethod(has_room)
     RedisChannel.QoS = _GatheringQoS

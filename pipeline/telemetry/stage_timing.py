@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -12,29 +13,35 @@ from pipeline.telemetry.traces import TracedPage
 
 
 class stage:  # noqa: N801 - a context manager, used like a function
-    """`with stage("read", claim): …`; where the claim itself is what takes time: `with stage("claim") as timed:
-    claim = timed.claim = …`. A claim that found nothing is not counted."""
+    """`with stage("load", claim): …`, for one page or for several that take the same time.
 
-    __slots__ = ("_began", "_started", "claim", "name")
+    Where the claim itself is what takes time: `with stage("claim") as timed: timed.claims = …`. A claim that found
+    nothing is not counted. Where no block holds all of it, `end` does what leaving the block does.
+    """
 
-    def __init__(self, name: str, claim: PageClaim | None = None) -> None:
+    __slots__ = ("_began", "_started", "claims", "name")
+
+    def __init__(self, name: str, *claims: PageClaim) -> None:
         self.name = name
-        self.claim = claim
-
-    def __enter__(self) -> Self:
+        self.claims: Iterable[PageClaim] = claims
         self._started = time.perf_counter()
         self._began = time.time() if traces.is_tracing() else 0.0
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.claim is not None:
-            seconds = time.perf_counter() - self._started
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        seconds = time.perf_counter() - self._started
+        reason = None if error is None else f"{type(error).__name__}: {error}"
+        for claim in self.claims:
             metrics.observe("pagepack_stage_seconds", seconds, stage=self.name)
             if traces.is_tracing():
-                reason = None if error is None else f"{type(error).__name__}: {error}"
-                traces.record_span(self.name, traced(self.claim), self._began, self._began + seconds, reason)
+                traces.record_span(self.name, traced(claim), self._began, self._began + seconds, reason)
 
 
 def waited(claim: PageClaim) -> None:

@@ -415,9 +415,9 @@ def test_readers_of_two_models_take_no_messages_of_each_other(
     """Else every other message comes to nothing, and its page is enqueued again."""
     enqueued: list[int] = []
 
-    def enqueue(app: Celery, page_ids: list[int], queue: str) -> None:
+    def enqueue(app: Celery, page_ids: list[int], queue: str, together: int) -> list[int]:
         enqueued.extend(page_ids)
-        enqueue_pages(app, page_ids, queue)
+        return enqueue_pages(app, page_ids, queue, together)
 
     monkeypatch.setattr(dispatch, "enqueue_pages", enqueue)
     images, app = open_images(settings), make_app(broker)

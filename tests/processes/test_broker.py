@@ -267,7 +267,8 @@ def test_one_slow_answer_of_the_broker_ends_no_start(
 
 def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RedisChannel, "QoS", RedisChannel.QoS)  # back as it was, after this
-    gather_acknowledgements()
+    room: list[bool] = [True]
+    gather_acknowledgements(lambda: room[0])
     app, taken = make_app(broker), list[Any]()
     enqueue_pages(app, range(6))
     with make_app(broker).connection_for_read() as watching, app.connection_for_read() as connection:
@@ -287,6 +288,9 @@ def test_acknowledgements_go_out_together_and_none_stays(broker: str, monkeypatc
         assert noted() == 3 and channel.qos.can_consume()
         take(4)
         assert noted() == 2, "in the round trip that notes the fourth"
+        room[0] = False
+        assert not channel.qos.can_consume(), "who has no room for pages takes no message"
+        room[0] = True
         taken[2].ack()
         time.sleep(0.5)
         assert channel.qos.can_consume() and noted() == 1, "no other came"
