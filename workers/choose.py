@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
@@ -47,6 +48,11 @@ def choose_engine(settings: Settings) -> Choice:
             f"--devices {devices}: the engine {engine} ({reason}) reads on the CPU; leave --devices out, or read "
             "with --engine pixtral --model DIR"
         )
+    if settings.quantize not in ("off", "auto") and engine != "pixtral":
+        raise UsageError(
+            f"--quantize {settings.quantize}: the engine {engine} ({reason}) has no weights to quantize; leave it out, "
+            "or read with --engine pixtral --model DIR"
+        )
     if engine == "rapidocr":
         from workers.engines import rapidocr
 
@@ -78,7 +84,19 @@ def choose_engine(settings: Settings) -> Choice:
         from workers.devices import check_devices
 
         check_devices(devices)
-    return Choice("pixtral", pixtral.fingerprint(settings.model), reason, None)
+    kind = _kind(settings.model, settings.quantize)
+    return Choice("pixtral", pixtral.fingerprint(settings.model, kind), reason, None)
+
+
+def _kind(folder: Path, quantize: str) -> str | None:
+    """What the weights are quantized to; torch is asked only where the memory decides."""
+    if quantize != "auto":
+        return None if quantize == "off" else quantize
+    import torch
+
+    from workers.engines import pixtral
+
+    return pixtral.settled(quantize, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -104,7 +122,8 @@ def make_engine(settings: Settings) -> Engine:
     assert settings.model is not None
     device = "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto"
     drafts, longest = settings.drafts == "auto", settings.max_answer_tokens
-    return _turning(PixtralEngine(settings.model, device, most_tokens=longest, drafts=drafts), settings)
+    made_here = PixtralEngine(settings.model, device, most_tokens=longest, drafts=drafts, quantize=settings.quantize)
+    return _turning(made_here, settings)
 
 
 def _turning(engine: Engine, settings: Settings) -> Engine:

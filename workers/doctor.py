@@ -23,7 +23,7 @@ def check_engines(settings: Settings) -> list[dict[str, str]]:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
         if choice.engine == "pixtral" and settings.model is not None and "attention" in {one["name"] for one in checks}:
-            checks += _model(settings.model)
+            checks += [*_model(settings.model, settings.quantize), _weights(settings.model, settings.quantize)]
     except PagepackError as error:
         checks.append(_check("engine", "broken", str(error)))
     return checks
@@ -94,16 +94,27 @@ def _devices() -> dict[torch.device, str]:
     return {torch.device("cuda", n): f"GPU {n}, {torch.cuda.get_device_name(n)}" for n in range(count)}
 
 
-def _model(folder: Path) -> list[dict[str, str]]:
+def _weights(folder: Path, quantize: str) -> dict[str, str]:
+    """What the weights take, by how wide they are: the sum that `pagepack plan` makes."""
+    from pipeline.planning.gpus import read_shape
+
+    shape = read_shape(folder)
+    sizes = {"as they are": 16, "int8 or fp8": 8, "int4": 4}
+    fact = ", ".join(f"{shape.weight_bytes(bits) / 1e9:.3g} GB {name}" for name, bits in sizes.items())
+    return _check("quantize", "ok", f"--quantize {quantize}; the weights take {fact}")
+
+
+def _model(folder: Path, quantize: str) -> list[dict[str, str]]:
     """Whether the checkpoint is whole and fits each device, by the engine's own sum."""
     from workers.devices import check_capability
+    from workers.engines import pixtral
     from workers.pixtral import start
 
     checks = []
     for device, name in _devices().items():
         try:
             check_capability(device)
-            fit = start.look_at(folder, device)
+            fit = start.look_at(folder, device, pixtral.settled(quantize, folder, device))
             fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
             checks.append(_check("model", "ok", fact))
         except PagepackError as error:

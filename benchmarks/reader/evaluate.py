@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--max-lines", type=int, default=STAGES[-1].max_lines, help="training ended at this many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", help="default: the checkpoint's own, bfloat16")
+    parser.add_argument("--quantize", default="off", help="comma-separated: off, int8, int4, fp8; each in turn")
     parser.add_argument("--show", type=int, default=0, help="print this many wrong pages")
     args = parser.parse_args()
     from workers.engines.pixtral import PixtralEngine
@@ -152,7 +153,12 @@ def main() -> None:
         for width, height in canvases.values()
         for page in draw_samples(args.pages, (width, height), args.seed, max_lines=args.max_lines)
     ]
-    engine = PixtralEngine(args.model, "cpu", args.dtype)
+    for quantize in args.quantize.split(","):
+        evaluate(PixtralEngine(args.model, "cpu", args.dtype, quantize=quantize), samples, list(canvases), args)
+
+
+def evaluate(engine: Engine, samples: Sequence[Sample], canvases: Sequence[str], args: argparse.Namespace) -> None:
+    """Read all, and print the figures."""
     began = time.monotonic()
     answers = ask(engine, samples, [replace(prompt, max_tokens=400) for prompt in (OCR, DESCRIBE)])
     seconds = time.monotonic() - began
@@ -167,7 +173,7 @@ def main() -> None:
         part = slice(number * args.pages, (number + 1) * args.pages)
         by_canvas[name] = report(samples[part], answers[part])["character_error_rate"]
         print(f"{name}: {json.dumps(report(samples[part], answers[part]))}")
-    figures = {"model": args.model.name, "seconds": round(seconds, 1), "by_canvas": by_canvas}
+    figures = {"model": engine.model, "seconds": round(seconds, 1), "by_canvas": by_canvas}
     print(json.dumps(figures | report(samples, answers)))
 
 

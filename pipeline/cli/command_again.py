@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _OF_SETTINGS = {
     "engine": "auto",
     "model": None,
+    "quantize": "off",
     "endpoint_url": None,
     "endpoint_model": None,
     "max_cost": None,

@@ -94,7 +94,7 @@ def _device(settings: Settings, name: str | None, pages_per_second: str | None, 
     gpu = None if name is None else find_gpu(name)
     is_shaped = settings.model is not None and settings.engine in ("auto", "pixtral")
     shape = read_shape(settings.model) if is_shaped and settings.model is not None else Shape()
-    return Device(gpu, shape, speed, count)
+    return Device(gpu, shape, speed, count, settings.quantize)
 
 
 def _number(option: str, text: str | None, most: float, least: float | None = None) -> float | None:

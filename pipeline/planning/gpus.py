@@ -31,6 +31,7 @@ REACHED = Range(0.35, 0.65, 0.8)  # of the bound
 _OPERATIONS, _BYTES = 0.8, 0.9  # of the data sheet
 _STEP_BYTES = 4e9  # activations of one step, CUDA's own
 _MOST_SEQUENCES = 256
+BITS = {"int8": 8, "fp8": 8, "int4": 4}  # of the setting PAGEPACK_QUANTIZE
 _LEAST_SEQUENCES = 8  # fewer, and each step loads the weights for next to nothing: narrower ones are better
 
 
@@ -111,7 +112,11 @@ class Shape:
 
     def weight_bytes(self, bits: int) -> float:
         """Of the whole; the tower of vision, the table of tokens and the head keep two bytes."""
-        return self.decoder_params * bits / 8 + 2.0 * ((2 - self.is_tied) * self.head_params + self.vision_params)
+        return self.decoder_bytes(bits) + 2.0 * ((2 - self.is_tied) * self.head_params + self.vision_params)
+
+    def decoder_bytes(self, bits: int) -> float:
+        """Of the layers' weights: those of four bits have a scale and an offset, two bytes each, for 64."""
+        return self.decoder_params * (4.5 if bits == 4 else bits) / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +187,23 @@ def read_shape(folder: Path) -> Shape:
         ) from error
 
 
-def bound(gpu: Gpu, shape: Shape, work: PageWork) -> Bound:
-    """Of one page among many that are read at once.
+def bound(gpu: Gpu, shape: Shape, work: PageWork, quantize: str = "auto") -> Bound:
+    """Of one page among many that are read at once; `quantize` as the setting has it, where off is taken as auto.
 
     Raises:
         UsageError: the checkpoint does not fit, not even with weights of four bits.
     """
     context = work.prompt_tokens + work.output_tokens
     cache_bytes = max(context, 1.0) * shape.token_bytes()
-    for bits, least in ((16, _LEAST_SEQUENCES), (8, _LEAST_SEQUENCES), (4, 1)):
+    widths = [(16, _LEAST_SEQUENCES), (8, _LEAST_SEQUENCES), (4, 1)]
+    for bits, least in [(BITS[quantize], 1)] if quantize in BITS else widths:
         free = gpu.memory_gb * 1e9 - shape.weight_bytes(bits) - _STEP_BYTES
         sequences = min(int(free // cache_bytes), _MOST_SEQUENCES) if free > 0 else 0
         if sequences >= least:
             return Bound(_page_seconds(gpu, shape, work, bits, sequences), bits, sequences)
-    needs = f"{shape.weight_bytes(4) / 1e9:.1f} GB with weights of 4 bits, and {cache_bytes / 1e9:.1f} GB for a page"
+    narrowest = BITS.get(quantize, 4)
+    weights, cache = shape.weight_bytes(narrowest) / 1e9, cache_bytes / 1e9
+    needs = f"{weights:.1f} GB with weights of {narrowest} bits, and {cache:.1f} GB for a page"
     raise UsageError(
         f"--device {gpu.name}: {shape.name} takes {needs}, which {gpu.memory_gb:g} GB do not hold; name a larger "
         "device, or another --model"
@@ -214,8 +222,6 @@ def _page_seconds(gpu: Gpu, shape: Shape, work: PageWork, bits: int, sequences: 
     prefill += 2 * width * (work.prompt_tokens**2 - cached**2)
     context = work.prompt_tokens + work.output_tokens / 2  # on average over the answer
     step_operations = sequences * (2 * (shape.decoder_params + shape.head_params) + 4 * width * context)
-    step_bytes = (
-        shape.decoder_params * bits / 8 + 2 * shape.head_params + sequences * context * float(shape.token_bytes())
-    )
+    step_bytes = shape.decoder_bytes(bits) + 2 * shape.head_params + sequences * context * float(shape.token_bytes())
     step = max(step_operations / operations, step_bytes / bandwidth)
     return (vision + prefill) / operations + work.output_tokens * step / sequences

@@ -108,6 +108,10 @@ class Settings(BaseModel):
         "auto", "auto lets pixtral try what is known of a page, for the same text sooner, on a CPU; off does not"
     )
 
+    quantize: Literal["off", "int8", "int4", "fp8", "auto"] = _(
+        "off", "narrower weights of pixtral's decoder: int8, int4, fp8 on Ada and Hopper; auto the widest that fit"
+    )
+
     detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
     max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
     max_page_pixels: int = _(

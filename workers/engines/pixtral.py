@@ -17,6 +17,7 @@ from workers.pixtral.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from pipeline.documents.page_tiles import Tiling
@@ -44,6 +45,7 @@ class PixtralEngine(Engine):
         most_tokens: int = 8192,
         *,
         drafts: bool = True,
+        quantize: str = "off",
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
@@ -51,7 +53,7 @@ class PixtralEngine(Engine):
         takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
         cache and steps together may take of the device's memory. An answer to a prompt of the usual length ends at
         `most_tokens`, be that more or less; where a prompt's length was set, that holds. With `drafts` it tries those
-        that it is given, where the device can.
+        that it is given, where the device can. `quantize` is off, int8, int4, fp8, or auto: the widest that fit.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -70,9 +72,10 @@ class PixtralEngine(Engine):
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
         check_capability(torch.device(device))
-        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts)
+        kind = settled(quantize, model_dir, torch.device(device))
+        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts, kind=kind)
         self.takes_drafts = self._built.engine.scheduler.limits.decode_tile > 0
-        self.model = fingerprint(model_dir)
+        self.model = fingerprint(model_dir, kind)
         self._most_tokens = most_tokens
         self._pool = ThreadPoolExecutor(1, "pagepack-ladder")  # starts its thread with the first loop
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences
@@ -202,6 +205,15 @@ class PixtralEngine(Engine):
             page.images = page.images or request.images
             request = dataclasses.replace(request, images=page.images)
         return self._built.engine.submit(request, answer)
+
+
+def settled(quantize: str, model_dir: Path, device: torch.device) -> str | None:
+    """The kind of weights that the setting comes to; None is the checkpoint's own."""
+    if quantize != "auto":
+        return None if quantize == "off" else quantize
+    from workers.pixtral import start
+
+    return start.choose_kind(model_dir, device)
 
 
 class _Page:

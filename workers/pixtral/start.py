@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,15 @@ import torch
 from pipeline.errors import UsageError
 from workers.pixtral.cpu.attention import suits_strips
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
-from workers.pixtral.cpu.instructions import computes
 from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.cuda.attention import has_varlen, uses_flash
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig, read_config
-from workers.pixtral.model.fingerprint import read_header, weight_files
-from workers.pixtral.model.load import DTYPES, empty_model_of, load_model, weight_bytes
+from workers.pixtral.model.fingerprint import weight_files
+from workers.pixtral.model.instructions import computes
+from workers.pixtral.model.load import DTYPES, empty_model, empty_model_of, load_model, weight_bytes_as
+from workers.pixtral.model.quantize import check_kind, kind_of
 from workers.pixtral.model.tensors import stored_dtype
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from workers.pixtral.text.processor import Processor  # imported where a folder is read: it needs mistral-common
 
 logger = logging.getLogger(__name__)
+
+WORTH_IT = 8  # sequences at once; with fewer, weights that are narrower and leave room for more are the better choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,11 @@ def build_engine(
     memory_bytes: int | None = None,
     *,
     drafts: bool = True,
+    kind: str | None = None,
 ) -> Built:
     """Check the folder, load it, size the cache by the memory that is left, start the thread.
+
+    `kind` is what the decoder's layers are quantized to.
 
     Raises:
         UsageError: the folder, the type or the memory does not serve.
@@ -63,7 +69,11 @@ def build_engine(
 
     processor = Processor(folder, read_config(folder))
     granted = memory_bytes or available_bytes(device)
-    model = load_model(folder, device, DTYPES[dtype] if dtype else choose_dtype(folder, device, granted))
+    chosen = DTYPES[dtype] if dtype else choose_dtype(folder, device, granted, kind)
+    if kind is not None:
+        check_kind(kind, device)
+        fit_of(empty_model_of(folder).to(chosen), granted, device, kind)  # said before minutes of loading
+    model = load_model(folder, device, chosen, kind)
     return Built(start_engine(model, processor, granted, drafts=drafts), processor)
 
 
@@ -80,7 +90,7 @@ def start_engine(
     if device.type == "cpu":
         keep_freed_memory()
     fit = fit_of(model, granted, device)
-    logger.info("%s; %s", describe_path(device, dtype), fit.arithmetic)
+    logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model)), fit.arithmetic)
     backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     limits = dataclasses.replace(fit.limits, decode_tile=backend.draft_tile if drafts else 0)
     if drafts and not limits.decode_tile:
@@ -102,13 +112,34 @@ def make_backend(model: Pixtral, limits: Limits, num_blocks: int, block_size: in
     return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
 
 
-def fit_of(model: Pixtral, granted: int, device: torch.device) -> sizes.Sizes:
-    """The engine's sizes for a model that is, or will be, on the device. Raises as `sizes.size_engine`."""
-    weights = weight_bytes(model) + prepared_bytes(model.output.weight, device)
+def fit_of(model: Pixtral, granted: int, device: torch.device, kind: str | None = None) -> sizes.Sizes:
+    """The engine's sizes for a model that is, or will be, on the device. Raises as `sizes.size_engine`.
+
+    `kind` is what a model without memory will be quantized to.
+    """
+    weights = weight_bytes_as(model, kind) + prepared_bytes(model.output.weight, device)
     return size(model.config, weights, granted, model.dtype, device)
 
 
-def look_at(folder: Path, device: torch.device) -> sizes.Sizes:
+def choose_kind(folder: Path, device: torch.device) -> str | None:
+    """The widest weights that the device's memory holds, as if nothing else were in it; None are the checkpoint's own.
+
+    Not by what is free at the moment: who asks which model will read and the worker that loads it must agree.
+
+    Raises:
+        UsageError: the folder is not a checkpoint, or not even four bits a number fit.
+    """
+    model, granted = empty_model_of(folder), whole_bytes(device)
+    whole = "fp8" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) else "int8"
+    for kind, least in ((None, WORTH_IT), (whole, WORTH_IT), ("int4", 1)):
+        with suppress(UsageError):
+            dtype = choose_dtype(folder, device, granted, kind)
+            if fit_of(model.to(dtype), granted, device, kind).limits.max_sequences >= least:
+                return kind
+    return "int4"  # and the engine says what is lacking
+
+
+def look_at(folder: Path, device: torch.device, kind: str | None = None) -> sizes.Sizes:
     """What `build_engine` would come to, from the folder's tokenizer and headers: no weight is read.
 
     Raises:
@@ -119,7 +150,9 @@ def look_at(folder: Path, device: torch.device) -> sizes.Sizes:
     model = empty_model_of(folder)
     Processor(folder, model.config)
     granted = available_bytes(device)
-    return fit_of(model.to(choose_dtype(folder, device, granted)), granted, device)
+    if kind is not None:
+        check_kind(kind, device)
+    return fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
 
 
 def size(config: ModelConfig, weights: int, granted: int, dtype: torch.dtype, device: torch.device) -> sizes.Sizes:
@@ -140,7 +173,14 @@ def available_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtype:
+def whole_bytes(device: torch.device) -> int:
+    """What to grant of a device that nobody else uses: 92 % of a GPU's memory, half of the host's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory * 0.92)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def choose_dtype(folder: Path, device: torch.device, granted: int, kind: str | None = None) -> torch.dtype:
     """The checkpoint's own type, or float32 on a CPU without its arithmetic: half of the time or less, if it fits.
 
     Raises:
@@ -150,13 +190,16 @@ def choose_dtype(folder: Path, device: torch.device, granted: int) -> torch.dtyp
     stored = stored_dtype(files)
     if device.type != "cpu" or computes(stored):
         return stored
-    numbers = sum(math.prod(entry["shape"]) for path in files for entry in read_header(path).values())
     try:
-        size(read_config(folder), numbers * torch.float32.itemsize, granted, torch.float32, device)
+        fit_of(empty_model(read_config(folder)).to(torch.float32), granted, device, kind)
     except UsageError:
         logger.warning("this CPU has no arithmetic of %s, and the weights in float32 do not fit: slow", stored)
         return stored
     return torch.float32
+
+
+def _narrow_words(kind: str | None) -> str:
+    return f", the decoder's layers in {kind}" if kind else ""
 
 
 def describe(folder: Path | None, device: torch.device) -> str:

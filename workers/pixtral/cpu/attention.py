@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.pixtral.cpu.instructions import has_fast_products
 from workers.pixtral.cpu.threads import ALONE, Lanes
+from workers.pixtral.model.instructions import has_fast_products
 from workers.pixtral.model.packed import attend_equals, runs
 from workers.pixtral.plan.sizes import LONGEST_TOKENS, STRIP_ROWS
 

@@ -8,6 +8,8 @@ computes with them, and a backend may bring its own. Everything here is differen
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,18 +63,44 @@ class Operations:
         return torch.view_as_real(pairs * turn).flatten(-2).to(heads.dtype)
 
 
+class Product(nn.Module):
+    """A weight (outs, ins) that is kept in a form of its own; `model/quantize.py` has them."""
+
+    nbytes: int  # of device memory
+
+    def __init__(self, outs: int, ins: int) -> None:
+        super().__init__()
+        self.outs, self.ins = outs, ins
+
+    def prepare(self, rows: Tensor) -> Any:
+        """What is made of rows (T, ins) once, for all weights of one kind that they are multiplied with."""
+        raise NotImplementedError
+
+    def multiply(self, prepared: Any) -> Tensor:
+        """(T, outs)."""
+        raise NotImplementedError
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.multiply(self.prepare(rows))
+
+
 class Attention(nn.Module):
-    """The projections around attention; `fused_qkv` holds wq, wk and wv side by side once loading laid them so."""
+    """The projections around attention; `fused_qkv` holds wq, wk and wv side by side once loading laid them so.
+
+    Quantized weights are `narrow_q`, and `narrow_kv` for keys and values, instead of the three.
+    """
 
     fused_qkv: Tensor | None = None
 
     def __init__(self, dim: int, n_heads: int, head_dim: int, n_kv_heads: int) -> None:
         super().__init__()
+        self.narrow_q: Product | None = None
+        self.narrow_kv: Product | None = None
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
         self.wq = nn.Linear(dim, n_heads * head_dim, bias=False)
         self.wk = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
         self.wv = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
-        self.wo = nn.Linear(n_heads * head_dim, dim, bias=False)
+        self.wo: nn.Linear | Product = nn.Linear(n_heads * head_dim, dim, bias=False)
 
     def qkv(self, rows: Tensor, rotation: Tensor, ops: Operations) -> tuple[Tensor, Tensor, Tensor]:
         """(T, dim) → query (T, H, D) and key (T, H_kv, D), rotated, and value (T, H_kv, D)."""
@@ -85,17 +113,27 @@ class Attention(nn.Module):
                 return ops.rotate(both[:, :heads], of_query), ops.rotate(both[:, heads:-kv_heads], of_key), value
             rotated = ops.rotate(both[:, : heads + kv_heads], rotation)
             return rotated[:, :heads], rotated[:, heads:], value
+        if self.narrow_q is not None and self.narrow_kv is not None:
+            same = self.narrow_q.prepare(rows)
+            query = self.narrow_q.multiply(same).view(rows.shape[0], -1, head_dim)
+            both = self.narrow_kv.multiply(same).view(rows.shape[0], -1, head_dim)
+            return ops.rotate(query, of_query), ops.rotate(both[:, :kv_heads], of_key), both[:, kv_heads:]
         query, key, value = (linear(rows).view(rows.shape[0], -1, head_dim) for linear in (self.wq, self.wk, self.wv))
         return ops.rotate(query, of_query), ops.rotate(key, of_key), value
 
     def query(self, rows: Tensor, rotation: Tensor, ops: Operations) -> Tensor:
         """The queries alone: (R, dim) → (R, H, D)."""
-        return ops.rotate(self.wq(rows).view(rows.shape[0], -1, self.head_dim), _of_query(rotation))
+        query: Tensor = self.wq(rows) if self.narrow_q is None else self.narrow_q(rows)
+        return ops.rotate(query.view(rows.shape[0], -1, self.head_dim), _of_query(rotation))
 
     def key_value(self, rows: Tensor, rotation: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
         """Keys and values alone, of laid out weights: (T, dim) → (T, H_kv, D) each."""
-        assert self.fused_qkv is not None
-        both = F.linear(rows, self.fused_qkv[self.n_heads * self.head_dim :]).view(rows.shape[0], -1, self.head_dim)
+        if self.narrow_kv is not None:
+            both: Tensor = self.narrow_kv(rows)
+        else:
+            assert self.fused_qkv is not None
+            both = F.linear(rows, self.fused_qkv[self.n_heads * self.head_dim :])
+        both = both.view(rows.shape[0], -1, self.head_dim)
         return ops.rotate(both[:, : self.n_kv_heads], _of_key(rotation)), both[:, self.n_kv_heads :]
 
 
@@ -109,19 +147,25 @@ def _of_key(rotation: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """w2(silu(w1 x) × w3 x); `fused_w1_w3` holds w1 and w3 side by side once loading laid them so."""
+    """w2(silu(w1 x) × w3 x); `fused_w1_w3` holds w1 and w3 side by side once loading laid them so.
+
+    Quantized they are `narrow_w1_w3`.
+    """
 
     fused_w1_w3: Tensor | None = None
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
+        self.narrow_w1_w3: Product | None = None
         self.w1 = nn.Linear(dim, hidden_dim, bias=False)
-        self.w2 = nn.Linear(hidden_dim, dim, bias=False)
+        self.w2: nn.Linear | Product = nn.Linear(hidden_dim, dim, bias=False)
         self.w3 = nn.Linear(dim, hidden_dim, bias=False)
 
     def forward(self, rows: Tensor, ops: Operations) -> Tensor:
         """(T, dim) → (T, dim)."""
-        if self.fused_w1_w3 is None:
+        if self.narrow_w1_w3 is not None:
+            both = self.narrow_w1_w3(rows)
+        elif self.fused_w1_w3 is None:
             both = torch.cat((self.w1(rows), self.w3(rows)), dim=-1)
         else:
             both = F.linear(rows, self.fused_w1_w3)

@@ -26,6 +26,9 @@ ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started t
 KEPT_BYTES = 128 * 2**20  # what glibc keeps of what was freed (`cpu/backend.py`), and the libraries' own
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
 STRIP_ROWS = 512  # queries of a strip (`cpu/attention.py`): 512 × 3,008 scores are 3 MB; 256 and 1,024 take as long
+# Tokens of one prompt and of all in a step of a GPU, and sequences at most; the latter for cards of 12 to 24 GB.
+SMALLER_STEPS = [(2048, 8192, 128), (2048, 2048, 32), (1024, 1024, 8)]
+INT4_GROUP, INT4_BLOCK = 64, 64  # numbers with one scale; outputs that are packed together
 # Drawing (`model/sampling.py`). 8 rows of 131,072 logits on one thread: the first 256 take 2 ms, a stable sort 190 ms.
 TOP = 256
 LOOKED_AT, SORTED = 32, 4  # rows at once, so that memory does not grow with the batch
@@ -39,6 +42,18 @@ class Sizes:
     num_blocks: int
     prefill_tile: int | None
     arithmetic: str  # the sum, for the log
+
+
+def narrow_bytes(kind: str, outs: int, ins: int) -> int:
+    """Of a weight (outs, ins) that `model/quantize.py` keeps as `kind`, with its scales."""
+    if kind == "int4" and fits_int4(outs, ins):
+        return outs * ins // 2 + outs * (ins // INT4_GROUP) * 2 * 2
+    return outs * ins + outs * (4 if kind == "fp8" else 16)  # int8: also a zero and what oneDNN takes off its sums
+
+
+def fits_int4(outs: int, ins: int) -> bool:
+    """Whether torch's kernels take the shape in four bits; else it has eight."""
+    return outs % INT4_BLOCK == 0 and ins % INT4_GROUP == 0
 
 
 def token_bytes(config: ModelConfig, itemsize: int) -> int:
@@ -74,12 +89,34 @@ def size_engine(
 ) -> Sizes:
     """Limits and blocks within `granted` bytes of the device's memory; `threads` are those of a CPU's arithmetic.
 
+    On a GPU where nothing fits beside the usual step, a smaller one is tried.
+
     Raises:
         UsageError: not even one full page would fit; the message has the sum.
     """
-    chunk, budget = (2048, 8192) if on_gpu else (4096, 4096)
+    refused: UsageError | None = None
+    for step in SMALLER_STEPS if on_gpu else [(4096, 4096, 16 if config.dim >= 512 else 128)]:
+        try:  # small models on a CPU: the cost of a step is its calls
+            return _size(config, weights, granted, itemsize, step, on_gpu=on_gpu, threads=threads)
+        except UsageError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _size(
+    config: ModelConfig,
+    weights: int,
+    granted: int,
+    itemsize: int,
+    step: tuple[int, int, int],
+    *,
+    on_gpu: bool,
+    threads: int,
+) -> Sizes:
+    """With steps of at most so many tokens of one prompt, of all prompts, and sequences."""
+    chunk, budget, most = step
     per_token = token_bytes(config, itemsize)
-    most = 128 if on_gpu else 16 if config.dim >= 512 else 128  # small models: the cost of a step is its calls
     draft = Limits(most, chunk, budget)
     room = step_bytes(config, draft, itemsize)
     if not on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted above: room for eight.
@@ -101,7 +138,10 @@ def size_engine(
         f"{num_sequences} sequences at once"
     )
     if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
-        raise UsageError(f"too little memory for one page ({text}); free some, or take a smaller checkpoint")
+        raise UsageError(
+            f"too little memory for one page ({text}); free some, or take a smaller checkpoint, or "
+            "narrower weights: --quantize int8 or int4"
+        )
     if longest < TILED_TOKENS:
         text += f"; larger pages are shrunk to {num_blocks * BLOCK_SIZE - TEXT_TOKENS:,} tokens of images"
     return Sizes(

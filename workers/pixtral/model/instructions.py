@@ -29,6 +29,13 @@ def computes(dtype: torch.dtype) -> bool:
     return dtype not in _INSTRUCTIONS or not has or any(has.get(name) for name in _INSTRUCTIONS[dtype])
 
 
+def multiplies_whole_numbers() -> bool:
+    """Whether it adds products of 8 bits in 32 bits at once: VNNI, AMX; any ARM that torch asks about."""
+    has = cpu_capabilities()
+    names = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "avx10_2")
+    return has.get("architecture", "x86_64") != "x86_64" or any(has.get(name) for name in names)
+
+
 def cpu_capabilities() -> Mapping[str, object]:
     """What torch itself asks the processor for; empty where it cannot say."""
     found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
