@@ -54,14 +54,48 @@ def in_fp8(tensors):
     return stored, meant
 
 
-def write(folder, params, tensors):
-    vision_encoder = params["vision_encoder"]
-    image = {
+# By their places: what tokenizers of the version v7 have, then those of v11 and of v13 from 32 on.
+SPECIAL = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[TOOL_CALLS]",
+    "[IMG]",
+    "<pad>",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+    "[PREFIX]",
+    "[MIDDLE]",
+    "[SUFFIX]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_CONTENT]",
+]
+LATER = [*SPECIAL, *(f"<SPECIAL_{number}>" for number in range(20, 32)), "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"]
+THINK = LATER.index("[THINK]")
+
+
+def tokenizer(vision_encoder, version):
+    made = tiny_tokenizer(special=40)
+    made["config"]["version"] = version
+    names = SPECIAL if version == "v7" else LATER
+    made["special_tokens"] = [{"rank": rank, "token_str": name, "is_control": True} for rank, name in enumerate(names)]
+    made["image"] = {
         "image_patch_size": vision_encoder["patch_size"],
         "max_image_size": vision_encoder["max_image_size"],
         "spatial_merge_size": vision_encoder["spatial_merge_size"],
     }
-    return write_checkpoint(folder, params, tensors, tiny_tokenizer(special=40) | {"image": image})
+    return made
+
+
+def write(folder, params, tensors, version="v13"):
+    return write_checkpoint(folder, params, tensors, tokenizer(params["vision_encoder"], version))
 
 
 @pytest.fixture(scope="module", params=list(FORMS))
@@ -187,19 +221,25 @@ def test_the_paged_engine_writes_what_a_plain_pass_over_all_tokens_would(ministr
         assert tuple(grown[len(request.tokens) :]) == answer
 
 
-def test_tokens_of_merged_patches_are_those_of_mistral_common(ministral):
-    folder, _, processor = ministral
+@pytest.mark.parametrize("version", ["v7", "v11", "v13"])  # of Mistral Small 3.1, of 3.2, of Magistral and Ministral 3
+def test_tokens_of_merged_patches_are_those_of_mistral_common(tmp_path, version):
+    params = made_small(FAMILY["Mistral Small 3.2"])
+    (tmp_path / "tekken.json").write_text(json.dumps(tokenizer(params["vision_encoder"], version)))
+    processor = Processor(tmp_path, config_of(params))
     pixels = np.random.default_rng(1).integers(0, 256, (56, 84, 3), dtype=np.uint8)
     ours = processor.encode_page("p", pixels, "read", Sampling(1))
     content = [ImageChunk(image=Image.fromarray(pixels)), TextChunk(text="read")]
-    theirs = MistralTokenizer.from_file(str(folder / "tekken.json")).encode_chat_completion(
+    theirs = MistralTokenizer.from_file(str(tmp_path / "tekken.json")).encode_chat_completion(
         ChatCompletionRequest(messages=[UserMessage(content=content)])
     )
     assert list(ours.tokens) == theirs.tokens
-    assert list(ours.tokens[2:10]) == [MERGED, MERGED, MERGED, BREAK, MERGED, MERGED, MERGED, END]
+    assert list(ours.tokens[:10]) == [1, 3, MERGED, MERGED, MERGED, BREAK, MERGED, MERGED, MERGED, END]
     assert ours.images[0].pixels.dtype == np.uint8 and np.array_equal(ours.images[0].pixels, pixels)
     normalised = vision.normalise(torch.from_numpy(pixels)).permute(2, 0, 1).numpy()
     assert np.array_equal(normalised, theirs.images[0])
+    written = processor.draft("14 tons")
+    assert processor.decode([THINK, *written, processor.eos_id]) == "14 tons", "control tokens are no text"
+    assert processor.grammars.of(json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}})) is not None
 
 
 @pytest.mark.parametrize(("width", "height"), [(736, 1024), (1456, 2048), (640, 5360)])
