@@ -67,13 +67,12 @@ def summarize(settings: Settings, batch_id: str, seconds: float, as_json: bool, 
     from pipeline.query.batch_status import (
         answered_by_others,
         answers_held,
-        files_drawn_for_another_model,
-        files_drawn_otherwise,
         find_batch,
         pages_done_within,
     )
     from pipeline.query.batch_status import status as query_status
     from pipeline.store.costs import cost_of_batch
+    from pipeline.store.drawn_otherwise import files_drawn_for_another_model, files_drawn_otherwise
     from pipeline.store.sources import UNSUPPORTED
 
     db = open_database(settings)

@@ -236,19 +236,6 @@ def pages_done_within(db: Looking, batch_id: int, seconds: float) -> int:
         return int(look.value(f"{done} AND finished_at >= :since", batch=batch_id, since=look.as_stored(since)))
 
 
-def files_drawn_otherwise(db: Looking, batch_id: int) -> int:
-    """Files of which another batch had the pages drawn at another `--detail`, or for another model; they keep them."""
-    with db.looking() as look:
-        return sum(count for _, _, count in look.rows(_DRAWN_OTHERWISE, batch=batch_id))
-
-
-def files_drawn_for_another_model(db: Looking, batch_id: int) -> int:
-    """Of these, those whose pages are of another model's size: `documents/raster.py` says how that is kept."""
-    with db.looking() as look:
-        drawn = look.rows(_DRAWN_OTHERWISE, batch=batch_id)
-    return sum(count for one, other, count in drawn if one.partition(" ")[2] != other.partition(" ")[2])
-
-
 def answers_held(db: Looking, batch_id: int) -> int:
     """Answers to what a batch asks that pages do not show, for people promoted others there."""
     with db.looking() as look:
@@ -274,10 +261,6 @@ WHERE c.promotion_id IS NOT NULL AND c.latest_answer_id <> c.answer_id
   AND p.document_id IN (SELECT document_id FROM batch_sources WHERE batch_id = :batch)
   AND c.prompt IN (SELECT v.name FROM prompt_versions v JOIN batch_prompts b ON b.prompt_version = v.version
                    WHERE b.batch_id = :batch)"""
-_DRAWN_OTHERWISE = """SELECT d.detail, b.detail AS wished, count(*) FROM batch_sources s
-JOIN batches b ON b.id = s.batch_id JOIN documents d ON d.id = s.document_id
-WHERE s.batch_id = :batch AND d.detail <> b.detail AND EXISTS (SELECT 1 FROM pages p WHERE p.document_id = d.id)
-GROUP BY d.detail, b.detail"""
 _BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command,
   text_layer, forgotten_at FROM batches"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"

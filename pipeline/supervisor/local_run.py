@@ -32,6 +32,7 @@ from pipeline.settings import Settings
 from pipeline.store.attendance import attend, forget_the_dead, leave
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batches import OpenBatch
+from pipeline.store.drawn_otherwise import files_drawn_for_another_model
 from pipeline.store.due import forget_enqueued
 from pipeline.store.fleet import workers
 from pipeline.store.leases import Limits, expire, give_back
@@ -217,10 +218,19 @@ class Run:
         finally:
             self._done_seeing.set()
 
+    def _say_drawn_otherwise(self, db: Database, batch: OpenBatch) -> None:
+        """Before the pages are read, not after: tiles of pages that are too large cost several times the tokens."""
+        if count := files_drawn_for_another_model(db, batch.id):
+            keep = "file keeps its" if count == 1 else "files keep their"
+            self._say(
+                f"{count:,} {keep} page images, drawn for a model with images of another size; `pagepack forget` and "
+                "the same command again draw them for this one (docs/models.md)"
+            )
+
     def _loop(self, db: Database, batch: OpenBatch, supervisor: Supervisor) -> None:
         next_sweep = next_count = 0.0
         next_beat = time.monotonic() + self._settings.heartbeat_seconds
-        was_paused, is_loading = False, True
+        was_paused, is_loading, has_said = False, True, False
         ticked_at = boottime()
         while True:
             slept, ticked_at = boottime() - ticked_at, boottime()
@@ -232,6 +242,9 @@ class Run:
                 raise self._seeing_failed
             all_seen = self._done_seeing.is_set()
             now = what_is_open(db, batch.id)
+            if all_seen and not has_said:
+                self._say_drawn_otherwise(db, batch)
+                has_said = True
             started = time.monotonic()
             if started >= next_beat:
                 self._attend(db, batch)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.blobs.page_images import ImageStore
-from pipeline.query.batch_status import files_drawn_for_another_model, files_drawn_otherwise
+from pipeline.settings import Settings
 from pipeline.store.claims import claim_document
+from pipeline.store.drawn_otherwise import files_drawn_for_another_model, files_drawn_otherwise
 from pipeline.store.pages import NewPage, render_again
 from pipeline.store.retention import free_read_images
+from pipeline.supervisor.local_run import Run
 from schemas.prompts import DESCRIBE
 from tests.conftest import LIMITS, Archive, sha
 
@@ -50,6 +52,12 @@ def test_what_was_drawn_for_another_model_is_counted_apart(archive: Archive) -> 
         archive.see("/in/a.pdf", batch=name)
         assert files_drawn_otherwise(archive.db, other.id) == 1
         assert files_drawn_for_another_model(archive.db, other.id) == for_another
+        said: list[str] = []
+        run = Run(Settings(), [], [DESCRIBE], name, said.append, lambda *_: None)
+        run._say_drawn_otherwise(archive.db, other)  # before the first page is read
+        assert [line.startswith("1 file keeps its page images, drawn for a model") for line in said] == [
+            True
+        ] * for_another
 
 
 def test_a_freed_page_is_drawn_again_as_it_was(archive: Archive, tmp_path: Path) -> None:
