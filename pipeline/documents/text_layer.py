@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageChops, ImageDraw
 
 from pipeline.documents.layer_lines import MAX_LINES, LayerLine
+from pipeline.documents.letter_shares import is_of_no_language
 from schemas.text_layers import Verdict
 
 _LOOKED_AT_PX = 1_024  # a picture is at least halved, and to this: print stays print, and costs a quarter
@@ -79,10 +80,13 @@ def is_garbled(text: str) -> bool:
         bad = sum(len(word) > 1 and _UNKNOWN.search(_BULLET.sub("", word)) is not None for word in words)
         if unknown > _MAX_UNKNOWN * sum(map(len, words)) or bad > _MAX_GARBLED * len(words):
             return True
-    letters = "".join(_LATIN_WORD.findall(unicodedata.normalize("NFD", text))).lower()
+    latin = _LATIN_WORD.findall(unicodedata.normalize("NFD", text).lower())
+    letters = "".join(latin)
     bounds = _VOWELS if len(letters) >= _MIN_LETTERS else _FEW_VOWELS
     least, most = (share * len(letters) for share in bounds)
     if len(letters) >= _FEW_LETTERS and not least <= sum(map(letters.count, "aeiouy")) <= most:
+        return True
+    if is_of_no_language(set(latin)):
         return True
     signs = _REPEATED.sub(r"\1", "".join(_WORD.findall(text)))  # leaders and rules of dashes are one
     wordly = sum(

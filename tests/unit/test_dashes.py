@@ -9,7 +9,7 @@ import pytest
 from pipeline.layout.lines import Line
 from pipeline.layout.reading_order import text_in_reading_order
 from tests.unit.test_reading_order import line
-from workers.engines.dashes import find_dashes
+from workers.engines.dashes import find_dashes, plain_dashes
 
 ROWS = [
     ["Revenue", "1,382", "1,535"],
@@ -63,3 +63,10 @@ def test_other_strokes_are_no_dashes(right: int, length: int, thick: int, off: f
     assert find_dashes(pixels, lines) == [], "the strokes of letters are none"
     stroke(pixels, right, middle_of(lines, "Minorities") + off, length, thick)
     assert find_dashes(pixels, lines) == []
+
+
+def test_a_dash_that_was_taken_for_the_chinese_one_is_a_dash() -> None:
+    latin, dash = line("Income taxes", 20, 10, 90), line("一", 120, 10, 8)
+    assert [one.text for one in plain_dashes([latin, dash])] == ["Income taxes", "-"]
+    chinese = line("港务局", 20, 30, 60)
+    assert plain_dashes([latin, dash, chinese])[1].text == "一"

@@ -67,6 +67,11 @@ def test_noise_beside_lines_in_another_script_is_no_text() -> None:
     foreign = [region(400)] * 2
     noise = [Line(quad(460), "HRA RER GRT GRFARIT TT", 0.66), Line(quad(400), "nsvnušs Šəν šuaAsnιšgu", 0.77)]
     assert is_unreadable(PageLines(noise, foreign=foreign))
+    assert is_unreadable(PageLines([Line(quad(400), "Aau:nssuasuəunsUs:uanI", 0.61)] * 7)), (
+        "Thai, as letters throughout"
+    )
+    assert not is_unreadable(PageLines([Line(quad(400), "The commatke bas cectdeal", 0.8)] * 7)), "a noisy page"
+    assert not is_unreadable(PageLines([Line(quad(120), "X7", 0.6)])), "a smudge"
     assert not is_unreadable(PageLines([*noise, SOUND.lines[0]], foreign=foreign)), "a line that is sure"
     assert not is_unreadable(PageLines(noise * 5, foreign=foreign)), "a bad scan with a few odd lines"
 

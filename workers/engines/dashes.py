@@ -7,6 +7,8 @@ their middle where it does. Specks, bullets and the strokes of a drawing stand e
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ _LEVEL, _ALIGNED, _NEAR_ROWS = 0.25, 0.35, 4.0
 _LEAST_LINES, _LEAST_IN_COLUMN = 6, 2
 _SHORT = 8.0  # line heights: longer lines are prose
 _MOST = 300  # strokes that are looked at
+_LIKE_A_DASH = {"一", "ー"}
+_CHINESE = re.compile("(?![一ー])[\u3041-\u30ff\u3400-\u9fff]|[一ー].|.[一ー]")
 
 
 def find_dashes(pixels: NDArray[np.uint8], lines: list[Line]) -> list[Quad]:
@@ -59,6 +63,13 @@ def find_dashes(pixels: NDArray[np.uint8], lines: list[Line]) -> list[Quad]:
         for left, middle, right, _ in strokes
         if _num_in_column(cells, left, middle, right, height) >= _LEAST_IN_COLUMN
     ]
+
+
+def plain_dashes(lines: list[Line]) -> list[Line]:
+    """With the dashes that the recognizer takes for the Chinese number one, on a page without Chinese or Japanese."""
+    if any(_CHINESE.search(line.text) for line in lines):
+        return lines
+    return [replace(line, text="-") if line.text.strip() in _LIKE_A_DASH else line for line in lines]
 
 
 def _num_in_column(cells: NDArray[np.float64], left: float, middle: float, right: float, height: float) -> int:

@@ -11,7 +11,7 @@ from unicodedata import normalize
 
 from pipeline.layout.lines import Line, find_angle
 from pipeline.layout.rulings import Rulings, find_rulings
-from workers.engines.dashes import find_dashes
+from workers.engines.dashes import find_dashes, plain_dashes
 from workers.engines.ink import Ink, find_ink
 from workers.engines.orientation import Orientation, Turn, find_orientation
 from workers.engines.parted import parted
@@ -122,6 +122,7 @@ class _Page:
             return PageLines([], is_blank=True)
         late = self.regions[len(lines) + len(unread) + len(foreign) :]
         if not late:
+            lines = plain_dashes(lines)
             lines += [Line(quad, "-") for quad in find_dashes(self._pixels, lines)]
         return PageLines(
             lines,

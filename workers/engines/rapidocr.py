@@ -46,7 +46,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 21
+_LAYOUT_VERSION = 22
 _A_SCRIPT = "a script or hand that"
 # Of 81 public pages, 9 of the 10 that were read worst stand below it.
 _SOUND_CONFIDENCE = 0.98
@@ -84,7 +84,7 @@ class RapidOcrEngine(PageThreads):
             script = None if is_late() else script_of(pixels)
             is_in, language = (f"{script} script, which", language_of(script)) if script else (_A_SCRIPT, "LANGUAGE")
             raise PageFailed(
-                f"its {len(page.foreign)} lines are in {is_in} {self._models_name} does not read; "
+                f"its {len(page.foreign) + len(page.lines)} lines are in {is_in} {self._models_name} does not read; "
                 f"use --engine tesseract --ocr-language {language}, or --engine pixtral --model DIR",
                 cause="unread-script",
             )
