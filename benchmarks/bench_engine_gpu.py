@@ -32,6 +32,7 @@ from workers.pixtral.model.load import weight_bytes
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.scheduler import Step
 from workers.pixtral.plan.sequence import Request
+from workers.pixtral.worst_step import CudaMemory, measured_sizes
 
 
 class Ceilings:
@@ -131,6 +132,7 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     granted = start.available_bytes(device)
     model = random_model(preset, str(device), torch.bfloat16)
     fit = start.size(model.config, weight_bytes(model), granted, torch.bfloat16, device)
+    fit = measured_sizes(model, fit, granted, CudaMemory(device), start.make_backend)
     backend = start.make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     executor = Executor(backend, fit.limits)
     engine = make_engine(model, fit.limits, fit.num_blocks, executor)

@@ -28,14 +28,14 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.checkpoint import PRESETS
 from benchmarks.gpu_gates import page_request
-from workers.pixtral import executor
+from workers.pixtral import executor, worst_step
 from workers.pixtral.cuda import attention, graph
 from workers.pixtral.model import kv_cache, sampling, vision
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
-from workers.pixtral.plan.sequence import Sequence
+from workers.pixtral.plan.sequence import Sampling, Sequence
 
 META = torch.device("meta")
 COPIES = ("aten::to", "aten::_to_copy", "aten::copy_")
@@ -213,7 +213,7 @@ def _run_steps() -> None:
     model = empty_model(config_of(params))
     lay_out(model, META, torch.bfloat16)
     model.requires_grad_(False)
-    limits = Limits(16, 2048, 8192, 8556)
+    limits = Limits(16, 2048, 8192, 8556, tile_tokens=16384, step_keys=24940)
     backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False)
     engine = executor.Executor(backend, limits)
     scheduler = Scheduler(limits, BlockPool(1000, 64))
@@ -230,4 +230,6 @@ def _run_steps() -> None:
             if work.samples:
                 work.sequence.pending -= 1
                 work.sequence.tokens.append(50)
+    for step in worst_step.worst_steps(model.config, limits, 64, Sampling()):  # which sizes the cache
+        engine.launch(step)
     assert kinds >= {("prefill",), ("prefill", "decode", "copy"), ("decode",)}, kinds

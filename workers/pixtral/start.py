@@ -30,6 +30,7 @@ from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.worst_step import CudaMemory, measured_sizes
 
 if TYPE_CHECKING:
     from workers.pixtral.text.processor import Processor  # imported where a folder is read: it needs mistral-common
@@ -90,6 +91,8 @@ def start_engine(
     if device.type == "cpu":
         keep_freed_memory()
     fit = fit_of(model, granted, device)
+    if device.type == "cuda":
+        fit = measured_sizes(model, fit, granted, CudaMemory(device), make_backend)
     logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model)), fit.arithmetic)
     backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     limits = dataclasses.replace(fit.limits, decode_tile=backend.draft_tile if drafts else 0)

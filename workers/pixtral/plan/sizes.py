@@ -2,13 +2,16 @@
 
     granted − weights − room for one step = cache;  cache / bytes of a block = blocks
 
+On a GPU the room for one step is only reckoned to begin with; then the worst step is run and measured
+(`worst_step.py`), and the rest is the cache.
+
 For Pixtral 12B in bf16 on 80 GB: 76 GB − 25.4 GB − 3 GB = 48 GB; a block of 64 tokens has 10.5 MB (160 KiB a token: 2 ×
 40 layers × 8 heads × 128 × 2 bytes), so 4,500 blocks, 290,000 tokens, about 80 pages at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.documents.page_tiles import MOST_TOKENS
@@ -158,6 +161,33 @@ def _size(
         None if on_gpu else _tile(config),
         text,
     )
+
+
+def sized_by_step(
+    fit: Sizes, most: int, config: ModelConfig, itemsize: int, granted: int, weights: int, step: int
+) -> Sizes:
+    """`fit` with the blocks that are left beside a step of `step` bytes, measured with `most` sequences.
+
+    Raises:
+        UsageError: not even one full page would fit; the message has the sum.
+    """
+    per_token = token_bytes(config, itemsize)
+    cache = granted - weights - step
+    num_blocks = max(0, cache // (per_token * BLOCK_SIZE))
+    num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS))
+    if num_sequences >= 16:
+        num_sequences -= num_sequences % 8
+    num_blocks = min(num_blocks, num_sequences * -(-LONGEST_TOKENS // BLOCK_SIZE))
+    text = (
+        f"{granted / 1e9:.1f} GB granted - {weights / 1e9:.1f} GB weights - {step / 1e9:.1f} GB for the worst step, "
+        f"measured = {cache / 1e9:.1f} GB: {num_blocks} blocks of {BLOCK_SIZE} tokens at {per_token:,} bytes, "
+        f"{num_sequences} sequences at once"
+    )
+    if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
+        raise UsageError(f"too little memory for one page ({text}); free some, or take a smaller checkpoint")
+    tile_tokens = min(fit.limits.tile_tokens, num_blocks * BLOCK_SIZE - LONGEST_TOKENS)
+    limits = replace(fit.limits, max_sequences=num_sequences, tile_tokens=tile_tokens)
+    return replace(fit, limits=limits, num_blocks=num_blocks, arithmetic=text)
 
 
 def _tile(config: ModelConfig) -> int:

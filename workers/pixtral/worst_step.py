@@ -1,0 +1,147 @@
+"""What a step takes at most, by running the largest one: it sizes the cache better than a sum can.
+
+Sums of activations (`plan/sizes.py`) leave out what libraries take aside, what an allocator cannot use again and what
+quantized products unpack. So a GPU runs, once after loading, the largest steps that the limits allow: decode of all
+rows over the widest tables, recorded as it will be; then prompts up to the budget, of the largest images, one of them
+long and with a past, beside all other rows' decode, every row drawn with a temperature. The sequences share the blocks
+of a cache as small as one long prompt: what they compute means nothing, and what it takes is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from workers.pixtral.executor import Backend, Executor
+from workers.pixtral.model.config import ModelConfig
+from workers.pixtral.model.vision import Pixtral
+from workers.pixtral.plan import sizes
+from workers.pixtral.plan.scheduler import Chunk, Decode, Limits, Step
+from workers.pixtral.plan.sequence import Image, Request, Sampling, Sequence
+
+logger = logging.getLogger(__name__)
+
+MARGIN = 1.05  # over what was measured: the allocator's pieces that fit nobody
+
+MakeBackend = Callable[[Pixtral, Limits, int, int, int | None], Backend]
+
+
+class Memory(Protocol):
+    """A device's memory as this process uses it, in bytes."""
+
+    def allocated(self) -> int: ...
+
+    def peak(self) -> int:
+        """The most that was allocated since `reset_peak`."""
+        ...
+
+    def reset_peak(self) -> None: ...
+
+
+class CudaMemory:
+    """torch's own allocator's counts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def allocated(self) -> int:
+        return torch.cuda.memory_allocated(self.device)
+
+    def peak(self) -> int:
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+
+def measured_sizes(
+    model: Pixtral, fit: sizes.Sizes, granted: int, memory: Memory, make_backend: MakeBackend
+) -> sizes.Sizes:
+    """`fit` with as many blocks and sequences as the worst step leaves room for; `fit` itself if it cannot be run.
+
+    Raises:
+        UsageError: not even one full page would fit beside that step.
+    """
+    tried = {(chunk, budget): most for chunk, budget, most in sizes.SMALLER_STEPS}
+    most = tried.get((fit.limits.chunk_tokens, fit.limits.token_budget), fit.limits.max_sequences)
+    limits = replace(fit.limits, max_sequences=most)
+    weights = memory.allocated()
+    try:
+        step = measure_step(model, limits, fit.prefill_tile, memory, make_backend)
+    except torch.OutOfMemoryError as error:
+        logger.warning("the worst step could not be measured (%s); the cache is sized by a sum", error)
+        return fit
+    return sizes.sized_by_step(fit, most, model.config, model.dtype.itemsize, granted, weights, step)
+
+
+def measure_step(
+    model: Pixtral, limits: Limits, prefill_tile: int | None, memory: Memory, make_backend: MakeBackend
+) -> int:
+    """Bytes that steps within the limits take beside the weights and the cache."""
+    before = memory.allocated()
+    block_size = sizes.BLOCK_SIZE
+    num_blocks = -(-(limits.max_context + limits.tile_tokens) // block_size)
+    backend = make_backend(model, limits, num_blocks, block_size, prefill_tile)
+    executor = Executor(backend, limits)
+    memory.reset_peak()
+    for step in worst_steps(model.config, limits, block_size):
+        executor.launch(step).tokens()
+    taken = memory.peak() - before - backend.cache.stacked.nbytes
+    del executor, backend
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return int(taken * MARGIN)
+
+
+DRAWN = Sampling(temperature=1.0, top_p=0.9)
+
+
+def worst_steps(config: ModelConfig, limits: Limits, block_size: int, sampling: Sampling = DRAWN) -> Iterator[Step]:
+    """The steps that this file's head describes."""
+    rows = count()
+    image = _largest_image(config)
+
+    def sequence(num_tokens: int, *images: Image) -> Sequence:
+        token = config.vision_encoder.image_token_id if images else 0
+        made = Sequence.of(
+            Request((token,) * num_tokens, images, image_end=num_tokens * len(images), sampling=sampling)
+        )
+        made.block_table = list(range(-(-num_tokens // block_size)))
+        made.row = next(rows) % limits.max_sequences
+        return made
+
+    def decodes(number: int, num_tokens: int) -> tuple[Decode, ...]:
+        return tuple(Decode(sequence(num_tokens), num_tokens - 1, samples=True) for _ in range(number))
+
+    for num_tokens in dict.fromkeys((limits.max_context, limits.max_context + limits.tile_tokens)):
+        yield Step((), decodes(limits.max_sequences, num_tokens))
+    chunk = limits.chunk_tokens
+    features = _num_features(image, config)
+    num_chunks = max(1, min(limits.token_budget // chunk, limits.max_sequences, limits.step_keys // chunk))
+    others = decodes(limits.max_sequences - num_chunks, limits.max_context)
+    first = min(chunk, features)
+    pages = [Chunk(sequence(features, image), 0, first, samples=True) for _ in range(num_chunks)]
+    yield Step(tuple(pages), others)
+    long = min(limits.step_keys - (num_chunks - 1) * chunk, limits.max_context + limits.tile_tokens)
+    past = Chunk(sequence(long), max(0, long - chunk), long, samples=True)
+    pages = [Chunk(sequence(features, image), 0, first, samples=True) for _ in range(num_chunks - 1)]
+    yield Step((past, *pages), others)
+
+
+def _largest_image(config: ModelConfig) -> Image:
+    vision = config.vision_encoder
+    side = vision.image_size // (vision.patch_size * vision.spatial_merge_size)
+    side *= vision.patch_size * vision.spatial_merge_size
+    return Image("largest", np.zeros((side, side, 3), np.uint8))
+
+
+def _num_features(image: Image, config: ModelConfig) -> int:
+    vision = config.vision_encoder
+    return int((image.pixels.shape[0] // (vision.patch_size * vision.spatial_merge_size)) ** 2)
