@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from pipeline.cli.options import EXIT_DONE, EXIT_FAILED, Choice, cli, home_option, json_option, one_line, path
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.query.search import Found
@@ -174,7 +176,7 @@ MAX_CHARACTERS = 1_000  # of schemas/page_chunks.py, which no other command need
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True, max=1_000_000),
+    type=float,
     help="With --where or --chunks: stop where the database takes so long over some hundred files.  [600]",
 )
 @home_option
@@ -217,6 +219,8 @@ def export(
     from pipeline.query.batch_status import find_batch
     from pipeline.settings import load_settings
 
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds {seconds:g}: give a number above 0")
     settings = load_settings(home=home)
     db = open_database(settings, readonly=True)
     chosen = find_batch(db, batch) if batch else None
