@@ -14,6 +14,7 @@ from pipeline.database.open_to_look import open_to_look
 from pipeline.settings import Settings
 from pipeline.web.gathered import Gathered
 from pipeline.web.guard import Keys
+from pipeline.web.under_way import UnderWay
 
 _SAME_SECONDS = 1.0  # a look costs 3 ms, a page asks several times
 
@@ -30,6 +31,7 @@ class Site:
     allow_retry: bool
     allow_review: bool
     gathered: Gathered = field(default_factory=Gathered)
+    searches: UnderWay = field(default_factory=UnderWay)
     _server: Looking | None = None
     _file: list[tuple[float, Looking]] = field(default_factory=list)  # when it was looked at, and the file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ router = APIRouter()
 
 _MOST_HITS = 200
 _AT_FIRST = 20
+_WAIT_SECONDS = 0.12
 
 
 @router.get("/search")
@@ -37,12 +39,13 @@ def show_search(
 ) -> Response:
     """Filters come as a form sends them, those that are not filled in as nothing."""
     found: Found | None = None
-    problem = ""
+    is_found, problem = True, ""
     limit = min(max(limit, 1), _MOST_HITS)
     if q.strip():
         chosen = batch_named(site, batch)
         try:
-            found = find(
+            search = partial(
+                find,
                 site.db,
                 q,
                 prompt=prompt or None,
@@ -54,6 +57,9 @@ def show_search(
                 min_confidence=_percent(min_confidence),
                 max_confidence=_percent(max_confidence),
             )
+            asked = (q, prompt, batch, folder, since, until, min_confidence, max_confidence, limit)
+            found = site.searches.get(asked, search, _WAIT_SECONDS)
+            is_found = found is not None
         except UsageError as error:  # of the query, which stays in its field to be mended
             problem = str(error)
     with site.db.looking() as look:
@@ -68,6 +74,8 @@ def show_search(
         batch=batch,
         filters=filters,
         found=found,
+        is_found=is_found,
+        limit=limit,
         problem=problem,
         prompts=prompts,
         batches=batch_rows(site.db, limit=50),
