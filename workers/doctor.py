@@ -8,9 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.documents.raster import read_raster
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from workers.choose import choose_engine
+from workers.pixtral.model.fingerprint import read_params
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +112,11 @@ def _model(folder: Path, quantize: str) -> list[dict[str, str]]:
     from workers.engines import pixtral
     from workers.pixtral import start
 
-    checks = []
+    raster = read_raster(read_params(folder)["vision_encoder"])
+    fact = (
+        f"drawn for this model: {raster.side_px:,} px at most, unless print is small, in squares of {raster.cell_px} px"
+    )
+    checks = [_check("pages", "ok", fact)]
     for device, name in _devices().items():
         try:
             check_capability(device)

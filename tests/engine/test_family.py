@@ -21,12 +21,14 @@ from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.engine.test_pixtral_parity import causal
 from workers.choose import choose_engine
+from workers.doctor import check_engines
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import empty_model, load_model, weight_bytes
 from workers.pixtral.plan.sequence import Sampling
 from workers.pixtral.start import start_engine
 from workers.pixtral.text.processor import Processor
+from workers.verify.reference import NotHere, read_reference
 
 MINISTRAL = FAMILY["Ministral 3 3B"]
 FORMS = {
@@ -240,6 +242,19 @@ def test_tokens_of_merged_patches_are_those_of_mistral_common(tmp_path, version)
     written = processor.draft("14 tons")
     assert processor.decode([THINK, *written, processor.eos_id]) == "14 tons", "control tokens are no text"
     assert processor.grammars.of(json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}})) is not None
+
+
+def test_verify_asks_no_reference_that_computes_another_model(ministral):
+    """mistral-inference would pass over yarn, and every page would differ."""
+    folder, *_ = ministral
+    with pytest.raises(NotHere, match="does not know yarn, llama_4_scaling, which this checkpoint's params"):
+        read_reference(folder, torch.device("cpu"), torch.float32, [])
+
+
+def test_doctor_says_how_pages_are_drawn_for_the_model(ministral):
+    folder, *_ = ministral
+    facts = {check["name"]: check["fact"] for check in check_engines(Settings(model=folder))}
+    assert facts["pages"] == "drawn for this model: 1,540 px at most, unless print is small, in squares of 28 px"
 
 
 @pytest.mark.parametrize(("width", "height"), [(736, 1024), (1456, 2048), (640, 5360)])

@@ -101,6 +101,7 @@ def test_wrong_tensors_are_named(folder, change, words):
         ({"yarn": YARN | {"truncate": False, "mscale": 2}}, r"asks for yarn\.mscale \(2\)"),
         ({"llama_4_scaling": {"beta": 0.1}}, r"llama_4_scaling\.original_max_position_embeddings is missing"),
         ({"kv_lora_rank": 256}, r"asks for kv_lora_rank \(256\): latent attention .* --engine endpoint"),
+        ({"quantization": {"quant_method": "compressed-tensors"}}, r'asks for quantization\.quant_method \("comp'),
         ({"quantization": {"qformat_weight": "nvfp4"}}, r'asks for quantization\.qformat_weight \("nvfp4"\)'),
         ({"quantization": {"qformat_weight": "fp8_e4m3", "block": 128}}, r"asks for quantization\.block \(128\)"),
         ({"quantization_config": {"config_groups": {"group_0": {"weights": [0] * 999}}}}, r"quantization_config .*…\)"),

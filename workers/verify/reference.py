@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from schemas.prompts import OCR
+from workers.pixtral.model.config import read_config
 from workers.pixtral.model.fingerprint import read_header, weight_files
 from workers.pixtral.start import available_bytes
 from workers.verify.packed import Reading
 
+# Of params.json, what mistral-inference passes over in silence, or fails at.
+UNKNOWN_TO_IT = ("yarn", "llama_4_scaling", "tied_embeddings", "quantization")
 ROOM_BYTES = 2_000_000_000  # beside the weights: one page's activations, cache and logits
 
 
@@ -42,8 +45,11 @@ def read_reference(
     """Of each reading: the prompt's tokens as mistral-common lays them out, and logits beside each token (T, V).
 
     Raises:
-        NotHere: it is not installed, does not load, or does not fit beside nothing else.
+        NotHere: it is not installed, does not load, does not fit beside nothing else, or computes another model.
     """
+    config = read_config(folder)
+    if unknown := [key for key in UNKNOWN_TO_IT if getattr(config, key)]:
+        raise NotHere(f"mistral-inference does not know {', '.join(unknown)}, which this checkpoint's params.json has")
     if version() is None:
         raise NotHere("mistral-inference is not installed; `pip install mistral-inference==1.6.0 xformers`, then again")
     _check_room(folder, device, dtype)

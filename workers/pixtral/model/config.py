@@ -148,6 +148,13 @@ def config_of(params: dict[str, Any], path: Path = Path("params.json")) -> Model
     for key, kind in OTHER_KINDS.items():
         if params.get(key):
             raise UsageError(f"{path} asks for {key} ({_short(params[key])}): {kind} is not computed here; {WAY_OUT}")
+    quantization = params.get("quantization")
+    if isinstance(quantization, dict) and quantization.get("qformat_weight") != FP8:
+        key = "qformat_weight" if "qformat_weight" in quantization else next(iter(quantization), "")
+        raise UsageError(
+            f"{path} asks for quantization.{key} ({_short(quantization.get(key))}); weights in {FP8} and unquantised "
+            f"ones are read; {WAY_OUT}"
+        )
     if not isinstance(params.get("vision_encoder"), dict):
         raise UsageError(f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint")
     if params.get("rope_theta") is None:
@@ -225,11 +232,6 @@ def _check(config: ModelConfig, path: Path) -> None:
     if config.n_heads % config.n_kv_heads or vision.hidden_size % vision.num_attention_heads:
         raise UsageError(
             f"{path}: attention heads do not divide ({config.n_heads} by {config.n_kv_heads} key-value heads)"
-        )
-    if config.quantization is not None and config.quantization.qformat_weight != FP8:
-        raise UsageError(
-            f"{path} asks for quantization.qformat_weight ({_short(config.quantization.qformat_weight)}); weights in "
-            f"{FP8} and unquantised ones are read; {WAY_OUT}"
         )
     if vision.mm_projector_id not in ("", PATCH_MERGE):
         raise UsageError(f"{path} asks for the projector {vision.mm_projector_id!r}; known are none and {PATCH_MERGE}")
