@@ -8,11 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.documents.raster import read_raster
+from pipeline.documents.raster import raster_of
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from workers.choose import choose_engine
-from workers.pixtral.model.fingerprint import read_params
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +25,7 @@ def check_engines(settings: Settings) -> list[dict[str, str]]:
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
         if choice.engine == "pixtral" and settings.model is not None and "attention" in {one["name"] for one in checks}:
             checks += [*_model(settings.model, settings.quantize), _weights(settings.model, settings.quantize)]
+            checks.append(_pages(settings))
     except PagepackError as error:
         checks.append(_check("engine", "broken", str(error)))
     return checks
@@ -106,17 +106,20 @@ def _weights(folder: Path, quantize: str) -> dict[str, str]:
     return _check("quantize", "ok", f"--quantize {quantize}; the weights take {fact}")
 
 
+def _pages(settings: Settings) -> dict[str, str]:
+    """How large pages are drawn for the model."""
+    raster = raster_of(settings)
+    most = f"{raster.side_px:,} px at most, unless print is small"
+    return _check("pages", "ok", f"drawn for this model: {most}, in squares of {raster.cell_px} px")
+
+
 def _model(folder: Path, quantize: str) -> list[dict[str, str]]:
     """Whether the checkpoint is whole and fits each device, by the engine's own sum."""
     from workers.devices import check_capability
     from workers.engines import pixtral
     from workers.pixtral import start
 
-    raster = read_raster(read_params(folder)["vision_encoder"])
-    fact = (
-        f"drawn for this model: {raster.side_px:,} px at most, unless print is small, in squares of {raster.cell_px} px"
-    )
-    checks = [_check("pages", "ok", fact)]
+    checks = []
     for device, name in _devices().items():
         try:
             check_capability(device)

@@ -169,6 +169,28 @@ def test_wrong_fp8_weights_are_named(tmp_path):
         load_model(folder)
 
 
+def test_quantized_to_fp8_a_checkpoint_in_fp8_keeps_its_own_numbers(tmp_path):
+    """Through bfloat16 and back; with scales of our own by row, many would be rounded a second time."""
+    params = made_small(FAMILY["Ministral 3 8B"] | FP8)
+    stored, _ = in_fp8(random_tensors(params, seed=9))
+    model = load_model(write(tmp_path, params, stored), kind="fp8")
+    for number, layer in enumerate(model.layers):
+        products = {
+            "attention.wq": layer.attention.narrow_q, "attention.wk attention.wv": layer.attention.narrow_kv,
+            "attention.wo": layer.attention.wo, "feed_forward.w1 feed_forward.w3": layer.feed_forward.narrow_w1_w3,
+            "feed_forward.w2": layer.feed_forward.w2,
+        }  # fmt: skip
+        for names, product in products.items():
+            parts = [f"layers.{number}.{name}" for name in names.split()]
+            weights = [stored[f"{part}.weight"].float() for part in parts]
+            assert torch.equal(product.weight.float(), torch.cat(weights)), names
+            scales = [
+                stored[f"{part}.qscale_weight"].float().expand(len(w), 1)
+                for part, w in zip(parts, weights, strict=True)
+            ]
+            assert torch.equal(product.scale, torch.cat(scales)), names
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_published_params_are_taken(name):
     config = config_of(FAMILY[name] | (FP8 if "Ministral" in name else {}))

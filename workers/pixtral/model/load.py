@@ -78,7 +78,7 @@ def load_model(
             for prefix, half in halves(model):
                 lay_out(half, device, dtype)
                 fill(half, prefix)
-                quantize(half, kind, dtype)
+                quantize(half, kind, dtype, None if adapters else homes.scales_of(opened, prefix))
             adapters = [(path, [base for base in bases if _is_linear(model, base)]) for path, bases in adapters]
         lay_out(model, device, dtype)
         fill(model)

@@ -19,6 +19,8 @@ arXiv:2206.01861, section 4 (a scale for each token).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -134,10 +136,14 @@ class Int4(Product):
 class Fp8(Product):
     """e4m3 on both sides, a scale for each row of both; sums in float32."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype, own_scale: Tensor | None = None) -> None:
+        """With `own_scale` (outs, 1) of a weight that is stored in e4m3, the numbers are the stored ones again.
+
+        Whatever came between, as bfloat16 with twice as many digits, is nearer to the stored number than to the next.
+        """
         super().__init__(*weight.shape)
         self.dtype, self.nbytes = dtype, narrow_bytes("fp8", *weight.shape)
-        self.weight, self.scale = _as_e4m3(weight)
+        self.weight, self.scale = _as_e4m3(weight, own_scale)
 
     def prepare(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return _as_e4m3(rows)
@@ -150,9 +156,10 @@ class Fp8(Product):
         return product.to(self.dtype)
 
 
-def _as_e4m3(rows: Tensor) -> tuple[Tensor, Tensor]:
+def _as_e4m3(rows: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     wide = rows.float()
-    scale = wide.abs().amax(1, keepdim=True).clamp_min_(TINY).div_(E4M3_MAX)
+    if scale is None:
+        scale = wide.abs().amax(1, keepdim=True).clamp_min_(TINY).div_(E4M3_MAX)
     return (wide / scale).to(torch.float8_e4m3fn), scale
 
 
@@ -174,12 +181,21 @@ def check_kind(kind: str, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def quantize(module: Attention | FeedForward, kind: str, dtype: torch.dtype) -> None:
-    """Narrow products in the place of the weights of one half of a layer, which are let go."""
+def quantize(
+    module: Attention | FeedForward, kind: str, dtype: torch.dtype, scales: Mapping[str, Tensor] | None = None
+) -> None:
+    """Narrow products in the place of the weights of one half of a layer, which are let go.
+
+    `scales` () are those of weights that the checkpoint has in fp8, by their names in the module.
+    """
+    names = {linear: f"{name}.weight" for name, linear in module.named_children()}
 
     def narrow(*linears: nn.Linear | Product) -> Product:
         assert all(isinstance(linear, nn.Linear) for linear in linears), "it is narrow already"
         weight = torch.cat([weight for linear in linears for weight in linear.parameters()])
+        if kind == "fp8" and scales and all(names[linear] in scales for linear in linears):
+            own = [scales[names[linear]].expand(next(linear.parameters()).shape[0], 1) for linear in linears]
+            return Fp8(weight, dtype, torch.cat(own).to(weight.device)).requires_grad_(False)
         made = MAKERS[kind if kind != "int4" or fits_int4(*weight.shape) else "int8"](weight, dtype)
         made.requires_grad_(False)
         return made

@@ -34,16 +34,17 @@ class Homes:
 
     def read(self, opened: dict[Path, Any], name: str) -> Tensor:
         """A weight as it is stored; one in fp8 in float32."""
-        weight, scale = self.read_stored(opened, name)
-        return weight if scale is None else weight.float() * scale
-
-    def read_stored(self, opened: dict[Path, Any], name: str) -> tuple[Tensor, Tensor | None]:
-        """The same as the file has it, and its factor in float32 () where it is in fp8."""
         weight = read_tensor(opened[self.weights[name]], name, self.weights[name])
-        if weight.dtype != torch.float8_e4m3fn:
-            return weight, None
-        path = self.scales[name]
-        return weight, read_tensor(opened[path], _scale_of(name), path).float().reshape(())
+        return weight if weight.dtype != torch.float8_e4m3fn else weight.float() * self._scale(opened, name)
+
+    def scales_of(self, opened: dict[Path, Any], prefix: str) -> dict[str, Tensor]:
+        """Of the weights in fp8 below `prefix`, by what follows it: a float32 () each."""
+        names = [name for name in self.scales if name.startswith(f"{prefix}.")]
+        return {name.removeprefix(f"{prefix}."): self._scale(opened, name) for name in names}
+
+    def _scale(self, opened: dict[Path, Any], weight: str) -> Tensor:
+        path = self.scales[weight]
+        return read_tensor(opened[path], _scale_of(weight), path).float().reshape(())
 
 
 def locate(model: Pixtral, files: list[Path]) -> Homes:
