@@ -1,4 +1,4 @@
-"""Files attached to a PDF: those of the document, those of a portfolio, and those that are pinned to a page.
+"""Files attached to a PDF: those of the document, those of a portfolio, and those of a page.
 
 Runs only inside the sandboxed process.
 """
@@ -12,6 +12,7 @@ import pymupdf as _pymupdf
 
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_encryption import unlock
+from pipeline.documents.pdf_filespecs import content_of, files_of_document, files_of_page, number_of
 
 pymupdf: Any = _pymupdf
 mupdf: Any = _pymupdf.mupdf
@@ -25,27 +26,24 @@ def attached_files(path: str, max_pages: int) -> Iterator[tuple[str, bytes, str 
         if unlock(document, pdf):  # its pages are plain and what is attached is not, as the first page says
             return
         num_pages = min(len(mend_page_tree(pdf, max_pages).pages), max_pages)  # MuPDF's own count may be nonsense
-        names = document.embfile_names()
+        files = [(name or f"file-{at}", file) for at, (name, file) in enumerate(files_of_document(pdf), 1)]
     except Exception:  # whatever MuPDF makes of a stranger's file
         return
-    for key in names:
-        try:
-            info = document.embfile_info(key)
-            yield info.get("ufilename") or info.get("filename") or key, document.embfile_get(key), None
-        except Exception as error:
-            yield key, b"", _said(error)
-    for page_index in range(num_pages):
-        try:
-            page = document[page_index]  # annotations go with their page
-            pinned = list(page.annots(types=[pymupdf.PDF_ANNOT_FILE_ATTACHMENT]))
-        except Exception:  # of a broken page, which says so when it is drawn
-            continue
-        for annotation in pinned:
+    seen = set[int]()
+    for page_index in range(-1, num_pages):
+        if page_index >= 0:
             try:
-                info = annotation.file_info
-                yield info.get("filename") or f"page-{page_index + 1}", annotation.get_file(), None
+                found = files_of_page(mupdf.pdf_lookup_page_obj(pdf, page_index))
+            except Exception:  # of a broken page, which says so when it is drawn
+                continue
+            files = [(name or f"page-{page_index + 1}", file) for name, file in found]
+        for name, file in files:
+            try:
+                if (number := number_of(file)) not in seen:
+                    seen.add(number)
+                    yield name, content_of(file), None
             except Exception as error:
-                yield f"page-{page_index + 1}", b"", _said(error)
+                yield name, b"", _said(error)
 
 
 def _said(error: Exception) -> str:

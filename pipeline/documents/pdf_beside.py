@@ -7,6 +7,8 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
+from pipeline.documents.pdf_filespecs import files_of_document, files_of_page
+
 mupdf: Any = _pymupdf.mupdf
 _MAX_NAMES, _MAX_NAME_CHARACTERS = 5, 60
 _MAX_ANNOTATIONS = 10_000  # of one page; looking at each costs 2 µs
@@ -35,7 +37,7 @@ def beside_document(document: Any, pdf: Any, *, are_files_encrypted: bool = Fals
                 "print it to PDF in Adobe Reader"
             )
     is_portfolio = mupdf.pdf_is_dict(mupdf.pdf_dict_gets(catalog, "Collection"))
-    names = document.embfile_names()
+    names = [name for name, _ in files_of_document(pdf)]
     fate = _ENCRYPTED if are_files_encrypted else _READ
     if is_portfolio:
         yield f"the document is a portfolio: its page is a cover, and it holds {_counted(names)}, {fate}"
@@ -49,13 +51,11 @@ def beside_page(page: Any, *, are_files_encrypted: bool = False) -> Iterator[str
     """Sentences about what lies beside one page, a dictionary."""
     annotations = mupdf.pdf_dict_gets(page, "Annots")
     counts: dict[str, int] = {}
-    pinned: list[str] = []
+    pinned = [name for name, _ in files_of_page(page)]
     for index in range(min(mupdf.pdf_array_len(annotations), _MAX_ANNOTATIONS)):
         annotation = mupdf.pdf_array_get(annotations, index)
         subtype = mupdf.pdf_to_name(mupdf.pdf_dict_gets(annotation, "Subtype"))
-        if subtype == "FileAttachment":
-            pinned.append(_file_name(mupdf.pdf_dict_gets(annotation, "FS")))
-        elif subtype in _MEDIA:
+        if subtype in _MEDIA:
             counts[subtype] = counts.get(subtype, 0) + 1
     if pinned:
         yield f"pinned to the page: {_counted(pinned)}, {'not read' if are_files_encrypted else _READ}"
@@ -63,13 +63,7 @@ def beside_page(page: Any, *, are_files_encrypted: bool = False) -> Iterator[str
         yield f"on the page lies {_MEDIA[subtype]}{f' ({count} times)' if count > 1 else ''}, which is not read"
 
 
-def _file_name(file: Any) -> str:
-    names = [file, *(mupdf.pdf_dict_gets(file, key) for key in ("UF", "F"))]
-    said = (" ".join(mupdf.pdf_to_text_string(name).split()) for name in names if mupdf.pdf_is_string(name))
-    return next(filter(None, said), "without a name")
-
-
 def _counted(names: list[str]) -> str:
-    shown = ", ".join(name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES])
+    shown = ", ".join(name[:_MAX_NAME_CHARACTERS] or "without a name" for name in names[:_MAX_NAMES])
     more = ", …" if len(names) > _MAX_NAMES else ""
     return f"{len(names)} file{'' if len(names) == 1 else 's'} ({shown}{more})"

@@ -7,6 +7,7 @@ network, and pictures come along as data.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -110,9 +111,9 @@ def _laid_out(path: str, kind: str) -> tuple[Any, list[str]]:
         return document, notes
     if kind == "html":
         with open(path, "rb") as file:
-            html = as_utf8(file.read())
+            html = _with_alternatives(as_utf8(file.read()))
     elif kind in ("eml", "msg"):
-        html = _mail(path, kind)
+        html = _with_alternatives(_mail(path, kind))
     else:
         from pipeline.documents.office.reading import flowing_html
 
@@ -120,6 +121,21 @@ def _laid_out(path: str, kind: str) -> tuple[Any, list[str]]:
         html, width_pt, height_pt, notes = flowing.html, flowing.width_pt, flowing.height_pt, [*flowing.notes]
     document = pymupdf.open(stream=html, filetype="html", width=width_pt, height=height_pt, fontsize=_FONT_PT)
     return document, notes
+
+
+def _with_alternatives(html: bytes) -> bytes:
+    """With the words that stand for pictures which do not come along; MuPDF writes `[image]` for each."""
+
+    def words(tag: re.Match[bytes]) -> bytes:
+        source, alternative = (_attribute(tag[0], name) for name in (b"src", b"alt"))
+        return tag[0] if source.lower().startswith(b"data:") else alternative.replace(b"<", b"&lt;")
+
+    return re.sub(rb"<img\b[^<>]*>", words, html, flags=re.IGNORECASE)
+
+
+def _attribute(tag: bytes, name: bytes) -> bytes:
+    found = re.search(rb"\s" + name + rb"\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>]+))", tag, re.IGNORECASE)
+    return next(filter(None, found.groups()), b"").strip() if found else b""
 
 
 def _mail(path: str, kind: str) -> bytes:

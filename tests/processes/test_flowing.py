@@ -254,6 +254,13 @@ def test_what_an_opendocument_says_beside_its_paragraphs_is_shown(draw: Draw) ->
     assert texts(draw(opendocument("spreadsheet", sheet), Kind.ODS)) == ["S 42.5"]
 
 
+def test_words_stand_for_pictures_that_do_not_come_along(draw: Draw) -> None:
+    shown = f'<img src="data:image/png;base64,{base64.b64encode(picture(9)).decode()}">'
+    html = f"""<p>a <img src="http://x/y.gif"> <IMG alt='our &amp; logo' src=cid:1> {shown}</p>"""
+    assert texts(draw(html.encode(), Kind.HTML)) == ["a our & logo"]
+    assert "our & logo" in texts(draw(mail("plain", html), Kind.EML))[0]
+
+
 def test_pages_are_as_wide_as_their_widest_line(draw: Draw) -> None:
     cells = "".join(f"<td>column{number}</td>" for number in range(30))
     html = f"<table><tr>{cells}</tr></table><pre>{'y' * 200} end</pre>"

@@ -130,6 +130,27 @@ def test_what_is_attached_is_found_whatever_the_page_tree_counts(tmp_path: Path,
     assert list(attached_files(str(tmp_path / "a.pdf"), 100)) == found
 
 
+@pytest.mark.parametrize(
+    ("catalog", "entries"),
+    [
+        (b"/Names<</EmbeddedFiles<</Kids[7 0 R]>>>>", b""),
+        (b"/Names<</EmbeddedFiles 7 0 R>>", b""),
+        (b"/AF[5 0 R]", b""),
+        (b"", b"/AF[5 0 R]"),
+        (b"", b"/Annots[<</Subtype/FileAttachment/FS 5 0 R/Rect[0 0 9 9]>>]"),
+        (b"/AF[5 0 R]/Names<</EmbeddedFiles 7 0 R>>", b"/AF[5 0 R]"),
+    ],
+    ids=["in branches", "in a cycle", "of the document", "of a page", "pinned", "everywhere"],
+)
+def test_what_is_attached_is_found_wherever_it_is_named(tmp_path: Path, catalog: bytes, entries: bytes) -> None:
+    file = b"<</Type/Filespec/F(old.pdf)/UF(annex.pdf)/EF<</F 6 0 R>>>>"
+    node = b"<</Kids[7 0 R]/Names[(key)5 0 R(gone)<</F(elsewhere.pdf)>>]>>"
+    parts = (file, odd_pdfs.stream(b"its content"), node)
+    path = odd_pdfs.one_page(tmp_path / "a.pdf", words("cover"), BOX + entries, parts, catalog)
+    assert "1 file (annex.pdf)" in only(path).warnings
+    assert list(attached_files(str(path), 100)) == [("annex.pdf", b"its content", None)]
+
+
 # Structure, boxes, encryption
 
 
