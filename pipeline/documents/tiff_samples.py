@@ -21,6 +21,7 @@ from PIL import Image
 
 from pipeline.documents import tiff_directories as tiff
 from pipeline.documents.tiff_directories import Directory, TiffReader
+from pipeline.errors import PageFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ def decode_samples(reader: TiffReader, page: Directory, notes: list[str]) -> Ima
     is_planar = page.value(tiff.PLANAR, 1) == 2
     canvas = np.zeros((height, width, colours), _type(bits, sample_format))
     together = 1 if is_planar else count
-    gaps = []
+    gaps, num_rows = [], 0
     for x, y, piece_width, piece_height, plane, offset, size in _pieces(page, count if is_planar else 1):
         if plane >= colours:
             continue
@@ -80,11 +81,14 @@ def decode_samples(reader: TiffReader, page: Directory, notes: list[str]) -> Ima
         samples = _unpacked(rows, piece_width * together, bits, sample_format, page, together, reader.order)
         samples = samples.reshape(len(rows), piece_width, together)
         rows_left, columns_left = min(height - y, len(rows)), min(width - x, piece_width)
+        num_rows += len(rows)
         target = canvas[y : y + rows_left, x : x + columns_left]
         if is_planar:
             target[:, :, plane] = samples[:rows_left, :columns_left, 0]
         else:
             target[:] = samples[:rows_left, :columns_left, :colours]
+    if gaps and not num_rows:
+        raise PageFailed("nothing of the picture can be decoded: all its strips or tiles are damaged", cause="damaged")
     scaled = _scaled(canvas, bits, sample_format, notes)
     if photometric in (_WHITE_IS_ZERO, _CMYK):
         scaled = 255 - scaled

@@ -217,3 +217,13 @@ def test_fax_pixels_are_square(tmp_path: Path) -> None:
     assert (
         drawn(written(tmp_path / "c.tif", picture(WIDTH, HEIGHT, 12, [values], tags | {274: [6]})))[0].height_px == 160
     )
+
+
+@pytest.mark.parametrize(
+    ("compression", "strip"), [(5, b"\x80\x00\x20\x50\x38\x24" + b"\xff" * 300), (8, b"\xff" * 300)]
+)
+def test_a_picture_of_which_nothing_is_decoded_fails(tmp_path: Path, compression: int, strip: bytes) -> None:
+    path = written(tmp_path / "a.tif", picture(WIDTH, HEIGHT, 8, [strip], {259: [compression]}))
+    with pytest.raises(PageFailed) as raised:
+        open_document(str(path), "tiff", LIMITS).draw(0)
+    assert raised.value.cause == "damaged"

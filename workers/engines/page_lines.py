@@ -166,7 +166,18 @@ class _Page:
         else:
             turns = [Turn.NONE]
         readings = [(self.read(region, turn), turn) for turn in turns]
-        return max(readings, key=lambda one: one[0].confidence)
+        best = max(readings, key=lambda one: one[0].confidence)
+        if best[1] and not region.runs_along:  # 6 and 9 are as sure either way up
+            usual = self._usual_turn(region)
+            return next((one for one in readings if one[1] == usual and one[0].confidence >= _SURE), best)
+        return best
+
+    def _usual_turn(self, region: Region) -> Turn:
+        """That of the lying line that is nearest to it."""
+        x, y = region.centre
+        lying = [other for other in self.regions if other.runs_along]
+        nearest = min(lying, key=lambda other: abs(other.centre[0] - x) + abs(other.centre[1] - y))
+        return self._read_best(nearest)[1]
 
     def _is_among_lying(self, region: Region) -> bool:
         """Of a block that lies on its side, as the short cells of a sideways table are."""
