@@ -2,6 +2,9 @@
 
 An answer is kept as the text that the model wrote, which fits, or it would be no answer. SQLite's functions take such a
 text; PostgreSQL's want it as jsonb, and this view gives it so. `data ->> 'total'` is read alike by both.
+
+Most archives have no such answer. That none of their prompts has a schema is asked first, and once: no planner begins
+there by itself, but goes through all answers.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at, {FOLDER_AND_FILE_NAME}
 {FROM_ANSWERS}
 JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
-WHERE {_SCHEMA[dialect]} IS NOT NULL AND a.text <> '' AND {IS_THERE}
+WHERE EXISTS (SELECT 1 FROM prompt_versions v WHERE {_SCHEMA[dialect]} IS NOT NULL)
+  AND {_SCHEMA[dialect]} IS NOT NULL AND a.text <> '' AND {IS_THERE}
   AND {IS_FIRST_TASK}
 """

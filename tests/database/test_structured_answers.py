@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -76,6 +77,14 @@ def test_an_answer_that_fits_is_queried_with_the_functions_of_either_database(ar
     assert (
         json.loads(str(stored)) == SCHEMA and archive.scalar("SELECT schema FROM prompts WHERE prompt = 'ocr'") is None
     )
+
+
+@pytest.mark.only("postgresql")
+def test_where_no_prompt_has_a_schema_no_answer_is_looked_at(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["tide", "gull"])
+    plan = "\n".join(row[0] for row in archive.rows("EXPLAIN (ANALYZE) SELECT * FROM page_data"))
+    looked_at = re.findall(r"Scan.* on (\w+) .*actual time", plan)
+    assert "One-Time Filter" in plan and set(looked_at) == {"prompt_versions"}, plan
 
 
 @pytest.mark.parametrize(
