@@ -26,6 +26,7 @@ from pipeline.store.due import forget_enqueued, take_due_pages
 from pipeline.store.leases import Limits, expire, give_back, renew_tasks, return_claim
 from pipeline.store.outbox import mark_notices_sent, take_notices
 from pipeline.store.pages import NewPage, render_again
+from pipeline.store.seen import mark_seen, mark_unseen
 from pipeline.store.worker_registry import enlist
 from pipeline.web.app import create_app
 from schemas import evaluation_tables, tables, worker_tables  # noqa: F401 (their tables are to be known)
@@ -331,3 +332,16 @@ def test_answers_are_compared_by_query_and_promoted_and_judged_by_ingest(
     assert archive.rows("SELECT text FROM page_text") == [("tides and gulls",)], "a worker leaves what is promoted"
     refused(worker, "DELETE FROM promoted_answers", "INSERT INTO answer_promotions (answers) VALUES ('x')")
     refused(as_role("query"), "INSERT INTO evaluation_runs (kind) VALUES ('x')")
+
+
+def test_reviewers_mark_pages_as_ingest(as_role: As, archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["tide"])
+    ingest, query, mine = as_role("ingest"), as_role("query"), "SELECT page_id, answer_id FROM current_answers"
+    ((page, answer),) = query.rows(mine)
+    assert mark_seen(ingest.db, page, answer) and query.rows("SELECT page_id, answer_id FROM seen_pages") == [
+        (page, answer)
+    ]
+    with pytest.raises(UsageError, match="permission denied"):
+        mark_unseen(query.db, page, answer)
+    mark_unseen(ingest.db, page, answer)
+    assert query.rows("SELECT * FROM seen_pages") == []
