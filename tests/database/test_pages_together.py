@@ -111,6 +111,7 @@ def test_a_page_that_takes_long_holds_up_none_of_its_message(
     assert reader.has_room()
 
 
+@pytest.mark.only("sqlite")
 def test_messages_in_hand_are_for_twice_the_pages_that_a_reader_holds(
     archive: Archive, settings: Settings, running: list[threading.Thread]
 ) -> None:
@@ -150,6 +151,7 @@ def test_what_cannot_be_read_of_a_message_is_its_own_affair(archive: Archive, se
     assert archive.scalar("SELECT count(*) FROM page_tasks WHERE state = 'leased'") == 0
 
 
+@pytest.mark.only("sqlite")
 def test_where_images_cannot_be_reached_the_rest_of_a_message_stays(
     archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
