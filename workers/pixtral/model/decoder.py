@@ -178,14 +178,14 @@ def run_layers(
     def leave(hidden: Tensor, update: Tensor | None, _rotation: Tensor) -> tuple[Tensor, ...]:
         return (runner.ops.add_norm(hidden, update, model.norm)[1],)
 
-    return runner.layers(_layers(model), hidden, rotation, attend, leave)[0]
+    return runner.layers(layers_of(model), hidden, rotation, attend, leave)[0]
 
 
 def _run_wanted(
     model: Decoder, hidden: Tensor, rotation: Tensor, attend: Attend, runner: Runner, wanted: Wanted
 ) -> Tensor:
     """Of the last layer, keys and values of all rows, the rest for the wanted ones: (R, dim)."""
-    *layers, last = _layers(model)
+    *layers, last = layers_of(model)
     ops, few, rows = runner.ops, wanted.runner, wanted.rows
 
     def leave(hidden: Tensor, update: Tensor | None, rotation: Tensor) -> tuple[Tensor, ...]:
@@ -204,7 +204,8 @@ def _run_wanted(
     return few.rows(finish, hidden[rows], wanted.attend(len(layers), query))[0]
 
 
-def _layers(model: Decoder) -> list[Layer]:
+def layers_of(model: Decoder) -> list[Layer]:
+    """The decoder's."""
     return list(model.layers)  # type: ignore[arg-type]
 
 
