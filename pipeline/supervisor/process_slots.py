@@ -32,6 +32,11 @@ def process_slots(role: str, devices: str | None) -> list[ProcessSlot]:
     elif role == "ingest":
         raise UsageError(f"--devices {devices}: only readers use GPUs; leave it out with --role ingest")
     else:
+        if "+" in devices:
+            raise UsageError(
+                f"--devices {devices}: one model is not split over several GPUs (docs/models.md says what that would "
+                "take); --quantize int8 or int4 makes it smaller, and 0,1 reads with a whole model on each"
+            )
         names = [name.strip() for name in devices.split(",")]
         if not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) or len(set(names)) < len(names):
             raise UsageError(f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3")
