@@ -30,7 +30,7 @@ from benchmarks.checkpoint import PRESETS
 from benchmarks.gpu_gates import page_request
 from workers.pixtral import executor, worst_step
 from workers.pixtral.cuda import attention, graph
-from workers.pixtral.model import kv_cache, sampling, vision
+from workers.pixtral.model import kv_cache, quantize, sampling, vision
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.plan.cache_blocks import BlockPool
@@ -172,10 +172,11 @@ def _read(name: str, grid: tuple[int, ...], kernel: Any) -> Program:
     )
 
 
-def launches(capability: int, varlen_signature: str | None = None) -> Launches:
+def launches(capability: int, varlen_signature: str | None = None, kind: str | None = None) -> Launches:
     """Steps of Pixtral 12B's shapes (2 of its 40 layers): prefill, a second prompt's chunk with a past, decode.
 
-    `varlen_signature` is another release's, as `def varlen_attn(…): ...`; else that of the installed torch.
+    `varlen_signature` is another release's, as `def varlen_attn(…): ...`; else that of the installed torch. `kind` are
+    narrow weights.
     """
     installed, known = attention._varlen()  # type: ignore[misc]
     signature = inspect.signature(installed)
@@ -202,17 +203,22 @@ def launches(capability: int, varlen_signature: str | None = None) -> Launches:
         vision._cached_positions.cache_clear()
         patch.setattr(attention, "_varlen", lambda: (varlen_attn, known))
         with operators:
-            _run_steps()
+            _run_steps(kind)
     found.programs = programs
     return found
 
 
-def _run_steps() -> None:
+def _run_steps(kind: str | None) -> None:
     params = PRESETS["12b"] | {"n_layers": 2}
     params["vision_encoder"] = params["vision_encoder"] | {"num_hidden_layers": 1}
     model = empty_model(config_of(params))
     lay_out(model, META, torch.bfloat16)
     model.requires_grad_(False)
+    for _, half in quantize.halves(model) if kind else ():
+        quantize.quantize(half, kind, torch.bfloat16)
+    for module in model.modules():
+        if isinstance(module, quantize.Int4):  # torch 2.13's check of int4 asks a fake tensor, whose device it plays
+            module.packed.fake_device = torch.device("cuda")  # type: ignore[attr-defined]
     limits = Limits(16, 2048, 8192, 8556, tile_tokens=16384, step_keys=24940)
     backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False)
     engine = executor.Executor(backend, limits)

@@ -32,7 +32,8 @@ SCHEMAS_2_11 = {
     "aten::_scaled_mm_v2": "(Tensor self, Tensor mat2, Tensor[] scale_a, int[] recipe_a, int[] swizzle_a, "
     "Tensor[] scale_b, int[] recipe_b, int[] swizzle_b, Tensor? bias, ScalarType? out_dtype, "
     "int[] contraction_dim=[], bool use_fast_accum=False) -> Tensor",
-    "aten::_weight_int8pack_mm": "(Tensor self, Tensor mat2, Tensor scales) -> Tensor",
+    "aten::_int_mm": "(Tensor self, Tensor mat2) -> Tensor",
+    "aten::_convert_weight_to_int4pack": "(Tensor self, int innerKTiles) -> Tensor",
     "aten::_weight_int4pack_mm": "(Tensor self, Tensor mat2, int qGroupSize, Tensor qScaleAndZeros) -> Tensor",
 }
 ON_A_GPU_ALONE = ("torch_attn::", *SCHEMAS_2_11)
@@ -87,6 +88,19 @@ def test_operators_of_a_gpu_alone_are_those_of_torch_2_11(launched):
     for name, schema in used.items():
         if name in SCHEMAS_2_11:
             assert schema == name + SCHEMAS_2_11[name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "product"),
+    [("fp8", "aten::_scaled_mm"), ("int8", "aten::_int_mm"), ("int4", "aten::_weight_int4pack_mm")],
+)
+def test_products_of_narrow_weights_are_called_as_torch_2_11_and_2_13_have_them(kind, product):
+    """torch's own checks of types, shapes, strides and scales run on meta tensors, too."""
+    found = gpu_programs.launches(90, kind=kind)
+    used = {schema.partition("(")[0]: schema for schema in found.operators if schema.startswith(ON_A_GPU_ALONE)}
+    assert product in used and found.waits == []
+    for name in used.keys() & SCHEMAS_2_11.keys():
+        assert used[name] == name + SCHEMAS_2_11[name]
 
 
 def test_nothing_in_launch_makes_the_host_wait(launched):
