@@ -21,6 +21,7 @@ from workers.pixtral.cuda import attention
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model import decoder, vision
+from workers.pixtral.model.kv_cache import Stored
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.model.packed import attend_packed
 from workers.pixtral.model.vision import Pixtral
@@ -94,7 +95,9 @@ def check_kernels(device: torch.device) -> dict[str, float]:
     query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
     out = torch.full_like(query, torch.nan)
     kernels = PagedKernels(len(lengths), 32, 8, 128, 136 * 64, 64, device)
-    kernels.decode(query, keys, values, tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out)
+    kernels.decode(
+        query, Stored(keys, values), tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out
+    )
     worst = 0.0
     for row, length in enumerate(lengths):
         if length:

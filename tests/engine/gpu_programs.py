@@ -172,11 +172,13 @@ def _read(name: str, grid: tuple[int, ...], kernel: Any) -> Program:
     )
 
 
-def launches(capability: int, varlen_signature: str | None = None, kind: str | None = None) -> Launches:
+def launches(
+    capability: int, varlen_signature: str | None = None, kind: str | None = None, *, narrow_cache: bool = False
+) -> Launches:
     """Steps of Pixtral 12B's shapes (2 of its 40 layers): prefill, a second prompt's chunk with a past, decode.
 
     `varlen_signature` is another release's, as `def varlen_attn(…): ...`; else that of the installed torch. `kind` are
-    narrow weights.
+    narrow weights; `narrow_cache` keeps keys and values in e4m3.
     """
     installed, known = attention._varlen()  # type: ignore[misc]
     signature = inspect.signature(installed)
@@ -203,12 +205,12 @@ def launches(capability: int, varlen_signature: str | None = None, kind: str | N
         vision._cached_positions.cache_clear()
         patch.setattr(attention, "_varlen", lambda: (varlen_attn, known))
         with operators:
-            _run_steps(kind)
+            _run_steps(kind, narrow_cache)
     found.programs = programs
     return found
 
 
-def _run_steps(kind: str | None) -> None:
+def _run_steps(kind: str | None, narrow_cache: bool) -> None:
     params = PRESETS["12b"] | {"n_layers": 2}
     params["vision_encoder"] = params["vision_encoder"] | {"num_hidden_layers": 1}
     model = empty_model(config_of(params))
@@ -220,7 +222,7 @@ def _run_steps(kind: str | None) -> None:
         if isinstance(module, quantize.Int4):  # torch 2.13's check of int4 asks a fake tensor, whose device it plays
             module.packed.fake_device = torch.device("cuda")  # type: ignore[attr-defined]
     limits = Limits(16, 2048, 8192, 8556, tile_tokens=16384, step_keys=24940)
-    backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False)
+    backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False, narrow_cache=narrow_cache)
     engine = executor.Executor(backend, limits)
     scheduler = Scheduler(limits, BlockPool(1000, 64))
     page = page_request(0, 64, 48, 20)

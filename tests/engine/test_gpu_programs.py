@@ -90,6 +90,19 @@ def test_operators_of_a_gpu_alone_are_those_of_torch_2_11(launched):
             assert schema == name + SCHEMAS_2_11[name]
 
 
+def test_a_narrow_cache_compiles_for_hopper_with_three_tiles_on_their_way():
+    found = gpu_programs.launches(90, narrow_cache=True)
+    (split,), store = found.of("_decode_split"), found.of("_store_narrow")
+    assert store and found.of("_copy_blocks") and not found.of("_store")
+    assert all(program.spilled == 0 for program in found.programs)
+    assert max(split.waits) >= 4, split  # two groups of keys, two of values
+    assert any("bf16" in product for product in split.products), split
+    blocks = min(SHARED_ALL[90] // (split.shared + 1024), REGISTERS // (split.registers * split.threads))
+    assert blocks >= 2, (blocks, split)
+    past = [args for args, more in found.varlen if more["window_size"] == (-1, 0)]
+    assert past and all(str(key.dtype) == "torch.bfloat16" for _, key, *_ in past)
+
+
 @pytest.mark.parametrize(
     ("kind", "product"),
     [("fp8", "aten::_scaled_mm"), ("int8", "aten::_int_mm"), ("int4", "aten::_weight_int4pack_mm")],

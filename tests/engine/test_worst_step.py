@@ -89,7 +89,7 @@ def test_no_real_step_takes_more_than_the_worst_one(model, memory):
             if sequence.num_generated == 2:
                 scheduler.finish(sequence, "length")
                 executor.forget(sequence)
-    taken = memory.peak() - before - backend.cache.stacked.nbytes
+    taken = memory.peak() - before - backend.cache.nbytes
     assert worst / 3 < taken < worst, (taken, worst)
 
 

@@ -93,7 +93,7 @@ def measure_step(
     memory.reset_peak()
     for step in worst_steps(model.config, limits, block_size):
         executor.launch(step).tokens()
-    taken = memory.peak() - before - backend.cache.stacked.nbytes
+    taken = memory.peak() - before - backend.cache.nbytes
     del executor, backend
     if model.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -78,14 +78,21 @@ class CudaBackend:
     draft_tile = 0
 
     def __init__(
-        self, model: Pixtral, limits: Limits, num_blocks: int, block_size: int, *, use_graph: bool = True
+        self,
+        model: Pixtral,
+        limits: Limits,
+        num_blocks: int,
+        block_size: int,
+        *,
+        use_graph: bool = True,
+        narrow_cache: bool = False,
     ) -> None:
         config = model.config
         self.model, self.limits, self.device = model, limits, model.device
         self.runner: Runner = CudaRunner()
         self.cache = PagedCache(
             config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype,
-            copy=copy_blocks,
+            narrow=narrow_cache, copy=copy_blocks,
         )  # fmt: skip
         room = num_blocks * block_size
         widths = dict.fromkeys(min(limits.max_context + more, room) for more in (0, limits.tile_tokens))

@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.pixtral.cuda.fused import FUSED
+from workers.pixtral.model.kv_cache import E4M3_MAX, Stored
 
 SPLIT_TOKENS = 1024
 JOINED_SPLITS = 16  # at once: all of a page of one image
@@ -44,6 +45,29 @@ def _store(key, value, stride, keys, values, slots, WIDTH: tl.constexpr, COLUMNS
 
 
 @triton.jit
+def _store_narrow(
+    key, value, stride, keys, values, key_scales, value_scales, slots, largest,
+    HEADS: tl.constexpr, HEADS_PAD: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """`kv_cache.narrow` on the way: each head of a row by its own largest number."""
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + row).to(tl.int64)
+    if slot >= 0:
+        heads = tl.arange(0, HEADS_PAD)
+        inside = heads < HEADS
+        columns = heads[:, None] * D + tl.arange(0, D)[None, :]
+        k = tl.load(key + row * stride + columns, mask=inside[:, None], other=0.0).to(tl.float32)
+        v = tl.load(value + row * stride + columns, mask=inside[:, None], other=0.0).to(tl.float32)
+        k_scale = tl.maximum(tl.max(tl.abs(k), axis=1) / largest, 1e-30)
+        v_scale = tl.maximum(tl.max(tl.abs(v), axis=1) / largest, 1e-30)
+        place = slot * (HEADS * D) + columns
+        tl.store(keys + place, (k / k_scale[:, None]).to(keys.dtype.element_ty), mask=inside[:, None])
+        tl.store(values + place, (v / v_scale[:, None]).to(values.dtype.element_ty), mask=inside[:, None])
+        tl.store(key_scales + slot * HEADS + heads, k_scale, mask=inside)
+        tl.store(value_scales + slot * HEADS + heads, v_scale, mask=inside)
+
+
+@triton.jit
 def _copy_blocks(cache, pairs, num_pairs, half, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
     """Block pairs[0, i] to pairs[1, i] in one half layer; `half` numbers from a layer's keys to its values."""
     pair, store = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -57,8 +81,9 @@ def _copy_blocks(cache, pairs, num_pairs, half, SIZE: tl.constexpr, COLUMNS: tl.
 
 @triton.jit
 def _decode_split(
-    query, query_stride, keys, values, tables, table_stride, lengths, partial, sums, scale, num_splits,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    query, query_stride, keys, values, key_scales, value_scales, tables, table_stride, lengths, partial, sums, scale,
+    num_splits,
+    NARROW: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
     BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """The numbers of the next tile's blocks travel through the loop, so that its keys and values are under way early.
@@ -91,13 +116,21 @@ def _decode_split(
             offsets = slots[:, None] * (KV_HEADS * D) + head * D + dims[None, :]
             k = tl.load(keys + offsets, mask=inside[:, None], other=0.0)
             v = tl.load(values + offsets, mask=inside[:, None], other=0.0)
-            scores = tl.dot(q, tl.trans(k)) * scale  # base 2
+            if NARROW:  # e4m3 is exact in bfloat16 and float16
+                k_scale = tl.load(key_scales + slots * KV_HEADS + head, mask=inside, other=0.0)
+                v_scale = tl.load(value_scales + slots * KV_HEADS + head, mask=inside, other=0.0)
+                scores = tl.dot(q, tl.trans(k.to(q.dtype))) * (k_scale * scale)[None, :]
+            else:
+                scores = tl.dot(q, tl.trans(k)) * scale  # base 2
             scores = tl.where(inside[None, :], scores, float("-inf"))
             better = tl.maximum(best, tl.max(scores, axis=1))
             shrink = tl.exp2(best - better)
             p = tl.exp2(scores - better[:, None])
             total = total * shrink + tl.sum(p, axis=1)
-            acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v)
+            if NARROW:
+                acc = acc * shrink[:, None] + tl.dot((p * v_scale[None, :]).to(q.dtype), v.to(q.dtype))
+            else:
+                acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v)
             best = better
             blocks = blocks_after
         out = (row * (KV_HEADS * GROUP) + head * GROUP + group) * num_splits + split
@@ -145,17 +178,26 @@ class PagedKernels:
         self.num_splits = -(-max_tokens // SPLIT_TOKENS)
         # What a benchmark may sweep. Three stages are two tiles of keys and values under way: 70 KiB of shared memory,
         # three programs on a multiprocessor of 227 KiB, 96 KiB on their way where 20 KiB hide the memory's latency.
-        # Tiles of 128 tokens take 136 KiB, one program, and nothing computes while it waits.
+        # Tiles of 128 tokens take 136 KiB, one program, and nothing computes while it waits. A narrow cache's tiles
+        # have half of the bytes and one stage more.
         self.tile, self.warps, self.stages = block_size, 4, 3
         self.kv_heads, self.group, self.block_size = kv_heads, heads // kv_heads, block_size
         assert SPLIT_TOKENS % block_size == 0 and self.group <= GROUP_ROWS, (block_size, self.group)
         self.partial = torch.empty(max_sequences, heads, self.num_splits, head_dim, device=device)
         self.sums = torch.empty(max_sequences, heads, self.num_splits, device=device)
 
-    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+    def store(self, key: Tensor, value: Tensor, stored: Stored, slots: Tensor) -> None:
         """Write rows (T, H_kv, D) to their slots of the cache; slot -1 writes nowhere."""
         assert key.stride(0) == value.stride(0) and key.stride(1) == key.shape[2], key.stride()
-        width = keys.shape[1] * keys.shape[2]
+        keys, values, key_scales, value_scales = stored
+        _, heads, head_dim = keys.shape
+        if key_scales is not None:
+            _store_narrow[(key.shape[0],)](
+                key, value, key.stride(0), keys, values, key_scales, value_scales, slots, E4M3_MAX,
+                heads, triton.next_power_of_2(heads), head_dim, num_warps=4, enable_fp_fusion=FUSED,
+            )  # fmt: skip
+            return
+        width = heads * head_dim
         _store[(key.shape[0],)](
             key,
             value,
@@ -169,17 +211,22 @@ class PagedKernels:
             enable_fp_fusion=FUSED,
         )
 
-    def decode(self, query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, out: Tensor) -> None:
+    def decode(self, query: Tensor, stored: Stored, tables: Tensor, lengths: Tensor, out: Tensor) -> None:
         """One new token of each sequence over its blocks.
 
         query (B, H, D) → out (B, H, D); tables (B, blocks) and lengths (B,) int32, length 0 gives zeros.
         """
         rows, heads, head_dim = query.shape
+        keys, values, key_scales, value_scales = stored
+        is_narrow = key_scales is not None
+        if not is_narrow:  # a kernel has the same parameters either way
+            key_scales = value_scales = self.sums
         scale = head_dim**-0.5 * 1.4426950408889634  # log2 e: the kernels work in base 2
         _decode_split[(rows, self.kv_heads, self.num_splits)](
-            query, query.stride(0), keys, values, tables, tables.stride(0), lengths, self.partial, self.sums, scale,
-            self.num_splits, self.kv_heads, self.group, GROUP_ROWS, head_dim, self.block_size, self.tile, SPLIT_TOKENS,
-            num_warps=self.warps, num_stages=self.stages, enable_fp_fusion=FUSED,
+            query, query.stride(0), keys, values, key_scales, value_scales, tables, tables.stride(0), lengths,
+            self.partial, self.sums, scale, self.num_splits, is_narrow,
+            self.kv_heads, self.group, GROUP_ROWS, head_dim, self.block_size, self.tile, SPLIT_TOKENS,
+            num_warps=self.warps, num_stages=self.stages + is_narrow, enable_fp_fusion=FUSED,
         )  # fmt: skip
         _decode_join[(rows, heads)](
             self.partial, self.sums, lengths, out, self.num_splits, head_dim,
