@@ -12,6 +12,7 @@ from pipeline.query.batch_status import BatchRow, Counts, Pace, asked_prompts, b
 from pipeline.query.failure_list import causes_of
 from pipeline.query.go_on import go_on_command
 from pipeline.query.worth_a_look import worth_a_look
+from pipeline.web.gathered import Wait
 from pipeline.web.lookup import Id, batch_or_404
 from pipeline.web.render import render
 from pipeline.web.request_site import Site, TheSite
@@ -19,7 +20,7 @@ from pipeline.web.request_site import Site, TheSite
 router = APIRouter()
 
 _SHOWN = 50
-_WAIT_SECONDS = 0.05  # for all counts of a page together
+_WAIT_SECONDS = 0.08  # for all counts of a page together
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +54,28 @@ def show_rows(request: Request, site: TheSite, before: Id | None = None) -> Resp
 
 def _listed(site: Site, before: int | None) -> dict[str, Any]:
     rows = batch_rows(site.db, before=before, limit=_SHOWN + 1)
-    shown: list[Shown] = []
-    for batch in rows[:_SHOWN]:
-        is_waiting = any(one.counts is None for one in shown)  # one that takes long; the others come after it
-        shown.append(_shown(site, batch, 0.0 if is_waiting else _WAIT_SECONDS))
+    wait = Wait(_WAIT_SECONDS)
+    shown = [_shown(site, batch, wait) for batch in rows[:_SHOWN]]
     older = rows[_SHOWN - 1].id if len(rows) > _SHOWN else None
     return {"shown": shown, "older": older, "before": before, "is_settled": all(one.is_settled for one in shown)}
 
 
-def _shown(site: Site, batch: BatchRow, wait_seconds: float) -> Shown:
+def _shown(site: Site, batch: BatchRow, wait: Wait) -> Shown:
     is_running = batch.state in ("running", "paused")
     fresh = 2.0 if is_running else 3600.0
     found = site.gathered.get(
         ("counts", batch.id, batch.state, batch.finished_at, batch.forgotten_at),
         lambda: counts(site.db, batch),
         fresh_seconds=fresh,
-        wait_seconds=wait_seconds,
+        wait_seconds=wait.left_seconds,
     )
     how_fast = None
     if is_running:
         how_fast = site.gathered.get(
-            ("pace", batch.id, batch.state), lambda: pace(site.db, batch), fresh_seconds=1.0, wait_seconds=wait_seconds
+            ("pace", batch.id, batch.state),
+            lambda: pace(site.db, batch),
+            fresh_seconds=1.0,
+            wait_seconds=wait.left_seconds,
         ).value
     return Shown(batch, found.value, how_fast)
 
@@ -91,9 +93,10 @@ def show_progress(request: Request, site: TheSite, batch_id: str) -> Response:
 
 def _of_batch(site: Site, batch_id: str) -> dict[str, Any]:
     batch = batch_or_404(site, batch_id)
-    shown = _shown(site, batch, _WAIT_SECONDS)
+    wait = Wait(_WAIT_SECONDS)
+    shown = _shown(site, batch, wait)
     causes = site.gathered.get(
-        ("causes", batch.id, batch.forgotten_at), lambda: causes_of(site.db, batch.id), wait_seconds=_WAIT_SECONDS / 2
+        ("causes", batch.id, batch.forgotten_at), lambda: causes_of(site.db, batch.id), wait_seconds=wait.left_seconds
     )
     review = site.gathered.get(
         ("review", batch.id, batch.state, batch.forgotten_at),

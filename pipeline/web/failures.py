@@ -13,6 +13,7 @@ from pipeline.query.failure_list import all_failures, causes_of, find_failure, l
 from pipeline.query.go_on import go_on_command
 from pipeline.store.retries import retry_failures
 from pipeline.store.worked_on_by import WorkedOnBy
+from pipeline.web.gathered import Wait
 from pipeline.web.lookup import Number, batch_or_404
 from pipeline.web.render import address, render
 from pipeline.web.request_site import Site, TheSite
@@ -20,6 +21,7 @@ from pipeline.web.request_site import Site, TheSite
 router = APIRouter()
 
 _SHOWN = 30
+_WAIT_SECONDS = 0.1
 
 
 @router.get("/batches/{batch_id}/failures")
@@ -28,18 +30,19 @@ def show_failures(
 ) -> Response:
     batch = batch_or_404(site, batch_id)
     first = _key(after) if after else (0, 0)
+    wait = Wait(_WAIT_SECONDS)
     result = site.gathered.get(  # what other batches failed at is looked through, too
         _list_name(batch, cause, first),
         lambda: list_failures(site.db, batch.id, cause or None, first, _SHOWN + 1),
         fresh_seconds=0.5,
-        wait_seconds=0.1,
+        wait_seconds=wait.left_seconds,
     )
     found = result.value or []
     causes = site.gathered.get(
         ("causes", batch.id, batch.forgotten_at),
         lambda: causes_of(site.db, batch.id),
         fresh_seconds=0.5,
-        wait_seconds=0.1,
+        wait_seconds=wait.left_seconds,
     )
     return render(
         request,

@@ -42,6 +42,17 @@ class _Entry:
     changed: threading.Event = field(default_factory=threading.Event)
 
 
+class Wait:
+    """How long a page waits for all that it asks for together."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds * PATIENCE
+
+    @property
+    def left_seconds(self) -> float:
+        return max(self._until - time.monotonic(), 0.0) / PATIENCE
+
+
 class Gathered:
     """Results by key; threads of requests ask, one thread of its own works."""
 

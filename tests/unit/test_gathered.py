@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.web.gathered import Gathered
+from pipeline.web.gathered import Gathered, Wait
 
 
 def test_what_is_quick_is_there_at_once_and_kept_while_it_is_fresh() -> None:
@@ -25,6 +25,15 @@ def test_nobody_waits_for_what_takes_long() -> None:
     go_on.set()
     assert gathered.get("after", lambda: 1, wait_seconds=60).value == 1  # one thread, in turn
     assert gathered.get("slow", lambda: False, fresh_seconds=60, wait_seconds=0.0).value is True
+
+
+def test_a_page_waits_once_for_all_that_it_shows() -> None:
+    """Ten that take a tenth of a second each were waited for one by one."""
+    gathered, wait, began = Gathered(), Wait(0.2), time.monotonic()
+    values = [
+        gathered.get(key, lambda: time.sleep(0.1) or 1, wait_seconds=wait.left_seconds).value for key in range(10)
+    ]
+    assert values[9] is None and time.monotonic() - began < 0.7
 
 
 def test_an_error_is_raised_where_it_is_asked_for_and_gathered_again() -> None:
