@@ -51,7 +51,7 @@ def check_kernels() -> None:
     from workers.pixtral.cuda import fused as fused_kernels
     from workers.pixtral.cuda import kernels
     from workers.pixtral.model import kv_cache
-    from workers.pixtral.model.layers import Operations, RMSNorm
+    from workers.pixtral.model.layers import Attention, Operations, RMSNorm
     from workers.pixtral.plan import batch
 
     torch.manual_seed(0)
@@ -68,6 +68,11 @@ def check_kernels() -> None:
     heads, rotation = torch.randn(6, 8, 16)[:, :3], torch.randn(6, 8, 2)
     expected = plain.rotate(heads, rotation)
     torch.testing.assert_close(fused.rotate(heads, rotation), expected)
+    attention = Attention(64, 4, 16, 2)
+    attention.fused_qkv = torch.randn(8 * 16, 64)
+    rows, own = torch.randn(6, 64), torch.randn(6, 2, 8, 2)  # queries have a rotation of their own, as in Ministral 3
+    with torch.no_grad():
+        torch.testing.assert_close(attention.qkv(rows, own, fused), attention.qkv(rows, own, plain))
 
     keys, values = torch.randn(60 * 64, 2, 16), torch.randn(60 * 64, 2, 16)
     blocks = torch.randperm(60)
