@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 MOST_CELL_PX = 64  # a larger square is nobody's; page images have room for its white
+MOST_SIDE_PX = 32_768  # as of PAGEPACK_MAX_SIDE_PX
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def raster_of(settings: Settings) -> Raster:
 def read_raster(vision: dict[str, Any]) -> Raster:
     """By the `vision_encoder` of a params.json. Raises KeyError, TypeError or ValueError: it has none that serves."""
     cell = int(vision["patch_size"]) * int(vision.get("spatial_merge_size") or 1)
-    side = int(vision["image_size"])
+    side = min(int(vision["image_size"]), MOST_SIDE_PX)
     side = min(side, int(vision.get("max_image_size") or side))
     if not 0 < cell <= MOST_CELL_PX or side < cell:
         raise ValueError(f"images of {side} px in squares of {cell} px")

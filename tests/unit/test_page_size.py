@@ -52,7 +52,8 @@ def test_sizes_keep_the_limits_and_the_proportions(
         assert max(size.width_px, size.height_px) == min(1024, side) or size.width_px * size.height_px >= 2**20 * 0.99
 
 
-SMALL = {"patch_size": 14, "spatial_merge_size": 2, "image_size": 1540, "max_image_size": 1540}
+FEW = {"patch_size": 14, "spatial_merge_size": 2}
+SMALL = FEW | {"image_size": 1540, "max_image_size": 1540}
 
 
 def test_a_page_is_drawn_for_the_model_that_is_named(tmp_path: Path) -> None:
@@ -73,6 +74,8 @@ def test_a_page_is_drawn_for_the_model_that_is_named(tmp_path: Path) -> None:
     for wrong in ({"patch_size": 0}, {"image_size": 20}, {"spatial_merge_size": 99}, {"image_size": "large"}):
         (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": SMALL | wrong}))
         assert drawn_for(settings) == "auto"
+    (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": SMALL | dict.fromkeys(SMALL, 10**9) | FEW}))
+    assert drawn_for(settings, "32768") == "32768 32760/28", "16 characters are kept"
     (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": {"patch_size": 16, "image_size": 1024}}))
     assert drawn_for(settings) == "auto", "Pixtral's pages are those of all others"
 
