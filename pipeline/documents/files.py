@@ -68,6 +68,9 @@ OLD_OFFICE = frozenset({Kind.DOC, Kind.XLS, Kind.PPT, Kind.RTF})
 
 OFFICE = OLD_OFFICE | {Kind.DOCX, Kind.XLSX, Kind.PPTX, Kind.ODT, Kind.ODS, Kind.ODP, Kind.ODG}
 
+FLOWING = frozenset({Kind.EPUB, Kind.HTML, Kind.EML, Kind.MSG}) | (OFFICE - OLD_OFFICE)
+"""Kinds that are laid out on pages here: the letters of their text are known."""
+
 UNSUPPORTED_FACT = "is no PDF, image, office document, mail or archive of a kind that is read"
 
 

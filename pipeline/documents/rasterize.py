@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from pipeline.documents.files import display, open_regular
+from pipeline.documents.files import FLOWING, display, open_regular
 from pipeline.documents.raster import drawn_for
 from pipeline.documents.render_process import Child, ChildGone, RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
@@ -172,7 +172,7 @@ class OpenDocument:
             if message["is"] == "failed":
                 yield self._failure(page_index, str(message["cause"]), str(message["text"]))
             else:
-                yield self._holder.take(page_index, message)
+                yield self._holder.take(page_index, message, is_laid_out=self._kind in FLOWING)
             if self._holder.is_worn():
                 self._rasterizer.close()
                 return

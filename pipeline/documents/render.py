@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.documents.drawn import Limits, Opened
-from pipeline.documents.files import OLD_OFFICE
+from pipeline.documents.files import FLOWING, OLD_OFFICE
 from pipeline.documents.raster import parted
 from pipeline.documents.render_flowing import FlowingPages
 from pipeline.documents.render_images import ImageFrames
 from pipeline.documents.render_pdfium import PdfByEither
 from pipeline.documents.render_tiff import TiffPages
 from pipeline.errors import DocumentRejected
-
-_FLOWING = ("epub", "html", "eml", "msg", "docx", "xlsx", "pptx", "odt", "ods", "odp", "odg")
 
 
 def open_document(path: str, kind: str, limits: Limits, detail: str = "auto") -> Opened:
@@ -32,7 +30,7 @@ def open_document(path: str, kind: str, limits: Limits, detail: str = "auto") ->
         raise DocumentRejected(fact, cause="unsupported")
     elif kind == "tiff":
         document = TiffPages(path, limits, detail)
-    elif kind in _FLOWING:
+    elif kind in FLOWING:
         document = FlowingPages(path, kind, limits, detail)
     else:
         document = ImageFrames(path, kind, limits, detail)

@@ -180,8 +180,8 @@ class Child:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self._nonsense(error) from error
 
-    def take(self, page_index: int, message: dict[str, Any]) -> RasterizedPage:
-        """The page that a message announces; its slot is free again afterwards."""
+    def take(self, page_index: int, message: dict[str, Any], *, is_laid_out: bool = False) -> RasterizedPage:
+        """The page that a message announces; its slot is free again afterwards. `is_laid_out`: from text, by us."""
         try:
             mode, width, height = str(message["mode"]), int(message["width_px"]), int(message["height_px"])
             start = (0, self._slot_bytes)[message["slot"]]
@@ -192,7 +192,7 @@ class Child:
             picture = Image.frombytes(mode, (width, height), pixels)
             if size > KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
                 self._shared.madvise(mmap.MADV_REMOVE, start, self._slot_bytes)
-            page = _page(page_index, message, picture)
+            page = _page(page_index, message, picture, is_laid_out)
             self._socket.sendall(b".")
             return page
         except OSError as error:
@@ -234,7 +234,7 @@ class Child:
         return ChildGone("crash", f"the rasterizing process {how}")
 
 
-def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> RasterizedPage:
+def _page(page_index: int, message: dict[str, Any], drawn: Image.Image, is_laid_out: bool) -> RasterizedPage:
     """A page as its child described it. Hash and encoding are made here: the child only ever hands over pixels."""
     text = None if message["text_layer"] is None else str(message["text_layer"])
     width_pt, height_pt, dpi, print_px = (
@@ -245,7 +245,7 @@ def _page(page_index: int, message: dict[str, Any], drawn: Image.Image) -> Raste
     if text is not None:
         sent, is_plain = message["text_lines"]
         lines = list(map(LayerLine.received, sent))
-        verdict = judge(text, lines, None if is_plain else image)
+        verdict = judge(text, lines, None if is_plain else image, is_known=is_laid_out)
         found = found_on(lines, *(message["strokes"] or ([], []))) if len(lines) == text.count("\n") else None
     return RasterizedPage(
         page_index=page_index,

@@ -53,12 +53,13 @@ _REPEATED = re.compile(r"(.)\1+")
 _LATIN_WORD = re.compile("[A-Za-z]{3,}")
 
 
-def judge(text: str, lines: Sequence[LayerLine], picture: Image.Image | None) -> Verdict:
+def judge(text: str, lines: Sequence[LayerLine], picture: Image.Image | None, *, is_known: bool = False) -> Verdict:
     """Of a page's text that is not blank. Costs 1 to 2 ms at 1,024 px, most of it for the picture.
 
     No picture: the page is known to hold text and rules alone, so that nothing else is printed, and nothing hidden.
+    `is_known`: no font stands between the letters and their meaning, whatever the words look like.
     """
-    if is_garbled(text):
+    if not is_known and is_garbled(text):
         return Verdict.GARBLED
     if len(lines) > MAX_LINES:
         return Verdict.UNJUDGED

@@ -19,6 +19,7 @@ from pipeline.documents.identify import identify
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render import open_document
 from pipeline.documents.render_process import RasterizedPage
+from pipeline.documents.text_layer import is_garbled
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.layout.own_text import own_text
 from pipeline.settings import Settings
@@ -259,6 +260,11 @@ def test_words_stand_for_pictures_that_do_not_come_along(draw: Draw) -> None:
     html = f"""<p>a <img src="http://x/y.gif"> <IMG alt='our &amp; logo' src=cid:1> {shown}</p>"""
     assert texts(draw(html.encode(), Kind.HTML)) == ["a our & logo"]
     assert "our & logo" in texts(draw(mail("plain", html), Kind.EML))[0]
+
+
+def test_words_that_look_like_none_are_what_a_web_page_says(draw: Draw) -> None:
+    html = f"<p>{' '.join(f'XKQ{number}ZRTVW' for number in range(60))}</p>"
+    assert is_garbled(html) and [page.text_layer_verdict for page in draw(html.encode(), Kind.HTML)] == ["sound"]
 
 
 def test_pages_are_as_wide_as_their_widest_line(draw: Draw) -> None:
