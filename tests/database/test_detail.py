@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipeline.blobs.page_images import ImageStore
+from pipeline.ingest.submission import open_named_batch
 from pipeline.settings import Settings
 from pipeline.store.claims import claim_document
 from pipeline.store.drawn_otherwise import files_drawn_for_another_model, files_drawn_otherwise
@@ -58,6 +60,15 @@ def test_what_was_drawn_for_another_model_is_counted_apart(archive: Archive) -> 
         assert [line.startswith("1 file keeps its page images, drawn for a model") for line in said] == [
             True
         ] * for_another
+
+
+def test_a_batch_keeps_for_which_model_its_pages_are_drawn(archive: Archive, tmp_path: Path) -> None:
+    vision = {"patch_size": 14, "spatial_merge_size": 2, "image_size": 1540}
+    (tmp_path / "params.json").write_text(json.dumps({"vision_encoder": vision}))
+    asked = ["/in"], [DESCRIBE], "named", "pixtral", "pixtral-0123456789abcdef", ()
+    for model, detail in ((tmp_path, "auto 1540/28"), (None, "auto")):
+        batch = open_named_batch(archive.db, Settings(model=model), *asked)
+        assert archive.scalar("SELECT detail FROM batches WHERE id = :id", id=batch.id) == detail
 
 
 def test_a_freed_page_is_drawn_again_as_it_was(archive: Archive, tmp_path: Path) -> None:
