@@ -26,6 +26,7 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import DocumentRejected, PageFailed
@@ -195,7 +196,9 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | No
 
 
 def _rss_bytes() -> int:
-    """The most memory this process ever held."""
+    """The most memory this process ever held. On Linux `ru_maxrss` begins with what its parent held at the start."""
+    with suppress(OSError, IndexError), open("/proc/self/status", "rb", buffering=0) as status:  # 14 µs; not on macOS
+        return int(status.read(8192).partition(b"VmHWM:")[2].split(None, 1)[0]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -26,6 +26,7 @@ from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected
 from pipeline.settings import Settings
 from tests import hostile
+from tests.running import write_pdf
 
 Result = RasterizedPage | PageFailure
 TORN = {
@@ -374,6 +375,19 @@ def test_some_pages_are_drawn_alone_by_a_child_that_goes_on(tmp_path: Path) -> N
         child = rasterizer.child()
         drawn = [result.page_index for first, end in ((3, 4), (0, 2), (4, 9)) for result in document.pages(first, end)]
         assert drawn == [3, 0, 1, 4] and rasterizer.child() is child
+
+
+def test_a_large_parent_wears_out_no_child(tmp_path: Path) -> None:
+    """Linux starts the peak of a new process at that of its parent, and each page was drawn by a child of its own."""
+    held = bytearray(b"x") * (400 * 2**20)
+    path = write_pdf(tmp_path / "a.pdf", 3)
+    with (
+        Rasterizer(Settings(rasterize_memory_bytes=2**29 + 2**28)) as rasterizer,
+        rasterizer.open(path, "pdf") as document,
+    ):
+        pids = [(page.page_index, rasterizer.child().pid) for page in document.pages()]
+    assert len(held) > 2**28 and [index for index, _ in pids] == [0, 1, 2]
+    assert len({pid for _, pid in pids}) == 1
 
 
 def test_a_page_that_kills_every_child_is_one_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
