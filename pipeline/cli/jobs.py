@@ -273,13 +273,16 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
     from pipeline.settings import load_settings
+    from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.process_slots import process_slots
     from pipeline.supervisor.worker_host import WorkerHost
 
     settings = load_settings(home=home, **flags)
+    slots = process_slots(role, devices)
     log = logging.getLogger("pagepack.host")
-    host = WorkerHost(settings, process_slots(role, devices), log.info, log.warning)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: host.stop())
-    host.execute()
+    with fork_ahead(len(slots) if settings.metrics_port is None else 0) as spare:  # what counts has to be a fresh one
+        host = WorkerHost(settings, slots, log.info, log.warning, spare)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: host.stop())
+        host.execute()
     return EXIT_DONE

@@ -1,4 +1,4 @@
-"""Workers of a `pagepack run`, forked from it before it has threads, connections or locks.
+"""The first workers of `pagepack run` and `pagepack worker`, forked before there are threads, connections or locks.
 
 A fresh worker imports for 0.7 s of processor time what the run has imported already (SQLAlchemy, Celery, the tables); a
 forked one has it, and shares the memory. It waits in a session of its own until it is told what it shall be:
@@ -7,8 +7,8 @@ forked one has it, and shares the memory. It waits in a session of its own until
     worker  waits on its standard input                     environment, log, then as `python -m workers ROLE`
 
 The pipe's end tells a worker that the run is gone, before its order and after it. A worker that dies is followed by a
-fresh process: by then the run has threads, and may not fork. Only for a run, which is short; what a host started a week
-ago is no good ground for what it starts today.
+fresh process: by then the run has threads, and may not fork. So does a host, whose start a week ago is no good ground
+for what it starts today.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from pipeline.store.attendance import forget_the_dead
 from pipeline.store.due import forget_enqueued
 from pipeline.store.leases import Limits, give_back
 from pipeline.supervisor.engine_choice import describe_engine
+from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.health import Pulse, serve
 from pipeline.supervisor.process_slots import ProcessSlot, devices_of
 from pipeline.supervisor.queue_metrics import Backlog
@@ -44,12 +45,14 @@ class WorkerHost:
         slots: list[ProcessSlot],
         say: Callable[[str], None],
         warn: Callable[[str], None] | None = None,
+        spare: list[Forked] | None = None,
     ) -> None:
-        """`warn` is told of what died or is away; without it `say` is."""
+        """`warn` is told of what died or is away; without it `say` is. `spare` are children to begin with."""
         self._settings = settings
         self._slots = slots
         self._say = say
         self._warn = warn or say
+        self._spare = spare
         self._supervisor: Supervisor | None = None
         self._stop_signals = 0
         self._said: str | None = None
@@ -90,7 +93,9 @@ class WorkerHost:
                 give_back(db, "", reason="the worker before ended early", crashed=False, limits=limits)
                 forget_enqueued(db)
                 forget_the_dead(db)
-            self._supervisor = supervisor = Supervisor(db, settings, self._slots, self._say, warn=self._warn)
+            self._supervisor = supervisor = Supervisor(
+                db, settings, self._slots, self._say, warn=self._warn, spare=self._spare
+            )
             stack.callback(supervisor.stop, lambda: self._stop_signals > 1)
             app = supervisor.connect()
             if settings.metrics_port is not None:

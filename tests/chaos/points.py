@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ def arm(folder: str, role: str) -> None:
         for part in outer:
             holder = getattr(holder, part)
         setattr(holder, name, _deadly(getattr(holder, name), moment, partial(_die, file, [order % 3])))
+
+
+def fork_nothing() -> None:
+    """Each worker of this host is a fresh process, which is armed for its own role."""
+    from pipeline.supervisor import forked
+
+    forked.fork_ahead = lambda count: nullcontext([])
 
 
 def _deadly(function: Callable[..., Any], moment: str, die: Callable[[], None]) -> Callable[..., Any]:

@@ -52,7 +52,7 @@ class Host:
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children():
                 with suppress(psutil.NoSuchProcess):
-                    if child.cmdline()[-2:] == ["workers", role]:
+                    if child.name() == f"pagepack:{role}":
                         found.append(child)
         return found
 

@@ -9,9 +9,10 @@ if "PAGEPACK_INTERNAL_CLOCK" in os.environ:
     shift_clock(os.environ["PAGEPACK_INTERNAL_CLOCK"])
 
 if "PAGEPACK_INTERNAL_KILL" in os.environ:
-    from tests.chaos.points import arm
+    from tests.chaos.points import arm, fork_nothing
 
     if "workers" in sys.orig_argv:
         arm(os.environ["PAGEPACK_INTERNAL_KILL"], sys.orig_argv[-1])
     elif "worker" in sys.orig_argv:
         arm(os.environ["PAGEPACK_INTERNAL_KILL"], "host")
+        fork_nothing()
