@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -122,31 +122,30 @@ def start(*arguments: str | Path, engine: str, fresh: bool = False, **variables:
     )
 
 
-def start_host(home: Path, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:
-    """`pagepack worker`, which writes into its log."""
-    words = ["worker", "--home", str(home)]
-    with log.open("ab") as stream:
-        return _WARM.start(words, given, log=log) or subprocess.Popen(
-            [*PAGEPACK, *words],
+def start_into(
+    out: Path, errors: Path, words: Sequence[str | Path], given: dict[str, str], module: str = "pipeline"
+) -> subprocess.Popen[Any]:
+    """A command, or a module's, that writes into two files, which may be one; forked as `warm_start.py` says."""
+    told = [*map(str, words)]
+    with out.open("ab") as standard, errors.open("ab") as error:
+        return _WARM.start(told, given, module, out, errors) or subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *told],
             env=given,
             stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
+            stdout=standard,
+            stderr=error,
             start_new_session=True,
         )
+
+
+def start_host(home: Path, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:
+    """`pagepack worker`, which writes into its log."""
+    return start_into(log, log, ["worker", "--home", home], given)
 
 
 def start_worker(role: str, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:
-    """`python -m workers ROLE` as a supervisor starts it, forked as `warm_start.py` says; it writes into its log."""
-    with log.open("ab") as stream:
-        return _WARM.start([role], given, "workers", log) or subprocess.Popen(
-            [sys.executable, "-P", "-m", "workers", role],
-            env=given,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
+    """`python -m workers ROLE` as a supervisor starts it; it writes into its log."""
+    return start_into(log, log, [role], given, "workers")
 
 
 def write_pdf(path: Path, pages: int, dark: int | None = None) -> Path:

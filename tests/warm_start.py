@@ -113,9 +113,17 @@ class WarmStart:
             self._lock.release()
 
     def start(
-        self, words: Sequence[str], environment: Mapping[str, str], module: str = "pipeline", log: Path | None = None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        module: str = "pipeline",
+        log: Path | None = None,
+        errors: Path | None = None,
     ) -> subprocess.Popen[str] | None:
-        """As `subprocess.Popen` with a session of its own, and pipes where no log is given; None as of `run`."""
+        """As `subprocess.Popen` with a session of its own, and pipes where no log is given; None as of `run`.
+
+        Where `errors` is given, the log has no errors.
+        """
         if sys.platform != "linux" or not self._lock.acquire(blocking=False):
             return None
         try:
@@ -123,7 +131,7 @@ class WarmStart:
                 return None
             pipes = [os.pipe() for _ in range(3 if log is None else 1)]
             *streams, told = (f"/proc/{os.getpid()}/fd/{write_end}" for _, write_end in pipes)
-            streams = streams or [str(log), str(log)]
+            streams = streams or [str(log), str(errors or log)]
             self._send({"module": module, "words": words, "environment": environment, "streams": streams, "told": told})
             *read_ends, of_told = (read_end for read_end, _ in pipes)
             started = Started(words, read_ends, of_told)  # it has them open when it says its number

@@ -21,7 +21,7 @@ from pipeline.settings import Settings
 from pipeline.store.batch_states import cancel_batch
 from tests.conftest import Archive
 from tests.postgres import FAST, PostgresServer
-from tests.running import PAGEPACK, call, environment, wait_until, write_pdf
+from tests.running import PAGEPACK, call, environment, start_into, wait_until, write_pdf
 
 GONE = r"did not answer: .*; waiting until it answers, Ctrl-C leaves\. Nothing is lost meanwhile"
 BACK = "the database answers again"
@@ -48,15 +48,7 @@ def stopped(server: PostgresServer, tmp_path: Path) -> Iterator[Archive]:
 def running(folder: Path, *words: str | Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
     """A command that writes into two files."""
     out, errors = folder / "out", folder / "errors"
-    with out.open("wb") as standard, errors.open("wb") as error:
-        process = subprocess.Popen(
-            [*PAGEPACK, *map(str, words)],
-            env=environment("InstantEngine", **variables),
-            stdin=subprocess.DEVNULL,
-            stdout=standard,
-            stderr=error,
-            start_new_session=True,
-        )
+    process = start_into(out, errors, words, environment("InstantEngine", **variables))
     try:
         yield process, out, errors
     finally:
