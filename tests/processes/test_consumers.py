@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -77,7 +78,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path, migrated: Path) -> Iterator[Place]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -89,10 +90,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
         place.start(binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path))
         with redis.Redis(port=port, retry=None) as client:
             wait_until(lambda: answers(client))
+        place.home.mkdir()
+        shutil.copy(migrated, place.home)  # nobody has to wait until the host has made it
         place.processes.append(
             start_host(place.home, environment("InstantEngine", **place.variables), tmp_path / "host.log")
         )
-        wait_until(lambda: (place.home / "pagepack.db").exists())
         yield place
 
 
