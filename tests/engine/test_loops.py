@@ -51,9 +51,9 @@ def test_a_model_that_writes_the_same_for_ever_is_stopped_and_one_copy_stays(nam
 
 
 def test_every_loop_of_random_models_is_caught(tmp_path):
-    """Three models whose next token hangs on the last alone: a random walk that must come back to where it was."""
+    """Two models whose next token hangs on the last alone: a random walk that must come back to where it was."""
     caught = []
-    for seed in range(3):
+    for seed in range(2):
         params = PRESETS["tiny"]
         tensors = random_tensors(params, seed=seed)
         for name, tensor in tensors.items():
@@ -67,7 +67,7 @@ def test_every_loop_of_random_models_is_caught(tmp_path):
         finally:
             built.engine.close()
         caught.append((found.finish_reason, found.loop is not None))
-    assert caught == [("repetition", True)] * 3
+    assert caught == [("repetition", True)] * 2
 
 
 def test_no_drawn_table_or_list_of_the_reader_is_stopped():

@@ -179,13 +179,13 @@ def random_rig(request, tmp_path_factory):
 
 
 def test_random_weights_give_json_that_fits_always(random_rig):
-    pages = draw_samples(2, (64, 32), seed=50)
+    (page,) = draw_samples(1, (64, 32), seed=50)
     drawn = [held(temperature=t, seed=seed) for seed, t in enumerate([0.0, 0.7, 1.0, 2.0])]
-    read = random_rig.read([(page, prompt) for page in pages for prompt in drawn])
+    read = random_rig.read([(page, prompt) for prompt in drawn])
     assert {one.finish_reason for one in read} == {"stop"}
     for one in read:
         assert fitted(one.text, SCHEMA) == one.text
-    assert len({one.text for one in read}) > 5
+    assert len({one.text for one in read}) == 4
 
 
 def test_an_answer_that_meets_its_limit_is_the_beginning_of_one_that_fits(reader, pages):

@@ -9,8 +9,10 @@ import shlex
 import signal
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.documents.files import UNSUPPORTED_FACT
@@ -183,8 +185,14 @@ def test_a_killed_part_is_started_again(folder: Path, home: Path, victim: str) -
     write_pdf(folder / "a.pdf", 40)
     run = start("run", folder, "--home", home, engine="SlowEngine")
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
-    victims = [process for process in processes_of(home) if victim in " ".join([process.name(), *process.cmdline()])]
-    assert victims
+    victims: list[psutil.Process] = []
+
+    def are_found() -> bool:  # one that was started again just now has its name later
+        with suppress(psutil.NoSuchProcess):
+            victims[:] = [one for one in processes_of(home) if victim in " ".join([one.name(), *one.cmdline()])]
+        return bool(victims)
+
+    wait_until(are_found)
     for process in victims:
         process.kill()
     output, errors = run.communicate(timeout=600)
