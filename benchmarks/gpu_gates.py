@@ -187,22 +187,25 @@ def check_engine(
     """
     requests = [page_request(i, *grid, max_tokens=max_tokens) for i, grid in enumerate(GRIDS)]
     limits = Limits(8, 512, 2048, 4096)
-    modes = modes or {
-        "packed": (limits, 400, {}),
-        "packed, no graph": (limits, 400, {"use_graph": False}),
-        "preempted": (limits, 60, {}),
-        "other chunks": (Limits(8, 256, 256, 4096), 400, {}),
-    }
+    if modes is None:
+        modes = {
+            "packed": (limits, 400, {}),
+            "packed, no graph": (limits, 400, {"use_graph": False}),
+            "preempted": (limits, 60, {}),
+            "other chunks": (Limits(8, 256, 256, 4096), 400, {}),
+        }
+        if torch.cuda.get_device_capability(model.device) >= (8, 9):
+            modes["narrow cache"] = limits, 400, {"narrow_cache": True}
     exact = exact_model(model)
     alone: list[tuple[int, ...]] = []
     worst = 0.0
     for request in requests:
-        tokens, error = _read(model, exact, [request], limits, 400, {})
+        tokens, error = read(model, exact, [request], limits, 400, {})
         alone += tokens
         worst = max(worst, error)
     found = {"alone, logits": worst}
     for name, (mode_limits, blocks, more) in modes.items():
-        texts, found[f"{name}, logits"] = _read(model, exact, requests, mode_limits, blocks, more)
+        texts, found[f"{name}, logits"] = read(model, exact, requests, mode_limits, blocks, more)
         shares = []
         for expected, got in zip(alone, texts, strict=True):
             differ = (i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
@@ -213,12 +216,14 @@ def check_engine(
     return found
 
 
-def _read(
+def read(
     model: Pixtral, exact: Pixtral, requests: list[Request], limits: Limits, blocks: int, more: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], float]:
     """Tokens of each request, and the worst error of any one's logits."""
-    backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None)
-    for name, value in more.items():
+    options = dict(more)
+    narrow_cache = options.pop("narrow_cache", False)
+    backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None, narrow_cache=narrow_cache)
+    for name, value in options.items():
         setattr(backend, name, value)
     executor = WatchedExecutor(backend, limits)
     engine = make_engine(model, limits, blocks, executor)

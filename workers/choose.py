@@ -85,7 +85,17 @@ def choose_engine(settings: Settings) -> Choice:
 
         check_devices(devices)
     kind = _kind(settings.model, settings.quantize)
-    return Choice("pixtral", pixtral.fingerprint(settings.model, kind), reason, None)
+    narrow_cache = settings.kv_cache != "model" and _narrow_cache(settings.model, settings.kv_cache, kind)
+    return Choice("pixtral", pixtral.fingerprint(settings.model, kind, narrow_cache=narrow_cache), reason, None)
+
+
+def _narrow_cache(folder: Path, kv_cache: str, kind: str | None) -> bool:
+    import torch
+
+    from workers.pixtral import start
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return start.choose_cache(kv_cache, folder, device, kind)
 
 
 def _kind(folder: Path, quantize: str) -> str | None:
@@ -122,7 +132,10 @@ def make_engine(settings: Settings) -> Engine:
     assert settings.model is not None
     device = "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto"
     drafts, longest = settings.drafts == "auto", settings.max_answer_tokens
-    made_here = PixtralEngine(settings.model, device, most_tokens=longest, drafts=drafts, quantize=settings.quantize)
+    quantize, kv_cache = settings.quantize, settings.kv_cache
+    made_here = PixtralEngine(
+        settings.model, device, most_tokens=longest, drafts=drafts, quantize=quantize, kv_cache=kv_cache
+    )
     return _turning(made_here, settings)
 
 

@@ -24,7 +24,10 @@ def check_engines(settings: Settings) -> list[dict[str, str]]:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
         if choice.engine == "pixtral" and settings.model is not None and "attention" in {one["name"] for one in checks}:
-            checks += [*_model(settings.model, settings.quantize), _weights(settings.model, settings.quantize)]
+            checks += [
+                *_model(settings.model, settings.quantize, settings.kv_cache),
+                _weights(settings.model, settings.quantize),
+            ]
             checks.append(_pages(settings))
     except PagepackError as error:
         checks.append(_check("engine", "broken", str(error)))
@@ -113,7 +116,7 @@ def _pages(settings: Settings) -> dict[str, str]:
     return _check("pages", "ok", f"drawn for this model: {most}, in squares of {raster.cell_px} px")
 
 
-def _model(folder: Path, quantize: str) -> list[dict[str, str]]:
+def _model(folder: Path, quantize: str, kv_cache: str) -> list[dict[str, str]]:
     """Whether the checkpoint is whole and fits each device, by the engine's own sum."""
     from workers.devices import check_capability
     from workers.engines import pixtral
@@ -123,7 +126,8 @@ def _model(folder: Path, quantize: str) -> list[dict[str, str]]:
     for device, name in _devices().items():
         try:
             check_capability(device)
-            fit = start.look_at(folder, device, pixtral.settled(quantize, folder, device))
+            kind = pixtral.settled(quantize, folder, device)
+            fit = start.look_at(folder, device, kind, narrow_cache=start.choose_cache(kv_cache, folder, device, kind))
             fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
             checks.append(_check("model", "ok", fact))
         except PagepackError as error:

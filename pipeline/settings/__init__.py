@@ -112,6 +112,10 @@ class Settings(BaseModel):
         "off", "narrower weights of pixtral's decoder: int8, int4, fp8 on Ada and Hopper; auto the widest that fit"
     )
 
+    kv_cache: Literal["model", "fp8", "auto"] = _(
+        "model", "pixtral's cache: model is the model's own type; fp8 on Ada and Hopper; auto fp8 where it gains room"
+    )
+
     detail: str = _("auto", "size of page images: auto follows the print, page is 1,024 px, a number the long side")
     max_side_px: int = _(8192, "long side of a page image at most", ge=64, le=32_768, multiple_of=16)
     max_page_pixels: int = _(

@@ -46,6 +46,7 @@ class PixtralEngine(Engine):
         *,
         drafts: bool = True,
         quantize: str = "off",
+        kv_cache: str = "model",
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
@@ -54,6 +55,7 @@ class PixtralEngine(Engine):
         cache and steps together may take of the device's memory. An answer to a prompt of the usual length ends at
         `most_tokens`, be that more or less; where a prompt's length was set, that holds. With `drafts` it tries those
         that it is given, where the device can. `quantize` is off, int8, int4, fp8, or auto: the widest that fit.
+        `kv_cache` is model, fp8 or auto, as `start.choose_cache` says.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -73,9 +75,12 @@ class PixtralEngine(Engine):
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
         check_capability(torch.device(device))
         kind = settled(quantize, model_dir, torch.device(device))
-        self._built = start.build_engine(model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts, kind=kind)
+        narrow_cache = start.choose_cache(kv_cache, model_dir, torch.device(device), kind)
+        self._built = start.build_engine(
+            model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts, kind=kind, narrow_cache=narrow_cache
+        )
         self.takes_drafts = self._built.engine.scheduler.limits.decode_tile > 0
-        self.model = fingerprint(model_dir, kind)
+        self.model = fingerprint(model_dir, kind, narrow_cache=narrow_cache)
         self._most_tokens = most_tokens
         self._pool = ThreadPoolExecutor(1, "pagepack-ladder")  # starts its thread with the first loop
         self.capacity = 2 * self._built.engine.scheduler.limits.max_sequences

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,11 @@ def build_engine(
     *,
     drafts: bool = True,
     kind: str | None = None,
+    narrow_cache: bool = False,
 ) -> Built:
     """Check the folder, load it, size the cache by the memory that is left, start the thread.
 
-    `kind` is what the decoder's layers are quantized to.
+    `kind` is what the decoder's layers are quantized to; `narrow_cache` keeps keys and values in e4m3.
 
     Raises:
         UsageError: the folder, the type or the memory does not serve.
@@ -73,9 +75,10 @@ def build_engine(
     chosen = DTYPES[dtype] if dtype else choose_dtype(folder, device, granted, kind)
     if kind is not None:
         check_kind(kind, device)
-        fit_of(empty_model_of(folder).to(chosen), granted, device, kind)  # said before minutes of loading
+        empty = empty_model_of(folder).to(chosen)
+        fit_of(empty, granted, device, kind, narrow_cache=narrow_cache)  # said before minutes of loading
     model = load_model(folder, device, chosen, kind)
-    return Built(start_engine(model, processor, granted, drafts=drafts), processor)
+    return Built(start_engine(model, processor, granted, drafts=drafts, narrow_cache=narrow_cache), processor)
 
 
 def start_engine(
@@ -85,16 +88,18 @@ def start_engine(
     make_executor: Callable[[Backend, Limits], Executor] = Executor,
     *,
     drafts: bool = True,
+    narrow_cache: bool = False,
 ) -> PackedEngine:
     """An engine for a model that is on its device already; with `drafts` it tries those of requests, where it can."""
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
         keep_freed_memory()
-    fit = fit_of(model, granted, device)
+    make = partial(make_backend, narrow_cache=narrow_cache)
+    fit = fit_of(model, granted, device, narrow_cache=narrow_cache)
     if device.type == "cuda":
-        fit = measured_sizes(model, fit, granted, CudaMemory(device), make_backend)
-    logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model)), fit.arithmetic)
-    backend = make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+        fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)
+    logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model), narrow_cache), fit.arithmetic)
+    backend = make(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     limits = dataclasses.replace(fit.limits, decode_tile=backend.draft_tile if drafts else 0)
     if drafts and not limits.decode_tile:
         logger.info("drafts are not tried on %s: that has been shown on a CPU alone", device)
@@ -106,22 +111,57 @@ def start_engine(
     )
 
 
-def make_backend(model: Pixtral, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None) -> Backend:
+def make_backend(
+    model: Pixtral,
+    limits: Limits,
+    num_blocks: int,
+    block_size: int,
+    prefill_tile: int | None,
+    *,
+    narrow_cache: bool = False,
+) -> Backend:
     """The backend for the model's device and type."""
     if uses_flash(model.device, model.dtype):
         from workers.pixtral.cuda.graph import CudaBackend  # needs Triton, which comes with CUDA's torch
 
-        return CudaBackend(model, limits, num_blocks, block_size)
+        return CudaBackend(model, limits, num_blocks, block_size, narrow_cache=narrow_cache)
+    assert not narrow_cache, model.device
     return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
 
 
-def fit_of(model: Pixtral, granted: int, device: torch.device, kind: str | None = None) -> sizes.Sizes:
+def fit_of(
+    model: Pixtral, granted: int, device: torch.device, kind: str | None = None, *, narrow_cache: bool = False
+) -> sizes.Sizes:
     """The engine's sizes for a model that is, or will be, on the device. Raises as `sizes.size_engine`.
 
     `kind` is what a model without memory will be quantized to.
     """
     weights = weight_bytes_as(model, kind) + prepared_bytes(model.output.weight, device)
-    return size(model.config, weights, granted, model.dtype, device)
+    return size(model.config, weights, granted, model.dtype, device, narrow_cache=narrow_cache)
+
+
+def choose_cache(setting: str, folder: Path, device: torch.device, kind: str | None = None) -> bool:
+    """Whether the cache is narrow: `setting` is model (the model's own type), fp8, or auto.
+
+    auto takes fp8 where the GPU has it and the model's own type leaves room for fewer sequences than a step may hold:
+    there it makes a step's products serve more pages. By all the memory that the device has, as `choose_kind`.
+
+    Raises:
+        UsageError: fp8 was asked for, and the device has none.
+    """
+    if setting == "model":
+        return False
+    has_fp8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) and has_varlen()
+    if setting == "fp8" and not has_fp8:
+        here = "this is a CPU" if device.type != "cuda" else f"{torch.cuda.get_device_name(device)} is older"
+        raise UsageError(f"PAGEPACK_KV_CACHE=fp8 needs an Ada or Hopper GPU, and {here}; leave it out, or take auto")
+    if setting == "fp8" or not has_fp8:
+        return has_fp8
+    model, granted = empty_model_of(folder), whole_bytes(device)
+    with suppress(UsageError):
+        fit = fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
+        return fit.limits.max_sequences < sizes.SMALLER_STEPS[0][2]
+    return True
 
 
 def choose_kind(folder: Path, device: torch.device) -> str | None:
@@ -142,7 +182,7 @@ def choose_kind(folder: Path, device: torch.device) -> str | None:
     return "int4"  # and the engine says what is lacking
 
 
-def look_at(folder: Path, device: torch.device, kind: str | None = None) -> sizes.Sizes:
+def look_at(folder: Path, device: torch.device, kind: str | None = None, *, narrow_cache: bool = False) -> sizes.Sizes:
     """What `build_engine` would come to, from the folder's tokenizer and headers: no weight is read.
 
     Raises:
@@ -155,13 +195,24 @@ def look_at(folder: Path, device: torch.device, kind: str | None = None) -> size
     granted = available_bytes(device)
     if kind is not None:
         check_kind(kind, device)
-    return fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
+    dtype = choose_dtype(folder, device, granted, kind)
+    return fit_of(model.to(dtype), granted, device, kind, narrow_cache=narrow_cache)
 
 
-def size(config: ModelConfig, weights: int, granted: int, dtype: torch.dtype, device: torch.device) -> sizes.Sizes:
+def size(
+    config: ModelConfig,
+    weights: int,
+    granted: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    narrow_cache: bool = False,
+) -> sizes.Sizes:
     """`sizes.size_engine` for the device."""
     on_gpu, threads = device.type == "cuda", torch.get_num_threads()
-    return sizes.size_engine(config, weights, granted, dtype.itemsize, on_gpu=on_gpu, threads=threads)
+    return sizes.size_engine(
+        config, weights, granted, dtype.itemsize, on_gpu=on_gpu, threads=threads, narrow_cache=narrow_cache
+    )
 
 
 def available_bytes(device: torch.device) -> int:
@@ -201,8 +252,8 @@ def choose_dtype(folder: Path, device: torch.device, granted: int, kind: str | N
     return torch.float32
 
 
-def _narrow_words(kind: str | None) -> str:
-    return f", the decoder's layers in {kind}" if kind else ""
+def _narrow_words(kind: str | None, narrow_cache: bool) -> str:
+    return (f", the decoder's layers in {kind}" if kind else "") + (", the cache in fp8" if narrow_cache else "")
 
 
 def describe(folder: Path | None, device: torch.device) -> str:

@@ -62,9 +62,17 @@ class CudaMemory:
 
 
 def measured_sizes(
-    model: Pixtral, fit: sizes.Sizes, granted: int, memory: Memory, make_backend: MakeBackend
+    model: Pixtral,
+    fit: sizes.Sizes,
+    granted: int,
+    memory: Memory,
+    make_backend: MakeBackend,
+    *,
+    narrow_cache: bool = False,
 ) -> sizes.Sizes:
     """`fit` with as many blocks and sequences as the worst step leaves room for; `fit` itself if it cannot be run.
+
+    `make_backend` makes narrow caches if `narrow_cache` says so.
 
     Raises:
         UsageError: not even one full page would fit beside that step.
@@ -78,7 +86,8 @@ def measured_sizes(
     except torch.OutOfMemoryError as error:
         logger.warning("the worst step could not be measured (%s); the cache is sized by a sum", error)
         return fit
-    return sizes.sized_by_step(fit, most, model.config, model.dtype.itemsize, granted, weights, step)
+    per_token = sizes.token_bytes(model.config, model.dtype.itemsize, narrow=narrow_cache)
+    return sizes.sized_by_step(fit, most, per_token, granted, weights, step)
 
 
 def measure_step(

@@ -114,10 +114,11 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     return header  # type: ignore[no-any-return]
 
 
-def fingerprint(folder: Path, kind: str | None = None) -> str:
+def fingerprint(folder: Path, kind: str | None = None, *, narrow_cache: bool = False) -> str:
     """`pixtral-` and 16 hex digits; see the top of this file for what they cover.
 
-    Weights that are quantized write other words: their `kind` follows, as in `pixtral-0123456789abcdef-int8`.
+    Weights that are quantized write other words: their `kind` follows, as in `pixtral-0123456789abcdef-int8`. So
+    does a narrow cache, as in `pixtral-0123456789abcdef-kvfp8`.
 
     Raises:
         UsageError: params.json or weights are absent or damaged.
@@ -132,7 +133,8 @@ def fingerprint(folder: Path, kind: str | None = None) -> str:
         digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
         with path.open("rb") as file:
             _hash_tensor(digest, file, *entry["data_offsets"], whole=whole)
-    return f"pixtral-{digest.hexdigest()[:16]}{f'-{kind}' if kind else ''}"
+    narrow = (kind, "kvfp8" if narrow_cache else None)
+    return "-".join(["pixtral", digest.hexdigest()[:16], *filter(None, narrow)])
 
 
 def _hash_tensor(digest: Any, file: BinaryIO, first: int, last: int, *, whole: bool) -> None:

@@ -59,9 +59,10 @@ def fits_int4(outs: int, ins: int) -> bool:
     return outs % INT4_BLOCK == 0 and ins % INT4_GROUP == 0
 
 
-def token_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Cache of one token: keys and values of every layer."""
-    return int(2 * config.n_layers * config.n_kv_heads * config.head_dim * itemsize)
+def token_bytes(config: ModelConfig, itemsize: int, *, narrow: bool = False) -> int:
+    """Cache of one token: keys and values of every layer; narrow ones have 8 bits a number, 32 bits a head."""
+    head = config.head_dim + 4 if narrow else config.head_dim * itemsize
+    return int(2 * config.n_layers * config.n_kv_heads * head)
 
 
 def step_bytes(config: ModelConfig, limits: Limits, itemsize: int) -> int:
@@ -88,7 +89,14 @@ def draw_bytes(rows: int, vocabulary: int) -> int:
 
 
 def size_engine(
-    config: ModelConfig, weights: int, granted: int, itemsize: int, *, on_gpu: bool, threads: int = 1
+    config: ModelConfig,
+    weights: int,
+    granted: int,
+    itemsize: int,
+    *,
+    on_gpu: bool,
+    threads: int = 1,
+    narrow_cache: bool = False,
 ) -> Sizes:
     """Limits and blocks within `granted` bytes of the device's memory; `threads` are those of a CPU's arithmetic.
 
@@ -100,7 +108,7 @@ def size_engine(
     refused: UsageError | None = None
     for step in SMALLER_STEPS if on_gpu else [(4096, 4096, 16 if config.dim >= 512 else 128)]:
         try:  # small models on a CPU: the cost of a step is its calls
-            return _size(config, weights, granted, itemsize, step, on_gpu=on_gpu, threads=threads)
+            return _size(config, weights, granted, itemsize, step, on_gpu, threads, narrow_cache)
         except UsageError as error:
             refused = refused or error
     assert refused is not None
@@ -113,19 +121,20 @@ def _size(
     granted: int,
     itemsize: int,
     step: tuple[int, int, int],
-    *,
     on_gpu: bool,
     threads: int,
+    narrow_cache: bool,
 ) -> Sizes:
     """With steps of at most so many tokens of one prompt, of all prompts, and sequences."""
     chunk, budget, most = step
-    per_token = token_bytes(config, itemsize)
+    per_token = token_bytes(config, itemsize, narrow=narrow_cache)
     draft = Limits(most, chunk, budget)
     room = step_bytes(config, draft, itemsize)
     if not on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted above: room for eight.
         room += max(0, threads - 8) * 2 * STRIP_ROWS * LONGEST_TOKENS * itemsize
     longest = max(LONGEST_TOKENS, min(TILED_TOKENS, (granted - weights - room) // per_token))
-    room += longest * per_token // config.n_layers  # keys and values of one layer, gathered for chunks of long prompts
+    # Keys and values of one layer, gathered for chunks of long prompts.
+    room += longest * token_bytes(config, itemsize) // config.n_layers
     if on_gpu:  # Results of splits of 1,024 keys (`cuda/kernels.py`), with narrow block tables and with wide ones.
         splits = sum(-(-tokens // 1024) for tokens in {LONGEST_TOKENS, longest})
         room += most * config.n_heads * splits * (config.head_dim + 1) * 4
@@ -163,15 +172,14 @@ def _size(
     )
 
 
-def sized_by_step(
-    fit: Sizes, most: int, config: ModelConfig, itemsize: int, granted: int, weights: int, step: int
-) -> Sizes:
+def sized_by_step(fit: Sizes, most: int, per_token: int, granted: int, weights: int, step: int) -> Sizes:
     """`fit` with the blocks that are left beside a step of `step` bytes, measured with `most` sequences.
+
+    `per_token` are bytes of the cache.
 
     Raises:
         UsageError: not even one full page would fit; the message has the sum.
     """
-    per_token = token_bytes(config, itemsize)
     cache = granted - weights - step
     num_blocks = max(0, cache // (per_token * BLOCK_SIZE))
     num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS))

@@ -1,0 +1,87 @@
+"""A cache in e4m3: what it holds, when it is chosen, and what it does to the small reader's texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import gpu_gates
+from benchmarks.bench_narrow_cache import LIMITS, rounded_cache
+from benchmarks.checkpoint import PRESETS, random_model
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+from workers.choose import choose_engine
+from workers.pixtral import start
+from workers.pixtral.model.config import config_of
+from workers.pixtral.model.fingerprint import fingerprint
+from workers.pixtral.model.kv_cache import PagedCache, narrow, widen
+from workers.pixtral.plan import sizes
+
+CHECKPOINT = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
+CUDA = torch.device("cuda", 0)
+
+
+def test_each_head_of_a_token_is_rounded_by_its_own_largest_number():
+    rows = torch.randn(50, 4, 32) * torch.logspace(-6, 3, 4)[:, None]
+    rows[7, 2] = 0
+    eight, scales = narrow(rows)
+    assert eight.dtype == torch.float8_e4m3fn and scales.shape == (50, 4)
+    back = widen(eight, scales)
+    assert torch.equal(back[7, 2], rows[7, 2])
+    largest = rows.abs().amax(-1, keepdim=True)
+    # Half of the last of 3 bits; below 2^-6 of e4m3's 448, half of its smallest step.
+    assert ((back - rows).abs() <= torch.maximum(rows.abs() / 16, largest * 2**-10 / 448) * 1.001).all()
+    alone, _ = narrow(rows[3:4])
+    assert torch.equal(alone.float(), eight[3:4].float())  # neighbours change nothing
+
+
+def test_it_holds_twice_the_sequences_of_pixtral_12b():
+    config = config_of(PRESETS["12b"])
+    assert sizes.token_bytes(config, 2, narrow=True) == 84_480
+    cache = PagedCache(2, 3, 64, 8, 128, torch.device("meta"), torch.bfloat16, narrow=True)
+    assert cache.nbytes == 3 * 64 * 84_480 * 2 // 40
+    own, tight = (
+        sizes.size_engine(config, 25_400_000_000, 44_000_000_000, 2, on_gpu=True, narrow_cache=narrow_cache)
+        for narrow_cache in (False, True)
+    )
+    assert tight.limits.max_sequences >= 1.9 * own.limits.max_sequences
+
+
+def test_a_device_without_fp8_is_named_before_a_page_is_claimed(monkeypatch):
+    with pytest.raises(UsageError, match=r"PAGEPACK_KV_CACHE=fp8 needs an Ada or Hopper GPU, and this is a CPU"):
+        choose_engine(Settings(model=CHECKPOINT, kv_cache="fp8"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA RTX A6000")
+    with pytest.raises(UsageError, match="NVIDIA RTX A6000 is older"):
+        start.choose_cache("fp8", CHECKPOINT, CUDA)
+    assert not start.choose_cache("auto", CHECKPOINT, CUDA)
+
+
+def test_auto_takes_it_where_it_gains_room_and_the_default_never(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    total = {"bytes": 10**12}
+    properties = lambda device: SimpleNamespace(total_memory=total["bytes"])  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    assert start.choose_cache("fp8", CHECKPOINT, CUDA)
+    assert not start.choose_cache("auto", CHECKPOINT, CUDA)  # all sequences that a step may hold fit as it is
+    total["bytes"] = 10**9
+    assert start.choose_cache("auto", CHECKPOINT, CUDA)
+    assert not start.choose_cache(Settings().kv_cache, CHECKPOINT, CUDA)
+    own = choose_engine(Settings(model=CHECKPOINT)).model
+    assert own == fingerprint(CHECKPOINT) == choose_engine(Settings(model=CHECKPOINT, kv_cache="auto")).model
+    assert fingerprint(CHECKPOINT, "int8", narrow_cache=True) == f"{own}-int8-kvfp8"
+
+
+def test_logits_of_a_rounded_cache_are_near_the_exact_ones(monkeypatch):
+    """Through the engine, with chunks and decode; a wrong scale would be an error near 1."""
+    model = random_model("tiny", "cpu", torch.float32)
+    exact = gpu_gates.exact_model(model)
+    requests = [gpu_gates.page_request(i, *grid, max_tokens=4) for i, grid in enumerate([(4, 6), (9, 7)])]
+    errors = []
+    for on in (False, True):
+        with rounded_cache(on=on):
+            errors.append(gpu_gates.read(model, exact, requests, LIMITS, 60, {})[1])
+    assert errors[0] < 1e-4 < 0.003 < errors[1] < 0.1, errors
