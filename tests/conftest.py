@@ -203,9 +203,15 @@ _LONGEST_FIRST = ("processes", "engine", "", "database", "unit")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Test processes get their tests in this order, so that short ones fill up the end."""
+    """Test processes get their tests in this order, so that short ones fill up the end.
+
+    Those of an engine's module go to one process: their models and tokenizers are made once.
+    """
     here = Path(__file__).parent
     ranks = {name: rank for rank, name in enumerate(_LONGEST_FIRST)}
+    for item in items:
+        if item.path.parent.name == "engine" and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: ranks.get(item.path.parent.name if item.path.parent != here else "", 2))
 
 
