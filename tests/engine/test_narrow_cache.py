@@ -10,17 +10,19 @@ import torch
 
 from benchmarks import gpu_gates
 from benchmarks.bench_narrow_cache import LIMITS, rounded_cache
-from benchmarks.checkpoint import PRESETS, random_model
+from benchmarks.checkpoint import PRESETS, make_checkpoint, random_model
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from workers.choose import choose_engine
 from workers.pixtral import start
+from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.fingerprint import fingerprint
 from workers.pixtral.model.kv_cache import PagedCache, narrow, widen
+from workers.pixtral.model.load import load_model
 from workers.pixtral.plan import sizes
 
-CHECKPOINT = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
+READER = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
 CUDA = torch.device("cuda", 0)
 
 
@@ -50,29 +52,45 @@ def test_it_holds_twice_the_sequences_of_pixtral_12b():
     assert tight.limits.max_sequences >= 1.9 * own.limits.max_sequences
 
 
-def test_a_device_without_fp8_is_named_before_a_page_is_claimed(monkeypatch):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny", "tiny", dtype=torch.bfloat16)
+
+
+def test_heads_that_the_decode_kernel_does_not_take_have_another_path(monkeypatch):
+    """The small reader's heads have 48 numbers; on a GPU its first decode step would not have compiled."""
+    monkeypatch.setattr(start, "uses_flash", lambda device, dtype: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    reader = load_model(READER)
+    assert isinstance(start.make_backend(reader, LIMITS, 8, 64, 64), CpuBackend)
+    assert not start.choose_cache("auto", READER, CUDA)
+    with pytest.raises(UsageError, match=r"a power of two, and those of .*checkpoint are not"):
+        start.choose_cache("fp8", READER, CUDA)
+
+
+def test_a_device_without_fp8_is_named_before_a_page_is_claimed(monkeypatch, folder):
     with pytest.raises(UsageError, match=r"PAGEPACK_KV_CACHE=fp8 needs an Ada or Hopper GPU, and this is a CPU"):
-        choose_engine(Settings(model=CHECKPOINT, kv_cache="fp8"))
+        choose_engine(Settings(model=folder, kv_cache="fp8"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA RTX A6000")
     with pytest.raises(UsageError, match="NVIDIA RTX A6000 is older"):
-        start.choose_cache("fp8", CHECKPOINT, CUDA)
-    assert not start.choose_cache("auto", CHECKPOINT, CUDA)
+        start.choose_cache("fp8", folder, CUDA)
+    assert not start.choose_cache("auto", folder, CUDA)
 
 
-def test_auto_takes_it_where_it_gains_room_and_the_default_never(monkeypatch):
+def test_auto_takes_it_where_it_gains_room_and_the_default_never(monkeypatch, folder):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     total = {"bytes": 10**12}
     properties = lambda device: SimpleNamespace(total_memory=total["bytes"])  # noqa: E731
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-    assert start.choose_cache("fp8", CHECKPOINT, CUDA)
-    assert not start.choose_cache("auto", CHECKPOINT, CUDA)  # all sequences that a step may hold fit as it is
-    total["bytes"] = 10**9
-    assert start.choose_cache("auto", CHECKPOINT, CUDA)
-    assert not start.choose_cache(Settings().kv_cache, CHECKPOINT, CUDA)
-    own = choose_engine(Settings(model=CHECKPOINT)).model
-    assert own == fingerprint(CHECKPOINT) == choose_engine(Settings(model=CHECKPOINT, kv_cache="auto")).model
-    assert fingerprint(CHECKPOINT, "int8", narrow_cache=True) == f"{own}-int8-kvfp8"
+    assert start.choose_cache("fp8", folder, CUDA)
+    assert not start.choose_cache("auto", folder, CUDA)  # all sequences that a step may hold fit as it is
+    total["bytes"] = 3 * 10**8
+    assert start.choose_cache("auto", folder, CUDA)
+    assert not start.choose_cache(Settings().kv_cache, folder, CUDA)
+    own = choose_engine(Settings(model=folder)).model
+    assert own == fingerprint(folder) == choose_engine(Settings(model=folder, kv_cache="auto")).model
+    assert fingerprint(folder, "int8", narrow_cache=True) == f"{own}-int8-kvfp8"
 
 
 def test_logits_of_a_rounded_cache_are_near_the_exact_ones(monkeypatch):

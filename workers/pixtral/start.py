@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from workers.pixtral.cpu.attention import suits_strips
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
 from workers.pixtral.cpu.tiles import prepared_bytes
-from workers.pixtral.cuda.attention import has_varlen, uses_flash
+from workers.pixtral.cuda.attention import has_varlen, suits_kernels, uses_flash
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig, read_config
@@ -121,7 +121,7 @@ def make_backend(
     narrow_cache: bool = False,
 ) -> Backend:
     """The backend for the model's device and type."""
-    if uses_flash(model.device, model.dtype):
+    if uses_flash(model.device, model.dtype) and suits_kernels(model.config):
         from workers.pixtral.cuda.graph import CudaBackend  # needs Triton, which comes with CUDA's torch
 
         return CudaBackend(model, limits, num_blocks, block_size, narrow_cache=narrow_cache)
@@ -151,17 +151,29 @@ def choose_cache(setting: str, folder: Path, device: torch.device, kind: str | N
     """
     if setting == "model":
         return False
-    has_fp8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) and has_varlen()
-    if setting == "fp8" and not has_fp8:
-        here = "this is a CPU" if device.type != "cuda" else f"{torch.cuda.get_device_name(device)} is older"
-        raise UsageError(f"PAGEPACK_KV_CACHE=fp8 needs an Ada or Hopper GPU, and {here}; leave it out, or take auto")
-    if setting == "fp8" or not has_fp8:
-        return has_fp8
+    lacks = _lacks_narrow_cache(folder, device)
+    if setting == "fp8" and lacks:
+        raise UsageError(f"PAGEPACK_KV_CACHE=fp8 {lacks}; leave it out, or take auto")
+    if setting == "fp8" or lacks:
+        return not lacks
     model, granted = empty_model_of(folder), whole_bytes(device)
     with suppress(UsageError):
         fit = fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
         return fit.limits.max_sequences < sizes.SMALLER_STEPS[0][2]
     return True
+
+
+def _lacks_narrow_cache(folder: Path, device: torch.device) -> str | None:
+    """Why the cache cannot be narrow, None if it can."""
+    if device.type != "cuda":
+        return "needs an Ada or Hopper GPU, and this is a CPU"
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        return f"needs an Ada or Hopper GPU, and {torch.cuda.get_device_name(device)} is older"
+    if not suits_kernels(read_config(folder)):
+        return f"needs heads whose size is a power of two, and those of {folder} are not"
+    if not uses_flash(device, dtype := stored_dtype(weight_files(folder))):
+        return f"needs torch's varlen attention in bfloat16 or float16, and here it would be {dtype}"
+    return None
 
 
 def choose_kind(folder: Path, device: torch.device) -> str | None:
