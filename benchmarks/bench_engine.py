@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def run_pagepack(folder: Path, requests: list[Request], dtype: torch.dtype) -> d
     model = load_model(folder, dtype=dtype)
     processor = Processor(folder, model.config)
     engine = start.start_engine(model, processor, start.available_bytes(torch.device("cpu")))
-    engine.eos_id = -1  # everyone writes the same number of tokens
+    engine.vocabulary = replace(engine.vocabulary, eos_id=-1)  # everyone writes the same number of tokens
     try:
         engine.submit(requests[0]).result()  # warm up
         engine.scheduler.pool.drop_prefixes()
