@@ -31,6 +31,9 @@ WARNINGS = {
         "padding truncated image",
         "treating as end of file",
         "cannot find XObject",
+        "unknown colorspace",
+        "unknown filter name",
+        "argument error",
     ),
     LOST_TEXT: (
         "the page's own text is unknown or control characters alone",

@@ -13,7 +13,9 @@ from pipeline.documents.files import UNSUPPORTED_FACT
 from pipeline.documents.page_strokes import page_strokes
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
+from pipeline.documents.pdf_cut_images import SPEAKS_OF_IMAGES, mend_cut_images, show_hidden
 from pipeline.documents.pdf_encryption import unlock
+from pipeline.documents.pdf_images import mend_images
 from pipeline.documents.pdf_size import choose_page_size, draw
 from pipeline.documents.said_twice import said_once
 from pipeline.documents.text_lines import FLAGS, text_lines
@@ -38,6 +40,7 @@ class PdfPages:
     def __init__(self, source: str | bytes, limits: Limits, detail: str = "auto") -> None:
         """A file, or a PDF as bytes."""
         self._limits, self._detail = limits, detail
+        self._images: dict[int, str] = {}  # what was mended of each
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             named = isinstance(source, str)
@@ -76,12 +79,18 @@ class PdfPages:
     def draw(self, page_index: int) -> Drawn:
         if page_index in self._lost:
             raise PageFailed("the page tree names this page, and the file does not hold it", cause="damaged")
+        return self._draw(page_index, [])
+
+    def _draw(self, page_index: int, of_images: list[str]) -> Drawn:
+        """`of_images`: what was mended of them after a first drawing."""
         pymupdf.TOOLS.reset_mupdf_warnings()
         try:
             entry = mupdf.pdf_lookup_page_obj(self._pdf, page_index)
             notes = [
                 *((*self._mended, *self._beside) if page_index == 0 else ()),
                 *mend_boxes(entry),
+                *mend_images(entry, self._images, self._limits.max_image_pixels),
+                *of_images,
                 *beside_page(entry, are_files_encrypted=self._are_files_encrypted),
             ]
             page = self._document[page_index]
@@ -96,6 +105,10 @@ class PdfPages:
             pixmap = draw(display_list, chosen.size, self._limits)
             notes += [chosen.warning] if chosen.warning else []
             complaints = clean(pymupdf.TOOLS.mupdf_warnings())
+            most = self._limits.max_image_pixels
+            may_mend = not of_images and SPEAKS_OF_IMAGES.search(complaints)
+            if may_mend and (mended := mend_cut_images(entry, most)):
+                return self._draw(page_index, mended)
             pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
             assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
             layer = (
@@ -112,7 +125,10 @@ class PdfPages:
             if colour is not None and layer is not None and not is_white(colour):
                 notes.append("the page came out as one colour, though it has a text of its own")
             elif colour is not None and layer is None:
-                notes += _judge_empty(page, colour, complaints, has_text=bool(text.strip()))
+                if not of_images and lines.pictures and (seen := show_hidden(entry, self._document, most)):
+                    return self._draw(page_index, seen)
+                said = "\n".join([*of_images, complaints]).strip()
+                notes += _judge_empty(page, colour, said, has_text=bool(text.strip()))
         except PageFailed:
             raise
         except PDF_ERRORS as error:

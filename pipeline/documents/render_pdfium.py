@@ -20,6 +20,7 @@ from pipeline.documents.render_pdf import PdfPages
 from pipeline.errors import DocumentRejected, PageFailed
 
 _LOOK_PIXELS = 2_000_000
+_BLACK = 0.98  # of the pixels
 _LEAST_COLOURS = 16  # print has more shades at its edges; a picture that was not decoded is one, with a margin a few
 
 
@@ -110,7 +111,7 @@ class _ByPdfium:
             raise
         except Exception:  # of two errors MuPDF's is told
             return None
-        if picture.getcolors(_LEAST_COLOURS) is not None:
+        if picture.getcolors(_LEAST_COLOURS) is not None or _is_black(picture):
             return None
         print_px = None if print_pt is None else print_pt * size.scale
         sides = self._limits.padded(size.width_px), self._limits.padded(size.height_px)
@@ -120,6 +121,12 @@ class _ByPdfium:
         notes += filter(None, [too_small(print_px, size, *sides_pt, self._detail, self._limits)])
         warnings, dpi = "\n".join(notes), 72 * size.scale
         return Drawn("RGB", *canvas.size, canvas.tobytes(), None, warnings, None, *sides_pt, dpi=dpi, print_px=print_px)
+
+
+def _is_black(picture: Image.Image) -> bool:
+    """All but a corner: of an image of which a few bytes were decoded."""
+    counts = picture.convert("L").histogram()
+    return counts[0] > _BLACK * sum(counts)
 
 
 def _picture(page: Any, scale: float, size: tuple[int, int]) -> Image.Image:

@@ -21,6 +21,9 @@ _OF_MUPDF = {  # what MuPDF itself says
     "padding truncated image",
     "treating as end of file",
     "cannot find XObject",
+    "unknown colorspace",
+    "unknown filter name",
+    "argument error",
     "library error",
     "format error",
 }
