@@ -5,6 +5,7 @@ Runs only inside the sandboxed process.
 
 from __future__ import annotations
 
+import io
 import math
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.documents.dots import dpi_of, stretch_of, turn_of
 from pipeline.documents.drawn import Drawn, Limits, clean, is_white, translated, without_paths
 from pipeline.documents.flatten import WHITE, flatten, resampled_mode
 from pipeline.documents.image_formats import formats_of
+from pipeline.documents.mend_jpeg import mended, why_not_decoded
 from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
 from pipeline.documents.print_size import MOST_LOOK_PIXELS, Look, look_at
 from pipeline.documents.second_decoder import KINDS, decode_by_mupdf, size_by_mupdf
@@ -58,7 +60,8 @@ class ImageFrames:
             raise
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
             fact = f"the {kind.upper()} image cannot be opened"
-            reason = (kind in ("avif", "heic") and ends_early(path)) or f"no {kind.upper()} follows its first bytes"
+            reason = (kind in ("avif", "heic") and ends_early(path)) or (kind == "jpeg" and why_not_decoded(path))
+            reason = reason or f"no {kind.upper()} follows its first bytes"
             raise DocumentRejected(f"{fact}: {reason}", cause="damaged") from error
         except Exception as error:
             if kind in ("jxl", "webp") and not isinstance(error, MemoryError):  # their words speak of their own objects
@@ -104,7 +107,7 @@ class ImageFrames:
                 try:
                     image = Image.open(self._path, formats=formats_of(self._kind))
                 except Exception:
-                    other = self._by_mupdf(DocumentRejected) or self._cut_webp()
+                    other = self._by_mupdf(DocumentRejected) or self._cut_webp() or self._mended_jpeg(self._notes)
                     if other is None:
                         raise error from None
                     if self._kind == "png":
@@ -137,6 +140,17 @@ class ImageFrames:
             self._notes.append(cut.says)
         return cut.image if cut is not None else None
 
+    def _mended_jpeg(self, notes: list[str]) -> Image.Image | None:
+        """A JPEG with what is broken before its picture left out, opened; None where it is none, or all is sound."""
+        found = mended(self._path) if self._kind == "jpeg" else None
+        if found is None:
+            return None
+        with lenient():
+            image = Image.open(io.BytesIO(found[0]), formats=formats_of(self._kind))
+        notes.append(found[1])
+        self._is_lenient = True
+        return image
+
     def _check_size(self, size: tuple[int, int]) -> None:
         check_size(size, self._limits, DocumentRejected)
 
@@ -163,7 +177,11 @@ class ImageFrames:
                 return shrink(self._image, self._detail, self._limits, notes)
         except (PageFailed, MemoryError):
             raise
-        except Exception:
+        except Exception as error:
+            if (whole := self._mended_jpeg(notes)) is not None:
+                return shrink(whole, self._detail, self._limits, notes)
+            if self._kind == "jpeg" and (why := why_not_decoded(self._path)):
+                raise PageFailed(f"the image cannot be decoded: {why}", cause="damaged") from error
             cut = None
             with suppress(Exception):  # of two errors the first is told
                 cut = decode_cut(self._path, formats_of(self._kind), page_index, self._check_size)

@@ -212,6 +212,62 @@ def test_a_bmp_that_pillow_refuses_is_read(tmp_path: Path) -> None:
     assert (pixels_of(page)[:40, :64, 0] // 64 == shades).all()
 
 
+# A JPEG that is broken before its picture
+
+
+def jpeg() -> bytes:
+    return odd_images.encoded(lines_of_text(), "JPEG", quality=90)
+
+
+def without_height(data: bytes) -> bytes:
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + b"\0\0" + data[at + 2 :]
+
+
+def exif_too_long(data: bytes) -> bytes:
+    """Its length leads into the picture, and it has a thumbnail with tables of its own."""
+    thumbnail = odd_images.encoded(lines_of_text(40, 40), "JPEG")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\0" + thumbnail
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 999) + exif + data[2:]
+
+
+BROKEN = {
+    "two beginnings": lambda data: b"\xff\xd8" + data,
+    "begun anew": lambda data: data[:20] + data,
+    "a segment past the end": lambda data: data[:2] + b"\xff\xe1\xea\x60Exif\0\0junk" + data[2:],
+    "a segment into the next": lambda data: data[:2] + b"\xff\xe1\0\x28Exif\0\0junk" + data[2:],
+    "a comment past the end": lambda data: data[:2] + b"\xff\xfe\xff\xf0scanned" + data[2:],
+    "EXIF into the picture": exif_too_long,
+    "the height behind the scan": lambda data: without_height(data)[:-2] + b"\xff\xdc\0\x04\0\xf0\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_jpeg_that_is_broken_before_its_picture_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sound.jpg").write_bytes(jpeg())
+    (tmp_path / "a.jpg").write_bytes(BROKEN[name](jpeg()))
+    [sound], [page] = drawn(tmp_path / "sound.jpg"), drawn(tmp_path / "a.jpg")
+    assert bytes(page.pixels) == bytes(sound.pixels) and not sound.warnings
+    assert "damaged before its picture" in page.warnings
+    assert ("nobody knows" in page.warnings) == (b"Exif" in BROKEN[name](jpeg()))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (without_height(jpeg()), "measures 320 × 0 px"),
+        (jpeg().replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "12 bits a sample"),
+        (jpeg().replace(b"\xff\xc0", b"\xff\xc3"), "packed without loss"),
+    ],
+    ids=["no height", "12 bits", "lossless"],
+)
+def test_a_jpeg_that_no_decoder_reads_says_why(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises((DocumentRejected, PageFailed), match=reason) as caught:
+        drawn(tmp_path / "a.jpg")
+    assert caught.value.cause == "damaged"
+
+
 # One colour, transparency
 
 
