@@ -88,18 +88,19 @@ def check_kernels() -> None:
         torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
 
     # More splits than are joined at once; tables of another width give the same bits.
-    keys, values = torch.randn(18 * 1024, 2, 16), torch.randn(18 * 1024, 2, 16)
+    keys, values = torch.randn(18 * 1024, 1, 16), torch.randn(18 * 1024, 1, 16)
     tables = torch.randperm(18 * 16).to(torch.int32)[None]
     for length in (17 * 1024 + 5, 1500):
-        wide, narrow = (torch.full((1, 8, 16), torch.nan) for _ in range(2))
+        wide, narrow = (torch.full((1, 4, 16), torch.nan) for _ in range(2))
         for most, out in ((40_000, wide), (17 * 1024 + 64, narrow)):
-            paged = kernels.PagedKernels(1, 8, 2, 16, most, 64, torch.device("cpu"))
+            paged = kernels.PagedKernels(1, 4, 1, 16, most, 64, torch.device("cpu"))
             paged.decode(
-                query[:1], kv_cache.Stored(keys, values), tables, torch.tensor([length], dtype=torch.int32), out
+                query[:1, :4], kv_cache.Stored(keys, values), tables, torch.tensor([length], dtype=torch.int32), out
             )
         assert torch.equal(wide, narrow)
         places = torch.from_numpy(batch.slots_of(tables[0].tolist(), 0, length, 64))
-        torch.testing.assert_close(wide[0], attend_one(query[0], keys[places], values[places]), atol=1e-5, rtol=1e-5)
+        expected = attend_one(query[0, :4], keys[places], values[places])
+        torch.testing.assert_close(wide[0], expected, atol=1e-5, rtol=1e-5)
 
     # Tiles of two blocks: the same sum in another order.
     lengths, tables = [700, 1500, 0, 65], torch.stack([torch.randperm(60)[:40] for _ in range(4)]).to(torch.int32)
@@ -196,11 +197,11 @@ def check_engine(folder: Path) -> None:
     work = [(4, 0), (1, 1), (4, 1)]
     settings = {"max_sequences": 3, "sampling": Sampling(max_tokens=4), "max_context": 80}
     expected, _, _ = isolation.read(model, processor, work, **settings)
-    for more in ({"chunk": 7, "budget": 14}, {"blocks": 10}):
-        results, _, _ = isolation.read(model, processor, work, make_backend=interpreted, **settings, **more)
-        assert [r.tokens for r in results] == [r.tokens for r in expected], more
-        for ours, theirs in zip(results, expected, strict=True):  # float32, through other kernels
-            assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4, more
+    more = {"chunk": 7, "budget": 14, "blocks": 10}  # in pieces, and preempted
+    results, _, scheduler = isolation.read(model, processor, work, make_backend=interpreted, **settings, **more)
+    assert [r.tokens for r in results] == [r.tokens for r in expected] and scheduler.preemptions
+    for ours, theirs in zip(results, expected, strict=True):  # float32, through other kernels
+        assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
 
     # A cache in e4m3, against the CPU path with what it stores rounded so. The interpreter's own rounding is wrong
     # where it carries (see above), so rows are stored by torch; all that reads them is the GPU's.
