@@ -1,4 +1,4 @@
-"""Tables of evaluations: which answers were held against what, and how each page and question came out."""
+"""Tables of evaluations: which answers were held against what, how each came out, and which a reviewer has seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import Float, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from schemas.base import Base, Key
-from schemas.columns import StorableText, utc_now
+from schemas.columns import StorableText, server_now, utc_now
 
 
 class EvaluationRun(Base):
@@ -55,3 +55,13 @@ class EvaluationItem(Base):
     category: Mapped[str] = mapped_column(StorableText)
     score: Mapped[float | None] = mapped_column(Float)  # null: not judged
     detail: Mapped[str | None] = mapped_column(StorableText)
+
+
+class SeenPage(Base):
+    """A reviewer has seen this answer on this page. Read anew, the page has another answer, and is to be seen again."""
+
+    __tablename__ = "seen_pages"
+
+    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
+    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), primary_key=True, index=True)
+    seen_at: Mapped[datetime] = mapped_column(default=server_now(), index=True)

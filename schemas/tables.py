@@ -349,16 +349,6 @@ class PromotedAnswer(Base):
     answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), index=True)
 
 
-class SeenPage(Base):
-    """A reviewer has seen this answer on this page. Read anew, the page has another answer, and is to be seen again."""
-
-    __tablename__ = "seen_pages"
-
-    page_id: Mapped[int] = mapped_column(ForeignKey("pages.id"), primary_key=True)
-    answer_id: Mapped[int] = mapped_column(ForeignKey("answer_versions.id"), primary_key=True, index=True)
-    seen_at: Mapped[datetime] = mapped_column(default=server_now(), index=True)
-
-
 class TaskAttempt(Base):
     """One try at one page task, kept for ever: the history that the invariants are checked against."""
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 
 from celery.exceptions import Reject
 
@@ -42,6 +42,7 @@ from pipeline.telemetry.stage_timing import stage
 from workers.budget import Budget
 from workers.company import Company
 from workers.engines import Answer, Begun, Engine
+from workers.in_hand import PageInHand
 from workers.outcome import held_to_schema
 from workers.writer import Stopping, Writer
 
@@ -50,26 +51,6 @@ log = logging.getLogger("pagepack.worker")
 _OVERDUE_SECONDS = 5.0
 _POLL_SECONDS = 0.25  # how soon a task sees that its worker stops or its lease is lost
 _ENDS_ALL = (Stopping, DiskFull, StorageGone, EndpointGone)  # the other pages of a message would fare no better
-
-
-@dataclass(slots=True, eq=False)
-class _InHand:
-    """A page from its claim to its end."""
-
-    claim: PageClaim
-    outcomes: dict[int, Outcome] | None = None  # by task id, of what has ended; none: the worker stopped first
-    asked: list[TaskClaim] = field(default_factory=list)  # what the engine has
-    futures: list[Future[Answer]] = field(default_factory=list)
-    overdue_at: float = 0.0
-    timed: stage | None = None
-    has_ended: bool = False
-
-    def is_open(self) -> bool:
-        return not all(future.done() for future in self.futures)
-
-    def gone(self) -> EndpointGone | None:
-        """Why a server that reads cannot be reached, where it was that."""
-        return next((one for one in (self.outcomes or {}).values() if isinstance(one, EndpointGone)), None)
 
 
 class Reader:
@@ -148,7 +129,7 @@ class Reader:
         What befell the first of them that could not be read is raised after the others have come to an end.
         """
         waiting, suspects = deque(page_ids), list[int]()
-        in_hand, errors, places = list[_InHand](), list[BaseException](), 0
+        in_hand, errors, places = list[PageInHand](), list[BaseException](), 0
         try:
             while waiting or in_hand:
                 if waiting and (given := self._enter(len(waiting), is_alone, in_hand)):
@@ -173,7 +154,7 @@ class Reader:
             raise errors[0]
         return suspects
 
-    def _enter(self, wanted: int, is_alone: bool, in_hand: Sequence[_InHand]) -> int:
+    def _enter(self, wanted: int, is_alone: bool, in_hand: Sequence[PageInHand]) -> int:
         """Places for the next pages of a message. Raises Stopping."""
         if self._budget is not None:  # a page may wait until others have an answer, and so must not wait for its own
             wanted = 0 if in_hand else 1
@@ -194,7 +175,7 @@ class Reader:
 
     def _begin(
         self, page_ids: Sequence[int], is_alone: bool, suspects: list[int], errors: list[BaseException]
-    ) -> list[_InHand]:
+    ) -> list[PageInHand]:
         """Claim what waits on these pages, and give it to the engine."""
         timed = stage("claim")
         claims: list[PageClaim] = []
@@ -206,10 +187,10 @@ class Reader:
                 claims += claimed.pages.values()
         timed.claims = claims
         timed.end()
-        begun: list[_InHand] = []
+        begun: list[PageInHand] = []
         gone: BaseException | None = None
         for claim in claims:
-            page = _InHand(claim)
+            page = PageInHand(claim)
             try:
                 if gone is not None:  # the next one would fare no better
                     raise gone
@@ -224,9 +205,9 @@ class Reader:
                 begun.append(page)
         return begun
 
-    def _end(self, pages: Sequence[_InHand], errors: list[BaseException]) -> None:
+    def _end(self, pages: Sequence[PageInHand], errors: list[BaseException]) -> None:
         """Store what they came to, together; or give back what came to nothing."""
-        ends: list[tuple[_InHand, dict[int, Outcome]]] = []
+        ends: list[tuple[PageInHand, dict[int, Outcome]]] = []
         try:
             for page in pages:
                 if page.timed is not None:
@@ -265,7 +246,7 @@ class Reader:
             returned = insist(lambda: return_claim(self._db, claim, reason, wait_seconds), self._is_over)
             events.given_back(claim, reason, returned)
 
-    def _forget(self, page: _InHand) -> None:
+    def _forget(self, page: PageInHand) -> None:
         """It is stored or given back: its leases are renewed no more."""
         claim = page.claim
         page.has_ended = True
@@ -276,7 +257,7 @@ class Reader:
                 self._held.pop(task.task_id, None)
                 self._lost.discard((task.task_id, task.token))
 
-    def _submit(self, page: _InHand) -> None:
+    def _submit(self, page: PageInHand) -> None:
         """To the engine, but for what needs no reading; no outcomes at all where the worker stopped first."""
         claim, outcomes = page.claim, dict[int, Outcome]()
         page.outcomes = outcomes
@@ -339,7 +320,7 @@ class Reader:
         known = [Begun(task.written, task.written_confidence, drafts.get(task.prompt.name)) for task in asked]
         return [one if one.tokens or one.draft else None for one in known]
 
-    def _ended(self, in_hand: Sequence[_InHand]) -> list[_InHand]:
+    def _ended(self, in_hand: Sequence[PageInHand]) -> list[PageInHand]:
         """Those of which nothing more will come, after a moment in which the first may come to an end.
 
         Some were cancelled because the worker stops or the lease was lost, and have no outcomes then. An engine that
@@ -349,7 +330,7 @@ class Reader:
         if in_hand and all(page.is_open() for page in in_hand):
             unread = [future for page in in_hand for future in page.futures if not future.done()]
             wait(unread, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-        ended: list[_InHand] = []
+        ended: list[PageInHand] = []
         for page in in_hand:
             if page.is_open():
                 if time.monotonic() > page.overdue_at:

@@ -24,7 +24,7 @@ from pipeline.store.cut_answers import forget_tries
 from pipeline.store.forget_plan import Goes, Plan, holders_of, images_of, in_hand, in_use, parts
 from schemas.base import Base
 from schemas.columns import server_now
-from schemas.evaluation_tables import EvaluationItem, EvaluationPage, EvaluationRun
+from schemas.evaluation_tables import EvaluationItem, EvaluationPage, EvaluationRun, SeenPage
 from schemas.states import BatchState, TaskState
 from schemas.tables import (
     Answer,
@@ -39,7 +39,6 @@ from schemas.tables import (
     PromotedAnswer,
     Promotion,
     PromptVersion,
-    SeenPage,
     Source,
     TaskAttempt,
     TextLayer,

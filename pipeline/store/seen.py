@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from schemas.columns import server_now
-from schemas.tables import CurrentAnswer, SeenPage
+from schemas.evaluation_tables import SeenPage
+from schemas.tables import CurrentAnswer
 
 
 @retried
