@@ -10,11 +10,14 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import IO, BinaryIO, cast
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, BadZipFile, ZipExtFile, ZipInfo
 
 from pipeline.documents.containers.members import Member, MembersLost, Names, Part, leads_out
+from pipeline.documents.containers.zip_names import USUAL, code_of
 
 _END, _END_64, _LOCATOR_64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
 _CENTRAL, _LOCAL = b"PK\1\2", b"PK\3\4"
@@ -22,6 +25,8 @@ _CENTRAL_HEADER = struct.Struct("<4s4BHHHHIIIHHHHHII")
 _LOCAL_HEADER = struct.Struct("<4s2BHHHHIIIHH")
 _LONGEST_COMMENT = 65_535
 _NOT_READ_HERE = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 97: "WavPack", 98: "PPMd"}
+_IS_UTF_8 = 0x800  # a flag
+_MOST_LOOKED_AT = 10_000  # entries, for the code of their names
 _CHUNK_BYTES = 1 << 16
 _MOST_MEASURED_BYTES = 4 * 2**30  # unpacked only to see where members end: 10 to 20 s
 
@@ -96,6 +101,21 @@ class ZipMembers:
         return start, end, start - offset
 
     def _entries(self, start: int, end: int, shift: int) -> Iterator[ZipInfo]:
+        code = None
+        for at, fields, name, extra in self._records(start, end):
+            flags, method, crc, packed, size = fields[5], fields[6], *fields[9:12]
+            if code is None and _is_odd(name, flags):
+                code = self._code_of_names(at, end)
+            entry = ZipInfo()
+            entry.filename = _name_in_unicode(extra, name) or _decoded(name, flags, code)
+            entry.create_system, entry.flag_bits, entry.compress_type, entry.CRC = fields[2], flags, method, crc
+            entry.external_attr = fields[17]
+            wide = _sizes_64(extra, size, packed, fields[18])
+            entry.file_size, entry.compress_size, entry.header_offset = wide[0], wide[1], wide[2] + shift
+            yield entry
+
+    def _records(self, start: int, end: int) -> Iterator[tuple[int, tuple[int, ...], bytes, bytes]]:
+        """Entries of the directory: where each begins, its fields, its name and its extra fields."""
         buffer, at = b"", start
         while at < end:
             if len(buffer) < _CENTRAL_HEADER.size + 3 * 65_535:
@@ -103,20 +123,19 @@ class ZipMembers:
             if len(buffer) < _CENTRAL_HEADER.size or not buffer.startswith(_CENTRAL):
                 raise MembersLost("damaged", f"has a broken directory: no entry lies at byte {at:,}")
             fields = _CENTRAL_HEADER.unpack_from(buffer)
-            flags, method, crc, packed, size = fields[5], fields[6], *fields[9:12]
             len_name, len_extra, len_comment = fields[12:15]
             name_end = _CENTRAL_HEADER.size + len_name
-            entry = ZipInfo()
-            entry.filename = _decoded(buffer[_CENTRAL_HEADER.size : name_end], flags)
-            entry.create_system, entry.flag_bits, entry.compress_type, entry.CRC = fields[2], flags, method, crc
-            entry.external_attr = fields[17]
-            extra = buffer[name_end : name_end + len_extra]
-            entry.filename = _name_in_unicode(extra, buffer[_CENTRAL_HEADER.size : name_end]) or entry.filename
-            wide = _sizes_64(extra, size, packed, fields[18])
-            entry.file_size, entry.compress_size, entry.header_offset = wide[0], wide[1], wide[2] + shift
-            yield entry
+            yield at, fields, buffer[_CENTRAL_HEADER.size : name_end], buffer[name_end : name_end + len_extra]
             record = name_end + len_extra + len_comment
             buffer, at = buffer[record:], at + record
+
+    def _code_of_names(self, start: int, end: int) -> str:
+        """Of those from the first on that is no UTF-8."""
+        names: list[bytes] = []
+        with suppress(MembersLost):  # said where the entries are taken
+            for _, fields, name, _ in islice(self._records(start, end), _MOST_LOOKED_AT):
+                names += [name] if _is_odd(name, fields[5]) else []
+        return code_of(names)
 
     def _entries_without_directory(self) -> Iterator[ZipInfo]:
         offset = 0
@@ -131,7 +150,7 @@ class ZipMembers:
             names = self._read(offset + _LOCAL_HEADER.size, len_name + len_extra)
             start = offset + _LOCAL_HEADER.size + len_name + len_extra
             entry = ZipInfo()
-            entry.filename, entry.header_offset = _decoded(names[:len_name], flags), offset
+            entry.filename, entry.header_offset = _decoded(names[:len_name], flags, None), offset
             entry.flag_bits, entry.compress_type, entry.CRC = flags, method, crc
             entry.file_size, entry.compress_size, _ = _sizes_64(names[len_name:], size, packed, 0)
             if flags & 8 and not entry.compress_size:  # sizes follow the member
@@ -185,12 +204,24 @@ def _refusal(name: str, entry: ZipInfo) -> tuple[str, str] | None:
     return None
 
 
-def _decoded(name: bytes, flags: int) -> str:
-    """By the flag UTF-8, else in a code page that nobody wrote down; many who write UTF-8 do not say so."""
+def _is_odd(name: bytes, flags: int) -> bool:
+    """Whether a name is in a code that nobody wrote down; many who write UTF-8 do not say so."""
+    if name.isascii() or flags & _IS_UTF_8:
+        return False
     try:
-        return name.decode()
+        name.decode()
     except UnicodeDecodeError:
-        return name.decode("utf-8", "surrogateescape") if flags & 0x800 else name.decode("cp437")
+        return True
+    return False
+
+
+def _decoded(name: bytes, flags: int, code: str | None) -> str:
+    if not _is_odd(name, flags):
+        return name.decode("utf-8", "surrogateescape")
+    try:
+        return name.decode(code or code_of([name]))
+    except UnicodeDecodeError:
+        return name.decode(USUAL)  # which has a sign for each byte
 
 
 def _name_in_unicode(extra: bytes, name: bytes) -> str:
