@@ -27,6 +27,7 @@ from pipeline.documents.flatten import WHITE
 _JPEG_BLOCK_PX = 16  # rows that a JPEG decodes at once, at most
 _MADE_UP, _LEAST_MADE_UP = range(127, 130), 0.01  # mid-grey; of the height
 _COARSE = "the image file ends early: its picture is coarse, and parts may be missing"
+_MOST_MISSING_BYTES = 1 << 28  # a length beyond it is a mistake
 _BOX_BYTES = 8  # a box's length and kind
 _MAX_TEXT_MEMORY_BYTES = 2**30  # of all texts in a PNG together, in the lenient try; the process has its own limit
 
@@ -61,6 +62,8 @@ def decode_cut(
     """
     if "WEBP" in formats:
         return _cut_webp(path, check_size) if page_index == 0 else None
+    if "HEIF" in formats:
+        return _cut_heif(path, formats, page_index)
     if "JPEG2000" in formats:
         with suppress(Exception):  # whole tiles are better than a coarse picture
             if cut := _decode_cut(path, formats, page_index):
@@ -78,6 +81,17 @@ def _cut_webp(path: str, check_size: Callable[[tuple[int, int]], None]) -> Cut |
     if is_of_animation:
         says += "; it is the first frame of an animation"
     return Cut(image, 0, rows / image.height, says)
+
+
+def _cut_heif(path: str, formats: tuple[str, ...], page_index: int) -> Cut | None:
+    """With zeros where its data end, which are no picture, and let its decoder go as far as it comes."""
+    size, stated = _sizes(path)
+    if not 0 < stated - size <= _MOST_MISSING_BYTES:
+        return None
+    image = Image.open(io.BytesIO(Path(path).read_bytes() + bytes(stated - size)), formats=formats)
+    image.seek(page_index)
+    image.load()
+    return Cut(image, 0, 1, _COARSE)
 
 
 def _cut_jp2(path: str, formats: tuple[str, ...]) -> Cut | None:
@@ -142,13 +156,18 @@ def made_up_rows(image: Image.Image, notes: list[str]) -> float:
 
 def ends_early(path: str) -> str:
     """Of a file in boxes (AVIF, HEIC, JPEG XL) or a WebP that is shorter than these say: a reason; else nothing."""
+    size, stated = _sizes(path)
+    return f"the file ends early, after {size:,} of {stated:,} bytes or more" if stated > size else ""
+
+
+def _sizes(path: str) -> tuple[int, int]:
+    """How many bytes there are, and how many there should be, as far as its boxes tell; 0 where they do not."""
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)
         at = 0
         file.seek(0)
         if (head := file.read(8))[:4] == b"RIFF":
-            stated = int.from_bytes(head[4:], "little") + len(head)
-            return f"the file ends early, after {size:,} of {stated:,} bytes" if stated > size > 16 else ""
+            return size, int.from_bytes(head[4:], "little") + len(head) if size > 16 else 0
         while at + _BOX_BYTES <= size:
             file.seek(at)
             head = file.read(2 * _BOX_BYTES)
@@ -159,8 +178,8 @@ def ends_early(path: str) -> str:
                 break
             at = at + length if length else size
         else:
-            return "" if at == size else f"the file ends early, after {size:,} of {at:,} bytes or more"
-    return ""
+            return size, at if at >= size else at + _BOX_BYTES
+    return size, 0
 
 
 def _says(missing: float, where: str) -> str:

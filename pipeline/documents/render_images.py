@@ -33,6 +33,7 @@ from pipeline.documents.second_decoder import KINDS, decode_by_mupdf, size_by_mu
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_WHY_NOT = {"avif": ends_early, "heic": ends_early, "jpeg": why_not_decoded}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,7 @@ class ImageFrames:
             raise
         except (UnidentifiedImageError, KeyError) as error:  # KeyError: a JPEG was none, and MPO has no plugin here
             fact = f"the {kind.upper()} image cannot be opened"
-            reason = (kind in ("avif", "heic") and ends_early(path)) or (kind == "jpeg" and why_not_decoded(path))
-            reason = reason or f"no {kind.upper()} follows its first bytes"
+            reason = (kind in _WHY_NOT and _WHY_NOT[kind](path)) or f"no {kind.upper()} follows its first bytes"
             raise DocumentRejected(f"{fact}: {reason}", cause="damaged") from error
         except Exception as error:
             if kind in ("jxl", "webp") and not isinstance(error, MemoryError):  # their words speak of their own objects
@@ -180,16 +180,16 @@ class ImageFrames:
         except Exception as error:
             if (whole := self._mended_jpeg(notes)) is not None:
                 return shrink(whole, self._detail, self._limits, notes)
-            if self._kind == "jpeg" and (why := why_not_decoded(self._path)):
-                raise PageFailed(f"the image cannot be decoded: {why}", cause="damaged") from error
             cut = None
             with suppress(Exception):  # of two errors the first is told
                 cut = decode_cut(self._path, formats_of(self._kind), page_index, self._check_size)
             if cut is None:
                 other = self._by_mupdf(PageFailed)
-                if other is None:
-                    raise
-                return shrink(other, self._detail, self._limits, notes)
+                if other is not None:
+                    return shrink(other, self._detail, self._limits, notes)
+                if self._kind in _WHY_NOT and (why := _WHY_NOT[self._kind](self._path)):
+                    raise PageFailed(f"the image cannot be decoded: {why}", cause="damaged") from error
+                raise
             notes.append(cut.says)
             return shrink(cut.image, self._detail, self._limits, notes, (cut.first_row, cut.last_row))
 

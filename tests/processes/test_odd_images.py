@@ -169,6 +169,17 @@ def test_a_cut_interlaced_gif_is_coarse_and_not_black(tmp_path: Path) -> None:
     assert (pixels_of(page) < 128).mean() < 1.3 * (pixels_of(sound) < 128).mean()
 
 
+def test_a_cut_heic_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    [sound] = drawn(odd_images.cut(tmp_path / "a.heic", odd_images.HEIC, 1))
+    first, second = drawn(tmp_path / "a.heic", ALL_FRAMES)
+    assert "the first of 2 frames is read" in sound.warnings and bytes(first.pixels) == bytes(sound.pixels)
+    assert abs(pixels_of(second)[::-1, ::-1].astype(int) - pixels_of(first)).mean() < 20  # of 255; both lose much
+    [page] = drawn(odd_images.cut(tmp_path / "a.heic", odd_images.HEIC, 0.75))
+    assert "ends early" in page.warnings and ink_rows(page)[:48].any()
+    with pytest.raises((DocumentRejected, PageFailed), match=r"ends early, after [\d,]+ of [\d,]+ bytes"):
+        drawn(odd_images.cut(tmp_path / "a.heic", odd_images.HEIC, 0.3))
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "reason"),
     [
