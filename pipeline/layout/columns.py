@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from pipeline.layout.lines import Box
-from pipeline.layout.prose import PROSE_WIDTH, is_prose
+from pipeline.layout.prose import PROSE_WIDTH, are_of_two_lines, is_prose
 from pipeline.layout.rulings import Ruling
 
 # A gutter's width in line heights. Boxes reach a fifth of a height beyond the letters, so this is about one em.
@@ -279,7 +279,7 @@ def _are_rows(left: list[Box], right: list[Box], height: float) -> bool:
     if all(prose):
         return False
     if not any(prose):
-        return True
+        return not are_of_two_lines(left + right, height)
     running, beside = (facing_left, right) if prose[0] else (facing_right, left)
     if max(box.x1 for box in beside) - min(box.x0 for box in beside) < _LABEL_WIDTH * height:
         return True

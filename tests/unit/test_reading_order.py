@@ -52,6 +52,33 @@ ARTICLE_TEXT = "# Title over both columns\n\nA0 a1 a2 a3 a4 a5 a6 a7.\n\nB0 b1 b
 TABLE_TEXT = "| Item | Count | Price |\n| --- | --- | --- |\n| Paper | 12 | 48.00 |\n| Ink | 3 | 91.50 |"
 
 
+TWO_LINES = [
+    ["The old mill at the", "river stood idle"],
+    ["in a town of fewer", "than a thousand"],
+    ["people, whom nobody", "has seen since then."],
+]
+
+
+def in_columns(columns: list[list[str]]) -> list[Line]:
+    return [
+        line(text, 50 + 170 * number, 10 + PITCH * i, 7.5 * len(text))
+        for number, column in enumerate(columns)
+        for i, text in enumerate(column)
+    ]
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_columns_of_two_lines_are_no_table(is_given: bool) -> None:
+    text = text_in_reading_order(in_columns(TWO_LINES), is_given=is_given)
+    assert text.split() == [word for column in TWO_LINES for one in column for word in one.split()]
+    cells = [
+        ["Price of a ream", "Twelve shillings"],
+        ["Made in the mill", "The old paper mill"],
+        ["Sold at the fair", "at Bristol"],
+    ]
+    assert "| Price of a ream |" in text_in_reading_order(in_columns(cells), is_given=is_given)
+
+
 def test_empty_page_is_empty_text() -> None:
     assert text_in_reading_order([]) == ""
     assert text_in_reading_order([line("  ", 0, 0, 10)]) == ""
