@@ -16,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.query.batch_status import BatchRow, check_prompt
 from pipeline.query.search_hits import Among, Row, hits
 from pipeline.query.search_query import alternatives, parse_query, wanted_phrases
-from pipeline.query.search_rank import Indexed, scores
+from pipeline.query.search_rank import Indexed, counted_terms, scores
 from pipeline.query.snippets import Snippet, make_snippet
 from schemas.text import storable
 
@@ -82,11 +82,12 @@ def find(
         max_confidence=max_confidence,
     )
     most = max(_MOST_RANKED, limit)
+    counted = counted_terms(query)
     with db.looking() as look:
         rows: dict[tuple[Any, ...], Row] = {}
         is_more = False
         for part in alternatives(query):
-            here = hits(look, part, among, most + 1)
+            here = hits(look, part, among, most + 1, counted)
             is_more |= len(here) > most
             rows |= {(row.answer_id, row.path, row.page_index, row.prompt): row for row in here[:most]}
         best = _ranked(look.dialect, query, list(rows.values()))[:limit]

@@ -8,6 +8,7 @@ itself; SQLite's knows nothing about how common a word is, so for it the choice 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ class Row(Protocol):
     public_id: str
     page_index: int
     prompt: str
-    terms: str  # as the index holds them
+    terms: str  # as the index holds them; on PostgreSQL at least those that were to be counted
     length: int
 
 
@@ -119,13 +120,17 @@ _OF_ANSWER = (
 )
 
 
-def hits(look: Look, query: Query, among: Among, most: int) -> list[Any]:
+def hits(look: Look, query: Query, among: Among, most: int, counted: Sequence[str] | None = None) -> list[Any]:
     """At most so many rows of `Row`, the newest answers first; on PostgreSQL of those in any order.
+
+    `counted` are the terms of the index that a page is ranked by; None: all are wanted.
 
     Raises:
         UsageError: a beginning of too many words within OR, NOT or NEAR.
     """
-    return (_on_postgresql if look.dialect == "postgresql" else _on_sqlite)(look, query, among, most)
+    if look.dialect == "postgresql":
+        return _on_postgresql(look, query, among, most, counted)
+    return _on_sqlite(look, query, among, most)
 
 
 def _on_sqlite(look: Look, query: Query, among: Among, most: int) -> list[Any]:
@@ -190,17 +195,25 @@ def _matching(look: Look, match: str, ids: set[int], most: int) -> list[int]:
     return found[:most]
 
 
-def _on_postgresql(look: Look, query: Query, among: Among, most: int) -> list[Any]:
+def _on_postgresql(look: Look, query: Query, among: Among, most: int, counted: Sequence[str] | None) -> list[Any]:
     tests, values = among.conditions(look, "f.rowid")
     look.rows(_PLAN_EACH)
+    terms = "f.terms"
+    if counted is not None:
+        terms, values["counted"] = _COUNTED, list(counted)
     statement = (
-        f"SELECT {_SHOWN}, CAST(f.terms AS text) AS terms, octet_length(a.text) AS length "
+        f"SELECT {_SHOWN}, CAST({terms} AS text) AS terms, octet_length(a.text) AS length "
         f"FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid {_OF_ANSWER % among.sources} "
         f"WHERE f.terms @@ CAST(:match AS tsquery){tests} LIMIT :limit"
     ).replace("{join}", "JOIN")
     return list(look.rows(statement, **values, match=to_tsquery(query), limit=most))
 
 
+# To spell all words of a thousand pages, send and read them takes longer than to find these pages. The index knows no
+# weights but D, so another one marks those that are counted.
+_COUNTED = "setweight(ts_filter(setweight(f.terms, 'A', CAST(:counted AS text[])), '{a}'), 'D')"
+
 # A statement that a connection repeats is planned once for any words: as if they were rare. To compile it takes longer
-# than to run it.
-_PLAN_EACH = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
+# than to run it, and so does to start processes that share a scan of a few hundred pages.
+_PLAN_EACH = """SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)"""

@@ -54,6 +54,14 @@ def scores(dialect: str, query: Query, pages: Sequence[Indexed]) -> list[float]:
     return total
 
 
+def counted_terms(query: Query) -> list[str] | None:
+    """The terms of the index that `scores` looks at; None where some are known by their beginning alone."""
+    counted = _counted(query)
+    if any(phrase.is_prefix for phrase in counted):
+        return None
+    return sorted({term for phrase in counted for term in phrase.terms})
+
+
 def _counted(query: Query) -> list[Phrase]:
     wanted = wanted_phrases(query)
     together = [word for phrase in wanted for word in phrase.terms]

@@ -16,6 +16,8 @@ from pipeline.query import search as searching
 from pipeline.query import search_broad, search_hits
 from pipeline.query.batch_status import find_batch
 from pipeline.query.search import find
+from pipeline.query.search_query import parse_query
+from pipeline.query.search_rank import Indexed, counted_terms, scores
 from pipeline.settings import Settings
 from pipeline.store.reindex import begin_reindex, not_indexed, reindex
 from pipeline.supervisor.doctor import _search_index
@@ -163,6 +165,21 @@ def test_both_databases_put_pages_in_one_order(archive: Archive) -> None:
     assert found(archive, "gull tide") == ["a2", "a1", "a3"]
     assert found(archive, "gull") == ["a4", "a2", "a1", "a3"]
     assert found(archive, "tid* OR the") == ["a3", "a1", "a2"]
+
+
+@pytest.mark.only("postgresql")
+def test_only_words_that_are_counted_leave_the_server_and_they_rank_alike(archive: Archive) -> None:
+    archive.file("/in/a.pdf", ["tide and gull", "gull tide gull 年度报告", "the 年度, the gull", "gull " * 300])
+    for words in ("gull", "gull tide", '"gull tide" OR 年度', "年度报告 OR and", "gull NOT the"):
+        query = parse_query(words)
+        with archive.db.looking() as look:
+            least, whole = (
+                search_hits.hits(look, query, search_hits.Among(), 9, terms) for terms in (counted_terms(query), None)
+            )
+        assert 0 < sum(len(row.terms) for row in least) < sum(len(row.terms) for row in whole), words
+        (few, all_of_them) = ([Indexed(row.terms, row.length) for row in rows] for rows in (least, whole))
+        assert scores("postgresql", query, few) == scores("postgresql", query, all_of_them), words
+    assert counted_terms(parse_query("gull OR tid*")) is None is counted_terms(parse_query("年"))
 
 
 def emptied(archive: Archive) -> Iterator[int]:
