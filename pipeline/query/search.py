@@ -87,9 +87,9 @@ def find(
         rows: dict[tuple[Any, ...], Row] = {}
         is_more = False
         for part in alternatives(query):
-            here = hits(look, part, among, most + 1, counted)
-            is_more |= len(here) > most
-            rows |= {(row.answer_id, row.path, row.page_index, row.prompt): row for row in here[:most]}
+            here, has_more = hits(look, part, among, most, enough=limit, counted=counted)
+            is_more |= has_more
+            rows |= {(row.answer_id, row.path, row.page_index, row.prompt): row for row in here}
         best = _ranked(look.dialect, query, list(rows.values()))[:limit]
         texts = _texts(look, {row.answer_id for row, _ in best})
         not_indexed = _not_indexed(look)

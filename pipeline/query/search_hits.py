@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.query.search_broad import matched
 from pipeline.query.search_match import to_tsquery
 from pipeline.query.search_query import Query
+from pipeline.query.search_slices import rows_of
 
 _FEW = 5_000  # answers that pass the filters: it takes 15 ms to find so many
 _AT_ONCE = 50_000  # of the index
@@ -120,17 +121,21 @@ _OF_ANSWER = (
 )
 
 
-def hits(look: Look, query: Query, among: Among, most: int, counted: Sequence[str] | None = None) -> list[Any]:
-    """At most so many rows of `Row`, the newest answers first; on PostgreSQL of those in any order.
+def hits(
+    look: Look, query: Query, among: Among, most: int, *, enough: int, counted: Sequence[str] | None = None
+) -> tuple[list[Any], bool]:
+    """At most so many rows of `Row`, and whether there are more; the newest answers first, on PostgreSQL in any order.
 
-    `counted` are the terms of the index that a page is ranked by; None: all are wanted.
+    Where many must be looked at, `enough` are; see `search_slices.py`. `counted` are the terms of the index that a page
+    is ranked by; None: all are wanted.
 
     Raises:
         UsageError: a beginning of too many words within OR, NOT or NEAR.
     """
     if look.dialect == "postgresql":
-        return _on_postgresql(look, query, among, most, counted)
-    return _on_sqlite(look, query, among, most)
+        return _on_postgresql(look, query, among, most, enough, counted)
+    found = _on_sqlite(look, query, among, most + 1)
+    return found[:most], len(found) > most
 
 
 def _on_sqlite(look: Look, query: Query, among: Among, most: int) -> list[Any]:
@@ -195,8 +200,11 @@ def _matching(look: Look, match: str, ids: set[int], most: int) -> list[int]:
     return found[:most]
 
 
-def _on_postgresql(look: Look, query: Query, among: Among, most: int, counted: Sequence[str] | None) -> list[Any]:
+def _on_postgresql(
+    look: Look, query: Query, among: Among, most: int, enough: int, counted: Sequence[str] | None
+) -> tuple[list[Any], bool]:
     tests, values = among.conditions(look, "f.rowid")
+    values["match"] = to_tsquery(query)
     look.rows(_PLAN_EACH)
     terms = "f.terms"
     if counted is not None:
@@ -204,9 +212,9 @@ def _on_postgresql(look: Look, query: Query, among: Among, most: int, counted: S
     statement = (
         f"SELECT {_SHOWN}, CAST({terms} AS text) AS terms, octet_length(a.text) AS length "
         f"FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid {_OF_ANSWER % among.sources} "
-        f"WHERE f.terms @@ CAST(:match AS tsquery){tests} LIMIT :limit"
+        f"WHERE f.terms @@ CAST(:match AS tsquery){tests}"
     ).replace("{join}", "JOIN")
-    return list(look.rows(statement, **values, match=to_tsquery(query), limit=most))
+    return rows_of(look, statement, values, most, enough)
 
 
 # To spell all words of a thousand pages, send and read them takes longer than to find these pages. The index knows no

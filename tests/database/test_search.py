@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.database.migrate import downgrade, upgrade
 from pipeline.errors import UsageError
 from pipeline.query import search as searching
-from pipeline.query import search_broad, search_hits
+from pipeline.query import search_broad, search_hits, search_slices
 from pipeline.query.batch_status import find_batch
 from pipeline.query.search import find
 from pipeline.query.search_query import parse_query
@@ -174,12 +174,30 @@ def test_only_words_that_are_counted_leave_the_server_and_they_rank_alike(archiv
         query = parse_query(words)
         with archive.db.looking() as look:
             least, whole = (
-                search_hits.hits(look, query, search_hits.Among(), 9, terms) for terms in (counted_terms(query), None)
+                search_hits.hits(look, query, search_hits.Among(), 9, enough=9, counted=terms)[0]
+                for terms in (counted_terms(query), None)
             )
         assert 0 < sum(len(row.terms) for row in least) < sum(len(row.terms) for row in whole), words
         (few, all_of_them) = ([Indexed(row.terms, row.length) for row in rows] for rows in (least, whole))
         assert scores("postgresql", query, few) == scores("postgresql", query, all_of_them), words
     assert counted_terms(parse_query("gull OR tid*")) is None is counted_terms(parse_query("年"))
+
+
+@pytest.mark.only("postgresql")
+def test_a_phrase_of_common_words_is_looked_for_among_the_latest_until_there_are_enough(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.file("/in/a.pdf", ["tide gull gull", *("gull tide", "gull and tide") * 5, "gull 年度报告 tide"])
+    whole = find(archive.db, '"gull tide"')
+    assert (whole.total, whole.is_more) == (5, False)
+    for name, number in {"_MANY": 0, "_SLICE": 2, "_HOLDING": 0}.items():
+        monkeypatch.setattr(search_slices, name, number)
+    for where in ({}, {"folder": "/in"}, {"batch": find_batch(archive.db)}):
+        few, all_of_them = (find(archive.db, '"gull tide"', limit=limit, **where) for limit in (1, 9))  # type: ignore[arg-type]
+        assert (few.total, few.is_more, few.hits[0].page_number) == (2, True, 8)
+        assert [hit.page_number for hit in all_of_them.hits] == [2, 4, 6, 8, 10] and not all_of_them.is_more
+    assert sorted(found(archive, "NEAR(tide gull, 0)", limit=9)) == ["a1", "a10", "a2", "a4", "a6", "a8"]
+    assert found(archive, "年度报告 OR tides") == ["a12"] and found(archive, '"gull gull gull"') == []
 
 
 def emptied(archive: Archive) -> Iterator[int]:
