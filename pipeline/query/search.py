@@ -15,8 +15,8 @@ from pipeline.database.looking import Look, Looking, as_moment
 from pipeline.errors import UsageError
 from pipeline.query.batch_status import BatchRow, check_prompt
 from pipeline.query.search_hits import Among, Row, hits
-from pipeline.query.search_query import alternatives, parse_query, wanted_phrases
-from pipeline.query.search_rank import Indexed, counted_terms, scores
+from pipeline.query.search_query import Query, alternatives, parse_query, wanted_phrases
+from pipeline.query.search_rank import Counted, Indexed, scores, what_counts
 from pipeline.query.snippets import Snippet, make_snippet
 from schemas.text import storable
 
@@ -82,15 +82,15 @@ def find(
         max_confidence=max_confidence,
     )
     most = max(_MOST_RANKED, limit)
-    counted = counted_terms(query)
     with db.looking() as look:
+        counted = what_counts(query) if look.dialect == "postgresql" else Counted()
         rows: dict[tuple[Any, ...], Row] = {}
         is_more = False
         for part in alternatives(query):
             here, has_more = hits(look, part, among, most, enough=limit, counted=counted)
             is_more |= has_more
             rows |= {(row.answer_id, row.path, row.page_index, row.prompt): row for row in here}
-        best = _ranked(look.dialect, query, list(rows.values()))[:limit]
+        best = _ranked(look.dialect, query, counted, list(rows.values()))[:limit]
         texts = _texts(look, {row.answer_id for row, _ in best})
         not_indexed = _not_indexed(look)
     phrases = wanted_phrases(query)
@@ -127,8 +127,14 @@ def _check_confidence(low: float | None, high: float | None) -> None:
         )
 
 
-def _ranked(dialect: str, query: Any, rows: list[Row]) -> list[tuple[Row, float]]:
-    of_answer = {row.answer_id: Indexed(row.terms, row.length) for row in rows}
+def _ranked(dialect: str, query: Query, counted: Counted, rows: list[Row]) -> list[tuple[Row, float]]:
+    characters = counted.characters
+    of_answer = {
+        row.answer_id: Indexed(
+            row.terms, row.length, dict(zip(characters, row.alone, strict=True)) if characters else {}
+        )
+        for row in rows
+    }
     score_of = dict(zip(of_answer, scores(dialect, query, list(of_answer.values())), strict=True))
     scored = [(row, score_of[row.answer_id]) for row in rows]
     return sorted(scored, key=lambda one: (-one[1], one[0].path, one[0].page_index, one[0].prompt))

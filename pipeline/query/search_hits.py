@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.query.search_broad import matched
 from pipeline.query.search_match import to_tsquery
 from pipeline.query.search_query import Query
+from pipeline.query.search_rank import Counted
 from pipeline.query.search_slices import rows_of
 
 _FEW = 5_000  # answers that pass the filters: it takes 15 ms to find so many
@@ -32,8 +33,9 @@ class Row(Protocol):
     public_id: str
     page_index: int
     prompt: str
-    terms: str  # as the index holds them; on PostgreSQL at least those that were to be counted
+    terms: str  # as the index holds them; on PostgreSQL those that count
     length: int
+    alone: Sequence[float]  # on PostgreSQL: how often each of the characters stands there that count
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,11 @@ _OF_ANSWER = (
 )
 
 
-def hits(
-    look: Look, query: Query, among: Among, most: int, *, enough: int, counted: Sequence[str] | None = None
-) -> tuple[list[Any], bool]:
+def hits(look: Look, query: Query, among: Among, most: int, *, enough: int, counted: Counted) -> tuple[list[Any], bool]:
     """At most so many rows of `Row`, and whether there are more; the newest answers first, on PostgreSQL in any order.
 
-    Where many must be looked at, `enough` are; see `search_slices.py`. `counted` are the terms of the index that a page
-    is ranked by; None: all are wanted.
+    Where many must be looked at, `enough` are; see `search_slices.py`. `counted` is what pages are ranked by;
+    SQLite gives all there is.
 
     Raises:
         UsageError: a beginning of too many words within OR, NOT or NEAR.
@@ -201,16 +201,19 @@ def _matching(look: Look, match: str, ids: set[int], most: int) -> list[int]:
 
 
 def _on_postgresql(
-    look: Look, query: Query, among: Among, most: int, enough: int, counted: Sequence[str] | None
+    look: Look, query: Query, among: Among, most: int, enough: int, counted: Counted
 ) -> tuple[list[Any], bool]:
     tests, values = among.conditions(look, "f.rowid")
     values["match"] = to_tsquery(query)
     look.rows(_PLAN_EACH)
     terms = "f.terms"
-    if counted is not None:
-        terms, values["counted"] = _COUNTED, list(counted)
+    if counted.terms is not None:
+        terms, values["counted"] = _COUNTED, list(counted.terms)
+    values |= {f"alone{number}": f"'{character}':*" for number, character in enumerate(counted.characters)}
+    alone = ", ".join(_ALONE.format(number) for number, _ in enumerate(counted.characters))
     statement = (
-        f"SELECT {_SHOWN}, CAST({terms} AS text) AS terms, octet_length(a.text) AS length "
+        f"SELECT {_SHOWN}, CAST({terms} AS text) AS terms, octet_length(a.text) AS length, "
+        f"CAST(ARRAY[{alone}] AS real[]) AS alone "
         f"FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid {_OF_ANSWER % among.sources} "
         f"WHERE f.terms @@ CAST(:match AS tsquery){tests}"
     ).replace("{join}", "JOIN")
@@ -220,6 +223,10 @@ def _on_postgresql(
 # To spell all words of a thousand pages, send and read them takes longer than to find these pages. The index knows no
 # weights but D, so another one marks those that are counted.
 _COUNTED = "setweight(ts_filter(setweight(f.terms, 'A', CAST(:counted AS text[])), '{a}'), 'D')"
+
+# How often a character stands on a page is how many pairs begin with it, which `ts_rank_cd` adds up: each place of a
+# lone word counts as much as its weight. The character itself is there once more, aside.
+_ALONE = "greatest(ts_rank_cd('{{1,1,1,1}}', f.terms, CAST(:alone{} AS tsquery)) - 1, 0)"
 
 # A statement that a connection repeats is planned once for any words: as if they were rare. To compile it takes longer
 # than to run it, and so does to start processes that share a scan of a few hundred pages.

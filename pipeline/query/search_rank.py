@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pipeline.query.search_match import index_terms
 from pipeline.query.search_query import Query, wanted_phrases
@@ -33,6 +33,15 @@ class Indexed:
 
     terms: str
     length: int  # of its text, in bytes
+    alone: Mapping[str, float] = field(default_factory=dict)  # how often characters stand there, where that is known
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What PostgreSQL is to say of a page: entries of these terms, or all; how often these characters stand there."""
+
+    terms: Sequence[str] | None = None
+    characters: Sequence[str] = ()
 
 
 def scores(dialect: str, query: Query, pages: Sequence[Indexed]) -> list[float]:
@@ -45,7 +54,8 @@ def scores(dialect: str, query: Query, pages: Sequence[Indexed]) -> list[float]:
     total = [0.0] * len(pages)
     for phrase in _counted(query):
         occurrences = count(phrase)
-        found = [occurrences(page.terms) for page in pages]
+        alone = phrase.terms[0] if _is_character(phrase) else ""
+        found = [page.alone[alone] if alone in page.alone else occurrences(page.terms) for page in pages]
         holding = sum(map(bool, found))
         idf = math.log(1 + (len(pages) - holding + 0.5) / (holding + 0.5))
         for index, number in enumerate(found):
@@ -54,12 +64,15 @@ def scores(dialect: str, query: Query, pages: Sequence[Indexed]) -> list[float]:
     return total
 
 
-def counted_terms(query: Query) -> list[str] | None:
-    """The terms of the index that `scores` looks at; None where some are known by their beginning alone."""
-    counted = _counted(query)
-    if any(phrase.is_prefix for phrase in counted):
-        return None
-    return sorted({term for phrase in counted for term in phrase.terms})
+def what_counts(query: Query) -> Counted:
+    """What `scores` looks at. Words that are known by their beginning are in any entry; only characters are counted
+    for us."""
+    phrases = _counted(query)
+    characters = [phrase.terms[0] for phrase in phrases if _is_character(phrase)]
+    rest = [phrase for phrase in phrases if not _is_character(phrase)]
+    if any(phrase.is_prefix for phrase in rest):
+        return Counted()
+    return Counted(sorted({term for phrase in rest for term in phrase.terms}), characters)
 
 
 def _counted(query: Query) -> list[Phrase]:
@@ -74,6 +87,11 @@ def _counted(query: Query) -> list[Phrase]:
 def _is_alone(phrase: Phrase) -> bool:
     """One character: among the words in their order it is the beginning of pairs."""
     return len(phrase.terms) == 1 and bool(soles(phrase.terms))
+
+
+def _is_character(counted: Phrase) -> bool:
+    """The same of what is counted, where a term may be a pair."""
+    return counted.is_prefix and _is_alone(counted)
 
 
 def _in_words(phrase: Phrase) -> Callable[[str], int]:
