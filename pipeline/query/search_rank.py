@@ -110,7 +110,12 @@ def _in_vector(phrase: Phrase) -> Callable[[str], int]:
     """The same in `'net':1 'income':2,7`."""
     *before, last = phrase.terms
     entries = [re.compile(f"'{re.escape(term)}':([0-9,]+)") for term in before]
-    ending = re.compile(f"'{re.escape(last)}{'[^ ]*?' if phrase.is_prefix else ''}':([0-9,]+)")
+    rest = "[^']*" if phrase.is_prefix else ""
+    ending = re.compile(f"'{re.escape(last)}{rest}':([0-9,]+)")
+    if not before:
+        return lambda vector: sum(
+            places.count(",") + (not places.endswith(_ASIDE)) for places in ending.findall(vector)
+        )
 
     def occurrences(vector: str) -> int:
         places = {int(place) for found in ending.findall(vector) for place in found.split(",") if place != _ASIDE}
