@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 MAX_LINES = 20_000  # of a page; no more are sent or judged. The densest public sheet has some thousands
-UPRIGHT, TILTED, UNDRAWN, COVERED, BLANK = (1 << bit for bit in range(5))
+UPRIGHT, TILTED, UNDRAWN, COVERED, BLANK, CONTRADICTED = (1 << bit for bit in range(6))
 DOWNWARDS = None  # the direction of vertical writing, whose letters stand upright below each other
 
 
@@ -26,6 +26,7 @@ class LayerLine:
     is_drawn: bool = True
     is_covered: bool = False  # by a picture that was drawn later
     is_blank: bool = False  # nothing but spaces
+    is_contradicted: bool = False  # the glyphs of its page are of other widths than its letters
     size: float = 0.0  # of its font, as its first character has it; 0 where it is not known
     direction: int | None = 0  # degrees counter-clockwise in which it reads, or DOWNWARDS
 
@@ -47,6 +48,7 @@ class LayerLine:
             is_drawn=not marks & UNDRAWN,
             is_covered=bool(marks & COVERED),
             is_blank=bool(marks & BLANK),
+            is_contradicted=bool(marks & CONTRADICTED),
             size=size,
             direction=None if direction is DOWNWARDS else int(direction) % 360,
         )

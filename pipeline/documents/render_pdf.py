@@ -10,6 +10,8 @@ import pymupdf as _pymupdf
 
 from pipeline.documents.drawn import Drawn, Limits, clean, colour_in_white, colour_of, is_white, translated
 from pipeline.documents.files import UNSUPPORTED_FACT
+from pipeline.documents.glyph_widths import contradict
+from pipeline.documents.layer_lines import CONTRADICTED
 from pipeline.documents.page_strokes import page_strokes
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
@@ -101,6 +103,8 @@ class PdfPages:
             text = clean(text_page.extractText())
             lines = text_lines(text_page)
             text = said_once(text, lines)
+            if contradict(text, lines):
+                lines.marks[:] = [mark | CONTRADICTED for mark in lines.marks]
             chosen = choose_page_size(display_list, lines, sides_pt, self._detail, self._limits)
             pixmap = draw(display_list, chosen.size, self._limits)
             notes += [chosen.warning] if chosen.warning else []

@@ -1,8 +1,8 @@
 """Whether the text that a PDF page carries is what the page shows.
 
-Four things go wrong. The characters are unknown, because a font does not say what its glyphs mean. The text is not
-drawn: somebody's OCR over a scan, as good or bad as that was, which nobody can tell without reading the page. It is
-drawn and then hidden. Or it is a stub: a stamp, a page number, a fax header on a page that is a picture.
+Four things go wrong. The characters are unknown or wrong, because a font does not say what its glyphs mean. The text
+is not drawn: somebody's OCR over a scan, as good or bad as that was, which nobody can tell without reading the page. It
+is drawn and then hidden. Or it is a stub: a stamp, a page number, a fax header on a page that is a picture.
 
 A stub is told by the picture of the page, whatever drew it: scans, outlines and figures alike. Print has corners and
 curves, where brightness jumps both to the right and downwards; rules, bars and soft pictures have few. Counted so, a
@@ -59,7 +59,7 @@ def judge(text: str, lines: Sequence[LayerLine], picture: Image.Image | None, *,
     No picture: the page is known to hold text and rules alone, so that nothing else is printed, and nothing hidden.
     `is_known`: no font stands between the letters and their meaning, whatever the words look like.
     """
-    if not is_known and is_garbled(text):
+    if not is_known and (is_garbled(text) or any(line.is_contradicted for line in lines)):
         return Verdict.GARBLED
     if len(lines) > MAX_LINES:
         return Verdict.UNJUDGED

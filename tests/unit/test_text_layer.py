@@ -112,6 +112,53 @@ def without_meaning(document: Any) -> Any:
     return page
 
 
+def _named_otherwise(document: Any, named: Callable[[str], str]) -> Any:
+    """A font that says of its small letters that they are others."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pairs = " ".join(f"<{ord(one):02x}> <{named(one).encode('utf-16-be').hex()}>" for one in letters)
+    page = document.new_page(width=595, height=842)
+    for number, text in enumerate(LINES):
+        page.insert_text(
+            (60, 70 + 19 * number), "".join(c for c in text.lower() if c in f"{letters} "), fontname="helv"
+        )
+    [font] = [font[0] for font in page.get_fonts()]
+    unicode = document.get_new_xref()
+    document.update_object(unicode, "<<>>")
+    begin = "begincmap 1 begincodespacerange <00> <ff> endcodespacerange 26 beginbfchar "
+    document.update_stream(unicode, f"{begin}{pairs} endbfchar endcmap".encode(), new=True)
+    document.xref_set_key(font, "ToUnicode", f"{unicode} 0 R")
+    return page
+
+
+def called_ideographs(document: Any) -> Any:
+    return _named_otherwise(document, lambda letter: chr(0x4E00 + 37 * ord(letter)))
+
+
+def called_hangul(document: Any) -> Any:
+    return _named_otherwise(document, lambda letter: chr(0xAC00 + 37 * ord(letter)))
+
+
+def called_digits(document: Any) -> Any:
+    return _named_otherwise(document, lambda letter: str(ord(letter) % 10))
+
+
+def _of(text: str, **given: Any) -> Callable[[Any], Any]:
+    """Print of another kind than Latin prose, in two sizes."""
+
+    def drawn(document: Any) -> Any:
+        page = document.new_page(width=595, height=842)
+        for number in range(12):
+            page.insert_text((60, 70 + 19 * number), text, fontsize=8 + number % 2, **given)
+        return page
+
+    return drawn
+
+
+in_chinese = _of("照片北京的合同发票测试文件扫描件身份证营业执照新建文件夹", fontname="china-s")
+in_korean = _of("계약서사진스캔주민등록증영수증계약서사진스캔주민등록증", fontname="korea")
+in_figures = _of("0123456789 1111 2222 3333 4444 5555 6666 7777 8888 9999", fontname="tiro")
+
+
 def with_a_logo_and_rules(document: Any) -> Any:
     page = typed(document)
     with pymupdf.open() as other:
@@ -133,6 +180,18 @@ def under_a_seal(document: Any) -> Any:
     return page
 
 
+PLAIN = (
+    typed,
+    without_meaning,
+    called_ideographs,
+    called_hangul,
+    called_digits,
+    in_chinese,
+    in_korean,
+    in_figures,
+)
+
+
 @pytest.mark.parametrize(
     ("draw", "verdict"),
     [
@@ -148,6 +207,12 @@ def under_a_seal(document: Any) -> Any:
         (under_its_scan, Verdict.COVERED),
         (white_on_white, Verdict.COVERED),
         (without_meaning, Verdict.GARBLED),
+        (called_ideographs, Verdict.GARBLED),
+        (called_hangul, Verdict.GARBLED),
+        (called_digits, Verdict.GARBLED),
+        (in_chinese, Verdict.SOUND),
+        (in_korean, Verdict.SOUND),
+        (in_figures, Verdict.SOUND),
     ],
 )
 def test_a_layer_is_judged_by_what_the_page_shows(
@@ -164,7 +229,7 @@ def test_a_layer_is_judged_by_what_the_page_shows(
         lines = [LayerLine.received(line) for line in sent]
         assert judge(drawn.text_layer, lines, None if is_plain else picture) == verdict
         assert judge(drawn.text_layer, lines, picture) == verdict, "a picture that need not be looked at says the same"
-        assert is_plain == (draw in (typed, without_meaning))
+        assert is_plain == (draw in PLAIN)
 
 
 def test_thousands_of_lines_and_pictures_take_no_time_that_their_product_would(tmp_path: Path) -> None:
