@@ -131,7 +131,9 @@ def _ranked(dialect: str, query: Query, counted: Counted, rows: list[Row]) -> li
     characters = counted.characters
     of_answer = {
         row.answer_id: Indexed(
-            row.terms, row.length, dict(zip(characters, row.alone, strict=True)) if characters else {}
+            row.terms,
+            row.length,
+            dict(zip(characters, map(float, row.alone.split()), strict=True)) if characters else {},
         )
         for row in rows
     }

@@ -8,7 +8,6 @@ itself; SQLite's knows nothing about how common a word is, so for it the choice 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -35,7 +34,7 @@ class Row(Protocol):
     prompt: str
     terms: str  # as the index holds them; on PostgreSQL those that count
     length: int
-    alone: Sequence[float]  # on PostgreSQL: how often each of the characters stands there that count
+    alone: str  # on PostgreSQL: how often each of the characters stands there that count, with blanks between
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +209,10 @@ def _on_postgresql(
     if counted.terms is not None:
         terms, values["counted"] = _COUNTED, list(counted.terms)
     values |= {f"alone{number}": f"'{character}':*" for number, character in enumerate(counted.characters)}
-    alone = ", ".join(_ALONE.format(number) for number, _ in enumerate(counted.characters))
+    alone = ", ".join(_ALONE.format(number) for number, _ in enumerate(counted.characters)) or "NULL"
     statement = (
         f"SELECT {_SHOWN}, CAST({terms} AS text) AS terms, octet_length(a.text) AS length, "
-        f"CAST(ARRAY[{alone}] AS real[]) AS alone "
+        f"concat_ws(' ', {alone}) AS alone "
         f"FROM page_search f JOIN current_answers c ON c.answer_id = f.rowid {_OF_ANSWER % among.sources} "
         f"WHERE f.terms @@ CAST(:match AS tsquery){tests}"
     ).replace("{join}", "JOIN")
