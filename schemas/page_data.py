@@ -25,7 +25,7 @@ SELECT s.path AS source_path, d.public_id AS document_id, p.page_index + 1 AS pa
        a.confidence AS confidence, b.public_id AS batch_id, a.created_at AS created_at, {FOLDER_AND_FILE_NAME}
 {FROM_ANSWERS}
 JOIN current_answers c ON c.page_id = p.id AND c.prompt = v.name AND c.answer_id = a.id
-WHERE EXISTS (SELECT 1 FROM prompt_versions any_prompt WHERE {_SCHEMA[dialect].replace("v.", "any_prompt.")} IS NOT NULL)
+WHERE EXISTS (SELECT 1 FROM prompt_versions any_one WHERE {_SCHEMA[dialect].replace("v.", "any_one.")} IS NOT NULL)
   AND {_SCHEMA[dialect]} IS NOT NULL AND a.text <> '' AND {IS_THERE}
   AND {IS_FIRST_TASK}
 """
