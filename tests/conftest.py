@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +54,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    gc.unfreeze()  # extension modules count what is left of theirs at the end, and complain
+    if not hasattr(session.config, "workerinput"):
+        gc.unfreeze()  # extension modules count what is left of theirs at the end, and complain
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # all is told and torn down: to take such a heap apart takes a second or two
+        os._exit(0)
 
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)

@@ -26,6 +26,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.telemetry import metrics
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -158,6 +160,7 @@ def _become_worker(order: Mapping[str, object]) -> None:
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(order["environment"])  # type: ignore[call-overload]
+    metrics.look_again()
     if not sys.flags.safe_path:
         del sys.path[0]  # as -P does: a folder named `workers` where the user stands is not taken for ours
     sys.argv = ["workers", str(order["role"])]

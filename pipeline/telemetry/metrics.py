@@ -95,6 +95,12 @@ def is_counting() -> bool:
     return _is_counting
 
 
+def look_again() -> None:
+    """Whether to count: a forked worker gets its variables after this module."""
+    global _is_counting
+    _is_counting = bool(os.environ.get(_DIRECTORY))
+
+
 def count(name: str, amount: float = 1, **labels: str) -> None:
     """Add to a counter."""
     if _is_counting and amount:

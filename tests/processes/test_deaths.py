@@ -41,6 +41,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
         process.wait(timeout=600)
 
 
+def worker(home: Path, role: str) -> psutil.Process:
+    found = [one for one in processes_of(home) if one.name() == f"pagepack:{role}"]
+    return min(found, key=lambda one: one.create_time())  # of ingest, the pool's are forked from it
+
+
 def said(log: Path, *levels: str) -> list[str]:
     """What the host itself said at these levels."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
@@ -52,11 +57,7 @@ def test_deaths_are_warnings_and_are_counted_by_role_and_cause(settings: Setting
     before = scrape(port)
     assert before[RESTARTS, "died,read"] == before[RESTARTS, "died,ingest"] == 0, "what begins with 1 has not risen"
 
-    def worker(role: str) -> psutil.Process:
-        found = [one for one in processes_of(settings.home) if one.cmdline()[-2:] == ["workers", role]]
-        return min(found, key=lambda one: one.create_time())  # of ingest, the pool's are forked from it
-
-    worker("read").kill()
+    worker(settings.home, "read").kill()
     wait_until(lambda: scrape(port)[RESTARTS, "died,read"] == 1)
     wait_until(lambda: any(line.startswith("the read worker died (exit code -9)") for line in said(log, "WARNING")))
     wait_until(lambda: get(port, "/readyz")[0] == 200)
@@ -73,8 +74,8 @@ def test_deaths_are_warnings_and_are_counted_by_role_and_cause(settings: Setting
 def test_an_ingest_process_that_is_killed_in_its_pool_is_said(settings: Settings, db: Database, host: Host) -> None:
     """Celery itself starts another; its words are heard."""
     log, _ = host(settings.home)
-    pool = [one for one in processes_of(settings.home) if one.cmdline()[-2:] == ["workers", "ingest"]]
-    max(pool, key=lambda one: one.create_time()).kill()
+    (of_pool,) = worker(settings.home, "ingest").children()
+    of_pool.kill()
     wait_until(lambda: "signal 9" in log.read_text())
     lines = [json.loads(line) for line in log.read_text().splitlines() if "signal 9" in line]
     assert {line["level"] for line in lines} <= {"WARNING", "ERROR"}
