@@ -231,6 +231,8 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
                 are_rows = _are_rows(piece.left, piece.right, height)
                 if by_default and not any(is_prose(side, height) for side in (piece.left, piece.right)):
                     are_rows = True
+                if before is False and not by_default and _goes_on(piece, left, right, height):
+                    are_rows = False  # a heading and a line or two, level with the same in the other column
             elif len(piece.left) == len(piece.right) == 1 and not by_default and alone > height:
                 are_rows = abs(piece.left[0].centre - piece.right[0].centre) < _LEVEL * height
         elif before is not None and i > last_of_both and _is_footnote(piece, bottoms[i - 1], height):
@@ -248,6 +250,15 @@ def _columns_and_rows(boxes: list[Box], x: float, height: float) -> list[_Band]:
         # A letterhead's lines stand on both sides, and come before both columns.
         before = None if alone > 1.5 * height and i == 0 else are_rows
     return joined
+
+
+def _goes_on(piece: _Band, left: list[Box], right: list[Box], height: float) -> bool:
+    """Whether lines on both sides begin where their column does, one or more as wide as lines of it: no table's do."""
+    for lines, column in ((piece.left, left), (piece.right, right)):
+        start, width = median(box.x0 for box in column), median(box.width for box in column)
+        if any(abs(box.x0 - start) > height for box in lines) or max(box.width for box in lines) < 0.8 * width:
+            return False
+    return True
 
 
 def _is_footnote(piece: _Band, above: float, height: float) -> bool:

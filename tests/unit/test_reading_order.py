@@ -138,6 +138,19 @@ def test_table_below_columns_stays_a_table() -> None:
     assert text_in_reading_order(ARTICLE[:-1] + TABLE) == ARTICLE_TEXT.removesuffix("Page 1") + TABLE_TEXT
 
 
+def test_headings_that_stand_level_at_the_end_of_two_columns_are_no_table() -> None:
+    """Each with the beginning of its text, as where a page ends."""
+    above = [*column("a", 50, 80, 300, 8), *column("b", 380, 80, 300, 8)]
+    below = [
+        line("Wooden department", 50, 270, 160, 17), *column("c", 50, 296, 300, 2),
+        line("Timetable of", 380, 270, 130, 17), *column("d", 380, 296, 300, 2),
+    ]  # fmt: skip
+    text = text_in_reading_order(above + below)
+    order = [text.lower().index(word) for word in ("a0", "wooden", "c0 c1", "b0", "timetable", "d0 d1")]
+    assert order == sorted(order) and "|" not in text, text
+    assert text_in_reading_order(above + TABLE).endswith(TABLE_TEXT)
+
+
 def test_header_of_two_words_stays_one_row_above_columns() -> None:
     header = [line("Review", 50, 20, 60), line("1913", 640, 20, 40)]
     assert text_in_reading_order(header + ARTICLE[1:-1]).startswith("Review   1913\n\nA0 a1")
