@@ -21,7 +21,7 @@ POINTS = {
     "read": {
         "delivered": ("workers.reader", "Reader.read", "before"),
         "claimed": ("workers.writer", "claim_pages", "after"),
-        "reading": ("workers.reader", "Reader._wait", "before"),
+        "reading": ("workers.reader", "Reader._ended", "before"),
         "answered": ("workers.writer", "complete_pages", "before"),
         "committed": ("workers.writer", "complete_pages", "after"),  # and not acknowledged
     },

@@ -7,11 +7,14 @@ left to `make chaos`, and so is a flushed broker: a killed one has lost its mess
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from operator import attrgetter
 
 import pytest
 
+from tests.chaos.points import POINTS
 from tests.chaos.world import ROOT
 
 COMMAND = [sys.executable, "-m", "tests.chaos", "--seeds", "1", "--network", "loopback"]
@@ -27,3 +30,10 @@ def test_a_fault_loses_nothing(label: str, database: str) -> None:
         trial.terminate()  # it cleans up
         trial.wait()
     assert trial.returncode == 0, output
+
+
+def test_what_is_killed_at_is_there() -> None:
+    """A function that was given another name would be no point any more, and `make chaos` is not run on each change."""
+    for points in POINTS.values():
+        for module, name, _ in points.values():
+            assert callable(attrgetter(name)(importlib.import_module(module)))
