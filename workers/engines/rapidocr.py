@@ -46,7 +46,7 @@ _PARAMETERS: dict[str, Any] = {
     "Global.log_level": "critical",
 }
 # Part of the fingerprint: raise it when the same lines would give other text (reading order, turning).
-_LAYOUT_VERSION = 24
+_LAYOUT_VERSION = 25
 _A_SCRIPT = "a script or hand that"
 # Of 81 public pages, 9 of the 10 that were read worst stand below it.
 _SOUND_CONFIDENCE = 0.98
