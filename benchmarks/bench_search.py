@@ -1,11 +1,13 @@
 """How long a search takes among a million pages, on SQLite and on PostgreSQL, for rare words and common ones alike.
 
     python -m benchmarks.bench_search [--pages 1000000] [--databases sqlite postgresql] [--rounds 15] [--keep FOLDER]
+        [--url URL]
 
 The archive is made in a temporary folder by the program's own migrations and its own terms, in bulk: pages of 60 to 200
 words of a vocabulary of 200,000 with Zipf's frequencies (the commonest word is in nearly every page), and one page of
 eight in Chinese, of 20,000 words of one to three characters; ten pages a document, a hundred documents a folder, ten
-batches. `--keep` makes SQLite's in a folder that stays, and uses one that is there again.
+batches. `--keep` makes SQLite's in a folder that stays, and uses one that is there again; `--url` asks a PostgreSQL
+server that has the archive.
 
 A search is `pipeline.query.search.find`: query, ranking, count, text and snippets of the best 20, on one connection
 that is open. Each kind of query is asked with `--rounds` different words, each once; so p50 and p95 are those of words
@@ -255,7 +257,9 @@ def bench_sqlite(home: Path, count: int, rounds: int) -> dict[str, Any]:
     return {"built": built, "kinds": measure(open_to_look(load_settings(home=home)), rounds)}
 
 
-def bench_postgresql(count: int, rounds: int) -> dict[str, Any]:
+def bench_postgresql(count: int, rounds: int, url: str | None) -> dict[str, Any]:
+    if url is not None:
+        return {"built": {}, "kinds": measure(open_to_look(load_settings(database_url=url)), rounds)}
     with PostgresServer(shared_buffers="1GB", max_wal_size="8GB", **FAST) as server:
         url = server.url()
         built = make_postgresql(url, count)
@@ -269,13 +273,14 @@ def main() -> None:
     parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--keep", type=Path, help="SQLite's folder, which stays, and is used where it is there")
+    parser.add_argument("--url", help="PostgreSQL's, where the archive is already")
     given = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory(prefix="pagepack-bench-") as work:
         if "sqlite" in given.databases:
             found["sqlite"] = bench_sqlite(given.keep or Path(work), given.pages, given.rounds)
     if "postgresql" in given.databases:
-        found["postgresql"] = bench_postgresql(given.pages, given.rounds)
+        found["postgresql"] = bench_postgresql(given.pages, given.rounds, given.url)
     worst = max(kind["p95_ms"] for one in found.values() for kind in one["kinds"].values())
     print(json.dumps({"worst_p95_ms": worst, "pages": given.pages, "load": os.getloadavg()[0], **found}))
 
