@@ -209,6 +209,20 @@ def test_a_phrase_of_common_words_is_looked_for_among_the_latest_until_there_are
     assert found(archive, "年度报告 OR tides") == ["a12"] and found(archive, '"gull gull gull"') == []
 
 
+@pytest.mark.only("postgresql")
+def test_files_of_a_folder_are_looked_up_where_they_are_few(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive.file("/in/letters/a.pdf", ["tide"])
+    archive.file("/in/letters/1913/b.pdf", ["tide", "tide"])
+    archive.file("/in/newsletters/c.pdf", ["tide"])
+    for most, are_looked_up in ((5_000, True), (2, True), (1, False)):
+        monkeypatch.setattr(search_hits, "_FILES", most)
+        with archive.db.looking() as look:
+            test, values = search_hits.Among(folder="letters").conditions(look, "f.rowid")
+        assert ("strpos" not in test and len(values["files"]) == 2) if are_looked_up else "strpos" in test
+        assert sorted(found(archive, "tide", folder="letters")) == ["letters/1913/b1", "letters/1913/b2", "letters/a1"]
+    assert found(archive, "tide", folder="nowhere/at/all") == []
+
+
 def emptied(archive: Archive) -> Iterator[int]:
     archive.execute("DELETE FROM page_search")
     begin_reindex(archive.db)
