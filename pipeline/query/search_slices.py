@@ -26,10 +26,9 @@ def rows_of(look: Look, statement: str, values: Mapping[str, Any], most: int, en
 
     `values["match"]` is a tsquery.
     """
-    if "<" in values["match"]:  # words that follow each other
-        holding = _estimate(look, statement, values)
-        if holding > _MANY:
-            return _in_slices(look, statement, values, most, enough, holding)
+    follow_each_other = "<" in values["match"]  # words; as no letter is
+    if follow_each_other and _estimate(look, statement, values) > _MANY:
+        return _in_slices(look, statement, values, most, enough)
     found = list(look.rows(f"{statement} LIMIT :limit", **values, limit=most + 1))
     return found[:most], len(found) > most
 
@@ -40,10 +39,9 @@ def _estimate(look: Look, statement: str, values: Mapping[str, Any]) -> int:
     return int(plan["Plan"]["Plan Rows"])
 
 
-def _in_slices(
-    look: Look, statement: str, values: Mapping[str, Any], most: int, enough: int, holding: int
-) -> tuple[list[Any], bool]:
+def _in_slices(look: Look, statement: str, values: Mapping[str, Any], most: int, enough: int) -> tuple[list[Any], bool]:
     beyond = int(look.value("SELECT coalesce(max(rowid), 0) + 1 FROM page_search"))
+    holding = _estimate(look, _HOLDING_THEM, {"match": values["match"]})  # in whatever folder or batch
     width = max(_SLICE, _HOLDING * beyond // holding)
     found: list[Any] = []
     while beyond > 0 and len(found) < max(enough, 1):
@@ -60,3 +58,4 @@ def _in_slices(
 _SLICED = "".join(
     f" AND {column} >= :first_of_slice AND {column} < :beyond_slice" for column in ("f.rowid", "c.answer_id")
 )
+_HOLDING_THEM = "SELECT 1 FROM page_search f WHERE f.terms @@ CAST(:match AS tsquery)"
