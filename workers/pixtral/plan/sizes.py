@@ -138,22 +138,7 @@ def _size(
     if on_gpu:  # Results of splits of 1,024 keys (`cuda/kernels.py`), with narrow block tables and with wide ones.
         splits = sum(-(-tokens // 1024) for tokens in {LONGEST_TOKENS, longest})
         room += most * config.n_heads * splits * (config.head_dim + 1) * 4
-    cache = granted - weights - room
-    num_blocks = cache // (per_token * BLOCK_SIZE)
-    num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS)) if on_gpu else most
-    if num_sequences >= 16:
-        num_sequences -= num_sequences % 8
-    num_blocks = min(num_blocks, num_sequences * -(-LONGEST_TOKENS // BLOCK_SIZE))
-    text = (
-        f"{granted / 1e9:.1f} GB granted - {weights / 1e9:.1f} GB weights - {room / 1e9:.1f} GB for a step = "
-        f"{cache / 1e9:.1f} GB: {num_blocks} blocks of {BLOCK_SIZE} tokens at {per_token:,} bytes, "
-        f"{num_sequences} sequences at once"
-    )
-    if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
-        raise UsageError(
-            f"too little memory for one page ({text}); free some, or take a smaller checkpoint, or "
-            "narrower weights: --quantize int8 or int4"
-        )
+    num_blocks, num_sequences, text = _cache(granted, weights, room, "a step", per_token, most, fills=on_gpu)
     if longest < TILED_TOKENS:
         text += f"; larger pages are shrunk to {num_blocks * BLOCK_SIZE - TEXT_TOKENS:,} tokens of images"
     return Sizes(
@@ -172,6 +157,32 @@ def _size(
     )
 
 
+def _cache(
+    granted: int, weights: int, room: int, what: str, per_token: int, most: int, *, fills: bool
+) -> tuple[int, int, str]:
+    """Blocks beside weights and the `room` of `what`, sequences, and the sum in words.
+
+    `fills`: as many sequences as usual prompts find room, `most` at most; else `most`, as on a CPU.
+    """
+    cache = granted - weights - room
+    num_blocks = max(0, cache // (per_token * BLOCK_SIZE))
+    num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS)) if fills else most
+    if num_sequences >= 16:
+        num_sequences -= num_sequences % 8
+    num_blocks = min(num_blocks, num_sequences * -(-LONGEST_TOKENS // BLOCK_SIZE))
+    text = (
+        f"{granted / 1e9:.1f} GB granted - {weights / 1e9:.1f} GB weights - {room / 1e9:.1f} GB for {what} = "
+        f"{cache / 1e9:.1f} GB: {num_blocks} blocks of {BLOCK_SIZE} tokens at {per_token:,} bytes, "
+        f"{num_sequences} sequences at once"
+    )
+    if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
+        raise UsageError(
+            f"too little memory for one page ({text}); free some, or take a smaller checkpoint, or "
+            "narrower weights: --quantize int8 or int4"
+        )
+    return num_blocks, num_sequences, text
+
+
 def sized_by_step(fit: Sizes, most: int, per_token: int, granted: int, weights: int, step: int) -> Sizes:
     """`fit` with the blocks that are left beside a step of `step` bytes, measured with `most` sequences.
 
@@ -180,19 +191,9 @@ def sized_by_step(fit: Sizes, most: int, per_token: int, granted: int, weights: 
     Raises:
         UsageError: not even one full page would fit; the message has the sum.
     """
-    cache = granted - weights - step
-    num_blocks = max(0, cache // (per_token * BLOCK_SIZE))
-    num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS))
-    if num_sequences >= 16:
-        num_sequences -= num_sequences % 8
-    num_blocks = min(num_blocks, num_sequences * -(-LONGEST_TOKENS // BLOCK_SIZE))
-    text = (
-        f"{granted / 1e9:.1f} GB granted - {weights / 1e9:.1f} GB weights - {step / 1e9:.1f} GB for the worst step, "
-        f"measured = {cache / 1e9:.1f} GB: {num_blocks} blocks of {BLOCK_SIZE} tokens at {per_token:,} bytes, "
-        f"{num_sequences} sequences at once"
+    num_blocks, num_sequences, text = _cache(
+        granted, weights, step, "the worst step, measured", per_token, most, fills=True
     )
-    if num_blocks * BLOCK_SIZE < LONGEST_TOKENS:
-        raise UsageError(f"too little memory for one page ({text}); free some, or take a smaller checkpoint")
     tile_tokens = min(fit.limits.tile_tokens, num_blocks * BLOCK_SIZE - LONGEST_TOKENS)
     limits = replace(fit.limits, max_sequences=num_sequences, tile_tokens=tile_tokens)
     return replace(fit, limits=limits, num_blocks=num_blocks, arithmetic=text)
