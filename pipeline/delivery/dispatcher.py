@@ -295,8 +295,11 @@ class Dispatcher:
         level = enqueued_pages(self._db) if len(batches) > 1 else {}
         out = {batch.id: level.get(batch.id, 0) for batch in batches}
         pace, sent = self._paces[queue], 0
-        # Elsewhere a reader takes as many messages ahead as it has room for pages; an older one does not know several.
-        may_name_several = app.conf.worker_disable_prefetch and all(one.version == __version__ for one in readers)
+        # Elsewhere a reader takes as many messages ahead as it has room for pages; an older one does not know several;
+        # one with a budget reads the pages of a message one after the other, and would hold fewer than it may.
+        may_name_several = app.conf.worker_disable_prefetch and all(
+            one.version == __version__ and one.engine != "endpoint" for one in readers
+        )
         for batch_id, share in share_out(room, out).items():
             if share == 0:
                 continue
