@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pymupdf as _pymupdf
@@ -25,22 +27,29 @@ _KNOWN = (*_FAX, *_JPX, *_OTHERS, "FlateDecode", "Fl", "LZWDecode", "LZW", "RunL
 _PLAIN = ("ASCIIHexDecode", "AHx", "ASCII85Decode", "A85", "Crypt", "BrotliDecode")
 _LEAST = 0.02  # of an image that is worth showing
 _TRIED = (-1, 0, 4)  # of fax: group 4, group 3 in one and in two dimensions
+_HIDDEN = "the page's image is hidden throughout, which cannot be meant: it is drawn as if it were not"
 _PRINT = 60  # of 255: the contrast of print
 _ERRORS = (mupdf.FzErrorBase, RuntimeError, ValueError)
 
 
-def mend_cut_images(page: Any, max_pixels: int) -> list[str]:
-    """Mend the images of a page, a dictionary, that can be mended; what was done, in words."""
+def mend_cut_images(page: Any, known: dict[int, str], max_pixels: int) -> list[str]:
+    """Mend the images of a page, a dictionary, that can be mended; what was done, in words.
+
+    `known` is that of `mend_images`: another page that shows the image says so, too, for MuPDF complains no more.
+    """
     notes: list[str] = []
     for image in images_of(page):
         width, height = size_of(image)
         if not 0 < width * height <= max_pixels:
             continue
         try:
-            notes += _without_cut_mask(image, max_pixels)
-            notes += _mended(image)
+            done = [*_without_cut_mask(image, max_pixels), *_mended(image)]
         except _ERRORS:  # the page stays as it is, with what MuPDF said of it
             continue
+        if done:
+            number = mupdf.pdf_to_num(image)
+            known[number] = "\n".join(filter(None, (known.get(number), *done)))
+            notes.append(known[number])
     if notes:
         pymupdf.TOOLS.store_shrink(100)
     return list(dict.fromkeys(notes))
@@ -75,27 +84,37 @@ def _mended(image: Any) -> list[str]:
     return [f"an image of the page ends early: {share} of the picture is missing, and is drawn white"]
 
 
-def show_hidden(page: Any, document: Any, max_pixels: int) -> list[str]:
-    """Show the one image of a page that came out white, where a mask or a table of shades hides all that is in it."""
+@contextmanager
+def without_what_hides(page: Any, document: Any, max_pixels: int) -> Iterator[list[str]]:
+    """Show the one image of a page that came out white, where a mask or a table of shades hides all that is in it.
+
+    In the block alone: on another page the image may rightly be hidden.
+    """
     images = list(images_of(page))
-    if len(images) != 1 or not 0 < math.prod(size_of(images[0])) <= max_pixels:
-        return []
-    hides = {name: mupdf.pdf_dict_gets(images[0], name) for name in ("SMask", "Mask", "Decode")}
-    hides = {name: value for name, value in hides.items() if not mupdf.pdf_is_null(value)}
+    hides: dict[str, Any] = {}
+    if len(images) == 1 and 0 < math.prod(size_of(images[0])) <= max_pixels:
+        hides = {name: mupdf.pdf_dict_gets(images[0], name) for name in ("SMask", "Mask", "Decode")}
+        hides = {name: value for name, value in hides.items() if not mupdf.pdf_is_null(value)}
     if not hides:
-        return []
+        yield []
+        return
     for name in hides:
         mupdf.pdf_dict_dels(images[0], name)
     pymupdf.TOOLS.store_shrink(100)  # where MuPDF keeps what it decoded before
     try:
-        shades = pymupdf.Pixmap(pymupdf.csGRAY, pymupdf.Pixmap(document, mupdf.pdf_to_num(images[0]))).samples
-        if max(shades) - min(shades) >= _PRINT:
-            return ["the page's image is hidden throughout, which cannot be meant: it is drawn as if it were not"]
+        yield [_HIDDEN] if _has_print(document, images[0]) else []
+    finally:
+        for name, value in hides.items():
+            mupdf.pdf_dict_puts(images[0], name, value)
+        pymupdf.TOOLS.store_shrink(100)
+
+
+def _has_print(document: Any, image: Any) -> bool:
+    try:
+        shades = pymupdf.Pixmap(pymupdf.csGRAY, pymupdf.Pixmap(document, mupdf.pdf_to_num(image))).samples
     except _ERRORS:
-        pass
-    for name, value in hides.items():
-        mupdf.pdf_dict_puts(images[0], name, value)
-    return []
+        return False
+    return bool(max(shades) - min(shades) >= _PRINT)
 
 
 def _without_cut_mask(image: Any, max_pixels: int) -> list[str]:

@@ -15,7 +15,7 @@ from pipeline.documents.layer_lines import CONTRADICTED
 from pipeline.documents.page_strokes import page_strokes
 from pipeline.documents.page_tree import mend_page_tree
 from pipeline.documents.pdf_beside import beside_document, beside_page
-from pipeline.documents.pdf_cut_images import SPEAKS_OF_IMAGES, mend_cut_images, show_hidden
+from pipeline.documents.pdf_cut_images import SPEAKS_OF_IMAGES, mend_cut_images, without_what_hides
 from pipeline.documents.pdf_encryption import unlock
 from pipeline.documents.pdf_images import mend_images
 from pipeline.documents.pdf_size import choose_page_size, draw
@@ -111,7 +111,7 @@ class PdfPages:
             complaints = clean(pymupdf.TOOLS.mupdf_warnings())
             most = self._limits.max_image_pixels
             may_mend = not of_images and SPEAKS_OF_IMAGES.search(complaints)
-            if may_mend and (mended := mend_cut_images(entry, most)):
+            if may_mend and (mended := mend_cut_images(entry, self._images, most)):
                 return self._draw(page_index, mended)
             pixels: memoryview = pixmap.samples_mv  # no copy; it lives as long as its pixmap
             assert len(pixels) == pixmap.width * pixmap.height * 3, "rows without gaps"
@@ -129,8 +129,10 @@ class PdfPages:
             if colour is not None and layer is not None and not is_white(colour):
                 notes.append("the page came out as one colour, though it has a text of its own")
             elif colour is not None and layer is None:
-                if not of_images and lines.pictures and (seen := show_hidden(entry, self._document, most)):
-                    return self._draw(page_index, seen)
+                if not of_images and lines.pictures:
+                    with without_what_hides(entry, self._document, most) as seen:
+                        if seen:
+                            return self._draw(page_index, seen)
                 said = "\n".join([*of_images, complaints]).strip()
                 notes += _judge_empty(page, colour, said, has_text=bool(text.strip()))
         except PageFailed:
@@ -143,7 +145,7 @@ class PdfPages:
             pixmap.height,
             pixels,
             layer,
-            "\n".join([*notes, complaints])[:MAX_WARNING_CHARACTERS].strip(),
+            "\n".join([*dict.fromkeys(notes), complaints])[:MAX_WARNING_CHARACTERS].strip(),
             pixmap,
             *sides_pt,
             lines.sent(chosen.size.scale) if layer else None,

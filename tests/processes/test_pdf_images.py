@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pymupdf
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -199,6 +200,26 @@ def _one_shade(path: Path) -> Path:
 def test_an_image_that_its_mask_hides_is_shown(tmp_path: Path, draw: Callable[[Path], Path], says: str) -> None:
     page = drawn(draw(tmp_path / "a.pdf"))
     assert shows_the_page(page) and says in page.warnings
+
+
+def test_what_one_page_mends_or_shows_is_on_another_as_it_is_alone(tmp_path: Path) -> None:
+    with pymupdf.open(_hidden(tmp_path / "hidden.pdf")) as document:
+        page = document.new_page(width=400, height=300)
+        page.insert_text((40, 60), "words below an image that is hidden")
+        page.insert_image(page.rect, xref=document[0].get_images()[0][0])
+        document.save(tmp_path / "two.pdf")
+    pages = open_document(str(tmp_path / "two.pdf"), "pdf", LIMITS)
+    assert "hidden throughout" in pages.draw(0).warnings
+    after, alone = pages.draw(1), open_document(str(tmp_path / "two.pdf"), "pdf", LIMITS).draw(1)
+    assert np.array_equal(shades(after), shades(alone)) and after.warnings == alone.warnings
+
+    with pymupdf.open(
+        image_page(tmp_path / "cut.pdf", zlib.compress(PAGE.tobytes()[:60_000]), GREY + FLATE)
+    ) as document:
+        document.new_page(width=400, height=300).insert_image((0, 0, 400, 300), xref=document[0].get_images()[0][0])
+        document.save(tmp_path / "both.pdf")
+    pages = open_document(str(tmp_path / "both.pdf"), "pdf", LIMITS)
+    assert [loses(pages.draw(index)) for index in (0, 1, 0)] == [True] * 3
 
 
 def test_blank_paper_under_a_mask_stays_blank(tmp_path: Path) -> None:

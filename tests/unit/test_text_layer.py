@@ -254,6 +254,11 @@ def test_thousands_of_lines_and_pictures_take_no_time_that_their_product_would(t
 
 TURKISH = """Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar. Akıl ve vicdana sahiptirler ve
 birbirlerine karşı kardeşlik zihniyeti ile hareket etmelidirler."""
+WELSH = """Genir pawb yn rhydd ac yn gydradd â'i gilydd mewn urddas a hawliau. Fe'u cynysgaeddir â rheswm a
+chydwybod, a dylai pawb ymddwyn y naill at y llall mewn ysbryd cymodlon."""
+MANY_WORDS = (
+    "\n".join(LINES[:3]) + " Nobody remembers which keeper wrote these lines, though every visitor reads them aloud."
+)
 SWAHILI = """Watu wote wamezaliwa huru, hadhi na haki zao ni sawa. Wote wamejaliwa akili na dhamiri, hivyo yapasa
 watendeane kindugu."""
 
@@ -268,8 +273,10 @@ watendeane kindugu."""
         ("".join(chr(ord(c) - 29) if c.isalpha() and c.isascii() else c for c in "\n".join(LINES)), True),
         ("\uf041\uf042 " * 30, True),
         ("\ufffd " * 30, True),
-        (codecs.encode("\n".join(LINES), "rot13"), True),
-        ("".join(chr(ord(c) + 1) if c.isalpha() and c.isascii() else c for c in "\n".join(LINES)), True),
+        (codecs.encode(MANY_WORDS, "rot13"), True),
+        ("".join(chr(ord(c) + 1) if c.isalpha() and c.isascii() else c for c in MANY_WORDS), True),
+        (MANY_WORDS, False),
+        (WELSH, False),
         (TURKISH, False),
         (SWAHILI, False),
         ("bcd fgh " * 40, True),
