@@ -22,7 +22,7 @@ from statistics import median
 from PIL import Image
 
 from benchmarks.quality.blank import LEFT_BY_SCANNING, TO_READ, blank_sheet, nearly_blank_sheet
-from pipeline.documents.blank_page import is_blank
+from pipeline.documents.pages.blank import is_blank
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.settings import load_settings

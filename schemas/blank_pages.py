@@ -6,4 +6,4 @@ ENGINE = "blank"
 FINISH_REASON = "blank"
 
 MODEL = "blank/1"
-"""Raise its number where the pictures of other pages would be blank (`pipeline/documents/blank_page.py`)."""
+"""Raise its number where the pictures of other pages would be blank (`pipeline/documents/pages/blank.py`)."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.documents.raster import raster_of
+from pipeline.documents.pages.raster import raster_of
 from pipeline.errors import PagepackError
 from pipeline.settings import Settings
 from workers.choose import choose_engine

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pipeline.documents.files import FLOWING, display, open_regular
-from pipeline.documents.raster import drawn_for
+from pipeline.documents.pages.raster import drawn_for
 from pipeline.documents.render_process import Child, ChildGone, RasterizedPage
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.settings import Settings
@@ -56,8 +56,8 @@ class Rasterizer:
     ) -> OpenDocument:
         """Open a document; use it in a `with`, one at a time.
 
-        `detail` is as `page_size` and `raster` say, else as the settings have it, for their model. Where `file` is
-        given, it is read instead of the path, and closed in the end; `name` is for messages.
+        `detail` is as `pages/size.py` and `pages/raster.py` say, else as the settings have it, for their model. Where
+        `file` is given, it is read instead of the path, and closed in the end; `name` is for messages.
 
         Raises:
             DocumentRejected: `encrypted`, `damaged`, `empty`, `too-large`, `timeout`, `memory`, `crash`, or what

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.documents.drawn import Limits, Opened
 from pipeline.documents.files import FLOWING, OLD_OFFICE
-from pipeline.documents.raster import parted
+from pipeline.documents.images.frames import ImageFrames
+from pipeline.documents.images.tiff import TiffPages
+from pipeline.documents.pages.drawn import Limits, Opened
+from pipeline.documents.pages.raster import parted
+from pipeline.documents.pdf.pdfium import PdfByEither
 from pipeline.documents.render_flowing import FlowingPages
-from pipeline.documents.render_images import ImageFrames
-from pipeline.documents.render_pdfium import PdfByEither
-from pipeline.documents.render_tiff import TiffPages
 from pipeline.errors import DocumentRejected
 
 
 def open_document(path: str, kind: str, limits: Limits, detail: str = "auto") -> Opened:
-    """Open a file as the kind that its first bytes announced; `detail` as `page_size` and `raster` say.
+    """Open a file as the kind that its first bytes announced; `detail` as `pages/size.py` and `pages/raster.py` say.
 
     Raises:
         DocumentRejected: `encrypted`, `damaged`, `empty` (no pages), `too-large` or `memory`.

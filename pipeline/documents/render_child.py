@@ -87,9 +87,9 @@ def main() -> None:
         signal.SIGTERM,
     ):  # Ctrl-C and shutdowns reach the whole group: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
-    from pipeline.documents.drawn import Limits, Opened, clean
+    from pipeline.documents.pages.drawn import Limits, Opened, clean
+    from pipeline.documents.pdf.mupdf import pymupdf
     from pipeline.documents.render import open_document
-    from pipeline.documents.render_pdf import pymupdf
 
     sys.stderr = os.fdopen(os.dup(2), "w")  # for our own faults
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print what they dislike
@@ -119,7 +119,7 @@ def main() -> None:
                 connection.sendall(pack({"is": "rejected", "cause": error.cause, "text": str(error)}))
             continue
         if message["op"] == "attachments":
-            from pipeline.documents.pdf_attachments import attached_files
+            from pipeline.documents.pdf.attachments import attached_files
 
             for name, content, fault in attached_files(f"/dev/fd/{descriptors[0]}", limits.max_pages):
                 allow_cpu(seconds)

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.documents.code_of_html import as_utf8
-from pipeline.documents.drawn import Drawn, Limits, clean, translated
-from pipeline.documents.render_pdf import PDF_ERRORS, PdfPages, mupdf, pymupdf
-from pipeline.documents.text_lines import FLAGS, text_lines
+from pipeline.documents.pages.drawn import Drawn, Limits, clean, translated
+from pipeline.documents.pdf.mupdf import PDF_ERRORS, PdfPages, mupdf, pymupdf
+from pipeline.documents.text_layer.text_lines import FLAGS, text_lines
 from pipeline.errors import DocumentRejected, PageFailed
 
 _FONT_PT = 11

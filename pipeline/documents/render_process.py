@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from pipeline.blobs import png
-from pipeline.documents.blank_page import is_blank
-from pipeline.documents.layer_lines import LayerLine
-from pipeline.documents.raster import MOST_CELL_PX
+from pipeline.documents.pages.blank import is_blank
+from pipeline.documents.pages.raster import MOST_CELL_PX
 from pipeline.documents.render_child import SLOTS, length, pack
-from pipeline.documents.text_layer import judge
+from pipeline.documents.text_layer.judge import judge
+from pipeline.documents.text_layer.layer_lines import LayerLine
 from pipeline.environment import without_credentials
 from pipeline.errors import Unavailable
 from pipeline.layout.lines import BOX_HEIGHT

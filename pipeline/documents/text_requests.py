@@ -15,8 +15,8 @@ import base64
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.documents.drawn import Limits, translated
-from pipeline.documents.text_over import PdfWithText, PicturesWithText, open_with_text
+from pipeline.documents.pages.drawn import Limits, translated
+from pipeline.documents.pdf.text_over import PdfWithText, PicturesWithText, open_with_text
 from pipeline.errors import DocumentRejected, PageFailed
 
 _CONTENT_BYTES = 1 << 20  # a message

@@ -20,7 +20,7 @@ from pipeline.database.home import HomeLock
 from pipeline.database.open import open_database
 from pipeline.documents.discover import absolute, discover
 from pipeline.documents.files import display
-from pipeline.documents.raster import drawn_for
+from pipeline.documents.pages.raster import drawn_for
 from pipeline.errors import DocumentRejected, NothingToDo, PagepackError, StorageGone, UsageError, redacted
 from pipeline.ingest.register import register, register_all
 from pipeline.ingest.selection import ALL_FILES, Seen, Selection

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.documents.raster import read_raster
+from pipeline.documents.pages.raster import read_raster
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.planning.ranges import Range
 

@@ -6,7 +6,7 @@ text    a token for 3.7 letters of Latin script, 1.6 of others, by what Tekken m
 
 from __future__ import annotations
 
-from pipeline.documents.page_tiles import SHRINKS_BY, num_tokens, plan_tiles
+from pipeline.documents.pages.tiles import SHRINKS_BY, num_tokens, plan_tiles
 from pipeline.planning.gpus import Shape
 from pipeline.planning.ranges import Range
 from schemas.prompts import Prompt

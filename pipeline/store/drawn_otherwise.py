@@ -20,7 +20,7 @@ def files_drawn_otherwise(db: Looking, batch_id: int) -> int:
 
 
 def files_drawn_for_another_model(db: Looking, batch_id: int) -> int:
-    """Of these, those that differ in the model: it stands behind the detail, as `documents/raster.py` keeps it."""
+    """Of these, those that differ in the model: it stands behind the detail, as `raster.py` there keeps it."""
     with db.looking() as look:
         drawn = look.rows(_DRAWN_OTHERWISE, batch=batch_id)
     return sum(count for one, wished, count in drawn if one.partition(" ")[2] != wished.partition(" ")[2])

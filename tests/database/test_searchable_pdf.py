@@ -16,7 +16,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.documents.glyphless import font_file
+from pipeline.documents.pdf.glyphless import font_file
 from pipeline.errors import UsageError
 from pipeline.export.export import ExportSummary, export
 from pipeline.settings import Settings

@@ -9,7 +9,7 @@ import pymupdf
 import pytest
 import sqlalchemy as sa
 
-from pipeline.documents.drawn import Limits
+from pipeline.documents.pages.drawn import Limits
 from pipeline.documents.render import open_document
 from pipeline.errors import PageFailed, Unavailable
 from pipeline.query.batch_status import find_batch

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.checkpoint import random_tensors, tiny_tokenizer, write_checkpoint
 from benchmarks.family import FAMILY, FP8, made_small
 from benchmarks.transformers_twin import twin_of
-from pipeline.documents.page_tiles import plan_tiles
+from pipeline.documents.pages.tiles import plan_tiles
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.engine.test_pixtral_parity import causal

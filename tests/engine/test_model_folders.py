@@ -125,7 +125,7 @@ def test_doctor_names_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_tables_of_checkpoints_and_cards_are_the_engines_own_sums() -> None:
     from benchmarks.family import FAMILY
-    from pipeline.documents.page_tiles import num_tokens
+    from pipeline.documents.pages.tiles import num_tokens
     from workers.pixtral.model.config import config_of
     from workers.pixtral.model.load import empty_model, weight_bytes
     from workers.pixtral.plan.sizes import size_engine

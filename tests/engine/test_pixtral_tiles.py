@@ -14,7 +14,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
-from pipeline.documents.page_tiles import plan_tiles
+from pipeline.documents.pages.tiles import plan_tiles
 from schemas.prompts import OCR, Prompt
 from tests import pixtral_reference as reference
 from workers.engines.pixtral import PixtralEngine

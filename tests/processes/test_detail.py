@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from pipeline.blobs.png import load
 from pipeline.documents.identify import identify
-from pipeline.documents.page_size import ENOUGH_PX, TARGET_PX
+from pipeline.documents.pages.size import ENOUGH_PX, TARGET_PX
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.settings import Settings

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.blobs.png import load
-from pipeline.documents.drawn import Limits
 from pipeline.documents.files import Kind, kind_of
 from pipeline.documents.identify import identify
+from pipeline.documents.pages.drawn import Limits
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render import open_document
 from pipeline.documents.render_process import RasterizedPage
-from pipeline.documents.text_layer import is_garbled
+from pipeline.documents.text_layer.judge import is_garbled
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.layout.own_text import own_text
 from pipeline.settings import Settings

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.documents.drawn import Drawn, Limits
-from pipeline.documents.image_formats import formats_of
+from pipeline.documents.images.formats import formats_of
+from pipeline.documents.pages.drawn import Drawn, Limits
 from pipeline.documents.render import open_document
 from pipeline.errors import DocumentRejected, PageFailed
 from tests import odd_images

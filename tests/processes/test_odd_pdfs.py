@@ -7,10 +7,10 @@ from pathlib import Path
 import pymupdf
 import pytest
 
-from pipeline.documents.drawn import Drawn, Limits
 from pipeline.documents.identify import identify
-from pipeline.documents.pdf_attachments import attached_files
-from pipeline.documents.pdf_beside import beside_document
+from pipeline.documents.pages.drawn import Drawn, Limits
+from pipeline.documents.pdf.attachments import attached_files
+from pipeline.documents.pdf.beside import beside_document
 from pipeline.documents.render import open_document
 from pipeline.errors import DocumentRejected, PageFailed
 from tests import odd_pdfs

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.documents.drawn import Drawn, Limits
+from pipeline.documents.pages.drawn import Drawn, Limits
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render import open_document
 from pipeline.documents.render_process import RasterizedPage

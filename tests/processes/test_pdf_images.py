@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.documents.drawn import Drawn, Limits
+from pipeline.documents.pages.drawn import Drawn, Limits
 from pipeline.documents.render import open_document
 from pipeline.errors import PageFailed
 from schemas.review import LOST_PARTS, WARNINGS

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from pipeline.blobs.png import load
-from pipeline.documents.drawn import clean
 from pipeline.documents.identify import identify
+from pipeline.documents.pages.drawn import clean
 from pipeline.documents.rasterize import PageFailure, Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.errors import DocumentRejected
@@ -165,7 +165,7 @@ def test_turning_away_early_does_not_spoil_the_next_document(rasterizer: Rasteri
 def test_exif_orientation_stands_the_picture_upright(
     rasterizer: Rasterizer, tmp_path: Path, orientation: int, suffix: str, size: tuple[int, int]
 ) -> None:
-    from pipeline.documents.dots import TURNS
+    from pipeline.documents.images.dots import TURNS
 
     undo = {
         Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,

@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.documents.drawn import Drawn, Limits
+from pipeline.documents.pages.drawn import Drawn, Limits
+from pipeline.documents.pdf.mupdf import PdfPages
 from pipeline.documents.render import open_document
-from pipeline.documents.render_pdf import PdfPages
 from pipeline.errors import DocumentRejected, PageFailed
 from tests import hostile, odd_pdfs
 from tests.odd_pdfs import BOX, KIDS, words

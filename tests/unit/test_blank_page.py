@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.quality.blank import LEFT_BY_SCANNING, TO_READ, blank_sheet, nearly_blank_sheet
 from pipeline.blobs.png import canonical
-from pipeline.documents.blank_page import is_blank
+from pipeline.documents.pages.blank import is_blank
 
 SEEDS = 1, 2
 

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.documents.drawn import Limits
-from pipeline.documents.layer_lines import LayerLine
-from pipeline.documents.render_pdf import PdfPages
+from pipeline.documents.pages.drawn import Limits
+from pipeline.documents.pdf.mupdf import PdfPages
 from pipeline.documents.render_process import found_on
+from pipeline.documents.text_layer.layer_lines import LayerLine
 from pipeline.layout.own_text import own_text
 from pipeline.layout.rulings import of_strokes
 from tests import hostile

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.documents.drawn import Limits
-from pipeline.documents.page_size import TARGET_PX, Size, choose_size, too_small
-from pipeline.documents.print_size import size_of_text
-from pipeline.documents.raster import drawn_for, parted
+from pipeline.documents.pages.drawn import Limits
+from pipeline.documents.pages.print_size import size_of_text
+from pipeline.documents.pages.raster import drawn_for, parted
+from pipeline.documents.pages.size import TARGET_PX, Size, choose_size, too_small
 from pipeline.documents.render_process import slot_bytes
 from pipeline.settings import Settings
 from schemas.review import LEGIBLE_PX

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.documents.page_tiles import MOST_TOKENS, OVERLAP_PX, num_tokens, plan_tiles
+from pipeline.documents.pages.tiles import MOST_TOKENS, OVERLAP_PX, num_tokens, plan_tiles
 from tests.conftest import examples
 
 PIXTRAL = {"side": 1024, "cell": 16}

@@ -10,7 +10,7 @@ import pymupdf
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.documents.print_size import look_at
+from pipeline.documents.pages.print_size import look_at
 from tests.odd_images import lines_of_text
 
 WORDS = "the harbour log says that fog came in at six and the ferry waited for the tide while gulls sat on the pier"

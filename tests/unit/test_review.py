@@ -32,7 +32,7 @@ _WITH_GAPS = {"frames is read": "frames{blank} is read", "frames, and a blank on
 
 def test_each_weighed_warning_is_one_that_the_renderer_says() -> None:
     (folder,) = pipeline.documents.__path__
-    said = " ".join(file.read_text() for file in Path(folder).glob("*.py"))
+    said = " ".join(file.read_text() for file in Path(folder).rglob("*.py"))
     weighed = {part for parts in WARNINGS.values() for part in parts} - _OF_MUPDF
     assert not [part for part in weighed if _WITH_GAPS.get(part, part) not in said]
     assert list(WARNINGS) == sorted(WARNINGS, reverse=True), "the gravest is looked for first"

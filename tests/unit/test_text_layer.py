@@ -12,11 +12,11 @@ import pymupdf
 import pytest
 from PIL import Image
 
-from pipeline.documents.drawn import Limits
-from pipeline.documents.layer_lines import LayerLine
-from pipeline.documents.render_pdf import PdfPages
-from pipeline.documents.text_layer import is_garbled, judge
-from pipeline.documents.text_lines import FLAGS, text_lines
+from pipeline.documents.pages.drawn import Limits
+from pipeline.documents.pdf.mupdf import PdfPages
+from pipeline.documents.text_layer.judge import is_garbled, judge
+from pipeline.documents.text_layer.layer_lines import LayerLine
+from pipeline.documents.text_layer.text_lines import FLAGS, text_lines
 from pipeline.layout.own_text import whole_words
 from schemas.text_layers import SENTENCES, Verdict
 from tests import hostile

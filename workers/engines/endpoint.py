@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.documents.page_tiles import Tiling
+    from pipeline.documents.pages.tiles import Tiling
     from pipeline.endpoints.chat import Completion
     from workers.engines.endpoint_jobs import Book, Jobs
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from pipeline.documents.page_tiles import Tiling
+    from pipeline.documents.pages.tiles import Tiling
 
 Format = Literal["png", "jpeg"]
 _JPEG_QUALITY = 90
@@ -32,7 +32,7 @@ def images_of(
     from PIL import Image
 
     if is_tiled and max_side_px is not None:
-        from pipeline.documents.page_tiles import SHRINKS_BY, plan_tiles
+        from pipeline.documents.pages.tiles import SHRINKS_BY, plan_tiles
         from workers.pixtral.text.tile_images import cut
 
         height, width = pixels.shape[:2]

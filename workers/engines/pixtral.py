@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pipeline.documents.page_tiles import Tiling
+    from pipeline.documents.pages.tiles import Tiling
     from workers.pixtral.plan.sequence import Image
     from workers.pixtral.text.generation import Generation
 
@@ -140,7 +140,7 @@ class PixtralEngine(Engine):
 
         None where it is one image as it is; with `smaller` where it is too small for tiles of half the size.
         """
-        from pipeline.documents import page_tiles
+        from pipeline.documents.pages import tiles as page_tiles
         from workers.pixtral.plan import sizes
 
         processor, pool = self._built.processor, self._built.engine.scheduler.pool

@@ -60,7 +60,7 @@ def pages_of(paths: Sequence[Path], count: int, settings: Settings) -> list[Page
     """
     from pipeline.blobs.png import load
     from pipeline.documents.identify import identify
-    from pipeline.documents.raster import drawn_for
+    from pipeline.documents.pages.raster import drawn_for
     from pipeline.documents.rasterize import Rasterizer
     from pipeline.documents.render_process import RasterizedPage
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.documents.page_tiles import MOST_TOKENS
+from pipeline.documents.pages.tiles import MOST_TOKENS
 from pipeline.errors import UsageError
 from workers.pixtral.plan.scheduler import Limits
 

@@ -6,7 +6,7 @@ and is normalised on the device by the same three roundings; the tokens and, bit
 mistral-common's (held by `test_pixtral_processor.py`). White fills up a page that was drawn for another model. An image
 of a conversation that does need its resize takes mistral-common's own path.
 
-A page larger than the model's largest image is several images in one message, as `pipeline/documents/page_tiles.py`
+A page larger than the model's largest image is several images in one message, as `pipeline/documents/pages/tiles.py`
 cuts it: the whole page, its tiles, then the text, which says first what they are. That stands after the images, not
 between them: the model knows images before text, and all prompts of the page share them as one prefix.
 """
@@ -30,7 +30,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from pipeline.documents.page_tiles import Tiling, num_tokens
+from pipeline.documents.pages.tiles import Tiling, num_tokens
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.fingerprint import lacks

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from pipeline.documents.page_tiles import Tiling, scale_within
+from pipeline.documents.pages.tiles import Tiling, scale_within
 
 ABOUT_TILES = (
     "Image 1 shows a whole page. Images 2 to {last} show parts of the same page, enlarged: {rows} rows of {columns}, "

@@ -15,8 +15,8 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.cut_jp2 import made_whole
-from pipeline.documents.pdf_images import components_of, filters_of, images_of, size_of
+from pipeline.documents.images.cut_jp2 import made_whole
+from pipeline.documents.pdf.images import components_of, filters_of, images_of, size_of
 
 pymupdf: Any = _pymupdf
 mupdf: Any = _pymupdf.mupdf

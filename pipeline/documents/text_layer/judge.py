@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw
 
-from pipeline.documents.layer_lines import MAX_LINES, LayerLine
-from pipeline.documents.letter_shares import is_of_no_language
+from pipeline.documents.text_layer.layer_lines import MAX_LINES, LayerLine
+from pipeline.documents.text_layer.letter_shares import is_of_no_language
 from schemas.text_layers import Verdict
 
 _LOOKED_AT_PX = 1_024  # a picture is at least halved, and to this: print stays print, and costs a quarter

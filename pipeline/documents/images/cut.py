@@ -20,9 +20,9 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFile, PngImagePlugin
 
-from pipeline.documents.cut_jp2 import made_whole
-from pipeline.documents.cut_webp import decode_cut_webp
-from pipeline.documents.flatten import WHITE
+from pipeline.documents.images.cut_jp2 import made_whole
+from pipeline.documents.images.cut_webp import decode_cut_webp
+from pipeline.documents.images.flatten import WHITE
 
 _JPEG_BLOCK_PX = 16  # rows that a JPEG decodes at once, at most
 _MADE_UP, _LEAST_MADE_UP = range(127, 130), 0.01  # mid-grey; of the height

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.documents.text_lines import TextLines
+from pipeline.documents.text_layer.text_lines import TextLines
 
 _NEAR = 0.14  # font sizes; a narrow i is 0.2 wide
 _CELL_PT = 4.0  # letters are looked for in cells of this side, and so no farther

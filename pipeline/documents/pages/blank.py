@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageChops, ImageFilter
 
-from pipeline.documents.ink_blobs import Blobs
+from pipeline.documents.pages.ink_blobs import Blobs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,13 +6,13 @@ from contextlib import suppress
 
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.documents import tiff_directories as tiff
-from pipeline.documents.dots import TURNS
-from pipeline.documents.drawn import Drawn, Limits, translated
-from pipeline.documents.flatten import flatten
-from pipeline.documents.render_images import Shrunk, check_size, finished, shrink
-from pipeline.documents.tiff_directories import Directory, TiffReader
-from pipeline.documents.tiff_samples import Unknown, decode_pieces, decode_samples, is_pillows
+from pipeline.documents.images import tiff_directories as tiff
+from pipeline.documents.images.dots import TURNS
+from pipeline.documents.images.flatten import flatten
+from pipeline.documents.images.frames import Shrunk, check_size, finished, shrink
+from pipeline.documents.images.tiff_directories import Directory, TiffReader
+from pipeline.documents.images.tiff_samples import Unknown, decode_pieces, decode_samples, is_pillows
+from pipeline.documents.pages.drawn import Drawn, Limits, translated
 from pipeline.errors import DocumentRejected, PageFailed
 
 _FAX = (2, 3, 4)  # compressions

@@ -15,12 +15,12 @@ from typing import Any
 import pymupdf as _pymupdf
 from PIL import Image
 
-from pipeline.documents.dots import dpi_of, stretch_of
-from pipeline.documents.drawn import Limits, translated
-from pipeline.documents.flatten import flatten, resampled_mode
-from pipeline.documents.render_images import ImageFrames
-from pipeline.documents.render_pdf import PDF_ERRORS
-from pipeline.documents.render_tiff import TiffPages
+from pipeline.documents.images.dots import dpi_of, stretch_of
+from pipeline.documents.images.flatten import flatten, resampled_mode
+from pipeline.documents.images.frames import ImageFrames
+from pipeline.documents.images.tiff import TiffPages
+from pipeline.documents.pages.drawn import Limits, translated
+from pipeline.documents.pdf.mupdf import PDF_ERRORS
 from pipeline.errors import PageFailed
 
 pymupdf: Any = _pymupdf  # half annotated

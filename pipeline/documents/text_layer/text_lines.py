@@ -1,6 +1,6 @@
 """The lines of a PDF page's own text, as MuPDF finds them. Runs only inside the sandboxed process.
 
-Nothing is judged here (`text_layer.py`, `pdf_size.py`).
+Nothing is judged here (`judge.py`, `pdf/size.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.layer_lines import BLANK, COVERED, DOWNWARDS, MAX_LINES, TILTED, UNDRAWN, UPRIGHT
+from pipeline.documents.text_layer.layer_lines import BLANK, COVERED, DOWNWARDS, MAX_LINES, TILTED, UNDRAWN, UPRIGHT
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf

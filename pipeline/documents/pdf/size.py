@@ -15,11 +15,11 @@ from typing import Any
 import pymupdf as _pymupdf
 from PIL import Image
 
-from pipeline.documents.drawn import Limits
-from pipeline.documents.layer_lines import UNDRAWN
-from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, Size, bound, choose_size, sized, too_small
-from pipeline.documents.print_size import look_at, size_of_text
-from pipeline.documents.text_lines import TextLines
+from pipeline.documents.pages.drawn import Limits
+from pipeline.documents.pages.print_size import look_at, size_of_text
+from pipeline.documents.pages.size import BLANK_PIXELS, UNKNOWN_PIXELS, Size, bound, choose_size, sized, too_small
+from pipeline.documents.text_layer.layer_lines import UNDRAWN
+from pipeline.documents.text_layer.text_lines import TextLines
 
 pymupdf: Any = _pymupdf  # half annotated
 mupdf: Any = _pymupdf.mupdf

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from PIL import Image
 
-from pipeline.documents.image_formats import TURNED_ALREADY
+from pipeline.documents.images.formats import TURNED_ALREADY
 
 TURNS = {  # EXIF orientation → what stands the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -10,9 +10,9 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.page_tree import mend_page_tree
-from pipeline.documents.pdf_encryption import unlock
-from pipeline.documents.pdf_filespecs import content_of, files_of_document, files_of_page, number_of
+from pipeline.documents.pdf.encryption import unlock
+from pipeline.documents.pdf.filespecs import content_of, files_of_document, files_of_page, number_of
+from pipeline.documents.pdf.page_tree import mend_page_tree
 
 pymupdf: Any = _pymupdf
 mupdf: Any = _pymupdf.mupdf

@@ -8,19 +8,19 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.drawn import Drawn, Limits, clean, colour_in_white, colour_of, is_white, translated
 from pipeline.documents.files import UNSUPPORTED_FACT
-from pipeline.documents.glyph_widths import contradict
-from pipeline.documents.layer_lines import CONTRADICTED
-from pipeline.documents.page_strokes import page_strokes
-from pipeline.documents.page_tree import mend_page_tree
-from pipeline.documents.pdf_beside import beside_document, beside_page
-from pipeline.documents.pdf_cut_images import SPEAKS_OF_IMAGES, mend_cut_images, without_what_hides
-from pipeline.documents.pdf_encryption import unlock
-from pipeline.documents.pdf_images import mend_images
-from pipeline.documents.pdf_size import choose_page_size, draw
-from pipeline.documents.said_twice import said_once
-from pipeline.documents.text_lines import FLAGS, text_lines
+from pipeline.documents.pages.drawn import Drawn, Limits, clean, colour_in_white, colour_of, is_white, translated
+from pipeline.documents.pdf.beside import beside_document, beside_page
+from pipeline.documents.pdf.cut_images import SPEAKS_OF_IMAGES, mend_cut_images, without_what_hides
+from pipeline.documents.pdf.encryption import unlock
+from pipeline.documents.pdf.images import mend_images
+from pipeline.documents.pdf.page_tree import mend_page_tree
+from pipeline.documents.pdf.size import choose_page_size, draw
+from pipeline.documents.text_layer.glyph_widths import contradict
+from pipeline.documents.text_layer.layer_lines import CONTRADICTED
+from pipeline.documents.text_layer.said_twice import said_once
+from pipeline.documents.text_layer.strokes import page_strokes
+from pipeline.documents.text_layer.text_lines import FLAGS, text_lines
 from pipeline.errors import DocumentRejected, PageFailed
 
 pymupdf: Any = _pymupdf  # half annotated

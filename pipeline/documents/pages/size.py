@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.documents.drawn import Limits
+from pipeline.documents.pages.drawn import Limits
 from schemas.review import LEGIBLE_PX
 
 # Drawn pages of 13 kinds were read at 7 to 16 px: from 10 px on as well as at 16, under 9 px words are lost. Scans of

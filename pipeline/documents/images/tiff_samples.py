@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from pipeline.documents import tiff_directories as tiff
-from pipeline.documents.tiff_directories import Directory, TiffReader
+from pipeline.documents.images import tiff_directories as tiff
+from pipeline.documents.images.tiff_directories import Directory, TiffReader
 from pipeline.errors import PageFailed
 
 if TYPE_CHECKING:

@@ -21,15 +21,15 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline.documents.cut_images import decode_cut, ends_early, lenient, made_up_rows
-from pipeline.documents.dots import dpi_of, stretch_of, turn_of
-from pipeline.documents.drawn import Drawn, Limits, clean, is_white, translated, without_paths
-from pipeline.documents.flatten import WHITE, flatten, resampled_mode
-from pipeline.documents.image_formats import formats_of
-from pipeline.documents.mend_jpeg import mended, why_not_decoded
-from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
-from pipeline.documents.print_size import MOST_LOOK_PIXELS, Look, look_at
-from pipeline.documents.second_decoder import KINDS, decode_by_mupdf, size_by_mupdf
+from pipeline.documents.images.cut import decode_cut, ends_early, lenient, made_up_rows
+from pipeline.documents.images.dots import dpi_of, stretch_of, turn_of
+from pipeline.documents.images.flatten import WHITE, flatten, resampled_mode
+from pipeline.documents.images.formats import formats_of
+from pipeline.documents.images.mend_jpeg import mended, why_not_decoded
+from pipeline.documents.images.second_decoder import KINDS, decode_by_mupdf, size_by_mupdf
+from pipeline.documents.pages.drawn import Drawn, Limits, clean, is_white, translated, without_paths
+from pipeline.documents.pages.print_size import MOST_LOOK_PIXELS, Look, look_at
+from pipeline.documents.pages.size import BLANK_PIXELS, UNKNOWN_PIXELS, choose_size, largest, too_small
 from pipeline.errors import DocumentRejected, PageFailed
 
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageChops, ImageFilter
 
-from pipeline.documents.ink_blobs import joined_runs
+from pipeline.documents.pages.ink_blobs import joined_runs
 
 if TYPE_CHECKING:
     import numpy as np

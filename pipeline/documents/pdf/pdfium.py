@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.documents.drawn import Drawn, Limits, Opened, without_paths
-from pipeline.documents.page_size import BLANK_PIXELS, UNKNOWN_PIXELS, bound, choose_size, sized, too_small
-from pipeline.documents.print_size import look_at
-from pipeline.documents.render_pdf import PdfPages
+from pipeline.documents.pages.drawn import Drawn, Limits, Opened, without_paths
+from pipeline.documents.pages.print_size import look_at
+from pipeline.documents.pages.size import BLANK_PIXELS, UNKNOWN_PIXELS, bound, choose_size, sized, too_small
+from pipeline.documents.pdf.mupdf import PdfPages
 from pipeline.errors import DocumentRejected, PageFailed
 
 _LOOK_PIXELS = 2_000_000

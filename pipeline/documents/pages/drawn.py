@@ -1,4 +1,4 @@
-"""A drawn page, and its decoder's errors as ours: what all kinds share. Its size is chosen in `page_size`."""
+"""A drawn page, and its decoder's errors as ours: what all kinds share. Its size is chosen in `size.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from pipeline.documents.raster import PIXTRAL, Raster
+from pipeline.documents.pages.raster import PIXTRAL, Raster
 from pipeline.errors import DocumentRejected, PageFailed
 
 WHITEST = 240  # a picture whose one colour is lighter is blank paper
@@ -54,7 +54,7 @@ class Drawn:
     text_lines: tuple[list[list[float | None]], bool] | None = None
     dpi: float | None = None  # at which it was drawn; None where the source has no physical size
     print_px: float | None = None  # font size of the small print in the picture; None where none was found
-    strokes: tuple[list[list[int]], list[list[int]]] | None = None  # of `page_strokes`, where the page carries text
+    strokes: tuple[list[list[int]], list[list[int]]] | None = None  # of `strokes.py`, where the page carries text
 
 
 class Opened(Protocol):

@@ -18,13 +18,13 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.drawn import Limits, translated
-from pipeline.documents.glyphless import DESCENT, MOST_LETTERS, Fonts
-from pipeline.documents.page_tree import mend_page_tree
-from pipeline.documents.pdf_encryption import unlock
-from pipeline.documents.picture_pages import PicturePages
-from pipeline.documents.raster import parted
-from pipeline.documents.render_pdf import PDF_ERRORS, mend_boxes
+from pipeline.documents.pages.drawn import Limits, translated
+from pipeline.documents.pages.raster import parted
+from pipeline.documents.pdf.encryption import unlock
+from pipeline.documents.pdf.glyphless import DESCENT, MOST_LETTERS, Fonts
+from pipeline.documents.pdf.mupdf import PDF_ERRORS, mend_boxes
+from pipeline.documents.pdf.page_tree import mend_page_tree
+from pipeline.documents.pdf.picture_pages import PicturePages
 from pipeline.errors import DocumentRejected, PageFailed
 from pipeline.layout.advances import clusters, visual_order
 

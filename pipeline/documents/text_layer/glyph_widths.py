@@ -1,6 +1,6 @@
 """Whether the widths of a page's glyphs contradict what its fonts say that they mean. Runs only inside the sandbox.
 
-A font that names wrong letters is caught by its words where those are Latin (`text_layer.py`). Of two other scripts the
+A font that names wrong letters is caught by its words where those are Latin (`judge.py`). Of two other scripts the
 widths tell:
 
     ideographs and Hangul   are as wide as high in every font, 1 em, condensed 0.8; a Latin letter is half of that
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from pipeline.documents.text_lines import TextLines
+from pipeline.documents.text_layer.text_lines import TextLines
 
 _MOST_GLYPHS = 400
 _MOST_OF_LINE = 40

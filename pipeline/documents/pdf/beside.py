@@ -7,7 +7,7 @@ from typing import Any
 
 import pymupdf as _pymupdf
 
-from pipeline.documents.pdf_filespecs import files_of_document, files_of_page
+from pipeline.documents.pdf.filespecs import files_of_document, files_of_page
 
 mupdf: Any = _pymupdf.mupdf
 _MAX_NAMES, _MAX_NAME_CHARACTERS = 5, 60
