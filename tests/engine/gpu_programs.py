@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -210,9 +212,53 @@ def launches(
     return found
 
 
-def _run_steps(kind: str | None, narrow_cache: bool) -> None:
-    params = PRESETS["12b"] | {"n_layers": 2}
-    params["vision_encoder"] = params["vision_encoder"] | {"num_hidden_layers": 1}
+class _Bytes(TorchDispatchMode):
+    """The most that tensors without memory would take at once, beside those that are there when it begins."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        kept = [value for module in model.modules() for value in vars(module).values()]
+        tensors = [*model.parameters(), *(value for value in kept if isinstance(value, torch.Tensor))]
+        self.kept = {tensor.untyped_storage()._cdata for tensor in tensors}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self.kept:
+                    self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.alive = {key: kept for key, kept in self.alive.items() if not kept[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return out
+
+
+def worst_bytes(params: dict[str, Any], limits: Limits, kind: str | None = None, *, narrow_cache: bool = False) -> int:
+    """Of the steps that size a GPU's cache: every tensor that a checkpoint's real shape makes, its cache left out.
+
+    Towers have three layers each: what one layer takes is given back before the next. Nothing is drawn by temperature.
+    """
+    model = _shaped(params, 3, 3, kind)
+    blocks = -(-(limits.max_context + limits.tile_tokens) // 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", lambda self, *args, grid, warmup, **options: None)
+        for module in (graph, attention, executor, kv_cache, sampling, vision):
+            patch.setattr(module, "to_device", lambda array, device: torch.from_numpy(array).to(device))
+        vision._statistics.cache_clear()
+        vision._cached_positions.cache_clear()
+        with _Bytes(model) as counted:
+            backend = graph.CudaBackend(model, limits, blocks, 64, use_graph=False, narrow_cache=narrow_cache)
+            engine = executor.Executor(backend, limits)
+            for step in worst_step.worst_steps(model.config, limits, 64, Sampling()):
+                engine.launch(step)
+            return counted.most - backend.cache.nbytes
+
+
+def _shaped(params: dict[str, Any], layers: int, tower_layers: int, kind: str | None) -> vision.Pixtral:
+    params = params | {"n_layers": layers}
+    params["vision_encoder"] = params["vision_encoder"] | {"num_hidden_layers": tower_layers}
     model = empty_model(config_of(params))
     lay_out(model, META, torch.bfloat16)
     model.requires_grad_(False)
@@ -221,6 +267,11 @@ def _run_steps(kind: str | None, narrow_cache: bool) -> None:
     for module in model.modules():
         if isinstance(module, quantize.Int4):  # torch 2.13's check of int4 asks a fake tensor, whose device it plays
             module.packed.fake_device = torch.device("cuda")  # type: ignore[attr-defined]
+    return model
+
+
+def _run_steps(kind: str | None, narrow_cache: bool) -> None:
+    model = _shaped(PRESETS["12b"], 2, 1, kind)
     limits = Limits(16, 2048, 8192, 8556, tile_tokens=16384, step_keys=24940)
     backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False, narrow_cache=narrow_cache)
     engine = executor.Executor(backend, limits)

@@ -143,9 +143,9 @@ def test_the_tables_of_checkpoints_and_cards_are_the_engines_own_sums() -> None:
         (row,) = [line for line in text.splitlines() if line.startswith(begins)] or [""]
         assert f"| {vision.image_size:,} px | {a4:,} tokens |" in row, begins
     rows = re.findall(r"^\| (\d+) GiB \|(.*)\|$", text, flags=re.MULTILINE)
-    assert len(rows) == 7
+    assert len(rows) == 8 + 9
     columns = ("Pixtral 12B", "Mistral Small 3.2", "Ministral 3 3B", "Ministral 3 8B", "Ministral 3 14B")
-    for gibibytes, cells in rows:
+    for gibibytes, cells in rows[:8]:
         granted = int(int(gibibytes) * 2**30 * 0.92)
         for name, told in zip(columns, map(str.strip, cells.split("|")), strict=True):
             try:

@@ -27,7 +27,7 @@ from workers.pixtral.executor import Executor
 from workers.pixtral.model import sampling
 from workers.pixtral.model.config import config_of, read_config
 from workers.pixtral.model.load import load_model
-from workers.pixtral.plan import sizes
+from workers.pixtral.plan import sizes, step_room
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
@@ -396,8 +396,8 @@ def test_drawing_takes_the_memory_that_is_counted(spread, dtype):
         sampling.choose(logits, [0.7] * rows, [0.9] * rows, [0.3] * rows)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    assert len(events) > 20 and held.max() <= sizes.draw_bytes(rows, vocabulary)
-    assert sizes.draw_bytes(10 * rows, vocabulary) == sizes.draw_bytes(rows, vocabulary)
+    assert len(events) > 20 and held.max() <= step_room.draw_bytes(rows, vocabulary)
+    assert step_room.draw_bytes(10 * rows, vocabulary) == step_room.draw_bytes(rows, vocabulary)
 
 
 def test_most_rows_of_a_trained_models_kind_sort_no_vocabulary(monkeypatch):
@@ -411,7 +411,7 @@ def test_most_rows_of_a_trained_models_kind_sort_no_vocabulary(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "sort", sort)
     logits = torch.randn(16, 4000, generator=torch.Generator().manual_seed(1)) * 6
     sampling.choose(logits, [0.7] * 16, [0.95] * 16, [0.5] * 16)
-    assert sorted_rows and max(sorted_rows) <= sizes.TOP
+    assert sorted_rows and max(sorted_rows) <= step_room.TOP
     sampling.choose(logits[:1] * 0.01, [0.7], [0.95], [0.5])
     assert max(sorted_rows) == 4000
 
@@ -562,7 +562,8 @@ def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
     fit = sizes.size_engine(config, weights, int(granted), 2, on_gpu=True)
     cache = fit.num_blocks * sizes.BLOCK_SIZE * sizes.token_bytes(config, 2)
     assert sizes.token_bytes(config, 2) == 163_840
-    assert weights + cache + sizes.step_bytes(config, fit.limits, 2) <= granted
+    room = step_room.gpu_step_bytes(config, fit.limits, sizes.TILED_TOKENS)
+    assert weights + cache + room <= granted
     assert fit.limits.max_sequences % 8 == 0
     assert fit.limits.max_context + fit.limits.tile_tokens == sizes.TILED_TOKENS
     assert fit.limits.step_keys >= sizes.TILED_TOKENS, "a chunk at the end of the largest page would never run"
@@ -572,11 +573,30 @@ def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
 
 def test_a_card_that_holds_one_small_page_says_to_what_large_ones_are_shrunk():
     config, weights = config_of(PRESETS["12b"]), 25_400_000_000
-    fit = sizes.size_engine(config, weights, 31_600_000_000, 2, on_gpu=True)
+    fit = sizes.size_engine(config, weights, 29_000_000_000, 2, on_gpu=True)
     room = fit.num_blocks * sizes.BLOCK_SIZE
     assert sizes.LONGEST_TOKENS <= room < sizes.TILED_TOKENS
     assert f"larger pages are shrunk to {room - sizes.TEXT_TOKENS:,} tokens of images" in fit.arithmetic
     assert room <= fit.limits.max_context + fit.limits.tile_tokens
+
+
+def test_a_smaller_step_is_taken_where_it_holds_a_quarter_more_pages_and_not_for_less(monkeypatch):
+    config, weights, budgets, whole = config_of(PRESETS["12b"]), 25_400_000_000, set(), sizes.STEPS
+    for granted in range(27_500_000_000, 60_000_000_000, 500_000_000):
+        monkeypatch.setattr(sizes, "STEPS", whole)
+        fit = sizes.size_engine(config, weights, granted, 2, on_gpu=True)
+        monkeypatch.setattr(sizes, "STEPS", whole[:1])
+        try:
+            usual = sizes.size_engine(config, weights, granted, 2, on_gpu=True).limits.max_sequences
+        except UsageError:
+            usual = 0
+        budgets.add(fit.limits.token_budget)
+        if fit.limits.token_budget == 8192:
+            assert fit.limits.max_sequences == usual
+        else:
+            assert fit.limits.max_sequences >= 1.25 * usual
+        assert fit.most < 4 * max(2, fit.limits.max_sequences), "room in the step for pages that the cache lacks"
+    assert budgets >= {2048, 8192} and fit.limits.token_budget == 8192
 
 
 def test_memory_of_a_run_stays_within_what_was_granted(tmp_path):

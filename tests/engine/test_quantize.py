@@ -24,6 +24,7 @@ from workers.pixtral.model import load
 from workers.pixtral.model import quantize as narrow
 from workers.pixtral.model.config import config_of, read_config
 from workers.pixtral.model.load import empty_model, load_model, weight_bytes, weight_bytes_as
+from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.sizes import size_engine
 
 KINDS = ("int8", "int4", "fp8")
@@ -210,18 +211,30 @@ def test_the_table_of_weights_is_what_plan_doctor_and_engine_say() -> None:
     text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(off|int8|int4|fp8)` \| ([\d.]+) GB \| (\d+) GiB \|", text, flags=re.MULTILINE)
     assert [kind for kind, _, _ in rows] == ["off", "int8", "int4", "fp8"]
-    cards = (12, 16, 20, 24, 32, 40)
+    cards = (8, 12, 16, 20, 24, 32, 40)
     for kind, told, card in rows:
         planned = Shape().weight_bytes({"off": 16, "int4": 4}.get(kind, 8))
         taken = weight_bytes_as(model, None if kind == "off" else kind)
         assert abs(planned / taken - 1) < 0.005 and f"{taken / 1e9:.1f}" == told
-        for gibibytes in cards:
-            granted = int(gibibytes * 2**30 * 0.92)
-            if gibibytes < int(card):
-                with pytest.raises(UsageError, match="too little memory"):
-                    size_engine(model.config, taken, granted, 2, on_gpu=True)
-            else:
-                size_engine(model.config, taken, granted, 2, on_gpu=True)
+        assert next(one for one in cards if pages_at_once(model, kind, one)) == int(card)
+    cells = re.findall(r"^\| (\d+) GiB \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", text, flags=re.MULTILINE)
+    assert len(cells) == 9
+    for gibibytes, *columns in cells:
+        for kinds, told in zip((("off",), ("int8", "fp8"), ("int4",)), columns, strict=True):
+            for kind in kinds:
+                fits = [pages_at_once(model, kind, int(gibibytes), narrow_cache=narrow) for narrow in (False, True)]
+                assert ", ".join(str(fit or "does not fit") for fit in fits) == told, (gibibytes, kind)
+
+
+def pages_at_once(model: Pixtral, kind: str, gibibytes: int, *, narrow_cache: bool = False) -> int:
+    """0 where not one fits."""
+    narrowed = None if kind == "off" else kind
+    weights, granted = weight_bytes_as(model, narrowed), int(gibibytes * 2**30 * 0.92)
+    try:
+        fit = size_engine(model.config, weights, granted, 2, on_gpu=True, kind=narrowed, narrow_cache=narrow_cache)
+    except UsageError:
+        return 0
+    return fit.limits.max_sequences
 
 
 def test_a_plan_goes_by_the_weights_that_are_asked_for() -> None:

@@ -103,23 +103,33 @@ def test_the_worst_steps_fill_every_limit(model):
     assert all(chunk.sequence.request.images for chunk in first.chunks)
 
 
-def test_the_cache_takes_what_the_worst_step_leaves(model, monkeypatch):
-    monkeypatch.setattr(sizes, "SMALLER_STEPS", [(512, 2048, 16)])
+class Told(CountedMemory):
+    """As if the model had so many bytes, and each step that is measured so many."""
 
-    class Told(CountedMemory):
-        """As if the model had so many bytes, and a step so many."""
+    def __init__(self, *steps: int) -> None:
+        super().__init__()
+        self.steps = list(steps)
 
-        def allocated(self) -> int:
-            return 1_000_000_000
+    def allocated(self) -> int:
+        return 1_000_000_000
 
-        def peak(self) -> int:
-            return 3_000_000_000
+    def peak(self) -> int:
+        return self.allocated() + self.steps.pop(0)
 
+
+def test_the_cache_takes_what_the_worst_step_leaves(model):
     per_token = sizes.token_bytes(model.config, 4)
-    fit = sizes.Sizes(LIMITS, 100, 128, "")
-    got = measured_sizes(model, fit, 6_000_000_000, Told(), start.make_backend)
-    step = 2_000_000_000 - np.prod((2, 2, 2, -(-(LIMITS.max_context + 2000) // 64) * 64, 16)) * 4
+    fit = sizes.Sizes(LIMITS, 100, 128, "", 16)
+    got = measured_sizes(model, fit, 6_000_000_000, Told(2_000_000_000), start.make_backend)
+    step = 2_000_000_000 - np.prod((2, 2, 2, -(-(LIMITS.max_context + 1000) // 64) * 64, 16)) * 4
     assert got.num_blocks == min((5_000_000_000 - int(step * 1.05)) // (per_token * 64), 16 * 134)
     assert got.limits.max_sequences == 16 and "measured" in got.arithmetic
     with pytest.raises(UsageError, match=r"too little memory for one page .*measured"):
-        measured_sizes(model, fit, 3_000_000_000, Told(), start.make_backend)
+        measured_sizes(model, fit, 3_000_000_000, Told(2_000_000_000), start.make_backend)
+
+
+def test_where_the_worst_step_takes_more_than_its_sum_a_smaller_one_is_measured(model):
+    fit = sizes.size_engine(model.config, 1_000_000_000, 4_000_000_000, 2, on_gpu=True)
+    assert fit.limits.token_budget == 8192
+    got = measured_sizes(model, fit, 4_000_000_000, Told(2_900_000_000, 100_000_000), start.make_backend)
+    assert got.limits.token_budget == 2048 and got.limits.max_sequences > 1

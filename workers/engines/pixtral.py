@@ -155,7 +155,7 @@ class PixtralEngine(Engine):
             height,
             side=side,
             cell=processor.cell,
-            most_tokens=min(page_tiles.MOST_TOKENS, pool.num_blocks * pool.block_size - sizes.TEXT_TOKENS),
+            most_tokens=min(page_tiles.MOST_TOKENS, sizes.image_room(pool.num_blocks * pool.block_size)),
             tiled_from=tiled_from,
         )
 

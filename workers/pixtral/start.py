@@ -137,7 +137,8 @@ def fit_of(
     `kind` is what a model without memory will be quantized to.
     """
     weights = weight_bytes_as(model, kind) + prepared_bytes(model.output.weight, device)
-    return size(model.config, weights, granted, model.dtype, device, narrow_cache=narrow_cache)
+    kind = kind or kind_of(model)
+    return size(model.config, weights, granted, model.dtype, device, narrow_cache=narrow_cache, kind=kind)
 
 
 def choose_cache(setting: str, folder: Path, device: torch.device, kind: str | None = None) -> bool:
@@ -159,7 +160,7 @@ def choose_cache(setting: str, folder: Path, device: torch.device, kind: str | N
     model, granted = empty_model_of(folder), whole_bytes(device)
     with suppress(UsageError):
         fit = fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
-        return fit.limits.max_sequences < sizes.SMALLER_STEPS[0][2]
+        return fit.limits.max_sequences < sizes.MOST_SEQUENCES
     return True
 
 
@@ -219,11 +220,12 @@ def size(
     device: torch.device,
     *,
     narrow_cache: bool = False,
+    kind: str | None = None,
 ) -> sizes.Sizes:
     """`sizes.size_engine` for the device."""
     on_gpu, threads = device.type == "cuda", torch.get_num_threads()
     return sizes.size_engine(
-        config, weights, granted, dtype.itemsize, on_gpu=on_gpu, threads=threads, narrow_cache=narrow_cache
+        config, weights, granted, dtype.itemsize, on_gpu=on_gpu, threads=threads, narrow_cache=narrow_cache, kind=kind
     )
 
 

@@ -1,10 +1,11 @@
 """What a step takes at most, by running the largest one: it sizes the cache better than a sum can.
 
-Sums of activations (`plan/sizes.py`) leave out what libraries take aside, what an allocator cannot use again and what
-quantized products unpack. So a GPU runs, once after loading, the largest steps that the limits allow: decode of all
-rows over the widest tables, recorded as it will be; then prompts up to the budget, of the largest images, one of them
-long and with a past, beside all other rows' decode, every row drawn with a temperature. The sequences share the blocks
-of a cache as small as one long prompt: what they compute means nothing, and what it takes is the same.
+Sums of activations (`plan/step_room.py`) leave out what libraries take aside, what an allocator cannot use again and
+what quantized products unpack. So a GPU runs, once after loading, the largest steps that the limits allow: decode of
+all rows, and of the fewer, over tables of each width, recorded as it will be; then prompts up to the budget, of the
+largest images, one of them long and with a past, beside all other rows' decode, every row drawn with a temperature.
+The sequences share the blocks of a cache as small as one long prompt: what they compute means nothing, and what it
+takes is the same.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from pipeline.errors import UsageError
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig
+from workers.pixtral.model.quantize import kind_of
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.scheduler import Chunk, Decode, Limits, Step
 from workers.pixtral.plan.sequence import Image, Request, Sampling, Sequence
+from workers.pixtral.plan.step_room import FEWER_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -72,22 +76,29 @@ def measured_sizes(
 ) -> sizes.Sizes:
     """`fit` with as many blocks and sequences as the worst step leaves room for; `fit` itself if it cannot be run.
 
-    `make_backend` makes narrow caches if `narrow_cache` says so.
+    Where that step leaves no room for a page after all, a smaller one is measured. `make_backend` makes narrow caches
+    if `narrow_cache` says so.
 
     Raises:
-        UsageError: not even one full page would fit beside that step.
+        UsageError: not even one full page would fit beside the smallest step.
     """
-    tried = {(chunk, budget): most for chunk, budget, most in sizes.SMALLER_STEPS}
-    most = tried.get((fit.limits.chunk_tokens, fit.limits.token_budget), fit.limits.max_sequences)
-    limits = replace(fit.limits, max_sequences=most)
-    weights = memory.allocated()
-    try:
-        step = measure_step(model, limits, fit.prefill_tile, memory, make_backend)
-    except torch.OutOfMemoryError as error:
-        logger.warning("the worst step could not be measured (%s); the cache is sized by a sum", error)
-        return fit
-    per_token = sizes.token_bytes(model.config, model.dtype.itemsize, narrow=narrow_cache)
-    return sizes.sized_by_step(fit, most, per_token, granted, weights, step)
+    given = sizes.Given(
+        model.config, memory.allocated(), granted, model.dtype.itemsize, on_gpu=True,
+        narrow_cache=narrow_cache, kind=kind_of(model),
+    )  # fmt: skip
+    refused: UsageError | None = None
+    for tried in chain((fit,), sizes.smaller_fits(fit, given)):
+        try:
+            limits = replace(tried.limits, max_sequences=tried.most)
+            step = measure_step(model, limits, tried.prefill_tile, memory, make_backend)
+            return sizes.sized_by_step(tried, given, step)
+        except UsageError as error:
+            refused = refused or error
+        except torch.OutOfMemoryError as error:
+            logger.warning("the worst step could not be measured (%s); the cache is sized by a sum", error)
+            return tried
+    assert refused is not None
+    raise refused
 
 
 def measure_step(
@@ -129,8 +140,10 @@ def worst_steps(config: ModelConfig, limits: Limits, block_size: int, sampling: 
     def decodes(number: int, num_tokens: int) -> tuple[Decode, ...]:
         return tuple(Decode(sequence(num_tokens), num_tokens - 1, samples=True) for _ in range(number))
 
+    recorded = dict.fromkeys((limits.max_sequences, min(limits.max_sequences, FEWER_ROWS)))
     for num_tokens in dict.fromkeys((limits.max_context, limits.max_context + limits.tile_tokens)):
-        yield Step((), decodes(limits.max_sequences, num_tokens))
+        for number in recorded:
+            yield Step((), decodes(number, num_tokens))
     chunk = limits.chunk_tokens
     features = _num_features(image, config)
     num_chunks = max(1, min(limits.token_budget // chunk, limits.max_sequences, limits.step_keys // chunk))

@@ -2,7 +2,9 @@
 
 A decode step of 12 B parameters is some 450 small kernels; launched one by one they take the host longer than the
 device. So a step without prefill is recorded once, with every row it could have, and replayed: rows that stand for
-nobody have length 0 and slot -1, see no keys and write nowhere. Its numbers (tokens, positions, slots, block tables)
+nobody have length 0 and slot -1, see no keys and write nowhere. Where more than 128 rows may decode there is a second
+record of 128: up to those, the weights' bytes are the time of a product, above it its operations, and a row of many
+is not the same float as one of few. Its numbers (tokens, positions, slots, block tables)
 go over in one copy. A step with prefill is launched kernel by kernel; there the device is the slower of the two.
 Block tables are as wide as a page of one image needs; while a page in many tiles is written about, the wide ones and
 their own graph are taken, which cost some thousand programs a layer that find nothing to do.
@@ -36,6 +38,7 @@ from workers.pixtral.model.transfer import to_device
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.batch import Layout
 from workers.pixtral.plan.scheduler import Limits, Step
+from workers.pixtral.plan.step_room import FEWER_ROWS
 
 
 class CudaRunner(Runner):
@@ -49,7 +52,7 @@ class CudaRunner(Runner):
 
 
 class _Tables:
-    """What decodes over block tables of one width: the kernels' buffers, the step's numbers, the graph."""
+    """What decodes over block tables of one width: the kernels' buffers, the step's numbers, the graphs."""
 
     def __init__(self, model: Pixtral, limits: Limits, most_tokens: int, block_size: int) -> None:
         config, rows = model.config, limits.max_sequences
@@ -64,8 +67,7 @@ class _Tables:
             model.device,
         )
         self.meta = torch.zeros(rows * (5 + self.blocks), dtype=torch.int32, device=model.device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.graph_hidden: Tensor | None = None
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by rows, with what they leave
 
 
 class CudaBackend:
@@ -98,6 +100,7 @@ class CudaBackend:
         widths = dict.fromkeys(min(limits.max_context + more, room) for more in (0, limits.tile_tokens))
         self.tables = [_Tables(model, limits, most, block_size) for most in widths]  # the narrow ones first
         self.use_graph = use_graph
+        self.row_counts = sorted({min(limits.max_sequences, FEWER_ROWS), limits.max_sequences})
 
     def enter(self) -> None:
         pass
@@ -106,7 +109,8 @@ class CudaBackend:
         return num_rows
 
     def decode_rows(self, count: int) -> int:
-        return -(-count // self.limits.max_sequences) * self.limits.max_sequences  # the graph has every row
+        """Those of the smallest graph that holds them."""
+        return next(rows for rows in self.row_counts if count <= rows)
 
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         return vision.encode_images(self.model, images, self.runner)
@@ -143,7 +147,8 @@ class CudaBackend:
 
     def _wanted_numbers(self, layout: Layout, used: _Tables) -> tuple[Tensor, Tensor]:
         """Lengths and tables of the rows to sample, as if each were a decode row."""
-        rows, count = self.limits.max_sequences, len(layout.sample_rows)
+        count = len(layout.sample_rows)
+        rows = self.decode_rows(count)
         numbers = np.zeros((rows, 1 + used.blocks), np.int32)
         numbers[:count, 0] = np.asarray(layout.sample_positions, np.int32) + 1
         for row, sequence in enumerate(layout.sample_sequences):
@@ -153,7 +158,8 @@ class CudaBackend:
 
     def _decode_numbers(self, step: Step, layout: Layout, used: _Tables) -> NDArray[np.int32]:
         """Token, position, slot, length, row of last tokens, and table of each decode row, in one array."""
-        rows, count, split = self.limits.max_sequences, len(step.decodes), layout.first_decode
+        count, split = len(step.decodes), layout.first_decode
+        rows = self.decode_rows(count)
         meta = np.zeros((5 + used.blocks, rows), np.int32)
         if not count:
             return meta.reshape(-1)
@@ -169,27 +175,29 @@ class CudaBackend:
 
     def _views(self, meta: Tensor, last_tokens: Tensor, used: _Tables) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Token ids (the device's own where the host has none), positions, slots, lengths, tables."""
-        rows = self.limits.max_sequences
+        rows = meta.shape[0] // (5 + used.blocks)
         token_ids, positions, slots, lengths, places = (meta[i * rows : (i + 1) * rows] for i in range(5))
         token_ids = torch.where(token_ids < 0, last_tokens[places.long()], token_ids.long())
         return token_ids, positions, slots, lengths, meta[5 * rows :].view(rows, used.blocks)
 
-    def _decode_hidden(self, last_tokens: Tensor, used: _Tables) -> Tensor:
-        token_ids, positions, slots, lengths, tables = self._views(used.meta, last_tokens, used)
+    def _decode_hidden(self, meta: Tensor, last_tokens: Tensor, used: _Tables) -> Tensor:
+        token_ids, positions, slots, lengths, tables = self._views(meta, last_tokens, used)
         hidden = F.embedding(token_ids, self.model.tok_embeddings.weight)
         attend = PagedAttention(self.cache, used.kernels, slots, tables, lengths, 0, [])
         return decoder.run_layers(self.model, hidden, positions, attend, self.runner)
 
-    def _run_decode(self, meta: NDArray[np.int32], last_tokens: Tensor, used: _Tables) -> Tensor:
-        """The graph holds `last_tokens` itself: the executor keeps that one tensor."""
-        used.meta.copy_(to_device(meta, self.device), non_blocking=True)
+    def _run_decode(self, numbers: NDArray[np.int32], last_tokens: Tensor, used: _Tables) -> Tensor:
+        """The graphs hold `last_tokens` itself: the executor keeps that one tensor."""
+        meta = used.meta[: len(numbers)]
+        meta.copy_(to_device(numbers, self.device), non_blocking=True)
         if not self.use_graph:
-            return self._decode_hidden(last_tokens, used)
-        if used.graph is None:
-            used.graph, used.graph_hidden = _record(lambda: self._decode_hidden(last_tokens, used))
-        used.graph.replay()
-        assert used.graph_hidden is not None
-        return used.graph_hidden
+            return self._decode_hidden(meta, last_tokens, used)
+        rows = len(numbers) // (5 + used.blocks)
+        if rows not in used.graphs:
+            used.graphs[rows] = _record(lambda: self._decode_hidden(meta, last_tokens, used))
+        graph, hidden = used.graphs[rows]
+        graph.replay()
+        return hidden
 
 
 def _record(run: Callable[[], Tensor]) -> tuple[Any, Tensor]:

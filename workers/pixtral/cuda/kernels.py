@@ -26,8 +26,8 @@ from torch import Tensor
 
 from workers.pixtral.cuda.fused import FUSED
 from workers.pixtral.model.kv_cache import E4M3_MAX, Stored
+from workers.pixtral.plan.step_room import SPLIT_TOKENS
 
-SPLIT_TOKENS = 1024
 JOINED_SPLITS = 16  # at once: all of a page of one image
 GROUP_ROWS = 16  # a matrix unit's least number of rows; a group of 4 query heads fills a quarter
 COPIED_NUMBERS = 8192  # of a block, by one program

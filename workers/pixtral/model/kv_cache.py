@@ -50,7 +50,7 @@ def narrow(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def widen(rows: Tensor, scales: Tensor) -> Tensor:
     """What `narrow` kept, in float32."""
-    return rows.float() * scales[..., None]
+    return rows.float().mul_(scales[..., None])
 
 
 class PagedCache:

@@ -19,7 +19,7 @@ arXiv:2206.01861, section 4 (a scale for each token).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from workers.pixtral.model.decoder import Decoder
 from workers.pixtral.model.instructions import multiplies_whole_numbers
 from workers.pixtral.model.layers import Attention, FeedForward, Product
 from workers.pixtral.plan.sizes import INT4_GROUP, fits_int4, narrow_bytes
+from workers.pixtral.plan.step_room import NARROW_ROWS
 
 FEW_ROWS = 16  # up to here the kernel of four bits is the faster one on a CPU; above it, widening the weight first
 WIDENED = 256  # outputs of a weight of four bits that are wide at once on a CPU: 5,120 × 256 numbers, 2.6 MB
@@ -58,27 +59,33 @@ class Int8(Product):
             self.weight = None
             self.zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
 
-    def prepare(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return _in_strips(self._rounded, rows)
+
+    def _rounded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         wide = rows.float()
         most = wide.abs().amax(1, keepdim=True).clamp_min_(TINY)
         if self.is_unsigned:  # the middle is their zero; + 0.5, for the cast cuts off
             return wide.mul(self.levels / most).add_(self.levels + 1.5).to(torch.uint8), most / self.levels
         return wide.mul(self.levels / most).round_().to(torch.int8), most / self.levels
 
-    def multiply(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        rows, scale = prepared
+    def multiply(self, prepared: tuple[Tensor, ...]) -> Tensor:
+        (product,) = _in_strips(self._multiplied, *prepared)
+        return product
+
+    def _multiplied(self, rows: Tensor, scale: Tensor) -> tuple[Tensor]:
         if self.packed is not None:
             sums = torch.ops.onednn.qlinear_pointwise(
                 rows, 1.0, self.levels + 1, self.packed, self.scale, self.zeros, None,
                 1.0, 0, torch.float32, "none", [], "none",
             )  # fmt: skip
-            return (sums * scale).to(self.dtype)  # type: ignore[no-any-return]
+            return ((sums * scale).to(self.dtype),)
         assert self.weight is not None
         count = rows.shape[0]
         if rows.device.type != "cpu" and count < LEAST_ROWS:
             rows = F.pad(rows, (0, 0, 0, LEAST_ROWS - count))
-        sums = torch._int_mm(rows, self.weight.t()).narrow(0, 0, count)
-        return (sums * scale * self.scale).to(self.dtype)
+        scaled = torch._int_mm(rows, self.weight.t()).narrow(0, 0, count).mul(scale).mul_(self.scale)
+        return (scaled.to(self.dtype),)
 
 
 class Int4(Product):
@@ -145,15 +152,33 @@ class Fp8(Product):
         self.dtype, self.nbytes = dtype, narrow_bytes("fp8", *weight.shape)
         self.weight, self.scale = _as_e4m3(weight, own_scale)
 
-    def prepare(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return _as_e4m3(rows)
+    def prepare(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return _in_strips(_as_e4m3, rows)
 
-    def multiply(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
+    def multiply(self, prepared: tuple[Tensor, ...]) -> Tensor:
         rows, scale = prepared
         product: Tensor = torch._scaled_mm(
             rows, self.weight.t(), scale_a=scale, scale_b=self.scale.t(), out_dtype=torch.bfloat16
         )
         return product.to(self.dtype)
+
+
+def _in_strips(compute: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
+    """`compute` over some of `rows` (T, …) after the others: what it makes on its way is never there for all of them.
+
+    Each row of what it returns depends on the same row alone, and comes out the same in any strip.
+    """
+    count = rows[0].shape[0]
+    if count <= NARROW_ROWS:
+        return compute(*rows)
+    whole: list[Tensor] = []
+    for first in range(0, count, NARROW_ROWS):
+        strip = slice(first, first + NARROW_ROWS)
+        parts = compute(*(each[strip] for each in rows))
+        whole = whole or [part.new_empty(count, *part.shape[1:]) for part in parts]
+        for out, part in zip(whole, parts, strict=True):
+            out[strip] = part
+    return tuple(whole)
 
 
 def _as_e4m3(rows: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
