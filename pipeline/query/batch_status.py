@@ -20,6 +20,7 @@ from pipeline.query.worth_a_look import worth_a_look
 from pipeline.store.task_counts import Progress
 from pipeline.store.task_counts import progress as count_progress
 from pipeline.store.worked_on_by import WorkedOnBy, worked_on_by
+from schemas.view_parts import IS_ASKED_ABOUT
 from schemas.views import summary_of_batch
 
 _WINDOW_SECONDS = 60.0
@@ -264,8 +265,14 @@ WHERE c.promotion_id IS NOT NULL AND c.latest_answer_id <> c.answer_id
 _BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, started_at, finished_at, all_seen, command,
   text_layer, forgotten_at FROM batches"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"
-_ENGINES = """SELECT a.engine, count(*) FROM page_tasks t JOIN answer_versions a ON a.id = t.answer_id
-WHERE t.batch_id = :batch AND t.state = 'done' GROUP BY a.engine ORDER BY a.engine"""
+# Of the pages that its files have now: not of what a file held before it changed, and also of what was read before.
+_ENGINES = f"""SELECT a.engine, count(*) FROM batches b
+JOIN (SELECT DISTINCT document_id FROM batch_sources WHERE batch_id = :batch) o ON b.id = :batch
+JOIN pages p ON p.document_id = o.document_id AND {IS_ASKED_ABOUT}
+JOIN batch_prompts bp ON bp.batch_id = b.id
+JOIN page_tasks t ON t.page_id = p.id AND t.prompt_version = bp.prompt_version AND t.model = b.model
+JOIN answer_versions a ON a.id = t.answer_id
+WHERE t.state = 'done' GROUP BY a.engine ORDER BY a.engine"""
 _DOCUMENTS = "SELECT state, count(*) FROM documents WHERE batch_id = :batch GROUP BY state"
 _ATTEMPTS = f"""SELECT count(*) AS number, min(x.ended_at) AS oldest
 FROM task_attempts x JOIN page_tasks t ON t.id = x.task_id

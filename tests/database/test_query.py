@@ -93,6 +93,18 @@ def test_status_of_each_batch_is_its_row_of_the_view(archive: Archive) -> None:
         assert tuple(getattr(now, name) for name in counts) == row
 
 
+def test_engines_are_those_of_the_pages_that_are_counted(archive: Archive) -> None:
+    """Not of what a file held before it changed; what another batch read before is counted in both."""
+    archive.file("/in/a.pdf", ["x", "y"])
+    archive.file("/in/b.pdf", ["z"])
+    (page,) = archive.ingest(archive.see("/in/a.pdf", content="changed") or 0, ["now"])
+    archive.read(page, "now")
+    archive.see("/in/a.pdf", content="changed", batch="second")
+    for name, done in {"b": 2, "second": 1}.items():
+        now = status(archive.db, find_batch(archive.db, name))
+        assert (now.pages_done, now.engines) == (done, {"rapidocr": done}), name
+
+
 def found(archive: Archive, words: str, **where: Any) -> list[tuple[str, int]]:
     return [(hit.source_path, hit.page_number) for hit in find(archive.db, words, **where).hits]
 
