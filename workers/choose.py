@@ -62,6 +62,8 @@ def choose_engine(settings: Settings) -> Choice:
 
         if settings.fast:
             raise UsageError("--fast chooses models of rapidocr; leave it out with --engine tesseract")
+        if settings.ocr_runtime != "onnxruntime":
+            raise UsageError("--ocr-runtime chooses what computes rapidocr; leave it out with --engine tesseract")
         return Choice("tesseract", tesseract.fingerprint(settings.ocr_language), reason, ["ocr"])
     if engine == "endpoint":
         from pipeline.endpoints.prices import Prices
@@ -151,7 +153,12 @@ def _turning(engine: Engine, settings: Settings) -> Engine:
 def _rapidocr_models(settings: Settings) -> ModelFiles:
     from workers.engines.rapidocr_models import choose_models
 
-    return choose_models(fast=settings.fast, language=settings.ocr_language, folder=settings.ocr_models)
+    return choose_models(
+        fast=settings.fast,
+        language=settings.ocr_language,
+        folder=settings.ocr_models,
+        runtime=settings.ocr_runtime,
+    )
 
 
 def _stand_in() -> Any:

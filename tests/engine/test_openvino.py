@@ -1,0 +1,91 @@
+"""RapidOCR's models computed by OpenVINO, on pages drawn here: the same text, from several threads at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+from schemas.prompts import OCR
+from tests.engine.test_rapidocr import COLUMNS_TEXT, draw, noisy, read, two_columns
+from workers.choose import choose_engine, make_engine
+from workers.doctor import check_engines
+from workers.engines.openvino_session import OpenVinoSession, precision_here
+from workers.engines.rapidocr import RapidOcrEngine, fingerprint, load
+from workers.engines.rapidocr_models import choose_models
+
+pytestmark = pytest.mark.xdist_group("rapidocr")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[RapidOcrEngine]:
+    engine = RapidOcrEngine(num_threads=2, models=choose_models(runtime="openvino"))
+    yield engine
+    engine.close()
+
+
+def test_pages_read_at_once_have_the_text_that_onnxruntime_gives(engine: RapidOcrEngine) -> None:
+    pages = [two_columns(), noisy(two_columns()), two_columns(1.0), np.rot90(two_columns(), 2)] * 2
+    futures = [engine.submit(str(number), page, [OCR])[0] for number, page in enumerate(pages)]
+    answers = [future.result(timeout=600) for future in futures]
+    assert [answer.text for answer in answers] == [COLUMNS_TEXT] * len(pages)
+    assert all(answer.confidence is not None and 0.9 < answer.confidence <= 1 for answer in answers)
+    chinese = "港务局档案共四十一箱，内有信件、账簿与图纸，"
+    assert read(engine, draw((20, 40, chinese), font="china-s")).text == chinese
+
+
+def test_its_answers_are_another_models() -> None:
+    chosen = choose_engine(Settings(home=Path("unused"), ocr_runtime="openvino"))
+    assert chosen.model == f"{fingerprint()}/openvino-{precision_here()}"
+
+
+@pytest.mark.parametrize(("precision", "most"), [("f32", 0.005), ("bf16", 0.5)])
+def test_recognizer_gives_what_onnxruntime_does_but_for_rounding(precision: str, most: float) -> None:
+    models = choose_models()
+    reader = load(models)
+    line = draw((20, 40, "Receipt 206 of 41 boxes"))[30:56]
+    scaled = reader.text_rec.resize_norm_img(line, 832 / 48)[None]  # a width that is not widened any more
+    exact = reader.text_rec.session(scaled)
+    found = OpenVinoSession(models.recognizer, precision, num_threads=1)(scaled)
+    decode = reader.text_rec.postprocess_op
+    assert found.shape == exact.shape and decode(found)[0][0][0] == decode(exact)[0][0][0] == "Receipt 206 of 41 boxes"
+    assert np.abs(found - exact).max() < most
+
+
+def test_widths_that_differ_little_give_outputs_of_one_size() -> None:
+    session = OpenVinoSession(choose_models().recognizer, "f32", num_threads=1)
+    sizes = {session(np.zeros((1, 3, 48, width), np.float32)).shape[1] for width in (321, 340, 352)}
+    assert len(sizes) == 1
+
+
+def test_fast_models_and_the_small_ones_behind_them_read_with_it(tmp_path: Path) -> None:
+    engine = make_engine(Settings(home=tmp_path, engine="rapidocr", fast=True, ocr_runtime="openvino"))
+    assert isinstance(engine, RapidOcrEngine)
+    try:
+        assert engine.model.startswith("PP-OCRv6-tiny/") and engine.model.endswith(f"/openvino-{precision_here()}")
+        assert read(engine, two_columns()).text == COLUMNS_TEXT
+        kana = "その多くは1913年以来読まれていない。"
+        assert read(engine, draw((20, 40, kana), font="japan")).text == kana
+    finally:
+        engine.close()
+
+
+def test_missing_package_is_one_line_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path, ocr_runtime="openvino")
+    (check,) = (check for check in check_engines(settings) if check["name"] == "openvino")
+    assert check["state"] == "ok" and "openvino 20" in check["fact"]
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as where it is not installed
+    with pytest.raises(UsageError, match=r"^openvino is not installed; pip install 'pagepack\[openvino\]', or leave"):
+        choose_engine(settings)
+    checks = {check["name"]: check for check in check_engines(settings)}
+    assert (checks["openvino"]["state"], checks["engine"]["state"]) == ("absent", "broken")
+
+
+def test_it_is_refused_beside_tesseract(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave it out with --engine tesseract"):
+        choose_engine(Settings(home=tmp_path, engine="tesseract", ocr_runtime="openvino"))
