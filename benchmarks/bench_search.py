@@ -38,8 +38,9 @@ from pipeline.database.open_to_look import open_to_look
 from pipeline.query.batch_status import find_batch
 from pipeline.query.search import find
 from pipeline.settings import load_settings
+from pipeline.store.answers import index_words
 from pipeline.store.batches import open_batch
-from pipeline.store.search_terms import search_row, search_vector
+from pipeline.store.search_terms import search_row
 from schemas.prompts import OCR
 from tests.postgres import FAST, PostgresServer
 
@@ -178,9 +179,12 @@ def make_postgresql(url: str, count: int) -> dict[str, float]:
         connection.execute("SET session_replication_role = replica")
         connection.execute("DROP INDEX ix_page_search_terms")
         for table, columns, rows in rows_of(count):
-            found = [(page, search_vector(text)) for page, text in rows] if table == "page_search" else rows
+            if table == "page_search":
+                with db.write() as words:
+                    index_words(words, rows)
+                continue
             with connection.cursor().copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
-                for row in found:
+                for row in rows:
                     copy.write_row(row)
         begun = time.monotonic()
         connection.execute("SET maintenance_work_mem = '512MB'")

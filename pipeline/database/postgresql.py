@@ -5,6 +5,7 @@ No message holds the password: a server is named by `server_name`, never by its 
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,6 +49,7 @@ def server_engine(url: sa.URL, *, by_key: bool = False) -> sa.Engine:
         UsageError: psycopg is not installed.
     """
     try:
+        _send_vectors()
         engine = sa.create_engine(
             url,
             connect_args=connect_arguments(url),
@@ -60,6 +62,29 @@ def server_engine(url: sa.URL, *, by_key: bool = False) -> sa.Engine:
     if by_key:
         _serve_a_worker(engine)
     return engine
+
+
+class Vectors(list[bytes]):
+    """`tsvector[]`, each as it is sent in binary form; text would take the server three times as long to read."""
+
+
+def _send_vectors() -> None:
+    from psycopg import adapters
+    from psycopg.adapt import Dumper
+    from psycopg.pq import Format
+
+    known = adapters.types["tsvector"]
+
+    class VectorsDumper(Dumper):
+        format = Format.BINARY
+        oid = known.array_oid
+
+        def dump(self, obj: Vectors) -> bytes:
+            has_nulls, dimensions, first = 0, 1, 1
+            head = struct.pack(">iiIii", dimensions, has_nulls, known.oid, len(obj), first)
+            return head + b"".join([len(vector).to_bytes(4) + vector for vector in obj])
+
+    adapters.register_dumper(Vectors, VectorsDumper)
 
 
 def _serve_a_worker(engine: sa.Engine) -> None:

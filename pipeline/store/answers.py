@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.database.dialect import GivenRows
+from pipeline.database.postgresql import Vectors
 from pipeline.errors import PageFailed
 from pipeline.store.cut_answers import put_tries
 from pipeline.store.search_terms import search_row, search_vector
@@ -132,9 +133,7 @@ _STORE = (
 )
 _ADD_TERMS = sa.text("INSERT INTO page_search (rowid, terms, aside) VALUES (:id, :terms, :aside)")
 _ADD_VECTORS = sa.text(
-    "INSERT INTO page_search (rowid, terms) "
-    "SELECT id, CAST(vector AS tsvector) "
-    "FROM unnest(CAST(:ids AS bigint[]), CAST(:vectors AS text[])) AS given (id, vector)"
+    "INSERT INTO page_search (rowid, terms) SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:vectors AS tsvector[]))"
 )
 
 
@@ -144,7 +143,8 @@ def index_words(connection: Connection, texts: Sequence[tuple[int, str]]) -> Non
         return
     ids = [answer_id for answer_id, _ in texts]
     if connection.dialect.name == "postgresql":
-        connection.execute(_ADD_VECTORS, {"ids": ids, "vectors": [search_vector(text) for _, text in texts]})
+        vectors = Vectors(search_vector(text) for _, text in texts)
+        connection.execute(_ADD_VECTORS, {"ids": ids, "vectors": vectors})
     else:
         rows = [(answer_id, *search_row(text)) for answer_id, text in texts]
         connection.execute(_ADD_TERMS, [{"id": row[0], "terms": row[1], "aside": row[2]} for row in rows])

@@ -20,8 +20,9 @@ changes what is stored adds a migration after which older rows are yet to be mad
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Container, Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
 from pipeline.store.folding import DROPPED, MARKS, fold
@@ -57,8 +58,9 @@ _LONGEST_HALF = 64  # characters that are looked at on each side of a hyphen
 _MAX_TERM_CHARACTERS = 255  # a longer word counts by its beginning; PostgreSQL takes 2,046 bytes
 _MAX_VECTOR_BYTES = 1_000_000  # of a page; PostgreSQL takes 1,048,575. Words after that are not found
 _SURELY_FITS = 30_000  # characters: each is at most two terms of 8 bytes, which take 16
-_ENOUGH_PLACES = 2_500  # characters of an entry: PostgreSQL keeps 256 of its places, none after 16,383
+_MOST_PLACES = 256  # of a word, that PostgreSQL takes
 _ASIDE = 16_383  # the last place that PostgreSQL knows; a word without one would spoil phrases that end in a prefix
+_ALONE = [struct.pack(">xHH", 1, place) for place in range(_ASIDE + 1)]  # a word's end, how many places, and which
 
 
 class Word(NamedTuple):
@@ -148,20 +150,27 @@ def search_row(text: str) -> tuple[str, str]:
     return " ".join(found.placed), " ".join(found.aside)
 
 
-def search_vector(text: str) -> str:
-    """What goes into PostgreSQL's index, as a literal of its type `tsvector`: `'net':1 'income':2,7`."""
+def search_vector(text: str) -> bytes:
+    """What goes into PostgreSQL's index, as its type `tsvector` is sent: words, each with its places in their order."""
     found = terms(text)
     if len(text) > _SURELY_FITS:
         found = _what_fits(found)
-    entries: dict[str, str] = {}
-    for place, term in enumerate(found.placed, 1):
-        if term not in entries:
-            entries[term] = f"'{term}':{place}"
-        elif len(entries[term]) < _ENOUGH_PLACES:
-            entries[term] += f",{place}"
-    for term in found.aside:
-        entries[term] = f"{entries[term]},{_ASIDE}" if term in entries else f"'{term}':{_ASIDE}"
-    return " ".join(entries.values())
+    first: dict[bytes, int] = {}
+    more: dict[bytes, list[int]] = {}  # most words stand on a page once
+    placed, aside = (" ".join(some).encode().split() for some in found)
+    for place, term in chain(enumerate(placed, 1), zip(repeat(_ASIDE), aside)):
+        if term not in first:
+            first[term] = place
+        else:
+            more.setdefault(term, []).append(place)
+    sent = [len(first).to_bytes(4)]
+    for term, place in first.items():
+        if term in more:
+            places = sorted({min(place, _ASIDE) for place in (place, *more[term])})[:_MOST_PLACES]
+            sent.append(term + struct.pack(f">xH{len(places)}H", len(places), *places))
+        else:
+            sent.append(term + _ALONE[min(place, _ASIDE)])
+    return b"".join(sent)
 
 
 def _what_fits(found: Terms) -> Terms:

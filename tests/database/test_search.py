@@ -19,7 +19,9 @@ from pipeline.query.search import find
 from pipeline.query.search_query import parse_query
 from pipeline.query.search_rank import Counted, what_counts
 from pipeline.settings import Settings
+from pipeline.store.answers import index_words
 from pipeline.store.reindex import begin_reindex, not_indexed, reindex
+from pipeline.store.search_terms import terms
 from pipeline.supervisor.doctor import _search_index
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, answer, examples, sha
@@ -221,6 +223,27 @@ def test_files_of_a_folder_are_looked_up_where_they_are_few(archive: Archive, mo
         assert ("strpos" not in test and len(values["files"]) == 2) if are_looked_up else "strpos" in test
         assert sorted(found(archive, "tide", folder="letters")) == ["letters/1913/b1", "letters/1913/b2", "letters/a1"]
     assert found(archive, "tide", folder="nowhere/at/all") == []
+
+
+LONG = " ".join(["tide", *(f"w{number}" for number in range(16_381)), "tide gull tide gull end end"])
+
+
+@pytest.mark.only("postgresql")
+@pytest.mark.parametrize(
+    "text", ["", "net income, NET é", "年度报告 2019 年\n度", "exam-\nple exam", "tide " * 300, LONG]
+)
+def test_a_vector_holds_each_word_at_its_places(archive: Archive, text: str) -> None:
+    placed, aside = terms(text)
+    expected: dict[str, set[int]] = {}
+    for place, word in [*enumerate(placed, 1), *((16_383, word) for word in aside)]:
+        expected.setdefault(word, set()).add(min(place, 16_383))  # the last that PostgreSQL knows
+    with archive.db.write() as connection:
+        index_words(connection, [(1, text), (2, "another")])
+    with archive.db.looking() as look:
+        stored = dict(look.rows("SELECT lexeme, positions FROM page_search, unnest(terms) WHERE rowid = 1"))
+        another = look.value("SELECT terms::text FROM page_search WHERE rowid = 2")
+    assert stored == {word: sorted(places)[:256] for word, places in expected.items()}
+    assert another == "'another':1"
 
 
 def emptied(archive: Archive) -> Iterator[int]:

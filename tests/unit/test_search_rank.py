@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.query.search_query import parse_query
 from pipeline.query.search_rank import Indexed, scores
 from pipeline.store.search_terms import search_row, search_vector
+from tests.vectors import as_literal
 
 WORDS = st.lists(st.sampled_from(["a", "aa", "ab", "b", "年", "度", "年度"]), min_size=1, max_size=12).map(" ".join)
 QUERIES = ["a", "a b", '"a a"', "a*", "年", "年度", '"b 年"', "年度年", "a OR b NOT 年", "NEAR(a 年度, 2)", '"a b"*']
@@ -24,7 +25,7 @@ def ranked(query: str, *texts: str) -> list[int]:
 @given(st.lists(WORDS, min_size=1, max_size=4), st.sampled_from(QUERIES))
 def test_both_databases_rank_alike(texts: list[str], query: str) -> None:
     by_words = [Indexed(search_row(text)[0], len(text)) for text in texts]
-    by_vector = [Indexed(search_vector(text), len(text)) for text in texts]
+    by_vector = [Indexed(as_literal(search_vector(text)), len(text)) for text in texts]
     asked = parse_query(query)
     assert scores("sqlite", asked, by_words) == pytest.approx(scores("postgresql", asked, by_vector))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.query.snippets import make_snippet
 from pipeline.store.folding import DROPPED, fold
 from pipeline.store.search_terms import Phrase, query_phrases, search_row, search_vector, words
+from tests.vectors import as_literal
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def test_terms_are_never_able_to_leave_their_quotes(words: str) -> None:
 
 def test_a_page_of_any_length_goes_into_an_index() -> None:
     long = " ".join(f"word{index}" for index in range(200_000)) + " " + "x" * 5_000
-    assert 900_000 < len(search_vector(long).encode()) < 2_500_000
+    assert 800_000 < len(search_vector(long)) < 1_000_000
     assert words("x" * 5_000) == words("x" * 4_000) == ["x" * 255]
-    assert search_vector("net income, NET") == "'net':1,3 'income':2"
+    assert as_literal(search_vector("net income, NET")) == "'net':1,3 'income':2"
 
 
 @given(st.text())
@@ -114,7 +115,7 @@ def test_no_mark_of_any_script_parts_a_word() -> None:
 def test_characters_of_their_own_are_in_pairs_and_aside() -> None:
     assert search_row("年度报告 2019 年\n度") == ("年度 度报 报告 告 2019 年度 度", "告 年 度 报")
     assert search_row("twenty-\nfive exam-\nple") == ("twentyfive example", "twenty five exam ple")
-    assert search_vector("年度 a") == "'年度':1 '度':2,16383 'a':3 '年':16383"
+    assert as_literal(search_vector("年度 a")) == "'年度':1 '度':2,16383 'a':3 '年':16383"
 
 
 def test_a_snippet_marks_a_broken_word_whole_and_points_with_their_letters() -> None:
