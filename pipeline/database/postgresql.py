@@ -28,6 +28,12 @@ _CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 60_000,
 }
 
+_OF_A_WORKER = "SET enable_seqscan = off; SET gin_pending_list_limit = '16MB'; SET work_mem = '32MB'"
+"""By keys alone; and words wait in a list of 16 MB instead of 4 until they are put into their index, all at once.
+
+To put them there takes each word's whole entry anew, however many pages are added to it.
+"""
+
 _AGAIN = ("40001", "40P01", "55P03", "57014", "57P", "53300", "08")
 """SQLSTATEs, or how they begin, that may pass: conflicts, a server that stops or starts, no connection left."""
 
@@ -91,7 +97,7 @@ def _serve_a_worker(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
         _on_checkin(connection, record)
-        connection.execute("SET enable_seqscan = off")
+        connection.execute(_OF_A_WORKER)
         connection.commit()
 
     @sa.event.listens_for(engine, "checkin")
