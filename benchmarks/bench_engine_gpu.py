@@ -27,6 +27,7 @@ from benchmarks.checkpoint import PRESETS, random_model
 from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, page_request, run
 from workers.pixtral import start
 from workers.pixtral.cuda.attention import uses_flash
+from workers.pixtral.describe import describe_path
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model.load import weight_bytes
 from workers.pixtral.plan import sizes
@@ -182,13 +183,13 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device; benchmarks.bench_engine runs on a CPU")
     device = torch.device("cuda")
-    assert uses_flash(device, torch.bfloat16), start.describe_path(device, torch.bfloat16)
+    assert uses_flash(device, torch.bfloat16), describe_path(device, torch.bfloat16)
     result: dict[str, Any] = {
         "benchmark": "engine_gpu",
         "preset": args.preset,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(),
-        "path": start.describe_path(device, torch.bfloat16),
+        "path": describe_path(device, torch.bfloat16),
     }
     for name, check in (
         ("kernel_errors", lambda: check_kernels(device)),

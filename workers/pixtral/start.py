@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import UsageError
-from workers.pixtral.cpu.attention import suits_strips
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
 from workers.pixtral.cpu.tiles import prepared_bytes
-from workers.pixtral.cuda.attention import has_varlen, suits_kernels, uses_flash
+from workers.pixtral.cuda.attention import suits_kernels, uses_flash
+from workers.pixtral.describe import describe_path
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig, read_config
@@ -276,25 +276,3 @@ def describe(folder: Path | None, device: torch.device) -> str:
         return describe_path(device, choose_dtype(folder, device, available_bytes(device)))
     here = device.type == "cpu" and not computes(torch.bfloat16)
     return describe_path(device, torch.float32 if here else torch.bfloat16)
-
-
-def describe_path(device: torch.device, dtype: torch.dtype) -> str:
-    """One line for people: which path this machine gets, and why.
-
-    | device and dtype        | packed (vision, prefill)                  | decode over paged blocks            |
-    |-------------------------|-------------------------------------------|-------------------------------------|
-    | CUDA, bfloat16, float16 | torch's varlen FlashAttention             | Triton, grouped-query, fixed splits |
-    | CUDA float32; CPU       | scaled_dot_product_attention per sequence | the same, one grouped query a row   |
-    | CPU with bf16, no AMX   | long sequences: plain products            | the same                            |
-    """
-    name = str(dtype).removeprefix("torch.")
-    if uses_flash(device, dtype):
-        return f"varlen FlashAttention of torch {torch.__version__} and Triton paged decode ({device}, {name})"
-    if suits_strips(device, dtype):
-        return f"plain products for long sequences, scaled_dot_product_attention for short ones ({device.type}, {name})"
-    if device.type == "cpu" and not computes(torch.bfloat16) and dtype == torch.float32:
-        return f"scaled_dot_product_attention per sequence (cpu, {name}): this CPU has no arithmetic of bfloat16"
-    if device.type != "cuda":
-        return f"scaled_dot_product_attention per sequence ({device.type}, {name}): FlashAttention needs CUDA"
-    reason = f"FlashAttention has no {name}" if has_varlen() else "this torch has no varlen_attn"
-    return f"scaled_dot_product_attention per sequence ({device}, {name}): {reason}"

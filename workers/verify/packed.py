@@ -12,6 +12,7 @@ from torch import Tensor
 
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from workers.pixtral import start
+from workers.pixtral.describe import describe_path
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.load import load_model
 from workers.pixtral.plan.batch import Layout
@@ -116,4 +117,4 @@ def _read(folder: Path, device: torch.device, pages: Sequence[Page], max_tokens:
     finally:
         engine.close()
     layers = model.config.n_layers + model.config.vision_encoder.num_hidden_layers
-    return Packed(alone, company, dtype, start.describe_path(device, dtype), at_once, layers)
+    return Packed(alone, company, dtype, describe_path(device, dtype), at_once, layers)
