@@ -5,6 +5,7 @@
     converse   answer conversations that come on standard input, and end with it
     time       read the pages on standard input, print how long each took as one line of JSON, and end
     verify     check the engine on a checkpoint, print what was found as one line of JSON, and end
+    second     hold half of a model for the worker that says what to do on standard input, and end with it
     ingest     rasterize documents, in processes
     read       read pages, in threads around one engine
 
@@ -67,6 +68,12 @@ def main(role: str) -> int:
             from workers import converse
 
             converse.run(settings)
+            return 0
+        if role == "second":
+            from workers.pixtral.pair import second
+
+            _take_name(role)
+            second.run()
             return 0
         if settings.broker_url is None:
             raise UsageError("PAGEPACK_BROKER_URL is not set; `pagepack run` starts a broker and workers by itself")

@@ -53,6 +53,12 @@ def choose_engine(settings: Settings) -> Choice:
             f"--quantize {settings.quantize}: the engine {engine} ({reason}) has no weights to quantize; leave it out, "
             "or read with --engine pixtral --model DIR"
         )
+    is_pair = "+" in (devices or "")
+    if settings.quantize != "off" and is_pair:
+        raise UsageError(
+            f"--devices {devices} --quantize {settings.quantize}: halves of a layer are not quantized; leave one of "
+            "the two out, for narrow weights may fit one GPU"
+        )
     if engine == "rapidocr":
         from workers.engines import rapidocr
 
@@ -86,18 +92,23 @@ def choose_engine(settings: Settings) -> Choice:
         from workers.devices import check_devices
 
         check_devices(devices)
+    if is_pair:
+        from workers.pixtral.model.config import read_config
+        from workers.pixtral.model.half import half_of
+
+        half_of(read_config(settings.model), settings.model)
     kind = _kind(settings.model, settings.quantize)
-    narrow_cache = settings.kv_cache != "model" and _narrow_cache(settings.model, settings.kv_cache, kind)
+    narrow_cache = settings.kv_cache != "model" and _narrow_cache(settings.model, settings.kv_cache, kind, half=is_pair)
     return Choice("pixtral", pixtral.fingerprint(settings.model, kind, narrow_cache=narrow_cache), reason, None)
 
 
-def _narrow_cache(folder: Path, kv_cache: str, kind: str | None) -> bool:
+def _narrow_cache(folder: Path, kv_cache: str, kind: str | None, *, half: bool) -> bool:
     import torch
 
     from workers.pixtral import start
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return start.choose_cache(kv_cache, folder, device, kind)
+    return start.choose_cache(kv_cache, folder, device, kind, half=half)
 
 
 def _kind(folder: Path, quantize: str) -> str | None:
@@ -132,13 +143,22 @@ def make_engine(settings: Settings) -> Engine:
     from workers.engines.pixtral import PixtralEngine
 
     assert settings.model is not None
-    device = "cuda" if os.environ.get("PAGEPACK_INTERNAL_DEVICE") else "auto"
+    device = _torch_names(os.environ.get("PAGEPACK_INTERNAL_DEVICE"))
     drafts, longest = settings.drafts == "auto", settings.max_answer_tokens
     quantize, kv_cache = settings.quantize, settings.kv_cache
     made_here = PixtralEngine(
         settings.model, device, most_tokens=longest, drafts=drafts, quantize=quantize, kv_cache=kv_cache
     )
     return _turning(made_here, settings)
+
+
+def _torch_names(devices: str | None) -> str:
+    """As torch has them, for CUDA shows this process no others: 5 → cuda, 2+3 → cuda:0+cuda:1."""
+    if not devices:
+        return "auto"
+    if "+" not in devices:
+        return "cuda"
+    return "+".join("cpu" if name == "cpu" else f"cuda:{n}" for n, name in enumerate(devices.split("+")))
 
 
 def _turning(engine: Engine, settings: Settings) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
@@ -13,7 +14,7 @@ LEAST_CAPABILITY = (8, 0)  # Ampere: bfloat16, asynchronous copies, FlashAttenti
 
 
 def check_devices(asked: str) -> None:
-    """`asked` is a list like `0,1`, and CUDA_VISIBLE_DEVICES of this process.
+    """`asked` is a list like `0,1` or `0+1,2+3`, and its GPUs are in CUDA_VISIBLE_DEVICES of this process.
 
     CUDA shows the devices of that variable up to the first that is not there: of `0,7,1` on a machine with two it shows
     one, and the missing one is the second of the list.
@@ -21,6 +22,9 @@ def check_devices(asked: str) -> None:
     Raises:
         UsageError: one of them is not there; the message says which, and what would help.
     """
+    names = re.split("[,+]", asked)
+    if set(names) == {"cpu"}:
+        return
     instead = "or leave --devices out to read on the CPU"
     try:
         import torch
@@ -31,7 +35,6 @@ def check_devices(asked: str) -> None:
             f"--devices {asked}: this torch ({torch.__version__}) is built without CUDA and sees no GPU; install one "
             f"that is built with CUDA, {instead}"
         )
-    names = asked.split(",")
     num_here = torch.cuda.device_count()
     if num_here < len(names):
         raise UsageError(

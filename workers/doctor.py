@@ -136,7 +136,8 @@ def _model(folder: Path, quantize: str, kv_cache: str) -> list[dict[str, str]]:
     from workers.pixtral import start
 
     checks = []
-    for device, name in _devices().items():
+    devices = _devices()
+    for device, name in devices.items():
         try:
             check_capability(device)
             kind = pixtral.settled(quantize, folder, device)
@@ -145,7 +146,22 @@ def _model(folder: Path, quantize: str, kv_cache: str) -> list[dict[str, str]]:
             checks.append(_check("model", "ok", fact))
         except PagepackError as error:
             checks.append(_check("model", "broken", f"{folder} cannot be read with on {name}: {error}"))
+    if len(devices) > 1 and "broken" in [check["state"] for check in checks]:
+        checks += _model_over_two(folder, kv_cache, devices)
     return checks
+
+
+def _model_over_two(folder: Path, kv_cache: str, devices: dict[torch.device, str]) -> list[dict[str, str]]:
+    """Whether the first two of them hold what one does not: a way out, and no fault where they do not either."""
+    from workers.pixtral import start
+
+    (first, name), (second, other), *_ = devices.items()
+    with suppress(PagepackError):
+        narrow_cache = start.choose_cache(kv_cache, folder, first, half=True)
+        fit = start.look_at(folder, first, narrow_cache=narrow_cache, other=second)
+        fact = f"{folder} fits {name} and {other} together (--devices {first.index}+{second.index}), "
+        return [_check("model", "ok", f"{fact}{fit.limits.max_sequences} pages at once; on each: {fit.arithmetic}")]
+    return []
 
 
 def _check(name: str, state: str, fact: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ def node_name(role: str, owner: str) -> str:
     and the inbox is one.
     """
     device = os.environ.get("PAGEPACK_INTERNAL_DEVICE")
-    gpu = "" if device is None else f"-gpu{device}" if device.isdigit() else f"-{device}"
+    gpu = "" if device is None else f"-gpu{device}" if device.replace("+", "").isdigit() else f"-{device}"
     return f"pagepack.{role}{gpu}-{owner.rstrip('/')[-8:]}@{socket.gethostname()}"
 
 

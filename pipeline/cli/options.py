@@ -146,7 +146,9 @@ def detail_option(command: F) -> F:
 
 def devices_option(command: F) -> F:
     return click.option(
-        "--devices", metavar="LIST", help="GPUs by number, like 0,1,2,3: a process for each.  [one process]"
+        "--devices",
+        metavar="LIST",
+        help="GPUs by number, like 0,1,2,3: a process for each; 0+1: a model over both.  [one process]",
     )(command)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.cores import num_cores
 from pipeline.endpoints.prices import Prices
 from pipeline.planning.asked import Asked
-from pipeline.planning.gpus import BITS, REACHED, Gpu, PageWork, Shape, bound
+from pipeline.planning.gpus import REACHED, Gpu, PageWork, Shape, bound, width_words
 from pipeline.planning.known import Known
 from pipeline.planning.look import PageFacts
 from pipeline.planning.ranges import Range, mean, total
@@ -261,7 +261,7 @@ def _on_gpu(
     whole_weight = sum(weight for _, weight in works)
     gpu, shape = device.gpu, device.shape
     each = Range.exact(0.0)
-    bits = 16
+    bits, work = 16, PageWork((), 0.0, 0.0)
     for number, prompt in enumerate(asked.prompts):  # after the first one the page's image is in the cache
         answer, _ = _answer_tokens(prompt, works, known)
         bounds = []
@@ -270,15 +270,14 @@ def _on_gpu(
             for page, weight in works:
                 images = image_tokens(page.width_px, page.height_px, shape)
                 in_all = sum(images) + question_tokens(prompt)
-                found = bound(gpu, shape, PageWork(images, in_all, tokens, is_cached=number > 0), device.quantize)
+                work = PageWork(images, in_all, tokens, is_cached=number > 0)
+                found = bound(gpu, shape, work, device.quantize)
                 bits = min(bits, found.bits)
                 seconds += found.seconds * weight / whole_weight
             bounds.append(seconds)
         each = each.plus(Range(bounds[0] / REACHED.high, bounds[1] / REACHED.expected, bounds[2] / REACHED.low))
     busy = each.times(plan.to_read)
-    narrow = "" if bits == 16 else f", with weights of {bits} bits, for those of 16 do not fit (--quantize auto)"
-    if device.quantize in BITS:
-        narrow = f", with weights in {device.quantize}"
+    narrow = width_words(gpu, shape, work, bits, device.quantize)
     how = (
         f"computed, not measured: {shape.name} on {gpu.title}{narrow}, at {REACHED.low:.0%} to {REACHED.high:.0%} of "
         "what its arithmetic allows"

@@ -114,6 +114,10 @@ class Shape:
         """Of the whole; the tower of vision, the table of tokens and the head keep two bytes."""
         return self.decoder_bytes(bits) + 2.0 * ((2 - self.is_tied) * self.head_params + self.vision_params)
 
+    def half_bytes(self) -> float:
+        """What each of two GPUs holds of the weights, in 16 bits: half of the layers' and all others."""
+        return self.weight_bytes(16) - self.decoder_bytes(16) / 2
+
     def decoder_bytes(self, bits: int) -> float:
         """Of the layers' weights: those of four bits have a scale and an offset, two bytes each, for 64."""
         return self.decoder_params * (4.5 if bits == 4 else bits) / 8
@@ -208,6 +212,21 @@ def bound(gpu: Gpu, shape: Shape, work: PageWork, quantize: str = "auto") -> Bou
         f"--device {gpu.name}: {shape.name} takes {needs}, which {gpu.memory_gb:g} GB do not hold; name a larger "
         "device, or another --model"
     )
+
+
+def width_words(gpu: Gpu, shape: Shape, work: PageWork, bits: int, quantize: str) -> str:
+    """How wide the weights are that `bound` came to, where they are not those of the checkpoint; and the other way."""
+    if quantize in BITS:
+        return f", with weights in {quantize}"
+    if bits == 16:
+        return ""
+    narrow = f", with weights of {bits} bits, for those of 16 do not fit (--quantize auto)"
+    page_bytes = max(work.prompt_tokens + work.output_tokens, 1.0) * shape.token_bytes() / 2
+    sequences = min(int((gpu.memory_gb * 1e9 - shape.half_bytes() - _STEP_BYTES) // page_bytes), _MOST_SEQUENCES)
+    if sequences < 1 or shape.n_kv_heads % 2:
+        return narrow
+    weights = f"{shape.half_bytes() / 1e9:.1f} GB of weights on each"
+    return f"{narrow}; over two they do (--devices 0+1), {weights} and {sequences} pages at once"
 
 
 def _page_seconds(gpu: Gpu, shape: Shape, work: PageWork, bits: int, sequences: int) -> float:

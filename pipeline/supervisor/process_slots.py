@@ -1,4 +1,4 @@
-"""Where a worker process belongs: its role, and the GPU that it sees."""
+"""Where a worker process belongs: its role, and the GPU, or the two, that it sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class ProcessSlot:
-    """Where a child belongs: its role, and the GPU that it sees (None: as it finds them)."""
+    """Where a child belongs: its role, and the GPU that it sees, or two as `0+1` (None: as it finds them)."""
 
     role: str  # ingest or read
     device: str | None = None
@@ -24,6 +24,8 @@ class ProcessSlot:
 def process_slots(role: str, devices: str | None) -> list[ProcessSlot]:
     """`both` and None → a read and an ingest process; `read` and "0,1" → a read process for each GPU.
 
+    "0+1,2+3" → a read process for each two, over which it has one model. "cpu+cpu" is the same on this machine's CPU.
+
     Raises:
         UsageError: devices that are no list of GPUs, or given to a role that uses none.
     """
@@ -32,15 +34,19 @@ def process_slots(role: str, devices: str | None) -> list[ProcessSlot]:
     elif role == "ingest":
         raise UsageError(f"--devices {devices}: only readers use GPUs; leave it out with --role ingest")
     else:
-        if "+" in devices:
+        groups = [[name.strip() for name in group.split("+")] for group in devices.split(",")]
+        names = [name for group in groups for name in group]
+        are_gpus = all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) and len(set(names)) == len(names)
+        if not are_gpus and groups != [["cpu", "cpu"]]:
             raise UsageError(
-                f"--devices {devices}: one model is not split over several GPUs (docs/models.md says what that would "
-                "take); --quantize int8 or int4 makes it smaller, and 0,1 reads with a whole model on each"
+                f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3, or two for a "
+                "model over both, like 0+1"
             )
-        names = [name.strip() for name in devices.split(",")]
-        if not all(re.fullmatch(r"\d+|(GPU|MIG)-[\w-]+", name) for name in names) or len(set(names)) < len(names):
-            raise UsageError(f"--devices {devices}: write each GPU once, by number or UUID, like 0,1,2,3")
-        read = [ProcessSlot("read", name) for name in names]
+        if {len(group) for group in groups} not in ({1}, {2}):
+            raise UsageError(
+                f"--devices {devices}: a model is on one GPU or over two, and so are all, like 0,1,2,3 or 0+1,2+3"
+            )
+        read = [ProcessSlot("read", "+".join(group)) for group in groups]
     return ([] if role == "ingest" else read) + ([] if role == "read" else [ProcessSlot("ingest")])
 
 
@@ -52,4 +58,5 @@ def devices_of(slots: Sequence[ProcessSlot]) -> list[str]:
 def device_variables(devices: Sequence[str]) -> dict[str, str]:
     """What tells a worker process of its GPUs: CUDA, which shows it no others, and its choice of an engine."""
     names = ",".join(devices)
-    return {"CUDA_VISIBLE_DEVICES": names, "PAGEPACK_INTERNAL_DEVICE": names}
+    gpus = [name for name in re.split("[,+]", names) if name != "cpu"]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PAGEPACK_INTERNAL_DEVICE": names}

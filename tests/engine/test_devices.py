@@ -9,7 +9,6 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from pipeline.supervisor.process_slots import process_slots
 from tests.running import pagepack, write_pdf
 from workers import devices
 from workers.choose import choose_engine, make_engine
@@ -17,11 +16,6 @@ from workers.devices import check_devices
 
 CHECKPOINT = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
 NOT_THERE = "62,63"  # on the largest machine of eight or sixteen GPUs
-
-
-def test_one_model_over_two_gpus_is_refused_as_such() -> None:
-    with pytest.raises(UsageError, match=r"--devices 0\+1: one model is not split over several GPUs.* --quantize int8"):
-        process_slots("read", "0+1")
 
 
 @pytest.mark.parametrize("command", ["run", "ask", "worker"])
@@ -49,6 +43,8 @@ def test_the_first_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatc
     check_devices("0")
     with pytest.raises(UsageError, match=r"--devices 0,7: CUDA finds no GPU 7 here; `nvidia-smi -L` lists"):
         check_devices("0,7")
+    with pytest.raises(UsageError, match=r"--devices 0\+7: CUDA finds no GPU 7 here; `nvidia-smi -L` lists"):
+        check_devices("0+7")
 
 
 def test_a_gpu_before_ampere_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.running import call, pagepack, write_pdf
+from workers import devices, doctor
 from workers.doctor import check_engines
 from workers.engines.pixtral import PixtralEngine
 from workers.pixtral import start
@@ -153,3 +155,56 @@ def test_the_tables_of_checkpoints_and_cards_are_the_engines_own_sums() -> None:
             except UsageError:
                 fits = None
             assert told.removesuffix(", the most") == ("does not fit" if fits is None else str(fits)), (name, gibibytes)
+
+
+def test_the_table_of_two_cards_is_the_engines_own_sums() -> None:
+    from benchmarks.family import FAMILY
+    from workers.pixtral.model.config import config_of
+    from workers.pixtral.model.half import half_of
+    from workers.pixtral.model.load import empty_model, weight_bytes
+    from workers.pixtral.plan.sizes import size_engine
+
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| 2 × (\d+) GiB \|(.*)\|$", text, flags=re.MULTILINE)
+    assert len(rows) == 6
+    (told_bytes,) = re.findall(r"^\| memory of the cards \|(.*)\|$", text, flags=re.MULTILINE)
+    for place, name in enumerate(("Pixtral 12B", "Mistral Small 3.2", "Ministral 3 14B")):
+        half = half_of(config_of(FAMILY[name]), Path())
+        weights = weight_bytes(empty_model(half).to(torch.bfloat16))
+        assert told_bytes.split("|")[place].strip().endswith(f"{weights / 1e9:.1f} GB on each")
+        for gibibytes, cells in rows:
+            try:
+                granted = int(int(gibibytes) * 2**30 * 0.92)
+                fits = str(size_engine(half, weights, granted, 2, on_gpu=True).limits.max_sequences)
+            except UsageError:
+                fits = "does not fit"
+            assert cells.split("|")[place].strip() == fits, (name, gibibytes)
+
+
+def test_doctor_says_that_two_gpus_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = {torch.device("cuda", number): f"GPU {number}, small" for number in range(3)}
+    first, *_ = gpus
+    monkeypatch.setattr(doctor, "_devices", lambda: gpus)
+    monkeypatch.setattr(devices, "check_capability", lambda device: None)
+
+    def told(granted: int) -> list[dict[str, str]]:
+        monkeypatch.setattr(start, "available_bytes", lambda device: granted)
+        return doctor._model(CHECKPOINT, "off", "model")
+
+    def least(*, half: bool) -> int:
+        model, granted = start.empty_model_of(CHECKPOINT, half=half).to(torch.bfloat16), 0
+        while granted := granted + 10**6:
+            with suppress(UsageError):
+                start.fit_of(model, granted, first)
+                break
+        return granted
+
+    of_both, of_one = least(half=True), least(half=False)
+    assert of_both < of_one
+    assert [check["state"] for check in told(of_one)] == ["ok"] * 3  # and no word of two
+    *each, over_two = told(of_both)
+    assert [check["state"] for check in each] == ["broken"] * 3
+    assert over_two["state"] == "ok"
+    together = r"fits GPU 0, small and GPU 1, small together \(--devices 0\+1\), \d+ pages at once; on each: 0\.\d GB"
+    assert re.search(together, over_two["fact"])
+    assert len(told(of_both // 2)) == 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.planning.gpus import GPUS, PageWork, Shape, bound, find_gpu, read_shape
+from pipeline.planning.gpus import GPUS, PageWork, Shape, bound, find_gpu, read_shape, width_words
 from pipeline.planning.known import covered_seconds
 from pipeline.planning.look import PageFacts
 from pipeline.planning.make import spread
@@ -121,6 +122,17 @@ def test_weights_are_as_wide_as_fit_and_a_model_that_fits_no_card_is_refused() -
     assert bound(GPUS["l4"], Shape(), work).bits == 8
     with pytest.raises(UsageError, match=r"--device l4: .* 24 GB do not hold; name a larger device"):
         bound(GPUS["l4"], Shape(name="large", n_layers=400), work)
+
+
+def test_what_fits_two_cards_and_not_one_is_told_beside_narrower_weights() -> None:
+    work, large = PageWork([2200], 2250, 700), Shape(name="24B", hidden_dim=32768)
+    words = width_words(GPUS["rtx5090"], large, work, 8, "auto")
+    assert "weights of 8 bits, for those of 16 do not fit" in words
+    assert "over two they do (--devices 0+1), 25.8 GB of weights on each and 9 pages at once" in words
+    assert "--devices" not in width_words(GPUS["l4"], large, work, 8, "auto")  # nor do two of those
+    assert "--devices" not in width_words(GPUS["rtx5090"], replace(large, n_kv_heads=1), work, 8, "auto")
+    assert width_words(GPUS["rtx5090"], large, work, 8, "int8") == ", with weights in int8"
+    assert width_words(GPUS["h100"], large, work, 16, "auto") == ""
 
 
 def test_a_checkpoint_says_its_own_shape(tmp_path: Path) -> None:

@@ -50,12 +50,12 @@ class PixtralEngine(Engine):
     ) -> None:
         """Load the checkpoint and start the engine's thread.
 
-        `device` is auto, cpu, cuda or cuda:N; `dtype` None keeps the checkpoint's own, or
-        takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what weights,
-        cache and steps together may take of the device's memory. An answer to a prompt of the usual length ends at
-        `most_tokens`, be that more or less; where a prompt's length was set, that holds. With `drafts` it tries those
-        that it is given, where the device can. `quantize` is off, int8, int4, fp8, or auto: the widest that fit.
-        `kv_cache` is model, fp8 or auto, as `start.choose_cache` says.
+        `device` is auto, cpu, cuda or cuda:N, or two of them for a model over both, as cuda:0+cuda:1; `dtype` None
+        keeps the checkpoint's own, or takes float32 where a CPU has no arithmetic of it. `memory_bytes` is what
+        weights, cache and steps together may take of each device's memory. An answer to a prompt of the usual length
+        ends at `most_tokens`, be that more or less; where a prompt's length was set, that holds. With `drafts` it
+        tries those that it is given, where the device can. `quantize` is off, int8, int4, fp8, or auto: the widest
+        that fit. `kv_cache` is model, fp8 or auto, as `start.choose_cache` says.
 
         Raises:
             UsageError: the folder, the device or the memory does not serve; the message says why and what would.
@@ -65,6 +65,7 @@ class PixtralEngine(Engine):
 
             from workers.devices import check_capability
             from workers.pixtral import start
+            from workers.pixtral.pair.first import build_pair
         except ImportError as error:
             raise UsageError(
                 f"the pixtral engine needs {error.name or error}: pip install 'pagepack[pixtral]'"
@@ -73,12 +74,18 @@ class PixtralEngine(Engine):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"the device {device} was asked for, and torch {torch.__version__} sees no CUDA device")
-        check_capability(torch.device(device))
-        kind = settled(quantize, model_dir, torch.device(device))
-        narrow_cache = start.choose_cache(kv_cache, model_dir, torch.device(device), kind)
-        self._built = start.build_engine(
-            model_dir, torch.device(device), dtype, memory_bytes, drafts=drafts, kind=kind, narrow_cache=narrow_cache
-        )
+        first, *others = (torch.device(name) for name in device.split("+"))
+        for each in (first, *others):
+            check_capability(each)
+        kind = settled(quantize, model_dir, first) if not others else None
+        narrow_cache = start.choose_cache(kv_cache, model_dir, first, kind, half=bool(others))
+        if others:
+            pair = (first, *others)
+            self._built = build_pair(model_dir, pair, dtype, memory_bytes, drafts=drafts, narrow_cache=narrow_cache)
+        else:
+            self._built = start.build_engine(
+                model_dir, first, dtype, memory_bytes, drafts=drafts, kind=kind, narrow_cache=narrow_cache
+            )
         self.takes_drafts = self._built.engine.scheduler.limits.decode_tile > 0
         self.model = fingerprint(model_dir, kind, narrow_cache=narrow_cache)
         self._most_tokens = most_tokens
@@ -133,7 +140,7 @@ class PixtralEngine(Engine):
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=False)  # a climb that is not over asks the engine, which refuses
-        self._built.engine.close()
+        self._built.close()
 
     def _tiling(self, pixels: NDArray[np.uint8], *, smaller: bool = False) -> Tiling | None:
         """How the page is cut; by the page alone, unless the cache holds less than the most that a page may take.

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.pixtral.model import sampling, vision
@@ -60,6 +61,10 @@ class Backend(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, dim) → (R, vocabulary)."""
+        ...
+
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        """Zeros in these slots of the cache."""
         ...
 
     def make_room(self) -> None:
@@ -165,7 +170,7 @@ class Executor:
         """Numbers where a wrong draft left none: even what is masked must be numbers."""
         if sequence.block_table:
             size = self.backend.cache.block_size
-            self.backend.cache.clear(slots_of(sequence.block_table, position, position + 1, size))
+            self.backend.clear(slots_of(sequence.block_table, position, position + 1, size))
 
     def make_room(self) -> None:
         """After out of memory: give cached device memory back, so that a smaller step may fit."""

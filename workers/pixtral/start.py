@@ -31,7 +31,7 @@ from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
-from workers.pixtral.worst_step import CudaMemory, measured_sizes
+from workers.pixtral.worst_step import CudaMemory, MakeBackend, measured_sizes
 
 if TYPE_CHECKING:
     from workers.pixtral.text.processor import Processor  # imported where a folder is read: it needs mistral-common
@@ -47,6 +47,11 @@ class Built:
 
     engine: PackedEngine
     processor: Processor
+    end_other: Callable[[], None] = lambda: None  # the process that holds the model's other half
+
+    def close(self) -> None:
+        self.engine.close()
+        self.end_other()
 
 
 def build_engine(
@@ -89,12 +94,16 @@ def start_engine(
     *,
     drafts: bool = True,
     narrow_cache: bool = False,
+    make: MakeBackend | None = None,
 ) -> PackedEngine:
-    """An engine for a model that is on its device already; with `drafts` it tries those of requests, where it can."""
+    """An engine for a model that is on its device already; with `drafts` it tries those of requests, where it can.
+
+    `make` makes backends in the place of `make_backend`.
+    """
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
         keep_freed_memory()
-    make = partial(make_backend, narrow_cache=narrow_cache)
+    make = make or partial(make_backend, narrow_cache=narrow_cache)
     fit = fit_of(model, granted, device, narrow_cache=narrow_cache)
     if device.type == "cuda":
         fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)
@@ -141,7 +150,9 @@ def fit_of(
     return size(model.config, weights, granted, model.dtype, device, narrow_cache=narrow_cache, kind=kind)
 
 
-def choose_cache(setting: str, folder: Path, device: torch.device, kind: str | None = None) -> bool:
+def choose_cache(
+    setting: str, folder: Path, device: torch.device, kind: str | None = None, *, half: bool = False
+) -> bool:
     """Whether the cache is narrow: `setting` is model (the model's own type), fp8, or auto.
 
     auto takes fp8 where the GPU has it and the model's own type leaves room for fewer sequences than a step may hold:
@@ -157,7 +168,7 @@ def choose_cache(setting: str, folder: Path, device: torch.device, kind: str | N
         raise UsageError(f"PAGEPACK_KV_CACHE=fp8 {lacks}; leave it out, or take auto")
     if setting == "fp8" or lacks:
         return not lacks
-    model, granted = empty_model_of(folder), whole_bytes(device)
+    model, granted = empty_model_of(folder, half=half), whole_bytes(device)
     with suppress(UsageError):
         fit = fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
         return fit.limits.max_sequences < sizes.MOST_SEQUENCES
@@ -195,17 +206,26 @@ def choose_kind(folder: Path, device: torch.device) -> str | None:
     return "int4"  # and the engine says what is lacking
 
 
-def look_at(folder: Path, device: torch.device, kind: str | None = None, *, narrow_cache: bool = False) -> sizes.Sizes:
+def look_at(
+    folder: Path,
+    device: torch.device,
+    kind: str | None = None,
+    *,
+    narrow_cache: bool = False,
+    other: torch.device | None = None,
+) -> sizes.Sizes:
     """What `build_engine` would come to, from the folder's tokenizer and headers: no weight is read.
+
+    With an `other` device, what each of the two holds of a model over both.
 
     Raises:
         UsageError: as `build_engine`.
     """
     from workers.pixtral.text.processor import Processor
 
-    model = empty_model_of(folder)
+    model = empty_model_of(folder, half=other is not None)
     Processor(folder, model.config)
-    granted = available_bytes(device)
+    granted = min(available_bytes(one) for one in (device, other) if one is not None)
     if kind is not None:
         check_kind(kind, device)
     dtype = choose_dtype(folder, device, granted, kind)

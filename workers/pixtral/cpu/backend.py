@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,10 +39,11 @@ class CpuBackend:
         self.is_small = config.dim < 512 and on_cpu
         self.decode_tile = min(limits.max_sequences, 64 if self.is_small else 8)
         self.draft_tile = self.decode_tile if on_cpu else 0
-        self.lanes = lanes_of(torch.get_num_threads()) if on_cpu else ALONE
+        # Tiles of half a model wait for the other half's, in one order: no lane may overtake another.
+        self.lanes = lanes_of(torch.get_num_threads()) if on_cpu and not model.is_half else ALONE
         self.head = prepared_product(model.output.weight, self.decode_tile)
         self.fewest = min(FEWEST, self.decode_tile)
-        if not _same_floats(self, self.fewest, self.decode_tile):
+        if model.is_half or not _same_floats(self, self.fewest, self.decode_tile):
             self.fewest = self.decode_tile
         self.cache = PagedCache(
             config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype,
@@ -92,6 +94,9 @@ class CpuBackend:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.few(len(hidden)).rows(lambda rows: (self.head(rows),), hidden)[0]
+
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        self.cache.clear(slots)
 
     def make_room(self) -> None:
         if self.device.type == "cuda":

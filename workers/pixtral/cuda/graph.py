@@ -118,6 +118,9 @@ class CudaBackend:
     def logits(self, hidden: Tensor) -> Tensor:
         return decoder.logits(self.model, hidden)
 
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        self.cache.clear(slots)
+
     def make_room(self) -> None:
         torch.cuda.empty_cache()
 

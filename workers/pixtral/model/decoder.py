@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.pixtral.model.config import ModelConfig
-from workers.pixtral.model.layers import Layer, Operations, RMSNorm
+from workers.pixtral.model.layers import Layer, Operations, Reduce, RMSNorm
 from workers.pixtral.model.packed import PackedAttention, attend_packed
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -66,6 +66,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.is_half = False
         # Not filled with random numbers: on the device `meta` that imports torch's compiler, a second of each start.
         empty = torch.empty(config.vocab_size, config.dim)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim, _weight=empty)
@@ -89,6 +90,12 @@ class Decoder(nn.Module):
         """One tensor for the table of tokens and the head, where the checkpoint has one; after either was replaced."""
         if self.config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
+
+    def share(self, reduce: Reduce) -> None:
+        """This is half of a model: `reduce` sums each layer's updates over both, which call it in the same order."""
+        self.is_half = True
+        for layer in layers_of(self):
+            layer.reduce = reduce
 
     @property
     def dtype(self) -> torch.dtype:

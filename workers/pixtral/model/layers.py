@@ -8,6 +8,7 @@ computes with them, and a backend may bring its own. Everything here is differen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.pixtral.model.config import MixtureConfig
+
+Reduce = Callable[[Tensor], Tensor]
+"""An update (T, dim) that this device's part of a layer made → that of all parts."""
+
+
+def whole(update: Tensor) -> Tensor:
+    """`Reduce` of a layer that is all here."""
+    return update
 
 
 class RMSNorm(nn.Module):
@@ -199,7 +208,7 @@ class Mixture(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer of either tower."""
+    """One layer of either tower. Over two devices it holds half of its weights, and `reduce` sums (`model/half.py`)."""
 
     def __init__(
         self,
@@ -216,6 +225,7 @@ class Layer(nn.Module):
         self.attention_norm = RMSNorm(dim, norm_eps)
         self.ffn_norm = RMSNorm(dim, norm_eps)
         self.feed_forward = Mixture(dim, hidden_dim, moe) if moe else FeedForward(dim, hidden_dim)
+        self.reduce: Reduce = whole
 
     def project(
         self, hidden: Tensor, update: Tensor | None, rotation: Tensor, ops: Operations
@@ -226,5 +236,5 @@ class Layer(nn.Module):
 
     def finish(self, hidden: Tensor, attended: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
         """What follows attention: the residual stream and its last update, not yet added, (T, dim) each."""
-        hidden, normed = ops.add_rms_norm(hidden, self.attention.wo(attended), self.ffn_norm)
-        return hidden, self.feed_forward(normed, ops)
+        hidden, normed = ops.add_rms_norm(hidden, self.reduce(self.attention.wo(attended)), self.ffn_norm)
+        return hidden, self.reduce(self.feed_forward(normed, ops))

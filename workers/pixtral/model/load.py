@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.errors import UsageError
 from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import adapter_files, read_header, read_params, weight_files
+from workers.pixtral.model.half import cut, half_of, sum_of_both
 from workers.pixtral.model.layers import Attention, FeedForward, Product
 from workers.pixtral.model.quantize import halves, is_quantized, quantize
 from workers.pixtral.model.tensors import locate, open_weights, read_tensor, stored_dtype
@@ -47,16 +48,22 @@ def empty_model(config: ModelConfig) -> Pixtral:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, kind: str | None = None
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    kind: str | None = None,
+    rank: int | None = None,
 ) -> Pixtral:
     """The checkpoint in `folder` on `device`, ready for inference.
 
     `dtype` None keeps what most weights have that are not in fp8. `lora.safetensors` in the folder is merged into them.
-    With a `kind` of `model/quantize.py` the decoder's layers are narrow.
+    With a `kind` of `model/quantize.py` the decoder's layers are narrow. `rank` 0 or 1 is that of two devices which
+    hold half of each layer (`model/half.py`).
 
     Raises:
         UsageError: a file is damaged, or a tensor missing, spare or misshapen; the message names both.
     """
+    assert kind is None or rank is None, "halves of a layer are not quantized"
     config = read_config(folder)
     files = weight_files(folder)
     model = empty_model(config)
@@ -64,15 +71,20 @@ def load_model(
     device, dtype = torch.device(device), dtype or stored_dtype(files)
     adapters = [(path, check_lora(model, path)) for path in adapter_files(folder)]
     scaling = _lora_scaling(folder)
+    if rank is not None:
+        model = empty_model(half_of(config, folder))
+        model.share(sum_of_both)
     with ExitStack() as stack:
         opened = {path: stack.enter_context(open_weights(path)) for path in files}
 
         def fill(module: nn.Module, prefix: str = "") -> None:
             for name, parameter in module.named_parameters(prefix):
                 with torch.no_grad():
-                    parameter.copy_(homes.read(opened, name))
+                    parameter.copy_(cut(homes.read(opened, name), parameter.shape, rank or 0))
             for path, bases in adapters:
-                merge_lora(module, path, scaling, [base for base in bases if base.startswith(prefix)], prefix)
+                merge_lora(
+                    module, path, scaling, [base for base in bases if base.startswith(prefix)], prefix, rank or 0
+                )
 
         if kind is not None:
             for prefix, half in halves(model):
@@ -85,11 +97,15 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def empty_model_of(folder: Path) -> Pixtral:
-    """`empty_model` of a folder whose files hold what it asks for, by their headers alone. Raises as `load_model`."""
-    model = empty_model(read_config(folder))
+def empty_model_of(folder: Path, *, half: bool = False) -> Pixtral:
+    """`empty_model` of a folder whose files hold what it asks for, by their headers alone. Raises as `load_model`.
+
+    With `half` of what each of two devices holds.
+    """
+    config = read_config(folder)
+    model = empty_model(config)
     locate(model, weight_files(folder))
-    return model
+    return empty_model(half_of(config, folder)) if half else model
 
 
 def lay_out(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -147,10 +163,11 @@ def check_lora(model: Pixtral, path: Path) -> list[str]:
 
 
 @torch.no_grad()
-def merge_lora(model: nn.Module, path: Path, scaling: float, bases: list[str], prefix: str = "") -> None:
+def merge_lora(model: nn.Module, path: Path, scaling: float, bases: list[str], prefix: str = "", rank: int = 0) -> None:
     """weight += scaling × B @ A for every one of `bases`, the sum that mistral-inference's `load_lora` makes.
 
-    `prefix` is the model's own place in the whole, which the names in `bases` begin with.
+    `prefix` is the model's own place in the whole, which the names in `bases` begin with. Of half a layer `rank` says
+    which half it is.
     """
     if not bases:
         return
@@ -159,7 +176,7 @@ def merge_lora(model: nn.Module, path: Path, scaling: float, bases: list[str], p
             weight = model.get_submodule(base.removeprefix(prefix).lstrip(".")).weight
             assert isinstance(weight, Tensor)
             down, up = (read_tensor(opened, f"{base}.lora_{part}.weight", path).to(weight) for part in "AB")
-            weight += (up @ down) * scaling
+            weight += cut((up @ down) * scaling, weight.shape, rank)
     logger.info("merged %d LoRA pairs of %s, scaling %g", len(bases), path.name, scaling)
 
 

@@ -1,0 +1,298 @@
+"""One model over two devices: two real processes on this CPU, which add up by gloo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
+from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+from pipeline.supervisor.process_slots import ProcessSlot, device_variables, process_slots
+from schemas.prompts import OCR
+from tests.running import ROOT, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from workers.choose import choose_engine
+from workers.engines.pixtral import PixtralEngine
+from workers.pixtral.cpu.backend import CpuBackend
+from workers.pixtral.engine import PackedEngine
+from workers.pixtral.executor import Executor
+from workers.pixtral.model.config import read_config
+from workers.pixtral.model.half import half_of
+from workers.pixtral.model.load import load_model, weight_bytes
+from workers.pixtral.pair.first import Second
+from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.scheduler import Limits, Scheduler
+from workers.pixtral.plan.sequence import Sampling
+
+pytestmark = pytest.mark.xdist_group("pair")
+
+CPU = torch.device("cpu")
+LIMITS = Limits(16, 24, 64, 400)  # a page of 52 image tokens and its prompt come in chunks
+BLOCK_SIZE, TILE = 8, 32
+
+
+class RecordingExecutor(Executor):
+    """Keeps the hidden states that each token was drawn from, by image and position. Its cache begins full of NaN."""
+
+    def __init__(self, backend, limits):
+        super().__init__(backend, limits)
+        for store in (*backend.cache.keys, *backend.cache.values):
+            store.fill_(torch.nan)
+        self.hidden = {}
+
+    def _sample(self, layout, hidden):
+        places = zip(layout.sample_sequences, layout.sample_positions, layout.sample_drafts, hidden, strict=False)
+        for sequence, position, draft, row in places:
+            if draft is None:
+                key = sequence.request.images[0].digest, sequence.request.tokens, position
+                self.hidden[key] = row.clone()
+        return super()._sample(layout, hidden)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(CHECKPOINT, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Experts, and an adapter for a weight that is cut by rows, one by columns, one not at all."""
+    params = PRESETS["tiny"] | {"moe": {"num_experts": 3, "num_experts_per_tok": 2}}
+    folder = tmp_path_factory.mktemp("mixture")
+    write_checkpoint(folder, params, random_tensors(params, seed=3), tiny_tokenizer())
+    noise, pairs = torch.Generator().manual_seed(0), {}
+    vision = "vision_encoder.transformer.layers.0"
+    for base in ("layers.0.attention.wq", "layers.1.attention.wo", f"{vision}.attention.wq"):
+        pairs[f"{base}.lora_A.weight"] = torch.randn(2, 64, generator=noise)
+        pairs[f"{base}.lora_B.weight"] = torch.randn(64, 2, generator=noise) / 8
+    save_file(pairs, folder / "lora.safetensors")
+    return folder
+
+
+def test_experts_are_halved_each_and_adapters_with_their_weights(mixture, pages):
+    """The first test, for a process has one pair at a time, and that of the others is still to come."""
+    texts = []
+    for device in ("cpu", "cpu+cpu"):
+        engine = PixtralEngine(mixture, device, "float64", memory_bytes=2_000_000_000, most_tokens=24)
+        texts.append([engine.submit(page.image_hash, page.pixels, [OCR])[0] for page in pages[:3]])
+        texts[-1] = [future.result(120).text for future in texts[-1]]
+        engine.close()
+    assert texts[0] == texts[1] and len(set(texts[0])) == 3
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The second process, and the half that is here."""
+    second = Second(CPU)
+    assert second.hear() > 0  # bytes that it may take
+    yield second, second.load(CHECKPOINT, CPU, torch.float32)
+    second.close()
+    assert second.process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return draw_samples(6, (128, 48), seed=4, kinds=("words", "numbers", "random"))
+
+
+def request(processor, page, text=OCR.text, draft="", max_tokens=60):
+    made = processor.encode_page(page.image_hash, page.pixels, text, Sampling(max_tokens, page_lines=100))
+    return replace(made, draft=processor.draft(draft))
+
+
+def read(backend, processor, requests, limits, blocks):
+    """Texts in order, hidden states, and the engine's figures; all blocks came back."""
+    scheduler = Scheduler(limits, BlockPool(blocks, BLOCK_SIZE), expected_output_tokens=0)
+    executor = RecordingExecutor(backend, limits)
+    engine = PackedEngine(
+        executor, scheduler, processor.decode, processor.eos_id, piece=processor.piece, lookahead=False
+    )
+    try:
+        answers = [future.result(120) for future in [engine.submit(one) for one in requests]]
+        stats = engine.stats()
+    finally:
+        engine.close()
+    scheduler.pool.check([])
+    return [answer.text for answer in answers], executor.hidden, stats
+
+
+@pytest.fixture
+def both(pair, model, processor):
+    """What two devices make of requests, and what one makes of them."""
+    second, half = pair
+
+    def run(requests, limits=LIMITS, blocks=400):
+        sizes = (limits, blocks, BLOCK_SIZE, TILE)
+        two = read(second.make_backend(half, *sizes), processor, requests, limits, blocks)
+        one = read(CpuBackend(model, *sizes), processor, requests, limits, blocks)
+        return two, one
+
+    return run
+
+
+def test_each_process_holds_half_of_the_decoder_and_all_else(pair, model):
+    second, half = pair
+    assert (half.config.n_heads, half.config.n_kv_heads, half.config.hidden_dim) == (2, 1, 256)
+    norms = sum(weight.nbytes for name, weight in half.layers.named_parameters() if "norm" in name)
+    of_half, of_whole = (sum(weight.nbytes for weight in one.layers.parameters()) for one in (half, model))
+    assert 2 * (of_half - norms) == of_whole - norms
+    assert weight_bytes(half) == weight_bytes(model) - of_whole + of_half
+    assert second.weight_bytes == weight_bytes(half)  # measured over there
+
+
+def test_the_halves_are_the_files_weights(model):
+    halves = [load_model(CHECKPOINT, "cpu", torch.float32, rank=rank) for rank in (0, 1)]
+    for name, whole in model.named_parameters():
+        parts = [dict(half.named_parameters())[name] for half in halves]
+        if parts[0].shape == whole.shape:
+            assert torch.equal(parts[0], whole) and torch.equal(parts[1], whole)
+        else:
+            side = 1 if name.endswith(("wo.weight", "w2.weight")) else 0
+            assert torch.equal(torch.cat(parts, side), whole), name
+
+
+def test_the_text_is_that_of_one_device_and_the_bits_are_those_of_the_page_alone(both, pages, processor):
+    requests = [request(processor, page) for page in pages]
+    (texts, hidden, _), (expected, of_one, _) = both(requests)
+    assert texts == expected and len(set(texts)) == len(pages)
+    assert hidden.keys() == of_one.keys()
+    differences = [(hidden[key] - of_one[key]).abs().max().item() for key in hidden]
+    assert 0 < max(differences) < 1e-4  # other sums: near, and not the same
+    for one, text in zip(requests, texts, strict=True):
+        (alone, of_alone, _), _ = both([one])
+        assert alone == [text]
+        assert all(torch.equal(hidden[key], row) for key, row in of_alone.items())
+
+
+def test_prefixes_are_shared_and_who_came_last_gives_way(both, pages, processor):
+    prompts = [OCR.text, "read the text, please"]
+    requests = [request(processor, page, prompt) for page in pages for prompt in prompts]
+    (texts, hidden, stats), (expected, _, of_one) = both(requests, blocks=34)
+    assert texts == expected
+    assert stats["prefix_hit_tokens"] > 0 and stats["preemptions"] > 0
+    assert stats["preemptions"] == of_one["preemptions"]
+    (alone, of_alone, _), _ = both(requests[:1])
+    assert alone == texts[:1] and all(torch.equal(hidden[key], row) for key, row in of_alone.items())
+
+
+def test_drafts_are_tried_and_wrong_ones_leave_nothing(both, pages, processor):
+    plain = [request(processor, page) for page in pages]
+    (texts, hidden, _), _ = both(plain)
+    drafted = [
+        request(processor, page, draft=text[:8] + "§" + text[9:]) for page, text in zip(pages, texts, strict=True)
+    ]
+    (again, of_drafted, stats), _ = both(drafted, replace(LIMITS, decode_tile=16))
+    assert again == texts
+    assert 0 < stats["accepted_tokens"] < stats["drafted_tokens"]
+    assert all(torch.equal(hidden[key], row) for key, row in of_drafted.items())
+
+
+def test_slots_are_cleared_in_both(pair, pages, processor):
+    second, half = pair
+    backend = second.make_backend(half, LIMITS, 400, BLOCK_SIZE, TILE)
+    backend.clear(torch.arange(400 * BLOCK_SIZE).numpy())
+    backend.make_room()
+    texts, _, _ = read(backend, processor, [request(processor, pages[0])], LIMITS, 400)
+    assert texts[0].strip() and all(not store.isnan().all() for store in backend.cache.keys)
+
+
+def test_what_two_cannot_share_is_refused_by_its_key():
+    config = read_config(CHECKPOINT)
+    for key in ("n_heads", "n_kv_heads", "hidden_dim"):
+        with pytest.raises(UsageError, match=rf"params.json: {key} is 3, an odd number, .*; name one of them"):
+            half_of(replace(config, **{key: 3}), CHECKPOINT)
+
+
+def test_devices_are_single_ones_or_twos():
+    assert process_slots("read", "0+1,2+3") == [ProcessSlot("read", "0+1"), ProcessSlot("read", "2+3")]
+    assert process_slots("read", " cpu + cpu ") == [ProcessSlot("read", "cpu+cpu")]
+    assert device_variables(["2+3", "0+1"]) == {
+        "CUDA_VISIBLE_DEVICES": "2,3,0,1",
+        "PAGEPACK_INTERNAL_DEVICE": "2+3,0+1",
+    }
+    assert device_variables(["cpu+cpu"]) == {"CUDA_VISIBLE_DEVICES": "", "PAGEPACK_INTERNAL_DEVICE": "cpu+cpu"}
+    for wrong in ("0+0", "0+1,1+2", "cpu", "cpu+0", "0+", "cpu+cpu,cpu+cpu"):
+        with pytest.raises(UsageError, match=r"write each GPU once, .* or two for a model over both, like 0\+1"):
+            process_slots("read", wrong)
+    for wrong in ("0+1+2", "0,1+2"):
+        with pytest.raises(UsageError, match="a model is on one GPU or over two, and so are all"):
+            process_slots("read", wrong)
+
+
+def test_narrow_weights_over_two_are_refused(monkeypatch):
+    monkeypatch.setenv("PAGEPACK_INTERNAL_DEVICE", "0+1")
+    with pytest.raises(UsageError, match=r"--devices 0\+1 --quantize int8: halves of a layer are not quantized"):
+        choose_engine(Settings(model=CHECKPOINT, quantize="int8"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_two_gpus_that_are_not_there_end_a_run_with_2(tmp_path):
+    document = write_pdf(tmp_path / "a.pdf", 1)
+    more = ("--model", CHECKPOINT, "--devices", "0+1", "--home", tmp_path / "home")
+    ended = pagepack("run", document, *more, PAGEPACK_INTERNAL_ENGINE="")
+    assert ended.returncode == 2
+    assert "--devices 0+1" in ended.stderr and "GPU" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def seconds_of(home):
+    """Processes with half of a model, of the readers of a home."""
+    children = [child for one in processes_of(home) for child in one.children(recursive=True)]
+    found = {one.pid: one for one in (*processes_of(home), *children) if "second" in one.cmdline()[-1:]}
+    return list(found.values())
+
+
+def test_a_killed_second_process_ends_the_first_and_every_page_is_read_once(tmp_path_factory, tmp_path):
+    model = make_checkpoint(tmp_path_factory.mktemp("model") / "tiny", "tiny")
+    document = write_pdf(tmp_path / "a.pdf", 6)
+    home, question = tmp_path / "home", tmp_path / "question.txt"
+    question.write_text("What is it?")
+    prompt = ["--prompt-file", str(question), "--max-tokens", "160"]
+    arguments = ["run", str(document), "--model", str(model), "--devices", "cpu+cpu", *prompt, "--home", str(home)]
+    variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64", "PAGEPACK_LEASE_SECONDS": "600"}
+    begun = start(*arguments, engine="", **variables)
+    in_hand = "SELECT count(*) FROM page_tasks WHERE state = 'leased'"
+    wait_until(lambda: (home / "logs" / "read-cpu+cpu.log").exists() and rows(home, in_hand) > [(0,)])
+    (second,) = seconds_of(home)
+    second.send_signal(signal.SIGKILL)
+    _, said = begun.communicate(timeout=600)
+    assert begun.returncode == 0, said
+    assert "the read-cpu+cpu worker died (exit code 4); starting it again" in said
+    _, log, _ = (home / "logs" / "read-cpu+cpu.log").read_text().split(" two processes: ")  # loaded twice
+    told = [line for line in log.splitlines() if " CRITICAL " in line or " ERROR " in line or "Traceback" in line]
+    assert len(told) == 1 and "was killed by signal 9; the process of its other half ends, too" in told[0], log
+    assert rows(home, "SELECT count(*), count(DISTINCT page_number) FROM page_text") == [(6, 6)]
+    reconciles(home)
+    wait_until(lambda: not second.is_running() and not seconds_of(home))
+
+
+def test_the_second_process_ends_with_the_first():
+    """Killed between two pages, when nothing goes over the sockets."""
+    program = (
+        "import psutil, sys, time\n"
+        "from pathlib import Path\n"
+        "from workers.engines.pixtral import PixtralEngine\n"
+        "engine = PixtralEngine(Path(sys.argv[1]), 'cpu+cpu', memory_bytes=2_000_000_000)\n"
+        "print(*[child.pid for child in psutil.Process().children()], flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, str(Path(CHECKPOINT))], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert first.stdout is not None
+    second = psutil.Process(int(first.stdout.readline()))
+    assert second.is_running()
+    first.kill()
+    first.wait()
+    wait_until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
+    first.stdout.close()

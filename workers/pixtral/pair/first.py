@@ -1,0 +1,264 @@
+"""One model on two devices, by two processes (`--devices 0+1`): what the first of them does beside reading.
+
+    first     scheduler, vision tower, half of each layer, head, drawing of tokens
+                  │ each step's numbers, by a pipe            ▲ two sums a layer, by torch.distributed
+                  ▼                                           ▼
+    second    half of each layer, its half of the cache
+
+The second process has the same backend over its half, and runs what the first runs, in the same order. Device tensors
+that a step begins with, image features and the last tokens, are broadcast. If either process dies, the other ends: the
+second when the first does, the first with one line, so that its supervisor gives its leases back and starts both anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence as AbstractSequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.distributed
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import Unavailable
+from workers.pixtral import start
+from workers.pixtral.executor import Backend
+from workers.pixtral.model.config import read_config
+from workers.pixtral.model.half import DEVICES, half_of
+from workers.pixtral.model.load import DTYPES, empty_model_of, load_model, weight_bytes
+from workers.pixtral.model.vision import Pixtral
+from workers.pixtral.pair.numbers import numbers_of
+from workers.pixtral.plan.batch import Layout
+from workers.pixtral.plan.scheduler import Limits, Step
+
+logger = logging.getLogger(__name__)
+
+_NEWS_SECONDS = 5.0  # in which a process that died is seen to have died
+_CLOSE_SECONDS = 10.0
+Device = torch.device
+
+
+def build_pair(
+    folder: Path,
+    devices: AbstractSequence[Device],
+    dtype: str | None = None,
+    memory_bytes: int | None = None,
+    *,
+    drafts: bool = True,
+    narrow_cache: bool = False,
+) -> start.Built:
+    """`start.build_engine` over two `devices`; `memory_bytes` are those of each.
+
+    Raises:
+        UsageError: as `start.build_engine`, or the heads are not to be shared.
+        Unavailable: the second process ended before it was ready.
+    """
+    from workers.pixtral.text.processor import Processor
+
+    config = read_config(folder)
+    half_of(config, folder)
+    processor = Processor(folder, config)
+    second = Second(devices[1])
+    try:
+        free = second.hear(), available_each(devices[0])
+        granted = memory_bytes or min(free)
+        chosen = DTYPES[dtype] if dtype else start.choose_dtype(folder, devices[0], granted)
+        empty = empty_model_of(folder, half=True).to(chosen)
+        start.fit_of(empty, granted, devices[0], narrow_cache=narrow_cache)  # said before minutes of loading
+        model = second.load(folder, devices[0], chosen)
+        own, theirs = weight_bytes(model) / 1e9, second.weight_bytes / 1e9
+        logger.info("two processes: %.3g GB of weights on %s, %.3g on %s", own, devices[0], theirs, devices[1])
+        engine = start.start_engine(
+            model, processor, granted, drafts=drafts, narrow_cache=narrow_cache, make=second.make_backend
+        )
+    except BaseException:
+        second.close()
+        raise
+    return start.Built(engine, processor, second.close)
+
+
+def available_each(device: Device) -> int:
+    """What each of the two may take: a CPU's memory is shared by both."""
+    return start.available_bytes(device) // (DEVICES if device.type == "cpu" else 1)
+
+
+class Second:
+    """The process that holds the other half. One thread at a time tells it what to do."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.weight_bytes = 0
+        self._is_closing = False
+        self._losing = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="pagepack-pair-")
+        self._line, theirs = multiprocessing.Pipe()
+        with theirs:
+            self.process = subprocess.Popen([sys.executable, "-P", "-m", "workers", "second"], stdin=theirs.fileno())
+        self.tell(str(device), Path(self._folder.name) / "meeting")
+
+    def tell(self, *message: Any) -> None:
+        """What to do next. Raises Unavailable: it is gone."""
+        try:
+            self._line.send(message)
+        except OSError as error:
+            raise self._gone() from error
+
+    def hear(self) -> int:
+        """Its answer. Raises Unavailable: it is gone."""
+        try:
+            answer: int = self._line.recv()
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+        return answer
+
+    def load(self, folder: Path, device: Device, dtype: torch.dtype) -> Pixtral:
+        """Both halves, at the same time; the one on `device` is given. From now on one process ends with the other.
+
+        Raises:
+            UsageError: as `load_model`. Unavailable: it is gone.
+        """
+        self.tell(folder, dtype)
+        model = load_model(folder, device, dtype, rank=0)
+        self.weight_bytes = self.hear()
+        threading.Thread(target=self._watch, name="second", daemon=True).start()
+        meet(device, Path(self._folder.name) / "meeting", rank=0)
+        return model
+
+    def order(self, *message: Any) -> None:
+        """`tell`, once both read: one that is gone ends this process."""
+        try:
+            self._line.send(message)
+        except OSError as error:
+            self.lose(error)
+
+    def make_backend(
+        self,
+        model: Pixtral,
+        limits: Limits,
+        num_blocks: int,
+        block_size: int,
+        prefill_tile: int | None,
+        *,
+        narrow_cache: bool = False,
+    ) -> Backend:
+        """`start.make_backend` in both processes."""
+        sizes = (limits, num_blocks, block_size, prefill_tile)
+        self.tell("make", *sizes, narrow_cache)
+        return PairBackend(start.make_backend(model, *sizes, narrow_cache=narrow_cache), self)
+
+    def lose(self, error: BaseException | None = None) -> NoReturn:
+        """End this process with one line, or wait for who does so already.
+
+        Half a model reads nothing, and what waits for the other half on a GPU waits for ever: no exception gets there.
+        """
+        self._losing.acquire()
+        code = self._end(_NEWS_SECONDS)
+        if code is not None:
+            logger.critical("%s; the process of its other half ends, too", _ended(self.device, code))
+        else:
+            logger.critical("a step over two devices failed (%s); both processes end", error, exc_info=error)
+        self._folder.cleanup()
+        os._exit(Unavailable.exit_code)
+
+    def close(self) -> None:
+        """Both part; nothing is to be told afterwards."""
+        self._is_closing = True
+        with suppress(OSError):
+            self._line.send(("part",))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        self._line.close()
+        self._end(_CLOSE_SECONDS)
+        self._folder.cleanup()
+
+    def _end(self, seconds: float) -> int | None:
+        """Its exit code; None if it lived on for so long and was killed."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(seconds)
+        self.process.kill()
+        self.process.wait()
+        return None
+
+    def _watch(self) -> None:
+        self.process.wait()
+        if not self._is_closing:
+            self.lose()
+
+    def _gone(self) -> Unavailable:
+        said = _ended(self.device, self._end(_NEWS_SECONDS))
+        return Unavailable(f"{said} before it was ready; its log says why")
+
+
+def _ended(device: Device, code: int | None) -> str:
+    how = "said no more" if code is None else f"ended with exit code {code}"
+    if code is not None and code < 0:
+        how = f"was killed by signal {-code}"
+    return f"the process of half of the model, on {device}, {how}"
+
+
+def meet(device: Device, meeting: Path, rank: int) -> None:
+    """The two processes find each other by a file, and their collectives run from now on: on GPUs by NCCL."""
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)  # else it looks for this host's name, which may lead nowhere
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=meeting.as_uri(),
+        rank=rank,
+        world_size=DEVICES,
+        device_id=device if on_gpu else None,
+    )
+
+
+class PairBackend:
+    """`executor.Backend` of the first process: what runs through the layers, runs in both."""
+
+    def __init__(self, own: Backend, second: Second) -> None:
+        self.own, self.second = own, second
+        self.model, self.cache, self.device, self.draft_tile = own.model, own.cache, own.device, own.draft_tile
+
+    def enter(self) -> None:
+        self.own.enter()
+
+    def padded(self, num_rows: int) -> int:
+        return self.own.padded(num_rows)
+
+    def decode_rows(self, count: int) -> int:
+        return self.own.decode_rows(count)
+
+    def encode(self, images: AbstractSequence[Tensor]) -> Tensor:
+        return self.own.encode(images)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.own.logits(hidden)
+
+    def run(self, step: Step, layout: Layout, features: Tensor | None, last_tokens: Tensor) -> Tensor:
+        """Whatever goes wrong here leaves the other process in the middle of a step: both end."""
+        try:
+            self.second.order("run", *numbers_of(step, layout))
+            if features is not None:
+                torch.distributed.broadcast(features, 0)
+            torch.distributed.broadcast(last_tokens, 0)
+            return self.own.run(step, layout, features, last_tokens)
+        except Exception as error:
+            self.second.lose(error)
+
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        self.second.order("clear", slots)
+        self.own.clear(slots)
+
+    def make_room(self) -> None:
+        self.second.order("make_room")
+        self.own.make_room()
