@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -275,24 +274,56 @@ def test_a_killed_second_process_ends_the_first_and_every_page_is_read_once(tmp_
     wait_until(lambda: not second.is_running() and not seconds_of(home))
 
 
-def test_the_second_process_ends_with_the_first():
-    """Killed between two pages, when nothing goes over the sockets."""
-    program = (
-        "import psutil, sys, time\n"
-        "from pathlib import Path\n"
-        "from workers.engines.pixtral import PixtralEngine\n"
-        "engine = PixtralEngine(Path(sys.argv[1]), 'cpu+cpu', memory_bytes=2_000_000_000)\n"
-        "print(*[child.pid for child in psutil.Process().children()], flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+PROGRAM = """
+import logging, psutil, sys, time
+from pathlib import Path
+import numpy as np
+from schemas.prompts import OCR
+from workers.engines.pixtral import PixtralEngine
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+engine = PixtralEngine(Path(sys.argv[1]), "cpu+cpu", memory_bytes=2_000_000_000)
+print(*[child.pid for child in psutil.Process().children()], flush=True)
+backend = engine._built.engine.executor.backend
+"""
+READ = 'engine.submit("page", np.zeros((64, 64, 3), np.uint8), [OCR])[0].result()\n'
+
+
+def begin(more):
+    """A process with an engine over two devices, and the other process of it."""
+    command = [sys.executable, "-c", PROGRAM + more, str(CHECKPOINT)]
     first = subprocess.Popen(
-        [sys.executable, "-c", program, str(Path(CHECKPOINT))], stdout=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert first.stdout is not None
-    second = psutil.Process(int(first.stdout.readline()))
+    return first, psutil.Process(int(first.stdout.readline()))
+
+
+def test_the_second_process_ends_with_the_first():
+    """Killed between two pages, when nothing goes over the sockets."""
+    first, second = begin("time.sleep(600)\n")
     assert second.is_running()
     first.kill()
-    first.wait()
+    first.communicate()
     wait_until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
-    first.stdout.close()
+
+
+ENDED = "the process of half of the model, on cpu, ended with exit code 70; the process of its other half ends, too"
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (
+            "backend.own.run = None\n",
+            "a step over two devices failed (TypeError: 'NoneType' object is not callable); both processes end",
+        ),
+        ("backend.second.order('run', None)\ntime.sleep(600)\n", ENDED),
+    ],
+)
+def test_a_step_that_fails_in_either_ends_both_with_one_line(fault, line):
+    first, second = begin(fault + READ)
+    _, said = first.communicate(timeout=600)
+    assert first.returncode == 4, said
+    assert [told for told in said.splitlines() if told.startswith("CRITICAL ")] == [f"CRITICAL {line}"]
+    assert not second.is_running() or second.status() == psutil.STATUS_ZOMBIE

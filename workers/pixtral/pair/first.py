@@ -166,7 +166,8 @@ class Second:
         if code is not None:
             logger.critical("%s; the process of its other half ends, too", _ended(self.device, code))
         else:
-            logger.critical("a step over two devices failed (%s); both processes end", error, exc_info=error)
+            what = f"{type(error).__name__}: {error}"
+            logger.critical("a step over two devices failed (%s); both processes end", what, exc_info=error)
         self._folder.cleanup()
         os._exit(Unavailable.exit_code)
 
