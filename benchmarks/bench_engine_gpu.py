@@ -4,19 +4,22 @@
 
 First `gpu_gates`, and nothing is timed unless all hold: fused kernels, paged decode and varlen attention with a past
 against float64; teacher-forced logits of tiny and mini checkpoints, alone, in a pack, chunked, preempted and without
-the graph; no launch that makes the host wait. Then random weights of the preset are drawn on the device, pages of
-768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end of sequence ignored.
-The bound (`bound` below) is products at the chip's measured rate, then bytes at its measured bandwidth. Needs neither
-tokenizer nor network, nor mistral-inference, mistral-common, xformers. The last line is JSON. Not yet run: no GPU was
-at hand.
+the graph; no launch that makes the host wait; drafts (`gpu_draft_gates`): rows of one page to the bit as each alone,
+and the same text. Then random weights of the preset are drawn on the device, pages of 768 × 1024 px handed over all at
+once, with output lengths drawn from 200 to 1,200 tokens and end of sequence ignored; then the same pages again with
+their answers as drafts, of whose characters a share is wrong (`spoiled` below). The bound (`bound` below) is products
+at the chip's measured rate, then bytes at its measured bandwidth. Needs neither tokenizer nor network, nor
+mistral-inference, mistral-common, xformers. The last line is JSON. Not yet run: no GPU was at hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,12 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
+from benchmarks.gpu_draft_gates import check_drafts, check_runs
 from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, page_request, run
 from workers.pixtral import start
 from workers.pixtral.cuda.attention import uses_flash
 from workers.pixtral.describe import describe_path
+from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model.load import weight_bytes
 from workers.pixtral.plan import sizes
@@ -126,6 +131,46 @@ class TimedExecutor:
         return out
 
 
+def spoiled(tokens: Sequence[int], share: float, rng: random.Random) -> tuple[int, ...]:
+    """An answer as a draft with that share of its characters wrong, at four characters a token.
+
+    Of the tokens that have a wrong one, a third each is replaced, left out, and doubled by another.
+    """
+    out: list[int] = []
+    for token in tokens:
+        other = rng.randrange(20, 220)
+        is_wrong, how = rng.random() < 1 - (1 - share) ** 4, rng.randrange(3)
+        out += ((), (other,), (token, other))[how] if is_wrong else (token,)
+    return tuple(out)
+
+
+def time_drafts(
+    engine: PackedEngine, requests: Sequence[Request], answers: Sequence[tuple[int, ...]], seconds: float
+) -> dict[str, Any]:
+    """By the share of wrong characters: pages/s over those of `seconds` without drafts, steps, what was accepted."""
+    found: dict[str, Any] = {}
+    for share in (0.02, 0.05, 0.2):
+        rng = random.Random(0)
+        drafted = [
+            replace(request, draft=spoiled(answer, share, rng))
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        engine.scheduler.pool.drop_prefixes()
+        before, started = engine.stats(), time.perf_counter()
+        texts = run(engine, drafted)
+        wall, after = time.perf_counter() - started, engine.stats()
+        tried, accepted = (after[name] - before[name] for name in ("drafted_tokens", "accepted_tokens"))
+        found[f"{share:g}"] = {
+            "pages_per_second": len(requests) / wall,
+            "over_without": seconds / wall,
+            "steps": after["steps"] - before["steps"],
+            "accepted": accepted / max(1.0, tried),
+            "of_answers_by_draft": accepted / sum(map(len, answers)),
+            "same_text": float(np.mean([a == b for a, b in zip(texts, answers, strict=True)])),
+        }
+    return found
+
+
 def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]:
     """All pages at once; steady pages/s are those finished while others still wait."""
     ceilings = Ceilings(device)
@@ -136,7 +181,7 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     fit = measured_sizes(model, fit, granted, CudaMemory(device), start.make_backend)
     backend = start.make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
     executor = Executor(backend, fit.limits)
-    engine = make_engine(model, fit.limits, fit.num_blocks, executor)
+    engine = make_engine(model, replace(fit.limits, drafts=backend.drafts), fit.num_blocks, executor)
     lengths = np.random.default_rng(0).integers(200, 1201, pages)
     requests = [page_request(i, 64, 48, int(length)) for i, length in enumerate(lengths)]
     run(engine, [page_request(10_000 + i, 64, 48, 8) for i in range(4)])  # kernels compile, the graph is recorded
@@ -156,11 +201,12 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     assert all(len(future.result().tokens) == length for future, length in zip(futures, lengths, strict=True))
     wall = time.perf_counter() - started
     in_steady = [moment for moment in finished if moment <= steady]
-    phases = timed.phases()
+    phases, stats = timed.phases(), engine.stats()
+    executor.launch = timed.launch_inside  # type: ignore[method-assign]
     busy = sum(value for name, value in phases.items() if name.endswith("device_seconds"))
     limit = bound(preset, requests, fit.limits.max_sequences, ceilings)
+    drafts = time_drafts(engine, requests, [future.result().tokens for future in futures], wall)
     steady_rate = (len(in_steady) - 1) / (in_steady[-1] - in_steady[0]) if len(in_steady) > 10 else 0.0
-    stats = engine.stats()
     engine.close()
     return {
         "pages": pages, "sizes": fit.arithmetic, "granted_bytes": granted,
@@ -170,7 +216,7 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
         "teraflops_measured": ceilings.flops / 1e12, "terabytes_per_second_measured": ceilings.bytes / 1e12,
         "bound": limit, "of_bound": pages / wall / limit["pages_per_second"],
         "steady_of_bound": steady_rate / limit["pages_per_second"], "phases": phases,
-        "preemptions": stats["preemptions"], "packing_efficiency": stats["packing_efficiency"],
+        "preemptions": stats["preemptions"], "packing_efficiency": stats["packing_efficiency"], "drafts": drafts,
     }  # fmt: skip
 
 
@@ -194,8 +240,11 @@ def main() -> None:
     for name, check in (
         ("kernel_errors", lambda: check_kernels(device)),
         ("varlen_errors", lambda: check_varlen(device)),
+        ("rows_of_drafts", lambda: check_runs(device)),
         ("engine_tiny", lambda: check_engine(random_model("tiny", str(device), torch.bfloat16))),
         ("engine_mini", lambda: check_engine(random_model("mini", str(device), torch.bfloat16))),
+        ("drafts_tiny", lambda: check_drafts(random_model("tiny", str(device), torch.bfloat16))),
+        ("drafts_mini", lambda: check_drafts(random_model("mini", str(device), torch.bfloat16))),
         ("timing", lambda: time_engine(device, args.preset, args.pages)),
     ):
         started = time.perf_counter()

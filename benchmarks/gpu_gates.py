@@ -9,6 +9,7 @@ wrong slot or a wrong mask show there as errors near 1; a near tie that bfloat16
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -221,12 +222,12 @@ def read(
 ) -> tuple[list[tuple[int, ...]], float]:
     """Tokens of each request, and the worst error of any one's logits."""
     options = dict(more)
-    narrow_cache = options.pop("narrow_cache", False)
+    narrow_cache, drafts = options.pop("narrow_cache", False), options.pop("drafts", False)
     backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None, narrow_cache=narrow_cache)
     for name, value in options.items():
         setattr(backend, name, value)
     executor = WatchedExecutor(backend, limits)
-    engine = make_engine(model, limits, blocks, executor)
+    engine = make_engine(model, replace(limits, drafts=backend.drafts if drafts else None), blocks, executor)
     texts = run(engine, requests)
     engine.close()
     engine.scheduler.pool.check([])

@@ -175,12 +175,17 @@ def _read(name: str, grid: tuple[int, ...], kernel: Any) -> Program:
 
 
 def launches(
-    capability: int, varlen_signature: str | None = None, kind: str | None = None, *, narrow_cache: bool = False
+    capability: int,
+    varlen_signature: str | None = None,
+    kind: str | None = None,
+    *,
+    narrow_cache: bool = False,
+    drafts: bool = False,
 ) -> Launches:
     """Steps of Pixtral 12B's shapes (2 of its 40 layers): prefill, a second prompt's chunk with a past, decode.
 
     `varlen_signature` is another release's, as `def varlen_attn(…): ...`; else that of the installed torch. `kind` are
-    narrow weights; `narrow_cache` keeps keys and values in e4m3.
+    narrow weights; `narrow_cache` keeps keys and values in e4m3; with `drafts` the largest steps have rows of them.
     """
     installed, known = attention._varlen()  # type: ignore[misc]
     signature = inspect.signature(installed)
@@ -207,7 +212,7 @@ def launches(
         vision._cached_positions.cache_clear()
         patch.setattr(attention, "_varlen", lambda: (varlen_attn, known))
         with operators:
-            _run_steps(kind, narrow_cache)
+            _run_steps(kind, narrow_cache, drafts)
     found.programs = programs
     return found
 
@@ -249,9 +254,11 @@ def worst_bytes(params: dict[str, Any], limits: Limits, kind: str | None = None,
         vision._statistics.cache_clear()
         vision._cached_positions.cache_clear()
         with _Bytes(model) as counted:
-            backend = graph.CudaBackend(model, limits, blocks, 64, use_graph=False, narrow_cache=narrow_cache)
+            backend = graph.CudaBackend(
+                model, limits, blocks, 64, use_graph=False, narrow_cache=narrow_cache, drafts=True
+            )  # fmt: skip
             engine = executor.Executor(backend, limits)
-            for step in worst_step.worst_steps(model.config, limits, 64, Sampling()):
+            for step in worst_step.worst_steps(model.config, limits, 64, Sampling(), backend.buckets[-1]):
                 engine.launch(step)
             return counted.most - backend.cache.nbytes
 
@@ -270,10 +277,10 @@ def _shaped(params: dict[str, Any], layers: int, tower_layers: int, kind: str | 
     return model
 
 
-def _run_steps(kind: str | None, narrow_cache: bool) -> None:
+def _run_steps(kind: str | None, narrow_cache: bool, drafts: bool) -> None:
     model = _shaped(PRESETS["12b"], 2, 1, kind)
     limits = Limits(16, 2048, 8192, 8556, tile_tokens=16384, step_keys=24940)
-    backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False, narrow_cache=narrow_cache)
+    backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False, narrow_cache=narrow_cache, drafts=drafts)
     engine = executor.Executor(backend, limits)
     scheduler = Scheduler(limits, BlockPool(1000, 64))
     page = page_request(0, 64, 48, 20)
@@ -289,6 +296,6 @@ def _run_steps(kind: str | None, narrow_cache: bool) -> None:
             if work.samples:
                 work.sequence.pending -= 1
                 work.sequence.tokens.append(50)
-    for step in worst_step.worst_steps(model.config, limits, 64, Sampling()):  # which sizes the cache
+    for step in worst_step.worst_steps(model.config, limits, 64, Sampling(), backend.buckets[-1]):  # to size the cache
         engine.launch(step)
     assert kinds >= {("prefill",), ("prefill", "decode", "copy"), ("decode",)}, kinds

@@ -21,6 +21,7 @@ from workers.pixtral.executor import Executor
 from workers.pixtral.model import sampling
 from workers.pixtral.plan.batch import slots_of
 from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.draft_rows import Filled
 from workers.pixtral.plan.drafts import Drafter
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
@@ -37,7 +38,7 @@ class Reader:
     """The small reader with a tile of rows and a cache as the test wants them."""
 
     def __init__(self, model, processor, tile=16, blocks=200, executor=Executor, size=8):
-        limits = Limits(16, 256, 512, 400, decode_tile=tile)
+        limits = Limits(16, 256, 512, 400, drafts=Filled(tile) if tile else None)
         self.processor = processor
         self.executor = executor(CpuBackend(model, limits, blocks, size, 64), limits)
         self.scheduler = Scheduler(limits, BlockPool(blocks, size), expected_output_tokens=0)
@@ -195,6 +196,26 @@ def test_what_is_no_number_after_a_wrong_draft_leaves_nothing(model, processor, 
         (read,), _ = reader.read([reader.request(pages[0], "~" * 60)])
         assert reader.executor.wrong > 60
     assert read.tokens == whole
+
+
+def test_a_row_that_is_no_number_beside_a_draft_is_computed_again_without(model, processor, pages, plain):
+    """What a wrong draft leaves may spoil the row before it, of which it is masked only: 0 × ∞."""
+
+    class Spoils(Executor):
+        spoiled = 0
+
+        @torch.inference_mode()
+        def launch(self, step):
+            launched = super().launch(step)
+            if any(draft is not None for draft in launched.drafts):
+                self.spoiled += 1
+                launched.sampled[0, 0] = sampling.NOT_FINITE
+            return launched
+
+    with Reader(model, processor, tile=64, executor=Spoils) as reader:
+        (read,), _ = reader.read([reader.request(pages[0], pages[0].layout.text)])
+        assert reader.executor.spoiled == 1
+    assert said(read) == plain[0][0] and read.drafted and not read.accepted
 
 
 def test_a_loop_is_cut_at_the_same_token(tmp_path):

@@ -12,6 +12,7 @@ from benchmarks.checkpoint import make_checkpoint
 from workers.pixtral.cpu import backend as cpu
 from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.model.load import load_model
+from workers.pixtral.plan.draft_rows import Filled
 from workers.pixtral.plan.scheduler import Limits
 
 
@@ -24,7 +25,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_page_alone_computes_eight_rows_and_a_full_step_tiles_of_many(made: CpuBackend) -> None:
     assert [made.decode_rows(count) for count in (1, 8, 9, 64, 65)] == [8, 8, 64, 64, 128]
     assert made.few(8).padded(1) == 8 and made.few(64).padded(1) == 64
-    assert made.draft_tile == 64, "drafts fill what a step of many leaves free"
+    assert made.drafts == Filled(64), "drafts fill what a step of many leaves free"
 
 
 def test_rows_have_the_same_logits_in_a_tile_of_few_and_of_many(made: CpuBackend) -> None:

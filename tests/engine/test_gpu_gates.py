@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import gpu_gates
+from benchmarks import bench_engine_gpu, gpu_draft_gates, gpu_gates
 from benchmarks.checkpoint import random_model
+from workers.pixtral import start
 from workers.pixtral.cpu.attention import attend_packed, attend_past
 from workers.pixtral.cpu.tiles import TiledRunner
 from workers.pixtral.cuda import attention
+from workers.pixtral.executor import Executor
 from workers.pixtral.plan.scheduler import Limits
+from workers.pixtral.plan.sequence import Sequence
 
 ROOT = Path(__file__).parents[2]
 NOT_THERE = "mistral_inference mistral_common xformers simple_parsing pydantic pydantic_core sqlalchemy celery kombu"
@@ -50,6 +54,29 @@ def test_pages_that_see_each_other_do_not_pass(tiny, monkeypatch):
     monkeypatch.setattr(TiledRunner, "packed_attention", leaking)
     with pytest.raises(AssertionError, match="packed, logits"):
         gpu_gates.check_engine(tiny, MODES, max_tokens=6)
+
+
+def test_drafts_that_change_no_text_pass_and_others_do_not(tiny, monkeypatch):
+    found = gpu_draft_gates.check_drafts(tiny, max_tokens=8)
+    assert found["drafted, same text"] == 1.0
+    monkeypatch.setattr(Sequence, "was_wrong", lambda self, position, draft: False)
+    with pytest.raises(AssertionError, match="draft 1 changed a page"):
+        gpu_draft_gates.check_drafts(tiny, max_tokens=8)
+
+
+def test_pages_with_drafts_are_timed(tiny):
+    """By `bench_engine_gpu` on a GPU."""
+    limits = Limits(8, 512, 2048, 4096)
+    backend = start.make_backend(tiny, limits, 60, 64, 128)
+    engine = gpu_gates.make_engine(tiny, replace(limits, drafts=backend.drafts), 60, Executor(backend, limits))
+    requests = [gpu_gates.page_request(number, 4, 6, max_tokens=24) for number in range(2)]
+    answers = gpu_gates.run(engine, requests)
+    plain = engine.stats()
+    found = bench_engine_gpu.time_drafts(engine, requests, answers, 1.0)
+    engine.close()
+    assert list(found) == ["0.02", "0.05", "0.2"] and plain["drafted_tokens"] == 0
+    for figures in found.values():
+        assert figures["same_text"] == 1.0 and 0 < figures["accepted"] <= 1 and figures["steps"] < plain["steps"]
 
 
 def _varlen(seen):

@@ -103,6 +103,17 @@ def test_a_narrow_cache_compiles_for_hopper_with_three_tiles_on_their_way():
     assert past and all(str(key.dtype) == "torch.bfloat16" for _, key, *_ in past)
 
 
+@pytest.mark.parametrize(("capability", "narrow_cache"), [(90, False), (90, True), (80, False)])
+def test_rows_of_a_draft_take_no_more_of_a_multiprocessor_than_one(capability, narrow_cache):
+    found = gpu_programs.launches(capability, narrow_cache=narrow_cache, drafts=True)
+    alone, together = found.of("_decode_split")
+    assert together.grid == alone.grid == (16, 8, 9), "a program takes a run of rows, not a row"
+    assert together.spilled == 0 and together.shared == alone.shared and together.waits == alone.waits
+    blocks = [REGISTERS // (program.registers * program.threads) for program in (alone, together)]
+    assert blocks[1] >= blocks[0] >= 2, (alone, together)
+    assert found.waits == []
+
+
 @pytest.mark.parametrize(
     ("kind", "product"),
     [("fp8", "aten::_scaled_mm"), ("int8", "aten::_int_mm"), ("int4", "aten::_weight_int4pack_mm")],

@@ -30,6 +30,7 @@ from workers.pixtral.model.half import half_of
 from workers.pixtral.model.load import load_model, weight_bytes
 from workers.pixtral.pair.first import Second
 from workers.pixtral.plan.cache_blocks import BlockPool
+from workers.pixtral.plan.draft_rows import Filled
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
 
@@ -190,7 +191,7 @@ def test_drafts_are_tried_and_wrong_ones_leave_nothing(both, pages, processor):
     drafted = [
         request(processor, page, draft=text[:8] + "§" + text[9:]) for page, text in zip(pages, texts, strict=True)
     ]
-    (again, of_drafted, stats), _ = both(drafted, replace(LIMITS, decode_tile=16))
+    (again, of_drafted, stats), _ = both(drafted, replace(LIMITS, drafts=Filled(16)))
     assert again == texts
     assert 0 < stats["accepted_tokens"] < stats["drafted_tokens"]
     assert all(torch.equal(hidden[key], row) for key, row in of_drafted.items())

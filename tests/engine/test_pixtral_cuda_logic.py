@@ -160,6 +160,36 @@ def check_kernels() -> None:
     assert (store_keys != 0).any(-1).any(-1).sum() == 2, "a padding row wrote"
 
 
+def check_rows_of_drafts() -> None:
+    import numpy as np
+    import torch
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    from benchmarks.gpu_draft_gates import check_runs
+
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def wide_dot(self, a, b, *more):
+        """Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them in."""
+
+        def wide(x):
+            if x.dtype.scalar != tl.bfloat16:
+                return x
+            numbers = interpreter._convert_float(x.data, tl.bfloat16, tl.float32, None).view(np.float32)
+            return interpreter.TensorHandle(numbers, tl.float32)
+
+        return dot(self, wide(a), wide(b), *more)
+
+    interpreter.InterpreterBuilder.create_dot = wide_dot
+    cpu = torch.device("cpu")
+    check_runs(cpu, 4, 1, 16, narrow_cache=False)
+    check_runs(cpu, 4, 1, 16, narrow_cache=True)
+    for heads, kv_heads, dtype in ((6, 2, torch.float32), (2, 2, torch.float16), (16, 1, torch.bfloat16)):
+        check_runs(cpu, heads, kv_heads, 16, dtype, ((62, 5), (1023, 2)), narrow_cache=False)
+    interpreter.InterpreterBuilder.create_dot = dot
+
+
 def check_engine(folder: Path) -> None:
     from dataclasses import replace
 
@@ -237,8 +267,63 @@ def check_engine(folder: Path) -> None:
     assert [r.tokens for r in results] == [r.tokens for r in expected]
     assert [tables.blocks for tables in executor.backend.tables] == [4, 12] and len(several.tokens) > 32
 
+    check_drafts(model, processor)
+
+
+def check_drafts(model, processor) -> None:
+    """Pages with a right draft, a wrong one and half of each, planned as on a GPU: before the last tokens are read."""
+    from dataclasses import replace
+
+    from tests.engine import test_pixtral_isolation as isolation
+    from workers.pixtral.cuda.graph import CudaBackend
+    from workers.pixtral.engine import PackedEngine
+    from workers.pixtral.executor import Executor
+    from workers.pixtral.plan.cache_blocks import BlockPool
+    from workers.pixtral.plan.scheduler import Limits, Scheduler
+    from workers.pixtral.plan.sequence import Sampling
+
+    class Watched(Executor):
+        rows = 0
+
+        def launch(self, step):
+            launched = super().launch(step)
+            Watched.rows = max(Watched.rows, 0 if step.chunks else launched.computed_rows)
+            return launched
+
+    def read(requests, blocks, narrow_cache=False):
+        limits = Limits(3, 20, 40, 80)
+        backend = CudaBackend(model, limits, blocks, 8, use_graph=False, narrow_cache=narrow_cache, drafts=True)
+        assert backend.buckets[-1] > 3 and backend.run_rows == 8  # two query heads a group
+        scheduler = Scheduler(replace(limits, drafts=backend.drafts), BlockPool(blocks, 8), 0)
+        executor = Watched(backend, limits)
+        engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=True)
+        with engine._wake:  # so that all wait before the first step
+            futures = [engine.submit(request) for request in requests]
+        generations = [future.result(300) for future in futures]
+        engine.close()
+        scheduler.pool.check([])
+        return generations, scheduler.preemptions
+
+    sampling = Sampling(max_tokens=8)
+    plain = [
+        processor.encode_page(f"p{i}", isolation.page(i), text, sampling) for i, text in ((4, "x"), (1, "x"), (4, "y"))
+    ]
+    for blocks, narrow_cache in ((4, False), (40, True)):
+        expected, _ = read(plain, blocks, narrow_cache)
+        answers = [one.tokens for one in expected]
+        drafts = answers[0], (7,) * 8, (*answers[2][:3], 7, 7, *answers[2][4:])
+        Watched.rows = 0
+        drafted = [replace(one, draft=draft) for one, draft in zip(plain, drafts, strict=True)]
+        results, preemptions = read(drafted, blocks, narrow_cache)
+        assert [one.tokens for one in results] == answers
+        assert Watched.rows > 3 and bool(preemptions) == (blocks == 4), (Watched.rows, preemptions)
+        assert results[0].accepted > 4 and results[1].drafted > results[1].accepted == 0, results
+        for ours, theirs in zip(results, expected, strict=True):
+            assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
+
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     check_kernels()
+    check_rows_of_drafts()
     check_engine(Path(sys.argv[1]))

@@ -86,7 +86,7 @@ class PixtralEngine(Engine):
             self._built = start.build_engine(
                 model_dir, first, dtype, memory_bytes, drafts=drafts, kind=kind, narrow_cache=narrow_cache
             )
-        self.takes_drafts = self._built.engine.scheduler.limits.decode_tile > 0
+        self.takes_drafts = self._built.engine.scheduler.limits.drafts is not None
         self.model = fingerprint(model_dir, kind, narrow_cache=narrow_cache)
         self._most_tokens = most_tokens
         self._pool = ThreadPoolExecutor(1, "pagepack-ladder")  # starts its thread with the first loop

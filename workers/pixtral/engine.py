@@ -219,7 +219,7 @@ class PackedEngine:
             sequence.pending -= 1
             if sequence.state is State.FINISHED:
                 continue  # ended while this token was under way
-            if sequence.was_wrong(position, draft):
+            if sequence.was_wrong(position, draft) or (token == sampling.NOT_FINITE and sequence.drop_draft(position)):
                 if token == sampling.NOT_FINITE:
                     self.executor.clear(sequence, position)
                 continue

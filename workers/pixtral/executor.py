@@ -24,6 +24,7 @@ from workers.pixtral.model.kv_cache import PagedCache
 from workers.pixtral.model.transfer import to_device
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.batch import Layout, lay_out, slots_of
+from workers.pixtral.plan.draft_rows import DraftRoom
 from workers.pixtral.plan.scheduler import Limits, Step
 from workers.pixtral.plan.sequence import Image, Sequence
 
@@ -34,7 +35,7 @@ class Backend(Protocol):
     model: Pixtral
     cache: PagedCache
     device: torch.device
-    draft_tile: int  # decode rows of a step come in so many at once, and drafts may fill them; 0: it takes no drafts
+    drafts: DraftRoom | None  # for rows of drafts; None: it takes none
 
     def enter(self) -> None:
         """Called once by the thread that will launch."""

@@ -103,15 +103,15 @@ def start_engine(
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
         keep_freed_memory()
-    make = make or partial(make_backend, narrow_cache=narrow_cache)
+    make = make or partial(make_backend, narrow_cache=narrow_cache, drafts=drafts)
     fit = fit_of(model, granted, device, narrow_cache=narrow_cache)
     if device.type == "cuda":
         fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)
     logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model), narrow_cache), fit.arithmetic)
     backend = make(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
-    limits = dataclasses.replace(fit.limits, decode_tile=backend.draft_tile if drafts else 0)
-    if drafts and not limits.decode_tile:
-        logger.info("drafts are not tried on %s: that has been shown on a CPU alone", device)
+    limits = dataclasses.replace(fit.limits, drafts=backend.drafts if drafts else None)
+    if drafts and limits.drafts is None:
+        logger.info("drafts are not tried on %s in %s", device, dtype)
     scheduler = Scheduler(limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
     executor = make_executor(backend, fit.limits)
     lookahead = device.type == "cuda"
@@ -128,12 +128,13 @@ def make_backend(
     prefill_tile: int | None,
     *,
     narrow_cache: bool = False,
+    drafts: bool = True,
 ) -> Backend:
-    """The backend for the model's device and type."""
+    """The backend for the model's device and type, with room for `drafts`."""
     if uses_flash(model.device, model.dtype) and suits_kernels(model.config):
         from workers.pixtral.cuda.graph import CudaBackend  # needs Triton, which comes with CUDA's torch
 
-        return CudaBackend(model, limits, num_blocks, block_size, narrow_cache=narrow_cache)
+        return CudaBackend(model, limits, num_blocks, block_size, narrow_cache=narrow_cache, drafts=drafts)
     assert not narrow_cache, model.device
     return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
 

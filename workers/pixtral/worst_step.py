@@ -2,10 +2,10 @@
 
 Sums of activations (`plan/step_room.py`) leave out what libraries take aside, what an allocator cannot use again and
 what quantized products unpack. So a GPU runs, once after loading, the largest steps that the limits allow: decode of
-all rows, and of the fewer, over tables of each width, recorded as it will be; then prompts up to the budget, of the
-largest images, one of them long and with a past, beside all other rows' decode, every row drawn with a temperature.
-The sequences share the blocks of a cache as small as one long prompt: what they compute means nothing, and what it
-takes is the same.
+all rows, drafted ones too, and of the fewer, over tables of each width, recorded as it will be; then prompts up to the
+budget, of the largest images, one of them long and with a past, beside all other rows' decode, every row drawn with a
+temperature. The sequences share the blocks of a cache as small as one long prompt: what they compute means nothing, and
+what it takes is the same.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def measure_step(
     backend = make_backend(model, limits, num_blocks, block_size, prefill_tile)
     executor = Executor(backend, limits)
     memory.reset_peak()
-    for step in worst_steps(model.config, limits, block_size):
+    most_rows = backend.drafts.most_rows if backend.drafts is not None else 0
+    for step in worst_steps(model.config, limits, block_size, most_rows=most_rows):
         executor.launch(step).tokens()
     taken = memory.peak() - before - backend.cache.nbytes
     del executor, backend
@@ -123,8 +124,10 @@ def measure_step(
 DRAWN = Sampling(temperature=1.0, top_p=0.9)
 
 
-def worst_steps(config: ModelConfig, limits: Limits, block_size: int, sampling: Sampling = DRAWN) -> Iterator[Step]:
-    """The steps that this file's head describes."""
+def worst_steps(
+    config: ModelConfig, limits: Limits, block_size: int, sampling: Sampling = DRAWN, most_rows: int = 0
+) -> Iterator[Step]:
+    """The steps that this file's head describes; with drafts `most_rows` decode in one."""
     rows = count()
     image = _largest_image(config)
 
@@ -137,13 +140,18 @@ def worst_steps(config: ModelConfig, limits: Limits, block_size: int, sampling: 
         made.row = next(rows) % limits.max_sequences
         return made
 
-    def decodes(number: int, num_tokens: int) -> tuple[Decode, ...]:
-        return tuple(Decode(sequence(num_tokens), num_tokens - 1, samples=True) for _ in range(number))
+    most_each = max(1, most_rows // limits.max_sequences)
+
+    def decodes(number: int, num_tokens: int, each: int = most_each) -> tuple[Decode, ...]:
+        made = [sequence(num_tokens) for _ in range(number)]
+        positions = range(num_tokens - each, num_tokens)
+        return tuple(Decode(one, position, samples=True) for one in made for position in positions)
 
     recorded = dict.fromkeys((limits.max_sequences, min(limits.max_sequences, FEWER_ROWS)))
     for num_tokens in dict.fromkeys((limits.max_context, limits.max_context + limits.tile_tokens)):
         for number in recorded:
-            yield Step((), decodes(number, num_tokens))
+            for each in sorted({most_each, 1}, reverse=True):  # what is recorded first leaves its memory to the next
+                yield Step((), decodes(number, num_tokens, each))
     chunk = limits.chunk_tokens
     features = _num_features(image, config)
     num_chunks = max(1, min(limits.token_budget // chunk, limits.max_sequences, limits.step_keys // chunk))

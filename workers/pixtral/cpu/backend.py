@@ -22,6 +22,7 @@ from workers.pixtral.model.kv_cache import PagedCache
 from workers.pixtral.model.transfer import to_device
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.batch import Layout
+from workers.pixtral.plan.draft_rows import DraftRoom, Filled
 from workers.pixtral.plan.scheduler import Limits, Step
 
 FEWEST = 8  # rows of a tile that a step of few rows takes; a product of 8 takes a third of the time of one of 64
@@ -38,7 +39,7 @@ class CpuBackend:
         on_cpu = self.device.type == "cpu"
         self.is_small = config.dim < 512 and on_cpu
         self.decode_tile = min(limits.max_sequences, 64 if self.is_small else 8)
-        self.draft_tile = self.decode_tile if on_cpu else 0
+        self.drafts: DraftRoom | None = Filled(self.decode_tile) if on_cpu and self.decode_tile > 1 else None
         # Tiles of half a model wait for the other half's, in one order: no lane may overtake another.
         self.lanes = lanes_of(torch.get_num_threads()) if on_cpu and not model.is_half else ALONE
         self.head = prepared_product(model.output.weight, self.decode_tile)

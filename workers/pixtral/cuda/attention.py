@@ -103,14 +103,16 @@ class PagedKernels(Protocol):
 
     def store(self, key: Tensor, value: Tensor, stored: Stored, slots: Tensor) -> None: ...
 
-    def decode(self, query: Tensor, stored: Stored, tables: Tensor, lengths: Tensor, out: Tensor) -> None: ...
+    def decode(
+        self, query: Tensor, stored: Stored, tables: Tensor, lengths: Tensor, out: Tensor, runs: Tensor | None = None
+    ) -> None: ...
 
 
 class PagedAttention:
     """`decoder.Attend`: rows go to their slots, prefill segments attend as a pack, decode rows over blocks.
 
-    Also `decoder.Wanted` where `wanted` is given: (rows, runner, lengths, tables) of the rows to sample, which are
-    decode rows as far as attention goes.
+    Also `decoder.Wanted` where `wanted` is given: (rows, runner, lengths, tables, runs) of the rows to sample, which
+    are decode rows as far as attention goes. `runs` are of rows of one sequence; None: each row has a table.
     """
 
     def __init__(
@@ -122,12 +124,13 @@ class PagedAttention:
         lengths: Tensor,
         first_decode: int,
         segments: list[Segment],
-        wanted: tuple[Tensor, Runner, Tensor, Tensor] | None = None,
+        runs: Tensor | None = None,
+        wanted: tuple[Tensor, Runner, Tensor, Tensor, Tensor | None] | None = None,
     ) -> None:
         self.cache, self.kernels, self.slots, self.tables, self.lengths = cache, kernels, slots, tables, lengths
-        self.first_decode = first_decode
+        self.first_decode, self.runs = first_decode, runs
         if wanted is not None:
-            self.rows, self.runner, self.wanted_lengths, self.wanted_tables = wanted
+            self.rows, self.runner, self.wanted_lengths, self.wanted_tables, self.wanted_runs = wanted
         self.num_prefill = sum(segment.num_rows for segment in segments)
         self.past: Tensor | None = None
         if segments:
@@ -153,7 +156,7 @@ class PagedAttention:
             out[rows : self.first_decode] = 0
         if query.shape[0] > self.first_decode:
             decode_rows = slice(self.first_decode, None)
-            self.kernels.decode(query[decode_rows], stored, self.tables, self.lengths, out[decode_rows])
+            self.kernels.decode(query[decode_rows], stored, self.tables, self.lengths, out[decode_rows], self.runs)
         return out.flatten(1)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -161,7 +164,8 @@ class PagedAttention:
 
     def attend(self, layer: int, query: Tensor) -> Tensor:
         out = query.new_empty(query.shape)
-        self.kernels.decode(query, self.cache.layer(layer), self.wanted_tables, self.wanted_lengths, out)
+        stored = self.cache.layer(layer)
+        self.kernels.decode(query, stored, self.wanted_tables, self.wanted_lengths, out, self.wanted_runs)
         return out.flatten(1)
 
 

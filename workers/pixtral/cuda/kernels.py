@@ -8,6 +8,11 @@ the device, so a row's sum has one order: it does not depend on its neighbours.
 
     a sequence of 2,500 keys, splits of 1,024:   [0 … 1023] [1024 … 2047] [2048 … 2499]
 
+A group of 4 query heads fills a quarter of the product's 16 rows. Where a step has drafts, one program takes a run of
+up to RUN rows of one sequence, each a position further than the one before: 4 tokens × 4 heads. The cache is read once
+for them. A row's scores of later keys are -∞, so its largest score stays and its sums gain zeros: it has the same bits
+as alone.
+
 Run by Triton's interpreter on a CPU (`test_pixtral_cuda_logic.py`), and compiled for sm_80 and sm_90 as the engine
 launches them (`test_gpu_programs.py`): registers, shared memory, loads under way. On a GPU they have not been run yet;
 `benchmarks/bench_engine_gpu.py` checks and times them there.
@@ -81,32 +86,43 @@ def _copy_blocks(cache, pairs, num_pairs, half, SIZE: tl.constexpr, COLUMNS: tl.
 
 @triton.jit
 def _decode_split(
-    query, query_stride, keys, values, key_scales, value_scales, tables, table_stride, lengths, partial, sums, scale,
-    num_splits,
-    NARROW: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
+    query, query_stride, keys, values, key_scales, value_scales, tables, table_stride, lengths, runs, partial, sums,
+    scale, num_splits,
+    NARROW: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr,
+    D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """The numbers of the next tile's blocks travel through the loop, so that its keys and values are under way early.
 
     Loaded where they are used they took the pipeline's stages: one buffer of keys, waited for as soon as asked.
     """
-    row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    length = tl.load(lengths + row)
+    place, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     first = split * SPLIT
+    if RUN == 1:
+        row = place
+        length = tl.load(lengths + row)
+    else:  # a first row and how many; what the last one sees
+        row = tl.load(runs + place).to(tl.int64)
+        count = tl.load(runs + tl.num_programs(0) + place)
+        seen = tl.load(lengths + row)
+        length = tl.where(count > 0, seen + count - 1, 0)
     if first < length:
         group = tl.arange(0, ROWS)
+        if RUN == 1:
+            mine, used = row, group < GROUP
+        else:
+            token = group // GROUP
+            group = group % GROUP
+            mine, used = row + token, token < count
+            ends = seen + token
         dims = tl.arange(0, D)
         places = tl.arange(0, TILE)
-        q = tl.load(
-            query + row * query_stride + (head * GROUP + group)[:, None] * D + dims[None, :],
-            mask=(group < GROUP)[:, None],
-            other=0.0,
-        )
+        columns = (mine * query_stride + (head * GROUP + group) * D)[:, None] + dims[None, :]
+        q = tl.load(query + columns, mask=used[:, None], other=0.0)
         best = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, D], tl.float32)
         last = tl.minimum(length, first + SPLIT)
-        table = tables + row * table_stride
+        table = tables + place * table_stride
         blocks = tl.load(table + (first + places) // BLOCK, mask=first + places < last, other=0)
         for start in range(first, last, TILE):
             after = start + TILE + places
@@ -122,7 +138,10 @@ def _decode_split(
                 scores = tl.dot(q, tl.trans(k.to(q.dtype))) * (k_scale * scale)[None, :]
             else:
                 scores = tl.dot(q, tl.trans(k)) * scale  # base 2
-            scores = tl.where(inside[None, :], scores, float("-inf"))
+            if RUN == 1:
+                scores = tl.where(inside[None, :], scores, float("-inf"))
+            else:  # one that sees none of this split comes to no number, and is not joined
+                scores = tl.where((start + places)[None, :] < ends[:, None], scores, float("-inf"))
             better = tl.maximum(best, tl.max(scores, axis=1))
             shrink = tl.exp2(best - better)
             p = tl.exp2(scores - better[:, None])
@@ -133,9 +152,9 @@ def _decode_split(
                 acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v)
             best = better
             blocks = blocks_after
-        out = (row * (KV_HEADS * GROUP) + head * GROUP + group) * num_splits + split
-        tl.store(partial + out[:, None] * D + dims[None, :], acc / total[:, None], mask=(group < GROUP)[:, None])
-        tl.store(sums + out, best + tl.log2(total), mask=group < GROUP)
+        out = (mine * (KV_HEADS * GROUP) + head * GROUP + group) * num_splits + split
+        tl.store(partial + out[:, None] * D + dims[None, :], acc / total[:, None], mask=used[:, None])
+        tl.store(sums + out, best + tl.log2(total), mask=used)
 
 
 @triton.jit
@@ -167,7 +186,7 @@ class PagedKernels:
 
     def __init__(
         self,
-        max_sequences: int,
+        max_rows: int,
         heads: int,
         kv_heads: int,
         head_dim: int,
@@ -182,9 +201,10 @@ class PagedKernels:
         # have half of the bytes and one stage more.
         self.tile, self.warps, self.stages = block_size, 4, 3
         self.kv_heads, self.group, self.block_size = kv_heads, heads // kv_heads, block_size
+        self.run = GROUP_ROWS // self.group  # rows of one sequence that one program takes at most
         assert SPLIT_TOKENS % block_size == 0 and self.group <= GROUP_ROWS, (block_size, self.group)
-        self.partial = torch.empty(max_sequences, heads, self.num_splits, head_dim, device=device)
-        self.sums = torch.empty(max_sequences, heads, self.num_splits, device=device)
+        self.partial = torch.empty(max_rows, heads, self.num_splits, head_dim, device=device)
+        self.sums = torch.empty(max_rows, heads, self.num_splits, device=device)
 
     def store(self, key: Tensor, value: Tensor, stored: Stored, slots: Tensor) -> None:
         """Write rows (T, H_kv, D) to their slots of the cache; slot -1 writes nowhere."""
@@ -211,10 +231,14 @@ class PagedKernels:
             enable_fp_fusion=FUSED,
         )
 
-    def decode(self, query: Tensor, stored: Stored, tables: Tensor, lengths: Tensor, out: Tensor) -> None:
-        """One new token of each sequence over its blocks.
+    def decode(
+        self, query: Tensor, stored: Stored, tables: Tensor, lengths: Tensor, out: Tensor, runs: Tensor | None = None
+    ) -> None:
+        """Rows over the blocks of their sequences, each of which sees so many keys.
 
-        query (B, H, D) → out (B, H, D); tables (B, blocks) and lengths (B,) int32, length 0 gives zeros.
+        query (R, H, D) → out (R, H, D); tables (R, blocks) and lengths (R,) int32, length 0 gives zeros. With `runs`
+        (2, N) int32 the tables are (N, blocks): run i are rows runs[0, i] … runs[0, i] + runs[1, i] - 1, `self.run` at
+        most, and each sees one key more than the one before.
         """
         rows, heads, head_dim = query.shape
         keys, values, key_scales, value_scales = stored
@@ -222,10 +246,11 @@ class PagedKernels:
         if not is_narrow:  # a kernel has the same parameters either way
             key_scales = value_scales = self.sums
         scale = head_dim**-0.5 * 1.4426950408889634  # log2 e: the kernels work in base 2
-        _decode_split[(rows, self.kv_heads, self.num_splits)](
-            query, query.stride(0), keys, values, key_scales, value_scales, tables, tables.stride(0), lengths,
+        run, places, runs = (1, rows, lengths) if runs is None else (self.run, tables.shape[0], runs)
+        _decode_split[(places, self.kv_heads, self.num_splits)](
+            query, query.stride(0), keys, values, key_scales, value_scales, tables, tables.stride(0), lengths, runs,
             self.partial, self.sums, scale, self.num_splits, is_narrow,
-            self.kv_heads, self.group, GROUP_ROWS, head_dim, self.block_size, self.tile, SPLIT_TOKENS,
+            self.kv_heads, self.group, run, GROUP_ROWS, head_dim, self.block_size, self.tile, SPLIT_TOKENS,
             num_warps=self.warps, num_stages=self.stages + is_narrow, enable_fp_fusion=FUSED,
         )  # fmt: skip
         _decode_join[(rows, heads)](

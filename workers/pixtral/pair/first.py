@@ -228,7 +228,7 @@ class PairBackend:
 
     def __init__(self, own: Backend, second: Second) -> None:
         self.own, self.second = own, second
-        self.model, self.cache, self.device, self.draft_tile = own.model, own.cache, own.device, own.draft_tile
+        self.model, self.cache, self.device, self.drafts = own.model, own.cache, own.device, own.drafts
 
     def enter(self) -> None:
         self.own.enter()

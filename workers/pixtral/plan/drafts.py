@@ -23,6 +23,9 @@ import numpy as np
 SKIP, JUMP = 0.35, 4.0  # 0.5 to 0.2 and 3 to 4 do within a tenth as well
 MOST_TOKENS = 16_384  # of a source: a page has a few thousand, and a token costs 10 µs and 10 more for each thousand
 MOST_AHEAD = 32
+LEAST = (
+    1 / 3
+)  # of the latest tokens as expected: at that a step of drafts costs a full GPU what it gives (`draft_rows.py`)
 RECENT = 16  # tokens, by which it is told how far a draft holds
 
 
@@ -34,13 +37,13 @@ class Drafter:
         self._skipped = SKIP * np.arange(len(self._source) + 1, dtype=np.float32)
         self._cost = np.minimum(self._skipped, JUMP)  # of standing after so many tokens of the source
         self._place = 0
-        self._agreed = 1 - 1 / RECENT  # share of the latest tokens that were as expected
+        self.agreed = 1 - 1 / RECENT  # share of the latest tokens that were as expected
 
     def take(self, token: int) -> None:
         """The next token of the answer."""
         source, place = self._source, self._place
         is_expected = place < len(source) and source[place] == token
-        self._agreed += (is_expected - self._agreed) / RECENT
+        self.agreed += (is_expected - self.agreed) / RECENT
         before = np.minimum(self._cost, JUMP)
         cost = before + 1
         cost[1:] = np.minimum(cost[1:], before[:-1] + (source != token))
@@ -50,6 +53,6 @@ class Drafter:
 
     def ahead(self) -> list[int]:
         """What may come next: twice as far as drafts have held of late, at least a token while the source lasts."""
-        length = min(MOST_AHEAD, math.ceil(2 / max(1 - self._agreed, 0.01)) - 1)
+        length = min(MOST_AHEAD, math.ceil(2 / max(1 - self.agreed, 0.01)) - 1)
         tokens: list[int] = self._source[self._place : self._place + length].tolist()
         return tokens

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import islice, starmap
 
 from workers.pixtral.plan.cache_blocks import BlockPool
-from workers.pixtral.plan.draft_rows import draft_rows
+from workers.pixtral.plan.draft_rows import DraftRoom, draft_rows
 from workers.pixtral.plan.sequence import Sequence, State
 
 MAX_HELD_STEPS = 8
@@ -38,7 +38,7 @@ class Limits:
     admit_tokens: int = 0  # small prompts are admitted together, once they have so many tokens
     tile_tokens: int = 0  # that the tiles of one page may add to `max_context`
     step_keys: int = 2**31 - 1  # that the chunks of a step may look at together: a GPU gathers them for each layer
-    decode_tile: int = 0  # decode rows are computed in tiles of so many, and drafts fill the last one; 0: no drafts
+    drafts: DraftRoom | None = None  # for rows of drafts, which are tried where there is one
 
     def __post_init__(self) -> None:
         if self.token_budget < self.chunk_tokens or self.max_sequences < 1:
@@ -133,7 +133,8 @@ class Scheduler:
         assert self.fits(sequence), (sequence.prompt_length, self.pool.num_blocks)
         left = max(1, sequence.request.sampling.max_tokens - sequence.request.written)
         sequence.max_tokens = min(left, self._room(sequence) - sequence.prompt_length)
-        sequence.begin_drafts(self.limits.decode_tile)
+        if self.limits.drafts is not None:
+            sequence.begin_drafts()
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
@@ -151,27 +152,26 @@ class Scheduler:
     def plan(self) -> Step:
         """The next step; counts its tokens as computed. Empty if nothing can run."""
         self._keep_prefixes()
-        preemptions = self.preemptions
-        decodes = self._plan_decodes()
-        chunks: list[Chunk] = []
-        copies: list[tuple[int, int]] = []
+        preemptions, decodes = self.preemptions, self._plan_decodes()
+        chunks, copies = list[Chunk](), list[tuple[int, int]]()
         budget = self.limits.token_budget
         for sequence in self.running:
             if sequence.is_prefilling:
                 budget = self._take_chunks(sequence, budget, chunks)
         if self.preemptions == preemptions:  # else the victim would take back what it just gave
             self._admit(budget, chunks, copies, busy=bool(decodes))
-        if self.limits.decode_tile:  # what would be padding
-            free = -(len(decodes) + sum(chunk.samples for chunk in chunks)) % self.limits.decode_tile
-            decodes += starmap(Decode, draft_rows([one.sequence for one in decodes], free, self.pool))
+        if self.limits.drafts is not None:
+            rows = [(decode.sequence, decode.position, decode.samples) for decode in decodes]
+            pieces = [(chunk.last - chunk.first, chunk.samples) for chunk in chunks]
+            decodes = list(starmap(Decode, draft_rows(rows, pieces, self.limits.drafts, self.pool)))
         return Step(tuple(chunks), tuple(decodes), tuple(copies))
 
     def _plan_decodes(self) -> list[Decode]:
         decodes: list[Decode] = []
+        left = self.limits.drafts.at_once(self.running) if self.limits.drafts is not None else 0
         for sequence in list(self.running):
-            if not sequence.can_decode:
-                continue
-            if self._has_room(sequence):
+            if sequence.can_decode and (left or not sequence.is_drafting) and self._has_room(sequence):
+                left -= sequence.is_drafting
                 samples = sequence.computed == len(sequence.tokens) + sequence.pending - 1
                 decodes.append(Decode(sequence, sequence.computed, samples))
                 sequence.computed += 1

@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.pixtral.plan.drafts import Drafter
+from workers.pixtral.plan.drafts import LEAST, Drafter
 
 _ids = count()
 
@@ -155,20 +155,32 @@ class Sequence:
             return False
         if self.computed < len(self.tokens) - 1:
             return True  # feeding a known answer again after preemption
-        if (self.constraint is not None or self.drafter is not None) and self.pending:
+        if (self.constraint is not None or self.is_drafting) and self.pending:
             return False  # what may follow is known when the host has read the last token
         return self.num_generated < self.max_tokens and self.computed < len(self.tokens) + self.pending
 
-    def begin_drafts(self, decode_tile: int) -> None:
-        """Follow the request's draft, where there are rows to try it. Under a constraint none is: it has a mask for
-        the next token alone."""
-        if decode_tile > 1 and self.request.draft and self.constraint is None:
+    @property
+    def agreed(self) -> float:
+        """Share of the latest tokens that were as the draft says; known ones all are."""
+        return 1.0 if self.drafter is None else self.drafter.agreed
+
+    @property
+    def is_drafting(self) -> bool:
+        """Whether it waits for its last token, to try what may come after. A draft that does not hold is followed only:
+        the sequence goes on with the others, and may come back to it."""
+        return self.drafter is not None and self.drafter.agreed >= LEAST
+
+    def begin_drafts(self) -> None:
+        """Follow the request's draft. Under a constraint none is: it has a mask for the next token alone."""
+        if self.request.draft and self.constraint is None:
             self.drafter = Drafter(self.request.draft)
             for token in self.generated:
                 self.drafter.take(token)
 
     def ahead(self) -> list[int]:
-        """Tokens to feed next: those that are known, else what the draft says."""
+        """Tokens to feed next: those that are known, else what the draft says; none while the last is under way."""
+        if self.computed > len(self.tokens):
+            return []
         known = self.tokens[self.computed :]
         return known if known or self.drafter is None else self.drafter.ahead()
 
@@ -180,6 +192,16 @@ class Sequence:
         if draft is None or (position < len(self.tokens) and self.tokens[position] == draft):
             return False
         self.computed = min(self.computed, position)
+        return True
+
+    def drop_draft(self, position: int) -> bool:
+        """After a row that gave no number: whether drafted ones may have stood beside it, and it goes again without.
+
+        What a wrong draft leaves is masked, which is not enough where it overflowed: 0 × ∞ is no number.
+        """
+        if self.drafter is None or position < self.prompt_length:
+            return False
+        self.drafter, self.computed = None, min(self.computed, position)
         return True
 
     def take(self, token: int, log_probability: float, draft: int | None) -> None:

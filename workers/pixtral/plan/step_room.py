@@ -4,7 +4,7 @@ On a GPU that is the widest of three moments, which follow each other, beside th
 
     looking at images    all rows of one image at least, for attention goes over the whole of it
     the decoder          all rows in the feed-forward, or beside one layer's keys and values, gathered
-    drawing              the logits of every sequence
+    drawing              the logits of every row that decodes, drafted ones too
 
 `tests/engine/test_gpu_room.py` runs the worst step of Pixtral 12B's real shape on tensors without memory, and holds
 the sum against every byte that it takes. A GPU measures that step again before it makes its cache (`worst_step.py`).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workers.pixtral.plan.draft_rows import buckets
 from workers.pixtral.plan.scheduler import Limits
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def gpu_step_bytes(
     config: ModelConfig, limits: Limits, longest: int, kind: str | None = None, *, narrow_cache: bool = False
 ) -> int:
     """Of a GPU in half precision; `longest` are tokens of the longest sequence, `kind` narrow weights."""
-    vision, most = config.vision_encoder, limits.max_sequences
+    vision = config.vision_encoder
+    run = 1 if kind == "int4" else 16 // (config.n_heads // config.n_kv_heads)  # rows of a page with a draft
+    most = buckets(limits.max_sequences, run, FEWER_ROWS)[-1]
     rows = limits.token_budget + most
     attention, heads = config.n_heads * config.head_dim, 2 * config.n_kv_heads * config.head_dim
     stream = 4 * config.dim + 2 * attention + heads  # the residual stream, its update, norm and product; queries
@@ -73,10 +76,10 @@ def gpu_step_bytes(
     features = 2 * config.dim * (2 * chunks * image // merged + limits.token_budget)
     drawing = most * config.vocab_size * 2 + draw_bytes(most, config.vocab_size)
 
-    # For narrow block tables and for wide ones: results of splits, and what a recorded step keeps to itself.
+    # For narrow block tables and for wide ones: results of splits, and what recorded steps keep.
     widths = {limits.max_context, longest}
     splits = sum(-(-tokens // SPLIT_TOKENS) for tokens in widths) * most * config.n_heads * (config.head_dim + 1) * 4
-    recorded = len(widths) * (most + (FEWER_ROWS if most > FEWER_ROWS else 0)) * row
+    recorded = len(widths) * most * row
     return int(max(decoder, encoder, drawing) + features + splits + recorded + KEPT_BYTES)
 
 
