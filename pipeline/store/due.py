@@ -12,11 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_in, locked_ids
 from pipeline.store.page_tasks import supersede
+from schemas.base import Key
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, Document, PageTask
 
@@ -63,16 +65,20 @@ def _drop(db: Database, ids: sa.Select[tuple[int]], is_old: sa.ColumnElement[boo
 def _take_due(
     db: Database, table: Leased, columns: Sequence[Any], batch_id: int, limit: int, lost_after: float
 ) -> list[Any]:
-    """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else."""
-    due = select(table.id).where(
-        table.batch_id == batch_id, is_in(table, TaskState.PENDING), table.next_attempt_at <= db.clock()
-    )
+    """Each of the two looks reads an index that holds what it looks for, in its order, and nothing else.
+
+    By a list of one batch, and in the order of batches: of a single one PostgreSQL knows that this order says nothing,
+    and reads all tasks in the order of their ids, past each that is done.
+    """
+    is_server = db.dialect == "postgresql"
+    of_batch = table.batch_id == (sa.any_(sa.literal([batch_id], ARRAY(Key))) if is_server else batch_id)
+    due = select(table.id).where(of_batch, is_in(table, TaskState.PENDING), table.next_attempt_at <= db.clock())
     is_lost = (table.enqueued_at.is_not(None), table.enqueued_at < db.clock() - lost_after)
     looks = [
-        due.where(table.enqueued_at.is_(None)).order_by(table.id),
+        due.where(table.enqueued_at.is_(None)).order_by(table.batch_id, table.id),
         due.where(*is_lost).order_by(table.enqueued_at),
     ]
-    if limit > 0 and db.dialect == "sqlite":  # mostly there is nothing: ask before taking the one write lock
+    if limit > 0 and not is_server:  # mostly there is nothing: ask before taking the one write lock
         with db.read() as connection:
             looks = [look for look in looks if connection.scalar(look.limit(1)) is not None]
     found: list[Any] = []
@@ -80,8 +86,10 @@ def _take_due(
         return found
     with db.write() as connection:
         for look in looks:
-            taken = look.limit(limit - len(found)).with_for_update(skip_locked=True).cte("due")
-            enqueue = update(table).where(table.id.in_(select(taken.c.id))).values(enqueued_at=db.clock())
+            taken = select(look.limit(limit - len(found)).with_for_update(skip_locked=True).cte("due").c.id)
+            # An array is looked up id by id. What IN is given may be of any size, for all that a kept plan knows of it.
+            is_taken = table.id == sa.any_(sa.func.array(taken.scalar_subquery())) if is_server else table.id.in_(taken)
+            enqueue = update(table).where(is_taken).values(enqueued_at=db.clock())
             found += connection.execute(enqueue.returning(*columns)).all()
             if len(found) >= limit:
                 break

@@ -93,6 +93,16 @@ def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> N
     assert "ix_documents_enqueued" in wanted and scans(wanted) == [], wanted
 
 
+@pytest.mark.only("postgresql")
+def test_nothing_that_is_done_is_passed_on_the_way_to_what_is_due(large: Archive) -> None:
+    waits = "owner = NULL, lease_until = NULL, enqueued_at = NULL"
+    large.execute(f"UPDATE page_tasks SET state = CASE WHEN page_id < 5000 THEN 'done' ELSE 'pending' END, {waits}")
+    large.execute("ANALYZE")
+    pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
+    (looked,) = [line for line in pages.splitlines() if " page_tasks_1 " in line]
+    assert "ix_page_tasks_due" in looked, pages
+
+
 def test_room_is_counted_by_an_index_where_most_was_read(large: Archive) -> None:
     large.execute("UPDATE page_tasks SET state = 'done', owner = NULL WHERE page_id % 1000 > 3")
     large.execute("UPDATE documents SET state = 'ready', owner = NULL WHERE id % 1000 > 3")
