@@ -22,7 +22,7 @@ from schemas.review import ReviewReason
 from tests import dejavu
 from workers.engines import Answer, strips
 from workers.engines.page_lines import read_lines
-from workers.engines.rapidocr import RapidOcrEngine, fingerprint
+from workers.engines.rapidocr import RapidOcrEngine, Widened, fingerprint
 from workers.engines.rapidocr_models import choose_models
 from workers.engines.script_name import script_of
 from workers.engines.tesseract import find_tesseract
@@ -331,6 +331,26 @@ def test_recognizer_for_another_language_is_found_by_its_name(tmp_path: Path) ->
         other.close()
 
 
+def test_cells_are_read_at_their_own_width_with_paper_behind_them() -> None:
+    widths: list[int] = []
+
+    def session(lines: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert not lines[:, :, :, -32:].any()  # the grey of empty paper
+        widths.append(lines.shape[3])
+        return lines
+
+    for width in (32, 33, 320, 1_900):
+        Widened(session)(np.ones((1, 3, 48, width), np.float32))
+    assert widths == [64, 96, 352, 1_952]
+
+
+def test_short_cells_are_read_to_their_last_letter(engine: RapidOcrEngine) -> None:
+    cells = ["1.", "48.00", "7", "Whitfield", "23,424", "HX-204/17", "3%", "1,284", "No.", "91.50", "(b)", "12:45"]
+    places = [(24.0 + 120 * (i % 3), 30.0 + 36 * (i // 3)) for i in range(len(cells))]
+    answer = read(engine, draw(*[(x, y, cell) for (x, y), cell in zip(places, cells, strict=True)]))
+    assert [word for word in re.findall(r"[^\s|]+", answer.text) if set(word) != {"-"}] == cells
+
+
 def test_fast_reads_with_tiny_models_and_what_they_do_not_know_with_the_small_ones() -> None:
     fast = RapidOcrEngine(num_threads=1, models=choose_models(fast=True))
     try:
@@ -362,7 +382,7 @@ def test_recognizer_without_its_characters_is_refused_and_no_list_of_them_is_fet
 def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothing() -> None:
     program = (
         "import sys, numpy\n"
-        "from workers.engines.rapidocr import RapidOcrEngine, fingerprint\n"
+        "from workers.engines.rapidocr import RapidOcrEngine, Widened, fingerprint\n"
         "name = fingerprint()\n"
         "assert not {'rapidocr', 'onnxruntime', 'cv2'} & set(sys.modules)\n"
         "from schemas.prompts import OCR\n"

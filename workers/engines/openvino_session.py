@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# OpenVINO builds its kernels anew for each width that it has not met: lines of nearly the same width share them.
-_WIDTH_STEP_PX = 32
-
 
 class OpenVinoSession:
     """An ONNX file, called as RapidOCR calls its own sessions; by several threads at once, each with its own request.
@@ -39,11 +36,7 @@ class OpenVinoSession:
         self._of_thread = threading.local()
 
     def __call__(self, images: NDArray[np.float32]) -> Any:
-        """Images (count, 3, height, width) in, the network's one output; what widens them to a step is empty paper,
-        as RapidOCR widens the shorter lines of a batch."""
-        import numpy as np
-
-        images = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, -images.shape[3] % _WIDTH_STEP_PX)))
+        """Images (count, 3, height, width) in, the network's one output."""
         request = getattr(self._of_thread, "request", None)
         if request is None:
             request = self._of_thread.request = self._model.create_infer_request()
