@@ -97,7 +97,7 @@ def choose_engine(settings: Settings) -> Choice:
         from workers.pixtral.model.half import half_of
 
         half_of(read_config(settings.model), settings.model)
-    kind = _kind(settings.model, settings.quantize)
+    kind = _kind(settings.model, settings.quantize, settings.kv_cache)
     narrow_cache = settings.kv_cache != "model" and _narrow_cache(settings.model, settings.kv_cache, kind, half=is_pair)
     return Choice("pixtral", pixtral.fingerprint(settings.model, kind, narrow_cache=narrow_cache), reason, None)
 
@@ -111,7 +111,7 @@ def _narrow_cache(folder: Path, kv_cache: str, kind: str | None, *, half: bool) 
     return start.choose_cache(kv_cache, folder, device, kind, half=half)
 
 
-def _kind(folder: Path, quantize: str) -> str | None:
+def _kind(folder: Path, quantize: str, kv_cache: str) -> str | None:
     """What the weights are quantized to; torch is asked only where the memory decides."""
     if quantize != "auto":
         return None if quantize == "off" else quantize
@@ -119,7 +119,8 @@ def _kind(folder: Path, quantize: str) -> str | None:
 
     from workers.engines import pixtral
 
-    return pixtral.settled(quantize, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return pixtral.settled(quantize, folder, device, kv_cache)
 
 
 def make_engine(settings: Settings) -> Engine:

@@ -114,7 +114,7 @@ def _devices() -> dict[torch.device, str]:
 
 def _weights(folder: Path, quantize: str) -> dict[str, str]:
     """What the weights take, by how wide they are: the sum that `pagepack plan` makes."""
-    from pipeline.planning.gpus import read_shape
+    from pipeline.planning.shapes import read_shape
 
     shape = read_shape(folder)
     sizes = {"as they are": 16, "int8 or fp8": 8, "int4": 4}
@@ -140,7 +140,7 @@ def _model(folder: Path, quantize: str, kv_cache: str) -> list[dict[str, str]]:
     for device, name in devices.items():
         try:
             check_capability(device)
-            kind = pixtral.settled(quantize, folder, device)
+            kind = pixtral.settled(quantize, folder, device, kv_cache)
             fit = start.look_at(folder, device, kind, narrow_cache=start.choose_cache(kv_cache, folder, device, kind))
             fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
             checks.append(_check("model", "ok", fact))

@@ -84,7 +84,8 @@ def _say(text: str) -> None:
 
 def _device(settings: Settings, name: str | None, pages_per_second: str | None, count: int) -> Device:
     from pipeline.planning.estimate import Device
-    from pipeline.planning.gpus import Shape, find_gpu, read_shape
+    from pipeline.planning.gpus import find_gpu
+    from pipeline.planning.shapes import Shape, read_shape
 
     speed = _number("--pages-per-second", pages_per_second, _MOST_SPEED)
     if name is not None and speed is not None:
@@ -94,7 +95,7 @@ def _device(settings: Settings, name: str | None, pages_per_second: str | None, 
     gpu = None if name is None else find_gpu(name)
     is_shaped = settings.model is not None and settings.engine in ("auto", "pixtral")
     shape = read_shape(settings.model) if is_shaped and settings.model is not None else Shape()
-    return Device(gpu, shape, speed, count, settings.quantize)
+    return Device(gpu, shape, speed, count, settings.quantize, settings.kv_cache)
 
 
 def _number(option: str, text: str | None, most: float, least: float | None = None) -> float | None:
@@ -269,6 +270,8 @@ def as_json_of(plan: Plan) -> dict[str, Any]:
         "gpu_hours": _figure(plan.hours, 4) if plan.reading.basis in ("computed", "given") else None,
         "speed_basis": plan.reading.basis,
         "speed_by": plan.reading.how,
+        "kv_cache": plan.reading.fit.cache if plan.reading.fit else None,
+        "pages_at_once": plan.reading.fit.pages if plan.reading.fit else None,
         "cost": _figure(plan.cost, 4),
     }
 

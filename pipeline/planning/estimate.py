@@ -10,10 +10,11 @@ from typing import Literal
 from pipeline.cores import num_cores
 from pipeline.endpoints.prices import Prices
 from pipeline.planning.asked import Asked
-from pipeline.planning.gpus import REACHED, Gpu, PageWork, Shape, bound, width_words
+from pipeline.planning.gpus import REACHED, Fit, Gpu, PageWork, bound, fit_on, fit_words
 from pipeline.planning.known import Known
 from pipeline.planning.look import PageFacts
 from pipeline.planning.ranges import Range, mean, total
+from pipeline.planning.shapes import Shape
 from pipeline.planning.survey import Survey
 from pipeline.planning.tokens import answer_by_text, image_tokens, question_tokens, text_tokens, usual_answer
 from pipeline.settings import Settings
@@ -35,7 +36,8 @@ class Device:
     shape: Shape = field(default_factory=Shape)
     pages_per_second: float | None = None  # of all together
     count: int = 1
-    quantize: str = "off"  # as the setting has it
+    quantize: str = "off"  # as the setting has it, and so
+    kv_cache: str = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Reading:
     how: str  # a sentence for people
     seconds: Range | None = None
     busy_seconds: Range | None = None
+    fit: Fit | None = None  # of the checkpoint, on a named GPU
 
 
 NOTHING = Range.exact(0.0)
@@ -256,12 +259,10 @@ def _reading(
 def _on_gpu(
     plan: Plan, works: Sequence[tuple[PageFacts, float]], asked: Asked, known: Known, device: Device
 ) -> Reading:
-    assert device.gpu is not None
-    assert plan.prompt_tokens is not None
+    assert device.gpu is not None and plan.prompt_tokens is not None
     whole_weight = sum(weight for _, weight in works)
-    gpu, shape = device.gpu, device.shape
-    each = Range.exact(0.0)
-    bits, work = 16, PageWork((), 0.0, 0.0)
+    gpu, shape, each = device.gpu, device.shape, Range.exact(0.0)
+    fit = fit_on(gpu, shape, device.quantize, device.kv_cache)
     for number, prompt in enumerate(asked.prompts):  # after the first one the page's image is in the cache
         answer, _ = _answer_tokens(prompt, works, known)
         bounds = []
@@ -269,20 +270,17 @@ def _on_gpu(
             seconds = 0.0
             for page, weight in works:
                 images = image_tokens(page.width_px, page.height_px, shape)
-                in_all = sum(images) + question_tokens(prompt)
-                work = PageWork(images, in_all, tokens, is_cached=number > 0)
-                found = bound(gpu, shape, work, device.quantize)
-                bits = min(bits, found.bits)
+                work = PageWork(images, sum(images) + question_tokens(prompt), tokens, is_cached=number > 0)
+                found = bound(gpu, shape, work, device.quantize, device.kv_cache)
                 seconds += found.seconds * weight / whole_weight
             bounds.append(seconds)
         each = each.plus(Range(bounds[0] / REACHED.high, bounds[1] / REACHED.expected, bounds[2] / REACHED.low))
     busy = each.times(plan.to_read)
-    narrow = width_words(gpu, shape, work, bits, device.quantize)
     how = (
-        f"computed, not measured: {shape.name} on {gpu.title}{narrow}, at {REACHED.low:.0%} to {REACHED.high:.0%} of "
-        "what its arithmetic allows"
+        f"computed, not measured: {shape.name} on {gpu.title}{fit_words(gpu, shape, fit, device.quantize)}, "
+        f"at {REACHED.low:.0%} to {REACHED.high:.0%} of what its arithmetic allows"
     )
-    return Reading("computed", how, busy.times(1 / device.count), busy)
+    return Reading("computed", how, busy.times(1 / device.count), busy, fit)
 
 
 def _price(plan: Plan, settings: Settings, asked: Asked, price_per_hour: float | None) -> None:

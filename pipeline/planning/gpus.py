@@ -4,7 +4,7 @@
     vision and adapter     2 · 0.40 G · 3,072 + attention within the image             3.5 TFLOP
     prefill                2 · 10.9 G · 3,186 + causal attention                      72.8 TFLOP    97 ms at 790 TFLOP/s
     decode, a step         weights 23.2 GB for all sequences together, 588 MB of cache for each of them
-    77 sequences fit       800 · (23.2 GB / 77 + 588 MB) at 3.0 TB/s                                237 ms
+    80 sequences fit       800 · (23.2 GB / 80 + 588 MB) at 3.0 TB/s                                234 ms
     bound                  3.0 pages/s
 
 No program reaches the bound. Of it, continuous batching over a paged cache is expected to reach 65 %; 80 % is the best
@@ -16,111 +16,61 @@ A data sheet's figures are not reached either: 80 % of the operations and 90 % o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cache
 
-from pipeline.documents.pages.raster import read_raster
 from pipeline.errors import UsageError, did_you_mean
 from pipeline.planning.ranges import Range
+from pipeline.planning.shapes import MOST_SEQUENCES, TYPICAL_TOKENS, Shape
 
 REACHED = Range(0.35, 0.65, 0.8)  # of the bound
 _OPERATIONS, _BYTES = 0.8, 0.9  # of the data sheet
-_STEP_BYTES = 4e9  # activations of one step, CUDA's own
-_MOST_SEQUENCES = 256
 BITS = {"int8": 8, "fp8": 8, "int4": 4}  # of the setting PAGEPACK_QUANTIZE
 _LEAST_SEQUENCES = 8  # fewer, and each step loads the weights for next to nothing: narrower ones are better
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """By its data sheet: dense bf16 with float32 sums."""
+    """By its data sheet: dense bf16 with float32 sums; GeForce cards sum so at twice the rate of their shaders."""
 
     name: str
     title: str
-    memory_gb: float
+    memory_gib: float
     teraflops: float
     terabytes_per_second: float
+    capability: float  # of CUDA
+
+    @property
+    def has_fp8(self) -> bool:
+        return self.capability >= 8.9
 
 
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("b200", "B200", 180, 2250, 8.0),
-        Gpu("h200", "H200", 141, 989, 4.8),
-        Gpu("h100", "H100 SXM", 80, 989, 3.35),
-        Gpu("h100-pcie", "H100 PCIe", 80, 756, 2.0),
-        Gpu("a100", "A100 80 GB", 80, 312, 2.04),
-        Gpu("a100-40gb", "A100 40 GB", 40, 312, 1.555),
-        Gpu("l40s", "L40S", 48, 362, 0.864),
-        Gpu("l4", "L4", 24, 121, 0.3),
-        Gpu("a10", "A10", 24, 125, 0.6),
-        Gpu("rtx5090", "RTX 5090", 32, 209.5, 1.792),
-        Gpu("rtx4090", "RTX 4090", 24, 165.2, 1.008),
-        Gpu("rtx3090", "RTX 3090", 24, 71, 0.936),
-        Gpu("rtx6000ada", "RTX 6000 Ada", 48, 364, 0.96),
-        Gpu("a6000", "RTX A6000", 48, 154.8, 0.768),
+        Gpu("b200", "B200", 179, 2250, 8.0, 10.0),
+        Gpu("h200", "H200", 139, 989, 4.8, 9.0),
+        Gpu("h100", "H100 SXM", 80, 989, 3.35, 9.0),
+        Gpu("h100-pcie", "H100 PCIe", 80, 756, 2.0, 9.0),
+        Gpu("a100", "A100 80 GB", 80, 312, 2.04, 8.0),
+        Gpu("a100-40gb", "A100 40 GB", 40, 312, 1.555, 8.0),
+        Gpu("l40s", "L40S", 48, 362, 0.864, 8.9),
+        Gpu("l4", "L4", 24, 121, 0.3, 8.9),
+        Gpu("a10", "A10", 24, 125, 0.6, 8.6),
+        Gpu("rtx5090", "RTX 5090", 32, 209.5, 1.792, 12.0),
+        Gpu("rtx4090", "RTX 4090", 24, 165.2, 1.008, 8.9),
+        Gpu("rtx4080", "RTX 4080", 16, 97.5, 0.717, 8.9),
+        Gpu("rtx4070", "RTX 4070", 12, 58.3, 0.504, 8.9),
+        Gpu("rtx4060ti", "RTX 4060 Ti 16 GB", 16, 44.1, 0.288, 8.9),
+        Gpu("rtx3090", "RTX 3090", 24, 71, 0.936, 8.6),
+        Gpu("rtx3060", "RTX 3060 12 GB", 12, 25.5, 0.36, 8.6),
+        Gpu("rtx6000ada", "RTX 6000 Ada", 48, 364, 0.96, 8.9),
+        Gpu("a6000", "RTX A6000", 48, 154.8, 0.768, 8.6),
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Of a checkpoint; the defaults are those of Pixtral 12B."""
-
-    name: str = "Pixtral 12B"
-    dim: int = 5120
-    n_layers: int = 40
-    head_dim: int = 128
-    hidden_dim: int = 14336
-    n_heads: int = 32
-    n_kv_heads: int = 8
-    vocab_size: int = 131_072
-    vision_dim: int = 1024
-    vision_layers: int = 24
-    vision_hidden: int = 4096
-    patch_px: int = 16
-    merged: int = 1
-    side_px: int = 1024
-    is_tied: bool = False  # the head is the table of tokens
-
-    @property
-    def cell_px(self) -> int:
-        """Side of the square that is one token."""
-        return self.patch_px * self.merged
-
-    @property
-    def decoder_params(self) -> int:
-        attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
-        return self.n_layers * (attention + 3 * self.dim * self.hidden_dim)
-
-    @property
-    def head_params(self) -> int:
-        return self.dim * self.vocab_size
-
-    @property
-    def vision_params(self) -> int:
-        layers = self.vision_layers * (4 * self.vision_dim**2 + 3 * self.vision_dim * self.vision_hidden)
-        return layers + self.dim * (self.vision_dim + self.dim)
-
-    def token_bytes(self) -> int:
-        """Of the cache: keys and values of every layer, two bytes each."""
-        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * 2
-
-    def weight_bytes(self, bits: int) -> float:
-        """Of the whole; the tower of vision, the table of tokens and the head keep two bytes."""
-        return self.decoder_bytes(bits) + 2.0 * ((2 - self.is_tied) * self.head_params + self.vision_params)
-
-    def half_bytes(self) -> float:
-        """What each of two GPUs holds of the weights, in 16 bits: half of the layers' and all others."""
-        return self.weight_bytes(16) - self.decoder_bytes(16) / 2
-
-    def decoder_bytes(self, bits: int) -> float:
-        """Of the layers' weights: those of four bits have a scale and an offset, two bytes each, for 64."""
-        return self.decoder_params * (4.5 if bits == 4 else bits) / 8
+TOO_OLD = {"t4": 7.5, "v100": 7.0, "rtx8000": 7.5, "rtx2080ti": 7.5, "p100": 6.0}  # by capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,29 +84,37 @@ class PageWork:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """How a checkpoint is held by a GPU."""
+
+    bits: int  # of the weights: the widest that leave room
+    pages: int  # usual ones, at once, as `pagepack doctor` says it there
+    narrow_cache: bool  # in fp8
+
+    @property
+    def cache(self) -> str:
+        return "fp8" if self.narrow_cache else "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
 class Bound:
     """What no program goes below, on one GPU."""
 
     seconds: float  # a page
-    bits: int  # of the weights: the widest that fit
-    sequences: int  # at once
+    fit: Fit
 
     def of(self, reached: float) -> float:
         return self.seconds / reached
 
 
-_DECODER = ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "vocab_size")
-_TOWER = {
-    "hidden_size": "vision_dim",
-    "num_hidden_layers": "vision_layers",
-    "intermediate_size": "vision_hidden",
-    "patch_size": "patch_px",
-}
-
-
 def find_gpu(name: str) -> Gpu:
-    """Raises UsageError: none is called so."""
+    """Raises UsageError: none is called so, or pixtral does not read on it."""
     wanted = name.strip().lower().replace(" ", "").replace("_", "-")
+    if wanted in TOO_OLD:
+        raise UsageError(
+            f"--device {wanted}: its compute capability is {TOO_OLD[wanted]}, and pixtral needs 8.0 or later (A100, "
+            f"RTX 30 and what came after), for bfloat16 and FlashAttention; known are {', '.join(GPUS)}"
+        )
     if wanted not in GPUS:
         near = did_you_mean(wanted, GPUS) or ";"
         raise UsageError(
@@ -166,70 +124,67 @@ def find_gpu(name: str) -> Gpu:
     return GPUS[wanted]
 
 
-def read_shape(folder: Path) -> Shape:
-    """By the params.json of a checkpoint folder.
+def bound(gpu: Gpu, shape: Shape, work: PageWork, quantize: str = "auto", kv_cache: str = "model") -> Bound:
+    """Of one page among many that are read at once. Raises as `fit_on`."""
+    fit = fit_on(gpu, shape, quantize, kv_cache)
+    return Bound(_page_seconds(gpu, shape, work, fit), fit)
+
+
+@cache
+def fit_on(gpu: Gpu, shape: Shape, quantize: str, kv_cache: str) -> Fit:
+    """With both settings as they are, where quantize off is taken as auto.
 
     Raises:
-        UsageError: it has none, or none with the sizes that are needed.
+        UsageError: the GPU has no fp8 and it was asked for, or the checkpoint does not fit.
     """
-    path = folder / "params.json"
-    try:
-        given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        vision = given["vision_encoder"]
-        sizes = {name: int(given[name]) for name in _DECODER} | {
-            ours: int(vision[name]) for name, ours in _TOWER.items()
-        }
-        raster, is_tied = read_raster(vision), bool(given.get("tied_embeddings"))
-        merged = raster.cell_px // sizes["patch_px"]
-        return Shape(folder.absolute().name, side_px=raster.side_px, merged=merged, is_tied=is_tied, **sizes)
-    except OSError as error:
-        raise UsageError(f"--model {folder}: {path.name} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        fact = f"has no {error}" if isinstance(error, KeyError) else "is no params.json of the Pixtral family"
-        raise UsageError(
-            f"--model {folder}: {path.name} {fact}; give a checkpoint folder in Mistral's format"
-        ) from error
-
-
-def bound(gpu: Gpu, shape: Shape, work: PageWork, quantize: str = "auto") -> Bound:
-    """Of one page among many that are read at once; `quantize` as the setting has it, where off is taken as auto.
-
-    Raises:
-        UsageError: the checkpoint does not fit, not even with weights of four bits.
-    """
-    context = work.prompt_tokens + work.output_tokens
-    cache_bytes = max(context, 1.0) * shape.token_bytes()
+    _check_fp8(gpu, quantize, kv_cache)
+    may_narrow = kv_cache != "model" and gpu.has_fp8
+    memory = gpu.memory_gib * 2**30
     widths = [(16, _LEAST_SEQUENCES), (8, _LEAST_SEQUENCES), (4, 1)]
     for bits, least in [(BITS[quantize], 1)] if quantize in BITS else widths:
-        free = gpu.memory_gb * 1e9 - shape.weight_bytes(bits) - _STEP_BYTES
-        sequences = min(int(free // cache_bytes), _MOST_SEQUENCES) if free > 0 else 0
-        if sequences >= least:
-            return Bound(_page_seconds(gpu, shape, work, bits, sequences), bits, sequences)
+        narrow, wide = (shape.pages_at_once(memory, bits, narrow_cache=is_narrow) for is_narrow in (True, False))
+        if (narrow if may_narrow else wide) >= least:
+            is_narrow = may_narrow and (kv_cache == "fp8" or wide < MOST_SEQUENCES)
+            return Fit(bits, narrow if is_narrow else wide, is_narrow)
     narrowest = BITS.get(quantize, 4)
-    weights, cache = shape.weight_bytes(narrowest) / 1e9, cache_bytes / 1e9
-    needs = f"{weights:.1f} GB with weights of {narrowest} bits, and {cache:.1f} GB for a page"
+    ways = ["name a larger device", "another --model"]
+    ways += ["--quantize int4"] * (narrowest > 4) + ["PAGEPACK_KV_CACHE=fp8"] * (gpu.has_fp8 and not may_narrow)
     raise UsageError(
-        f"--device {gpu.name}: {shape.name} takes {needs}, which {gpu.memory_gb:g} GB do not hold; name a larger "
-        "device, or another --model"
+        f"--device {gpu.name}: {shape.name} takes {shape.weight_bytes(narrowest) / 1e9:.1f} GB with weights of "
+        f"{narrowest} bits, and the cache of a page and a step beside them, which {gpu.memory_gib:g} GB do not hold; "
+        f"{', or '.join(ways)}"
     )
 
 
-def width_words(gpu: Gpu, shape: Shape, work: PageWork, bits: int, quantize: str) -> str:
-    """How wide the weights are that `bound` came to, where they are not those of the checkpoint; and the other way."""
+def fit_words(gpu: Gpu, shape: Shape, fit: Fit, quantize: str) -> str:
+    """How it is held; where the weights are not those of the checkpoint, how wide they are, and the other way."""
+    at_once = f", {fit.pages} pages at once, their cache in {fit.cache}"
     if quantize in BITS:
-        return f", with weights in {quantize}"
-    if bits == 16:
-        return ""
-    narrow = f", with weights of {bits} bits, for those of 16 do not fit (--quantize auto)"
-    page_bytes = max(work.prompt_tokens + work.output_tokens, 1.0) * shape.token_bytes() / 2
-    sequences = min(int((gpu.memory_gb * 1e9 - shape.half_bytes() - _STEP_BYTES) // page_bytes), _MOST_SEQUENCES)
-    if sequences < 1 or shape.n_kv_heads % 2:
+        return f", with weights in {quantize}{at_once}"
+    if fit.bits == 16:
+        return at_once
+    narrow = f", with weights of {fit.bits} bits, for those of 16 leave too little room (--quantize auto){at_once}"
+    if shape.n_kv_heads % 2:
         return narrow
-    weights = f"{shape.half_bytes() / 1e9:.1f} GB of weights on each"
-    return f"{narrow}; over two they do (--devices 0+1), {weights} and {sequences} pages at once"
+    half = shape.half()
+    pages = half.pages_at_once(gpu.memory_gib * 2**30, 16, narrow_cache=fit.narrow_cache)
+    if pages < 1:
+        return narrow
+    weights = f"{half.weight_bytes(16) / 1e9:.1f} GB of weights on each"
+    return f"{narrow}; over two they fit (--devices 0+1), {weights} and {pages} pages at once"
 
 
-def _page_seconds(gpu: Gpu, shape: Shape, work: PageWork, bits: int, sequences: int) -> float:
+def _check_fp8(gpu: Gpu, quantize: str, kv_cache: str) -> None:
+    """Raises UsageError: it was asked for, and the GPU has none."""
+    for asked, instead in (
+        ("--quantize fp8" if quantize == "fp8" else "", "--quantize int8 reads there"),
+        ("PAGEPACK_KV_CACHE=fp8" if kv_cache == "fp8" else "", "leave it out, or take auto"),
+    ):
+        if asked and not gpu.has_fp8:
+            raise UsageError(f"--device {gpu.name}: {asked} needs an Ada or Hopper GPU, and it is older; {instead}")
+
+
+def _page_seconds(gpu: Gpu, shape: Shape, work: PageWork, fit: Fit) -> float:
     operations, bandwidth = gpu.teraflops * 1e12 * _OPERATIONS, gpu.terabytes_per_second * 1e12 * _BYTES
     patches = [] if work.is_cached else [tokens * shape.merged**2 for tokens in work.images]
     vision = math.fsum(
@@ -240,7 +195,9 @@ def _page_seconds(gpu: Gpu, shape: Shape, work: PageWork, bits: int, sequences: 
     prefill = 2 * shape.decoder_params * (work.prompt_tokens - cached)
     prefill += 2 * width * (work.prompt_tokens**2 - cached**2)
     context = work.prompt_tokens + work.output_tokens / 2  # on average over the answer
+    sequences = max(1, min(fit.pages, int(fit.pages * TYPICAL_TOKENS / max(context, 1.0))))
     step_operations = sequences * (2 * (shape.decoder_params + shape.head_params) + 4 * width * context)
-    step_bytes = shape.decoder_bytes(bits) + 2 * shape.head_params + sequences * context * float(shape.token_bytes())
+    read = sequences * context * shape.token_bytes(narrow_cache=fit.narrow_cache)
+    step_bytes = shape.decoder_bytes(fit.bits) + 2 * shape.head_params + read
     step = max(step_operations / operations, step_bytes / bandwidth)
     return (vision + prefill) / operations + work.output_tokens * step / sequences

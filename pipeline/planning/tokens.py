@@ -7,8 +7,8 @@ text    a token for 3.7 letters of Latin script, 1.6 of others, by what Tekken m
 from __future__ import annotations
 
 from pipeline.documents.pages.tiles import SHRINKS_BY, num_tokens, plan_tiles
-from pipeline.planning.gpus import Shape
 from pipeline.planning.ranges import Range
+from pipeline.planning.shapes import Shape
 from schemas.prompts import Prompt
 
 _LETTERS, _OTHER_LETTERS, _SYMBOLS, _IDEOGRAPHS = 5.0, 3.2, 1.7, 1.15  # characters a token

@@ -12,6 +12,8 @@ from benchmarks import gpu_gates
 from benchmarks.bench_narrow_cache import LIMITS, rounded_cache
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_model
 from pipeline.errors import UsageError
+from pipeline.planning.gpus import Fit, find_gpu, fit_on
+from pipeline.planning.shapes import Shape
 from pipeline.settings import Settings
 from workers.choose import choose_engine
 from workers.pixtral import start
@@ -19,7 +21,7 @@ from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.fingerprint import fingerprint
 from workers.pixtral.model.kv_cache import PagedCache, narrow, widen
-from workers.pixtral.model.load import load_model
+from workers.pixtral.model.load import empty_model, load_model
 from workers.pixtral.plan import sizes
 
 READER = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
@@ -91,6 +93,45 @@ def test_auto_takes_it_where_it_gains_room_and_the_default_never(monkeypatch, fo
     own = choose_engine(Settings(model=folder)).model
     assert own == fingerprint(folder) == choose_engine(Settings(model=folder, kv_cache="auto")).model
     assert fingerprint(folder, "int8", narrow_cache=True) == f"{own}-int8-kvfp8"
+
+
+@pytest.mark.parametrize(
+    ("device", "gibibytes", "kind", "narrow_cache"),
+    [
+        ("rtx4090", 24, "fp8", True), ("rtx3090", 24, "int8", False), ("rtx4080", 16, "int4", True),
+        ("rtx4070", 12, "int4", True), ("rtx3060", 12, "int4", False), ("h200", 139, None, True),
+    ],
+)  # fmt: skip
+def test_auto_and_auto_choose_for_pixtral_12b_what_a_card_holds(
+    monkeypatch, folder, device, gibibytes, kind, narrow_cache
+):
+    """And the plan of a run on that card says the same."""
+    gpu, shape = find_gpu(device), Shape()
+    model = empty_model(config_of(PRESETS["12b"]))
+    capability = int(gpu.capability), round(gpu.capability * 10) % 10
+    properties = SimpleNamespace(total_memory=gibibytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu.title)
+    monkeypatch.setattr(start, "empty_model_of", lambda folder, half=False: model)
+    assert start.choose_kind(folder, CUDA, "auto") == kind
+    assert start.choose_cache("auto", folder, CUDA, kind) == narrow_cache
+    fit = start.fit_of(model.to(torch.bfloat16), start.whole_bytes(CUDA), CUDA, kind, narrow_cache=narrow_cache)
+    bits = {None: 16, "int4": 4}.get(kind, 8)
+    assert fit_on(gpu, shape, "auto", "auto") == Fit(bits, fit.limits.max_sequences, narrow_cache)
+
+
+def test_a_card_that_holds_no_page_is_told_what_would_fit(monkeypatch, folder):
+    model = empty_model(config_of(PRESETS["12b"])).to(torch.bfloat16)
+    granted = int(10 * 2**30 * 0.92)
+    with pytest.raises(
+        UsageError, match=r"take a smaller checkpoint, or narrower weights: --quantize int8 or int4, or a"
+    ):
+        start.fit_of(model, granted, CUDA)
+    with pytest.raises(UsageError, match=r"0\.\d GB for a step.*take a smaller checkpoint, or a narrower cache: PAGEP"):
+        start.fit_of(model, granted, CUDA, "int4")
+    with pytest.raises(UsageError, match=r"free some, or take a smaller checkpoint$"):
+        start.fit_of(model, granted, CUDA, "int4", narrow_cache=True)
 
 
 def test_logits_of_a_rounded_cache_are_near_the_exact_ones(monkeypatch):

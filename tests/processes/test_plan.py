@@ -70,6 +70,9 @@ def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_
     assert before["prompt_tokens"]["expected"] == pytest.approx(tokens, rel=0.01)
     assert before["prompt_tokens"] == exactly(before["prompt_tokens"]["expected"]), "all pages were drawn"
     assert before["speed_basis"] == "computed" and before["speed_by"].startswith("computed, not measured: Pixtral 12B")
+    assert before["kv_cache"] == "bfloat16" and before["pages_at_once"] == 80
+    narrow = planned(folder, "--home", home, "--device", "h100", PAGEPACK_KV_CACHE="fp8")
+    assert narrow["kv_cache"] == "fp8" and "168 pages at once, their cache in fp8" in narrow["speed_by"]
     assert before["seconds"]["low"] < before["seconds"]["expected"] < before["seconds"]["high"]
     assert before["cost"]["expected"] == pytest.approx(before["gpu_hours"]["expected"] * 3.2, abs=1e-3)
 
@@ -137,6 +140,7 @@ def test_a_sample_says_how_sure_it_is(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         ("--device h10", "did you mean h100? known are b200, h200, h100"),
+        ("--device t4", "its compute capability is 7.5, and pixtral needs 8.0 or later"),
         ("--device h100 --pages-per-second 3", "both say how fast pages are read; leave one out"),
         ("--device h100 --engine rapidocr", "is for Pixtral; leave out --engine rapidocr, or --device"),
         ("--price-per-hour -1", "give a number from 0 up to 1,000,000"),

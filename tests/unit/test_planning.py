@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.planning.gpus import GPUS, PageWork, Shape, bound, find_gpu, read_shape, width_words
+from pipeline.planning.gpus import GPUS, Fit, PageWork, bound, find_gpu, fit_on, fit_words
 from pipeline.planning.known import covered_seconds
 from pipeline.planning.look import PageFacts
 from pipeline.planning.make import spread
 from pipeline.planning.ranges import Range, mean, systematic, total
+from pipeline.planning.shapes import Shape, read_shape
 from pipeline.planning.tokens import image_tokens, text_tokens
 
 PIXTRAL = {
@@ -103,11 +104,35 @@ def test_digits_take_a_token_each_and_words_few() -> None:
 
 
 def test_the_bound_of_a_card_is_the_sum_that_was_done_by_hand() -> None:
-    """768 × 1,024 px, 50 tokens of a prompt, 800 of the answer, on an H100: 97 ms, and 800 · (23.2 GB / 77 + 588 MB)
-    at 3.0 TB/s, which is 237 ms."""
+    """768 × 1,024 px, 50 tokens of a prompt, 800 of the answer, on an H100: 97 ms, and 800 · (23.2 GB / 80 + 588 MB)
+    at 3.0 TB/s, which is 234 ms."""
     found = bound(GPUS["h100"], Shape(), PageWork([3136], 3186, 800))
-    assert found.sequences == 77 and found.bits == 16
-    assert found.seconds == pytest.approx(0.097 + 0.237, rel=0.02)
+    assert found.fit == Fit(16, 80, narrow_cache=False)
+    assert found.seconds == pytest.approx(0.097 + 0.234, rel=0.02)
+
+
+def test_a_narrow_cache_reads_half_of_the_bytes_and_an_older_gpu_is_refused_for_it() -> None:
+    work = PageWork([3136], 3186, 800)
+    wide, narrow, auto = (bound(GPUS["h100"], Shape(), work, "auto", kind) for kind in ("model", "fp8", "auto"))
+    assert narrow.fit == Fit(16, 168, narrow_cache=True) and auto == narrow and narrow.fit.pages > 2 * wide.fit.pages
+    assert narrow.seconds == pytest.approx(0.097 + 800 * (23.2e9 / 168 + 303e6) / 3.015e12, rel=0.02)
+    assert not bound(GPUS["a100"], Shape(), work, "auto", "auto").fit.narrow_cache
+    with pytest.raises(UsageError, match=r"--device a100: PAGEPACK_KV_CACHE=fp8 needs an Ada or Hopper GPU"):
+        bound(GPUS["a100"], Shape(), work, "auto", "fp8")
+    with pytest.raises(UsageError, match=r"--device rtx3060: --quantize fp8 needs .*--quantize int8 reads there"):
+        bound(GPUS["rtx3060"], Shape(), work, "fp8")
+
+
+def test_cards_of_24_16_and_12_gb_read_pixtral_12b_with_the_weights_that_fit() -> None:
+    work = PageWork([3136], 3186, 800)
+    found = {name: bound(GPUS[name], Shape(), work, "auto", "auto").fit for name in ("rtx4090", "rtx4080", "rtx4070")}
+    assert {name: one.bits for name, one in found.items()} == {"rtx4090": 8, "rtx4080": 4, "rtx4070": 4}
+    assert all(one.narrow_cache for one in found.values())
+    older = {name: bound(GPUS[name], Shape(), work, "auto", "auto").fit for name in ("rtx3090", "rtx3060")}
+    assert {name: one.bits for name, one in older.items()} == {"rtx3090": 8, "rtx3060": 4}
+    assert not any(one.narrow_cache for one in older.values())
+    with pytest.raises(UsageError, match=r"12 GB do not hold; .* or --quantize int4, or PAGEPACK_KV_CACHE=fp8"):
+        bound(GPUS["rtx4070"], Shape(), work, "int8")
 
 
 def test_a_second_question_about_a_page_spares_its_images() -> None:
@@ -119,20 +144,23 @@ def test_a_second_question_about_a_page_spares_its_images() -> None:
 
 def test_weights_are_as_wide_as_fit_and_a_model_that_fits_no_card_is_refused() -> None:
     work = PageWork([3136], 3186, 800)
-    assert bound(GPUS["l4"], Shape(), work).bits == 8
+    assert bound(GPUS["l4"], Shape(), work).fit.bits == 8
     with pytest.raises(UsageError, match=r"--device l4: .* 24 GB do not hold; name a larger device"):
         bound(GPUS["l4"], Shape(name="large", n_layers=400), work)
 
 
 def test_what_fits_two_cards_and_not_one_is_told_beside_narrower_weights() -> None:
-    work, large = PageWork([2200], 2250, 700), Shape(name="24B", hidden_dim=32768)
-    words = width_words(GPUS["rtx5090"], large, work, 8, "auto")
-    assert "weights of 8 bits, for those of 16 do not fit" in words
-    assert "over two they do (--devices 0+1), 25.8 GB of weights on each and 9 pages at once" in words
-    assert "--devices" not in width_words(GPUS["l4"], large, work, 8, "auto")  # nor do two of those
-    assert "--devices" not in width_words(GPUS["rtx5090"], replace(large, n_kv_heads=1), work, 8, "auto")
-    assert width_words(GPUS["rtx5090"], large, work, 8, "int8") == ", with weights in int8"
-    assert width_words(GPUS["h100"], large, work, 16, "auto") == ""
+    def words(device: str, shape: Shape, quantize: str = "auto") -> str:
+        return fit_words(GPUS[device], shape, fit_on(GPUS[device], shape, quantize, "model"), quantize)
+
+    large = Shape(name="24B", hidden_dim=32768)
+    said = words("rtx5090", large)
+    assert "weights of 4 bits, for those of 16 leave too little room" in said
+    assert "over two they fit (--devices 0+1), 25.8 GB of weights on each and 13 pages at once" in said
+    assert "--devices" not in words("l4", large)  # nor do two of those
+    assert "--devices" not in words("rtx5090", replace(large, n_kv_heads=1))
+    assert words("a100-40gb", large, "int8") == ", with weights in int8, 16 pages at once, their cache in bfloat16"
+    assert words("h100", large) == ", 40 pages at once, their cache in bfloat16"
 
 
 def test_a_checkpoint_says_its_own_shape(tmp_path: Path) -> None:
@@ -150,3 +178,5 @@ def test_a_device_is_found_however_it_is_written_and_another_told_with_its_near_
     assert find_gpu("RTX 4090").name == "rtx4090"
     with pytest.raises(UsageError, match=r"--device h10: .* did you mean h100\? known are b200, h200"):
         find_gpu("h10")
+    with pytest.raises(UsageError, match=r"--device t4: its compute capability is 7\.5, and pixtral needs 8\.0"):
+        find_gpu("T4")

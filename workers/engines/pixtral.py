@@ -77,7 +77,7 @@ class PixtralEngine(Engine):
         first, *others = (torch.device(name) for name in device.split("+"))
         for each in (first, *others):
             check_capability(each)
-        kind = settled(quantize, model_dir, first) if not others else None
+        kind = settled(quantize, model_dir, first, kv_cache) if not others else None
         narrow_cache = start.choose_cache(kv_cache, model_dir, first, kind, half=bool(others))
         if others:
             pair = (first, *others)
@@ -219,13 +219,13 @@ class PixtralEngine(Engine):
         return self._built.engine.submit(request, answer)
 
 
-def settled(quantize: str, model_dir: Path, device: torch.device) -> str | None:
-    """The kind of weights that the setting comes to; None is the checkpoint's own."""
+def settled(quantize: str, model_dir: Path, device: torch.device, kv_cache: str = "model") -> str | None:
+    """The kind of weights that the settings come to; None is the checkpoint's own."""
     if quantize != "auto":
         return None if quantize == "off" else quantize
     from workers.pixtral import start
 
-    return start.choose_kind(model_dir, device)
+    return start.choose_kind(model_dir, device, kv_cache)
 
 
 class _Page:

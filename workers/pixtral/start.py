@@ -189,8 +189,8 @@ def _lacks_narrow_cache(folder: Path, device: torch.device) -> str | None:
     return None
 
 
-def choose_kind(folder: Path, device: torch.device) -> str | None:
-    """The widest weights that the device's memory holds, as if nothing else were in it; None are the checkpoint's own.
+def choose_kind(folder: Path, device: torch.device, kv_cache: str = "model") -> str | None:
+    """The widest weights that the whole device's memory holds beside a cache by `kv_cache`; None: the checkpoint's own.
 
     Not by what is free at the moment: who asks which model will read and the worker that loads it must agree.
 
@@ -198,11 +198,12 @@ def choose_kind(folder: Path, device: torch.device) -> str | None:
         UsageError: the folder is not a checkpoint, or not even four bits a number fit.
     """
     model, granted = empty_model_of(folder), whole_bytes(device)
+    narrow = kv_cache != "model" and not _lacks_narrow_cache(folder, device)
     whole = "fp8" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) else "int8"
     for kind, least in ((None, WORTH_IT), (whole, WORTH_IT), ("int4", 1)):
         with suppress(UsageError):
             dtype = choose_dtype(folder, device, granted, kind)
-            if fit_of(model.to(dtype), granted, device, kind).limits.max_sequences >= least:
+            if fit_of(model.to(dtype), granted, device, kind, narrow_cache=narrow).limits.max_sequences >= least:
                 return kind
     return "int4"  # and the engine says what is lacking
 
