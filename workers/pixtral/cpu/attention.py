@@ -7,7 +7,7 @@ what a sequence gets depends on its own length only. A float32 model on a GPU ta
 float32, while a plain product does twice as well (Zen 4, one thread: 80 against 225 GFLOP/s). So there a strip of a
 long sequence's queries times all its keys is one product, its softmax one pass, the values another product:
 
-    queries 512 … 1023, causal:   keys 0 … 1023, of which the last 512 need the triangle; the rest is never computed
+    queries 256 … 511, causal:   keys 0 … 511, of which the last 256 need the triangle; the rest is never computed
 
 One layer of an A4 page (3,008 patches, 8 heads of 64): 229 → 135 ms on one thread, 120 → 74 ms on two. The scores pass
 through bfloat16, as in transformers' eager attention; the flash kernel keeps them in float32. On random data the error
@@ -121,7 +121,7 @@ def strip_rows(num_keys: int) -> int:
     """Rows of a strip: fewer over the keys of a page in tiles, so that no strip's scores take more memory.
 
     >>> strip_rows(3008), strip_rows(40_000)
-    (512, 96)
+    (256, 48)
     """
     return STRIP_ROWS if num_keys <= LONGEST_TOKENS else max(STRIP_ROWS * LONGEST_TOKENS // num_keys // 16 * 16, 16)
 

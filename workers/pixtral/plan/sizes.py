@@ -32,7 +32,7 @@ LEAST_TOKENS = IMAGE_TOKENS + 300 + 2048  # where a card has no more room: the a
 TILED_TOKENS = LONGEST_TOKENS + MOST_TOKENS  # with the tiles of a large one
 ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
 TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
-STRIP_ROWS = 512  # queries of a strip (`cpu/attention.py`): 512 × 3,008 scores are 3 MB; 256 and 1,024 take as long
+STRIP_ROWS = 256  # queries of a strip (`cpu/attention.py`): 256 × 3,008 scores are 1.5 MB; 512 take an eighth longer
 MOST_SEQUENCES = 256
 # Of a GPU: tokens of one prompt and of all in a step; for so many sequences there is room in it, as few as may be.
 STEPS = [(2048, 8192), (2048, 2048), (1024, 1024), (512, 512)]
