@@ -11,7 +11,11 @@ from torch import Tensor
 from benchmarks.checkpoint import make_checkpoint
 from workers.pixtral.cpu import backend as cpu
 from workers.pixtral.cpu.backend import CpuBackend
-from workers.pixtral.model.load import load_model
+from workers.pixtral.cpu.products import prepare_layers
+from workers.pixtral.model import decoder
+from workers.pixtral.model.decoder import PLAIN
+from workers.pixtral.model.load import load_model, weight_bytes
+from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.draft_rows import Filled
 from workers.pixtral.plan.scheduler import Limits
 
@@ -44,3 +48,34 @@ def test_where_few_rows_give_other_floats_a_step_computes_many(
     monkeypatch.setattr(cpu, "prepared_product", lambda weight, rows: other(prepared(weight, rows)))
     again = CpuBackend(made.model, Limits(128, 256, 512), 8, 64, 128)
     assert [again.decode_rows(count) for count in (1, 9)] == [64, 64]
+
+
+def test_laid_out_weights_give_what_plain_ones_do_and_none_is_held_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN does not multiply bfloat16 here")
+    folder = make_checkpoint(tmp_path_factory.mktemp("laid") / "tiny", "tiny", dtype=torch.bfloat16)
+    plain, laid_out = load_model(folder), load_model(folder)
+    before = weight_bytes(laid_out)
+    prepare_layers(laid_out)
+    assert weight_bytes(laid_out) == before
+    assert not any(".layers." in f".{name}" and "norm" not in name for name, _ in laid_out.named_parameters())
+    prepare_layers(laid_out)  # a second engine takes them as they are
+    exact = load_model(folder, dtype=torch.float64)
+    noise = torch.Generator().manual_seed(5)
+    hidden, attended = (torch.randn(64, 64, generator=noise).bfloat16() for _ in range(2))
+    rotation = decoder.rotation_1d(torch.arange(64), plain.config, torch.bfloat16)
+
+    def whole(model: Pixtral, rows: slice = slice(None)) -> list[Tensor]:
+        layer, dtype = decoder.layers_of(model)[1], model.dtype
+        parts = (hidden[rows].to(dtype, copy=True), None, rotation[rows].to(torch.promote_types(dtype, torch.float32)))
+        stream, *heads = layer.project(*parts, PLAIN.ops)
+        return [*heads, *layer.finish(stream, attended[rows].to(dtype), PLAIN.ops)]
+
+    with torch.inference_mode():
+        truth, usual, ours = whole(exact), whole(plain), whole(laid_out)
+        few = whole(laid_out, slice(8, 16))
+    for right, theirs, mine, part in zip(truth, usual, ours, few, strict=True):
+        assert (mine - right).norm() <= 1.05 * (theirs - right).norm(), "farther from the truth than plain weights"
+        assert torch.equal(part, mine[8:16])

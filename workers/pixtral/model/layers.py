@@ -73,7 +73,7 @@ class Operations:
 
 
 class Product(nn.Module):
-    """A weight (outs, ins) that is kept in a form of its own; `model/quantize.py` has them."""
+    """A weight (outs, ins) that is kept in a form of its own; `model/quantize.py` and `cpu/products.py` have them."""
 
     nbytes: int  # of device memory
 
@@ -92,11 +92,16 @@ class Product(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         return self.multiply(self.prepare(rows))
 
+    def gated(self, rows: Tensor, ops: Operations) -> Tensor:
+        """Of w1 and w3 side by side: silu(w1 x) × (w3 x), (T, outs / 2)."""
+        return ops.gate(self(rows))
+
 
 class Attention(nn.Module):
     """The projections around attention; `fused_qkv` holds wq, wk and wv side by side once loading laid them so.
 
-    Quantized weights are `narrow_q`, and `narrow_kv` for keys and values, instead of the three.
+    Weights in another form (quantized, or laid out for a processor) are `narrow_q`, and `narrow_kv` for keys and
+    values, instead of the three.
     """
 
     fused_qkv: Tensor | None = None
@@ -158,7 +163,7 @@ def _of_key(rotation: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """w2(silu(w1 x) × w3 x); `fused_w1_w3` holds w1 and w3 side by side once loading laid them so.
 
-    Quantized they are `narrow_w1_w3`.
+    In another form they are `narrow_w1_w3`.
     """
 
     fused_w1_w3: Tensor | None = None
@@ -173,12 +178,12 @@ class FeedForward(nn.Module):
     def forward(self, rows: Tensor, ops: Operations) -> Tensor:
         """(T, dim) → (T, dim)."""
         if self.narrow_w1_w3 is not None:
-            both = self.narrow_w1_w3(rows)
+            gated = self.narrow_w1_w3.gated(rows, ops)
         elif self.fused_w1_w3 is None:
-            both = torch.cat((self.w1(rows), self.w3(rows)), dim=-1)
+            gated = ops.gate(torch.cat((self.w1(rows), self.w3(rows)), dim=-1))
         else:
-            both = F.linear(rows, self.fused_w1_w3)
-        hidden: Tensor = self.w2(ops.gate(both))
+            gated = ops.gate(F.linear(rows, self.fused_w1_w3))
+        hidden: Tensor = self.w2(gated)
         return hidden
 
 
