@@ -115,21 +115,25 @@ class Reader:
         with self._lock:
             self._messages_for += len(page_ids)
         try:
-            for suspect in self._read_some(page_ids):
-                self._read_some([suspect], is_alone=True)
+            errors: list[BaseException] = []
+            for suspect in self._read_some(page_ids, errors):
+                if not any(isinstance(error, _ENDS_ALL) for error in errors):
+                    self._read_some([suspect], errors, is_alone=True)
+            if errors:
+                raise errors[0]
         except Stopping as error:
             raise Reject("the worker stops", requeue=True) from error
         finally:
             with self._lock:
                 self._messages_for -= len(page_ids)
 
-    def _read_some(self, page_ids: Sequence[int], is_alone: bool = False) -> list[int]:
+    def _read_some(self, page_ids: Sequence[int], errors: list[BaseException], is_alone: bool = False) -> list[int]:
         """Each as soon as there is a place. Returns suspects, which are left for a call in which each is alone.
 
-        What befell the first of them that could not be read is raised after the others have come to an end.
+        What befell those that could not be read is added to `errors`: it holds up no other page.
         """
         waiting, suspects = deque(page_ids), list[int]()
-        in_hand, errors, places = list[PageInHand](), list[BaseException](), 0
+        in_hand, places = list[PageInHand](), 0
         try:
             while waiting or in_hand:
                 if waiting and (given := self._enter(len(waiting), is_alone, in_hand)):
@@ -150,8 +154,6 @@ class Reader:
                 self._give_back(page.claim, None)
                 self._forget(page)
             self._company.leave(places)
-        if errors:
-            raise errors[0]
         return suspects
 
     def _enter(self, wanted: int, is_alone: bool, in_hand: Sequence[PageInHand]) -> int:

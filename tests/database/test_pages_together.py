@@ -151,6 +151,27 @@ def test_what_cannot_be_read_of_a_message_is_its_own_affair(archive: Archive, se
     assert archive.scalar("SELECT count(*) FROM page_tasks WHERE state = 'leased'") == 0
 
 
+def test_an_error_of_one_page_leaves_no_suspect_of_its_message_unread(
+    archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was raised before suspects were read, which waited until their message came again."""
+    pages, hashes = waiting(archive, settings, 4)
+    archive.execute("UPDATE page_tasks SET crashes = 1 WHERE page_id IN (:a, :b)", a=pages[0], b=pages[3])
+    pixels = ImageStore.pixels
+
+    def broken(self: ImageStore, image_hash: str) -> Any:
+        if image_hash in hashes[1:3]:
+            raise RuntimeError(f"a fault of ours with {image_hash}")
+        return pixels(self, image_hash)
+
+    monkeypatch.setattr(ImageStore, "pixels", broken)
+    with pytest.raises(RuntimeError, match=hashes[1]):
+        Reader(archive.db, InstantEngine(), settings, "read/1").read(*pages)
+    assert archive.rows("SELECT page_number FROM page_text ORDER BY 1") == [(1,), (4,)]
+    states = "SELECT page_id, state FROM page_tasks WHERE state != 'done' ORDER BY 1"
+    assert archive.rows(states) == [(pages[1], "pending"), (pages[2], "pending")]
+
+
 @pytest.mark.only("sqlite")
 def test_where_images_cannot_be_reached_the_rest_of_a_message_stays(
     archive: Archive, settings: Settings, monkeypatch: pytest.MonkeyPatch
