@@ -29,6 +29,7 @@ from benchmarks.checkpoint import PRESETS, make_checkpoint
 from workers.pixtral import start
 from workers.pixtral.model.config import read_config
 from workers.pixtral.model.load import load_model
+from workers.pixtral.plan import sizes
 from workers.pixtral.plan.sequence import Request, Sampling
 from workers.pixtral.text.processor import Processor
 
@@ -87,7 +88,11 @@ def main() -> None:
     parser.add_argument("--granted-gb", type=float, default=3.0)
     parser.add_argument("--pages", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=48, help="answers have 1 to so many tokens")
+    parser.add_argument("--step", metavar="CHUNK,BUDGET,SEQUENCES", help="as small as on a small card: 512,512,4")
     args = parser.parse_args()
+    if args.step:
+        chunk, budget, most = map(int, args.step.split(","))
+        sizes.cpu_step = lambda config: (chunk, budget, most)
     granted = int(args.granted_gb * 1e9)
     peak = Peak()
     with tempfile.TemporaryDirectory() as temporary:
@@ -106,7 +111,8 @@ def main() -> None:
             engine.close()
     used = peak.bytes - baseline
     print(json.dumps({
-        "benchmark": "memory", "preset": args.preset, "pages": args.pages, "requests": len(requests), "failed": failed,
+        "benchmark": "memory", "preset": args.preset, "step": args.step, "pages": args.pages,
+        "requests": len(requests), "failed": failed,
         "granted_bytes": granted, "used_bytes": used, "share": round(used / granted, 3), "within": used <= granted,
         "baseline_bytes": baseline, "peak_resident_bytes": status_bytes("VmHWM"),
         "preemptions": stats["preemptions"], "seconds": round(seconds, 1),

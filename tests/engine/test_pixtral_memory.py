@@ -14,9 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status is Linux's")
-def test_a_flood_of_mixed_pages_stays_within_the_grant():
+@pytest.mark.parametrize(("step", "granted"), [("", "0.22"), ("512,512,4", "0.165")])
+def test_a_flood_of_mixed_pages_stays_within_the_grant(step, granted):
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench_memory", "--preset", "tiny", "--granted-gb", "0.22", "--pages", "40"],
+        [sys.executable, "-m", "benchmarks.bench_memory", "--preset", "tiny", "--granted-gb", granted, "--pages", "40",
+         *(["--step", step] if step else [])],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -90,8 +90,8 @@ def size_engine(
         UsageError: not even one full page would fit; the message has the sum of the smallest step, and the way out.
     """
     given = Given(config, weights, granted, itemsize, on_gpu, threads, narrow_cache, kind)
-    if not on_gpu:  # small models on a CPU: the cost of a step is its calls
-        return _size(given, 4096, 4096, 16 if config.dim >= 512 else 128)
+    if not on_gpu:
+        return _size(given, *cpu_step(config))
     best = None
     for chunk, budget in STEPS:
         try:
@@ -104,6 +104,11 @@ def size_engine(
     if best is None:
         raise refused
     return best
+
+
+def cpu_step(config: ModelConfig) -> tuple[int, int, int]:
+    """Tokens of one prompt and of all in a step, and sequences; of small models many, whose steps cost their calls."""
+    return 4096, 4096, 16 if config.dim >= 512 else 128
 
 
 def _is_worth_it(fit: Sizes, larger: Sizes) -> bool:
