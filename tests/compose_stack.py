@@ -27,6 +27,7 @@ from typing import Any
 
 from pipeline.delivery.embedded_broker import server_binary
 from tests.compose_file import ROOT, load_compose, load_dockerfile
+from tests.warm_start import WarmStart
 
 PORTS = {"postgres": "5432", "redis": "6379"}  # where the images of others listen
 
@@ -44,6 +45,22 @@ exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
 """
 
 
+# Each kind of pagepack's commands starts cold once; after that it is forked from a process with its imports.
+_PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
+_WARM = WarmStart("HOME", "TMPDIR", "PORT", "PG")
+_started: set[str] = set()
+
+
+def _has_started(words: list[str]) -> bool:
+    """Whether it is one of pagepack's commands, and one of its kind was asked for before."""
+    head, kinds = words[: len(_PAGEPACK)], words[len(_PAGEPACK) :][:1]
+    if head != _PAGEPACK or not kinds:
+        return False
+    before = kinds[0] in _started
+    _started.add(kinds[0])
+    return before
+
+
 class Stack:
     """Inside `with`, the services that `up` names run, and those that they depend on."""
 
@@ -56,7 +73,7 @@ class Stack:
         self.services: dict[str, dict[str, Any]] = filled["services"]
         self._secrets = {name: secret["file"] for name, secret in filled.get("secrets", {}).items()}
         self._secrets_folder = secrets
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, subprocess.Popen[Any]] = {}
         self.order: list[str] = []  # in which services were started
         self._folder = folder
         self._ports: dict[tuple[str, str], str] = {}
@@ -113,29 +130,39 @@ class Stack:
     def start(self, name: str) -> None:
         if name == "postgres":
             self._make_cluster()
-        with self.log(name).open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                self.command(name),
-                env=self.environment(name),
+        user = "nobody" if name == "postgres" and os.geteuid() == 0 else None
+        self.running[name] = self.spawn(self.command(name), self.environment(name), self.log(name), user)
+        self.order.append(name)
+
+    def spawn(
+        self, words: list[str], environment: dict[str, str], log: Path, user: str | None = None
+    ) -> subprocess.Popen[Any]:
+        """A process that is not waited for, and its log."""
+        log.touch()
+        if _has_started(words):
+            warm = _WARM.start(words[len(_PAGEPACK) :], environment, log=log, folder=self._folder)
+            if warm is not None:
+                return warm
+        with log.open("ab") as stream:
+            return subprocess.Popen(
+                words,
+                env=environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=stream,
+                stderr=stream,
                 start_new_session=True,
-                user="nobody" if name == "postgres" and os.geteuid() == 0 else None,
+                user=user,
             )
-        self.order.append(name)
 
     def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
         """`docker compose run --rm NAME COMMAND…`; without one, the service's own."""
-        return subprocess.run(
-            self.command(name, list(command) or None),
-            env=self.environment(name),
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        words, environment = self.command(name, list(command) or None), self.environment(name)
+        if _has_started(words):
+            done = _WARM.run(words[len(_PAGEPACK) :], environment, 600, self._folder)
+            if done is not None:
+                return done
+        return subprocess.run(words, env=environment, cwd=self._folder, capture_output=True, text=True, timeout=600)
 
     def stop(self, name: str) -> int:
         """As Docker: the stop signal, then a kill after the grace period; the exit code."""

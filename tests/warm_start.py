@@ -89,14 +89,16 @@ class Started(subprocess.Popen[str]):
 class WarmStart:
     """The process to fork from, started at the first order and again where one failed. One order at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *may_differ: str) -> None:
+        """Variables whose names begin so may differ from one order to the next: nothing reads them while imported."""
+        self._may_differ = ("PAGEPACK_", "PYTEST_", "AWS_", *may_differ)
         self._process: subprocess.Popen[bytes] | None = None
         self._around: dict[str, str] = {}
         self._lock = threading.Lock()
         atexit.register(self.stop)
 
     def run(
-        self, words: Sequence[str], environment: Mapping[str, str], seconds: float
+        self, words: Sequence[str], environment: Mapping[str, str], seconds: float, folder: Path | None = None
     ) -> subprocess.CompletedProcess[str] | None:
         """As `subprocess.run`; None where it is not to be had: another order runs, or Python's own variables differ."""
         if not self._lock.acquire(blocking=False):
@@ -106,7 +108,8 @@ class WarmStart:
                 return None
             with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as errors:
                 streams = [out.name, errors.name]
-                code = self._order({"words": words, "environment": environment, "streams": streams}, seconds)
+                order = {"words": words, "environment": environment, "streams": streams, "folder": _name(folder)}
+                code = self._order(order, seconds)
                 said = [file.read().decode().replace("\r\n", "\n") for file in (out, errors)]
             return subprocess.CompletedProcess(words, code, *said)
         finally:
@@ -119,6 +122,7 @@ class WarmStart:
         module: str = "pipeline",
         log: Path | None = None,
         errors: Path | None = None,
+        folder: Path | None = None,
     ) -> subprocess.Popen[str] | None:
         """As `subprocess.Popen` with a session of its own, and pipes where no log is given; None as of `run`.
 
@@ -132,7 +136,8 @@ class WarmStart:
             pipes = [os.pipe() for _ in range(3 if log is None else 1)]
             *streams, told = (f"/proc/{os.getpid()}/fd/{write_end}" for _, write_end in pipes)
             streams = streams or [str(log), str(errors or log)]
-            self._send({"module": module, "words": words, "environment": environment, "streams": streams, "told": told})
+            order = {"module": module, "words": words, "environment": environment, "streams": streams, "told": told}
+            self._send(order | {"folder": _name(folder)})
             *read_ends, of_told = (read_end for read_end, _ in pipes)
             started = Started(words, read_ends, of_told)  # it has them open when it says its number
             for _, write_end in pipes:
@@ -143,7 +148,7 @@ class WarmStart:
 
     def _is_there(self, environment: Mapping[str, str]) -> bool:
         """Start it where it is not; False where it was imported among other variables."""
-        around = _around(environment)
+        around = {name: value for name, value in environment.items() if not name.startswith(self._may_differ)}
         if self._process is None:
             self._process = subprocess.Popen(
                 _COMMAND, env=around, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -162,7 +167,7 @@ class WarmStart:
 
     def _send(self, order: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order | {"folder": os.getcwd()}).encode() + b"\n")
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
 
     def _order(self, order: dict[str, Any], seconds: float) -> int:
@@ -182,9 +187,8 @@ class WarmStart:
             raise
 
 
-def _around(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Python and the libraries may read while they are imported."""
-    return {name: value for name, value in environment.items() if not name.startswith(("PAGEPACK_", "PYTEST_", "AWS_"))}
+def _name(folder: Path | None) -> str:
+    return os.getcwd() if folder is None else str(folder)
 
 
 def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None:
@@ -244,6 +248,7 @@ def _become(order: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
+    tempfile.tempdir = None  # as the variables say now
     gc.unfreeze()
     module = order.get("module", "pipeline")
     sys.argv = [module, *order["words"]]

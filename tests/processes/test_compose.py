@@ -436,8 +436,7 @@ def test_the_systemd_unit_starts_and_stops_a_worker(stack: Stack, tmp_path: Path
     variables = stack.environment("ingest") | dict(word.split("=") for word in service["Environment"].split())
     variables |= {"PAGEPACK_HOME": str(tmp_path), "PAGEPACK_METRICS_PORT": stack.port("unit", "9464")}
     log = tmp_path / "log"
-    with log.open("wb") as stream:
-        worker = subprocess.Popen(stack.command("pagepack", words), env=variables, stdout=stream, stderr=stream)
+    worker = stack.spawn(stack.command("pagepack", words), variables, log)
     try:
         wait_until(lambda: "ready" in log.read_text())
     finally:
@@ -464,9 +463,7 @@ def test_the_kubernetes_deployment_runs_and_answers_its_probes(stack: Stack, tmp
     variables |= {"PAGEPACK_HOME": str(tmp_path), "PAGEPACK_METRICS_PORT": port, "PAGEPACK_METRICS_HOST": "127.0.0.1"}
     variables["PAGEPACK_IMAGES_URL"] = f"file://{tmp_path}/images"  # there is no bucket
     log = tmp_path / "log"
-    with log.open("wb") as stream:
-        command = stack.command("pagepack", worker["args"])
-        process = subprocess.Popen(command, env=variables, stdout=stream, stderr=stream)
+    process = stack.spawn(stack.command("pagepack", worker["args"]), variables, log)
 
     def answers(probe: str) -> bool:
         assert process.poll() is None, log.read_text()
