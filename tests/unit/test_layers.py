@@ -6,20 +6,29 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("layers")  # each file is parsed once, in one test process
 NO_QUEUE = ("celery", "kombu", "sqlalchemy", "pipeline.database", "pipeline.store", "pipeline.delivery")
+
+
+@cache
+def import_statements(file: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Also those inside functions and for the type checker."""
+    tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return [node for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def imported(folder: str) -> set[tuple[str, str]]:
     """(file, imported module) of every import in a folder, also those inside functions."""
     found = set()
     for file in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in import_statements(file):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module]
@@ -34,7 +43,7 @@ def test_a_name_has_one_address(folder: str) -> None:
     again = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for file in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in import_statements(file)
         if isinstance(node, ast.ImportFrom) and any(alias.asname == alias.name for alias in node.names)
     ]
     assert not again
@@ -76,7 +85,7 @@ def modules(*folders: str) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for name, file in names.items():
         found = set()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in import_statements(file):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             if isinstance(node, ast.ImportFrom) and node.module:
