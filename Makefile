@@ -50,7 +50,7 @@ lint: .venv/all
 # pagepack's own wheel goes in too.
 lock: .venv/all
 	@$(PIP) uv
-	echo 'setuptools>=77' | $(LOCK) --extra web -o requirements.lock
+	echo 'setuptools>=77' | $(LOCK) --extra web --extra openvino -o requirements.lock
 	echo 'setuptools>=77' | $(LOCK) --extra pixtral -o requirements-gpu.lock
 
 .venv/core: pyproject.toml
