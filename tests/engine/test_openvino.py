@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ from workers.doctor import check_engines
 from workers.engines.openvino_session import OpenVinoSession, precision_here
 from workers.engines.rapidocr import RapidOcrEngine, fingerprint, load
 from workers.engines.rapidocr_models import choose_models
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.xdist_group("rapidocr")
 
@@ -67,6 +71,30 @@ def test_fast_models_and_the_small_ones_behind_them_read_with_it(tmp_path: Path)
         assert read(engine, draw((20, 40, kana), font="japan")).text == kana
     finally:
         engine.close()
+
+
+_HEARD = """
+import sys
+from pathlib import Path
+heard = []
+def hear(event, told):
+    writes = event == "open" and set(str(told[1])) & set("wax+")
+    if writes or event.startswith("socket.") or event == "subprocess.Popen":
+        heard.append((event, *map(str, told)))
+sys.addaudithook(hear)
+from workers.engines.openvino_session import OpenVinoSession, precision_here
+OpenVinoSession(Path(sys.argv[1]), precision_here(), num_threads=1)
+print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry.")), heard)
+"""
+
+
+def test_nothing_is_sent_and_no_file_is_written(tmp_path: Path) -> None:
+    """`import openvino` alone would tell its makers of it, with a number that it keeps in the home."""
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, "-c", _HEARD, str(choose_models().recognizer)]
+    done = subprocess.run(words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600)
+    assert done.stdout == "[] []\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_package_is_one_line_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ x86 do not, else in float32, which is no faster. benchmarks/RESULTS.md has the f
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
@@ -24,15 +26,13 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, precision: str, num_threads: int) -> None:
         """`precision`: bf16 or f32; `num_threads`: calls at once, each on a core of its own."""
-        import openvino
-
         told = {
             "INFERENCE_PRECISION_HINT": precision,
             "NUM_STREAMS": num_threads,
             "INFERENCE_NUM_THREADS": num_threads,
             "ENABLE_CPU_PINNING": False,  # several readers of a machine would take the same cores
         }
-        self._model = openvino.Core().compile_model(path, "CPU", told)
+        self._model = _core().compile_model(path, "CPU", told)
         self._of_thread = threading.local()
 
     def __call__(self, images: NDArray[np.float32]) -> Any:
@@ -53,7 +53,17 @@ def precision_here() -> str:
         raise UsageError(
             "openvino is not installed; pip install 'pagepack[openvino]', or leave --ocr-runtime openvino out"
         )
+    known: list[str] = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in known else "f32"
+
+
+def _core() -> Any:
+    """OpenVINO's devices.
+
+    As it is imported it tells its makers so, over the network, and keeps a number for this user in their home: unless
+    its package for that is not there.
+    """
+    sys.modules.setdefault("openvino_telemetry", ModuleType("openvino_telemetry"))
     import openvino
 
-    known: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in known else "f32"
+    return openvino.Core()
