@@ -129,11 +129,12 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_wheel_works_in_another_folder_without_the_source(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq"]
+    install = [*pip, "install", "--no-deps", "--no-build-isolation", "--no-compile"]  # what builds it is here already
     shutil.copytree(
         root, tmp_path / "source", ignore=shutil.ignore_patterns(".venv", ".git", "pagepack-data", ".*_cache")
     )
     target = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", target, tmp_path / "source"], check=True)
+    subprocess.run([*install, "--target", target, tmp_path / "source"], check=True)
     shutil.rmtree(tmp_path / "source")
     folder = tmp_path / "elsewhere" / "workers"  # a folder of that name must not be taken for ours
     folder.mkdir(parents=True)
