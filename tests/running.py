@@ -47,9 +47,9 @@ def environment(engine: str, **variables: str) -> dict[str, str]:
 def pagepack(
     *arguments: str | Path, engine: str = "InstantEngine", fresh: bool = False, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """A command to its end, in a process of its own; unless `fresh`, jobs as `warm_start.py` says."""
+    """A command to its end, in a process of its own; unless `fresh`, as `warm_start.py` says."""
     words, given = [*map(str, arguments)], environment(engine, **variables)
-    if words[0] in ("run", "ask", "submit") and not fresh:
+    if not fresh:
         done = _WARM.run(words, given, HANGS_AFTER_SECONDS)
         if done is not None:
             return done

@@ -71,6 +71,6 @@ def test_a_command_with_a_fault_does_not_end_as_if_some_pages_had_failed(setting
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
-        ended = pagepack("status", "--home", settings.home, PYTHONPATH=f"{folder}:{ROOT}")
+        ended = pagepack("status", "--home", settings.home, fresh=True, PYTHONPATH=f"{folder}:{ROOT}")
         assert ended.returncode == 70, ended.stderr
         assert "Traceback" in ended.stderr and "this is a fault of the program" in ended.stderr
