@@ -137,17 +137,19 @@ def _model(folder: Path, quantize: str, kv_cache: str) -> list[dict[str, str]]:
 
     checks = []
     devices = _devices()
+    able = {}  # of computing with it as is asked, whatever memory they have
     for device, name in devices.items():
         try:
             check_capability(device)
             kind = pixtral.settled(quantize, folder, device, kv_cache)
+            able[device] = name
             fit = start.look_at(folder, device, kind, narrow_cache=start.choose_cache(kv_cache, folder, device, kind))
             fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
             checks.append(_check("model", "ok", fact))
         except PagepackError as error:
             checks.append(_check("model", "broken", f"{folder} cannot be read with on {name}: {error}"))
-    if len(devices) > 1 and "broken" in [check["state"] for check in checks]:
-        checks += _model_over_two(folder, kv_cache, devices)
+    if len(able) > 1 and quantize == "off" and "broken" in [check["state"] for check in checks]:
+        checks += _model_over_two(folder, kv_cache, able)
     return checks
 
 

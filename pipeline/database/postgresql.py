@@ -39,8 +39,8 @@ _AGAIN = ("40001", "40P01", "55P03", "57014", "57P", "53300", "08")
 
 
 def connect_arguments(url: sa.URL) -> dict[str, Any]:
-    """What libpq gets beside the URL; what the URL says itself comes first."""
-    return {name: value for name, value in _CONNECT.items() if name not in url.query}
+    """What libpq gets beside the URL, which comes first where it says the same; but what is sent, is sent in UTF-8."""
+    return {name: value for name, value in _CONNECT.items() if name not in url.query} | {"client_encoding": "utf8"}
 
 
 def server_engine(url: sa.URL, *, by_key: bool = False) -> sa.Engine:

@@ -86,7 +86,7 @@ class Status:
     seconds_left: float | None  # None where nothing was read lately
     pages_per_second_overall: float  # pages done since the batch was first started, pauses included
     failures: dict[str, int]  # cause → rows in `failures`, most frequent first
-    engines: dict[str, int]  # engine → pages and prompts that it answered
+    engines: dict[str, int]  # engine → pages of which it answered a prompt
     pages_worth_a_look: dict[str, int]  # reason of the view `review` → pages that were read for this batch
     prompts: list[str]  # names of what is asked about each page
     worked_on_by: WorkedOnBy
@@ -266,7 +266,7 @@ _BATCHES = """SELECT id, public_id AS batch_id, name, state, engine, model, star
   text_layer, forgotten_at FROM batches"""
 _FAILURES = "SELECT cause, count(*) FROM failures WHERE batch_id = :batch GROUP BY cause ORDER BY 2 DESC, 1"
 # Of the pages that its files have now: not of what a file held before it changed, and also of what was read before.
-_ENGINES = f"""SELECT a.engine, count(*) FROM batches b
+_ENGINES = f"""SELECT a.engine, count(DISTINCT p.id) FROM batches b
 JOIN (SELECT DISTINCT document_id FROM batch_sources WHERE batch_id = :batch) o ON b.id = :batch
 JOIN pages p ON p.document_id = o.document_id AND {IS_ASKED_ABOUT}
 JOIN batch_prompts bp ON bp.batch_id = b.id

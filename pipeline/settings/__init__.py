@@ -108,7 +108,8 @@ class Settings(BaseModel):
     )
 
     drafts: Literal["auto", "off"] = _(
-        "auto", "auto lets pixtral try what is known of a page, for the same text sooner; off does not"
+        "auto",
+        "auto lets pixtral try what is known of a page, for the same text sooner (GPU: near ties apart); off does not",
     )
 
     quantize: Literal["off", "int8", "int4", "fp8", "auto"] = _(

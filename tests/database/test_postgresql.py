@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+import sqlalchemy as sa
 
 from pipeline.cli.sql_shell import run_shell
 from pipeline.database.engine import Database
@@ -24,6 +25,7 @@ from pipeline.errors import DiskFull, PagepackError, Unavailable, UsageError
 from pipeline.export.export import export
 from pipeline.query.batch_list import list_batches
 from pipeline.query.batch_status import find_batch
+from pipeline.query.search import find
 from pipeline.query.sql import run_sql
 from pipeline.settings import Settings, load_settings
 from pipeline.store.backpressure import Room
@@ -206,6 +208,24 @@ def test_moments_are_utc_whatever_the_servers_time_zone(
     assert all(abs(datetime.now(UTC) - moment) < timedelta(minutes=30) for moment in moments), moments
     told = json.loads(call("status", "--json", PAGEPACK_DATABASE_URL=postgres.url(str(url.database))).stdout)
     assert told["started_at"] == moments[0].isoformat() and told["started_at"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("where", ["variable", "url"])
+def test_words_are_sent_in_utf8_whatever_is_set_for_clients(
+    postgres: PostgresServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The words of a page go as bytes, which the server takes to be in the encoding of its client."""
+    url = postgres.url(str(archive.db.engine.url.database))
+    if where == "variable":
+        monkeypatch.setenv("PGCLIENTENCODING", "WIN1251")
+    else:
+        url = sa.make_url(url).update_query_dict({"client_encoding": "WIN1251"}).render_as_string(hide_password=False)
+    archive.db = open_database(Settings(database_url=url))
+    archive.file("/in/a.pdf", ["строка письма"])
+    assert [hit.source_path for hit in find(archive.db, "письма").hits] == ["/in/a.pdf"]
+    told = run_sql(Settings(database_url=url), "SELECT text FROM page_text")
+    assert list(told.rows) == [("строка письма",)]
+    archive.db.dispose()
 
 
 def test_a_session_that_ends_between_two_transactions_is_replaced(postgres: PostgresServer, archive: Archive) -> None:

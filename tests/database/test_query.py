@@ -100,7 +100,9 @@ def test_engines_are_those_of_the_pages_that_are_counted(archive: Archive) -> No
     (page,) = archive.ingest(archive.see("/in/a.pdf", content="changed") or 0, ["now"])
     archive.read(page, "now")
     archive.see("/in/a.pdf", content="changed", batch="second")
-    for name, done in {"b": 2, "second": 1}.items():
+    archive.batch("both", prompts=[OCR, DESCRIBE])
+    archive.file("/in/c.pdf", ["a page that is asked twice"], batch="both")
+    for name, done in {"b": 2, "second": 1, "both": 1}.items():
         now = status(archive.db, find_batch(archive.db, name))
         assert (now.pages_done, now.engines) == (done, {"rapidocr": done}), name
 

@@ -208,3 +208,13 @@ def test_doctor_says_that_two_gpus_hold_what_one_does_not(monkeypatch: pytest.Mo
     together = r"fits GPU 0, small and GPU 1, small together \(--devices 0\+1\), \d+ pages at once; on each: 0\.\d GB"
     assert re.search(together, over_two["fact"])
     assert len(told(of_both // 2)) == 3
+    assert [check["state"] for check in doctor._model(CHECKPOINT, "int8", "model")] == [
+        "broken"
+    ] * 3  # refused over two
+
+    def refuse(device: torch.device) -> None:
+        if device.index != 1:
+            raise UsageError("too old")
+
+    monkeypatch.setattr(devices, "check_capability", refuse)
+    assert [check["state"] for check in told(of_both)] == ["broken"] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from schemas.prompts import OCR
 from tests.running import ROOT, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from workers.choose import choose_engine
 from workers.engines.pixtral import PixtralEngine
+from workers.pixtral import start as engine_start
 from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor
@@ -37,6 +39,7 @@ from workers.pixtral.plan.sequence import Sampling
 pytestmark = pytest.mark.xdist_group("pair")
 
 CPU = torch.device("cpu")
+DEFAULTS = {"narrow_cache": False, "drafts": True}
 LIMITS = Limits(16, 24, 64, 400)  # a page of 52 image tokens and its prompt come in chunks
 BLOCK_SIZE, TILE = 8, 32
 
@@ -133,7 +136,7 @@ def both(pair, model, processor):
 
     def run(requests, limits=LIMITS, blocks=400):
         sizes = (limits, blocks, BLOCK_SIZE, TILE)
-        two = read(second.make_backend(half, *sizes), processor, requests, limits, blocks)
+        two = read(second.make_backend(half, *sizes, **DEFAULTS), processor, requests, limits, blocks)
         one = read(CpuBackend(model, *sizes), processor, requests, limits, blocks)
         return two, one
 
@@ -199,11 +202,23 @@ def test_drafts_are_tried_and_wrong_ones_leave_nothing(both, pages, processor):
 
 def test_slots_are_cleared_in_both(pair, pages, processor):
     second, half = pair
-    backend = second.make_backend(half, LIMITS, 400, BLOCK_SIZE, TILE)
+    backend = second.make_backend(half, LIMITS, 400, BLOCK_SIZE, TILE, **DEFAULTS)
     backend.clear(torch.arange(400 * BLOCK_SIZE).numpy())
     backend.make_room()
     texts, _, _ = read(backend, processor, [request(processor, pages[0])], LIMITS, 400)
     assert texts[0].strip() and all(not store.isnan().all() for store in backend.cache.keys)
+
+
+def test_who_makes_the_caches_of_both_is_told_what_one_device_would_be(model, processor):
+    told = {}
+
+    def make(*given, **how):
+        told.update(how)
+        return engine_start.make_backend(*given)
+
+    engine_start.start_engine(model, processor, 10**9, drafts=False, narrow_cache=True, make=make).close()
+    assert told == {"narrow_cache": True, "drafts": False}
+    assert set(told) <= set(inspect.signature(Second.make_backend).parameters)
 
 
 def test_what_two_cannot_share_is_refused_by_its_key():

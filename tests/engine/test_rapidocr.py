@@ -382,7 +382,7 @@ def test_recognizer_without_its_characters_is_refused_and_no_list_of_them_is_fet
 def test_fingerprint_is_stable_and_loads_no_runtime_and_the_engine_prints_nothing() -> None:
     program = (
         "import sys, numpy\n"
-        "from workers.engines.rapidocr import RapidOcrEngine, Widened, fingerprint\n"
+        "from workers.engines.rapidocr import RapidOcrEngine, fingerprint\n"
         "name = fingerprint()\n"
         "assert not {'rapidocr', 'onnxruntime', 'cv2'} & set(sys.modules)\n"
         "from schemas.prompts import OCR\n"

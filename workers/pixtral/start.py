@@ -31,7 +31,7 @@ from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
-from workers.pixtral.worst_step import CudaMemory, MakeBackend, measured_sizes
+from workers.pixtral.worst_step import CudaMemory, measured_sizes
 
 if TYPE_CHECKING:
     from workers.pixtral.text.processor import Processor  # imported where a folder is read: it needs mistral-common
@@ -94,16 +94,16 @@ def start_engine(
     *,
     drafts: bool = True,
     narrow_cache: bool = False,
-    make: MakeBackend | None = None,
+    make: Callable[..., Backend] | None = None,
 ) -> PackedEngine:
     """An engine for a model that is on its device already; with `drafts` it tries those of requests, where it can.
 
-    `make` makes backends in the place of `make_backend`.
+    `make` makes backends in the place of `make_backend`, and is told the same.
     """
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
         keep_freed_memory()
-    make = make or partial(make_backend, narrow_cache=narrow_cache, drafts=drafts)
+    make = partial(make or make_backend, narrow_cache=narrow_cache, drafts=drafts)
     fit = fit_of(model, granted, device, narrow_cache=narrow_cache)
     if device.type == "cuda":
         fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)

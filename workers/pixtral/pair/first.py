@@ -149,12 +149,14 @@ class Second:
         block_size: int,
         prefill_tile: int | None,
         *,
-        narrow_cache: bool = False,
+        narrow_cache: bool,
+        drafts: bool,
     ) -> Backend:
         """`start.make_backend` in both processes."""
         sizes = (limits, num_blocks, block_size, prefill_tile)
-        self.tell("make", *sizes, narrow_cache)
-        return PairBackend(start.make_backend(model, *sizes, narrow_cache=narrow_cache), self)
+        self.tell("make", *sizes, narrow_cache, drafts)
+        own = start.make_backend(model, *sizes, narrow_cache=narrow_cache, drafts=drafts)
+        return PairBackend(own, self)
 
     def lose(self, error: BaseException | None = None) -> NoReturn:
         """End this process with one line, or wait for who does so already.

@@ -68,14 +68,21 @@ class SecondHalf:
         self.model = model
 
     def make(
-        self, limits: Limits, num_blocks: int, block_size: int, prefill_tile: int | None, narrow_cache: bool
+        self,
+        limits: Limits,
+        num_blocks: int,
+        block_size: int,
+        prefill_tile: int | None,
+        narrow_cache: bool,
+        drafts: bool,
     ) -> None:
         """Its cache, in the place of the one before."""
         self.backend = None
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self.last_tokens = torch.zeros(limits.max_sequences, dtype=torch.int64, device=self.model.device)
-        self.backend = make_backend(self.model, limits, num_blocks, block_size, prefill_tile, narrow_cache=narrow_cache)
+        sizes = (limits, num_blocks, block_size, prefill_tile)
+        self.backend = make_backend(self.model, *sizes, narrow_cache=narrow_cache, drafts=drafts)
         self.backend.enter()
 
     @torch.inference_mode()
