@@ -18,6 +18,7 @@ from schemas.states import DocumentState
 
 _ATTEMPTS = 2_000  # the latest: what the machine and the model do now
 _ANSWERS = 2_000
+_LOOKED_AT = 20_000  # of all engines and models
 _LEAST_ATTEMPTS = 20  # fewer say little of how fast pages are read
 
 
@@ -154,17 +155,22 @@ class Known:
         return [row[0] for row in self._look(statement, name=prompt.name)]
 
     def speed(self) -> Speed | None:
-        """At which one worker of this engine has read; None where too few pages were.
+        """At which one worker has read with this engine, and this model where one is named; None: too few pages were.
 
         By the time in which any page was in hand, so that no pause between two batches counts.
         """
+        asked: dict[str, str] = {"engine": self.asked.engine}
+        by_model = ""
+        if self.asked.model is not None:
+            by_model, asked["model"] = "JOIN page_tasks p ON p.id = t.task_id AND p.model = :model ", self.asked.model
         statement = (
-            "SELECT t.worker, t.started_at, t.ended_at FROM task_attempts t "
+            "SELECT t.worker, t.started_at, t.ended_at FROM "
+            f"(SELECT * FROM task_attempts ORDER BY id DESC LIMIT {_LOOKED_AT}) t {by_model}"
             "WHERE t.error IS NULL AND t.seconds IS NOT NULL AND t.started_at IS NOT NULL AND "
             f"(t.engine = :engine OR :engine = 'any') ORDER BY t.id DESC LIMIT {_ATTEMPTS}"
         )
         by_worker: dict[str, list[tuple[float, float]]] = {}
-        for worker, started, ended in self._look(statement, engine=self.asked.engine):
+        for worker, started, ended in self._look(statement, **asked):
             span = as_moment(started).timestamp(), as_moment(ended).timestamp()
             by_worker.setdefault(worker, []).append(span)
         pages = sum(map(len, by_worker.values()))
