@@ -9,7 +9,6 @@ import gc
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,6 @@ from pipeline.store.results import Outcome, complete_pages
 from pipeline.store.retries import retry_failures
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
-from tests.forked_nodes import fork_from_one
 from tests.postgres import FAST, DatabasePool, PostgresServer
 from tests.statements import compile_once
 
@@ -64,12 +62,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # all is told and torn down: to take such a heap apart takes a second or two
         os._exit(0)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
-    if sys.platform == "linux":
-        config.add_cleanup(fork_from_one(config.args, specs))
 
 
 LIMITS = Limits(lease_seconds=60.0, max_attempts=3, max_crashes=3)
