@@ -47,7 +47,7 @@ exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
 
 # Each kind of pagepack's commands starts cold once; after that it is forked from a process with its imports.
 _PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
-_WARM = WarmStart("HOME", "TMPDIR", "PORT", "PG")
+_WARM = WarmStart("HOME", "PATH", "TMPDIR", "PORT", "PG")
 _started: set[str] = set()
 
 

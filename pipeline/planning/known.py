@@ -162,7 +162,9 @@ class Known:
         asked: dict[str, str] = {"engine": self.asked.engine}
         by_model = ""
         if self.asked.model is not None:
-            by_model, asked["model"] = "JOIN page_tasks p ON p.id = t.task_id AND p.model = :model ", self.asked.model
+            by_model = "JOIN page_tasks p ON p.id = t.task_id JOIN answer_versions a ON a.id = p.answer_id "
+            by_model += "AND a.model = :model "
+            asked["model"] = self.asked.model
         statement = (
             "SELECT t.worker, t.started_at, t.ended_at FROM "
             f"(SELECT * FROM task_attempts ORDER BY id DESC LIMIT {_LOOKED_AT}) t {by_model}"

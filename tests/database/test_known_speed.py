@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.planning.asked import Asked
 from pipeline.planning.known import Known
+from pipeline.store.wished_model import wishes_for
 from schemas.prompts import OCR
-from tests.conftest import Archive
+from tests.conftest import LIMITS, Archive, answer, complete_page
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -16,13 +17,16 @@ def asked(model: str | None, engine: str = "rapidocr") -> Asked:
     return Asked((OCR,), engine, model, "keep", "keep")
 
 
-def test_a_plan_goes_by_pages_that_the_same_model_has_read(archive: Archive) -> None:
+@pytest.mark.parametrize("text_layer", ["keep", "auto"])
+def test_a_plan_goes_by_pages_that_the_same_model_has_read(archive: Archive, text_layer: str) -> None:
     """Of one engine, one runtime may take twice the other's time."""
     for model, seconds in {"slow": 4.0, "fast": 2.0}.items():
-        archive.batch(model, model=model)
+        archive.batch(model, model=model, text_layer=text_layer)
         pages = archive.ingest(archive.see(f"/in/{model}.pdf", batch=model) or 0, [f"{model}{n}" for n in range(20)])
         for page in pages:
-            archive.read(page, "text", model=model)
+            claim = archive.claim(page, models=wishes_for(model))
+            assert claim is not None
+            complete_page(archive.db, claim, "read/1", {claim.tasks[0].task_id: answer("text", model)}, LIMITS)
         rows = archive.rows("SELECT id FROM task_attempts ORDER BY id DESC LIMIT 20")
         for place, (number,) in enumerate(rows):
             span = {

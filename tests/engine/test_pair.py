@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from workers.pixtral.model.config import read_config
 from workers.pixtral.model.half import half_of
 from workers.pixtral.model.load import load_model, weight_bytes
 from workers.pixtral.pair.first import Second
+from workers.pixtral.pair.second import has_ended
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.draft_rows import Filled
 from workers.pixtral.plan.scheduler import Limits, Scheduler
@@ -322,6 +324,15 @@ def test_the_second_process_ends_with_the_first():
     first.kill()
     first.communicate()
     wait_until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_steps_that_were_sent_ahead_do_not_hide_an_error_of_the_second_process():
+    first, second = multiprocessing.Pipe()
+    first.send(("clear", None))
+    assert not has_ended(second)
+    first.send(("clear", None))
+    first.close()
+    assert has_ended(second)
 
 
 ENDED = "the process of half of the model, on cpu, ended with exit code 70; the process of its other half ends, too"

@@ -151,6 +151,8 @@ def load(models: ModelFiles | None = None, num_threads: int = 1) -> Any:
         raise
     except Exception as exc:
         way_out = "reinstall rapidocr and onnxruntime" if models.language is None else f"is {models.recognizer} whole?"
+        if models.precision is not None:
+            way_out = "reinstall openvino, or leave --ocr-runtime openvino out"
         raise UsageError(f"rapidocr cannot load its models ({exc}); {way_out}") from exc
     reader.text_det = StripDetector(reader.text_det)
     return reader

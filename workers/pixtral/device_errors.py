@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import BrokenExecutor
 
 import torch
 
@@ -20,5 +19,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_fatal(error: Exception) -> bool:
-    """A CUDA error other than memory leaves the process's context unusable; a CPU needs its lanes."""
-    return isinstance(error, BrokenExecutor) or (not is_out_of_memory(error) and bool(_CUDA.search(str(error))))
+    """A CUDA error other than memory leaves the process's context unusable."""
+    return not is_out_of_memory(error) and bool(_CUDA.search(str(error)))
