@@ -34,8 +34,8 @@ def test_no_worst_step_takes_more_than_its_sum(name, step, most, kind, narrow_ca
     config = config_of(FAMILY[name])
     taken = gpu_programs.worst_bytes(FAMILY[name], limits, kind, narrow_cache=narrow_cache)
     told = gpu_step_bytes(config, limits, longest, kind, narrow_cache=narrow_cache)
-    assert taken < told - KEPT_BYTES, (taken, told)  # which are for what libraries take
-    assert taken > 0.4 * told, (taken, told)
+    told -= KEPT_BYTES  # which are for what libraries take
+    assert 0.5 * told < taken < told, (taken, told)
 
 
 @pytest.mark.parametrize(
