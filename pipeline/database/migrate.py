@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from pipeline.database.revisions import FOLDER, head_revision
 from pipeline.database.roles import OWNER, grant_statements
-from pipeline.errors import PagepackError
+from pipeline.errors import PagepackError, UsageError
 from schemas.column_types import VIEWS, column_type
 from schemas.view_columns import COLUMNS
 from schemas.views import comment_statements, create_statements, drop_statements
@@ -45,7 +45,11 @@ def _revision_of(connection: Connection) -> str | None:
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Migrate in one transaction. Two at once are safe: the second waits, and finds nothing to do."""
+    """Migrate in one transaction. Two at once are safe: the second waits, and finds nothing to do.
+
+    Raises:
+        UsageError: a database of PostgreSQL that does not hold every letter.
+    """
     _migrate(database, revision, "upgrade")
 
 
@@ -61,6 +65,7 @@ def _migrate(database: Database, revision: str, step: str) -> None:
     is_owners = False
     with database.migrate() as connection:
         if database.dialect == "postgresql":
+            _check_encoding(database, connection)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             is_owners = _become_owner(connection)
         for statement in drop_statements(sa.inspect(connection).get_view_names()):
@@ -75,6 +80,15 @@ def _migrate(database: Database, revision: str, step: str) -> None:
             _make_views(connection)
             for statement in grant_statements() if is_owners else []:
                 connection.exec_driver_sql(statement)
+
+
+def _check_encoding(database: Database, connection: Connection) -> None:
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        raise UsageError(
+            f"{database.name} is encoded in {encoding}, which does not hold the letters of all scripts; make one with "
+            "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _become_owner(connection: Connection) -> bool:

@@ -210,6 +210,14 @@ def test_moments_are_utc_whatever_the_servers_time_zone(
     assert told["started_at"] == moments[0].isoformat() and told["started_at"].endswith("+00:00")
 
 
+def test_a_database_that_does_not_hold_every_letter_is_refused_with_the_way_out(postgres: PostgresServer) -> None:
+    locale = "LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    postgres.execute(f"CREATE DATABASE in_latin1 ENCODING 'LATIN1' {locale}")
+    refused = call("db", "upgrade", PAGEPACK_DATABASE_URL=postgres.url("in_latin1"))
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "in_latin1 is encoded in LATIN1" in refused.stderr and "ENCODING 'UTF8' TEMPLATE template0" in refused.stderr
+
+
 @pytest.mark.parametrize("where", ["variable", "url"])
 def test_words_are_sent_in_utf8_whatever_is_set_for_clients(
     postgres: PostgresServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, where: str
