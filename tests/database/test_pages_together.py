@@ -51,7 +51,7 @@ class HeldEngine(InstantEngine):
         return [self.given[image_hash]]
 
     def open(self) -> list[str]:
-        return [image_hash for image_hash, future in self.given.items() if not future.done()]
+        return [image_hash for image_hash, future in list(self.given.items()) if not future.done()]  # readers add to it
 
     def answer(self, image_hash: str) -> None:
         self.given[image_hash].set_result(Answer(f"text of {image_hash}", "stop", 0.0))
