@@ -25,16 +25,16 @@ from dataclasses import replace
 import torch
 
 from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
+from pipeline.planning.step_room import FEWER_ROWS, buckets
 from schemas.prompts import OCR
 from workers.pixtral import start
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.model.load import load_model
 from workers.pixtral.plan.batch import lay_out
 from workers.pixtral.plan.cache_blocks import BlockPool
-from workers.pixtral.plan.draft_rows import RIDGE, Grouped, buckets, runs_of
+from workers.pixtral.plan.draft_rows import RIDGE, Grouped, runs_of
 from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
 from workers.pixtral.plan.sequence import Request, Sampling, Sequence
-from workers.pixtral.plan.step_room import FEWER_ROWS
 from workers.pixtral.text.generation import Generation
 from workers.pixtral.text.processor import Processor
 

@@ -29,13 +29,13 @@ import torch
 from benchmarks.checkpoint import PRESETS, random_model
 from benchmarks.gpu_draft_gates import check_drafts, check_runs
 from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, page_request, run
+from pipeline.planning.card_room import BLOCK_SIZE
 from workers.pixtral import start
 from workers.pixtral.cuda.attention import uses_flash
 from workers.pixtral.describe import describe_path
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model.load import weight_bytes
-from workers.pixtral.plan import sizes
 from workers.pixtral.plan.scheduler import Step
 from workers.pixtral.plan.sequence import Request
 from workers.pixtral.worst_step import CudaMemory, measured_sizes
@@ -179,7 +179,7 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     model = random_model(preset, str(device), torch.bfloat16)
     fit = start.size(model.config, weight_bytes(model), granted, torch.bfloat16, device)
     fit = measured_sizes(model, fit, granted, CudaMemory(device), start.make_backend)
-    backend = start.make_backend(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    backend = start.make_backend(model, fit.limits, fit.num_blocks, BLOCK_SIZE, fit.prefill_tile)
     executor = Executor(backend, fit.limits)
     engine = make_engine(model, replace(fit.limits, drafts=backend.drafts), fit.num_blocks, executor)
     lengths = np.random.default_rng(0).integers(200, 1201, pages)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.planning.card_room import BLOCK_SIZE
 from workers.pixtral import start
 from workers.pixtral.cpu.attention import attend_one, attend_past
 from workers.pixtral.cuda import attention
@@ -26,7 +27,6 @@ from workers.pixtral.model.kv_cache import Stored
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.model.packed import attend_packed
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.plan import sizes
 from workers.pixtral.plan.batch import Layout, cumulative, slots_of
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
@@ -55,7 +55,7 @@ def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ..
 
 
 def make_engine(model: Pixtral, limits: Limits, blocks: int, executor: Executor) -> PackedEngine:
-    scheduler = Scheduler(limits, BlockPool(blocks, sizes.BLOCK_SIZE), 64)
+    scheduler = Scheduler(limits, BlockPool(blocks, BLOCK_SIZE), 64)
     return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
 
 
@@ -223,7 +223,7 @@ def read(
     """Tokens of each request, and the worst error of any one's logits."""
     options = dict(more)
     narrow_cache, drafts = options.pop("narrow_cache", False), options.pop("drafts", False)
-    backend = start.make_backend(model, limits, blocks, sizes.BLOCK_SIZE, None, narrow_cache=narrow_cache)
+    backend = start.make_backend(model, limits, blocks, BLOCK_SIZE, None, narrow_cache=narrow_cache)
     for name, value in options.items():
         setattr(backend, name, value)
     executor = WatchedExecutor(backend, limits)

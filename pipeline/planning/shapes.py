@@ -26,6 +26,7 @@ _SMALLER_FOR = 1.25
 TYPICAL_TOKENS = 3600
 _FULL_PAGE = 64 * 65 + 300
 _LONGEST, _LEAST = _FULL_PAGE + 4096, _FULL_PAGE + 2048
+INT4_GROUP, INT4_BLOCK = 64, 64  # numbers with one scale; outputs that are packed together
 _KEPT_BYTES, _AT_ONCE, _FEWER_ROWS, _MOST_ROWS, _SPLIT, _BLOCK = 128 * 2**20, 1024, 128, 512, 1024, 64
 
 
@@ -48,11 +49,17 @@ class Shape:
     merged: int = 1
     side_px: int = 1024
     is_tied: bool = False  # the head is the table of tokens
+    channels: int = 3  # of an image
 
     @property
     def cell_px(self) -> int:
         """Side of the square that is one token."""
         return self.patch_px * self.merged
+
+    @property
+    def image_patches(self) -> int:
+        """Of the largest image."""
+        return (self.side_px // self.patch_px) ** 2
 
     @property
     def decoder_params(self) -> int:
@@ -68,9 +75,10 @@ class Shape:
         layers = self.vision_layers * (4 * self.vision_dim**2 + 3 * self.vision_dim * self.vision_hidden)
         return layers + self.dim * (self.vision_dim + self.dim) + 3 * self.patch_px**2 * self.vision_dim
 
-    def token_bytes(self, *, narrow_cache: bool = False) -> int:
-        """Of the cache: keys and values of every layer, two bytes each; narrow ones have one, and four a head."""
-        return 2 * self.n_layers * self.n_kv_heads * (self.head_dim + 4 if narrow_cache else 2 * self.head_dim)
+    def token_bytes(self, itemsize: int = 2, *, narrow_cache: bool = False) -> int:
+        """Of the cache: keys and values of every layer; narrow ones have one byte each, and four a head."""
+        head = self.head_dim + 4 if narrow_cache else self.head_dim * itemsize
+        return 2 * self.n_layers * self.n_kv_heads * head
 
     def weight_bytes(self, bits: int) -> float:
         """Of the whole; the tower of vision, the table of tokens, the head and the norms keep two bytes."""
@@ -175,3 +183,15 @@ def read_shape(folder: Path) -> Shape:
         raise UsageError(
             f"--model {folder}: {path.name} {fact}; give a checkpoint folder in Mistral's format"
         ) from error
+
+
+def narrow_bytes(kind: str, outs: int, ins: int) -> int:
+    """Of a weight (outs, ins) that `workers/pixtral/model/quantize.py` keeps as `kind`, with its scales."""
+    if kind == "int4" and fits_int4(outs, ins):
+        return outs * ins // 2 + outs * (ins // INT4_GROUP) * 2 * 2
+    return outs * ins + outs * (4 if kind == "fp8" else 16)  # int8: also a zero and what oneDNN takes off its sums
+
+
+def fits_int4(outs: int, ins: int) -> bool:
+    """Whether torch's kernels take the shape in four bits; else it has eight."""
+    return outs % INT4_BLOCK == 0 and ins % INT4_GROUP == 0

@@ -8,9 +8,10 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.planning.step_room import MOST_ROWS, buckets
 from tests.conftest import examples
 from workers.pixtral.plan.cache_blocks import BlockPool
-from workers.pixtral.plan.draft_rows import MOST_ROWS, RIDGE, Grouped, Wish, buckets, runs_of
+from workers.pixtral.plan.draft_rows import RIDGE, Grouped, Wish, runs_of
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Request, Sampling, Sequence, State
 

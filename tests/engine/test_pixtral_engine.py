@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, tiny_tokenizer, write_checkpoint
 from pipeline.errors import PageFailed, Unavailable, UsageError
+from pipeline.planning import card_room, step_room
 from pipeline.settings import Settings
 from schemas.prompts import Prompt
 from workers.doctor import check_engines
@@ -27,7 +28,7 @@ from workers.pixtral.executor import Executor
 from workers.pixtral.model import sampling
 from workers.pixtral.model.config import config_of, read_config
 from workers.pixtral.model.load import load_model
-from workers.pixtral.plan import sizes, step_room
+from workers.pixtral.plan import sizes
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
@@ -560,13 +561,13 @@ def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
     config = config_of(PRESETS["12b"])
     weights = 25_400_000_000
     fit = sizes.size_engine(config, weights, int(granted), 2, on_gpu=True)
-    cache = fit.num_blocks * sizes.BLOCK_SIZE * sizes.token_bytes(config, 2)
+    cache = fit.num_blocks * card_room.BLOCK_SIZE * sizes.token_bytes(config, 2)
     assert sizes.token_bytes(config, 2) == 163_840
-    room = step_room.gpu_step_bytes(config, fit.limits, sizes.TILED_TOKENS)
+    room = step_room.gpu_step_bytes(sizes.shape_of(config), fit.limits, card_room.TILED_TOKENS)
     assert weights + cache + room <= granted
     assert fit.limits.max_sequences % 8 == 0
-    assert fit.limits.max_context + fit.limits.tile_tokens == sizes.TILED_TOKENS
-    assert fit.limits.step_keys >= sizes.TILED_TOKENS, "a chunk at the end of the largest page would never run"
+    assert fit.limits.max_context + fit.limits.tile_tokens == card_room.TILED_TOKENS
+    assert fit.limits.step_keys >= card_room.TILED_TOKENS, "a chunk at the end of the largest page would never run"
     with pytest.raises(UsageError, match="too little memory"):
         sizes.size_engine(config, weights, 26_000_000_000, 2, on_gpu=True)
 
@@ -574,18 +575,18 @@ def test_sizes_of_pixtral_12b_stay_within_what_is_granted(granted):
 def test_a_card_that_holds_one_small_page_says_to_what_large_ones_are_shrunk():
     config, weights = config_of(PRESETS["12b"]), 25_400_000_000
     fit = sizes.size_engine(config, weights, 29_000_000_000, 2, on_gpu=True)
-    room = fit.num_blocks * sizes.BLOCK_SIZE
-    assert sizes.LONGEST_TOKENS <= room < sizes.TILED_TOKENS
-    assert f"larger pages are shrunk to {room - sizes.TEXT_TOKENS:,} tokens of images" in fit.arithmetic
+    room = fit.num_blocks * card_room.BLOCK_SIZE
+    assert card_room.LONGEST_TOKENS <= room < card_room.TILED_TOKENS
+    assert f"larger pages are shrunk to {room - card_room.TEXT_TOKENS:,} tokens of images" in fit.arithmetic
     assert room <= fit.limits.max_context + fit.limits.tile_tokens
 
 
 def test_a_smaller_step_is_taken_where_it_holds_a_quarter_more_pages_and_not_for_less(monkeypatch):
-    config, weights, budgets, whole = config_of(PRESETS["12b"]), 25_400_000_000, set(), sizes.STEPS
+    config, weights, budgets, whole = config_of(PRESETS["12b"]), 25_400_000_000, set(), card_room.STEPS
     for granted in range(27_500_000_000, 60_000_000_000, 500_000_000):
-        monkeypatch.setattr(sizes, "STEPS", whole)
+        monkeypatch.setattr(card_room, "STEPS", whole)
         fit = sizes.size_engine(config, weights, granted, 2, on_gpu=True)
-        monkeypatch.setattr(sizes, "STEPS", whole[:1])
+        monkeypatch.setattr(card_room, "STEPS", whole[:1])
         try:
             usual = sizes.size_engine(config, weights, granted, 2, on_gpu=True).limits.max_sequences
         except UsageError:

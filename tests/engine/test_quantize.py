@@ -17,6 +17,7 @@ from benchmarks.checkpoint import PRESETS, make_checkpoint
 from benchmarks.family import FAMILY
 from benchmarks.reader.evaluate import CHECKPOINT, ask, draw_samples, error_rate
 from pipeline.errors import UsageError
+from pipeline.planning import card_room
 from pipeline.planning.gpus import GPUS, PageWork, bound
 from pipeline.planning.shapes import MOST_SEQUENCES, Shape, read_shape
 from pipeline.settings import Settings
@@ -29,7 +30,6 @@ from workers.pixtral.model import quantize as narrow
 from workers.pixtral.model.config import config_of, read_config
 from workers.pixtral.model.load import empty_model, load_model, weight_bytes, weight_bytes_as
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.plan import sizes
 from workers.pixtral.plan.sizes import size_engine
 
 KINDS = ("int8", "int4", "fp8")
@@ -234,7 +234,7 @@ def test_the_table_of_weights_is_what_plan_doctor_and_engine_say() -> None:
                 bits = {"off": 16, "int4": 4}.get(kind, 8)
                 memory = int(gibibytes) * 2**30
                 assert fits == [Shape().pages_at_once(memory, bits, narrow_cache=narrow) for narrow in (False, True)]
-    assert MOST_SEQUENCES == sizes.MOST_SEQUENCES
+    assert MOST_SEQUENCES == card_room.MOST_SEQUENCES
 
 
 def pages_at_once(model: Pixtral, kind: str, gibibytes: int, *, narrow_cache: bool = False) -> int:

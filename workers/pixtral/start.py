@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import UsageError
+from pipeline.planning.card_room import BLOCK_SIZE, GRANTED, MOST_SEQUENCES
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
 from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.cuda.attention import suits_kernels, uses_flash
@@ -108,11 +109,11 @@ def start_engine(
     if device.type == "cuda":
         fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)
     logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model), narrow_cache), fit.arithmetic)
-    backend = make(model, fit.limits, fit.num_blocks, sizes.BLOCK_SIZE, fit.prefill_tile)
+    backend = make(model, fit.limits, fit.num_blocks, BLOCK_SIZE, fit.prefill_tile)
     limits = dataclasses.replace(fit.limits, drafts=backend.drafts if drafts else None)
     if drafts and limits.drafts is None:
         logger.info("drafts are not tried on %s in %s", device, dtype)
-    scheduler = Scheduler(limits, BlockPool(fit.num_blocks, sizes.BLOCK_SIZE))
+    scheduler = Scheduler(limits, BlockPool(fit.num_blocks, BLOCK_SIZE))
     executor = make_executor(backend, fit.limits)
     lookahead = device.type == "cuda"
     return PackedEngine(
@@ -172,7 +173,7 @@ def choose_cache(
     model, granted = empty_model_of(folder, half=half), whole_bytes(device)
     with suppress(UsageError):
         fit = fit_of(model.to(choose_dtype(folder, device, granted, kind)), granted, device, kind)
-        return fit.limits.max_sequences < sizes.MOST_SEQUENCES
+        return fit.limits.max_sequences < MOST_SEQUENCES
     return True
 
 
@@ -254,7 +255,7 @@ def size(
 def available_bytes(device: torch.device) -> int:
     """What to grant where nothing is said: 92 % of a GPU's free memory; half of what the host has free."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.92)
+        return int(torch.cuda.mem_get_info(device)[0] * GRANTED)
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         for line in meminfo.read_text().splitlines():
@@ -266,7 +267,7 @@ def available_bytes(device: torch.device) -> int:
 def whole_bytes(device: torch.device) -> int:
     """What to grant of a device that nobody else uses: 92 % of a GPU's memory, half of the host's."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * 0.92)
+        return int(torch.cuda.get_device_properties(device).total_memory * GRANTED)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 

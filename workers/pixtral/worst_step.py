@@ -1,11 +1,11 @@
 """What a step takes at most, by running the largest one: it sizes the cache better than a sum can.
 
-Sums of activations (`plan/step_room.py`) leave out what libraries take aside, what an allocator cannot use again and
-what quantized products unpack. So a GPU runs, once after loading, the largest steps that the limits allow: decode of
-all rows, drafted ones too, and of the fewer, over tables of each width, recorded as it will be; then prompts up to the
-budget, of the largest images, one of them long and with a past, beside all other rows' decode, every row drawn with a
-temperature. The sequences share the blocks of a cache as small as one long prompt: what they compute means nothing, and
-what it takes is the same.
+Sums of activations (`pipeline/planning/step_room.py`) leave out what libraries take aside, what an allocator cannot
+use again and what quantized products unpack. So a GPU runs, once after loading, the largest steps that the limits
+allow: decode of all rows, drafted ones too, and of the fewer, over tables of each width, recorded as it will be; then
+prompts up to the budget, of the largest images, one of them long and with a past, beside all other rows' decode, every
+row drawn with a temperature. The sequences share the blocks of a cache as small as one long prompt: what they compute
+means nothing, and what it takes is the same.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import UsageError
+from pipeline.planning.card_room import BLOCK_SIZE
+from pipeline.planning.step_room import FEWER_ROWS
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.quantize import kind_of
@@ -27,7 +29,6 @@ from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.scheduler import Chunk, Decode, Limits, Step
 from workers.pixtral.plan.sequence import Image, Request, Sampling, Sequence
-from workers.pixtral.plan.step_room import FEWER_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def measure_step(
 ) -> int:
     """Bytes that steps within the limits take beside the weights and the cache."""
     before = memory.allocated()
-    block_size = sizes.BLOCK_SIZE
+    block_size = BLOCK_SIZE
     num_blocks = -(-(limits.max_context + limits.tile_tokens) // block_size)
     backend = make_backend(model, limits, num_blocks, block_size, prefill_tile)
     executor = Executor(backend, limits)

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.planning.card_room import LONGEST_TOKENS
 from workers.pixtral.cpu.threads import ALONE, Lanes
 from workers.pixtral.model.instructions import has_fast_products
 from workers.pixtral.model.packed import attend_equals, runs
-from workers.pixtral.plan.sizes import LONGEST_TOKENS, STRIP_ROWS
+from workers.pixtral.plan.sizes import STRIP_ROWS
 
 MOST_AT_ONCE = 32  # short sequences of one shape in one call; the calls run side by side
 MOST_MASKED = 2**21  # queries × keys under one mask, which SDPA turns into numbers: 8 MB in float32

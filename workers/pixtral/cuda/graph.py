@@ -5,7 +5,7 @@ device. So a step without prefill is recorded once, with every row it could have
 nobody have length 0 and slot -1, see no keys and write nowhere. Where more than 128 rows may decode there is a second
 record of 128: up to those, the weights' bytes are the time of a product, above it its operations, and a row of many
 is not the same float as one of few. A step with drafts has several rows of a sequence, which share a block table
-(`PagedKernels`), and records of up to 512 rows (`draft_rows.buckets`). Its numbers (tokens, positions, slots, block
+(`PagedKernels`), and records of up to 512 rows (`step_room.buckets`). Its numbers (tokens, positions, slots, block
 tables) go over in one copy. A step with prefill is launched kernel by kernel: the device is the slower of the two.
 Block tables are as wide as a page of one image needs; while a page in many tiles is written about, the wide ones and
 their own graph are taken, which cost some thousand programs a layer that find nothing to do.
@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.planning.step_room import FEWER_ROWS, buckets, run_rows
 from workers.pixtral.cuda.attention import PagedAttention, packed_attention
 from workers.pixtral.cuda.fused import FusedOperations
-from workers.pixtral.cuda.kernels import GROUP_ROWS, PagedKernels, copy_blocks
+from workers.pixtral.cuda.kernels import PagedKernels, copy_blocks
 from workers.pixtral.executor import sample_rows
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.decoder import Runner
@@ -41,10 +42,9 @@ from workers.pixtral.model.quantize import kind_of
 from workers.pixtral.model.transfer import to_device
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.batch import Layout
-from workers.pixtral.plan.draft_rows import RIDGE, DraftRoom, Grouped, buckets, runs_of
+from workers.pixtral.plan.draft_rows import RIDGE, DraftRoom, Grouped, runs_of
 from workers.pixtral.plan.scheduler import Limits, Step
 from workers.pixtral.plan.sequence import Sequence as PlannedSequence
-from workers.pixtral.plan.step_room import FEWER_ROWS
 
 
 class CudaRunner(Runner):
@@ -119,9 +119,9 @@ class CudaBackend:
             config.n_layers, num_blocks, block_size, config.n_kv_heads, config.head_dim, self.device, model.dtype,
             narrow=narrow_cache, copy=copy_blocks,
         )  # fmt: skip
-        self.run_rows = GROUP_ROWS // (config.n_heads // config.n_kv_heads)
-        run_rows = self.run_rows if drafts and kind_of(model) != "int4" else 1  # whose product is one for few rows
-        self.buckets = buckets(limits.max_sequences, run_rows, FEWER_ROWS)
+        self.run_rows = run_rows(config.n_heads, config.n_kv_heads)
+        recorded = run_rows(config.n_heads, config.n_kv_heads, kind_of(model)) if drafts else 1
+        self.buckets = buckets(limits.max_sequences, recorded, FEWER_ROWS)
         key_rows = RIDGE * self.cache.nbytes / (num_blocks * block_size) / weight_bytes(model)
         room_for_drafts = Grouped(self.buckets, self.run_rows, limits.max_sequences, key_rows)
         self.drafts: DraftRoom | None = room_for_drafts if drafts else None

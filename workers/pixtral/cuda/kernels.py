@@ -29,12 +29,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pipeline.planning.step_room import GROUP_ROWS, SPLIT_TOKENS, run_rows
 from workers.pixtral.cuda.fused import FUSED
 from workers.pixtral.model.kv_cache import E4M3_MAX, Stored
-from workers.pixtral.plan.step_room import SPLIT_TOKENS
 
 JOINED_SPLITS = 16  # at once: all of a page of one image
-GROUP_ROWS = 16  # a matrix unit's least number of rows; a group of 4 query heads fills a quarter
 COPIED_NUMBERS = 8192  # of a block, by one program
 
 
@@ -201,7 +200,7 @@ class PagedKernels:
         # have half of the bytes and one stage more.
         self.tile, self.warps, self.stages = block_size, 4, 3
         self.kv_heads, self.group, self.block_size = kv_heads, heads // kv_heads, block_size
-        self.run = GROUP_ROWS // self.group  # rows of one sequence that one program takes at most
+        self.run = run_rows(heads, kv_heads)  # rows of one sequence that one program takes at most
         assert SPLIT_TOKENS % block_size == 0 and self.group <= GROUP_ROWS, (block_size, self.group)
         self.partial = torch.empty(max_rows, heads, self.num_splits, head_dim, device=device)
         self.sums = torch.empty(max_rows, heads, self.num_splits, device=device)

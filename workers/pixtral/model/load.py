@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
+from pipeline.planning.shapes import narrow_bytes
 from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import adapter_files, read_header, read_params, weight_files
 from workers.pixtral.model.half import cut, half_of, sum_of_both
@@ -27,7 +28,6 @@ from workers.pixtral.model.layers import Attention, FeedForward, Product
 from workers.pixtral.model.quantize import halves, is_quantized, quantize
 from workers.pixtral.model.tensors import locate, open_weights, read_tensor, stored_dtype
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.plan.sizes import narrow_bytes
 
 logger = logging.getLogger(__name__)
 

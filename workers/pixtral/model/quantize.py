@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UsageError
+from pipeline.planning.shapes import INT4_GROUP, fits_int4, narrow_bytes
+from pipeline.planning.step_room import NARROW_ROWS
 from workers.pixtral.model.decoder import Decoder
 from workers.pixtral.model.instructions import multiplies_whole_numbers
 from workers.pixtral.model.layers import Attention, FeedForward, Product
-from workers.pixtral.plan.sizes import INT4_GROUP, fits_int4, narrow_bytes
-from workers.pixtral.plan.step_room import NARROW_ROWS
 
 FEW_ROWS = 16  # up to here the kernel of four bits is the faster one on a CPU; above it, widening the weight first
 WIDENED = 256  # outputs of a weight of four bits that are wide at once on a CPU: 5,120 × 256 numbers, 2.6 MB

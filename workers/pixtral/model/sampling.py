@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.planning.step_room import LOOKED_AT, SORTED, TOP
 from workers.pixtral.model.transfer import to_device
-from workers.pixtral.plan.step_room import LOOKED_AT, SORTED, TOP
 
 _MASK = 2**64 - 1
 NOT_FINITE = -1  # the token of a row whose logits hold NaN or infinity

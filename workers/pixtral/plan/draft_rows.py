@@ -44,7 +44,6 @@ from workers.pixtral.plan.drafts import LEAST
 from workers.pixtral.plan.sequence import Sequence
 
 RIDGE = 180  # rows whose products take as long as their weights' reading: 780 TFLOP/s by 4.3 TB/s, seen on an H200
-MOST_ROWS = 512  # of a graph: beyond, products alone take 15 ms a step of Pixtral 12B
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +165,6 @@ def draft_rows(
             sequence.computed += 1
             sequence.pending += samples
             sequence.drafted += is_drafted
-
-
-def buckets(max_sequences: int, run: int, fewer: int) -> tuple[int, ...]:
-    """Rows of the graphs: one for each sequence, and for `fewer`; with drafts twice as many, and again.
-
-    Up to `run` for each sequence, and MOST_ROWS: with 184 sequences 128, 184, 256, 512; with 8, 8, 16, 32.
-    """
-    least, most = min(max_sequences, fewer), max(max_sequences, min(run * max_sequences, MOST_ROWS))
-    doubled = {least * 2**times for times in range(most.bit_length()) if least * 2**times <= most}
-    return tuple(sorted({max_sequences, *(doubled if run > 1 else {least})}))
 
 
 def runs_of(sequences: AbstractSequence[Sequence], most: int) -> list[tuple[int, int]]:

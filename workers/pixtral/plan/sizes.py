@@ -16,29 +16,28 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.documents.pages.tiles import MOST_TOKENS
 from pipeline.errors import UsageError
+from pipeline.planning.card_room import (
+    BLOCK_SIZE,
+    IMAGE_TOKENS,
+    LEAST_TOKENS,
+    LONGEST_TOKENS,
+    STEPS,
+    TEXT_TOKENS,
+    TILED_TOKENS,
+    Memory,
+    Room,
+    in_cache,
+)
+from pipeline.planning.shapes import Shape
+from pipeline.planning.step_room import StepSize, gpu_step_bytes, step_bytes
 from workers.pixtral.plan.scheduler import Limits
-from workers.pixtral.plan.step_room import gpu_step_bytes, step_bytes
 
 if TYPE_CHECKING:
     from workers.pixtral.model.config import ModelConfig
 
-BLOCK_SIZE = 64
-IMAGE_TOKENS = 64 * 65  # a full page of 64 × 64 patches and their breaks
-TEXT_TOKENS = 300 + 4096  # a prompt and its answer
-LONGEST_TOKENS = IMAGE_TOKENS + TEXT_TOKENS
-LEAST_TOKENS = IMAGE_TOKENS + 300 + 2048  # where a card has no more room: the answer ends earlier
-TILED_TOKENS = LONGEST_TOKENS + MOST_TOKENS  # with the tiles of a large one
 ADMIT_TOKENS = 512  # any real page has more; pages of a few words are started ten at a time
-TYPICAL_TOKENS = 3600  # an A4 page, its prompt and half its answer: what a running sequence holds on average
 STRIP_ROWS = 256  # queries of a strip (`cpu/attention.py`): 256 × 3,008 scores are 1.5 MB; 512 take an eighth longer
-MOST_SEQUENCES = 256
-# Of a GPU: tokens of one prompt and of all in a step; for so many sequences there is room in it, as few as may be.
-STEPS = [(2048, 8192), (2048, 2048), (1024, 1024), (512, 512)]
-SEQUENCES = (4, 8, 16, 32, 64, 128, MOST_SEQUENCES)
-SMALLER_FOR = 1.25  # times the sequences a smaller step is worth it: its prompts are read in more pieces
-INT4_GROUP, INT4_BLOCK = 64, 64  # numbers with one scale; outputs that are packed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +51,31 @@ class Sizes:
     most: int  # sequences that the room for a step is counted with
 
 
-def narrow_bytes(kind: str, outs: int, ins: int) -> int:
-    """Of a weight (outs, ins) that `model/quantize.py` keeps as `kind`, with its scales."""
-    if kind == "int4" and fits_int4(outs, ins):
-        return outs * ins // 2 + outs * (ins // INT4_GROUP) * 2 * 2
-    return outs * ins + outs * (4 if kind == "fp8" else 16)  # int8: also a zero and what oneDNN takes off its sums
-
-
-def fits_int4(outs: int, ins: int) -> bool:
-    """Whether torch's kernels take the shape in four bits; else it has eight."""
-    return outs % INT4_BLOCK == 0 and ins % INT4_GROUP == 0
+def shape_of(config: ModelConfig) -> Shape:
+    """What the sums of `pipeline/planning/` go by."""
+    vision = config.vision_encoder
+    return Shape(
+        dim=config.dim,
+        n_layers=config.n_layers,
+        head_dim=config.head_dim,
+        hidden_dim=config.hidden_dim,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        vocab_size=config.vocab_size,
+        vision_dim=vision.hidden_size,
+        vision_layers=vision.num_hidden_layers,
+        vision_hidden=vision.intermediate_size,
+        patch_px=vision.patch_size,
+        merged=vision.spatial_merge_size,
+        side_px=vision.image_size,
+        is_tied=config.tied_embeddings,
+        channels=vision.num_channels,
+    )
 
 
 def token_bytes(config: ModelConfig, itemsize: int, *, narrow: bool = False) -> int:
     """Cache of one token: keys and values of every layer; narrow ones have 8 bits a number, 32 bits a head."""
-    head = config.head_dim + 4 if narrow else config.head_dim * itemsize
-    return int(2 * config.n_layers * config.n_kv_heads * head)
+    return shape_of(config).token_bytes(itemsize, narrow_cache=narrow)
 
 
 def size_engine(
@@ -90,32 +98,12 @@ def size_engine(
         UsageError: not even one full page would fit; the message has the sum of the smallest step, and the way out.
     """
     given = Given(config, weights, granted, itemsize, on_gpu, threads, narrow_cache, kind)
-    if not on_gpu:
-        return _size(given, *cpu_step(config))
-    best = None
-    for chunk, budget in STEPS:
-        try:
-            fit = _fullest(given, chunk, budget)
-        except UsageError as error:
-            refused = error
-            continue
-        if best is None or _is_worth_it(fit, best):
-            best = fit
-    if best is None:
-        raise refused
-    return best
+    return _size(given, given.memory.best() if on_gpu else given.memory.beside(*cpu_step(config)))
 
 
 def cpu_step(config: ModelConfig) -> tuple[int, int, int]:
     """Tokens of one prompt and of all in a step, and sequences; of small models many, whose steps cost their calls."""
     return 4096, 4096, 16 if config.dim >= 512 else 128
-
-
-def _is_worth_it(fit: Sizes, larger: Sizes) -> bool:
-    """Whether the room that a smaller step leaves is worth its more pieces."""
-    if larger.limits.max_context < LONGEST_TOKENS:
-        return fit.limits.max_context > larger.limits.max_context
-    return fit.limits.max_sequences >= SMALLER_FOR * larger.limits.max_sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,42 +119,30 @@ class Given:
     narrow_cache: bool = False
     kind: str | None = None
 
-    def room(self, limits: Limits, longest: int) -> int:
+    @property
+    def token_bytes(self) -> int:
+        return token_bytes(self.config, self.itemsize, narrow=self.narrow_cache)
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.granted - self.weights, self.token_bytes, self.room)
+
+    def room(self, step: StepSize, longest: int) -> int:
         """For a step, with sequences of up to `longest` tokens."""
-        config, itemsize = self.config, self.itemsize
+        shape, itemsize = shape_of(self.config), self.itemsize
         if self.on_gpu and itemsize == 2:
-            return gpu_step_bytes(config, limits, longest, self.kind, narrow_cache=self.narrow_cache)
-        room = step_bytes(config, limits, itemsize)
+            return gpu_step_bytes(shape, step, longest, self.kind, narrow_cache=self.narrow_cache)
+        room = step_bytes(shape, step, itemsize)
         if not self.on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted: for eight.
             room += max(0, self.threads - 8) * 2 * STRIP_ROWS * LONGEST_TOKENS * itemsize
         # Keys and values of one layer, gathered for chunks of long prompts.
-        return room + longest * token_bytes(config, itemsize) // config.n_layers
+        return room + longest * shape.token_bytes(itemsize) // shape.n_layers
 
 
-def _fullest(given: Given, chunk: int, budget: int) -> Sizes:
-    """With room in a step for as many sequences as there may be then, not for more."""
-    best = None
-    for most in SEQUENCES:
-        try:
-            fit = _size(given, chunk, budget, most)
-        except UsageError:
-            if best is None:
-                raise
-            break
-        if best is None or fit.limits.max_sequences > best.limits.max_sequences:
-            best = fit
-    assert best is not None
-    return best
-
-
-def _size(given: Given, chunk: int, budget: int, most: int) -> Sizes:
-    """With steps of at most so many tokens of one prompt, of all prompts, and sequences."""
-    per_token = token_bytes(given.config, given.itemsize, narrow=given.narrow_cache)
-    draft = Limits(most, chunk, budget, LONGEST_TOKENS)
-    left = given.granted - given.weights - given.room(draft, LONGEST_TOKENS)
-    longest = max(LONGEST_TOKENS, min(TILED_TOKENS, left // per_token))
-    room = given.room(draft, longest)
-    num_blocks, num_sequences, text = _cache(given, room, "a step", per_token, most)
+def _size(given: Given, room: Room) -> Sizes:
+    """Raises UsageError: not even one full page fits."""
+    step, longest = room.step, room.longest
+    num_blocks, num_sequences, text = _cache(given, room.step_bytes, "a step", step.max_sequences)
     max_context = min(LONGEST_TOKENS, num_blocks * BLOCK_SIZE)
     if max_context < LONGEST_TOKENS:
         longest = max_context
@@ -175,14 +151,14 @@ def _size(given: Given, chunk: int, budget: int, most: int) -> Sizes:
         text += f"; larger pages are shrunk to {image_room(num_blocks * BLOCK_SIZE):,} tokens of images"
     limits = Limits(
         num_sequences,
-        chunk,
-        budget,
+        step.chunk_tokens,
+        step.token_budget,
         max_context,
         ADMIT_TOKENS,
         tile_tokens=longest - max_context,
         step_keys=longest,
     )
-    return Sizes(limits, num_blocks, None if given.on_gpu else _tile(given.config), text, most)
+    return Sizes(limits, num_blocks, None if given.on_gpu else _tile(given.config), text, step.max_sequences)
 
 
 def image_room(num_tokens: int) -> int:
@@ -190,18 +166,14 @@ def image_room(num_tokens: int) -> int:
     return max(IMAGE_TOKENS, num_tokens - TEXT_TOKENS)
 
 
-def _cache(given: Given, room: int, what: str, per_token: int, most: int) -> tuple[int, int, str]:
+def _cache(given: Given, room: int, what: str, most: int) -> tuple[int, int, str]:
     """Blocks beside weights and the `room` of `what`, sequences, and the sum in words.
 
     On a GPU as many sequences as usual prompts find room, `most` at most; on a CPU `most`.
     """
-    granted, weights = given.granted, given.weights
+    granted, weights, per_token = given.granted, given.weights, given.token_bytes
     cache = granted - weights - room
-    num_blocks = max(0, cache // (per_token * BLOCK_SIZE))
-    num_sequences = max(1, min(most, num_blocks * BLOCK_SIZE // TYPICAL_TOKENS)) if given.on_gpu else most
-    if num_sequences >= 16:
-        num_sequences -= num_sequences % 8
-    num_blocks = min(num_blocks, max(num_sequences * -(-LONGEST_TOKENS // BLOCK_SIZE), -(-TILED_TOKENS // BLOCK_SIZE)))
+    num_blocks, num_sequences = in_cache(cache, per_token, most, fewest=1 if given.on_gpu else most)
     text = (
         f"{granted / 1e9:.1f} GB granted - {weights / 1e9:.1f} GB weights - {room / 1e9:.1f} GB for {what} = "
         f"{cache / 1e9:.1f} GB: {num_blocks} blocks of {BLOCK_SIZE} tokens at {per_token:,} bytes, "
@@ -226,8 +198,7 @@ def sized_by_step(fit: Sizes, given: Given, step: int) -> Sizes:
     Raises:
         UsageError: not even one full page would fit; the message has the sum.
     """
-    per_token = token_bytes(given.config, given.itemsize, narrow=given.narrow_cache)
-    num_blocks, num_sequences, text = _cache(given, step, "the worst step, measured", per_token, fit.most)
+    num_blocks, num_sequences, text = _cache(given, step, "the worst step, measured", fit.most)
     max_context = min(fit.limits.max_context, num_blocks * BLOCK_SIZE)
     tile_tokens = max(0, min(fit.limits.tile_tokens, num_blocks * BLOCK_SIZE - max_context))
     limits = replace(fit.limits, max_sequences=num_sequences, max_context=max_context, tile_tokens=tile_tokens)
@@ -239,7 +210,7 @@ def smaller_fits(fit: Sizes, given: Given) -> Iterator[Sizes]:
     step = (fit.limits.chunk_tokens, fit.limits.token_budget)
     for chunk, budget in STEPS[STEPS.index(step) + 1 :] if step in STEPS else ():
         with suppress(UsageError):
-            yield _fullest(given, chunk, budget)
+            yield _size(given, given.memory.fullest(chunk, budget))
 
 
 def _tile(config: ModelConfig) -> int:
