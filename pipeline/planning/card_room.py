@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.documents.pages.tiles import MOST_TOKENS
-from pipeline.planning.step_room import StepSize
+from pipeline.planning.shapes import KINDS, Shape
+from pipeline.planning.step_room import StepSize, gpu_step_bytes
 
 GRANTED = 0.92  # of a GPU's memory
 BLOCK_SIZE = 64
@@ -107,3 +109,11 @@ def in_cache(cache: int, token_bytes: int, most: int, *, fewest: int = 1) -> tup
     return min(
         num_blocks, max(num_sequences * -(-LONGEST_TOKENS // BLOCK_SIZE), -(-TILED_TOKENS // BLOCK_SIZE))
     ), num_sequences
+
+
+def pages_at_once(shape: Shape, memory_bytes: float, bits: int, *, narrow_cache: bool = False) -> int:
+    """On a GPU with nothing else in its memory, weights of so many bits; 0 where not even one fits."""
+    left = int(memory_bytes * GRANTED) - shape.weight_bytes(bits)
+    step_bytes = partial(gpu_step_bytes, shape, kind=KINDS.get(bits), narrow_cache=narrow_cache)
+    room = Memory(left, shape.token_bytes(narrow_cache=narrow_cache), step_bytes).best()
+    return room.num_sequences if room.holds_a_page else 0

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from pipeline.errors import UsageError, did_you_mean
+from pipeline.planning.card_room import MOST_SEQUENCES, TYPICAL_TOKENS, pages_at_once
 from pipeline.planning.ranges import Range
-from pipeline.planning.shapes import MOST_SEQUENCES, TYPICAL_TOKENS, Shape
+from pipeline.planning.shapes import Shape
 
 REACHED = Range(0.35, 0.65, 0.8)  # of the bound
 _OPERATIONS, _BYTES = 0.8, 0.9  # of the data sheet
@@ -142,7 +143,7 @@ def fit_on(gpu: Gpu, shape: Shape, quantize: str, kv_cache: str) -> Fit:
     memory = gpu.memory_gib * 2**30
     widths = [(16, _LEAST_SEQUENCES), (8, _LEAST_SEQUENCES), (4, 1)]
     for bits, least in [(BITS[quantize], 1)] if quantize in BITS else widths:
-        narrow, wide = (shape.pages_at_once(memory, bits, narrow_cache=is_narrow) for is_narrow in (True, False))
+        narrow, wide = (pages_at_once(shape, memory, bits, narrow_cache=is_narrow) for is_narrow in (True, False))
         if (narrow if may_narrow else wide) >= least:
             is_narrow = may_narrow and (kv_cache == "fp8" or wide < MOST_SEQUENCES)
             return Fit(bits, narrow if is_narrow else wide, is_narrow)
@@ -167,7 +168,7 @@ def fit_words(gpu: Gpu, shape: Shape, fit: Fit, quantize: str) -> str:
     if shape.n_kv_heads % 2:
         return narrow
     half = shape.half()
-    pages = half.pages_at_once(gpu.memory_gib * 2**30, 16, narrow_cache=fit.narrow_cache)
+    pages = pages_at_once(half, gpu.memory_gib * 2**30, 16, narrow_cache=fit.narrow_cache)
     if pages < 1:
         return narrow
     weights = f"{half.weight_bytes(16) / 1e9:.1f} GB of weights on each"
