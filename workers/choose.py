@@ -68,8 +68,6 @@ def choose_engine(settings: Settings) -> Choice:
 
         if settings.fast:
             raise UsageError("--fast chooses models of rapidocr; leave it out with --engine tesseract")
-        if settings.ocr_runtime != "onnxruntime":
-            raise UsageError("--ocr-runtime chooses what computes rapidocr; leave it out with --engine tesseract")
         return Choice("tesseract", tesseract.fingerprint(settings.ocr_language), reason, ["ocr"])
     if engine == "endpoint":
         from pipeline.endpoints.prices import Prices

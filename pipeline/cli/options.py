@@ -118,7 +118,7 @@ def engine_options(command: F) -> F:
     help_text = "With rapidocr: the smallest models, less processor time."
     command = click.option("--fast", is_flag=True, default=None, help=help_text)(command)
     runtimes = Choice(["onnxruntime", "openvino"])
-    help_text = "What computes rapidocr's models.  [onnxruntime]"
+    help_text = "With rapidocr: what computes its models.  [onnxruntime]"
     command = click.option("--ocr-runtime", type=runtimes, help=help_text)(command)
     help_text = "What tesseract or rapidocr shall read: rus+eng, or cyrillic."
     command = click.option("--ocr-language", metavar="NAMES", help=help_text)(command)

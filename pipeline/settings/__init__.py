@@ -271,9 +271,13 @@ def load_settings(**flags: object) -> Settings:
     """Settings from flags (None means: not given), and from wherever else they come.
 
     Raises:
-        UsageError: a value does not fit, or a name is not known; the message says where it stands.
+        UsageError: a value does not fit, or a name is not known; the message says where it stands. Or a flag is for
+            another engine.
     """
-    return _build(_gather(flags))
+    given = _gather(flags)
+    settings = _build(given)
+    _check_runtime(settings, flags.get("ocr_runtime"))
+    return settings
 
 
 def explain_settings(**flags: object) -> list[tuple[str, Any, str]]:
@@ -372,6 +376,18 @@ def _build(given: Mapping[str, Given]) -> Settings:
         label = given["home"].label if "home" in given else "the default home"
         raise UsageError(f"{label}: {settings.home} is a file; choose a folder")
     return settings
+
+
+def _check_runtime(settings: Settings, asked: object) -> None:
+    """A flag that no engine would go by is refused; a variable or a file may be there for other commands."""
+    engine = "pixtral" if settings.engine == "auto" and settings.model else settings.engine
+    if asked is None or engine in ("auto", "rapidocr"):
+        return
+    why = "a model folder is set" if settings.engine == "auto" else f"--engine {engine}"
+    raise UsageError(
+        f"--ocr-runtime {asked}: it chooses what computes rapidocr's models, and {engine} reads ({why}); leave it out, "
+        "or read with --engine rapidocr. The setting PAGEPACK_OCR_RUNTIME may stay, for other engines pass it over"
+    )
 
 
 def _misfit(name: str, error: ErrorDetails) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.settings import Settings
+from pipeline.settings import Settings, load_settings
 from schemas.prompts import OCR
 from tests.engine.test_rapidocr import COLUMNS_TEXT, draw, noisy, read, two_columns
+from tests.running import call, write_pdf
 from workers.choose import choose_engine, make_engine
 from workers.doctor import check_engines
 from workers.engines.openvino_session import OpenVinoSession, precision_here
@@ -108,6 +110,33 @@ def test_missing_package_is_one_line_with_the_way_out(tmp_path: Path, monkeypatc
     assert (checks["openvino"]["state"], checks["engine"]["state"]) == ("absent", "broken")
 
 
-def test_it_is_refused_beside_tesseract(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave it out with --engine tesseract"):
-        choose_engine(Settings(home=tmp_path, engine="tesseract", ocr_runtime="openvino"))
+@pytest.mark.parametrize(
+    ("words", "who"),
+    [
+        (("--engine", "endpoint", "--endpoint-url", "http://127.0.0.1:9/v1"), r"endpoint reads \(--engine endpoint\)"),
+        (("--engine", "pixtral", "--model", "no-folder"), r"pixtral reads \(--engine pixtral\)"),
+        (("--model", "no-folder"), r"pixtral reads \(a model folder is set\)"),
+        (("--engine", "tesseract"), r"tesseract reads \(--engine tesseract\)"),
+    ],
+)
+def test_the_option_is_refused_beside_another_engine_before_anything_starts(
+    tmp_path: Path, words: tuple[str, ...], who: str
+) -> None:
+    home = tmp_path / "home"
+    for command in (("run", write_pdf(tmp_path / "a.pdf", 1)), ("submit", tmp_path / "a.pdf"), ("worker",)):
+        done = call(*command, "--home", home, "--ocr-runtime", "openvino", *words)
+        assert done.returncode == 2
+        assert re.search(f"^pagepack: --ocr-runtime openvino: .*{who}; leave it out, or .*rapidocr", done.stderr)
+        assert len(done.stderr.splitlines()) == 1 and not home.exists()
+
+
+def test_a_setting_for_all_commands_is_passed_over_by_other_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the package is not there."""
+    monkeypatch.setenv("PAGEPACK_OCR_RUNTIME", "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    settings = load_settings(home=tmp_path, engine="endpoint", endpoint_url="http://127.0.0.1:9/v1", endpoint_model="m")
+    assert settings.ocr_runtime == "openvino" and choose_engine(settings).engine == "endpoint"
+    with pytest.raises(UsageError, match="openvino is not installed"):
+        choose_engine(load_settings(home=tmp_path, engine="rapidocr", ocr_runtime="openvino"))
