@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import PageFailed
+from pipeline.database.open import open_database
+from pipeline.errors import PageFailed, UsageError
+from pipeline.settings import load_settings
+from pipeline.store.fleet import workers
 from schemas.prompts import Prompt
 from workers.engines import Answer, Engine
 
@@ -82,6 +85,16 @@ class UnstartableEngine(InstantEngine):
 
     def __init__(self) -> None:
         raise KeyError("no such kernel")
+
+
+class UnfitEngine(InstantEngine):
+    """Finds, when it is loaded, that it does not fit this machine: after an ingest worker has said that it is ready."""
+
+    def __init__(self) -> None:
+        db = open_database(load_settings())
+        while not any(worker.role == "ingest" for worker in workers(db)):
+            time.sleep(0.05)
+        raise UsageError("too little memory for one page; take a smaller checkpoint")
 
 
 class SlowEngine(InstantEngine):

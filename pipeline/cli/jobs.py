@@ -280,7 +280,7 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     settings = load_settings(home=home, **flags)
     slots = process_slots(role, devices)
     log = logging.getLogger("pagepack.host")
-    with fork_ahead(len(slots)) as spare:
+    with fork_ahead(len(slots) + 1) as spare:  # one says which engine reads
         host = WorkerHost(settings, slots, log.info, log.warning, spare)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: host.stop())

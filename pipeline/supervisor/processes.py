@@ -132,7 +132,7 @@ class Children:
         self._running: dict[ProcessSlot, Child] = {}
         self._starts: dict[ProcessSlot, int] = {}  # in a row, without a page
         self._next_start: dict[ProcessSlot, float] = {}
-        self._any_ready = False
+        self._roles_ready: set[str] = set()
         self._dead: list[Child] = []  # dead, and their leases could not be given back yet
 
     def kill(self) -> None:
@@ -266,7 +266,8 @@ class Children:
         del self._running[slot]
         count(_RESTARTS, role=slot.role, cause="died")
         child.signal(signal.SIGKILL)  # what it left of its process group
-        self._any_ready = self._any_ready or child.was_ready
+        if child.was_ready:
+            self._roles_ready.add(slot.role)
         self._dead.append(child)
         returned = self._give_back_dead()
         self._starts[slot] = starts = self._starts.get(slot, 0) + 1 if self._was_useless(child, returned) else 0
@@ -274,7 +275,7 @@ class Children:
         if code == 2:
             with suppress(Unavailable):
                 refuse_newer(self._db)  # migrated while we ran: no child comes up any more
-        if (code == 2 and not self._was_ever_ready()) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
+        if (code == 2 and not self._was_ever_ready(slot.role)) or (self._gives_up and starts >= _STARTS_IN_A_ROW):
             words = f"the {slot.name} worker does not come up (exit code {code}); {child.last_words()}"
             raise (ProgramFault if code == EXIT_FAULT else UsageError)(words)
         wait = 0.0 if starts == 0 or self._gives_up else _wait_seconds(starts)
@@ -295,11 +296,13 @@ class Children:
             return (was_quick or returned > 0) and not has_answered(self._db, child.owner)
         return was_quick
 
-    def _was_ever_ready(self) -> bool:
-        """Whether the settings have served for any child: then one that ends with a wrong setting has bad luck."""
+    def _was_ever_ready(self, role: str) -> bool:
+        """Whether the settings have served for a child of that role: then one that they do not serve has bad luck."""
         with suppress(PagepackError):
-            self._any_ready = self._any_ready or any(child.is_ready(self._db) for child in self._running.values())
-        return self._any_ready
+            alike = [child for child in self._running.values() if child.slot.role == role]
+            if role not in self._roles_ready and any(child.is_ready(self._db) for child in alike):
+                self._roles_ready.add(role)
+        return role in self._roles_ready
 
     def _give_back_dead(self) -> int:
         """Give back what dead children held; tried again while the database is away."""

@@ -80,8 +80,8 @@ class WorkerHost:
                 "broker; set it to a Redis, Valkey or RabbitMQ server that all of them reach"
             )
         check_storage(settings)
-        if devices := devices_of(self._slots):
-            describe_engine(settings, devices)  # all of them at once, before the first child loads a model
+        if any(slot.role == "read" for slot in self._slots):  # all devices at once, before a child loads a model
+            describe_engine(settings, devices_of(self._slots), self._spare.pop() if self._spare else None)
         with ExitStack() as stack:
             is_home = settings.database_url is None
             if is_home:

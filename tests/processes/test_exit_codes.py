@@ -21,7 +21,7 @@ from pipeline.errors import (
     exit_code,
 )
 from pipeline.settings import Settings
-from tests.running import ROOT, environment, pagepack, write_pdf
+from tests.running import ROOT, environment, pagepack, rows, write_pdf
 
 
 def worker(role: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,27 @@ def test_a_run_whose_reader_cannot_start_says_whose_fault_it_is(tmp_path: Path) 
     ended = pagepack("run", folder, "--home", tmp_path / "home", engine="UnstartableEngine")
     assert ended.returncode == 70, ended.stderr
     assert "the read worker does not come up (exit code 70)" in ended.stderr and "no such kernel" in ended.stderr
+
+
+def test_a_worker_without_the_package_of_its_runtime_ends_before_it_takes_a_page(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    folder = write_pdf(tmp_path / "docs" / "a.pdf", 1).parent
+    assert pagepack("submit", folder, "--home", home).returncode == 0
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
+    absent = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PAGEPACK_INTERNAL_ENGINE": ""}
+    said = "pagepack: openvino is not installed; pip install 'pagepack[openvino]', or leave --ocr-runtime openvino out"
+    ended = pagepack("worker", "--home", home, "--ocr-runtime", "openvino", fresh=True, **absent)
+    assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
+    ended = pagepack("worker", "--home", home, fresh=True, PAGEPACK_OCR_RUNTIME="openvino", **absent)
+    assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
+    assert rows(home, "SELECT count(*) FROM attempts") == [(0,)]
+
+
+def test_a_worker_whose_reader_cannot_load_ends_though_its_ingester_is_ready(tmp_path: Path) -> None:
+    ended = pagepack("worker", "--home", tmp_path / "home", engine="UnfitEngine")
+    assert ended.returncode == 2, ended.stderr
+    assert "too little memory for one page" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("pagepack: the read worker does not come up (exit code 2)")
 
 
 def test_an_engine_that_cannot_even_be_described_is_no_wrong_usage(tmp_path: Path) -> None:
