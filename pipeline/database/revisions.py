@@ -10,6 +10,8 @@ import migrations
 from pipeline.errors import UsageError
 
 FOLDER = Path(migrations.__file__).parent
+HEAD_OF_SQLITE = FOLDER / "head_sqlite.sql"
+"""What all revisions make of an empty SQLite file, without the views; a test holds it equal to what they do make."""
 
 
 def _revisions() -> list[str]:

@@ -23,6 +23,7 @@ from schemas.prompts import OCR
 from schemas.view_columns import COLUMNS
 from schemas.views import create_statements, view_definitions
 from tests.conftest import Archive
+from tests.head_schema import migrated_step_by_step
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -76,6 +77,22 @@ def test_down_to_nothing_and_up_again_is_the_same_database(archive: Archive, set
     archive.batches.clear()
     archive.file("/in/a.pdf", ["text"])
     assert archive.rows("SELECT text FROM page_text") == [("text",)]
+
+
+@pytest.mark.only("sqlite")
+def test_an_empty_file_becomes_what_all_revisions_make_of_it(db: Database, tmp_path: Path) -> None:
+    stepwise = migrated_step_by_step(tmp_path)
+    columns = "SELECT m.name, c.* FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'"
+    tables = [name for name in stored(stepwise, "table") if not name.startswith("sqlite_")]
+
+    def everything(database: Database) -> list[Any]:
+        with database.read() as connection:
+            rows = {name: connection.exec_driver_sql(f"SELECT * FROM {name}").all() for name in tables}
+            order = sorted(map(tuple, connection.exec_driver_sql(columns)))
+        return [*(stored(database, kind) for kind in ("table", "view", "index", "trigger")), order, rows]
+
+    assert everything(db) == everything(stepwise), "`python -m tests.head_schema` writes migrations/head_sqlite.sql"
+    stepwise.dispose()
 
 
 def test_what_an_older_program_stored_is_shown_after_the_upgrade(archive: Archive) -> None:
