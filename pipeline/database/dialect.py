@@ -28,9 +28,13 @@ def is_given(dialect: str, column: sa.orm.InstrumentedAttribute[Any], name: str)
     return column.in_(sa.bindparam(name, expanding=True))
 
 
-def insert_for(connection: Connection) -> Any:
+def insert_of(dialect: str) -> Any:
     """The INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy keeps a class for each."""
-    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return postgresql.insert if dialect == "postgresql" else sqlite.insert
+
+
+def insert_for(connection: Connection) -> Any:
+    return insert_of(connection.dialect.name)
 
 
 class GivenRows:

@@ -113,7 +113,7 @@ def put_answers(connection: Connection, answers: Sequence[tuple[AnswerKey, ReadA
     if connection.dialect.name == "postgresql":
         stored = connection.execute(_STORE, _ANSWERS.arrays(rows))
     else:
-        stored = connection.execute(sqlite.insert(Answer).on_conflict_do_nothing().returning(Answer.id, *_KEY), rows)
+        stored = connection.execute(_STORE_ROWS, rows)
     ids = {AnswerKey(*row[1:]): row.id for row in stored}
     index_words(connection, [(answer_id, of_key[key].text) for key, answer_id in ids.items()])
     put_tries(connection, {answer_id: of_key[key].tries for key, answer_id in ids.items()})
@@ -131,6 +131,7 @@ _STORE = (
     .on_conflict_do_nothing()
     .returning(Answer.id, *_KEY)
 )
+_STORE_ROWS = sqlite.insert(Answer).on_conflict_do_nothing().returning(Answer.id, *_KEY)
 _ADD_TERMS = sa.text("INSERT INTO page_search (rowid, terms, aside) VALUES (:id, :terms, :aside)")
 _ADD_VECTORS = sa.text(
     "INSERT INTO page_search (rowid, terms) SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:vectors AS tsvector[]))"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
@@ -41,69 +42,95 @@ def finish_batch(db: Database, batch: OpenBatch) -> bool:
     it wait, and whoever opens anything again locks that row, and comes before that look or after the end.
     """
     with db.read(by_key=True) as connection:  # cheap looks first: the rest costs a walk through all that it asked
-        own = (PageTask.batch_id == batch.id, is_open(PageTask))
-        row = connection.execute(select(Batch.state, Batch.all_seen, Batch.notify).where(Batch.id == batch.id)).one()
+        own = {"batch": batch.id}
+        row = connection.execute(_says(), own).one()
         if row.state == BatchState.FINISHED:
             return True
         if row.state != BatchState.RUNNING or not row.all_seen:
             return False
-        if connection.scalar(select(PageTask.id).where(*own).limit(1)) is not None:
+        if connection.scalar(_open_task(), own) is not None:
             return False
-    if _any(db, _open_documents(batch.id)):
+    if _any(db, batch.id, _open_documents()):
         _take_documents_over(db, batch.id)
         return False
-    if _any(db, _open_pages(batch.id)):
+    if _any(db, batch.id, _open_pages()):
         for _, documents in _parts(db, batch.id):
             _take_pages_over(db, batch.id, documents)
-        if _any(db, _open_pages(batch.id)):
+        if _any(db, batch.id, _open_pages()):
             return False
     if row.notify is not None:
-        for which, _ in _parts(db, batch.id):
-            _note_ended(db, batch.id, which)
+        for sources, _ in _parts(db, batch.id):
+            _note_ended(db, batch.id, sources)
     return _close(db, batch.id)
 
 
 @retried
 def _close(db: Database, batch_id: int) -> bool:
     with db.write() as connection:
-        state = connection.scalar(
-            select(Batch.state).where(Batch.id == batch_id, Batch.all_seen).with_for_update(key_share=True)
-        )
+        state = connection.scalar(_state_of_seen(), {"batch": batch_id})
         if state != BatchState.RUNNING:
             return state == BatchState.FINISHED
-        for look in (_open_documents(batch_id), _open_pages(batch_id)):
-            if connection.scalar(look.limit(1)) is not None:
+        for look in (_open_documents(), _open_pages()):
+            if connection.scalar(look, {"batch": batch_id}) is not None:
                 return False
         note_all_ended(connection, batch_id)
-        finished = {"state": BatchState.FINISHED, "finished_at": server_now()}
-        connection.execute(update(Batch).where(Batch.id == batch_id).values(finished))
+        connection.execute(_finish(), {"batch": batch_id})
         return True
 
 
 @retried
-def _any(db: Database, look: sa.Select[int]) -> bool:
+def _any(db: Database, batch_id: int, look: sa.Select[int]) -> bool:
     with db.read() as connection:
-        return connection.scalar(look.limit(1)) is not None
+        return connection.scalar(look, {"batch": batch_id}) is not None
 
 
-def _documents(batch_id: int) -> sa.Select[int | None]:
-    return select(BatchSource.document_id).where(BatchSource.batch_id == batch_id, BatchSource.document_id.is_not(None))
+# Each statement is made once for a process: to make one takes as long as to execute it.
 
 
-def _open_documents(batch_id: int) -> sa.Select[int]:
-    return select(Document.id).where(Document.id.in_(_documents(batch_id)), is_open(Document))
+@functools.cache
+def _says() -> sa.Select[str, bool, str | None]:
+    return select(Batch.state, Batch.all_seen, Batch.notify).where(Batch.id == bindparam("batch"))
 
 
-def _open_pages(batch_id: int) -> sa.Select[int]:
-    """Documents of the pages that the batch asks about and that are not through: not asked yet, waiting, or dropped."""
+@functools.cache
+def _open_task() -> sa.Select[int]:
+    return select(PageTask.id).where(PageTask.batch_id == bindparam("batch"), is_open(PageTask)).limit(1)
+
+
+@functools.cache
+def _state_of_seen() -> sa.Select[str]:
+    seen = select(Batch.state).where(Batch.id == bindparam("batch"), Batch.all_seen)
+    return seen.with_for_update(key_share=True)
+
+
+@functools.cache
+def _finish() -> sa.Update:
+    finished = {"state": BatchState.FINISHED, "finished_at": server_now()}
+    return update(Batch).where(Batch.id == bindparam("batch")).values(finished)
+
+
+def _documents() -> sa.Select[int | None]:
+    of_batch = (BatchSource.batch_id == bindparam("batch"), BatchSource.document_id.is_not(None))
+    return select(BatchSource.document_id).where(*of_batch)
+
+
+@functools.cache
+def _open_documents() -> sa.Select[int]:
+    """One of them."""
+    return select(Document.id).where(Document.id.in_(_documents()), is_open(Document)).limit(1)
+
+
+@functools.cache
+def _open_pages() -> sa.Select[int]:
+    """The document of a page that the batch asks about and that is not through: not asked yet, waiting, or dropped."""
     is_left = sa.or_(_IS_MISSING, is_open(PageTask), IS_DROPPED)
-    return _asked_pages(batch_id, _documents(batch_id)).where(is_left)
+    return _asked_pages().where(Page.document_id.in_(_documents()), is_left).limit(1)
 
 
 _IS_MISSING = sa.and_(PageTask.id.is_(None), Page.image_hash.is_not(None))
 
 
-def _asked_pages(batch_id: int, documents: sa.Select[int | None] | Sequence[int]) -> sa.Select[int]:
+def _asked_pages() -> sa.Select[int]:
     """Document ids, one for each page and prompt that the batch asks, with the `PageTask` where there is one."""
     task = sa.and_(
         PageTask.page_id == Page.id,
@@ -112,39 +139,43 @@ def _asked_pages(batch_id: int, documents: sa.Select[int | None] | Sequence[int]
     )
     return (
         select(Page.document_id)
-        .join(Batch, Batch.id == batch_id)
+        .join(Batch, Batch.id == bindparam("batch"))
         .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
         .outerjoin(PageTask, task)
-        .where(Page.document_id.in_(documents), is_asked_about())
+        .where(is_asked_about())
     )
 
 
 _SOURCES_AT_ONCE = 500
 
 
-def _parts(db: Database, batch_id: int) -> Iterator[tuple[sa.ColumnElement[bool], list[int]]]:
-    """One part of the batch's sources after the other, as a condition and as their documents."""
+def _parts(db: Database, batch_id: int) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """One part of the batch's sources after the other, as the first and last id and as their documents."""
     after = 0
     while True:
         with db.read() as connection:
-            part = select(BatchSource.source_id, BatchSource.document_id).where(
-                BatchSource.batch_id == batch_id, BatchSource.source_id > after
-            )
-            rows = connection.execute(part.order_by(BatchSource.source_id).limit(_SOURCES_AT_ONCE)).all()
+            rows = connection.execute(_part(), {"batch": batch_id, "after": after}).all()
         if not rows:
             return
-        which = BatchSource.source_id.between(rows[0].source_id, rows[-1].source_id)
-        yield which, sorted({row.document_id for row in rows if row.document_id is not None})
+        documents = sorted({row.document_id for row in rows if row.document_id is not None})
+        yield (rows[0].source_id, rows[-1].source_id), documents
         after = rows[-1].source_id
+
+
+@functools.cache
+def _part() -> sa.Select[int, int | None]:
+    of_batch = (BatchSource.batch_id == bindparam("batch"), BatchSource.source_id > bindparam("after"))
+    part = select(BatchSource.source_id, BatchSource.document_id).where(*of_batch)
+    return part.order_by(BatchSource.source_id).limit(_SOURCES_AT_ONCE)
 
 
 @retried
 def _take_documents_over(db: Database, batch_id: int) -> None:
     """One that went back to ingest waits for the batch that saw it first; where that is held, it waits for this one."""
     waits = (Document.state == DocumentState.PENDING, ~is_batch_running(Document))
-    left = select(Document.id).where(Document.id.in_(_documents(batch_id)), *waits)
+    left = select(Document.id).where(Document.id.in_(_documents()), *waits)
     with db.read() as connection:
-        ids = connection.scalars(left.limit(PAGES_A_TRANSACTION)).all()
+        ids = connection.scalars(left.limit(PAGES_A_TRANSACTION), {"batch": batch_id}).all()
     if not ids:
         return
     with db.write() as connection:
@@ -155,13 +186,19 @@ def _take_documents_over(db: Database, batch_id: int) -> None:
 
 def _take_pages_over(db: Database, batch_id: int, documents: Sequence[int]) -> None:
     """The batch's tasks for pages of these documents that miss them, or whose tasks wait for no one."""
-    is_left = sa.and_(PageTask.state == TaskState.PENDING, is_left_behind())
-    lacking = _asked_pages(batch_id, documents).where(sa.or_(_IS_MISSING, IS_DROPPED, is_left))
-    pages = lacking.add_columns(sa.func.max(Page.page_index) + 1).group_by(Page.document_id)
     with db.read() as connection:
-        rows = connection.execute(pages.order_by(Page.document_id)).all()
+        rows = connection.execute(_lacking(), {"batch": batch_id, "documents": documents}).all()
     for some, first_page, last_page in in_parts(rows):
         _ensure_some(db, batch_id, some, first_page, last_page)
+
+
+@functools.cache
+def _lacking() -> sa.Select[int, int]:
+    is_left = sa.and_(PageTask.state == TaskState.PENDING, is_left_behind())
+    of_these = Page.document_id.in_(bindparam("documents", expanding=True))
+    lacking = _asked_pages().where(of_these, sa.or_(_IS_MISSING, IS_DROPPED, is_left))
+    pages = lacking.add_columns(sa.func.max(Page.page_index) + 1).group_by(Page.document_id)
+    return pages.order_by(Page.document_id)
 
 
 @retried
@@ -172,9 +209,9 @@ def _ensure_some(db: Database, batch_id: int, documents: Sequence[int], first_pa
 
 
 @retried
-def _note_ended(db: Database, batch_id: int, which: sa.ColumnElement[bool]) -> None:
+def _note_ended(db: Database, batch_id: int, sources: tuple[int, int]) -> None:
     with db.write() as connection:
-        note_all_ended(connection, batch_id, which)
+        note_all_ended(connection, batch_id, sources)
 
 
 def _is_running(connection: Connection, batch_id: int) -> bool:

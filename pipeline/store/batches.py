@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
-from pipeline.database.dialect import insert_for
+from pipeline.database.dialect import insert_of
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
-from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, enqueue_again, supersede
+from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, enqueue_again, superseded
 from pipeline.store.wished_model import wished_model
-from schemas.columns import server_now, uuid7
+from schemas.columns import server_now, utc_now, uuid7
 from schemas.prompts import Prompt
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, BatchPages, BatchPrompt, Document, PageTask, PromptVersion
@@ -69,13 +70,9 @@ def open_batch(
     `max_cost` and `shows_answers` as `Batch` has them.
     """
     with db.write() as connection:
-        insert = insert_for(connection)
         for prompt in prompts:
-            connection.execute(
-                insert(PromptVersion)
-                .values(version=prompt.version, name=prompt.name, text=prompt.text, parameters=prompt.parameters)
-                .on_conflict_do_nothing()
-            )
+            version = {"version": prompt.version, "name": prompt.name, "text": prompt.text}
+            connection.execute(_put_prompt(db.dialect), version | {"parameters": prompt.parameters})
         asked = {
             "engine": engine,
             "model": wished_model(model, text_layer, blank_pages),
@@ -91,44 +88,81 @@ def open_batch(
             "state": BatchState.RUNNING,
             "finished_at": None,
         }
-        before = connection.scalar(select(Batch.state).where(Batch.key == key).with_for_update(key_share=True))
-        again: dict[str, Any] = dict(asked)
-        if not reopens:
-            is_held = Batch.state.in_([BatchState.PAUSED, BatchState.CANCELLED])
-            again["state"] = sa.case((is_held, Batch.state), else_=str(BatchState.RUNNING))
-            again["finished_at"] = sa.case((is_held, Batch.finished_at), else_=None)
-        row = connection.execute(
-            insert(Batch)
-            .values(public_id=uuid7(), key=key, name=name, started_at=server_now(), **asked)
-            .on_conflict_do_update(index_elements=["key"], set_=again)
-            .returning(Batch.id, Batch.public_id, Batch.name, Batch.state)
-        ).one()
+        before = connection.scalar(_state_before(), {"of": key})
+        new = {"public_id": uuid7(), "key": key, "name": name, **asked}
+        row = connection.execute(_put_batch(db.dialect, reopens), new).one()
         if before == BatchState.PAUSED and row.state == BatchState.RUNNING:
             enqueue_again(connection, row.id)
-        versions = [prompt.version for prompt in prompts]
-        is_old = sa.or_(PageTask.model != asked["model"], PageTask.prompt_version.not_in(versions))
-        supersede(connection, PageTask.batch_id == row.id, is_old)
+        versions = {prompt.version for prompt in prompts}
+        own = {"batch": row.id, "wished": asked["model"], "versions": list(versions)}
+        connection.execute(_supersede(), own | {"now": utc_now()})
         if row.state != BatchState.CANCELLED:
-            documents = (
-                Document.batch_id == row.id,
-                Document.state == DocumentState.FAILED,
-                Document.cause == CANCELLED,
-            )
-            connection.execute(update(Document).where(*documents).values(WAITS_AGAIN))
-            tasks = (
-                PageTask.batch_id == row.id,
-                PageTask.state == TaskState.FAILED,
-                PageTask.cause == CANCELLED,
-                ~is_old,
-            )
-            connection.execute(update(PageTask).where(*tasks).values(WAITS_AGAIN))
-        for table in (BatchPrompt, BatchPages):
-            connection.execute(delete(table).where(table.batch_id == row.id))
-        for version in {prompt.version for prompt in prompts}:
-            connection.execute(insert(BatchPrompt).values(batch_id=row.id, prompt_version=version))
+            for statement in _take_up():
+                connection.execute(statement, own)
+        for deleted in _forget_asked():
+            connection.execute(deleted, {"batch": row.id})
+        if versions:
+            asks = [{"batch_id": row.id, "prompt_version": version} for version in versions]
+            connection.execute(sa.insert(BatchPrompt), asks)
         for first, last in pages:
-            connection.execute(insert(BatchPages).values(batch_id=row.id, first_index=first, last_index=last))
+            connection.execute(sa.insert(BatchPages).values(batch_id=row.id, first_index=first, last_index=last))
         return OpenBatch(row.id, row.public_id, row.name)
+
+
+# Each statement is made once for a process: to make one takes as long as to execute it.
+
+
+@functools.cache
+def _put_prompt(dialect: str) -> Any:
+    return insert_of(dialect)(PromptVersion).on_conflict_do_nothing()
+
+
+@functools.cache
+def _state_before() -> sa.Select[str]:
+    return select(Batch.state).where(Batch.key == bindparam("of")).with_for_update(key_share=True)
+
+
+_ASKED = (
+    *("engine", "model", "text_layer", "detail", "all_pages", "all_seen", "priority", "notify", "command", "max_cost"),
+    *("shows_answers", "state", "finished_at"),
+)
+
+
+@functools.cache
+def _put_batch(dialect: str, reopens: bool) -> Any:
+    batch = insert_of(dialect)(Batch).values(started_at=server_now())
+    again: dict[str, Any] = {field: batch.excluded[field] for field in _ASKED}
+    if not reopens:
+        is_held = Batch.state.in_([BatchState.PAUSED, BatchState.CANCELLED])
+        again["state"] = sa.case((is_held, Batch.state), else_=batch.excluded.state)
+        again["finished_at"] = sa.case((is_held, Batch.finished_at), else_=None)
+    put = batch.on_conflict_do_update(index_elements=["key"], set_=again)
+    return put.returning(Batch.id, Batch.public_id, Batch.name, Batch.state)
+
+
+def _is_old() -> sa.ColumnElement[bool]:
+    """Whether a task asks what its batch asks no more."""
+    is_left_out = PageTask.prompt_version.not_in(bindparam("versions", expanding=True))
+    return sa.or_(PageTask.model != bindparam("wished"), is_left_out)
+
+
+@functools.cache
+def _supersede() -> sa.Update:
+    return superseded(PageTask.batch_id == bindparam("batch"), _is_old())
+
+
+@functools.cache
+def _take_up() -> tuple[sa.Update, sa.Update]:
+    """What failed when the batch was cancelled waits again, where it is asked for still."""
+    batch: sa.BindParameter[int] = bindparam("batch")
+    documents = (Document.batch_id == batch, Document.state == DocumentState.FAILED, Document.cause == CANCELLED)
+    tasks = (PageTask.batch_id == batch, PageTask.state == TaskState.FAILED, PageTask.cause == CANCELLED, ~_is_old())
+    return update(Document).where(*documents).values(WAITS_AGAIN), update(PageTask).where(*tasks).values(WAITS_AGAIN)
+
+
+@functools.cache
+def _forget_asked() -> list[sa.Delete]:
+    return [delete(table).where(table.batch_id == bindparam("batch")) for table in (BatchPrompt, BatchPages)]
 
 
 def text_layer_of(db: Database, key: str) -> str | None:

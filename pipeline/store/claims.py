@@ -5,26 +5,23 @@ What a claim may be used for, and what becomes of it when its worker dies, is in
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, update
 
-from pipeline.database.dialect import clock, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
+from pipeline.store import claiming
 from pipeline.store.asked_prompts import hints_of, layers_of, prompts_of
-from pipeline.store.conditions import Leased, is_batch_running, is_in
+from pipeline.store.conditions import is_in
 from pipeline.store.cut_answers import shall_go_on, written_so_far
 from pipeline.store.wished_model import wishes_for
-from schemas.columns import server_now
 from schemas.prompts import Prompt, hinted, sampled
-from schemas.states import BatchState, DocumentState, TaskState
-from schemas.tables import Answer, Batch, Document, Page, PageTask, Source
+from schemas.states import DocumentState
+from schemas.tables import Document, PageTask
 
 ANY_MODEL = wishes_for("")  # of tasks whose batch named none
 
@@ -44,6 +41,10 @@ class DocumentClaim:
     batch_public_id: str = ""
     attempts: int = 0  # that failed before this one
     detail: str = "auto"  # at which its pages are drawn, the first time and every other
+
+    @property
+    def held(self) -> dict[str, int]:
+        return {"document": self.document_id, "of_claim": self.token}
 
     @property
     def source_path(self) -> str | None:
@@ -109,42 +110,28 @@ class Claimed:
     suspects: set[int]
 
 
-def is_held(claim: DocumentClaim) -> sa.ColumnElement[bool]:
-    """Whether the document is still this claim's: its lease was neither ended nor given to another since."""
-    return sa.and_(
-        Document.id == claim.document_id, Document.token == claim.token, is_in(Document, DocumentState.LEASED)
-    )
+def is_held() -> sa.ColumnElement[bool]:
+    """Whether the document is still that of the claim whose `held` are the parameters: its lease was neither ended nor
+    given to another since."""
+    of_claim = (Document.id == bindparam("document"), Document.token == bindparam("of_claim"))
+    return sa.and_(*of_claim, is_in(Document, DocumentState.LEASED))
 
 
 @retried
 def claim_document(db: Database, document_id: int, owner: str, lease_seconds: float) -> DocumentClaim | None:
     """Lease a waiting document; None where it does not wait (any more)."""
     with db.write() as connection:
-        row = connection.execute(
-            update(Document)
-            .where(Document.id == document_id, is_in(Document, DocumentState.PENDING), is_batch_running(Document))
-            .where(Document.next_attempt_at <= db.clock())
-            .values(_leased(db.dialect, Document, owner, lease_seconds))
-            .returning(
-                Document.token,
-                Document.kind,
-                Document.content_hash,
-                Document.page_count,
-                Document.batch_id,
-                Document.public_id,
-                Document.attempts,
-                Document.detail,
-            )
-        ).one_or_none()
+        lease = {"document": document_id, "by": owner, "seconds": lease_seconds}
+        row = connection.execute(claiming.lease_document(db.dialect), lease).one_or_none()
         if row is None:
             return None
-        sources = select(Source.location, Source.path).where(Source.document_id == document_id)
-        locations = {source.location: source.path for source in connection.execute(sources)}
-        is_drawn = Page.image_freed_at.is_(None)  # or could not be; one that was freed or lost is drawn again
-        stored = select(Page.page_index).where(Page.document_id == document_id, is_drawn).order_by(Page.page_index)
+        files = connection.execute(claiming.files(), {"document": document_id})
+        locations = {source.location: source.path for source in files}
         first_page = 0
         if row.page_count is not None:  # else it is new: all of it
-            for first_page, index in enumerate([*connection.scalars(stored), -1]):
+            for first_page, index in enumerate(
+                [*connection.scalars(claiming.drawn_pages(), {"document": document_id}), -1]
+            ):
                 if index != first_page:
                     break
         return DocumentClaim(
@@ -156,7 +143,7 @@ def claim_document(db: Database, document_id: int, owner: str, lease_seconds: fl
             locations,
             first_page,
             row.public_id,
-            connection.scalar(select(Batch.public_id).where(Batch.id == row.batch_id)) or "",
+            connection.scalar(claiming.public_id(), {"batch": row.batch_id}) or "",
             row.attempts,
             row.detail,
         )
@@ -182,7 +169,7 @@ def claim_pages(
     """
     with db.write() as connection:
         asked = {"page_ids": list(page_ids), "models": list(models), "answers_of": answers_of}
-        rows = connection.execute(_waiting_tasks(db.dialect), asked).all()
+        rows = connection.execute(claiming.waiting_tasks(db.dialect), asked).all()
         prompts = prompts_of(connection, {row.prompt_version for row in rows})
         left = [row.id for row in rows if row.model in ANY_MODEL and not supports(prompts[row.prompt_version])]
         if left:
@@ -195,7 +182,7 @@ def claim_pages(
             return Claimed({}, suspects)
         layers = layers_of(connection, {row.page_id for row in rows if prompts[row.prompt_version].takes_hint})
         lease = {"task_ids": [row.id for row in rows], "by": owner, "seconds": lease_seconds}
-        connection.execute(_lease_tasks(db.dialect), lease)
+        connection.execute(claiming.lease_tasks(db.dialect), lease)
         cut = [row.own_answer_id for row in rows if row.max_tokens is not None and row.own_answer_id is not None]
         written = written_so_far(connection, cut) if cut else {}
     hints = hints_of(layers)  # milliseconds each, in which no other writer shall wait
@@ -229,69 +216,3 @@ def claim_pages(
         if row.answer_id is not None and task.hint is None and not shall_go_on(row):
             claim.answered[row.id] = row.answer_id
     return Claimed(pages, suspects)
-
-
-@functools.cache  # to make one takes as long as to execute it
-def _waiting_tasks(dialect: str) -> sa.Select[*tuple[Any, ...]]:
-    return (
-        select(
-            PageTask.id,
-            PageTask.page_id,
-            PageTask.token,
-            PageTask.prompt_version,
-            PageTask.model,
-            PageTask.crashes,
-            Page.document_id,
-            Page.page_index,
-            Page.image_hash,
-            Document.public_id,
-            Batch.public_id.label("batch_public_id"),
-            _a_path().label("source_path"),
-            PageTask.attempts,
-            (clock(dialect) - PageTask.enqueued_at).label("waited_seconds"),
-            PageTask.max_tokens,
-            PageTask.answer_id.label("own_answer_id"),  # of one that was cut
-            Answer.id.label("answer_id"),
-            Answer.finish_reason,
-            Answer.output_tokens,
-        )
-        .join(Page, Page.id == PageTask.page_id)
-        .join(Document, Document.id == Page.document_id)
-        .join(Batch, Batch.id == PageTask.batch_id)
-        .outerjoin(
-            Answer,
-            sa.and_(
-                Answer.image_hash == Page.image_hash,
-                Answer.prompt_version == PageTask.prompt_version,
-                Answer.model == bindparam("answers_of"),
-            ),
-        )
-        .where(
-            is_given(dialect, PageTask.page_id, "page_ids"),
-            is_in(PageTask, TaskState.PENDING),
-            Batch.state == BatchState.RUNNING,
-        )
-        .where(is_given(dialect, PageTask.model, "models"), PageTask.next_attempt_at <= clock(dialect))
-        .order_by(PageTask.id)
-        .with_for_update(of=PageTask)
-    )
-
-
-def _a_path() -> sa.ScalarSelect[str]:
-    """Any path of the page's document: one look into an index, however many files have the same content."""
-    return select(Source.path).where(Source.document_id == Page.document_id).limit(1).scalar_subquery()
-
-
-@functools.cache
-def _lease_tasks(dialect: str) -> sa.Update:
-    leased = _leased(dialect, PageTask, bindparam("by"), bindparam("seconds")) | {"leased_at": server_now()}
-    return update(PageTask).where(is_given(dialect, PageTask.id, "task_ids")).values(leased)
-
-
-def _leased(dialect: str, table: Leased, owner: Any, lease_seconds: Any) -> dict[str, Any]:
-    return {
-        "state": TaskState.LEASED,
-        "owner": owner,
-        "token": table.token + 1,
-        "lease_until": clock(dialect) + lease_seconds,
-    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import select
 
@@ -39,7 +41,7 @@ def is_asked_about() -> sa.ColumnElement[bool]:
     return sa.or_(Batch.all_pages, inside.correlate(Batch, Page).exists())
 
 
-def is_asked_by(batch_id: int) -> sa.ColumnElement[bool]:
+def is_asked_by(batch_id: int | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
     """`is_asked_about` of a batch that the enclosing statement does not join.
 
     Joined within `ensure_tasks`, it hides from PostgreSQL that each page comes once, which then sorts them out again.

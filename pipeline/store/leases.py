@@ -58,13 +58,14 @@ class Limits:
 def renew_document(db: Database, claim: DocumentClaim, lease_seconds: float) -> None:
     """The heartbeat of an ingest worker, for the document that it has in hand."""
     with db.write() as connection:
-        connection.execute(update(Document).where(is_held(claim)).values(lease_until=db.clock() + lease_seconds))
+        renewed = update(Document).where(is_held()).values(lease_until=db.clock() + lease_seconds)
+        connection.execute(renewed, claim.held)
 
 
 def holds_document(db: Database, claim: DocumentClaim) -> bool:
     """False where the claim was lost: the batch was cancelled, or the lease ran out."""
     with db.read(by_key=True) as connection:
-        return connection.scalar(select(Document.id).where(is_held(claim))) is not None
+        return connection.scalar(select(Document.id).where(is_held()), claim.held) is not None
 
 
 @retried

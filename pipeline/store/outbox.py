@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
-from pipeline.database.dialect import insert_for, is_given
+from pipeline.database.dialect import insert_for, insert_of, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import is_asked_about, is_open
@@ -37,7 +38,7 @@ def note_ended(connection: Connection, documents: Collection[int]) -> None:
     """Add notices for those of these documents that are done, after some of their tasks ended in this transaction."""
     ended = _told_documents(connection.dialect.name)
     if ids := connection.scalars(ended, {"documents": list(documents)}).all():
-        _insert(connection, BatchSource.document_id.in_(ids), Batch.state == BatchState.RUNNING)
+        connection.execute(_add_ended(connection.dialect.name), {"documents": ids, "now": utc_now()})
 
 
 @functools.cache
@@ -52,13 +53,28 @@ def _told_documents(dialect: str) -> sa.Select[int]:
     return select(Document.id).where(Document.id.in_(asked)).order_by(Document.id).with_for_update()
 
 
-def note_all_ended(connection: Connection, batch_id: int, *of: sa.ColumnElement[bool]) -> None:
-    """Add the notices of a batch that are missing, of all its documents or of those of some `BatchSource` rows."""
+def note_all_ended(connection: Connection, batch_id: int, sources: tuple[int, int] | None = None) -> None:
+    """Add the notices of a batch that are missing, of all its documents or of those of some sources: first and last
+    id."""
+    part = {} if sources is None else {"first": sources[0], "last": sources[1]}
+    missing = _add_missing(connection.dialect.name, is_part=sources is not None)
+    connection.execute(missing, part | {"batch": batch_id, "now": utc_now()})
+
+
+@functools.cache
+def _add_ended(dialect: str) -> Any:
+    is_one = BatchSource.document_id.in_(bindparam("documents", expanding=True))
+    return _notices(dialect, is_one, Batch.state == BatchState.RUNNING)
+
+
+@functools.cache
+def _add_missing(dialect: str, is_part: bool) -> Any:
     noted = select(Notice.id).where(Notice.batch_id == Batch.id, Notice.document_id == Document.id)
-    _insert(connection, Batch.id == batch_id, ~noted.correlate(Batch, Document).exists(), *of)
+    of = [BatchSource.source_id.between(bindparam("first"), bindparam("last"))] if is_part else []
+    return _notices(dialect, Batch.id == bindparam("batch"), ~noted.correlate(Batch, Document).exists(), *of)
 
 
-def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
+def _notices(dialect: str, *of: sa.ColumnElement[bool]) -> Any:
     waits = (
         select(PageTask.id)
         .join(Page, Page.id == PageTask.page_id)
@@ -69,15 +85,15 @@ def _insert(connection: Connection, *of: sa.ColumnElement[bool]) -> None:
         .exists()
     )
     rows = (
-        select(Batch.id, Document.id, sa.literal(utc_now(), sa.DateTime(timezone=True)))
+        select(Batch.id, Document.id, bindparam("now", type_=sa.DateTime(timezone=True)))
         .join(BatchSource, BatchSource.batch_id == Batch.id)
         .join(Document, Document.id == BatchSource.document_id)
         .where(Batch.notify.is_not(None), *of)
         .where(~is_open(Document), ~waits)
         .distinct()
     )
-    notices = insert_for(connection)(Notice).from_select(["batch_id", "document_id", "created_at"], rows)
-    connection.execute(notices.on_conflict_do_nothing())
+    notices = insert_of(dialect)(Notice).from_select(["batch_id", "document_id", "created_at"], rows)
+    return notices.on_conflict_do_nothing()
 
 
 def forget_notices(connection: Connection, documents: Collection[int], batches: Collection[int]) -> None:
@@ -87,14 +103,20 @@ def forget_notices(connection: Connection, documents: Collection[int], batches: 
 
 def forget_outdated(connection: Connection, batch_id: int, documents: Collection[int]) -> None:
     """Those of these documents that the batch asks about anew, with another prompt perhaps, will be told of again."""
+    connection.execute(_outdated(), {"batch": batch_id, "documents": documents})
+
+
+@functools.cache
+def _outdated() -> sa.Delete:
     waits = (
         select(PageTask.id)
         .join(Page, Page.id == PageTask.page_id)
-        .where(Page.document_id == Notice.document_id, PageTask.batch_id == batch_id, is_open(PageTask))
+        .where(Page.document_id == Notice.document_id, PageTask.batch_id == bindparam("batch"), is_open(PageTask))
         .correlate(Notice)
         .exists()
     )
-    connection.execute(delete(Notice).where(Notice.batch_id == batch_id, Notice.document_id.in_(documents), waits))
+    documents = Notice.document_id.in_(bindparam("documents", expanding=True))
+    return delete(Notice).where(Notice.batch_id == bindparam("batch"), documents, waits)
 
 
 def take_notices(db: Database, limit: int, without: Collection[str] = ()) -> list[UnsentNotice]:

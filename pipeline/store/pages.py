@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, insert, select, update
 
-from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.errors import PagepackError
-from pipeline.store import redraw
-from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim, is_held
+from pipeline.store import redraw, storing
+from pipeline.store.claims import DocumentClaim, PageClaim, TaskClaim
 from pipeline.store.conditions import is_batch_running, is_open
 from pipeline.store.layer_text import Boxes, text_of
 from pipeline.store.leases import Limits
@@ -26,7 +26,7 @@ from pipeline.store.page_tasks import ensure_tasks, fail_tasks
 from pipeline.store.results import after_failure, held_tasks
 from schemas.columns import utc_now
 from schemas.states import BatchState, DocumentState, TaskState
-from schemas.tables import Batch, BatchSource, Document, Page, PageTask, TaskAttempt, TextLayer
+from schemas.tables import Batch, BatchSource, Document, Page, PageTask, TaskAttempt
 from schemas.text_layers import Verdict
 
 _RENDER_SECONDS = 60.0  # then a page that waits for its image looks again; ingest enqueues it as soon as it is there
@@ -66,9 +66,10 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
     with db.write() as connection:
         if not _holds_document(connection, claim):
             return False
-        of_these = (Page.document_id == claim.document_id, Page.page_index.in_([page.page_index for page in pages]))
-        known = connection.execute(select(Page.id, Page.page_index, Page.cause).where(*of_these))
+        indexes = [page.page_index for page in pages]
+        known = connection.execute(storing.known_pages(), {"document": claim.document_id, "indexes": indexes})
         known_pages = {row.page_index: row for row in known}
+        drawn: dict[int, NewPage] = {}
         for page in pages:
             before = known_pages.get(page.page_index)
             if before is not None and before.cause is not None:
@@ -76,52 +77,45 @@ def add_pages(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> b
             if before is not None and page.error is not None:
                 _fail_waiting(connection, before.id, page.error)
                 continue
-            found = {
-                "image_hash": page.image_hash,
-                "width_px": page.width_px,
-                "height_px": page.height_px,
-                "width_pt": page.width_pt,
-                "height_pt": page.height_pt,
-                "dpi": page.dpi,
-                "print_px": page.print_px,
-                "is_blank": page.is_blank,
-                "warnings": page.warnings or None,
-                "cause": page.error.cause if page.error else None,
-                "reason": str(page.error) if page.error else None,
-                "created_at": utc_now(),
-                "image_freed_at": None,
-            }
-            page_id = connection.execute(
-                insert_for(connection)(Page)
-                .values(document_id=claim.document_id, page_index=page.page_index, **found)
-                .on_conflict_do_update(index_elements=["document_id", "page_index"], set_=found)
-                .returning(Page.id)
-            ).scalar_one()
+            drawn[page.page_index] = page
+        rows = [_row(claim, page) for page in drawn.values()]
+        for page_id, index in connection.execute(storing.put(db.dialect), rows).all() if rows else []:
+            page = drawn[index]
             if page.text_layer:
-                layer = insert_for(connection)(TextLayer)
                 about = {"verdict": page.text_layer_verdict, "boxes": page.text_layer_boxes}
-                layer = layer.values(page_id=page_id, text=page.text_layer, **about)
-                # The text stays that is there, and that answers were made of; an older pagepack did not judge it.
-                connection.execute(layer.on_conflict_do_update(index_elements=["page_id"], set_=about))
-                if before is None and page.page_index in in_order:
-                    own_texts[page_id] = in_order[page.page_index]
+                layer = {"page_id": page_id, "text": page.text_layer, **about}
+                connection.execute(storing.put_text_layer(db.dialect), layer)
+                if index not in known_pages and index in in_order:
+                    own_texts[page_id] = in_order[index]
         first_page = pages[0].page_index
-        batches = (
-            select(Batch.id, Batch.state)
-            .join(BatchSource, BatchSource.batch_id == Batch.id)
-            .where(BatchSource.document_id == claim.document_id, Batch.state != BatchState.FINISHED)
-        )
-        seen_by = connection.execute(batches.distinct()).all()
+        seen_by = connection.execute(storing.seen_by(), {"document": claim.document_id}).all()
         for batch_id in (row.id for row in seen_by if row.state != BatchState.CANCELLED):
             ensure_tasks(connection, batch_id, [claim.document_id], first_page, own_texts=own_texts)
         for batch_id in (row.id for row in seen_by if row.state == BatchState.CANCELLED):
             fail_tasks(connection, batch_id, [claim.document_id], first_page)
-        new = select(Page.id).where(
-            Page.document_id == claim.document_id, Page.page_index.between(first_page, pages[-1].page_index)
-        )
-        waiting = [PageTask.page_id.in_(new), PageTask.state == TaskState.PENDING]
-        connection.execute(update(PageTask).where(*waiting).values(next_attempt_at=0.0))  # some waited for their image
+        stored = {"document": claim.document_id, "first_page": first_page, "last_page": pages[-1].page_index}
+        connection.execute(storing.have_images(), stored)
         return True
+
+
+def _row(claim: DocumentClaim, page: NewPage) -> dict[str, Any]:
+    return {
+        "document_id": claim.document_id,
+        "page_index": page.page_index,
+        "image_hash": page.image_hash,
+        "width_px": page.width_px,
+        "height_px": page.height_px,
+        "width_pt": page.width_pt,
+        "height_pt": page.height_pt,
+        "dpi": page.dpi,
+        "print_px": page.print_px,
+        "is_blank": page.is_blank,
+        "warnings": page.warnings or None,
+        "cause": page.error.cause if page.error else None,
+        "reason": str(page.error) if page.error else None,
+        "created_at": utc_now(),
+        "image_freed_at": None,
+    }
 
 
 def _own_texts(db: Database, claim: DocumentClaim, pages: Sequence[NewPage]) -> dict[int, str]:
@@ -158,12 +152,12 @@ def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool
     with db.write() as connection:
         if not _holds_document(connection, claim):
             return False
-        stored = select(sa.func.count(Page.id)).where(Page.document_id == claim.document_id)
-        is_whole = connection.scalar(stored.where(Page.page_index < page_count)) == page_count
+        document = {"document": claim.document_id, "count": page_count}
+        is_whole = connection.scalar(storing.stored_pages(), document) == page_count
         ended = {"state": DocumentState.READY, "finished_at": utc_now()}
         values = ended if is_whole else {"state": DocumentState.PENDING, "enqueued_at": None}
         freed = {"owner": None, "lease_until": None, "page_count": page_count}
-        connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
+        connection.execute(storing.end_document(), {"document": claim.document_id, **values, **freed})
         note_ended(connection, [claim.document_id])
         return is_whole
 
@@ -172,7 +166,7 @@ def finish_document(db: Database, claim: DocumentClaim, page_count: int) -> bool
 def set_page_count(db: Database, claim: DocumentClaim, page_count: int) -> None:
     """As soon as it is known, so that progress has a total."""
     with db.write() as connection:
-        connection.execute(update(Document).where(is_held(claim)).values(page_count=page_count))
+        connection.execute(storing.set_page_count(), {**claim.held, "count": page_count})
 
 
 @retried
@@ -184,7 +178,7 @@ def reject_document(db: Database, claim: DocumentClaim, error: PagepackError) ->
             return False
         values = redraw.ended(connection, claim.document_id, rejected)
         freed = {"owner": None, "lease_until": None, "finished_at": utc_now()}
-        connection.execute(update(Document).where(Document.id == claim.document_id).values(**values, **freed))
+        connection.execute(storing.end_document(), {"document": claim.document_id, **values, **freed})
         note_ended(connection, [claim.document_id])
         return True
 
@@ -262,4 +256,4 @@ def render_again(db: Database, claim: PageClaim, asked: Sequence[TaskClaim] | No
 
 
 def _holds_document(connection: Connection, claim: DocumentClaim) -> bool:
-    return connection.scalar(select(Document.id).where(is_held(claim)).with_for_update()) is not None
+    return connection.scalar(storing.held_document(), claim.held) is not None

@@ -9,22 +9,18 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import delete, select, update
 
-from pipeline.database.dialect import insert_for
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.errors import DocumentRejected
+from pipeline.store import recording
 from pipeline.store.batch_states import RUNS_AGAIN, reopen
 from pipeline.store.batches import OpenBatch
-from pipeline.store.conditions import is_batch_running
 from pipeline.store.forget_plan import is_below, parts
 from pipeline.store.outbox import forget_outdated
-from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, ensure_tasks, in_parts
+from pipeline.store.page_tasks import ensure_tasks, in_parts
 from schemas.columns import server_now, utc_now, uuid7
-from schemas.states import BatchState, DocumentState, TaskState
-from schemas.tables import Batch, BatchSource, Document, Page, PageTask, Source
-
-OF_THE_PATH = ("missing", "unreadable", "changed", "empty", "special", "symlink")
-"""Causes that are a path's own; the others are the content's, and the same content fails the same way again."""
+from schemas.states import BatchState, DocumentState
+from schemas.tables import Batch, BatchSource, Document, Source
 
 UNSUPPORTED = "unsupported"
 """Cause of a file of a kind that is not read: nothing is wrong with it, so it alone makes no exit code of a failure."""
@@ -96,9 +92,7 @@ def record_files(db: Database, batch: OpenBatch, files: Sequence[SeenFile], seen
 def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: datetime) -> Sequence[sa.Row[int, int]]:
     """The documents of these files that have pages already, with the number of their pages."""
     with db.write() as connection:
-        insert = insert_for(connection)
-        asked = select(Batch.state, Batch.detail).where(Batch.id == batch.id).with_for_update(key_share=True)
-        state, detail = connection.execute(asked).one()
+        state, detail = connection.execute(recording.asked(), {"batch": batch.id}).one()
         if state == BatchState.CANCELLED:
             return []
         if state == BatchState.FINISHED:
@@ -106,7 +100,7 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
         taken = {file.content_hash: file for file in files if file.content_hash is not None}
         if taken:
             connection.execute(
-                insert(Document).on_conflict_do_nothing(),
+                recording.put_documents(db.dialect),
                 [
                     {
                         "public_id": uuid7(),
@@ -121,16 +115,9 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                     for content_hash, file in sorted(taken.items())  # as every other submitter: none waits for ever
                 ],
             )
-        ids = dict(
-            connection.execute(select(Document.content_hash, Document.id).where(Document.content_hash.in_(taken))).all()
-        )
-        source = insert(Source)
-        fields = ("location", "document_id", "size_bytes", "modified_ns", "cause", "reason", "seen_at", "members_mark")
+        ids = dict(connection.execute(recording.ids_of_documents(), {"hashes": list(taken)}).all())
         connection.execute(
-            source.on_conflict_do_update(
-                index_elements=["path"],
-                set_={field: source.excluded[field] for field in fields} | {"gone_at": None},
-            ),
+            recording.put_sources(db.dialect),
             [
                 {
                     "path": file.path,
@@ -146,46 +133,14 @@ def _record(db: Database, batch: OpenBatch, files: Sequence[SeenFile], moment: d
                 for file in sorted(files, key=lambda file: file.path)
             ],
         )
-        as_seen = {
-            **{field: getattr(Source, field) for field in ("document_id", "size_bytes", "cause", "reason", "seen_at")},
-            "modified_ns": sa.case((Source.location.startswith("file:"), Source.modified_ns)),
-        }
-        seen = insert(BatchSource).from_select(
-            ["batch_id", "source_id", *as_seen],
-            select(sa.literal(batch.id), Source.id, *as_seen.values()).where(
-                Source.path.in_([file.path for file in files])
-            ),
-        )
-        fresh = {field: seen.excluded[field] for field in as_seen}
-        last = sa.case((BatchSource.seen_at > fresh["seen_at"], BatchSource.seen_at), else_=fresh["seen_at"])
-        # Walks may overlap: a later one that has met this file shall not find it marked as before its time, and gone.
-        connection.execute(
-            seen.on_conflict_do_update(index_elements=["batch_id", "source_id"], set_=fresh | {"seen_at": last})
-        )
-        documents = list(ids.values())
-        is_free = ~is_batch_running(Document) if state == BatchState.PAUSED else sa.true()
-        connection.execute(
-            update(Document)
-            .where(Document.id.in_(documents), Document.state == DocumentState.PENDING, is_free)
-            .values(batch_id=batch.id)
-        )
-        # What was wrong with a path then (gone, changed, no permission) says nothing of the content that lies here now.
-        # Nor does it say anything that another batch, which waited for it, was cancelled.
-        again: list[int] = []
-        for state, causes in ((DocumentState.REJECTED, OF_THE_PATH), (DocumentState.FAILED, (CANCELLED,))):
-            ended = (Document.id.in_(documents), Document.state == state, Document.cause.in_(causes))
-            waits = update(Document).where(*ended).values(**WAITS_AGAIN, batch_id=batch.id)
-            again += connection.scalars(waits.returning(Document.id))
-        is_drawn = sa.exists().where(Page.document_id == Document.id)  # then all of it is drawn alike, and again
-        waiting = (Document.id.in_(documents), Document.batch_id == batch.id, Document.state == DocumentState.PENDING)
-        connection.execute(update(Document).where(*waiting, ~is_drawn).values(detail=detail))
-        undrawn = select(Page.id).where(Page.document_id.in_(documents), Page.image_freed_at.is_not(None))
-        of_path = (PageTask.state == TaskState.FAILED, PageTask.cause.in_(OF_THE_PATH), PageTask.page_id.in_(undrawn))
-        tasks = update(PageTask).where(PageTask.batch_id == batch.id, *of_path)
-        tasks = tasks.values(**WAITS_AGAIN, next_attempt_at=0.0)
-        reopen(connection, again, connection.scalars(tasks.returning(PageTask.id)).all())
-        pages = select(Page.document_id, sa.func.max(Page.page_index) + 1).where(Page.document_id.in_(documents))
-        return connection.execute(pages.group_by(Page.document_id).order_by(Page.document_id)).all()
+        connection.execute(recording.mark_seen(db.dialect), {"batch": batch.id, "paths": [file.path for file in files]})
+        these = {"documents": list(ids.values()), "batch": batch.id}
+        connection.execute(recording.take_over(state == BatchState.PAUSED), these)
+        again = [one for statement in recording.wait_again() for one in connection.scalars(statement, these)]
+        connection.execute(recording.draw_as_asked(), these | {"drawn": detail})
+        tasks = connection.scalars(recording.read_again(), these).all()
+        reopen(connection, again, tasks)
+        return connection.execute(recording.stored_pages(), {"documents": these["documents"]}).all()
 
 
 @retried
