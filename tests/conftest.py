@@ -126,17 +126,19 @@ class Archive:
 
     def see(self, path: str, content: str | None = None, batch: str = "b", rejection: str | None = None) -> int | None:
         """Record a file; its document's id."""
-        if batch not in self.batches:
-            self.batch(batch)
         content_hash = sha(content if content is not None else path)
-        seen = SeenFile(path, f"file://{sha(path)}", 10, 1)
-        if rejection is None:
-            seen = SeenFile(path, f"file://{sha(path)}", 10, 1, kind="pdf", content_hash=content_hash)
-        else:
-            error = DocumentRejected(f"{path} is {rejection}", cause=rejection)
-            seen = SeenFile(path, f"file://{sha(path)}", 10, 1, rejection=error)
-        record_files(self.db, self.batches[batch], [seen])
+        error = DocumentRejected(f"{path} is {rejection}", cause=rejection) if rejection else None
+        what: dict[str, Any] = {"rejection": error} if error else {"kind": "pdf", "content_hash": content_hash}
+        self._record(batch, [SeenFile(path, f"file://{sha(path)}", 10, 1, **what)])
         return None if rejection else self.scalar("SELECT id FROM documents WHERE content_hash = :h", h=content_hash)
+
+    def see_all(self, paths: Sequence[str], batch: str = "b") -> None:
+        """Record many files at once, which all differ."""
+        what = [(path, sha(path)) for path in paths]
+        self._record(batch, [SeenFile(path, f"file://{key}", 10, 1, "pdf", key) for path, key in what])
+
+    def _record(self, batch: str, files: Sequence[SeenFile]) -> None:
+        record_files(self.db, self.batches.get(batch) or self.batch(batch), files)
 
     def ingest(self, document_id: int, pages: Sequence[NewPage | str]) -> list[int]:
         """Claim a document and store its pages, of which a text stands for one with an image of that content.

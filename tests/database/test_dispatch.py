@@ -239,8 +239,7 @@ def test_after_a_flush_messages_are_enqueued_again_at_once(archive: Archive, flu
 
 def test_a_document_is_enqueued_for_each_slot_of_the_ingest_workers(archive: Archive, flushed: Flushed) -> None:
     """It was 64 of a batch, in hand or in the queue, whatever the fleet; what was enqueued was counted in both."""
-    for number in range(220):
-        archive.see(f"/in/{number}.pdf")
+    archive.see_all([f"/in/{number}.pdf" for number in range(220)])
     for host in range(2):
         enlist(archive.db, f"h{host}:ingest-1", "ingest", 40)
     enlist(archive.db, "h0:read-1", "read", 40, engine="rapidocr", model="m1")
@@ -256,8 +255,7 @@ def test_a_document_is_enqueued_for_each_slot_of_the_ingest_workers(archive: Arc
 
 def test_for_a_small_fleet_little_is_enqueued_ahead(archive: Archive, flushed: Flushed) -> None:
     """What lies in the queue stands before a higher priority."""
-    for number in range(20):
-        archive.see(f"/in/{number}.pdf")
+    archive.see_all([f"/in/{number}.pdf" for number in range(20)])
     enlist(archive.db, "h:ingest-1", "ingest", 2)
     flushed.tick()
     assert queue_depth(flushed.app, INGEST_QUEUE) == 8
