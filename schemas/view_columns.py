@@ -118,7 +118,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "ended_at": "UTC",
         "cost": "of this attempt, with or without an answer; null where none is known",
         "text": "what was read, where it became no answer: cut off, or not as its JSON Schema says",
-        "drafted_tokens": "of a text that was known, tried as a draft of this answer; null: none were",
+        "drafted_tokens": "of a known text, or forced by a schema, tried as a draft of this answer; null: none were",
         "accepted_tokens": "of them, that the model chose itself",
     },
     "answers": {
@@ -145,7 +145,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "lowest_confidence": "of the engine in the line or token that it was least sure of; null where it has none",
         "cost": "of this answer, by PAGEPACK_ENDPOINT_INPUT_PRICE and its like; null where none is known",
         "answer_id": "of `page_text`; equal images that one answer was read of share it; null as `prompt_version`",
-        "drafted_tokens": "of a text that was known, tried as a draft of this answer; null: none were",
+        "drafted_tokens": "of a known text, or forced by a schema, tried as a draft of this answer; null: none were",
         "accepted_tokens": "of them, that the model chose itself",
     },
     "tries": {

@@ -318,7 +318,7 @@ class Reader:
         drafts: dict[str, str] = {}
         if self.engine.takes_drafts:
             with suppress(PagepackError):
-                drafts = known_texts(self._db, claim.page_id, {task.prompt.name for task in asked})
+                drafts = known_texts(self._db, claim.page_id, [task.prompt for task in asked])
         known = [Begun(task.written, task.written_confidence, drafts.get(task.prompt.name)) for task in asked]
         return [one if one.tokens or one.draft else None for one in known]
 

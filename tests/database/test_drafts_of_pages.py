@@ -14,7 +14,7 @@ from pipeline.blobs.png import encode
 from pipeline.settings import Settings
 from pipeline.store.known_texts import known_texts
 from pipeline.store.pages import NewPage
-from schemas.prompts import DESCRIBE, OCR
+from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.conftest import Archive, answer
 from workers.engines import Begun
 from workers.engines.pixtral import PixtralEngine
@@ -66,16 +66,21 @@ def test_a_draft_is_what_the_page_shows_or_the_text_that_it_carries(archive: Arc
         for index, (text, verdict) in enumerate(verdicts)
     ]
     stub, garbled, bare, cut = archive.ingest(archive.see("/in/a.pdf") or 0, pages)
-    names = {OCR.name, DESCRIBE.name}
+    fields = Prompt("fields", "Fill in.", schema='{"type": "object"}')
 
     def known(page: int) -> dict[str, str]:
-        return {name: text.strip() for name, text in known_texts(archive.db, page, names).items()}
+        return {name: text.strip() for name, text in known_texts(archive.db, page, [OCR, DESCRIBE]).items()}
 
     assert [known(page) for page in (stub, garbled, bare)] == [{"ocr": "carried"}, {}, {}]
-    assert known_texts(archive.db, stub, {DESCRIBE.name}) == {}, "no answer to another question"
-    archive.read(stub, lambda prompt: answer(f"read {prompt.name}"))
+    assert known_texts(archive.db, stub, [DESCRIBE]) == {}, "no answer to another question"
+    assert known_texts(archive.db, stub, [fields])["fields"].strip() == "carried", "it may quote the page"
+    archive.read(stub, lambda prompt: answer(f'read\n"{prompt.name}"'))
     archive.read(cut, lambda prompt: answer("car", finish_reason="length"))
-    assert known(stub) == {"ocr": "read ocr", "describe": "read describe"}
+    assert known(stub) == {"ocr": 'read\n"ocr"', "describe": 'read\n"describe"'}
+    assert known_texts(archive.db, stub, [fields, DESCRIBE]) == {
+        "fields": r"read\n\"ocr\"",
+        "describe": 'read\n"describe"',
+    }, "as a string of JSON"
     assert known(cut) == {"ocr": "carried", "describe": "car"}, "a whole text before the beginning of one"
 
 

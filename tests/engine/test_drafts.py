@@ -257,13 +257,3 @@ def test_a_draft_that_never_holds_is_tried_a_token_at_a_time():
     for _ in range(60):
         drafter.take(7_000)
     assert len(drafter.ahead()) <= 2
-
-
-def test_an_answer_under_a_schema_takes_no_draft(model, processor, pages):
-    schema = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
-    with Reader(model, processor, tile=16) as reader:
-        request = reader.request(pages[0], pages[0].layout.text, max_tokens=12)
-        held = replace(request, constrain=processor.grammars.of(schema))
-        (one,), _ = reader.read([held])
-        (other,), _ = reader.read([replace(held, draft=())])
-    assert said(one) == said(other) and one.drafted == 0

@@ -104,6 +104,49 @@ def test_what_the_grammar_lets_pass_fits(grammars, name):
     assert len(set(answers)) > 1
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_along_a_draft_stand_the_masks_that_would_stand_token_by_token(grammars, name):
+    """Of the draft what may follow is tried, and what must; nobody goes there before it is the answer."""
+    schema = schema_of(PARTS[name])
+    rng = np.random.default_rng(len(name))
+    tokenizer = grammars._tokenizer.instruct_tokenizer.tokenizer
+    answer = tokenizer.encode(walk(grammars, schema, rng), bos=False, eos=False)
+    constraint, number_tried = grammars.of(schema)(), 0
+    for place, token in enumerate(answer):
+        draft = list(answer[place:])
+        for _ in range(rng.integers(3)):
+            draft.insert(int(rng.integers(len(draft) + 1)), int(rng.integers(320)))
+        tried = constraint.ahead(draft, most=int(rng.integers(1, 20)))
+        number_tried += len(tried)
+        masks, alone = constraint.masks(tried), grammars.of(schema)()
+        alone.follow(answer[:place])
+        assert np.array_equal(masks[0], constraint.mask) and np.array_equal(constraint.mask, alone.mask)
+        for mask, one in zip(masks[1:], tried, strict=True):
+            assert not alone.advance(one), "what would be the last is not tried: nothing is asked after it"
+            assert np.array_equal(mask, alone.mask)
+        assert constraint.advance(token) == (place == len(answer) - 1), "as if nothing had been tried"
+    assert number_tried > len(answer)
+    exact = grammars.of(schema)().ahead(answer, most=1_000)
+    assert exact == answer[:-1], "a draft that is the answer is tried to its end"
+
+
+def test_what_must_follow_is_tried_without_a_draft_and_before_it(grammars):
+    properties = {"number": TEXT, "sum": TEXT}
+    whole = checked({"type": "object", "properties": properties, "required": ["number", "sum"]}, "x")
+    tokenizer = grammars._tokenizer.instruct_tokenizer.tokenizer
+
+    def tried(written: str, draft: str) -> str:
+        constraint = grammars.of(whole)()
+        constraint.follow(tokenizer.encode(written, bos=False, eos=False))
+        return tokenizer.decode(constraint.ahead(tokenizer.encode(draft, bos=False, eos=False), most=40))
+
+    assert tried("", "") == '{"number": "'
+    assert tried("", "7 of\n") == '{"number": "7 of', "a line's end is not in a string"
+    assert tried('{"number": "7"', "of May") == ', "sum": "of May'
+    assert tried('{"number": "7"', ', "sum": "of M') == ', "sum": "of M', "JSON is followed in its own order"
+    assert tried('{"number": "12345678', "9") == '", "sum": "9', "no longer than it may be"
+
+
 def test_a_begun_answer_goes_on_under_the_mask_of_its_last_token_alone(grammars, monkeypatch):
     schema = schema_of(TEXT)
     token_of = {grammars._tokenizer.instruct_tokenizer.tokenizer.id_to_byte_piece(one): one for one in range(256)}

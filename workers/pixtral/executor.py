@@ -233,9 +233,9 @@ class Executor:
         if not count:
             return torch.zeros(2, 0, dtype=torch.float64)
         logits = self.backend.logits(hidden)[:count]
-        held = [(row, one.constraint.mask) for row, one in enumerate(layout.sample_sequences) if one.constraint]
+        held = [row for row, one in enumerate(layout.sample_sequences) if one.constraint]
         if held:
-            sampling.constrain(logits, [row for row, _ in held], np.stack([mask for _, mask in held]))
+            sampling.constrain(logits, held, _masks(layout))
         wanted = [sequence.request.sampling for sequence in layout.sample_sequences]
         uniforms = [
             sampling.uniform(want.seed, position) if want.temperature > 0 else 0.0
@@ -247,6 +247,15 @@ class Executor:
         rows = np.asarray([sequence.row for sequence in layout.sample_sequences], np.int64)
         self.last_tokens.index_copy_(0, to_device(rows, self.device), tokens.clamp_min(0))
         return torch.stack((tokens.double(), sampling.log_probabilities(logits, tokens).double()))
+
+
+def _masks(layout: Layout) -> NDArray[np.int32]:
+    """Of the sampled rows under a constraint, in order: a sequence's drafted ones follow its own."""
+    drafted: dict[Sequence, list[int]] = {}
+    for sequence, draft in zip(layout.sample_sequences, layout.sample_drafts, strict=True):
+        if sequence.constraint is not None:
+            drafted.setdefault(sequence, []).extend([] if draft is None else [draft])
+    return np.concatenate([one.constraint.masks(tokens) for one, tokens in drafted.items() if one.constraint])
 
 
 def sample_rows(layout: Layout, backend: Backend) -> Tensor:

@@ -59,6 +59,11 @@ class DraftRoom(Protocol):
     """How many drafted rows a device takes."""
 
     @property
+    def under_schema(self) -> bool:
+        """Whether answers under a JSON Schema have some: each takes a mask of the host's time."""
+        ...
+
+    @property
     def most_rows(self) -> int:
         """That decode in one step; 0 where a draft takes no row that there is not anyway."""
         ...
@@ -78,6 +83,7 @@ class Filled:
 
     tile: int
     most_rows: ClassVar[int] = 0
+    under_schema: ClassVar[bool] = True
 
     def shares(self, wishes: AbstractSequence[Wish], samples: int, prefill: int) -> list[int]:
         free, shares = -(len(wishes) + samples) % self.tile, []
@@ -100,6 +106,7 @@ class Grouped:
     run: int
     most_runs: int
     key_rows: float  # what reading one key costs, in rows
+    under_schema: ClassVar[bool] = False  # 128 pages with three rows more each: 400 masks, while a step takes 30 ms
 
     @property
     def most_rows(self) -> int:

@@ -134,7 +134,7 @@ class Scheduler:
         left = max(1, sequence.request.sampling.max_tokens - sequence.request.written)
         sequence.max_tokens = min(left, self._room(sequence) - sequence.prompt_length)
         if self.limits.drafts is not None:
-            sequence.begin_drafts()
+            sequence.begin_drafts(under_schema=self.limits.drafts.under_schema)
         self.waiting.append(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:

@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.pixtral.plan.drafts import LEAST, Drafter
+from workers.pixtral.plan.drafts import JUMP, JUMP_TO_FIELD, LEAST, MOST_AHEAD, Drafter
 
 _ids = count()
 
@@ -37,6 +37,14 @@ class Constraint(Protocol):
 
     mask: NDArray[np.int32]
     """(⌈V / 32⌉,) a bit for each token, the lowest first: 1 where it may be the next."""
+
+    def ahead(self, draft: AbstractSequence[int], most: int) -> list[int]:
+        """At most so many tokens that may follow one another here: those that must, and of the draft what fits."""
+        ...
+
+    def masks(self, tokens: AbstractSequence[int]) -> NDArray[np.int32]:
+        """(1 + len(tokens), ⌈V / 32⌉): the mask, and those that would stand after each token of what is `ahead`."""
+        ...
 
     def advance(self, token: int) -> bool:
         """Take the token that was sampled and renew the mask; whether the answer is whole, and nothing may follow."""
@@ -170,10 +178,10 @@ class Sequence:
         the sequence goes on with the others, and may come back to it."""
         return self.drafter is not None and self.drafter.agreed >= LEAST
 
-    def begin_drafts(self) -> None:
-        """Follow the request's draft. Under a constraint none is: it has a mask for the next token alone."""
-        if self.request.draft and self.constraint is None:
-            self.drafter = Drafter(self.request.draft)
+    def begin_drafts(self, *, under_schema: bool) -> None:
+        """Follow the request's draft; with `under_schema` also under a constraint, which needs none to know of some."""
+        if (bool(self.request.draft) and self.constraint is None) or (under_schema and self.constraint is not None):
+            self.drafter = Drafter(self.request.draft, JUMP if self.constraint is None else JUMP_TO_FIELD)
             for token in self.generated:
                 self.drafter.take(token)
 
@@ -182,7 +190,10 @@ class Sequence:
         if self.computed > len(self.tokens):
             return []
         known = self.tokens[self.computed :]
-        return known if known or self.drafter is None else self.drafter.ahead()
+        if known or self.drafter is None:
+            return known
+        drafted = self.drafter.ahead()
+        return drafted if self.constraint is None else self.constraint.ahead(drafted, MOST_AHEAD)
 
     def was_wrong(self, position: int, draft: int | None) -> bool:
         """Whether a row was fed what is not the answer, there or before; then nothing has been computed from there on.

@@ -7,6 +7,14 @@ arXiv:2307.09702). So whatever the weights are, what is read is the beginning of
 may follow any more, it is whole.
 
 The next mask is made when a token has been read, while a GPU computes the other sequences.
+
+A draft is tried along the grammar, too. Of the text that the page is known to have only what may follow is tried, and
+where nothing else may, keys and punctuation are known beforehand:
+
+    answer so far   {"number": "R-17        the page's text   R-17 , of 1 March
+    tried           ", "date": "            quotation marks end what the draft has of this field, if the model agrees
+
+A copy of the grammar's state goes ahead; what is read decides where the state itself goes.
 """
 
 from __future__ import annotations
@@ -54,7 +62,7 @@ class Grammars:
         with self._lock:
             compiled = self._compiled(schema)
         matcher = compiled()  # who wants another schema does not wait for this one
-        return lambda: _Walk(matcher.deep_copy(), self._num_words)
+        return lambda: _Walk(matcher.deep_copy(), self._num_words, self._vocabulary().tokenize_bytes)
 
     def _compile(self, schema: str) -> LLMatcher:
         from llguidance import LLMatcher
@@ -91,10 +99,37 @@ class _Once(Generic[T]):
 class _Walk:
     """One answer's way through a grammar: a `Constraint`."""
 
-    def __init__(self, matcher: LLMatcher, num_words: int) -> None:
+    def __init__(self, matcher: LLMatcher, num_words: int, tokenize: Callable[[bytes], list[int]]) -> None:
         self.mask: NDArray[np.int32] = np.zeros(num_words, np.int32)
-        self._matcher = matcher
+        self._matcher, self._tokenize = matcher, tokenize
+        self._masks: list[tuple[int, NDArray[np.int32]]] = []  # that stand after each token of a draft, if it holds
         self._fill()
+
+    def ahead(self, draft: Sequence[int], most: int) -> list[int]:
+        scout, tokens, place = self._matcher.deep_copy(), list[int](), 0
+        while len(tokens) < most and not scout.is_stopped():
+            forced = (scout.compute_ff_tokens() or self._tokenize(scout.compute_ff_bytes()))[: most - len(tokens)]
+            forced = forced[: scout.try_consume_tokens(forced)]
+            place += len(forced) if list(draft[place : place + len(forced)]) == forced else 0
+            room = most - len(tokens) - len(forced)
+            fitting = draft[place : place + room]
+            fitting = fitting[: scout.try_consume_tokens(list(fitting))]
+            place += len(fitting)
+            if not forced and not fitting:
+                break
+            tokens += [*forced, *fitting]
+        return tokens[:-1] if scout.is_stopped() else tokens  # after the last nothing is asked
+
+    def masks(self, tokens: Sequence[int]) -> NDArray[np.int32]:
+        """Where the grammar grew beyond its limits, nothing may follow: so the draft is not taken there."""
+        found = np.zeros((1 + len(tokens), len(self.mask)), np.int32)
+        found[0] = self.mask
+        self._masks, scout = [], self._matcher.deep_copy()
+        for token, mask in zip(tokens, found[1:], strict=True):
+            if not scout.consume_token(token) or not _fill(mask, scout):
+                break
+            self._masks.append((token, mask))
+        return found
 
     def advance(self, token: int) -> bool:
         """Raises PageFailed: the grammar grew beyond its limits."""
@@ -102,7 +137,12 @@ class _Walk:
             raise _unheld(self._matcher.get_error())
         if self._matcher.is_stopped():
             return True
-        self._fill()
+        drafted, mask = self._masks.pop(0) if self._masks else (None, self.mask)
+        if drafted == token:
+            self.mask = mask
+        else:
+            self._masks = []
+            self._fill()
         return False
 
     def follow(self, tokens: Sequence[int]) -> None:
@@ -114,10 +154,16 @@ class _Walk:
             self._fill()
 
     def _fill(self) -> None:
-        words = np.frombuffer(self._matcher.compute_bitmask(), np.int32)[: len(self.mask)]
-        self.mask[: len(words)] = words
-        if self._matcher.is_error():
+        self.mask = np.zeros_like(self.mask)  # the last one may be a row of a draft's
+        if not _fill(self.mask, self._matcher):
             raise _unheld(self._matcher.get_error())
+
+
+def _fill(mask: NDArray[np.int32], matcher: LLMatcher) -> bool:
+    """Whether it could be: there is no mask where the grammar grew beyond its limits."""
+    words = np.frombuffer(matcher.compute_bitmask(), np.int32)[: len(mask)]
+    mask[: len(words)] = words
+    return not matcher.is_error()
 
 
 def _unheld(reason: str) -> PageFailed:
