@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -353,4 +354,69 @@ def test_a_step_that_fails_in_either_ends_both_with_one_line(fault, line):
     _, said = first.communicate(timeout=600)
     assert first.returncode == 4, said
     assert [told for told in said.splitlines() if told.startswith("CRITICAL ")] == [f"CRITICAL {line}"]
+    assert not second.is_running() or second.status() == psutil.STATUS_ZOMBIE
+
+
+MEASURE = """
+import logging, sys
+from pathlib import Path
+import torch
+from workers.pixtral import start
+from workers.pixtral.pair.first import Second
+from workers.pixtral.worst_step import measured_sizes
+
+class Memory:
+    allocated = peak = lambda self: 10**9
+    reset_peak = lambda self: None
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+second, cpu = Second(torch.device("cpu")), torch.device("cpu")
+second.hear()
+half = second.load(Path(sys.argv[1]), cpu, torch.float32)
+fit = start.fit_of(half, 2_000_000_000, cpu)
+
+def make(*given, **how):
+    backend = second.make_backend(*given, narrow_cache=False, drafts=False)
+    FAULT
+    return backend
+
+measured_sizes(half, fit, 2_000_000_000, Memory(), make)
+print("it was measured")
+"""
+HERE = """
+    def full(*step):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nSee documentation for more")
+    backend.own.run = full
+"""
+THERE = "second.tell('make', given[1], 2**30, *given[3:], False, False)"  # more blocks than any memory has
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (HERE, r"cpu \(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\)"),
+        (THERE, r"cpu \(.*can't allocate memory.*\)"),
+    ],
+)
+def test_a_worst_step_that_does_not_fit_either_ends_with_what_and_the_way_out(fault, what):
+    """Without a wait for ever, and with the code of a wrong setting, so that nobody starts it again and again."""
+    program = MEASURE.replace("FAULT", fault.strip())
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(CHECKPOINT)],
+        capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2 and not done.stdout, done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("CRITICAL ")]
+    said = rf"over two devices a step of 4,096 tokens of prompts and \d+ sequences does not fit the memory of {what}; "
+    assert re.fullmatch(rf"CRITICAL {said}free some on both, .*: --quantize int8 or int4", told), told
+    assert "Traceback" not in done.stderr
+
+
+def test_out_of_memory_while_pages_are_read_is_an_end_that_is_started_again():
+    full = "def full(*step):\n    raise torch.OutOfMemoryError('Tried to allocate 2.00 GiB')\n"
+    first, second = begin(f"import torch\n{full}backend.own.run = full\n{READ}")
+    _, said = first.communicate(timeout=600)
+    assert first.returncode == 4, said
+    (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
+    assert "does not fit the memory of cpu (Tried to allocate 2.00 GiB), and both processes end; if it" in told
     assert not second.is_running() or second.status() == psutil.STATUS_ZOMBIE

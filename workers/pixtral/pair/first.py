@@ -8,10 +8,12 @@
 The second process has the same backend over its half, and runs what the first runs, in the same order. Device tensors
 that a step begins with, image features and the last tokens, are broadcast. If either process dies, the other ends: the
 second when the first does, the first with one line, so that its supervisor gives its leases back and starts both anew.
+Where the worst step, measured before the first page, does not fit one of them, that is a wrong setting: exit code 2.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -30,8 +32,9 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, UsageError
 from workers.pixtral import start
+from workers.pixtral.device_errors import is_out_of_memory
 from workers.pixtral.executor import Backend
 from workers.pixtral.model.config import read_config
 from workers.pixtral.model.half import DEVICES, half_of
@@ -43,8 +46,14 @@ from workers.pixtral.plan.scheduler import Limits, Step
 
 logger = logging.getLogger(__name__)
 
+NO_MEMORY = errno.ENOMEM
+"""Exit code of the second process where a step does not fit its device; it has said first what did not."""
 _NEWS_SECONDS = 5.0  # in which a process that died is seen to have died
 _CLOSE_SECONDS = 10.0
+_WAYS_OUT = (
+    "free some on both, take larger ones or a smaller checkpoint, or narrower weights, with which one device alone "
+    "reads: --quantize int8 or int4"
+)
 Device = torch.device
 
 
@@ -81,6 +90,7 @@ def build_pair(
         engine = start.start_engine(
             model, processor, granted, drafts=drafts, narrow_cache=narrow_cache, make=second.make_backend
         )
+        second.is_reading = True
     except BaseException:
         second.close()
         raise
@@ -98,6 +108,9 @@ class Second:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.weight_bytes = 0
+        self.is_reading = False  # before that a step is one that is measured, and too large at each start
+        self._first: Device | None = None
+        self._limits: Limits | None = None
         self._is_closing = False
         self._losing = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="pagepack-pair-")
@@ -114,11 +127,13 @@ class Second:
             raise self._gone() from error
 
     def hear(self) -> int:
-        """Its answer. Raises Unavailable: it is gone."""
+        """Its answer. Raises Unavailable: it is gone. UsageError: half of the weights does not fit its memory."""
         try:
-            answer: int = self._line.recv()
+            answer: int | str = self._line.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        if isinstance(answer, str):
+            raise UsageError(f"half of the model does not fit the memory of {self.device} ({answer}); {_WAYS_OUT}")
         return answer
 
     def load(self, folder: Path, device: Device, dtype: torch.dtype) -> Pixtral:
@@ -128,7 +143,7 @@ class Second:
             UsageError: as `load_model`. Unavailable: it is gone.
         """
         self.tell(folder, dtype)
-        model = load_model(folder, device, dtype, rank=0)
+        self._first, model = device, load_model(folder, device, dtype, rank=0)
         self.weight_bytes = self.hear()
         threading.Thread(target=self._watch, name="second", daemon=True).start()
         meet(device, Path(self._folder.name) / "meeting", rank=0)
@@ -154,6 +169,7 @@ class Second:
     ) -> Backend:
         """`start.make_backend` in both processes."""
         sizes = (limits, num_blocks, block_size, prefill_tile)
+        self._limits = limits
         self.tell("make", *sizes, narrow_cache, drafts)
         own = start.make_backend(model, *sizes, narrow_cache=narrow_cache, drafts=drafts)
         return PairBackend(own, self)
@@ -164,14 +180,35 @@ class Second:
         Half a model reads nothing, and what waits for the other half on a GPU waits for ever: no exception gets there.
         """
         self._losing.acquire()
-        code = self._end(_NEWS_SECONDS)
-        if code is not None:
+        is_here = isinstance(error, Exception) and is_out_of_memory(error)
+        code = self._end(0.0 if is_here else _NEWS_SECONDS)
+        exit_code = Unavailable.exit_code
+        if is_here or code == NO_MEMORY:
+            exit_code = self._say_no_memory(f"{self._first} ({_first_line(error)})" if is_here else self._last_words())
+        elif code is not None:
             logger.critical("%s; the process of its other half ends, too", _ended(self.device, code))
         else:
             what = f"{type(error).__name__}: {error}"
             logger.critical("a step over two devices failed (%s); both processes end", what, exc_info=error)
         self._folder.cleanup()
-        os._exit(Unavailable.exit_code)
+        os._exit(exit_code)
+
+    def _say_no_memory(self, where: str) -> int:
+        """What did not fit, and the way out; the exit code that ends this process."""
+        assert self._limits is not None  # both know it before the first step
+        step = f"{self._limits.token_budget:,} tokens of prompts and {self._limits.max_sequences} sequences"
+        fact = f"over two devices a step of {step} does not fit the memory of {where}"
+        if not self.is_reading:
+            logger.critical("%s; %s", fact, _WAYS_OUT)
+            return UsageError.exit_code
+        logger.critical("%s, and both processes end; if it happens again, %s", fact, _WAYS_OUT)
+        return Unavailable.exit_code
+
+    def _last_words(self) -> str:
+        with suppress(EOFError, OSError):
+            if self._line.poll():
+                return f"{self.device} ({self._line.recv()})"
+        return str(self.device)
 
     def close(self) -> None:
         """Both part; nothing is to be told afterwards."""
@@ -200,6 +237,11 @@ class Second:
     def _gone(self) -> Unavailable:
         said = _ended(self.device, self._end(_NEWS_SECONDS))
         return Unavailable(f"{said} before it was ready; its log says why")
+
+
+def _first_line(error: BaseException | None) -> str:
+    """torch goes on for many."""
+    return str(error).partition("\n")[0]
 
 
 def _ended(device: Device, code: int | None) -> str:

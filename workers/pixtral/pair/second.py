@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,9 +20,10 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 
+from workers.pixtral.device_errors import is_out_of_memory
 from workers.pixtral.model.load import load_model, weight_bytes
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.pair.first import available_each, meet
+from workers.pixtral.pair.first import NO_MEMORY, available_each, meet
 from workers.pixtral.plan.batch import Layout
 from workers.pixtral.plan.scheduler import Limits, Step
 from workers.pixtral.start import make_backend
@@ -41,7 +43,11 @@ def run() -> None:
         _serve(line)
     except (EOFError, ConnectionError):
         return
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):  # it may be in the middle of a sum, which nothing but its end breaks off
+            with suppress(OSError):
+                line.send(str(error).partition("\n")[0])
+            os._exit(NO_MEMORY)
         if not has_ended(line):
             raise
 
