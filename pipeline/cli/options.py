@@ -113,7 +113,10 @@ def pages_option(command: F) -> F:
 def engine_options(command: F) -> F:
     engines = Choice(["auto", "pixtral", "rapidocr", "tesseract", "endpoint"])
     kinds = Choice(["off", "int8", "int4", "fp8", "auto"])
-    help_text = "With pixtral: narrower weights, for less memory; auto takes the widest that fit.  [off]"
+    help_text = (
+        "With pixtral: narrower weights, for less memory; auto takes the widest with room for as many pages as they "
+        "have bits.  [off]"
+    )
     command = click.option("--quantize", type=kinds, help=help_text)(command)
     help_text = "With rapidocr: the smallest models, less processor time."
     command = click.option("--fast", is_flag=True, default=None, help=help_text)(command)

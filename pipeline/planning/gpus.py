@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.planning.card_room import MOST_SEQUENCES, TYPICAL_TOKENS, pages_at_once
+from pipeline.planning.card_room import MOST_SEQUENCES, TYPICAL_TOKENS, WORTH_IT, pages_at_once
 from pipeline.planning.ranges import Range
 from pipeline.planning.shapes import Shape
 
 REACHED = Range(0.35, 0.65, 0.8)  # of the bound
 _OPERATIONS, _BYTES = 0.8, 0.9  # of the data sheet
 BITS = {"int8": 8, "fp8": 8, "int4": 4}  # of the setting PAGEPACK_QUANTIZE
-_LEAST_SEQUENCES = 8  # fewer, and each step loads the weights for next to nothing: narrower ones are better
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +140,7 @@ def fit_on(gpu: Gpu, shape: Shape, quantize: str, kv_cache: str) -> Fit:
     _check_fp8(gpu, quantize, kv_cache)
     may_narrow = kv_cache != "model" and gpu.has_fp8
     memory = gpu.memory_gib * 2**30
-    widths = [(16, _LEAST_SEQUENCES), (8, _LEAST_SEQUENCES), (4, 1)]
-    for bits, least in [(BITS[quantize], 1)] if quantize in BITS else widths:
+    for bits, least in [(BITS[quantize], 1)] if quantize in BITS else WORTH_IT:
         narrow, wide = (pages_at_once(shape, memory, bits, narrow_cache=is_narrow) for is_narrow in (True, False))
         if (narrow if may_narrow else wide) >= least:
             is_narrow = may_narrow and (kv_cache == "fp8" or wide < MOST_SEQUENCES)

@@ -113,7 +113,7 @@ class Settings(BaseModel):
     )
 
     quantize: Literal["off", "int8", "int4", "fp8", "auto"] = _(
-        "off", "narrower weights of pixtral's decoder: int8, int4, fp8 on Ada and Hopper; auto the widest that fit"
+        "off", "narrower weights of pixtral's decoder: int8, int4, fp8 on Ada and Hopper; auto the widest with room"
     )
 
     kv_cache: Literal["model", "fp8", "auto"] = _(

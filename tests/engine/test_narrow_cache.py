@@ -98,6 +98,7 @@ def test_auto_takes_it_where_it_gains_room_and_the_default_never(monkeypatch, fo
 @pytest.mark.parametrize(
     ("device", "gibibytes", "kind", "narrow_cache"),
     [
+        ("a100-40gb", 40, None, False), ("rtx5090", 32, "fp8", True),
         ("rtx4090", 24, "fp8", True), ("rtx3090", 24, "int8", False), ("rtx4080", 16, "int4", True),
         ("rtx4070", 12, "int4", True), ("rtx3060", 12, "int4", False), ("h200", 139, None, True),
     ],

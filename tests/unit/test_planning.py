@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.planning.gpus import GPUS, Fit, PageWork, bound, find_gpu, fit_on, fit_words
+from pipeline.planning.card_room import pages_at_once
+from pipeline.planning.gpus import GPUS, Fit, PageWork, _page_seconds, bound, find_gpu, fit_on, fit_words
 from pipeline.planning.known import covered_seconds
 from pipeline.planning.look import PageFacts
 from pipeline.planning.make import spread
@@ -147,6 +148,17 @@ def test_weights_are_as_wide_as_fit_and_a_model_that_fits_no_card_is_refused() -
     assert bound(GPUS["l4"], Shape(), work).fit.bits == 8
     with pytest.raises(UsageError, match=r"--device l4: .* 24 GB do not hold; name a larger device"):
         bound(GPUS["l4"], Shape(name="large", n_layers=400), work)
+
+
+def test_weights_are_narrower_where_the_wider_leave_room_for_fewer_pages_than_they_have_bits() -> None:
+    found = {name: fit_on(GPUS[name], Shape(), "auto", "model") for name in ("a100-40gb", "rtx5090", "a10", "rtx4080")}
+    assert found == {
+        "a100-40gb": Fit(16, 16, narrow_cache=False), "rtx5090": Fit(8, 24, narrow_cache=False),
+        "a10": Fit(8, 14, narrow_cache=False), "rtx4080": Fit(4, 9, narrow_cache=False),
+    }  # fmt: skip
+    work, wide = PageWork([3136], 3186, 800), Fit(16, pages_at_once(Shape(), 32 * 2**30, 16), narrow_cache=False)
+    seconds = [_page_seconds(GPUS["rtx5090"], Shape(), work, fit) for fit in (wide, found["rtx5090"])]
+    assert wide.pages == 9 and seconds[0] / seconds[1] == pytest.approx(2, abs=0.1)
 
 
 def test_what_fits_two_cards_and_not_one_is_told_beside_narrower_weights() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.planning.card_room import BLOCK_SIZE, GRANTED, MOST_SEQUENCES
+from pipeline.planning.card_room import BLOCK_SIZE, GRANTED, MOST_SEQUENCES, WORTH_IT
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
 from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.cuda.attention import suits_kernels, uses_flash
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from workers.pixtral.text.processor import Processor  # imported where a folder is read: it needs mistral-common
 
 logger = logging.getLogger(__name__)
-
-WORTH_IT = 8  # sequences at once; with fewer, weights that are narrower and leave room for more are the better choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +189,7 @@ def _lacks_narrow_cache(folder: Path, device: torch.device) -> str | None:
 
 
 def choose_kind(folder: Path, device: torch.device, kv_cache: str = "model") -> str | None:
-    """The widest weights that the whole device's memory holds beside a cache by `kv_cache`; None: the checkpoint's own.
+    """The widest weights that are worth it (`card_room.WORTH_IT`) beside a cache by `kv_cache`; None: the file's own.
 
     Not by what is free at the moment: who asks which model will read and the worker that loads it must agree.
 
@@ -201,7 +199,8 @@ def choose_kind(folder: Path, device: torch.device, kv_cache: str = "model") -> 
     model, granted = empty_model_of(folder), whole_bytes(device)
     narrow = kv_cache != "model" and not _lacks_narrow_cache(folder, device)
     whole = "fp8" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) else "int8"
-    for kind, least in ((None, WORTH_IT), (whole, WORTH_IT), ("int4", 1)):
+    kinds = {16: None, 8: whole, 4: "int4"}
+    for kind, least in ((kinds[bits], least) for bits, least in WORTH_IT):
         with suppress(UsageError):
             dtype = choose_dtype(folder, device, granted, kind)
             if fit_of(model.to(dtype), granted, device, kind, narrow_cache=narrow).limits.max_sequences >= least:
