@@ -17,16 +17,14 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import UsageError, did_you_mean, redacted
 from pipeline.settings.file import FILE_NAME, Given, read_settings_file
+from pipeline.settings.misfit import misfit
 from pipeline.urls import has_credentials, secrets_masked
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 
 def _(default: Any, description: str, **limits: Any) -> Any:
@@ -371,7 +369,8 @@ def _build(given: Mapping[str, Given]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise UsageError(f"{given[name].label}{_misfit(name, first)}") from None
+        is_secret = name.endswith(("_url", *_KEYS))
+        raise UsageError(f"{given[name].label}{misfit(first, is_secret=is_secret)}") from None
     if os.path.exists(settings.home) and not os.path.isdir(settings.home):
         label = given["home"].label if "home" in given else "the default home"
         raise UsageError(f"{label}: {settings.home} is a file; choose a folder")
@@ -388,26 +387,3 @@ def _check_runtime(settings: Settings, asked: object) -> None:
         f"--ocr-runtime {asked}: it chooses what computes rapidocr's models, and {engine} reads ({why}); leave it out, "
         "or read with --engine rapidocr. The setting PAGEPACK_OCR_RUNTIME may stay, for other engines pass it over"
     )
-
-
-def _misfit(name: str, error: ErrorDetails) -> str:
-    """What is wrong with a value and what would be right, in our own words."""
-    kind, limits, got = error["type"], error.get("ctx", {}), redacted(str(error["input"]))[:80]
-    shown = "" if name.endswith(("_url", *_KEYS)) else f" is {got!r}"
-    if kind == "value_error":
-        said = str(limits["error"])
-        return f" {said}" if said.startswith(("is ", "holds ")) else f"{shown}: {said}"
-    if kind == "literal_error":
-        choices = re.findall("'([^']*)'", limits["expected"])
-        return f"{shown}{did_you_mean(got, choices) or ';'} give {' or '.join([', '.join(choices[:-1]), choices[-1]])}"
-    return f"{shown}; give {_WANTED.get(kind, _KINDS.get(kind.partition('_')[0], 'another value')).format(**limits)}"
-
-
-_WANTED = {
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number from {ge} up",
-    "less_than_equal": "a number up to {le}",
-    "multiple_of": "a multiple of {multiple_of}",
-}
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-"""By the first word of pydantic's types of errors: int_parsing, int_from_float, float_parsing…"""
