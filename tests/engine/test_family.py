@@ -176,8 +176,8 @@ def test_quantized_to_fp8_a_checkpoint_in_fp8_keeps_its_own_numbers(tmp_path):
     model = load_model(write(tmp_path, params, stored), kind="fp8")
     for number, layer in enumerate(model.layers):
         products = {
-            "attention.wq": layer.attention.narrow_q, "attention.wk attention.wv": layer.attention.narrow_kv,
-            "attention.wo": layer.attention.wo, "feed_forward.w1 feed_forward.w3": layer.feed_forward.narrow_w1_w3,
+            "attention.wq": layer.attention.product_q, "attention.wk attention.wv": layer.attention.product_kv,
+            "attention.wo": layer.attention.wo, "feed_forward.w1 feed_forward.w3": layer.feed_forward.product_w1_w3,
             "feed_forward.w2": layer.feed_forward.w2,
         }  # fmt: skip
         for names, product in products.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.checkpoint import make_checkpoint
 from workers.pixtral.cpu import backend as cpu
 from workers.pixtral.cpu.backend import CpuBackend
-from workers.pixtral.cpu.products import prepare_layers
+from workers.pixtral.cpu.products import lay_out_layers
 from workers.pixtral.model import decoder
 from workers.pixtral.model.decoder import PLAIN
 from workers.pixtral.model.load import load_model, weight_bytes
@@ -23,7 +23,9 @@ from workers.pixtral.plan.scheduler import Limits
 @pytest.fixture(scope="module", params=[None, "int8"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CpuBackend:
     folder = make_checkpoint(tmp_path_factory.mktemp("few") / "tiny", "tiny", dtype=torch.bfloat16)
-    return CpuBackend(load_model(folder, kind=request.param), Limits(128, 256, 512), 8, 64, 128)
+    model = load_model(folder, kind=request.param)
+    lay_out_layers(model)
+    return CpuBackend(model, Limits(128, 256, 512), 8, 64, 128)
 
 
 def test_a_page_alone_computes_eight_rows_and_a_full_step_tiles_of_many(made: CpuBackend) -> None:
@@ -58,10 +60,10 @@ def test_laid_out_weights_give_what_plain_ones_do_and_none_is_held_twice(
     folder = make_checkpoint(tmp_path_factory.mktemp("laid") / "tiny", "tiny", dtype=torch.bfloat16)
     plain, laid_out = load_model(folder), load_model(folder)
     before = weight_bytes(laid_out)
-    prepare_layers(laid_out)
+    lay_out_layers(laid_out)
     assert weight_bytes(laid_out) == before
     assert not any(".layers." in f".{name}" and "norm" not in name for name, _ in laid_out.named_parameters())
-    prepare_layers(laid_out)  # a second engine takes them as they are
+    lay_out_layers(laid_out)  # a second engine takes them as they are
     exact = load_model(folder, dtype=torch.float64)
     noise = torch.Generator().manual_seed(5)
     hidden, attended = (torch.randn(64, 64, generator=noise).bfloat16() for _ in range(2))

@@ -17,6 +17,7 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.planning.card_room import BLOCK_SIZE, GRANTED, MOST_SEQUENCES, WORTH_IT
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
+from workers.pixtral.cpu.products import lay_out_layers
 from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.cuda.attention import suits_kernels, uses_flash
 from workers.pixtral.describe import describe_path
@@ -129,12 +130,14 @@ def make_backend(
     narrow_cache: bool = False,
     drafts: bool = True,
 ) -> Backend:
-    """The backend for the model's device and type, with room for `drafts`."""
+    """The backend for the model's device and type, with room for `drafts`; a CPU has the model's layers laid out."""
     if uses_flash(model.device, model.dtype) and suits_kernels(model.config):
         from workers.pixtral.cuda.graph import CudaBackend  # needs Triton, which comes with CUDA's torch
 
         return CudaBackend(model, limits, num_blocks, block_size, narrow_cache=narrow_cache, drafts=drafts)
     assert not narrow_cache, model.device
+    if not model.is_half:  # whose products are summed with the other half's
+        lay_out_layers(model)
     return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
 
 

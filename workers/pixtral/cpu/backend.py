@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.pixtral.cpu.paged_attention import PagedAttention
-from workers.pixtral.cpu.products import prepare_layers
 from workers.pixtral.cpu.threads import ALONE, lanes_of, use_one_thread
 from workers.pixtral.cpu.tiles import TiledRunner, Tiles, prepared_product
 from workers.pixtral.executor import sample_rows
@@ -32,7 +31,7 @@ FEWEST = 8  # rows of a tile that a step of few rows takes; a product of 8 takes
 class CpuBackend:
     """`executor.Backend` with rows in tiles; `prefill_tile` None takes prefill rows as they come.
 
-    A whole model's layers are laid out for the processor, and stay so.
+    It computes with the model's layers as they are: plain, narrow, or laid out for the processor (`products.py`).
     """
 
     def __init__(
@@ -46,8 +45,6 @@ class CpuBackend:
         self.drafts: DraftRoom | None = Filled(self.decode_tile) if on_cpu and self.decode_tile > 1 else None
         # Tiles of half a model wait for the other half's, in one order: no lane may overtake another.
         self.lanes = lanes_of(torch.get_num_threads()) if on_cpu and not model.is_half else ALONE
-        if not model.is_half:  # a half's products are summed with the other half's
-            prepare_layers(model)
         self.head = prepared_product(model.output.weight, self.decode_tile)
         self.fewest = min(FEWEST, self.decode_tile)
         if model.is_half or not _same_floats(self, self.fewest, self.decode_tile):

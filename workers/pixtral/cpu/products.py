@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.model.layers import Attention, FeedForward, Operations, Product
-from workers.pixtral.model.quantize import is_quantized
+from workers.pixtral.model.quantize import has_products
 
 LAID_OUT_FOR = 128  # rows; oneDNN's layout is the same for 8 and for 512
 
@@ -60,10 +60,10 @@ class PreparedGate(Product):
 
 
 @torch.no_grad()
-def prepare_layers(model: nn.Module) -> None:
-    """Lay out every layer's weights that are not narrow, where oneDNN multiplies their type."""
+def lay_out_layers(model: nn.Module) -> None:
+    """Lay out every layer's weights that are plain, where oneDNN multiplies their type. The model stays so."""
     for module in model.modules():
-        if not isinstance(module, Attention | FeedForward) or is_quantized(module):
+        if not isinstance(module, Attention | FeedForward) or has_products(module):
             continue
         last = module.wo if isinstance(module, Attention) else module.w2
         assert isinstance(last, nn.Linear)
@@ -71,12 +71,12 @@ def prepare_layers(model: nn.Module) -> None:
             continue
         if isinstance(module, Attention):
             key_value = torch.cat((module.wk.weight, module.wv.weight))
-            module.narrow_q, module.narrow_kv = Prepared(module.wq.weight), Prepared(key_value)
+            module.product_q, module.product_kv = Prepared(module.wq.weight), Prepared(key_value)
             module.wo = Prepared(last.weight)
             del module.wq, module.wk, module.wv
             module.fused_qkv = None
         else:
-            module.narrow_w1_w3 = PreparedGate(module.w1.weight, module.w3.weight)
+            module.product_w1_w3 = PreparedGate(module.w1.weight, module.w3.weight)
             module.w2 = Prepared(last.weight)
             del module.w1, module.w3
             module.fused_w1_w3 = None

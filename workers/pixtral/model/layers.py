@@ -100,7 +100,7 @@ class Product(nn.Module):
 class Attention(nn.Module):
     """The projections around attention; `fused_qkv` holds wq, wk and wv side by side once loading laid them so.
 
-    Weights in another form (quantized, or laid out for a processor) are `narrow_q`, and `narrow_kv` for keys and
+    Weights in another form (quantized, or laid out for a processor) are `product_q`, and `product_kv` for keys and
     values, instead of the three.
     """
 
@@ -108,8 +108,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, head_dim: int, n_kv_heads: int) -> None:
         super().__init__()
-        self.narrow_q: Product | None = None
-        self.narrow_kv: Product | None = None
+        self.product_q: Product | None = None
+        self.product_kv: Product | None = None
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
         self.wq = nn.Linear(dim, n_heads * head_dim, bias=False)
         self.wk = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
@@ -127,23 +127,23 @@ class Attention(nn.Module):
                 return ops.rotate(both[:, :heads], of_query), ops.rotate(both[:, heads:-kv_heads], of_key), value
             rotated = ops.rotate(both[:, : heads + kv_heads], rotation)
             return rotated[:, :heads], rotated[:, heads:], value
-        if self.narrow_q is not None and self.narrow_kv is not None:
-            same = self.narrow_q.prepare(rows)
-            query = self.narrow_q.multiply(same).view(rows.shape[0], -1, head_dim)
-            both = self.narrow_kv.multiply(same).view(rows.shape[0], -1, head_dim)
+        if self.product_q is not None and self.product_kv is not None:
+            same = self.product_q.prepare(rows)
+            query = self.product_q.multiply(same).view(rows.shape[0], -1, head_dim)
+            both = self.product_kv.multiply(same).view(rows.shape[0], -1, head_dim)
             return ops.rotate(query, of_query), ops.rotate(both[:, :kv_heads], of_key), both[:, kv_heads:]
         query, key, value = (linear(rows).view(rows.shape[0], -1, head_dim) for linear in (self.wq, self.wk, self.wv))
         return ops.rotate(query, of_query), ops.rotate(key, of_key), value
 
     def query(self, rows: Tensor, rotation: Tensor, ops: Operations) -> Tensor:
         """The queries alone: (R, dim) → (R, H, D)."""
-        query: Tensor = self.wq(rows) if self.narrow_q is None else self.narrow_q(rows)
+        query: Tensor = self.wq(rows) if self.product_q is None else self.product_q(rows)
         return ops.rotate(query.view(rows.shape[0], -1, self.head_dim), _of_query(rotation))
 
     def key_value(self, rows: Tensor, rotation: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
         """Keys and values alone, of laid out weights: (T, dim) → (T, H_kv, D) each."""
-        if self.narrow_kv is not None:
-            both: Tensor = self.narrow_kv(rows)
+        if self.product_kv is not None:
+            both: Tensor = self.product_kv(rows)
         else:
             assert self.fused_qkv is not None
             both = F.linear(rows, self.fused_qkv[self.n_heads * self.head_dim :])
@@ -163,22 +163,22 @@ def _of_key(rotation: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """w2(silu(w1 x) × w3 x); `fused_w1_w3` holds w1 and w3 side by side once loading laid them so.
 
-    In another form they are `narrow_w1_w3`.
+    In another form they are `product_w1_w3`.
     """
 
     fused_w1_w3: Tensor | None = None
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.narrow_w1_w3: Product | None = None
+        self.product_w1_w3: Product | None = None
         self.w1 = nn.Linear(dim, hidden_dim, bias=False)
         self.w2: nn.Linear | Product = nn.Linear(hidden_dim, dim, bias=False)
         self.w3 = nn.Linear(dim, hidden_dim, bias=False)
 
     def forward(self, rows: Tensor, ops: Operations) -> Tensor:
         """(T, dim) → (T, dim)."""
-        if self.narrow_w1_w3 is not None:
-            gated = self.narrow_w1_w3.gated(rows, ops)
+        if self.product_w1_w3 is not None:
+            gated = self.product_w1_w3.gated(rows, ops)
         elif self.fused_w1_w3 is None:
             gated = ops.gate(torch.cat((self.w1(rows), self.w3(rows)), dim=-1))
         else:

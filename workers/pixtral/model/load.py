@@ -25,7 +25,7 @@ from workers.pixtral.model.config import ModelConfig, read_config
 from workers.pixtral.model.fingerprint import adapter_files, read_header, read_params, weight_files
 from workers.pixtral.model.half import cut, half_of, sum_of_both
 from workers.pixtral.model.layers import Attention, FeedForward, Product
-from workers.pixtral.model.quantize import halves, is_quantized, quantize
+from workers.pixtral.model.quantize import halves, has_products, quantize
 from workers.pixtral.model.tensors import locate, open_weights, read_tensor, stored_dtype
 from workers.pixtral.model.vision import Pixtral
 
@@ -111,7 +111,7 @@ def empty_model_of(folder: Path, *, half: bool = False) -> Pixtral:
 def lay_out(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Give every parameter its memory; weights that read the same rows share one tensor."""
     for module in model.modules():
-        if isinstance(module, Attention | FeedForward) and is_quantized(module):
+        if isinstance(module, Attention | FeedForward) and has_products(module):
             continue
         if isinstance(module, Attention):
             module.fused_qkv = _side_by_side([module.wq, module.wk, module.wv], device, dtype)

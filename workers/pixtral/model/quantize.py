@@ -226,12 +226,12 @@ def quantize(
         return made
 
     if isinstance(module, Attention):
-        module.narrow_q, module.narrow_kv = narrow(module.wq), narrow(module.wk, module.wv)
+        module.product_q, module.product_kv = narrow(module.wq), narrow(module.wk, module.wv)
         module.wo = narrow(module.wo)
         del module.wq, module.wk, module.wv
         module.fused_qkv = None
     else:
-        module.narrow_w1_w3 = narrow(module.w1, module.w3)
+        module.product_w1_w3 = narrow(module.w1, module.w3)
         module.w2 = narrow(module.w2)
         del module.w1, module.w3
         module.fused_w1_w3 = None
@@ -249,8 +249,9 @@ def kind_of(model: Decoder) -> str | None:
     return next((kind for kind in ("int4", "int8", "fp8") if MAKERS[kind] in kinds), None)
 
 
-def is_quantized(module: Attention | FeedForward) -> bool:
-    return module.narrow_q is not None if isinstance(module, Attention) else module.narrow_w1_w3 is not None
+def has_products(module: Attention | FeedForward) -> bool:
+    """Whether its weights are in a form of their own, no longer those that were read."""
+    return module.product_q is not None if isinstance(module, Attention) else module.product_w1_w3 is not None
 
 
 def _has_onednn() -> bool:
