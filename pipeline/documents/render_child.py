@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import gc
 import json
 import math
 import mmap
@@ -87,9 +88,13 @@ def main() -> None:
         signal.SIGTERM,
     ):  # Ctrl-C and shutdowns reach the whole group: the parent decides
         signal.signal(sent_to_all, signal.SIG_IGN)
+    gc.disable()  # what is imported lives on: looking for cycles among it is a twentieth of this start
     from pipeline.documents.pages.drawn import Limits, Opened, clean
     from pipeline.documents.pdf.mupdf import pymupdf
     from pipeline.documents.render import open_document
+
+    gc.freeze()
+    gc.enable()
 
     sys.stderr = os.fdopen(os.dup(2), "w")  # for our own faults
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print what they dislike
