@@ -45,26 +45,32 @@ exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
 """
 
 
-# Each kind of pagepack's commands starts cold once; after that it is forked from a process with its imports.
 _PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
 _WARM = WarmStart("HOME", "PATH", "TMPDIR", "PORT", "PG")
-_started: set[str] = set()
 
 
-def _has_started(words: list[str]) -> bool:
-    """Whether it is one of pagepack's commands, and one of its kind was asked for before."""
-    head, kinds = words[: len(_PAGEPACK)], words[len(_PAGEPACK) :][:1]
-    if head != _PAGEPACK or not kinds:
-        return False
-    before = kinds[0] in _started
-    _started.add(kinds[0])
-    return before
+class ColdStarts:
+    """Each kind of pagepack's commands starts cold once; after that it is forked from a process with its imports."""
+
+    def __init__(self) -> None:
+        self._done: set[str] = set()
+
+    def has_been(self, words: list[str]) -> bool:
+        """Whether it is one of pagepack's commands, and one of its kind was asked for before."""
+        head, kinds = words[: len(_PAGEPACK)], words[len(_PAGEPACK) :][:1]
+        if head != _PAGEPACK or not kinds:
+            return False
+        before = kinds[0] in self._done
+        self._done.add(kinds[0])
+        return before
 
 
 class Stack:
     """Inside `with`, the services that `up` names run, and those that they depend on."""
 
-    def __init__(self, folder: Path, variables: dict[str, str], *files: str, secrets: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, variables: dict[str, str], cold: ColdStarts, *files: str, secrets: Path | None = None
+    ) -> None:
         """`files` are laid over docker-compose.yml; `secrets` is the folder that stands for ./secrets."""
         self.documents, self.results = folder / "documents", folder / "results"
         self.documents.mkdir()
@@ -75,7 +81,7 @@ class Stack:
         self._secrets_folder = secrets
         self.running: dict[str, subprocess.Popen[Any]] = {}
         self.order: list[str] = []  # in which services were started
-        self._folder = folder
+        self._folder, self._cold = folder, cold
         self._ports: dict[tuple[str, str], str] = {}
         self._stages = load_dockerfile()
         self._binaries = folder / "bin"
@@ -139,7 +145,7 @@ class Stack:
     ) -> subprocess.Popen[Any]:
         """A process that is not waited for, and its log."""
         log.touch()
-        if _has_started(words):
+        if self._cold.has_been(words):
             warm = _WARM.start(words[len(_PAGEPACK) :], environment, log=log, folder=self._folder)
             if warm is not None:
                 return warm
@@ -158,7 +164,7 @@ class Stack:
     def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
         """`docker compose run --rm NAME COMMAND…`; without one, the service's own."""
         words, environment = self.command(name, list(command) or None), self.environment(name)
-        if _has_started(words):
+        if self._cold.has_been(words):
             done = _WARM.run(words[len(_PAGEPACK) :], environment, 600, self._folder)
             if done is not None:
                 return done

@@ -35,7 +35,7 @@ from packaging.utils import canonicalize_name
 from pipeline import __version__
 from pipeline.settings import Settings
 from tests.compose_file import ROOT, MissingVariable, interpolated, load_compose, load_dockerfile
-from tests.compose_stack import Stack, seconds
+from tests.compose_stack import ColdStarts, Stack, seconds
 from tests.running import wait_until
 
 pytestmark = pytest.mark.xdist_group("compose")  # one test process pays for what they share
@@ -257,15 +257,20 @@ def test_page_images_do_not_fill_the_disk(compose: dict[str, Any]) -> None:
         assert compose["services"][name]["environment"]["PAGEPACK_KEEP_IMAGES"] == "until-read"
 
 
+@pytest.fixture(scope="session")
+def cold() -> ColdStarts:
+    return ColdStarts()
+
+
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(cold: ColdStarts) -> Iterator[Stack]:
     from benchmarks.checkpoint import make_checkpoint  # four seconds, which collecting the tests need not take
 
     folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
     folder.chmod(0o755)  # the server of PostgreSQL is another user
     make_checkpoint(folder / "model", "tiny")
     try:
-        with Stack(folder, {**PASSWORDS, "MODEL": str(folder / "model")}) as stack:
+        with Stack(folder, {**PASSWORDS, "MODEL": str(folder / "model")}, cold) as stack:
             for name in SAMPLES:
                 shutil.copy(ROOT / "samples" / name, stack.documents)
             yield stack
@@ -502,7 +507,7 @@ SECRETS_FILE = "docker-compose.secrets.yml"
 
 
 @pytest.fixture(scope="module")
-def stack_with_secrets() -> Iterator[Stack]:
+def stack_with_secrets(cold: ColdStarts) -> Iterator[Stack]:
     """As the head of the file says: its commands, and `.env` without a password."""
     folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
     folder.chmod(0o755)
@@ -510,7 +515,7 @@ def stack_with_secrets() -> Iterator[Stack]:
     subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=folder, check=True)
     assert (folder / "secrets").stat().st_mode & 0o777 == 0o700
     try:
-        with Stack(folder, dict.fromkeys(PASSWORDS, "file"), SECRETS_FILE, secrets=folder / "secrets") as stack:
+        with Stack(folder, dict.fromkeys(PASSWORDS, "file"), cold, SECRETS_FILE, secrets=folder / "secrets") as stack:
             shutil.copy(ROOT / "samples" / "street.jpg", stack.documents)
             yield stack
     finally:
