@@ -22,7 +22,7 @@ from workers.pixtral.model import sampling
 from workers.pixtral.plan.batch import slots_of
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.draft_rows import Filled
-from workers.pixtral.plan.drafts import Drafter
+from workers.pixtral.plan.drafts import JUMP, JUMP_TO_FIELD, Drafter
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling
 
@@ -249,6 +249,20 @@ def test_the_drafter_finds_its_place_again():
         for token in written:
             drafter.take(token)
         assert drafter.ahead()[:1] == [then], written
+
+
+def test_in_another_field_the_drafter_finds_its_place_sooner_than_in_a_text():
+    """A key that the page does not show, then words that stand far from the last ones."""
+    found = {}
+    for jump in (JUMP, JUMP_TO_FIELD):
+        drafter = Drafter(list(range(100, 160)), jump)
+        for token in (*range(100, 110), 7, 8, 7):
+            drafter.take(token)
+        words = iter(range(140, 160))
+        while drafter.ahead()[:1] != [(word := next(words))]:
+            drafter.take(word)
+        found[jump] = word - 140
+    assert found[JUMP_TO_FIELD] <= 2 < found[JUMP], found
 
 
 def test_a_draft_that_never_holds_is_tried_a_token_at_a_time():
