@@ -239,7 +239,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """One server for all tests; `pagepack_template` in it is at head and copied for each."""
+    """One server for all tests; `pagepack_template` in it is at head."""
     with PostgresServer(**FAST, listen_addresses="127.0.0.1", port="0") as server:
         server.execute("CREATE DATABASE pagepack_template")
         open_database(Settings(database_url=server.url("pagepack_template")), create=True).dispose()
@@ -247,8 +247,10 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: PostgresServer) -> DatabasePool:
-    return DatabasePool(postgres, "pagepack_template")
+def databases(postgres: PostgresServer) -> Iterator[DatabasePool]:
+    pool = DatabasePool(postgres, "pagepack_template")
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
