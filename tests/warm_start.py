@@ -1,6 +1,6 @@
 """`pagepack run`, `ask`, `submit`, `worker` for tests, forked from a process with their imports: half of each start.
 
-So are workers themselves, `python -m workers ROLE`.
+So are workers themselves, `python -m workers ROLE`. What they say to SQLite is compiled there, too (`rehearsal.py`).
 
     test process ──order: words, environment, folder──> this process ──fork──> python -m pipeline …
                  <──its number, then its exit code──
@@ -282,7 +282,9 @@ if __name__ == "__main__":
     import schemas.worker_tables  # noqa: F401
     import workers.choose
     import workers.serve  # noqa: F401
+    from tests.rehearsal import rehearse
 
+    rehearse()
     gc.enable()
     gc.freeze()  # else the first collection in each child would copy the pages of all objects
     with os.fdopen(os.dup(0), "rb", buffering=0) as orders, os.fdopen(os.dup(1), "wb") as answers:
