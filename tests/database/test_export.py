@@ -388,8 +388,9 @@ def test_names_of_what_is_written_are_kept_outside_of_memory() -> None:
     tracemalloc.start()
     for number in range(4_000):
         targets.within(targets.of(f"/in/{number // 10}/{number}.pdf"), "00001.xml")
-    held, _ = tracemalloc.get_traced_memory()
+    traces = tracemalloc.take_snapshot().traces
     tracemalloc.stop()
+    held = sum(trace.size for trace in traces if trace.size < 4e6)  # Python's table of all names is larger
     assert held < 700_000, "1,000 folders are kept, 4,000 documents are not"
     assert "_renamed" in targets.of("/in/7/70.PDF").parts  # and remembered
 
