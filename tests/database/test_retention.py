@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +20,6 @@ from pipeline.store.pages import NewPage, add_pages, reject_document, render_aga
 from pipeline.store.retention import free_read_images, sweep_images
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import LIMITS, NEVER, Archive, sha
-from tests.running import done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
-from tests.s3 import Bucket, bucket, s3_endpoint
-
-__all__ = ["bucket", "s3_endpoint"]
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -282,38 +275,3 @@ def test_a_rendering_that_was_given_back_goes_on_where_pages_are_missing(
     archive.execute("UPDATE documents SET state = 'ready'")
     monkeypatch.setattr(backpressure, "PAGES_STORED_AT_ONCE", 1)
     assert not Room(archive.db, 2).is_left(archive.batches["c"].id)
-
-
-@pytest.mark.parametrize("keep", ["until-read", "30"])
-def test_a_second_prompt_is_answered_whatever_was_kept(bucket: Bucket, tmp_path: Path, keep: str) -> None:
-    folder, home = tmp_path / "docs", tmp_path / "home"
-    folder.mkdir()
-    write_pdf(folder / "a.pdf", 3)
-    variables = bucket.variables | {"PAGEPACK_KEEP_IMAGES": keep, "PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
-    variables["PAGEPACK_MAX_WAITING_PAGES"] = "2"  # fewer than wait for their images to be drawn again
-    assert pagepack("run", folder, "--home", home, **variables).returncode == 0
-    left = [key for key in bucket.keys("images/") if key.endswith(".png")]
-    assert len(left) == (0 if keep == "until-read" else 3)
-    again = pagepack("run", folder, "--home", home, "--prompt", "describe", **variables)
-    assert again.returncode == 0, again.stderr
-    assert rows(home, "SELECT prompt, count(*) FROM page_text GROUP BY 1 ORDER BY 1") == [("describe", 3), ("ocr", 3)]
-    assert rows(home, "SELECT DISTINCT attempts FROM page_tasks") == [(1,)]
-    reconciles(home)
-
-
-@pytest.mark.only("sqlite")
-def test_what_a_crash_left_is_swept_at_the_end_of_the_batch(tmp_path: Path) -> None:
-    folder, home = tmp_path / "docs", tmp_path / "home"
-    folder.mkdir()
-    write_pdf(folder / "a.pdf", 20)
-    first = start("run", folder, "--home", home, engine="SlowEngine")  # with keep: as if each reader died after storing
-    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 5)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
-    wait_until(lambda: processes_of(home) == [])
-    assert len(list((home / "images").rglob("*.png"))) >= 5
-    second = pagepack("run", folder, "--home", home, engine="SlowEngine", PAGEPACK_KEEP_IMAGES="until-read")
-    assert second.returncode == 0, second.stderr
-    assert list((home / "images").rglob("*.png")) == []
-    assert rows(home, "SELECT count(*) FROM pages WHERE image_freed_at IS NULL") == [(0,)]
-    reconciles(home)

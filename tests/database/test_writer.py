@@ -140,7 +140,7 @@ def own_server() -> Iterator[PostgresServer]:
         yield server
 
 
-def test_a_server_that_restarts_again_and_again_loses_no_text(own_server: PostgresServer) -> None:
+def test_a_postgresql_server_that_restarts_again_and_again_loses_no_text(own_server: PostgresServer) -> None:
     db = open_database(Settings(database_url=own_server.url("pages")), create=True)
     archive = Archive(db)
     pages = archive.ingest(archive.see("/in/a.pdf") or 0, [str(number) for number in range(60)])
@@ -183,7 +183,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back(archive: Archive) -> None:
     assert renew_tasks(archive.db, "read/1", [claim.tasks[0].task_id], 60)
 
 
-def test_who_waits_for_a_database_is_let_go_when_the_worker_stops(own_server: PostgresServer) -> None:
+def test_who_waits_for_a_postgresql_server_is_let_go_when_the_worker_stops(own_server: PostgresServer) -> None:
     db = open_database(Settings(database_url=own_server.url("pages")), create=True)
     hands = Hands()
     writer = hands.writer(db)
