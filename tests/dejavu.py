@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pymupdf
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ ARMENIAN = ["Նավահանգստի գրասենյակի արխիվը պահու
 
 def in_dejavu(lines: list[str]) -> NDArray[np.uint8]:
     """A small page of these lines."""
+    import matplotlib  # here, for every test process imports this module, and few draw such a page
+
     page = pymupdf.open().new_page(width=300, height=190)
     font = pymupdf.Font(fontfile=str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")))
     writer = pymupdf.TextWriter(page.rect)
