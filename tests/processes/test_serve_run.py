@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.running import start, write_pdf
+from tests.running import start, wait_until, write_pdf
 
 
 def address_in(process: subprocess.Popen[str]) -> str:
@@ -26,8 +26,13 @@ def test_a_run_is_looked_at_meanwhile_and_takes_its_page_away(tmp_path: Path) ->
     write_pdf(tmp_path / "in" / "a.pdf", 40)
     run = start("run", tmp_path / "in", "--home", tmp_path / "home", "--serve", engine="SlowEngine")
     address = address_in(run)
-    page = httpx2.get(address, timeout=60)
-    assert page.status_code == 200 and ">in</a>" in page.text and "running" in page.text
+
+    def shows_it() -> bool:  # the page is there before the run has opened its batch
+        page = httpx2.get(address, timeout=60)
+        assert page.status_code == 200
+        return ">in</a>" in page.text and "running" in page.text
+
+    wait_until(shows_it)
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=600) == 130
     try:
