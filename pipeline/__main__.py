@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
 import sys
-from typing import Any
+import threading
+from contextlib import suppress
+from typing import Any, NoReturn
 
 # Imports make tens of thousands of objects that live on; looking for cycles among them is a tenth of a start.
 GC_THRESHOLD = 50_000
@@ -27,7 +30,22 @@ def main() -> None:
 
         sys.exit(exit_code(error))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            _end(ended.code)
+        raise
+
+
+def _end(code: int) -> NoReturn:
+    """As the interpreter ends, but it takes no heap apart: that is a fifth of a second of a run, for nothing."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # who could be told?
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
