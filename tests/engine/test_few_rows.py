@@ -12,6 +12,7 @@ from benchmarks.checkpoint import make_checkpoint
 from workers.pixtral.cpu import backend as cpu
 from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.cpu.products import lay_out_layers
+from workers.pixtral.cpu.tiles import TiledRunner
 from workers.pixtral.model import decoder
 from workers.pixtral.model.decoder import PLAIN
 from workers.pixtral.model.load import load_model, weight_bytes
@@ -28,23 +29,36 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return CpuBackend(model, Limits(128, 256, 512), 8, 64, 128)
 
 
-def test_a_page_alone_computes_eight_rows_and_a_full_step_tiles_of_many(made: CpuBackend) -> None:
-    assert [made.decode_rows(count) for count in (1, 8, 9, 64, 65)] == [8, 8, 64, 64, 128]
-    assert made.few(8).padded(1) == 8 and made.few(64).padded(1) == 64
+def cuts(runner: TiledRunner, num_rows: int) -> list[int]:
+    """Rows of the pieces that a runner makes of so many, in order."""
+    places = torch.arange(num_rows)
+    found: list[Tensor] = []
+    runner.rows(lambda rows: (found.append(rows), rows)[1:], places)
+    found.sort(key=lambda rows: int(rows[0]))
+    assert torch.equal(torch.cat(found), places)
+    return [len(rows) for rows in found]
+
+
+def test_a_step_computes_rows_in_eights_and_cuts_them_into_equal_tiles(made: CpuBackend) -> None:
+    assert [made.decode_rows(count) for count in (1, 8, 9, 64, 65)] == [8, 8, 16, 64, 72]
+    assert [cuts(made.few(rows), rows) for rows in (8, 40, 64, 72, 128)] == [[8], [40], [64], [40, 32], [64, 64]]
+    assert cuts(made.runner(72), 256 + 72) == [128, 128, 40, 32], "prefill tiles before them"
     assert made.drafts == Filled(64), "drafts fill what a step of many leaves free"
 
 
 def test_rows_have_the_same_logits_in_a_tile_of_few_and_of_many(made: CpuBackend) -> None:
     hidden = torch.randn(64, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
-    few = torch.cat([made.logits(hidden[first : first + 8]) for first in range(0, 64, 8)])
-    assert torch.equal(few, made.logits(hidden))
+    many = made.logits(hidden)
+    for size in range(8, 64, 8):
+        assert torch.equal(torch.cat([made.logits(rows) for rows in hidden.split(size)]), many), size
 
 
-def test_where_few_rows_give_other_floats_a_step_computes_many(
-    made: CpuBackend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [8, 40])
+def test_where_fewer_rows_give_other_floats_a_step_computes_many(
+    made: CpuBackend, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     def other(head: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda rows: head(rows) * (1.0 if len(rows) > 8 else 1.01)
+        return lambda rows: head(rows) * (1.01 if len(rows) == size else 1.0)
 
     prepared = cpu.prepared_product
     monkeypatch.setattr(cpu, "prepared_product", lambda weight, rows: other(prepared(weight, rows)))

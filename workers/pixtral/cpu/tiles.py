@@ -2,10 +2,11 @@
 
 A row of a matrix product is the same mathematical sum whatever stands in the other rows, but not the same float: BLAS
 picks its kernel by the number of rows, and kernels add up in different orders. A page's text must not depend on its
-neighbours, so while reading pages every product has one of two fixed shapes:
+neighbours, so while reading pages every product has a shape whose floats are known to be the same:
 
     prefill rows, padded to a multiple of `prefill_tile`, one product per tile, tiles side by side in lanes
-    decode rows, padded to a multiple of `decode_tile`, one product per tile, shared by all cores: it reads every weight
+    decode rows, in tiles of `decode_tile` and what is left, shared by all cores: a product reads every weight. Which
+        numbers of rows give a row the same floats, `CpuBackend` tries when it starts: else there is one number
 
 and a row's value then depends on that row alone, bit for bit on a CPU (held by `test_pixtral_isolation.py`). Between
 two attentions no row needs another, so all that lies there runs as one piece per tile, which stays in the processor's

@@ -46,7 +46,7 @@ class Segment:
 class Layout:
     """A step as numbers for the device, T rows: prefill rows, padding, decode rows, padding.
 
-    Fixed totals keep every matrix product in one of two shapes (see `cpu/tiles.py`): prefill rows are padded to
+    Fixed totals keep every matrix product in one of few shapes (see `cpu/tiles.py`): prefill rows are padded to
     whole tiles, and so are decode rows.
     """
 
