@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline.assistants.tools import Tools
 from pipeline.database.engine import Database
 from pipeline.database.migrate import downgrade, upgrade
 from pipeline.database.open import open_database
@@ -208,6 +207,8 @@ def test_commands_that_read_work_as_the_query_role(
 def test_assistants_and_programs_read_as_the_query_role(
     settings_as: Callable[[str], Settings], archive: Archive, tmp_path: Path
 ) -> None:
+    from pipeline.assistants.tools import Tools  # with the MCP SDK, half a second of each process that collects tests
+
     archive.file("/in/a.pdf", ["high tide"])
     archive.see("/in/notes.doc", rejection="unsupported")
     settings = settings_as("query").model_copy(update={"home": tmp_path})

@@ -1,4 +1,7 @@
-"""The MCP server as an assistant meets it: the SDK's own client, over stdio and in this process."""
+"""The MCP server as an assistant meets it: the SDK's own client, over stdio and in this process.
+
+The SDK is imported where it is used: a second that each test process would else take, of which one runs these tests.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.stdio import stdio_client
-from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
-from pipeline.assistants import tools
-from pipeline.assistants.server import make_server
 from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode, hash_pixels
 from pipeline.settings import Settings
 from pipeline.store.pages import NewPage
 from tests.conftest import Archive, answer
 from tests.running import HANGS_AFTER_SECONDS, PAGEPACK, ROOT, call, environment
+
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult
 
 DATABASES = ("sqlite",)
 
@@ -52,10 +53,14 @@ def home(archive: Archive, settings: Settings) -> Path:
 
 
 def text_of(result: CallToolResult) -> str:
+    from mcp_types import TextContent
+
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
 def shown(result: CallToolResult) -> Image.Image:
+    from mcp_types import ImageContent
+
     (content,) = [block for block in result.content if isinstance(block, ImageContent)]
     image = Image.open(io.BytesIO(base64.b64decode(content.data)))
     assert content.mime_type == Image.MIME[str(image.format)]
@@ -63,6 +68,10 @@ def shown(result: CallToolResult) -> Image.Image:
 
 
 def ask(settings: Settings, calls: Sequence[Call]) -> list[CallToolResult]:
+    from mcp import Client
+
+    from pipeline.assistants.server import make_server
+
     async def asked() -> list[CallToolResult]:
         async with Client(make_server(settings)) as client:
             return [await client.call_tool(name, arguments) for name, arguments in calls]
@@ -97,6 +106,9 @@ BAD: list[tuple[Call, str]] = [
 
 
 def test_an_assistant_finds_and_reads_over_stdio_whatever_else_it_asks(archive: Archive, home: Path) -> None:
+    from mcp import Client, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     before = archive.rows("SELECT * FROM pages")
     words = [*PAGEPACK[1:], "mcp", "--home", str(home)]
     started = StdioServerParameters(command=sys.executable, args=words, env=environment("InstantEngine"), cwd=ROOT)
@@ -164,7 +176,7 @@ def test_a_page_without_its_image_is_read_all_the_same(settings: Settings, home:
 def test_an_endless_statement_ends_at_its_deadline(
     settings: Settings, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools, "_SQL_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.assistants.tools._SQL_SECONDS", 0.2)
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT {} FROM n"
     stopped, some = ask(
         settings,
@@ -175,6 +187,10 @@ def test_an_endless_statement_ends_at_its_deadline(
 
 
 def test_a_database_may_come_later(tmp_path: Path, migrated: Path) -> None:
+    from mcp import Client
+
+    from pipeline.assistants.server import make_server
+
     settings = Settings(home=tmp_path / "later")
 
     async def asked() -> None:
@@ -206,8 +222,8 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
 
 
 def test_without_the_sdk_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipeline.assistants.server")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mcp"]:
+    monkeypatch.delitem(sys.modules, "pipeline.assistants.server", raising=False)
+    for name in ["mcp", *(name for name in sys.modules if name.partition(".")[0] == "mcp")]:
         monkeypatch.setitem(sys.modules, name, None)
     done = call("mcp", "--home", tmp_path)
     assert done.returncode == 2
