@@ -283,10 +283,15 @@ def settings(new_settings: Callable[[], Settings]) -> Settings:
 
 
 @pytest.fixture
-def db(settings: Settings) -> Iterator[Database]:
-    database = open_database(settings)
-    yield database
-    database.dispose()
+def db(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Database]:
+    if settings.database_url is None:
+        database = open_database(settings)
+        yield database
+        database.dispose()
+        return
+    pool: DatabasePool = request.getfixturevalue("databases")
+    yield pool.open(settings)
+    pool.close_all_but_one(sa.make_url(settings.database_url).database or "")
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ from types import TracebackType
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 
+from pipeline.database.engine import Database
+from pipeline.database.open import open_database
+from pipeline.settings import Settings
+from pipeline.urls import server_name
 from tests.running import free_port
 
 _SUPERUSER = "pagepack_test"
@@ -144,7 +149,8 @@ class DatabasePool:
     """Empty copies of a template database, used again: making and dropping one costs more than most tests.
 
     One whose tables, rights or settings a test changed is dropped, and so is any after a while: what is deleted leaves
-    dead rows behind. Each keeps one session of ours: the catalogue that a new one reads is most of what cleaning costs.
+    dead rows behind. Each keeps one session of ours, and one of the test's: the catalogue that a new one reads is most
+    of what cleaning costs, and much of what a test does.
     """
 
     _USES = 60
@@ -155,6 +161,7 @@ class DatabasePool:
         self._shapes: dict[str, str] = {}  # of each when it was made
         self._uses: dict[str, int] = {}
         self._sessions: dict[str, psycopg.Connection] = {}
+        self._engines: dict[str, sa.Engine] = {}
         tables = [str(name) for (name,) in server.execute(_TABLES, template)]
         self._kept = [name for name in tables if server.execute(f"SELECT 1 FROM {name} LIMIT 1", template)]
         self._empty = ";".join(f"DELETE FROM {name}" for name in tables if name not in self._kept).encode()
@@ -169,6 +176,26 @@ class DatabasePool:
         self._sessions[name], self._shapes[name], self._uses[name] = session, self._shape(session), 0
         return name
 
+    def open(self, settings: Settings) -> Database:
+        """As `open_database`, by the session that is kept. What listens to its engine hears this test alone."""
+        url = sa.make_url(settings.database_url or "").update_query_dict({"application_name": _KEPT})
+        engine = self._engines.get(url.database or "")
+        if engine is None:
+            opened = open_database(Settings(database_url=url.render_as_string(hide_password=False)))
+            engine = self._engines[url.database or ""] = opened.engine
+        return Database(engine.execution_options(), server_name(url))
+
+    def close_all_but_one(self, name: str) -> None:
+        """End a test's sessions; the one that is kept forgets how it went about a statement, but not the catalogue."""
+        engine = self._engines.get(name)
+        if engine is None:
+            return
+        if not isinstance(engine.pool, sa.QueuePool) or engine.pool.checkedout() or engine.pool.checkedin() != 1:
+            self._engines.pop(name).dispose()
+            return
+        with engine.connect() as connection:
+            connection.exec_driver_sql("DISCARD PLANS")
+
     def give_back(self, name: str) -> None:
         self._uses[name] += 1
         try:
@@ -179,11 +206,15 @@ class DatabasePool:
             self._idle.append(name)
         else:
             self._sessions.pop(name).close()
+            if name in self._engines:
+                self._engines.pop(name).dispose()
             self._server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def close(self) -> None:
         for session in self._sessions.values():
             session.close()
+        for engine in self._engines.values():
+            engine.dispose()
 
     def _clean(self, name: str, session: psycopg.Connection) -> bool:
         """False where it is no more what it was."""
@@ -201,7 +232,9 @@ class DatabasePool:
 
 
 _TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
-_END_SESSIONS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+_KEPT = "pagepack_kept"
+_END_SESSIONS = f"""
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> '{_KEPT}'"""
 _RESTART_SEQUENCES = """
 SELECT setval(c.oid, 1, false) FROM pg_class c WHERE c.relkind = 'S' AND c.relnamespace = 'public'::regnamespace"""
