@@ -346,7 +346,7 @@ ENDED = "the process of half of the model, on cpu, ended with exit code 70; the 
             "backend.own.run = None\n",
             "a step over two devices failed (TypeError: 'NoneType' object is not callable); both processes end",
         ),
-        ("backend.second.order('run', None)\ntime.sleep(600)\n", ENDED),
+        ("backend.order('run', None)\ntime.sleep(600)\n", ENDED),
     ],
 )
 def test_a_step_that_fails_in_either_ends_both_with_one_line(fault, line):

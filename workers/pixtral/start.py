@@ -1,4 +1,7 @@
-"""A checkpoint folder and a device → a running engine."""
+"""A checkpoint folder and a device → a running engine.
+
+Over 300 lines: what is said and chosen before a model is loaded is what loading it then does.
+"""
 
 from __future__ import annotations
 

@@ -26,11 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 import torch.distributed
-from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.errors import Unavailable, UsageError
 from workers.pixtral import start
@@ -40,9 +37,8 @@ from workers.pixtral.model.config import read_config
 from workers.pixtral.model.half import DEVICES, half_of
 from workers.pixtral.model.load import DTYPES, empty_model_of, load_model, weight_bytes
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.pair.numbers import numbers_of
-from workers.pixtral.plan.batch import Layout
-from workers.pixtral.plan.scheduler import Limits, Step
+from workers.pixtral.pair.backend import PairBackend
+from workers.pixtral.plan.scheduler import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +168,7 @@ class Second:
         self._limits = limits
         self.tell("make", *sizes, narrow_cache, drafts)
         own = start.make_backend(model, *sizes, narrow_cache=narrow_cache, drafts=drafts)
-        return PairBackend(own, self)
+        return PairBackend(own, self.order, self.lose)
 
     def lose(self, error: BaseException | None = None) -> NoReturn:
         """End this process with one line, or wait for who does so already.
@@ -265,45 +261,3 @@ def meet(device: Device, meeting: Path, rank: int) -> None:
         world_size=DEVICES,
         device_id=device if on_gpu else None,
     )
-
-
-class PairBackend:
-    """`executor.Backend` of the first process: what runs through the layers, runs in both."""
-
-    def __init__(self, own: Backend, second: Second) -> None:
-        self.own, self.second = own, second
-        self.model, self.cache, self.device, self.drafts = own.model, own.cache, own.device, own.drafts
-
-    def enter(self) -> None:
-        self.own.enter()
-
-    def padded(self, num_rows: int) -> int:
-        return self.own.padded(num_rows)
-
-    def decode_rows(self, count: int) -> int:
-        return self.own.decode_rows(count)
-
-    def encode(self, images: AbstractSequence[Tensor]) -> Tensor:
-        return self.own.encode(images)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.own.logits(hidden)
-
-    def run(self, step: Step, layout: Layout, features: Tensor | None, last_tokens: Tensor) -> Tensor:
-        """Whatever goes wrong here leaves the other process in the middle of a step: both end."""
-        try:
-            self.second.order("run", *numbers_of(step, layout))
-            if features is not None:
-                torch.distributed.broadcast(features, 0)
-            torch.distributed.broadcast(last_tokens, 0)
-            return self.own.run(step, layout, features, last_tokens)
-        except Exception as error:
-            self.second.lose(error)
-
-    def clear(self, slots: NDArray[np.int64]) -> None:
-        self.second.order("clear", slots)
-        self.own.clear(slots)
-
-    def make_room(self) -> None:
-        self.second.order("make_room")
-        self.own.make_room()
