@@ -102,6 +102,7 @@ def execute(
     """Run the job under a progress bar; None where the user stopped it. `says_size`: how much there is, first."""
     from rich.console import Console
 
+    from pipeline.blobs.storage import import_for
     from pipeline.cli.progress_bar import ProgressBar, counted, unit_of
     from pipeline.cli.serve import served_beside
     from pipeline.ingest.selection import ALL_FILES
@@ -110,6 +111,7 @@ def execute(
     from pipeline.supervisor.process_slots import process_slots
 
     slots = process_slots("both", devices)
+    import_for([*paths, settings.images_url, settings.inputs_url])
     with (
         served_beside(settings) as serve,
         fork_ahead(len(slots) + 1) as spare,  # one says which engine reads
@@ -272,6 +274,7 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     Starts its processes, watches them and starts them again. SIGTERM or Ctrl-C: pages in hand are finished or given
     back, nothing is lost; a second one ends at once. Without PAGEPACK_BROKER_URL it starts a broker for its home.
     """
+    from pipeline.blobs.storage import import_for
     from pipeline.settings import load_settings
     from pipeline.supervisor.forked import fork_ahead
     from pipeline.supervisor.process_slots import process_slots
@@ -280,6 +283,7 @@ def worker(home: Path | None, role: str, devices: str | None, **flags: Any) -> i
     settings = load_settings(home=home, **flags)
     slots = process_slots(role, devices)
     log = logging.getLogger("pagepack.host")
+    import_for([settings.images_url, settings.inputs_url])
     with fork_ahead(len(slots) + 1) as spare:  # one says which engine reads
         host = WorkerHost(settings, slots, log.info, log.warning, spare)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -74,6 +74,24 @@ def test_a_forked_worker_may_be_asked_and_its_words_are_the_runs_to_tell() -> No
     assert failure.startswith("70 ") and "No module named 'no_such'" in failure
 
 
+IMPORTS = """
+import sys
+from pathlib import Path
+from pipeline.blobs.storage import import_for
+from pipeline.supervisor.forked import fork_ahead
+import_for([Path("folder"), None, "file:///folder"])
+print("fsspec" in sys.modules, "s3fs" in sys.modules)
+import_for(["no-such-scheme://bucket", "S3://bucket/folder"])
+with fork_ahead(1) as spare:
+    print("s3fs" in sys.modules, len(spare))
+"""
+
+
+def test_what_opens_a_url_is_imported_before_workers_are_forked_and_starts_no_thread() -> None:
+    said, errors = of_a_parent(IMPORTS).communicate(timeout=200)
+    assert said.splitlines() == ["False False", "True 1"], errors
+
+
 WAITS = """
 import signal, sys
 from pipeline.supervisor.forked import fork_ahead
