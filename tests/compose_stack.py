@@ -46,22 +46,23 @@ exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
 
 
 _PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
-_WARM = WarmStart("HOME", "PATH", "TMPDIR", "PORT", "PG")
+_WARM = WarmStart("HOME", "PATH", "TMPDIR", "PORT", "PG", "TRITON_")
 
 
 class ColdStarts:
-    """Each kind of pagepack's commands starts cold once; after that it is forked from a process with its imports."""
+    """The migrations, a worker and one other command start cold; what comes after is forked from their imports."""
 
     def __init__(self) -> None:
         self._done: set[str] = set()
 
     def has_been(self, words: list[str]) -> bool:
         """Whether it is one of pagepack's commands, and one of its kind was asked for before."""
-        head, kinds = words[: len(_PAGEPACK)], words[len(_PAGEPACK) :][:1]
-        if head != _PAGEPACK or not kinds:
+        head, commands = words[: len(_PAGEPACK)], words[len(_PAGEPACK) :][:1]
+        if head != _PAGEPACK or not commands:
             return False
-        before = kinds[0] in self._done
-        self._done.add(kinds[0])
+        kind = commands[0] if commands[0] in ("db", "worker") else "other"
+        before = kind in self._done
+        self._done.add(kind)
         return before
 
 
@@ -161,9 +162,9 @@ class Stack:
                 user=user,
             )
 
-    def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """`docker compose run --rm NAME COMMAND…`; without one, the service's own."""
-        words, environment = self.command(name, list(command) or None), self.environment(name)
+    def run(self, name: str, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """`docker compose run --rm -e VARIABLE… NAME COMMAND…`; without one, the service's own."""
+        words, environment = self.command(name, list(command) or None), self.environment(name) | variables
         if self._cold.has_been(words):
             done = _WARM.run(words[len(_PAGEPACK) :], environment, 600, self._folder)
             if done is not None:
