@@ -72,29 +72,24 @@ def test_a_prefix_becomes_rows_with_images_in_the_bucket(bucket: Bucket, docs: s
     assert not (home / "images").exists()
     reconciles(home)
 
+    # A repeated run fetches no object again.
+    before = rows(home, "SELECT size_bytes, modified_ns, location FROM sources")
+    rows(home, "UPDATE documents SET content_hash = 'not looked at again' WHERE id = 1")
     again = pagepack("run", f"{docs}/*.pdf", docs, "--home", home, "--prompt", "describe", **variables)
     assert again.returncode == 1, again.stderr
     assert rows(home, "SELECT count(*) FROM attempts") == [(10,)]
-
-
-def test_a_repeated_run_fetches_no_object_again(bucket: Bucket, docs: str, home: Path) -> None:
-    assert pagepack("run", docs, "--home", home, **bucket.variables).returncode == 0
-    variables = bucket.variables | {"PAGEPACK_MAX_FILE_BYTES": "100000"}
-    before = rows(home, "SELECT size_bytes, modified_ns, location FROM sources")
-    rows(home, "UPDATE documents SET content_hash = 'not looked at again' WHERE id = 1")
-    assert pagepack("run", docs, "--home", home, **variables).returncode == 0
     assert rows(home, "SELECT size_bytes, modified_ns, location FROM sources") == before
-    assert rows(home, "SELECT count(*) FROM documents") == [(2,)]
+    assert rows(home, "SELECT count(*) FROM documents") == [(3,)]  # the damaged one too
 
 
-def test_file_urls_are_local_paths(tmp_path: Path, home: Path) -> None:
+def test_file_urls_are_local_paths(settings: Settings, archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "my docs").mkdir()
     write_pdf(tmp_path / "my docs" / "a.pdf", 2)
-    result = pagepack(
-        "run", f"file://{tmp_path}/my%20docs", "--home", home, PAGEPACK_IMAGES_URL=f"file://{tmp_path}/images"
-    )
-    assert result.returncode == 0, result.stderr
-    assert rows(home, "SELECT DISTINCT source_path FROM page_text") == [(f"{tmp_path}/my docs/a.pdf",)]
+    submitted = call("submit", f"file://{tmp_path}/my%20docs", "--home", settings.home)
+    assert submitted.returncode == 0, submitted.stderr
+    assert archive.rows("SELECT path FROM sources") == [(f"{tmp_path}/my docs/a.pdf",)]
+    stored = settings.model_copy(update={"images_url": f"file://{tmp_path}/images"})
+    Ingester(archive.db, stored, "ingest/1", lambda: False).ingest(1)
     assert len(list((tmp_path / "images").rglob("*.png"))) == 2
 
 
