@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipeline.errors import UsageError
+from workers.pixtral.start import start_engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,3 +29,17 @@ def test_a_flood_of_mixed_pages_stays_within_the_grant(step, granted):
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     figures = json.loads(run.stdout.splitlines()[-1])
     assert figures["within"] and figures["failed"] == 0 and figures["requests"] == 50
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/statm is Linux's")
+def test_memory_that_is_gone_when_the_cache_is_made_is_said_in_one_line(model, processor):
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 64 * 2**20, hard))
+    try:
+        with pytest.raises(
+            UsageError, match=r"^a cache of [\d,]+ blocks does not fit the memory of cpu any more .*free"
+        ):
+            start_engine(model, processor, 10_000_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -24,6 +24,7 @@ from workers.pixtral.cpu.products import lay_out_layers
 from workers.pixtral.cpu.tiles import prepared_bytes
 from workers.pixtral.cuda.attention import suits_kernels, uses_flash
 from workers.pixtral.describe import describe_path
+from workers.pixtral.device_errors import is_out_of_memory
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
 from workers.pixtral.model.config import ModelConfig, read_config
@@ -102,6 +103,9 @@ def start_engine(
     """An engine for a model that is on its device already; with `drafts` it tries those of requests, where it can.
 
     `make` makes backends in the place of `make_backend`, and is told the same.
+
+    Raises:
+        UsageError: the memory does not serve.
     """
     device, dtype = model.device, model.dtype
     if device.type == "cpu":
@@ -111,7 +115,16 @@ def start_engine(
     if device.type == "cuda":
         fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)
     logger.info("%s%s; %s", describe_path(device, dtype), _narrow_words(kind_of(model), narrow_cache), fit.arithmetic)
-    backend = make(model, fit.limits, fit.num_blocks, BLOCK_SIZE, fit.prefill_tile)
+    try:
+        backend = make(model, fit.limits, fit.num_blocks, BLOCK_SIZE, fit.prefill_tile)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        first_line = str(error).partition("\n")[0]
+        raise UsageError(
+            f"a cache of {fit.num_blocks:,} blocks does not fit the memory of {device} any more ({first_line}); "
+            "something else took it meanwhile: free some, and start again"
+        ) from error
     limits = dataclasses.replace(fit.limits, drafts=backend.drafts if drafts else None)
     if drafts and limits.drafts is None:
         logger.info("drafts are not tried on %s in %s", device, dtype)
