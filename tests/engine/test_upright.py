@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.stand_ins import InstantEngine
-from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models, whole_page
+from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models, upright, whole_page
 from workers.engines.orientation import Turn
 from workers.engines.rapidocr import load
 from workers.engines.regions import Models
@@ -29,12 +29,9 @@ from workers.engines.whole_page import turn_of_whole_page
 pytestmark = pytest.mark.xdist_group("rapidocr")
 
 Pixels = NDArray[np.uint8]
-LINES = [
-    "The harbour office holds forty-one boxes",
-    "of letters, ledgers and drawings, unread",
-    "since 1913. Damp had reached the lowest",
-]
-SHEETS = {"letter": LINES, "line": LINES[:1], "title": ["Annual Report"], "number": ["Page 17"]}
+LINES = ["The harbour office holds", "forty-one boxes of letters,", "unread since 1913."]
+SHEETS = {"letter": LINES, "title": ["Annual Report"], "number": ["Page 17"]}
+BLANK = np.full((64, 96, 3), 255, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +60,8 @@ def test_lines_askew_are_set_level_whichever_way_the_page_lies(models: Models, t
     askew = np.rot90(sheet(LINES, degrees=4), turns)
     lie = find_lie(models, askew)
     assert lie.turn == -turns % 4 and lie.skew == pytest.approx(4, abs=0.5)
-    upright = set_upright(askew, lie)
-    assert all(side % 16 == 0 for side in upright.shape[:2]) and find_lie(models, upright) == Lie()
+    level = set_upright(askew, lie)
+    assert all(side % 16 == 0 for side in level.shape[:2]) and find_lie(models, level) == Lie()
 
 
 WORDS = {
@@ -76,9 +73,9 @@ WORDS = {
 
 
 def foreign(script: str) -> Pixels:
-    page = pymupdf.open().new_page(width=595, height=842)
+    page = pymupdf.open().new_page(width=240, height=240)
     writer = pymupdf.TextWriter(page.rect)
-    writer.fill_textbox((72, 72, 520, 700), WORDS[script] * 9, font=pymupdf.Font("tiro"), fontsize=11)
+    writer.fill_textbox((24, 24, 216, 216), WORDS[script] * 2, font=pymupdf.Font("tiro"), fontsize=11)
     writer.write_text(page)
     pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.2, 1.2), alpha=False)
     return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
@@ -159,7 +156,7 @@ def test_a_page_that_is_cancelled_is_cancelled_everywhere(
     engine: tuple[Upright, RecordingEngine], by_whom: str
 ) -> None:
     outer, inner = engine
-    (future,) = outer.submit("a1", sheet(LINES), [OCR])
+    (future,) = outer.submit("a1", BLANK, [OCR])
     (future if by_whom == "caller" else inner.futures[0]).cancel()
     assert inner.futures[0].cancelled() and future.cancelled() and future.done()
 
@@ -223,13 +220,13 @@ def test_what_an_engine_says_of_itself_it_says_upright_too(models: Models) -> No
     outer.keep_jobs_in(book := JobBook)  # type: ignore[arg-type]
     assert inner.book is book
     begun = [Begun((1, 2), 0.5), None]
-    outer.submit("a1", sheet(LINES), [OCR, DESCRIBE], None, begun)
+    outer.submit("a1", BLANK, [OCR, DESCRIBE], None, begun)
     assert inner.begun == begun
     assert inspect.getattr_static(outer, "converse", None), "as isinstance of a protocol looks, from Python 3.12 on"
     assert isinstance(outer, Converses) and outer.converse([{"content": "hello"}], OCR).result(1).text == "hello"
     plain = Upright(RecordingEngine(), models)
     assert (plain.least_cost, plain.least_page_seconds) == (None, 0.0)
-    plain.submit("a1", sheet(LINES), [OCR])
+    plain.submit("a1", BLANK, [OCR])
 
 
 def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,10 +237,12 @@ def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(choose._turning(made, Settings()), Upright)
 
 
-def test_small_print_of_a_large_page_is_looked_at_closer(models: Models) -> None:
-    """In the small picture no line of it is found."""
-    page = pymupdf.open().new_page(width=1000, height=800)
-    for number in range(115):
+def test_small_print_of_a_large_page_is_looked_at_closer(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the small picture no line of it is found. All is a quarter of the size that it would have."""
+    monkeypatch.setattr(upright, "_LOOK_PIXELS", upright._LOOK_PIXELS // 4)
+    monkeypatch.setattr(upright, "_CLOSE_PIXELS", upright._CLOSE_PIXELS // 4)
+    page = pymupdf.open().new_page(width=500, height=400)
+    for number in range(57):
         page.insert_text((20, 20 + 6.5 * number), " ".join(LINES * 3)[number % 5 :][:60], fontsize=5.4)
     pixmap = page.get_pixmap(matrix=pymupdf.Matrix(2.5, 2.5), alpha=False)
     pixels = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
