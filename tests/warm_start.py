@@ -10,6 +10,8 @@ One that the test does not wait for has a process between it and this one, which
     test process ──order──> this process ──fork──> waits for its end ──fork──> python -m pipeline …
                  <──its number, then its exit code, in a pipe of its own──
 
+An order with `--model` is for the packed engine: before the first of them this process imports torch, too.
+
 The forked process is one of its own: its words, variables, streams and end are those of a fresh one, and so is all that
 it starts. Not for what Python reads from its environment when it starts, nor where signals or streams are the point.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -34,6 +37,8 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
 _COMMAND = [sys.executable, "-P", "-m", "tests.warm_start"]
+# What a reader with a model imports: two seconds of processor time.
+_OF_MODELS = ("workers.engines.pixtral", "workers.pixtral.start", "mistral_common.tokens.tokenizers.mistral", "cv2")
 
 
 class Started(subprocess.Popen[str]):
@@ -200,6 +205,8 @@ def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None
     for line in orders:
         _reap()
         order: dict[str, Any] = json.loads(line)
+        if "--model" in order["words"]:
+            _import_once(*_OF_MODELS)
         pid = os.fork()
         if pid == 0:
             if "told" in order:
@@ -214,6 +221,16 @@ def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None
         answers.flush()
     _reap()
     return None
+
+
+def _import_once(*names: str) -> None:
+    """As at the start: what is imported lives to the end, and the children share it."""
+    if missing := [name for name in names if name not in sys.modules]:
+        gc.disable()
+        for name in missing:
+            importlib.import_module(name)
+        gc.enable()
+        gc.freeze()
 
 
 def _reap() -> None:

@@ -9,8 +9,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from benchmarks.reader.evaluate import CHECKPOINT, draw_samples, error_rate
 from benchmarks.reader.lesson import prompt_ids
 from pipeline.errors import UsageError
 from schemas.prompts import DESCRIBE, OCR
-from tests.running import pagepack
+from tests.running import pagepack, start
 from workers.engines.pixtral import PixtralEngine
 from workers.pixtral.cpu.backend import CpuBackend
 from workers.pixtral.engine import PackedEngine
@@ -39,7 +37,6 @@ from workers.pixtral.plan.sequence import Sampling
 
 pytestmark = pytest.mark.xdist_group("reader")  # one test process pays for what they share
 
-ROOT = Path(__file__).parents[2]
 MOST_ERRORS = 0.03  # of the 32 pages here; the evaluation's figure, on more pages, is in the card
 CANVASES = ((192, 64), (128, 48), (192, 32), (64, 32))
 
@@ -183,12 +180,11 @@ def test_killed_and_resumed_every_page_has_its_text_once(tmp_path):
             with pymupdf.open("pdf", pdf_bytes(layout)) as page:
                 document.insert_pdf(page)
         document.save(folder / "pages.pdf")
-    command = [sys.executable, "-P", "-m", "pipeline", "run", str(folder), "--home", str(home), "--engine", "pixtral"]
-    command += ["--model", str(CHECKPOINT), "--prompt", "ocr", "--prompt", "describe"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
-    around = {"PAGEPACK_MAX_SIDE_PX": "192"}
-    variables = kept | around | {"PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run: list[str | Path] = ["run", folder, "--home", home, "--engine", "pixtral", "--model", CHECKPOINT]
+    run += ["--prompt", "ocr", "--prompt", "describe"]
+    # How a page lies is not looked at: that would load other models in each run.
+    variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "192", "PAGEPACK_TURN_PAGES": "false"}
+    first = start(*run, engine="", **variables)
     deadline = time.monotonic() + 600
     while first.poll() is None and time.monotonic() < deadline and num_answers(home) < 4:
         time.sleep(0.02)
@@ -196,7 +192,7 @@ def test_killed_and_resumed_every_page_has_its_text_once(tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     assert 4 <= num_answers(home) < 2 * len(layouts), "not in the middle"
-    second = pagepack(*command[4:], PAGEPACK_INTERNAL_ENGINE="", **around)
+    second = pagepack(*run, **variables)
     assert second.returncode == 0, second.stderr
     with sqlite3.connect(home / "pagepack.db") as connection:
         rows = connection.execute("SELECT page_number, text FROM page_text WHERE prompt = 'ocr' ORDER BY 1").fetchall()
