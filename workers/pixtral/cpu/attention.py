@@ -17,6 +17,7 @@ are cut from a sequence's own beginning and never span two, so a sequence's floa
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -137,6 +138,7 @@ def attend_in_strips(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     size = strip_rows(num_k) // group  # queries that share a key head stand as rows of one product
     future = torch.full((size, size), -torch.inf, dtype=query.dtype).triu(1) if causal else None
+    rooms: dict[int, Tensor] = {}  # by thread: a lane's strips of scores lie in one place, one after another
 
     def lay_out(head: int) -> None:  # products over rows that lie apart take a tenth longer
         keys[head], values[head] = key[:, head], value[:, head]
@@ -147,10 +149,15 @@ def attend_in_strips(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
         seen = past + last if causal else num_k
         mine = slice(head * group, (head + 1) * group)
         rows = (query[first:last, mine] * head_dim**-0.5).transpose(0, 1).reshape(-1, head_dim)  # (group × strip, D)
-        scores = torch.mm(rows, keys[head, :seen].t())
+        room = rooms.get(threading.get_ident())
+        if room is None:
+            room = rooms[threading.get_ident()] = query.new_empty(group * min(size, num_q) * num_k)
+        scores = room[: rows.shape[0] * seen].view(-1, seen)
+        torch.mm(rows, keys[head, :seen].t(), out=scores)
         if future is not None:
             scores.view(group, last - first, seen)[..., past + first :] += future[: last - first, : last - first]
-        mixed = torch.mm(torch.softmax(scores, dim=-1), values[head, :seen])
+        torch.softmax(scores, dim=-1, out=scores)  # in place: `test_pixtral_isolation.py` holds that it may
+        mixed = torch.mm(scores, values[head, :seen])
         out[first:last, mine] = mixed.view(group, last - first, head_dim).transpose(0, 1)
 
     lanes.run(lay_out, range(kv_heads))

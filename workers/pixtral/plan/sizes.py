@@ -133,8 +133,8 @@ class Given:
         if self.on_gpu and itemsize == 2:
             return gpu_step_bytes(shape, step, longest, self.kind, narrow_cache=self.narrow_cache)
         room = step_bytes(shape, step, itemsize)
-        if not self.on_gpu:  # Each lane's scores and their softmax. Tiles take less than the rows counted: for eight.
-            room += max(0, self.threads - 8) * 2 * STRIP_ROWS * LONGEST_TOKENS * itemsize
+        if not self.on_gpu:  # Each lane's strip of scores. Tiles take less than the rows counted: for eight.
+            room += max(0, self.threads - 8) * STRIP_ROWS * LONGEST_TOKENS * itemsize
         # Keys and values of one layer, gathered for chunks of long prompts.
         return room + longest * shape.token_bytes(itemsize) // shape.n_layers
 
