@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +155,20 @@ def compiling(capability: int) -> Iterator[list[Program]]:
         yield programs
 
 
-def _read(name: str, grid: tuple[int, ...], kernel: Any) -> Program:
-    ptx: str = kernel.asm["ptx"]
+@cache
+def _resources(binary: bytes) -> tuple[int, int, int]:
+    """Registers, stack and local memory of a thread."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
+        cubin.write(binary)
         cubin.flush()
         used = subprocess.run([CUOBJDUMP, "-res-usage", cubin.name], capture_output=True, text=True, check=True).stdout
     registers, stack, local = (int(re.search(rf"{word}:(\d+)", used)[1]) for word in ("REG", "STACK", "LOCAL"))  # type: ignore[index]
+    return registers, stack, local
+
+
+def _read(name: str, grid: tuple[int, ...], kernel: Any) -> Program:
+    ptx: str = kernel.asm["ptx"]
+    registers, stack, local = _resources(kernel.asm["cubin"])
     return Program(
         name,
         tuple(grid),
@@ -225,18 +233,21 @@ class _Bytes(TorchDispatchMode):
         kept = [value for module in model.modules() for value in vars(module).values()]
         tensors = [*model.parameters(), *(value for value in kept if isinstance(value, torch.Tensor))]
         self.kept = {tensor.untyped_storage()._cdata for tensor in tensors}
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.most = 0
+        self.noted: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.held = self.most = 0  # `held` counts what died since it was last looked for
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
                 storage = leaf.untyped_storage()
-                if storage._cdata not in self.kept:
-                    self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.alive = {key: kept for key, kept in self.alive.items() if not kept[0].expired()}
-        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+                if storage._cdata not in self.kept and storage._cdata not in self.noted:
+                    self.noted[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                    self.held += storage.nbytes()
+        if self.held > self.most:
+            self.noted = {key: noted for key, noted in self.noted.items() if not noted[0].expired()}
+            self.held = sum(size for _, size in self.noted.values())
+            self.most = max(self.most, self.held)
         return out
 
 

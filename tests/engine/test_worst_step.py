@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.checkpoint import PRESETS, random_model
 from benchmarks.gpu_gates import page_request
 from pipeline.errors import UsageError
+from pipeline.planning import card_room
 from workers.pixtral import start
 from workers.pixtral.executor import Executor
 from workers.pixtral.plan import sizes
@@ -31,7 +32,7 @@ class CountedMemory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 0
+        self.held = self.most = 0  # `held` counts what died since it was last looked for
         self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,13 +40,17 @@ class CountedMemory(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
-                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.most = max(self.most, self.allocated())
+                if storage._cdata not in self.storages:
+                    self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                    self.held += storage.nbytes()
+        if self.held > self.most:
+            self.most = max(self.most, self.allocated())
         return out
 
     def allocated(self) -> int:
         self.storages = {key: (ref, size) for key, (ref, size) in self.storages.items() if not ref.expired()}
-        return sum(size for _, size in self.storages.values())
+        self.held = sum(size for _, size in self.storages.values())
+        return self.held
 
     def peak(self) -> int:
         return self.most
@@ -128,8 +133,14 @@ def test_the_cache_takes_what_the_worst_step_leaves(model):
         measured_sizes(model, fit, 3_000_000_000, Told(2_000_000_000), start.make_backend)
 
 
-def test_where_the_worst_step_takes_more_than_its_sum_a_smaller_one_is_measured(model):
+def test_where_the_worst_step_takes_more_than_its_sum_a_smaller_one_is_measured(model, monkeypatch):
+    """Steps of 1,024 and 256 tokens and up to 8 pages, for both are computed; what they take is told."""
+    steps = [(256, 1024), (256, 256)]
+    monkeypatch.setattr(card_room, "STEPS", steps)
+    monkeypatch.setattr(sizes, "STEPS", steps)
+    monkeypatch.setattr(card_room, "SEQUENCES", (4, 8))
     fit = sizes.size_engine(model.config, 1_000_000_000, 4_000_000_000, 2, on_gpu=True)
-    assert fit.limits.token_budget == 8192
-    got = measured_sizes(model, fit, 4_000_000_000, Told(2_900_000_000, 100_000_000), start.make_backend)
-    assert got.limits.token_budget == 2048 and got.limits.max_sequences > 1
+    assert fit.limits.token_budget == 1024
+    told = Told(2_900_000_000, 100_000_000)
+    got = measured_sizes(model, fit, 4_000_000_000, told, start.make_backend)
+    assert got.limits.token_budget == 256 and got.limits.max_sequences > 1 and not told.steps

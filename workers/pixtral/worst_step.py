@@ -132,19 +132,21 @@ def worst_steps(
     rows = count()
     image = _largest_image(config)
 
-    def sequence(num_tokens: int, *images: Image) -> Sequence:
+    def request(num_tokens: int, *images: Image) -> Request:
         token = config.vision_encoder.image_token_id if images else 0
-        made = Sequence.of(
-            Request((token,) * num_tokens, images, image_end=num_tokens * len(images), sampling=sampling)
-        )
-        made.block_table = list(range(-(-num_tokens // block_size)))
+        return Request((token,) * num_tokens, images, image_end=num_tokens * len(images), sampling=sampling)
+
+    def sequence(asked: Request) -> Sequence:
+        made = Sequence.of(asked)
+        made.block_table = list(range(-(-len(asked.tokens) // block_size)))
         made.row = next(rows) % limits.max_sequences
         return made
 
     most_each = max(1, most_rows // limits.max_sequences)
 
     def decodes(number: int, num_tokens: int, each: int = most_each) -> tuple[Decode, ...]:
-        made = [sequence(num_tokens) for _ in range(number)]
+        asked = request(num_tokens)
+        made = [sequence(asked) for _ in range(number)]
         positions = range(num_tokens - each, num_tokens)
         return tuple(Decode(one, position, samples=True) for one in made for position in positions)
 
@@ -157,12 +159,12 @@ def worst_steps(
     features = _num_features(image, config)
     num_chunks = max(1, min(limits.token_budget // chunk, limits.max_sequences, limits.step_keys // chunk))
     others = decodes(limits.max_sequences - num_chunks, limits.max_context)
-    first = min(chunk, features)
-    pages = [Chunk(sequence(features, image), 0, first, samples=True) for _ in range(num_chunks)]
+    first, page = min(chunk, features), request(features, image)
+    pages = [Chunk(sequence(page), 0, first, samples=True) for _ in range(num_chunks)]
     yield Step(tuple(pages), others)
     long = min(limits.step_keys - (num_chunks - 1) * chunk, limits.max_context + limits.tile_tokens)
-    past = Chunk(sequence(long), max(0, long - chunk), long, samples=True)
-    pages = [Chunk(sequence(features, image), 0, first, samples=True) for _ in range(num_chunks - 1)]
+    past = Chunk(sequence(request(long)), max(0, long - chunk), long, samples=True)
+    pages = [Chunk(sequence(page), 0, first, samples=True) for _ in range(num_chunks - 1)]
     yield Step((past, *pages), others)
 
 

@@ -97,7 +97,7 @@ def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
     In float32 and a few rows at a time: of the whole batch there is never a second copy. NaN beside a token that is
     NOT_FINITE. 8 rows of 131,072 on one thread: 0.7 ms; as the logit less a logsumexp, which is many passes, 1.2.
     """
-    at_once = LOOKED_AT if logits.is_cuda else max(1, LOGITS_AT_ONCE // logits.shape[1])
+    at_once = max(1, LOGITS_AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else LOOKED_AT
     places = tokens.clamp_min(0)[:, None]
     parts = [
         F.log_softmax(logits[group].float(), -1).gather(1, places[group]) for group in _groups(len(logits), at_once)
