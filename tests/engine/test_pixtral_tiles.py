@@ -223,9 +223,9 @@ def test_a_seam_that_the_model_doubles_is_joined_in_transcriptions_alone(adapter
     said = replace(adapter._built.engine.vocabulary, decode=lambda _tokens: doubled)
     monkeypatch.setattr(adapter._built.engine, "vocabulary", said)
     pixels = page(12, 32, 2048)
-    other = Prompt("own", OCR.text, max_tokens=4)
-    read, asked = (future.result(60) for future in adapter.submit("h", pixels, [OCR, other]))
+    ocr, other = replace(OCR, max_tokens=4), Prompt("own", OCR.text, max_tokens=4)
+    read, asked = (future.result(60) for future in adapter.submit("h", pixels, [ocr, other]))
     assert read.text.split("\n") == lines and read.details["doubled_lines"] == lines[4:8]
     assert asked.text == doubled and "doubled_lines" not in asked.details
-    (small,) = adapter.submit("s", page(13, 32, 32), [OCR])
+    (small,) = adapter.submit("s", page(13, 32, 32), [ocr])
     assert small.result(60).text == doubled
