@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
-import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import psutil
@@ -22,7 +19,9 @@ from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.supervisor.process_slots import ProcessSlot, device_variables, process_slots
 from schemas.prompts import OCR
-from tests.running import ROOT, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.engine import pair_processes
+from tests.engine.pair_processes import FirstProcess
+from tests.running import pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from workers.choose import choose_engine
 from workers.engines.pixtral import PixtralEngine
 from workers.pixtral import start as engine_start
@@ -85,17 +84,6 @@ def mixture(tmp_path_factory):
     return folder
 
 
-def test_experts_are_halved_each_and_adapters_with_their_weights(mixture, pages):
-    """The first test, for a process has one pair at a time, and that of the others is still to come."""
-    texts = []
-    for device in ("cpu", "cpu+cpu"):
-        engine = PixtralEngine(mixture, device, "float64", memory_bytes=2_000_000_000, most_tokens=24)
-        texts.append([engine.submit(page.image_hash, page.pixels, [OCR])[0] for page in pages[:3]])
-        texts[-1] = [future.result(120).text for future in texts[-1]]
-        engine.close()
-    assert texts[0] == texts[1] and len(set(texts[0])) == 3
-
-
 @pytest.fixture(scope="module")
 def pair():
     """The second process, and the half that is here."""
@@ -108,7 +96,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def pages():
-    return draw_samples(6, (128, 48), seed=4, kinds=("words", "numbers", "random"))
+    return draw_samples(3, (128, 48), seed=4, kinds=("words", "numbers", "random"))
 
 
 def request(processor, page, text=OCR.text, draft="", max_tokens=60):
@@ -132,18 +120,30 @@ def read(backend, processor, requests, limits, blocks):
     return [answer.text for answer in answers], executor.hidden, stats
 
 
-@pytest.fixture
-def both(pair, model, processor):
-    """What two devices make of requests, and what one makes of them."""
+@pytest.fixture(scope="module")
+def over_two(pair, processor):
+    """What two devices make of requests."""
     second, half = pair
 
     def run(requests, limits=LIMITS, blocks=400):
-        sizes = (limits, blocks, BLOCK_SIZE, TILE)
-        two = read(second.make_backend(half, *sizes, **DEFAULTS), processor, requests, limits, blocks)
-        one = read(CpuBackend(model, *sizes), processor, requests, limits, blocks)
-        return two, one
+        backend = second.make_backend(half, limits, blocks, BLOCK_SIZE, TILE, **DEFAULTS)
+        return read(backend, processor, requests, limits, blocks)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def on_one(model, processor):
+    """What one makes of them."""
+    return lambda requests, blocks=400: read(
+        CpuBackend(model, LIMITS, blocks, BLOCK_SIZE, TILE), processor, requests, LIMITS, blocks
+    )
+
+
+@pytest.fixture(scope="module")
+def company(over_two, pages, processor):
+    """What two devices make of all pages together."""
+    return over_two([request(processor, page) for page in pages])
 
 
 def test_each_process_holds_half_of_the_decoder_and_all_else(pair, model):
@@ -167,37 +167,40 @@ def test_the_halves_are_the_files_weights(model):
             assert torch.equal(torch.cat(parts, side), whole), name
 
 
-def test_the_text_is_that_of_one_device_and_the_bits_are_those_of_the_page_alone(both, pages, processor):
+def test_the_text_is_that_of_one_device_and_the_bits_are_those_of_the_page_alone(
+    company, over_two, on_one, pages, processor
+):
     requests = [request(processor, page) for page in pages]
-    (texts, hidden, _), (expected, of_one, _) = both(requests)
+    texts, hidden, _ = company
+    expected, of_one, _ = on_one(requests)
     assert texts == expected and len(set(texts)) == len(pages)
     assert hidden.keys() == of_one.keys()
     differences = [(hidden[key] - of_one[key]).abs().max().item() for key in hidden]
     assert 0 < max(differences) < 1e-4  # other sums: near, and not the same
     for one, text in zip(requests, texts, strict=True):
-        (alone, of_alone, _), _ = both([one])
+        alone, of_alone, _ = over_two([one])
         assert alone == [text]
         assert all(torch.equal(hidden[key], row) for key, row in of_alone.items())
 
 
-def test_prefixes_are_shared_and_who_came_last_gives_way(both, pages, processor):
+def test_prefixes_are_shared_and_who_came_last_gives_way(over_two, on_one, pages, processor):
     prompts = [OCR.text, "read the text, please"]
     requests = [request(processor, page, prompt) for page in pages for prompt in prompts]
-    (texts, hidden, stats), (expected, _, of_one) = both(requests, blocks=34)
+    texts, hidden, stats = over_two(requests, blocks=28)
+    expected, _, of_one = on_one(requests, blocks=28)
     assert texts == expected
     assert stats["prefix_hit_tokens"] > 0 and stats["preemptions"] > 0
     assert stats["preemptions"] == of_one["preemptions"]
-    (alone, of_alone, _), _ = both(requests[:1])
+    alone, of_alone, _ = over_two(requests[:1])
     assert alone == texts[:1] and all(torch.equal(hidden[key], row) for key, row in of_alone.items())
 
 
-def test_drafts_are_tried_and_wrong_ones_leave_nothing(both, pages, processor):
-    plain = [request(processor, page) for page in pages]
-    (texts, hidden, _), _ = both(plain)
+def test_drafts_are_tried_and_wrong_ones_leave_nothing(company, over_two, pages, processor):
+    texts, hidden, _ = company
     drafted = [
         request(processor, page, draft=text[:8] + "§" + text[9:]) for page, text in zip(pages, texts, strict=True)
     ]
-    (again, of_drafted, stats), _ = both(drafted, replace(LIMITS, drafts=Filled(16)))
+    again, of_drafted, stats = over_two(drafted, replace(LIMITS, drafts=Filled(16)))
     assert again == texts
     assert 0 < stats["accepted_tokens"] < stats["drafted_tokens"]
     assert all(torch.equal(hidden[key], row) for key, row in of_drafted.items())
@@ -206,10 +209,13 @@ def test_drafts_are_tried_and_wrong_ones_leave_nothing(both, pages, processor):
 def test_slots_are_cleared_in_both(pair, pages, processor):
     second, half = pair
     backend = second.make_backend(half, LIMITS, 400, BLOCK_SIZE, TILE, **DEFAULTS)
+    for store in (*backend.cache.keys, *backend.cache.values):
+        store.fill_(torch.nan)
     backend.clear(torch.arange(400 * BLOCK_SIZE).numpy())
+    assert all(not store.any() for store in (*backend.cache.keys, *backend.cache.values))
     backend.make_room()
     texts, _, _ = read(backend, processor, [request(processor, pages[0])], LIMITS, 400)
-    assert texts[0].strip() and all(not store.isnan().all() for store in backend.cache.keys)
+    assert texts[0].strip()
 
 
 def test_who_makes_the_caches_of_both_is_told_what_one_device_would_be(model, processor):
@@ -270,61 +276,62 @@ def seconds_of(home):
 
 
 def test_a_killed_second_process_ends_the_first_and_every_page_is_read_once(tmp_path_factory, tmp_path):
+    """Stopped before the first page, so that it is in a step when it is killed."""
     model = make_checkpoint(tmp_path_factory.mktemp("model") / "tiny", "tiny")
-    document = write_pdf(tmp_path / "a.pdf", 6)
+    document = write_pdf(tmp_path / "a.pdf", 3)
     home, question = tmp_path / "home", tmp_path / "question.txt"
     question.write_text("What is it?")
-    prompt = ["--prompt-file", str(question), "--max-tokens", "160"]
+    prompt = ["--prompt-file", str(question), "--max-tokens", "16"]
     arguments = ["run", str(document), "--model", str(model), "--devices", "cpu+cpu", *prompt, "--home", str(home)]
     variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64", "PAGEPACK_LEASE_SECONDS": "600"}
     begun = start(*arguments, engine="", **variables)
-    in_hand = "SELECT count(*) FROM page_tasks WHERE state = 'leased'"
-    wait_until(lambda: (home / "logs" / "read-cpu+cpu.log").exists() and rows(home, in_hand) > [(0,)])
+    log = home / "logs" / "read-cpu+cpu.log"
+    wait_until(lambda: log.exists() and " two processes: " in log.read_text())  # both are loaded
     (second,) = seconds_of(home)
+    second.send_signal(signal.SIGSTOP)
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") > [(0,)])
     second.send_signal(signal.SIGKILL)
     _, said = begun.communicate(timeout=600)
     assert begun.returncode == 0, said
     assert "the read-cpu+cpu worker died (exit code 4); starting it again" in said
-    _, log, _ = (home / "logs" / "read-cpu+cpu.log").read_text().split(" two processes: ")  # loaded twice
-    told = [line for line in log.splitlines() if " CRITICAL " in line or " ERROR " in line or "Traceback" in line]
-    assert len(told) == 1 and "was killed by signal 9; the process of its other half ends, too" in told[0], log
-    assert rows(home, "SELECT count(*), count(DISTINCT page_number) FROM page_text") == [(6, 6)]
+    _, log_of_first, _ = log.read_text().split(" two processes: ")  # loaded twice
+    bad = (" CRITICAL ", " ERROR ", "Traceback")
+    told = [line for line in log_of_first.splitlines() if any(word in line for word in bad)]
+    assert len(told) == 1 and "was killed by signal 9; the process of its other half ends, too" in told[0], told
+    assert rows(home, "SELECT count(*), count(DISTINCT page_number) FROM page_text") == [(3, 3)]
     reconciles(home)
     wait_until(lambda: not second.is_running() and not seconds_of(home))
 
 
-PROGRAM = """
-import logging, psutil, sys, time
-from pathlib import Path
-import numpy as np
-from schemas.prompts import OCR
-from workers.engines.pixtral import PixtralEngine
-
-logging.basicConfig(format="%(levelname)s %(message)s")
-engine = PixtralEngine(Path(sys.argv[1]), "cpu+cpu", memory_bytes=2_000_000_000)
-print(*[child.pid for child in psutil.Process().children()], flush=True)
-backend = engine._built.engine.executor.backend
-"""
-READ = 'engine.submit("page", np.zeros((64, 64, 3), np.uint8), [OCR])[0].result()\n'
+def is_gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def begin(more):
-    """A process with an engine over two devices, and the other process of it."""
-    command = [sys.executable, "-c", PROGRAM + more, str(CHECKPOINT)]
-    first = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert first.stdout is not None
-    return first, psutil.Process(int(first.stdout.readline()))
+@pytest.fixture(scope="module")
+def reading(mixture, pages, tmp_path_factory):
+    """A process that has read pages over two devices in float64, the other of it, and the texts."""
+    pixels = [page.pixels for page in pages]
+    first = FirstProcess(tmp_path_factory.mktemp("first"), pair_processes.read, mixture, pixels, "float64", 24)
+    yield first.process, first.hear(), first.hear()
+    first.process.kill()
+    first.end()
 
 
-def test_the_second_process_ends_with_the_first():
+def test_experts_are_halved_each_and_adapters_with_their_weights(reading, mixture, pages):
+    _, _, texts = reading
+    engine = PixtralEngine(mixture, "cpu", "float64", memory_bytes=2_000_000_000, most_tokens=24)
+    answers = [engine.submit(page.image_hash, page.pixels, [OCR])[0] for page in pages]
+    assert texts == [answer.result(120).text for answer in answers] and len(set(texts)) == len(pages)
+    engine.close()
+
+
+def test_the_second_process_ends_with_the_first(reading):
     """Killed between two pages, when nothing goes over the sockets."""
-    first, second = begin("time.sleep(600)\n")
-    assert second.is_running()
+    first, second, _ = reading
+    assert not is_gone(second)
     first.kill()
-    first.communicate()
-    wait_until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
+    first.join()
+    wait_until(lambda: is_gone(second))
 
 
 def test_steps_that_were_sent_ahead_do_not_hide_an_error_of_the_second_process():
@@ -336,87 +343,44 @@ def test_steps_that_were_sent_ahead_do_not_hide_an_error_of_the_second_process()
     assert has_ended(second)
 
 
-ENDED = "the process of half of the model, on cpu, ended with exit code 70; the process of its other half ends, too"
+OVER_TWO = "the process of half of the model, on cpu, ended with exit code 70; the process of its other half ends, too"
+HERE = "a step over two devices failed (TypeError: 'NoneType' object is not callable); both processes end"
 
 
 @pytest.mark.parametrize(
-    ("fault", "line"),
-    [
-        (
-            "backend.own.run = None\n",
-            "a step over two devices failed (TypeError: 'NoneType' object is not callable); both processes end",
-        ),
-        ("backend.order('run', None)\ntime.sleep(600)\n", ENDED),
-    ],
+    ("fault", "line"), [(pair_processes.no_step, HERE), (pair_processes.no_step_there, OVER_TWO)], ids=["here", "there"]
 )
-def test_a_step_that_fails_in_either_ends_both_with_one_line(fault, line):
-    first, second = begin(fault + READ)
-    _, said = first.communicate(timeout=600)
-    assert first.returncode == 4, said
+def test_a_step_that_fails_in_either_ends_both_with_one_line(fault, line, tmp_path):
+    first = FirstProcess(tmp_path, pair_processes.read_with, CHECKPOINT, fault)
+    second = first.hear()
+    code, said = first.end()
+    assert code == 4, said
     assert [told for told in said.splitlines() if told.startswith("CRITICAL ")] == [f"CRITICAL {line}"]
-    assert not second.is_running() or second.status() == psutil.STATUS_ZOMBIE
+    assert is_gone(second)
 
 
-MEASURE = """
-import logging, sys
-from pathlib import Path
-import torch
-from workers.pixtral import start
-from workers.pixtral.pair.first import Second
-from workers.pixtral.worst_step import measured_sizes
-
-class Memory:
-    allocated = peak = lambda self: 10**9
-    reset_peak = lambda self: None
-
-logging.basicConfig(format="%(levelname)s %(message)s")
-second, cpu = Second(torch.device("cpu")), torch.device("cpu")
-second.hear()
-half = second.load(Path(sys.argv[1]), cpu, torch.float32)
-fit = start.fit_of(half, 2_000_000_000, cpu)
-
-def make(*given, **how):
-    backend = second.make_backend(*given, narrow_cache=False, drafts=False)
-    FAULT
-    return backend
-
-measured_sizes(half, fit, 2_000_000_000, Memory(), make)
-print("it was measured")
-"""
-HERE = """
-    def full(*step):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nSee documentation for more")
-    backend.own.run = full
-"""
-THERE = "second.tell('make', given[1], 2**30, *given[3:], False, False)"  # more blocks than any memory has
+STEP = r"over two devices a step of 4,096 tokens of prompts and \d+ sequences does not fit the memory of cpu"
+WAY_OUT = r"free some on both, .*: --quantize int8 or int4"
 
 
-@pytest.mark.parametrize(
-    ("fault", "what"),
-    [
-        (HERE, r"cpu \(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\)"),
-        (THERE, r"cpu \(.*can't allocate memory.*\)"),
-    ],
-)
-def test_a_worst_step_that_does_not_fit_either_ends_with_what_and_the_way_out(fault, what):
+def test_a_worst_step_that_does_not_fit_ends_with_what_and_the_way_out(tmp_path):
     """Without a wait for ever, and with the code of a wrong setting, so that nobody starts it again and again."""
-    program = MEASURE.replace("FAULT", fault.strip())
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(CHECKPOINT)],
-        capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 2 and not done.stdout, done.stderr
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("CRITICAL ")]
-    said = rf"over two devices a step of 4,096 tokens of prompts and \d+ sequences does not fit the memory of {what}; "
-    assert re.fullmatch(rf"CRITICAL {said}free some on both, .*: --quantize int8 or int4", told), told
-    assert "Traceback" not in done.stderr
-
-
-def test_out_of_memory_while_pages_are_read_is_an_end_that_is_started_again():
-    full = "def full(*step):\n    raise torch.OutOfMemoryError('Tried to allocate 2.00 GiB')\n"
-    first, second = begin(f"import torch\n{full}backend.own.run = full\n{READ}")
-    _, said = first.communicate(timeout=600)
-    assert first.returncode == 4, said
+    first = FirstProcess(tmp_path, pair_processes.measure_with, CHECKPOINT, pair_processes.no_memory)
+    second = first.hear()
+    code, said = first.end()
+    assert code == 2, said
     (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
-    assert "does not fit the memory of cpu (Tried to allocate 2.00 GiB), and both processes end; if it" in told
-    assert not second.is_running() or second.status() == psutil.STATUS_ZOMBIE
+    what = r"\(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\)"
+    assert re.fullmatch(rf"CRITICAL {STEP} {what}; {WAY_OUT}", told), told
+    assert "Traceback" not in said and is_gone(second)
+
+
+def test_out_of_memory_of_the_second_while_pages_are_read_is_an_end_that_is_started_again(tmp_path):
+    first = FirstProcess(tmp_path, pair_processes.read_with, CHECKPOINT, pair_processes.no_memory_there)
+    second = first.hear()
+    code, said = first.end()
+    assert code == 4, said
+    (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
+    what = r"\(.*can't allocate memory.*\)"
+    assert re.fullmatch(rf"CRITICAL {STEP} {what}, and both processes end; if it happens again, {WAY_OUT}", told), told
+    assert is_gone(second)
