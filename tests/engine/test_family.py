@@ -111,6 +111,7 @@ def both(request, tmp_path_factory):
     return load_model(folder, dtype=torch.float32), twin_of(config_of(params), meant, torch.float32)
 
 
+@pytest.mark.xdist_group("reader")  # whose test process imports mistral-inference, half of transformers
 def test_logits_equal_those_of_transformers(both):
     """float32, 2e-3 of the logits' spread: far angles, turned by halves, summed in another order.
 

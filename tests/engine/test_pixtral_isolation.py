@@ -329,6 +329,7 @@ def check_attention(out, query, key, value, causal):
         torch.testing.assert_close(out[:, head], expected, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.xdist_group("reader")  # whose test process imports mistral-inference, and torch's compiler with it
 def test_stock_mistral_inference_leaks_between_packed_pages(folder, monkeypatch):
     """The reason for all this: its encoder drops the mask, so a page's features change with the neighbour."""
     import mistral_inference.transformer_layers as theirs

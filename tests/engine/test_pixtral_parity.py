@@ -101,6 +101,7 @@ def test_patch_positions_restart_in_each_image():
     ]
 
 
+@pytest.mark.xdist_group("reader")  # whose test process imports mistral-inference, and torch's compiler with it
 def test_vision_equals_mistral_inference_for_one_image(checkpoint, monkeypatch):
     """float32, 1e-4 of the features' spread: the same sums in another order."""
     import mistral_inference.transformer_layers as theirs

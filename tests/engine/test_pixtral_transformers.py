@@ -11,6 +11,8 @@ from tests.engine.test_pixtral_parity import causal
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.load import load_model
 
+pytestmark = pytest.mark.xdist_group("reader")  # whose test process imports mistral-inference, half of transformers
+
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):

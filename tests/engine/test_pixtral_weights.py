@@ -203,6 +203,7 @@ def test_a_tokenizer_with_other_image_tokens_is_refused(folder, name):
         Processor(folder, read_config(folder))
 
 
+@pytest.mark.xdist_group("reader")  # whose test process imports mistral-inference, and torch's compiler with it
 def test_lora_is_merged_as_mistral_inference_merges_it(folder):
     base = "layers.0.attention.wq"
     generator = torch.Generator().manual_seed(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import re
 from dataclasses import replace
@@ -240,10 +241,13 @@ def test_the_table_of_weights_is_what_plan_doctor_and_engine_say() -> None:
                 ]
 
 
+of_each = functools.cache(weight_bytes_as)  # a walk through all of a model's weights for each card and cache
+
+
 def pages_at_once(model: Pixtral, kind: str, gibibytes: int, *, narrow_cache: bool = False) -> int:
     """0 where not one fits."""
     narrowed = None if kind == "off" else kind
-    weights, granted = weight_bytes_as(model, narrowed), int(gibibytes * 2**30 * 0.92)
+    weights, granted = of_each(model, narrowed), int(gibibytes * 2**30 * 0.92)
     try:
         fit = size_engine(model.config, weights, granted, 2, on_gpu=True, kind=narrowed, narrow_cache=narrow_cache)
     except UsageError:
@@ -280,6 +284,7 @@ def test_a_plan_goes_by_the_weights_that_are_asked_for() -> None:
     assert bound(GPUS["h100"], Shape(), work, "int8").seconds < bound(GPUS["h100"], Shape(), work).seconds
 
 
+@pytest.mark.xdist_group("reader")  # whose test process imports torch's compiler
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_products_of_a_gpu_fit_the_signatures_of_this_torch(kind: str) -> None:
     """Without a GPU: shapes, types and names of arguments by torch's own rules for them, and no numbers."""
