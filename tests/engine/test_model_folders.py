@@ -33,7 +33,7 @@ def found(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_doctor_says_that_a_checkpoint_fits_and_how_many_pages_at_once(tmp_path: Path) -> None:
-    asked = pagepack("doctor", "--home", tmp_path, "--model", CHECKPOINT, "--json", PAGEPACK_INTERNAL_ENGINE="")
+    asked = call("doctor", "--home", tmp_path, "--model", CHECKPOINT, "--json", PAGEPACK_INTERNAL_ENGINE="")
     assert asked.returncode == 0, asked.stdout
     checks = {check["name"]: check for check in json.loads(asked.stdout)}
     assert checks["model"]["state"] == "ok"

@@ -603,7 +603,8 @@ def test_a_smaller_step_is_taken_where_it_holds_a_quarter_more_pages_and_not_for
 def test_memory_of_a_run_stays_within_what_was_granted(tmp_path):
     """A process of its own: peak resident memory above what torch and the imports take.
 
-    Nor does a CPU import torch's compiler, which is a second of processor time at each start.
+    Nor does a CPU import torch's compiler, which is a second of processor time at each start, or an implementation that
+    the tests compare with; and nothing is printed.
     """
     import subprocess
     import sys
@@ -621,15 +622,14 @@ folder = make_checkpoint(Path(sys.argv[1]), "tiny")
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, granted = peak(), 300_000_000
 engine = PixtralEngine(folder, device="cpu", memory_bytes=granted)
-pages = [np.full((16 * (8 + i % 20), 16 * (30 - i % 20), 3), i, np.uint8) for i in range(60)]
+pages = [np.full((16 * (8 + i % 20), 16 * (30 - i % 20), 3), i, np.uint8) for i in range(30)]
 futures = [f for i, p in enumerate(pages) for f in engine.submit(str(i), p, [Prompt("a", "x", max_tokens=20)])]
 assert all(f.result(100) for f in futures)
 used = peak() - before
 engine.close()
 assert used < granted, used
-assert "torch._dynamo" not in sys.modules
-print(used)
+assert not {"torch._dynamo", "transformers", "mistral_inference", "xformers"} & set(sys.modules)
 """
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root)
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0 and not run.stdout and not run.stderr, run.stdout + run.stderr

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_flood_of_mixed_pages_stays_within_the_grant(step, granted):
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.bench_memory", "--preset", "tiny", "--granted-gb", granted, "--pages", "40",
-         *(["--step", step] if step else [])],
+         "--tokens", "12", *(["--step", step] if step else [])],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
