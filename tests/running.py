@@ -105,11 +105,16 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
     return subprocess.CompletedProcess(words, code, *said)
 
 
-def start(*arguments: str | Path, engine: str, fresh: bool = False, **variables: str) -> subprocess.Popen[str]:
-    """A command that the test does not wait for; unless `fresh`, jobs and workers as `warm_start.py` says."""
+def start(
+    *arguments: str | Path, engine: str, fresh: bool = False, folder: Path | None = None, **variables: str
+) -> subprocess.Popen[str]:
+    """A command that the test does not wait for; unless `fresh`, jobs and workers as `warm_start.py` says.
+
+    It works in the folder, or in the test's own.
+    """
     words, given = [*map(str, arguments)], environment(engine, **variables)
     if words[0] in ("run", "ask", "submit", "worker") and not fresh:
-        started = _WARM.start(words, given)
+        started = _WARM.start(words, given, folder=folder)
         if started is not None:
             return started
     return subprocess.Popen(
@@ -118,6 +123,7 @@ def start(*arguments: str | Path, engine: str, fresh: bool = False, **variables:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=folder,
         start_new_session=True,
     )
 

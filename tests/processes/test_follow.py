@@ -8,9 +8,10 @@ import pty
 import re
 import signal
 import subprocess
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -26,22 +27,41 @@ from tests.running import PAGEPACK, call, environment, start_into, wait_until, w
 GONE = r"did not answer: .*; waiting until it answers, Ctrl-C leaves\. Nothing is lost meanwhile"
 BACK = "the database answers again"
 
+of_one_server = pytest.mark.xdist_group("follow")
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresServer]:
+    """One of these tests' own, which may stop it; `template` in it is at head."""
+    with PostgresServer(**FAST) as server:
+        server.execute("CREATE DATABASE template")
+        open_database(Settings(database_url=server.url("template")), create=True).dispose()
+        yield server
+
 
 @pytest.fixture
-def server() -> Iterator[PostgresServer]:
-    """One of the test's own, which may stop it."""
-    with PostgresServer(**FAST) as server:
-        yield server
+def server(own_server: PostgresServer) -> PostgresServer:
+    """It runs, whatever the test before did."""
+    if not (own_server.folder / "data" / "postmaster.pid").exists():
+        own_server.start()
+    return own_server
 
 
 @pytest.fixture
 def stopped(server: PostgresServer, tmp_path: Path) -> Iterator[Archive]:
     """An installation on that server, with a document that waits in batch b."""
-    db = open_database(Settings(home=tmp_path / "home", database_url=server.url()), create=True)
+    name = f"of_{uuid.uuid4().hex}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE template")
+    db = open_database(Settings(home=tmp_path / "home", database_url=server.url(name)))
     archive = Archive(db)
     archive.see("/in/a.pdf")
     yield archive
     db.dispose()
+
+
+@pytest.fixture
+def url(server: PostgresServer, stopped: Archive) -> str:
+    return server.url(stopped.db.engine.url.database or "")
 
 
 @contextmanager
@@ -72,25 +92,28 @@ def has_a_look_that_lasts(process: subprocess.Popen[bytes]) -> Callable[[], bool
     return lasts
 
 
-def restart(server: PostgresServer, errors: Path) -> None:
-    """Away until who follows has said so."""
+def restart(server: PostgresServer, *errors: Path) -> None:
+    """Away until all that follow have said so."""
     server.stop("fast")
-    wait_until(has(errors, GONE))
+    for one in errors:
+        wait_until(has(one, GONE))
     server.start()
-    wait_until(has(errors, BACK))
+    for one in errors:
+        wait_until(has(one, BACK))
 
 
+@of_one_server
 def test_submit_wait_goes_on_after_a_restart_of_the_database(
-    server: PostgresServer, stopped: Archive, broker: str, tmp_path: Path
+    server: PostgresServer, url: str, broker: str, tmp_path: Path
 ) -> None:
     write_pdf(tmp_path / "docs" / "a.pdf", 3)
-    url = {"PAGEPACK_DATABASE_URL": server.url(), "PAGEPACK_BROKER_URL": broker}
-    url["PAGEPACK_HOME"] = str(tmp_path / "home")
-    with running(tmp_path, "submit", tmp_path / "docs", "--wait", **url) as (process, out, errors):
+    home = str(tmp_path / "home")
+    installation = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker, "PAGEPACK_HOME": home}
+    with running(tmp_path, "submit", tmp_path / "docs", "--wait", **installation) as (process, out, errors):
         wait_until(has(errors, "(?m)^batch [0-9a-f-]+"))
         restart(server, errors)
         (tmp_path / "worker").mkdir()
-        with running(tmp_path / "worker", "worker", **url) as (worker, _, _):
+        with running(tmp_path / "worker", "worker", **installation, PAGEPACK_INGEST_PROCESSES="1") as (worker, _, _):
             assert process.wait(timeout=600) == 0, errors.read_text()
             worker.send_signal(signal.SIGTERM)
             worker.wait(timeout=600)
@@ -99,25 +122,34 @@ def test_submit_wait_goes_on_after_a_restart_of_the_database(
     assert len(re.findall(GONE, said)) == said.count(BACK) == 1, said
 
 
-@pytest.mark.parametrize("options", [["--json"], []])
+@of_one_server
 def test_status_watch_goes_on_after_a_restart_of_the_database(
-    server: PostgresServer, stopped: Archive, tmp_path: Path, options: list[str]
+    server: PostgresServer, stopped: Archive, url: str, tmp_path: Path
 ) -> None:
-    url = {"PAGEPACK_DATABASE_URL": server.url()}
-    with running(tmp_path, "status", "--watch", *options, **url) as (process, out, errors):
-        wait_until(has(out, "running"))
-        restart(server, errors)
+    """One that writes lines, and one that writes objects."""
+    folders = {tmp_path / "lines": [], tmp_path / "objects": ["--json"]}
+    with ExitStack() as stack:
+        watching = []
+        for folder, options in folders.items():
+            folder.mkdir()
+            words = ("status", "--watch", *options)
+            watching.append(stack.enter_context(running(folder, *words, PAGEPACK_DATABASE_URL=url)))
+        for _, out, _ in watching:
+            wait_until(has(out, "running"))
+        restart(server, *(errors for _, _, errors in watching))
         cancel_batch(stopped.db, stopped.batches["b"].id)
-        assert process.wait(timeout=600) == 0, errors.read_text()
-    said = errors.read_text()
-    assert len(re.findall(GONE, said)) == said.count(BACK) == 1 and said.count("\n") == 2, said
-    assert "cancelled" in out.read_text().splitlines()[-1]
+        for process, out, errors in watching:
+            assert process.wait(timeout=600) == 0, errors.read_text()
+            said = errors.read_text()
+            assert len(re.findall(GONE, said)) == said.count(BACK) == 1 and said.count("\n") == 2, said
+            assert "cancelled" in out.read_text().splitlines()[-1]
 
 
+@of_one_server
 def test_a_password_that_is_refused_is_not_waited_for(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
     """Neither at the start is a server that does not answer: its name is perhaps wrong."""
     server.execute("CREATE USER looks IN ROLE pg_read_all_data")
-    url = server.url(user="looks")
+    url = server.url(stopped.db.engine.url.database or "", user="looks")
     with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
         wait_until(has(out, "running"))
         server.execute("ALTER USER looks NOLOGIN")
@@ -125,7 +157,7 @@ def test_a_password_that_is_refused_is_not_waited_for(server: PostgresServer, st
         assert process.wait(timeout=600) == 2
     assert "not permitted to log in" in errors.read_text()
     server.stop()
-    away = call("status", "--watch", PAGEPACK_DATABASE_URL=server.url())
+    away = call("status", "--watch", PAGEPACK_DATABASE_URL=url)
     assert away.returncode == 4 and "did not answer" in away.stderr and "waiting" not in away.stderr
 
 
@@ -149,8 +181,9 @@ def test_who_leaves_is_told_how_to_follow_again(archive: Archive, tmp_path: Path
     assert f"the batch goes on without you; follow it again: {follow}\n" in errors.read_text()
 
 
-def test_who_waits_for_a_server_may_leave(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
-    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=server.url()) as (process, out, errors):
+@of_one_server
+def test_who_waits_for_a_server_may_leave(server: PostgresServer, stopped: Archive, url: str, tmp_path: Path) -> None:
+    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
         wait_until(has(out, "running"))
         server.stop()
         wait_until(has(errors, GONE))
@@ -159,9 +192,12 @@ def test_who_waits_for_a_server_may_leave(server: PostgresServer, stopped: Archi
     assert errors.read_text().endswith(f"pagepack status {stopped.batches['b'].public_id} --watch\n")
 
 
-def test_who_waits_for_a_server_that_hangs_may_leave(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
+@of_one_server
+def test_who_waits_for_a_server_that_hangs_may_leave(
+    server: PostgresServer, stopped: Archive, url: str, tmp_path: Path
+) -> None:
     """It has the question and says nothing, as behind a firewall that forgot the connection; it hangs to the end."""
-    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=server.url()) as (process, out, errors):
+    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
         wait_until(has(out, "running"))
         main = psutil.Process(server.pid)
         hanging = [main, *main.children(recursive=True)]

@@ -30,25 +30,39 @@ def home(archive: Archive, settings: Settings) -> Path:
     return settings.home
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["search", "tide"],
-        ["search", "tide", "--batch", "b", "--prompt", "ocr"],
-        ["status"],
-        ["status", "--json"],
-        ["batches"],
-        ["sql", "SELECT 1"],
-        ["diff", "rapidocr", "current"],
-    ],
-    ids=" ".join,
-)
-def test_looking_loads_no_library_that_it_can_do_without(home: Path, command: list[str]) -> None:
-    python = [sys.executable, "-X", "importtime", "-P", "-m", "pipeline", *command, "--home", str(home)]
-    done = subprocess.run(python, capture_output=True, text=True, check=True, env=environment("InstantEngine"))
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "sqlite3" in loaded and loaded.isdisjoint({"sqlalchemy", "alembic", "numpy", "celery"})
-    assert "rich" not in loaded or command[0] == "status"
+LOOKING = [
+    ["search", "tide"],
+    ["search", "tide", "--batch", "b", "--prompt", "ocr"],
+    ["batches"],
+    ["sql", "SELECT 1"],
+    ["diff", "rapidocr", "current"],
+    ["status", "--json"],
+    ["status"],
+]
+ONE_AFTER_THE_OTHER = """
+import json, sys
+import pipeline.__main__  # which imports the next when it is called, and ends the process
+from pipeline.cli.main import main
+
+for sys.argv[1:] in json.loads(sys.stdin.read()):
+    try:
+        main()
+    except SystemExit as ended:
+        print(json.dumps([ended.code, *sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+def test_looking_loads_no_library_that_it_can_do_without(home: Path) -> None:
+    """One process for all: what a command loads stays there for those behind it."""
+    commands = [[*command, "--home", str(home)] for command in LOOKING]
+    python = [sys.executable, "-P", "-c", ONE_AFTER_THE_OTHER]
+    told = environment("InstantEngine")
+    done = subprocess.run(python, input=json.dumps(commands), capture_output=True, text=True, check=True, env=told)
+    ends = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    for command, (code, *loaded) in zip(LOOKING, ends, strict=True):
+        assert code == 0, command
+        assert "sqlite3" in loaded and {"sqlalchemy", "alembic", "numpy", "celery"}.isdisjoint(loaded), command
+        assert "rich" not in loaded or command[0] == "status", command
 
 
 def test_search_says_how_many_there_are(home: Path) -> None:
@@ -108,10 +122,8 @@ def test_a_statement_comes_from_a_file_a_pipe_or_an_argument_with_a_comment(home
     for words in ([commented, "--home", home], ["--home", home, commented], ["--home", home, "--", commented]):
         assert call("sql", *words).stdout == "n\n5\n", words
     assert call("sql", "-- one line SELECT 1", "--home", home).returncode == 2, "all of it is a comment"
-    for words in ("sql", "sql -"):
-        done = shell(f"pagepack {words} < {query}", home)
-        assert done.returncode == 0 and done.stdout == "n\n5\n", done.stderr
-        assert shell(f"echo 'SELECT 1 AS n' | pagepack {words}", home).stdout == "n\n1\n"
+    done = shell(f"pagepack sql < {query}; echo 'SELECT 1 AS n' | pagepack sql -", home)
+    assert done.returncode == 0 and done.stdout == "n\n5\nn\n1\n", done.stderr
     assert shell(f"pagepack sql --file {query} --format json - </dev/null", home).returncode == 2
 
 

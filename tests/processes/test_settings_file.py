@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 
-from tests.running import PAGEPACK, environment, rows, wait_until, write_pdf
-
-
-def start_in(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*PAGEPACK, *map(str, arguments)],
-        env=environment("InstantEngine"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        start_new_session=True,
-    )
+from tests.running import rows, start, wait_until, write_pdf
 
 
 def sizes(home: Path) -> list[tuple[int, int]]:
@@ -28,7 +15,7 @@ def sizes(home: Path) -> list[tuple[int, int]]:
 def test_a_run_and_its_workers_follow_the_file_of_the_working_folder(tmp_path: Path) -> None:
     write_pdf(tmp_path / "docs" / "a.pdf", 2)
     (tmp_path / "pagepack.toml").write_text('home = "archive"\nmax_side_px = 64\n')
-    run = start_in(tmp_path, "run", "docs")
+    run = start("run", "docs", engine="InstantEngine", folder=tmp_path)
     _, said = run.communicate()
     assert run.returncode == 0, said
     assert sizes(tmp_path / "archive") == [(64, 64)]
@@ -41,10 +28,10 @@ def test_a_worker_in_another_folder_follows_the_file_of_the_home(tmp_path: Path)
         folder.mkdir()
     (home / "pagepack.toml").write_text("max_side_px = 64\n")
     write_pdf(tmp_path / "docs" / "a.pdf", 2)
-    submit = start_in(tmp_path, "submit", "docs", "--home", "archive")
+    submit = start("submit", "docs", "--home", "archive", engine="InstantEngine", folder=tmp_path)
     _, said = submit.communicate()
     assert submit.returncode == 0, said
-    worker = start_in(other, "worker", "--home", home)
+    worker = start("worker", "--home", home, engine="InstantEngine", folder=other)
     try:
         wait_until(lambda: rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 2)])
     finally:
