@@ -18,6 +18,7 @@ import pytest
 import redis
 from billiard.context import ForkProcess
 from celery import Celery
+from celery.backends.base import DisabledBackend
 from kombu.transport.redis import Channel as RedisChannel
 
 from pipeline.database.engine import Database
@@ -234,6 +235,14 @@ def test_what_is_wrong_with_a_broker_is_said_without_its_password(
     with pytest.raises(error) as raised:
         check_broker(app)
     assert words in str(raised.value) and "s3cret" not in str(raised.value)
+
+
+def test_no_installed_package_is_asked_for_a_backend_of_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(*_: object) -> None:
+        raise AssertionError("each start would look through all of them")
+
+    monkeypatch.setattr("celery.app.backends.load_extension_class_names", look)
+    assert isinstance(make_app("redis://127.0.0.1/0").backend, DisabledBackend)
 
 
 def test_a_full_broker_costs_messages_and_nothing_else(tmp_path: Path) -> None:
