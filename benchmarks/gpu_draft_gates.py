@@ -49,8 +49,9 @@ def check_runs(
         else:
             cache.stacked[0, half], scales = kv_cache.narrow(rows[half])
             cache.scales[0, half] = scales[..., None]
-    blocks = torch.randint(130, (len(pages), 33), dtype=torch.int32)
-    kernels = PagedKernels(40, heads, kv_heads, head_dim, 33 * 64, 64, device)
+    width = max(-(-(keys + count) // 64) for keys, count in pages)
+    blocks = torch.randint(130, (len(pages), width), dtype=torch.int32)
+    kernels = PagedKernels(40, heads, kv_heads, head_dim, width * 64, 64, device)
     lengths, of_rows, runs, of_runs = [], [], [], []
     for page, (keys, count) in enumerate(pages):
         runs += [(len(lengths) + first, min(kernels.run, count - first)) for first in range(0, count, kernels.run)]
@@ -58,6 +59,8 @@ def check_runs(
         lengths += range(keys, keys + count)
         of_rows += [page] * count
     lengths, of_rows, runs, of_runs = [*lengths, 0], [*of_rows, 0], [*runs, (0, 0)], [*of_runs, 0]  # and of nobody
+    if kernels.run > 1:  # else a run is the row of its place. The last first: what one writes beyond its rows stays
+        runs, of_runs = runs[::-1], of_runs[::-1]
     seen = torch.tensor(lengths, dtype=torch.int32, device=device)
     query = torch.randn(len(lengths), heads, head_dim, device=device).to(dtype)
     alone, together = (torch.full_like(query, torch.nan) for _ in range(2))

@@ -44,152 +44,6 @@ def test_varlen_keywords_follow_the_installed_signature():
     assert varlen_options(frozenset({"is_causal"}), causal=True, grouped=True) == {"is_causal": True}
 
 
-def check_kernels() -> None:
-    import torch
-
-    from workers.pixtral.cpu.attention import attend_one
-    from workers.pixtral.cuda import fused as fused_kernels
-    from workers.pixtral.cuda import kernels
-    from workers.pixtral.model import kv_cache
-    from workers.pixtral.model.layers import Attention, Operations, RMSNorm
-    from workers.pixtral.plan import batch
-
-    torch.manual_seed(0)
-    fused, plain = fused_kernels.FusedOperations(), Operations()
-    norm = RMSNorm(80, 1e-5)
-    norm.weight.data.normal_()
-    rows, update = torch.randn(5, 80), torch.randn(5, 80)
-    with torch.no_grad():
-        torch.testing.assert_close(fused.rms_norm(rows, norm), plain.rms_norm(rows, norm))
-        expected = plain.add_rms_norm(rows, update, norm)
-        torch.testing.assert_close(fused.add_rms_norm(rows.clone(), update, norm), expected)
-    both = torch.randn(3, 60)
-    torch.testing.assert_close(fused.gate(both), plain.gate(both))
-    heads, rotation = torch.randn(6, 8, 16)[:, :3], torch.randn(6, 8, 2)
-    expected = plain.rotate(heads, rotation)
-    torch.testing.assert_close(fused.rotate(heads, rotation), expected)
-    attention = Attention(64, 4, 16, 2)
-    attention.fused_qkv = torch.randn(8 * 16, 64)
-    rows, own = torch.randn(6, 64), torch.randn(6, 2, 8, 2)  # queries have a rotation of their own, as in Ministral 3
-    with torch.no_grad():
-        torch.testing.assert_close(attention.qkv(rows, own, fused), attention.qkv(rows, own, plain))
-
-    keys, values = torch.randn(60 * 64, 2, 16), torch.randn(60 * 64, 2, 16)
-    blocks = torch.randperm(60)
-    lengths = [1, 1500, 0, 1024]  # one key, across splits, a padding row, exactly one split
-    tables = torch.zeros(4, 40, dtype=torch.int32)
-    tables[0, :1], tables[1, :24], tables[3, :16] = blocks[:1], blocks[1:25], blocks[25:41]
-    query, out = torch.randn(4, 8, 16), torch.full((4, 8, 16), torch.nan)
-    paged = kernels.PagedKernels(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
-    paged.decode(query, kv_cache.Stored(keys, values), tables, torch.tensor(lengths, dtype=torch.int32), out)
-    for row, length in enumerate(lengths):
-        places = torch.from_numpy(batch.slots_of(tables[row].tolist(), 0, length, 64))
-        expected = attend_one(query[row], keys[places], values[places]) if length else torch.zeros(8, 16)
-        torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
-
-    # More splits than are joined at once; tables of another width give the same bits.
-    keys, values = torch.randn(18 * 1024, 1, 16), torch.randn(18 * 1024, 1, 16)
-    tables = torch.randperm(18 * 16).to(torch.int32)[None]
-    for length in (17 * 1024 + 5, 1500):
-        wide, narrow = (torch.full((1, 4, 16), torch.nan) for _ in range(2))
-        for most, out in ((40_000, wide), (17 * 1024 + 64, narrow)):
-            paged = kernels.PagedKernels(1, 4, 1, 16, most, 64, torch.device("cpu"))
-            paged.decode(
-                query[:1, :4], kv_cache.Stored(keys, values), tables, torch.tensor([length], dtype=torch.int32), out
-            )
-        assert torch.equal(wide, narrow)
-        places = torch.from_numpy(batch.slots_of(tables[0].tolist(), 0, length, 64))
-        expected = attend_one(query[0, :4], keys[places], values[places])
-        torch.testing.assert_close(wide[0], expected, atol=1e-5, rtol=1e-5)
-
-    # Tiles of two blocks: the same sum in another order.
-    lengths, tables = [700, 1500, 0, 65], torch.stack([torch.randperm(60)[:40] for _ in range(4)]).to(torch.int32)
-    cache = kv_cache.PagedCache(2, 60, 64, 2, 16, torch.device("cpu"), torch.float32, copy=kernels.copy_blocks)
-    cache.stacked.normal_()
-    for tile in (64, 128):
-        out = torch.full((4, 8, 16), torch.nan)
-        paged = kernels.PagedKernels(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
-        paged.tile = tile
-        paged.decode(query, cache.layer(1), tables, torch.tensor(lengths, dtype=torch.int32), out)
-        for row, length in enumerate(lengths):
-            places = torch.from_numpy(batch.slots_of(tables[row].tolist(), 0, length, 64))
-            parts = (x.double() for x in (query[row], cache.keys[1][places], cache.values[1][places]))
-            expected = attend_one(*parts).float() if length else torch.zeros(8, 16)
-            torch.testing.assert_close(out[row], expected, atol=1e-5, rtol=1e-5)
-
-    # Narrow: e4m3 with a scale for each token's head, against float64 of what is stored.
-    tight = kv_cache.PagedCache(1, 60, 64, 2, 16, torch.device("cpu"), torch.float32, narrow=True)
-    rows = torch.randn(60 * 64, 4, 16) * torch.rand(60 * 64, 4, 1).exp2().pow(8)
-    paged = kernels.PagedKernels(4, 8, 2, 16, 2500, 64, torch.device("cpu"))
-    paged.store(rows[:9, :2], rows[:9, 2:], tight.layer(0), torch.tensor([5, 6, -1, 900, 9, 63, 64, 65, 66]))
-    for place, theirs, scales in ((slice(0, 2), *tight.layer(0)[::2]), (slice(2, 4), *tight.layer(0)[1::2])):
-        eight, scale = kv_cache.narrow(rows[:9, place])
-        assert torch.equal(scales[5], scale[0]) and torch.equal(scales[66], scale[8])
-        stored = theirs[[5, 6, 900, 9, 63, 64, 65, 66]].float()
-        expected = eight[[0, 1, 3, 4, 5, 6, 7, 8]].float()
-        whole = expected.abs().log2() % 1 == 0  # Triton's interpreter loses the carry of what rounds up to a power of 2
-        assert torch.equal(stored[~whole], expected[~whole]) and (~whole).sum() > 100
-    for half in range(2):
-        tight.stacked[0, half], tight.scales[0, half] = (
-            x.reshape(y.shape)
-            for x, y in zip(
-                kv_cache.narrow(rows[:, 2 * half : 2 * half + 2]),
-                (tight.stacked[0, half], tight.scales[0, half]),
-                strict=True,
-            )
-        )
-    stored = tight.layer(0)
-    out = torch.full((4, 8, 16), torch.nan)
-    paged.decode(query, stored, tables, torch.tensor(lengths, dtype=torch.int32), out)
-    for row, length in enumerate(lengths):
-        places = torch.from_numpy(batch.slots_of(tables[row].tolist(), 0, length, 64))
-        key, value = stored.rows(places, torch.float64)
-        expected = attend_one(query[row].double(), key, value).float() if length else torch.zeros(8, 16)
-        torch.testing.assert_close(out[row], expected, atol=1e-4, rtol=1e-4)
-
-    expected = cache.stacked.clone()
-    for source, target in ((3, 50), (0, 7)):
-        expected[:, :, target * 64 : (target + 1) * 64] = expected[:, :, source * 64 : (source + 1) * 64]
-    cache.copy_blocks([(3, 50), (0, 7)])
-    assert torch.equal(cache.stacked, expected)
-
-    both = torch.randn(3, 8, 16)
-    store_keys, store_values = torch.zeros(10, 2, 16), torch.zeros(10, 2, 16)
-    paged.store(both[:, 4:6], both[:, 6:], kv_cache.Stored(store_keys, store_values), torch.tensor([3, -1, 9]))
-    assert torch.equal(store_keys[3], both[0, 4:6]) and torch.equal(store_values[9], both[2, 6:])
-    assert (store_keys != 0).any(-1).any(-1).sum() == 2, "a padding row wrote"
-
-
-def check_rows_of_drafts() -> None:
-    import numpy as np
-    import torch
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    from benchmarks.gpu_draft_gates import check_runs
-
-    dot = interpreter.InterpreterBuilder.create_dot
-
-    def wide_dot(self, a, b, *more):
-        """Triton's interpreter multiplies bfloat16 as the whole numbers that it keeps them in."""
-
-        def wide(x):
-            if x.dtype.scalar != tl.bfloat16:
-                return x
-            numbers = interpreter._convert_float(x.data, tl.bfloat16, tl.float32, None).view(np.float32)
-            return interpreter.TensorHandle(numbers, tl.float32)
-
-        return dot(self, wide(a), wide(b), *more)
-
-    interpreter.InterpreterBuilder.create_dot = wide_dot
-    cpu = torch.device("cpu")
-    check_runs(cpu, 4, 1, 16, narrow_cache=False)
-    check_runs(cpu, 4, 1, 16, narrow_cache=True)
-    for heads, kv_heads, dtype in ((6, 2, torch.float32), (2, 2, torch.float16), (16, 1, torch.bfloat16)):
-        check_runs(cpu, heads, kv_heads, 16, dtype, ((62, 5), (1023, 2)), narrow_cache=False)
-    interpreter.InterpreterBuilder.create_dot = dot
-
-
 def check_engine(folder: Path) -> None:
     from dataclasses import replace
 
@@ -222,13 +76,14 @@ def check_engine(folder: Path) -> None:
         return CudaBackend(model, limits, blocks, block_size, use_graph=False)
 
     graph.FEWER_ROWS = 2  # steps of up to two pages have a shape of their own
+    isolation.QUESTIONS = ["x", "y"]  # each row of a prompt is a program of the interpreter's
     attention.attend_varlen = attend_varlen
     model = load_model(make_checkpoint(folder / "tiny", "tiny", seed=isolation.SEED))
     processor = Processor(folder / "tiny", model.config)
     work = [(4, 0), (1, 1), (4, 1)]
     settings = {"max_sequences": 3, "sampling": Sampling(max_tokens=4), "max_context": 80}
     expected, _, _ = isolation.read(model, processor, work, **settings)
-    more = {"chunk": 20, "budget": 40, "blocks": 10}  # in pieces, and preempted
+    more = {"chunk": 4, "budget": 8, "blocks": 4}  # in pieces, and preempted
     results, executor, scheduler = isolation.read(model, processor, work, make_backend=interpreted, **settings, **more)
     assert [r.tokens for r in results] == [r.tokens for r in expected] and scheduler.preemptions
     assert [executor.backend.decode_rows(count) for count in (0, 1, 2, 3)] == [2, 2, 2, 3]
@@ -297,6 +152,7 @@ def check_drafts(model, processor) -> None:
         scheduler = Scheduler(replace(limits, drafts=backend.drafts), BlockPool(blocks, 8), 0)
         executor = Watched(backend, limits)
         engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=True)
+        Watched.rows = 0
         with engine._wake:  # so that all wait before the first step
             futures = [engine.submit(request) for request in requests]
         generations = [future.result(300) for future in futures]
@@ -304,26 +160,39 @@ def check_drafts(model, processor) -> None:
         scheduler.pool.check([])
         return generations, scheduler.preemptions
 
-    sampling = Sampling(max_tokens=8)
-    plain = [
-        processor.encode_page(f"p{i}", isolation.page(i), text, sampling) for i, text in ((4, "x"), (1, "x"), (4, "y"))
-    ]
-    for blocks, narrow_cache in ((4, False), (40, True)):
-        expected, _ = read(plain, blocks, narrow_cache)
-        answers = [one.tokens for one in expected]
-        drafts = answers[0], (7,) * 8, (*answers[2][:3], 7, 7, *answers[2][4:])
-        Watched.rows = 0
-        drafted = [replace(one, draft=draft) for one, draft in zip(plain, drafts, strict=True)]
-        results, preemptions = read(drafted, blocks, narrow_cache)
-        assert [one.tokens for one in results] == answers
-        assert Watched.rows > 3 and bool(preemptions) == (blocks == 4), (Watched.rows, preemptions)
-        assert results[0].accepted > 4 and results[1].drafted > results[1].accepted == 0, results
+    def check(results, expected):
+        assert [one.tokens for one in results] == [one.tokens for one in expected]
         for ours, theirs in zip(results, expected, strict=True):
             assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
+
+    def half(answer):
+        return (*answer[:3], 7, 7, *answer[5:])
+
+    sampling, work = Sampling(max_tokens=7), [(4, 0), (1, 0), (4, 1)]
+    expected, _, _ = isolation.read(model, processor, work, max_sequences=3, max_context=80, sampling=sampling)
+    drafts = expected[0].tokens, (7,) * 7, half(expected[2].tokens)
+    drafted = [
+        processor.encode_page(f"p{page}", isolation.page(page), isolation.QUESTIONS[question], sampling)
+        for page, question in work
+    ]
+    drafted = [replace(one, draft=draft) for one, draft in zip(drafted, drafts, strict=True)]
+    results, preemptions = read(drafted, 4)
+    check(results, expected)
+    assert Watched.rows > 3 and preemptions
+    assert results[0].accepted > 3 and results[1].drafted > results[1].accepted == 0, results
+
+    plain = [replace(one, draft=()) for one in drafted[::2]]  # what the narrow cache changes, it changes for all rows
+    expected, _ = read(plain, 40, narrow_cache=True)
+    drafts = expected[0].tokens, half(expected[1].tokens)
+    drafted = [replace(one, draft=draft) for one, draft in zip(plain, drafts, strict=True)]
+    results, _ = read(drafted, 40, narrow_cache=True)
+    check(results, expected)
+    assert Watched.rows > 3 and results[0].accepted > 3 and results[1].drafted > results[1].accepted > 0, results
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    check_kernels()
-    check_rows_of_drafts()
+    from tests.engine import interpreted_kernels
+
+    interpreted_kernels.check_all()
     check_engine(Path(sys.argv[1]))
