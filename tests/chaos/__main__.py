@@ -46,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         choices=["sqlite", "postgresql"],
         help="default: PostgreSQL, and SQLite where it differs",
     )
+    parser.add_argument("--brief", action="store_true", help="fewer pages and kills, where a fault knows how")
     parser.add_argument("--network", choices=["namespaces", "loopback"], help="default: namespaces where root is given")
     given = parser.parse_args(words)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
@@ -59,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"Valkey, hosts in {network.name}, seeds {seeds.start} to {seeds.stop - 1}", flush=True)
     try:
         for label, fault, database in chosen(given.only, given.database):
-            results.append(run(label, fault, database, seeds, network))
+            results.append(run(label, fault, database, seeds, network, given.brief))
     finally:
         network.close()
     if not results:
@@ -101,11 +102,13 @@ def _databases(fault: Fault) -> list[str]:
     return kinds if "postgresql" in fault.databases else ["sqlite"]
 
 
-def run(label: str, fault: Fault, database: str, seeds: range, network: Loopback | Namespaces) -> Result:
+def run(
+    label: str, fault: Fault, database: str, seeds: range, network: Loopback | Namespaces, is_brief: bool
+) -> Result:
     """All seeds of a fault, and its line of the table."""
     result = Result(fault)
     for seed in seeds:
-        trial(fault, database, seed, network, result)
+        trial(fault, World(seed, database, new_folder(), network, is_brief), result)
     verdict = "holds" if not result.failed else f"{result.failed} of {len(seeds)} FAILED"
     print(
         f"{label:>4}  {fault.title:<40} {database:<10} {len(seeds):>3} seeds {result.pages:>6} pages "
@@ -115,15 +118,20 @@ def run(label: str, fault: Fault, database: str, seeds: range, network: Loopback
     return result
 
 
-def trial(fault: Fault, database: str, seed: int, network: Loopback | Namespaces, result: Result) -> None:
-    """One world; what it was is added to the result, and what broke in it is printed."""
+def new_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="pagepack-chaos-"))
     folder.chmod(0o755)  # PostgreSQL's user comes through
+    return folder
+
+
+def trial(fault: Fault, world: World, result: Result) -> None:
+    """What the world was is added to the result, and what broke in it is printed."""
+    network, folder = world.network, world.folder
     began = time.monotonic()
     before = set(network.hosts)
     is_whole = False
     try:
-        with watchdog(fault.seconds), World(seed, database, folder, network) as world:
+        with watchdog(fault.seconds), world:
             try:
                 fault.run(world)
                 is_whole = True
@@ -134,7 +142,9 @@ def trial(fault: Fault, database: str, seed: int, network: Loopback | Namespaces
     except Exception as error:
         result.failed += 1
         text = str(error) if isinstance(error, Broken) else traceback.format_exc()
-        print(f"fault {fault.number} ({fault.title}), seed {seed}, {folder}:\n{text}", file=sys.stderr, flush=True)
+        print(
+            f"fault {fault.number} ({fault.title}), seed {world.seed}, {folder}:\n{text}", file=sys.stderr, flush=True
+        )
     finally:
         network.remove(set(network.hosts) - before)
         result.seconds += time.monotonic() - began

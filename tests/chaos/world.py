@@ -69,6 +69,7 @@ class World:
     kind: str  # sqlite or postgresql
     folder: Path
     network: Loopback | Namespaces
+    is_brief: bool = False  # what is large only to meet more of the same may be small
     random: random.Random = field(init=False)
     hosts: dict[str, Host] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)  # path → pages

@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.points import POINTS
 from tests.chaos.world import ROOT
 
-COMMAND = [sys.executable, "-m", "tests.chaos", "--seeds", "1", "--network", "loopback"]
+COMMAND = [sys.executable, "-m", "tests.chaos", "--brief", "--network", "loopback"]
 
 
 @pytest.mark.parametrize(("label", "database"), [("1", "postgresql")])
