@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,12 @@ def test_each_bad_file_gets_its_cause_and_the_good_ones_are_read(tmp_path: Path)
     reconciles(home)
 
 
-def test_a_thousand_pages_are_read_in_order(tmp_path: Path) -> None:
-    pages_of(tmp_path / "long.pdf", *[(64.0, 64.0)] * 1_000, texts=False)
+def test_hundreds_of_pages_are_read_in_order(tmp_path: Path) -> None:
+    pages_of(tmp_path / "long.pdf", *[(64.0, 64.0)] * 300, texts=False)
     result = pagepack("run", tmp_path / "long.pdf", "--home", tmp_path / "home", PAGEPACK_MAX_SIDE_PX="64")
     assert result.returncode == 0, result.stderr
     numbers = rows(tmp_path / "home", "SELECT page_number FROM page_text ORDER BY page_number")
-    assert numbers == [(number,) for number in range(1, 1_001)]
+    assert numbers == [(number,) for number in range(1, 301)]
 
 
 def test_an_unreadable_file_and_a_read_only_home_are_named(tmp_path: Path) -> None:
@@ -100,14 +101,14 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
     folder, disk = tmp_path / "docs", tmp_path / "disk"
     folder.mkdir()
     disk.mkdir()
-    write_pdf(folder / "a.pdf", 120)
+    write_pdf(folder / "a.pdf", 60)
     run = " ".join([*PAGEPACK, "run", str(folder), "--home", str(disk / "home")])
     query = "SELECT count(*) FROM page_text"
     count = f"import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('{query}').fetchone()[0])"
     script = f"""
         mount -t tmpfs -o size=12m none {disk} || exit 99
         mkdir {disk}/home
-        head -c 9500000 /dev/zero > {disk}/ballast
+        head -c 10800000 /dev/zero > {disk}/ballast
         {run}; echo "full: $?"
         rm {disk}/ballast
         {run}; echo "again: $?"
@@ -123,19 +124,20 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
     assert "full: 4" in result.stdout, result.stdout + result.stderr
     assert "no room left" in result.stderr or "disk" in result.stderr
     assert "again: 0" in result.stdout, result.stdout + result.stderr
-    assert "stored after all: 120" in result.stdout
+    assert "stored after all: 60" in result.stdout
 
 
 def test_a_wheel_works_in_another_folder_without_the_source(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq"]
-    install = [*pip, "install", "--no-deps", "--no-build-isolation", "--no-compile"]  # what builds it is here already
-    shutil.copytree(
-        root, tmp_path / "source", ignore=shutil.ignore_patterns(".venv", ".git", "pagepack-data", ".*_cache")
-    )
-    target = tmp_path / "site"
-    subprocess.run([*install, "--target", target, tmp_path / "source"], check=True)
-    shutil.rmtree(tmp_path / "source")
+    source, target = tmp_path / "source", tmp_path / "site"
+    shutil.copytree(root, source, ignore=shutil.ignore_patterns(".venv", ".git", "pagepack-data", ".*_cache"))
+    # As pip does with --no-build-isolation, in half of its time: what builds it is here already.
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path / "wheel"], cwd=source, check=True, capture_output=True)
+    [wheel] = (tmp_path / "wheel").glob("pagepack-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(target)
+    shutil.rmtree(source)
     folder = tmp_path / "elsewhere" / "workers"  # a folder of that name must not be taken for ours
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise ImportError('not ours')")
