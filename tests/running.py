@@ -106,14 +106,20 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
 
 
 def start(
-    *arguments: str | Path, engine: str, fresh: bool = False, folder: Path | None = None, **variables: str
+    *arguments: str | Path,
+    engine: str,
+    fresh: bool = False,
+    forked: bool = False,
+    folder: Path | None = None,
+    **variables: str,
 ) -> subprocess.Popen[str]:
     """A command that the test does not wait for; unless `fresh`, jobs and workers as `warm_start.py` says.
 
-    It works in the folder, or in the test's own.
+    Others, too, where `forked` says that the test asks nothing of how Python starts. It works in the folder, or in the
+    test's own.
     """
     words, given = [*map(str, arguments)], environment(engine, **variables)
-    if words[0] in ("run", "ask", "submit", "worker") and not fresh:
+    if (forked or words[0] in ("run", "ask", "submit", "worker")) and not fresh:
         started = _WARM.start(words, given, folder=folder)
         if started is not None:
             return started

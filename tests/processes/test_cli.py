@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,8 +21,9 @@ from pipeline.settings import Settings, load_settings
 from pipeline.store.worker_registry import enlist
 from schemas.prompts import DESCRIBE, OCR, choose_prompts
 from tests.conftest import Archive
+from tests.humility import humble
 from tests.postgres import PASSWORD, PostgresServer
-from tests.running import PAGEPACK, call, environment, pagepack, start, wait_until, write_pdf
+from tests.running import PAGEPACK, call, environment, pagepack, start, start_into, wait_until, write_pdf
 
 PROGRAM = shlex.join(PAGEPACK)
 
@@ -46,38 +47,68 @@ def shell(script: str, home: Path, **variables: str) -> subprocess.CompletedProc
 MANY = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000) SELECT i FROM n"
 
 
+LEFT_EARLY = [
+    (["sql", MANY], 1),
+    (["sql", MANY, "--format", "json"], 1),
+    (["sql", MANY, "--format", "table"], 1),
+    (["search", "tides"], 0),
+    (["search", "tides", "--json"], 0),
+    (["status"], 0),
+    (["status", "--json"], 0),
+    (["export", "--format", "jsonl", "--out", "-"], 0),
+]
+
+
+def test_a_reader_that_leaves_early_is_no_failure(home: Path) -> None:
+    for command, lines in LEFT_EARLY:
+        left = start(*command, "--home", home, engine="InstantEngine", forked=True)
+        assert left.stdout is not None and left.stderr is not None
+        for _ in range(lines):
+            assert left.stdout.readline()
+        left.stdout.close()
+        errors = left.stderr.read()
+        assert left.wait(600) == 0 and "Traceback" not in errors, (command, errors)
+    for script in (f"pagepack sql '{MANY}' | head -1", "pagepack --help | true"):
+        result = shell(f'{script}; echo "code ${{PIPESTATUS[0]}}" >&2', home)
+        assert result.stderr.endswith("code 0\n") and "Traceback" not in result.stderr
+
+
+def test_a_full_disk_under_the_output_is_one_line(home: Path, tmp_path: Path) -> None:
+    told = "pagepack: cannot write to the standard output: No space left on device\n"
+    for number, command in enumerate((["status"], ["status", "--json"], ["search", "tides"], ["sql", "SELECT 1"])):
+        errors, words = tmp_path / f"errors{number}", [*command, "--home", home]
+        full = start_into(Path("/dev/full"), errors, words, environment("InstantEngine"))
+        assert (full.wait(600), errors.read_text()) == (4, told), command
+    result = shell("pagepack --help > /dev/full", home)
+    assert (result.returncode, result.stderr) == (4, told)
+
+
+EXPORT = "export --format jsonl --out -"
+
+
 @pytest.mark.parametrize(
-    "command",
-    [
-        f"pagepack sql '{MANY}' | head -1",
-        f"pagepack sql '{MANY}' --format json | head -1",
-        f"pagepack sql '{MANY}' --format table | head -1",
-        "pagepack search tides | true",
-        "pagepack search tides --json | true",
-        "pagepack status | true",
-        "pagepack status --json | true",
-        "pagepack export --format jsonl --out - | true",
-        "pagepack --help | true",
-    ],
+    ("command", "closed"),
+    [("sql 'SELECT 1'", ">&-"), (EXPORT, "2>&-"), ("sql 'SELECT 1'", "<&-"), (EXPORT, ">&- 2>&- <&-")],
 )
-def test_a_reader_that_leaves_early_is_no_failure(home: Path, command: str) -> None:
-    result = shell(f'{command}; echo "code ${{PIPESTATUS[0]}}" >&2', home)
-    assert result.stderr.endswith("code 0\n") and "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize("command", ["status", "status --json", "search tides", "sql 'SELECT 1'", "--help"])
-def test_a_full_disk_under_the_output_is_one_line(home: Path, command: str) -> None:
-    result = shell(f"pagepack {command} > /dev/full", home)
-    assert result.returncode == 4
-    assert result.stderr == "pagepack: cannot write to the standard output: No space left on device\n"
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_closed_streams_are_no_accident(home: Path, closed: str) -> None:
-    for command in ("sql 'SELECT 1'", "export --format jsonl --out -"):
-        result = shell(f"pagepack {command} {closed}", home)
-        assert result.returncode == 0 and "Traceback" not in result.stderr, command
+def test_closed_streams_are_no_accident(home: Path, command: str, closed: str) -> None:
+    result = shell(f"pagepack {command} {closed}", home)
+    assert result.returncode == 0 and "Traceback" not in result.stderr
     assert call("sql", "SELECT count(*) FROM page_text", "--home", home).stdout.split() == ["count(*)", "2"]
+
+
+ONE_AFTER_THE_OTHER = """
+import sys
+from pipeline.cli.main import main
+
+made_by_python = sys.stdout
+for words in (["search", "tide"], ["sql", "SELECT text FROM page_text"], ["export", "--format", "jsonl", "--out", "-"]):
+    sys.argv, sys.stdout = ["pagepack", *words], made_by_python
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 0
+    print("end", file=sys.stderr)
+"""
 
 
 @pytest.mark.parametrize(
@@ -88,13 +119,12 @@ def test_closed_streams_are_no_accident(home: Path, closed: str) -> None:
     ],
 )
 def test_texts_are_written_whatever_the_locale(home: Path, variables: dict[str, str]) -> None:
-    for command in ("search tide", "sql 'SELECT text FROM page_text'", "export --format jsonl --out -"):
-        told = environment("InstantEngine", **variables)
-        result = subprocess.run(
-            ["bash", "-c", f"{PROGRAM} {command} --home {home}"], env=told, capture_output=True, timeout=600
-        )
-        assert result.returncode == 0, result.stderr
-        assert "crème" in result.stdout.decode() and "年度" in result.stdout.decode()
+    told = environment("InstantEngine", PAGEPACK_HOME=str(home), **variables)
+    command = [sys.executable, "-P", "-c", ONE_AFTER_THE_OTHER]
+    result = subprocess.run(command, env=told, capture_output=True, timeout=600)
+    assert result.returncode == 0 and result.stderr.count(b"end\n") == 3, result.stderr
+    for word in ("crème", "年度"):
+        assert result.stdout.decode().count(word) == 3
 
 
 @pytest.mark.parametrize(
@@ -156,13 +186,6 @@ def locked(archive: Archive, home: Path, tmp_path: Path) -> Iterator[Path]:
     locked.chmod(0o755)
 
 
-def humbly(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Root writes where it likes, unless it gives up that privilege."""
-    humble = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    command = [*humble, *PAGEPACK, *map(str, arguments)]
-    return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=600)
-
-
 READING = [
     ["status"],
     ["search", "tides"],
@@ -175,14 +198,16 @@ READING = [
 def test_a_database_that_cannot_be_written_is_read(locked: Path, arguments: list[str]) -> None:
     for mode in (0o555, 0o755):  # in a folder that may be written, SQLite makes its two files
         locked.chmod(mode)
-        result = humbly(*arguments, "--home", locked)
+        with humble():
+            result = call(*arguments, "--home", locked)
         assert result.returncode == 0 and result.stdout, result.stderr
 
 
 def test_a_database_that_cannot_be_written_refuses_what_writes(locked: Path) -> None:
     for mode in (0o555, 0o755):
         locked.chmod(mode)
-        refused = humbly("retry", "--home", locked)
+        with humble():
+            refused = call("retry", "--home", locked)
         assert refused.returncode == 2 and "is read-only" in refused.stderr
 
 
@@ -317,7 +342,7 @@ def test_who_watches_sees_the_batch_that_it_began_with(archive: Archive, named: 
     """Neither one that was submitted meanwhile, nor that its name now stands for two."""
     archive.see("/in/a.pdf")
     home, first = Path(archive.db.name).parent, archive.batches["b"].public_id
-    watching = start("status", *named, "--watch", "--json", "--home", home, engine="InstantEngine")
+    watching = start("status", *named, "--watch", "--json", "--home", home, engine="InstantEngine", forked=True)
     assert watching.stdout is not None
     seen = [json.loads(watching.stdout.readline())["batch_id"]]
     archive.batch("later")
