@@ -193,17 +193,20 @@ def done_pages(home: Path) -> int:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Every process that has this home in its command line or environment: workers, their children, the broker."""
-    found = []
-    for process in psutil.process_iter():
+    """Every process that has this home in its command line or environment: workers, their children, the broker.
+
+    From /proc, which takes 3 ms; psutil, which makes objects of all, takes 8.
+    """
+    sought, found = os.fsencode(home), []
+    for folder in Path("/proc").glob("[1-9]*"):
         try:
-            words = [*process.cmdline(), *process.environ().values()]
-            if "tests.warm_start" in words:  # what was forked from it has its words; a worker's log lies in the home
-                words += [file.path for file in process.open_files()]
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            if b"tests.warm_start" in words:  # what was forked from it has its words; a worker's log lies in the home
+                words += b"\0".join(os.fsencode(os.readlink(one)) for one in os.scandir(folder / "fd"))
+            if sought in words and int(folder.name) != os.getpid():
+                found.append(psutil.Process(int(folder.name)))
+        except (OSError, psutil.NoSuchProcess):
             continue
-        if process.pid != os.getpid() and any(str(home) in word for word in words):
-            found.append(process)
     return found
 
 

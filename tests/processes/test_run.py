@@ -50,7 +50,7 @@ def test_a_folder_becomes_rows(folder: Path, home: Path) -> None:
 
 def test_the_summary_names_what_was_not_read_of_this_batch_alone(folder: Path, home: Path) -> None:
     (folder / "before.txt").write_text("no page")
-    assert pagepack("run", folder, "--home", home).returncode == 0
+    assert call("submit", folder, "--home", home).returncode == 0
     others = folder.parent / "others"
     others.mkdir()
     for number in range(12):
@@ -92,31 +92,36 @@ def test_the_summary_names_pages_worth_a_look(folder: Path, home: Path) -> None:
     assert re.search(r"look +length \(1 page\), low-confidence \(2 pages\)", status)
 
 
-def test_the_summary_s_speed_is_of_what_this_run_read(folder: Path, home: Path) -> None:
+def test_the_same_command_again_reads_what_is_new_and_a_later_prompt_draws_lost_images_again(
+    folder: Path, home: Path
+) -> None:
+    """Its speed is of what this run read."""
+
+    def read(*more: str) -> str:
+        result = pagepack("run", folder, "--home", home, "--prompt", "ocr", "--prompt", "describe", *more)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def speed(of: str, count: int) -> str:
+        assert rows(home, "SELECT count(*) FROM attempts") == [(count,)]
+        (line,) = [line for line in of.splitlines() if " pages: " in line]
+        return line
+
     write_pdf(folder / "a.pdf", 4)
-    first = pagepack("run", folder, "--home", home, "--batch", "x", "--prompt", "ocr", "--prompt", "describe")
-    (speed,) = [line for line in first.stdout.splitlines() if line.startswith("4 pages: ")]
-    assert re.fullmatch(r"4 pages: 4 done, 0 failed, in .* \([\d.]+ pages/s\)", speed)
+    assert re.fullmatch(r"4 pages: 4 done, 0 failed, in .* \([\d.]+ pages/s\)", speed(read(), 8))
     write_pdf(folder / "b.pdf", 2)
-    words = ("run", folder, "--home", home, "--batch", "x", "--prompt", "ocr", "--prompt", "describe")
-    again = pagepack(*words)
-    (speed,) = [line for line in again.stdout.splitlines() if line.startswith("6 pages: ")]
-    assert re.fullmatch(r"6 pages: 6 done, 0 failed, in .* \(2 of them now, [\d.]+ pages/s\)", speed)
-    nothing = pagepack(*words)
-    assert "6 pages: 6 done, 0 failed, in " in nothing.stdout and "pages/s" not in nothing.stdout
-    assert json.loads(pagepack(*words, "--json").stdout)["pages_done_now"] == 0
-
-
-def test_the_same_command_again_reads_nothing_and_takes_new_files_in(folder: Path, home: Path) -> None:
-    write_pdf(folder / "a.pdf", 2)
-    assert pagepack("run", folder, "--home", home).returncode == 0
-    again = pagepack("run", folder, "--home", home, "--json")
-    assert json.loads(again.stdout)["pages_done"] == 2
-    assert rows(home, "SELECT count(*) FROM attempts") == [(2,)]
-    write_pdf(folder / "b.pdf", 1)
-    assert pagepack("run", folder, "--home", home).returncode == 0
-    assert rows(home, "SELECT count(*) FROM attempts") == [(3,)]
+    assert re.fullmatch(r"6 pages: 6 done, 0 failed, in .* \(2 of them now, [\d.]+ pages/s\)", speed(read(), 12))
+    assert re.fullmatch(r"6 pages: 6 done, 0 failed, in [^(]*", speed(read(), 12))
+    told = json.loads(read("--json"))
+    assert (told["pages_done"], told["pages_done_now"]) == (6, 0)
     assert rows(home, "SELECT count(*), sum(files_done) FROM batch_summary") == [(1, 2)]
+
+    images = sorted((home / "images").rglob("*.png"))
+    images[0].unlink()
+    images[1].write_bytes(b"")  # as a power cut may leave it
+    (folder.parent / "later.txt").write_text("What is the title?")
+    read("--prompt-file", str(folder.parent / "later.txt"))
+    assert rows(home, "SELECT count(*) FROM page_text WHERE prompt NOT IN ('ocr', 'describe')") == [(6,)]
 
 
 def test_a_changed_file_is_a_new_document_and_the_old_batch_keeps_its_counts(folder: Path, home: Path) -> None:
@@ -180,24 +185,29 @@ def test_killed_in_the_middle_it_goes_on_and_reads_no_finished_page_again(
     reconciles(home)
 
 
-@pytest.mark.parametrize("victim", ["pagepack:read", "pagepack:ingest", "valkey-server"])
-def test_a_killed_part_is_started_again(folder: Path, home: Path, victim: str) -> None:
-    write_pdf(folder / "a.pdf", 40)
+def test_a_killed_part_is_started_again(folder: Path, home: Path) -> None:
+    """One after the other, in one run: who draws, who reads, and who brings them their messages."""
+    write_pdf(folder / "a.pdf", 60)
     run = start("run", folder, "--home", home, engine="SlowEngine")
-    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
-    victims: list[psutil.Process] = []
+    wait_until(lambda: (home / "pagepack.db").exists())
+    for victim in ("pagepack:ingest", "pagepack:read", "valkey-server"):
+        more = done_pages(home) + 3
+        wait_until(lambda: done_pages(home) >= more)  # noqa: B023
+        victims: list[psutil.Process] = []
 
-    def are_found() -> bool:  # one that was started again just now has its name later
-        with suppress(psutil.NoSuchProcess):
-            victims[:] = [one for one in processes_of(home) if victim in " ".join([one.name(), *one.cmdline()])]
-        return bool(victims)
+        def are_found() -> bool:  # one that was started again just now has its name later
+            with suppress(psutil.NoSuchProcess):
+                victims[:] = [one for one in processes_of(home) if victim in " ".join([one.name(), *one.cmdline()])]  # noqa: B023
+            return bool(victims)  # noqa: B023
 
-    wait_until(are_found)
-    for process in victims:
-        process.kill()
+        wait_until(are_found)
+        for process in victims:
+            process.kill()
+        assert done_pages(home) < 55, "something is left to do"
     output, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
-    assert "40 pages: 40 done" in output
+    assert all(f"the {part} died" in errors for part in ("ingest worker", "read worker", "embedded broker")), errors
+    assert "60 pages: 60 done" in output
     reconciles(home)
 
 
@@ -244,16 +254,6 @@ def test_an_interrupted_batch_holds_up_no_other(folder: Path, home: Path, tmp_pa
     assert some.returncode == 0 and "2 pages: 2 done" in some.stdout
     assert pagepack("run", folder, "--home", home).returncode == 0
     assert rows(home, "SELECT DISTINCT state FROM batch_summary") == [("finished",)]
-
-
-def test_lost_page_images_are_drawn_again_for_a_later_prompt(folder: Path, home: Path) -> None:
-    write_pdf(folder / "a.pdf", 3)
-    assert pagepack("run", folder, "--home", home).returncode == 0
-    images = sorted((home / "images").rglob("*.png"))
-    images[0].unlink()
-    images[1].write_bytes(b"")  # as a power cut may leave it
-    assert pagepack("run", folder, "--home", home, "--prompt", "describe").returncode == 0
-    assert rows(home, "SELECT count(*) FROM page_text WHERE prompt = 'describe'") == [(3,)]
 
 
 def test_a_named_batch_may_be_asked_again_otherwise(folder: Path, home: Path) -> None:
@@ -319,11 +319,16 @@ def test_a_failed_page_is_retried_on_request_only(folder: Path, home: Path) -> N
     reconciles(home)
 
 
-def test_ctrl_c_gives_pages_back_and_says_how_to_go_on(folder: Path, home: Path) -> None:
+def test_a_second_run_is_refused_and_ctrl_c_gives_pages_back_and_says_how_to_go_on(folder: Path, home: Path) -> None:
     write_pdf(folder / "a.pdf", 40)
-    run = start("run", folder, "--home", home, engine="SlowEngine")
+    run = start("run", folder, "--home", home, engine="SlowerEngine")
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
+    run.send_signal(signal.SIGSTOP)  # else it may be done before the second has started
+    second = pagepack("run", folder, "--home", home)
     run.send_signal(signal.SIGINT)
+    run.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert "is in use by `pagepack run` with process id" in second.stderr
     _, errors = run.communicate(timeout=600)
     assert run.returncode == 130
     assert "stopping; " in errors and "in hand may take up to 5 s; Ctrl-C again to stop now" in errors
@@ -358,19 +363,6 @@ def rows_or_none(home: Path, statement: str) -> int:
         return 0
 
 
-def test_a_second_run_on_one_home_is_refused_with_the_reason(folder: Path, home: Path) -> None:
-    write_pdf(folder / "a.pdf", 20)
-    run = start("run", folder, "--home", home, engine="SlowEngine")
-    wait_until(lambda: (home / "pagepack.db").exists())
-    run.send_signal(signal.SIGSTOP)  # else it may be done before the second has started
-    second = pagepack("run", folder, "--home", home)
-    run.send_signal(signal.SIGCONT)
-    assert second.returncode == 2
-    assert "is in use by `pagepack run` with process id" in second.stderr
-    run.communicate(timeout=600)
-    assert run.returncode == 0
-
-
 def test_paths_and_homes_that_do_not_fit_are_named(folder: Path, home: Path) -> None:
     missing = call("run", folder / "nothing here", "--home", home)
     assert missing.returncode == 2 and "no such file or folder" in missing.stderr
@@ -393,7 +385,7 @@ def test_paths_and_homes_that_do_not_fit_are_named(folder: Path, home: Path) -> 
 
 def test_a_database_of_a_newer_version_is_left_alone(folder: Path, home: Path) -> None:
     write_pdf(folder / "a.pdf", 1)
-    assert pagepack("run", folder, "--home", home).returncode == 0
+    assert call("db", "upgrade", "--home", home).returncode == 0
     with sqlite3.connect(home / "pagepack.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     result = pagepack("run", folder, "--home", home)
