@@ -278,12 +278,27 @@ def _become(order: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     gc.disable()  # what is imported lives to the end
+    import celery.app.amqp
+    import celery.app.control
+    import celery.app.log
     import celery.apps.worker
-    import celery.worker  # noqa: F401
+    import celery.backends.base
+    import celery.concurrency.prefork
+    import celery.concurrency.thread
+    import celery.fixups.django
+    import celery.worker
+    import celery.worker.autoscale
+    import celery.worker.components
+    import celery.worker.consumer
+    import celery.worker.control
+    import celery.worker.loops
+    import celery.worker.pidbox
+    import celery.worker.strategy  # noqa: F401
     import cffi.cparser  # noqa: F401
     import fsspec.utils  # noqa: F401
     import kombu.matcher  # noqa: F401
-    import numpy  # noqa: F401
+    import numpy.typing  # noqa: F401
+    import PIL.Image
     import rich._emoji_codes
     import rich.console  # noqa: F401
 
@@ -293,6 +308,7 @@ if __name__ == "__main__":
     import pipeline.database.migrate
     import pipeline.planning.brief
     import pipeline.query.batch_status
+    import pipeline.query.sql_sqlite
     import pipeline.supervisor.local_run
     import pipeline.supervisor.worker_host  # noqa: F401
     import schemas.evaluation_tables
@@ -301,6 +317,7 @@ if __name__ == "__main__":
     import workers.serve  # noqa: F401
     from tests.rehearsal import rehearse
 
+    PIL.Image.preinit()
     rehearse()
     gc.enable()
     gc.freeze()  # else the first collection in each child would copy the pages of all objects
