@@ -401,7 +401,7 @@ def test_the_gpu_profile_reads_with_the_model_folder(stack: Stack) -> None:
         stack.stop("read")
     page = stack.documents / "page.pdf"
     with pymupdf.open() as document:
-        document.new_page(width=200, height=200).insert_text((20, 60), "one page")
+        document.new_page(width=200, height=40).insert_text((20, 25), "one page")  # a fifth of the patches
         document.save(page)
     (stack.documents / "title.txt").write_text("What is its title?")
     short = ("--prompt-file", "/documents/title.txt", "--max-tokens", "16")  # noise has no end of its own
