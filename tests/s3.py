@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,21 +51,27 @@ class Bucket:
         return [one["Key"] for one in found.get("Contents", [])]
 
 
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    command = [sys.executable, "-c", SERVER, "127.0.0.1", "0"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
-        assert server.stdout is not None and server.stdin is not None
-        port = re.search(r"port (\d+)", server.stdout.readline())
-        assert port is not None
-        threading.Thread(target=server.stdout.read, daemon=True).start()
-        from fsspec import get_filesystem_class
+@functools.cache
+def _start_server() -> tuple[subprocess.Popen[str], str]:
+    """One for all tests of this process, with whose end it ends: its standard input closes."""
+    from fsspec import get_filesystem_class
 
-        get_filesystem_class("s3").clear_instance_cache()  # what is held has the endpoint of the module before
-        yield f"http://127.0.0.1:{port[1]}"
-        server.kill()
+    command = [sys.executable, "-c", SERVER, "127.0.0.1", "0"]
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    atexit.register(server.kill)
+    assert server.stdout is not None
+    port = re.search(r"port (\d+)", server.stdout.readline())
+    assert port is not None
+    threading.Thread(target=server.stdout.read, daemon=True).start()
+    get_filesystem_class("s3").clear_instance_cache()  # what a test held before has no endpoint, or another
+    return server, f"http://127.0.0.1:{port[1]}"
+
+
+@pytest.fixture
+def s3_endpoint() -> str:
+    return _start_server()[1]
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    fs, _ = url_to_fs("s3://any", use_listings_cache=False)  # one for all of a module: to make one takes 0.2 s
+    fs, _ = url_to_fs("s3://any", use_listings_cache=False)  # one for all tests: to make one takes 0.2 s
     name = "b" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
     fs.call_s3("create_bucket", Bucket=name)
     return Bucket(name, fs, variables)

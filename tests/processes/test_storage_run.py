@@ -21,7 +21,7 @@ from tests.conftest import Archive
 from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 from tests.s3 import Bucket, bucket, s3_endpoint
 
-pytestmark = pytest.mark.xdist_group("storage_run")  # one test process pays for what they share
+pytestmark = pytest.mark.xdist_group("storage")  # one test process pays for what they share
 
 __all__ = ["bucket", "s3_endpoint"]
 
