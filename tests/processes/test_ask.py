@@ -13,7 +13,7 @@ import pytest
 
 from tests.running import done_pages, pagepack, processes_of, rows, start, wait_until, write_pdf
 
-LONG = 150  # pages, at one a second; more than are read while a question is answered, on a slow machine too
+LONG = 90  # pages, at one a second; more than are read while a question is answered, on a slow machine too
 READERS = "SELECT worker FROM attempts WHERE prompt LIKE 'ask: %'"
 
 
@@ -59,14 +59,18 @@ def test_a_run_in_the_same_home_answers_with_its_own_readers(tmp_path: Path, hom
         assert len(rows(home, READERS)) == 2
 
 
-def test_a_worker_of_the_same_home_answers(tmp_path: Path, home: Path) -> None:
-    asked = write_pdf(tmp_path / "asked.pdf", 2)
+def test_a_worker_of_the_same_home_answers_and_devices_start_readers_of_ones_own(tmp_path: Path, home: Path) -> None:
+    asked, other = write_pdf(tmp_path / "asked.pdf", 2), write_pdf(tmp_path / "other.pdf", 1)
     with going_on(home, "worker", engine="InstantEngine"):
         own = readers(home)
         answered = pagepack("ask", "Which?", asked, "--home", home, engine="BrokenEngine")
         assert answered.returncode == 0, answered.stderr
         assert answered.stdout.count("ask: Which? of ") == 2
         assert {worker for (worker,) in rows(home, READERS)} == set(own)
+        beside = pagepack("ask", "Which?", other, "--home", home, "--devices", "0", engine="InstantEngine")
+    assert beside.returncode == 0, beside.stderr
+    assert "asking what reads here already" not in beside.stderr and "engine instant" in beside.stderr
+    assert beside.stdout.count("ask: Which? of ") == 1  # by whichever of the two came first
 
 
 def test_beside_a_run_that_answers_no_questions_it_has_readers_of_its_own(tmp_path: Path, home: Path) -> None:
@@ -94,12 +98,3 @@ def test_when_the_run_ends_before_the_answer_the_question_goes_on_here(tmp_path:
     assert question.returncode == 0, told
     assert said.count("ask: Which? of ") == 2 and "its readers have ended" in told
     assert rows(home, "SELECT count(*) FROM batches") == [(2,)]
-
-
-def test_devices_start_readers_of_ones_own(tmp_path: Path, home: Path) -> None:
-    asked = write_pdf(tmp_path / "asked.pdf", 1)
-    with going_on(home, "worker", engine="InstantEngine"):
-        answered = pagepack("ask", "Which?", asked, "--home", home, "--devices", "0", engine="InstantEngine")
-    assert answered.returncode == 0, answered.stderr
-    assert "asking what reads here already" not in answered.stderr and "engine instant" in answered.stderr
-    assert answered.stdout.count("ask: Which? of ") == 1  # by whichever of the two came first

@@ -231,7 +231,7 @@ def test_what_cannot_be_decompressed_is_no_answer() -> None:
 
 
 def test_a_bomb_of_a_few_bytes_is_not_unpacked_to_its_end() -> None:
-    bomb = gzip.compress(bytes(256 * 2**20), 9)
+    bomb = gzip.compress(bytes(256 * 2**20), 1)
 
     def explode(exchange: Exchange) -> None:
         exchange.send(200, bomb, Content_Encoding="gzip")
