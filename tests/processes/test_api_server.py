@@ -24,7 +24,7 @@ from pipeline.blobs.page_images import open_images
 from pipeline.blobs.png import encode
 from pipeline.settings import Settings
 from pipeline.store.pages import NewPage
-from pipeline.web.serve import WebServer
+from pipeline.web.serve import WebServer, _listen
 from tests.conftest import Archive
 from tests.running import ROOT, wait_until
 
@@ -135,6 +135,14 @@ def test_an_upload_of_ten_gigabytes_is_refused_before_it_is_sent(served: Served)
             for _ in range(1_000):
                 sender.sendall(b"%x\r\n%s\r\n" % (100_000, bytes(100_000)))
     wait_until(lambda: not list(served.uploads.glob(".parts/*")))
+
+
+def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
+    """A connection that waits for acknowledgements is 40 ms late with each body."""
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_many_requests_in_a_row_take_no_more_memory(served: Served) -> None:
