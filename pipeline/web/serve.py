@@ -107,8 +107,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
-        # An answer's head and body are two packets: else the second waits 40 ms until the first is acknowledged. asyncio
-        # sees to it only for sockets that were made with the protocol's number.
+        # An answer's head and body are two packets: else the second waits 40 ms until the first is acknowledged.
+        # asyncio sees to it only for sockets that were made with the protocol's number.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
