@@ -57,6 +57,12 @@ def test_deaths_are_warnings_and_are_counted_by_role_and_cause(settings: Setting
     before = scrape(port)
     assert before[RESTARTS, "died,read"] == before[RESTARTS, "died,ingest"] == 0, "what begins with 1 has not risen"
 
+    (of_pool,) = worker(settings.home, "ingest").children()  # Celery itself starts another; its words are heard
+    of_pool.kill()
+    wait_until(lambda: "signal 9" in log.read_text())
+    lines = [json.loads(line) for line in log.read_text().splitlines() if "signal 9" in line]
+    assert {line["level"] for line in lines} <= {"WARNING", "ERROR"}
+
     worker(settings.home, "read").kill()
     wait_until(lambda: scrape(port)[RESTARTS, "died,read"] == 1)
     wait_until(lambda: any(line.startswith("the read worker died (exit code -9)") for line in said(log, "WARNING")))
@@ -69,16 +75,6 @@ def test_deaths_are_warnings_and_are_counted_by_role_and_cause(settings: Setting
     after: Samples = scrape(port)
     assert after[RESTARTS, "broker,ingest"] == 1 and after[RESTARTS, "died,ingest"] == 0
     assert not any("died" in line for line in said(log, "INFO"))
-
-
-def test_an_ingest_process_that_is_killed_in_its_pool_is_said(settings: Settings, db: Database, host: Host) -> None:
-    """Celery itself starts another; its words are heard."""
-    log, _ = host(settings.home)
-    (of_pool,) = worker(settings.home, "ingest").children()
-    of_pool.kill()
-    wait_until(lambda: "signal 9" in log.read_text())
-    lines = [json.loads(line) for line in log.read_text().splitlines() if "signal 9" in line]
-    assert {line["level"] for line in lines} <= {"WARNING", "ERROR"}
 
 
 def test_a_database_that_is_lost_is_a_warning_and_its_return_is_not(broker: str, tmp_path: Path, host: Host) -> None:
