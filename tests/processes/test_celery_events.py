@@ -17,7 +17,6 @@ from celery import Celery
 from pipeline.database.engine import Database
 from pipeline.delivery.broker import make_app
 from pipeline.settings import Settings
-from pipeline.store.task_counts import progress
 from tests.running import wait_until, write_pdf
 from tests.worker_processes import broker, submit, workers
 from workers.serve import node_name
@@ -82,12 +81,3 @@ def test_a_workers_name_says_its_gpu_and_host_and_is_its_own(
     owners = [f"gpu7:{role}-{uuid.uuid4().hex}/" for _ in range(2)]
     names = [node_name(role, owner) for owner in owners]
     assert names == [f"pagepack.{name}{owner[-9:-1]}@{socket.gethostname()}" for owner in owners]
-
-
-def test_without_the_setting_workers_say_and_answer_nothing(settings: Settings, db: Database, tmp_path: Path) -> None:
-    folder = write_pdf(tmp_path / "docs" / "a.pdf", 1).parent
-    with broker(settings.home) as url, workers(settings, url, "ingest", "read"):
-        submit(db, url, settings, folder)
-        wait_until(lambda: progress(db, 1).tasks_done == 1)  # they take messages
-        app = make_app(url, events=True)
-        assert app.control.ping(timeout=1.5) == []
