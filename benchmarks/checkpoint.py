@@ -147,10 +147,10 @@ def make_checkpoint(folder: Path, preset: str, seed: int = 0, dtype: torch.dtype
 
 
 def real_tokenizer() -> Path:
-    """Pixtral's tekken.json, which mistral-common carries."""
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+    """Pixtral's tekken.json, which mistral-common carries; `MistralTokenizer.v3` would read it to say where it lies."""
+    import mistral_common
 
-    return Path(MistralTokenizer.v3(is_tekken=True, is_mm=True).instruct_tokenizer.tokenizer.file_path)
+    return Path(mistral_common.__path__[0]) / "data" / "tekken_240911.json"
 
 
 def main() -> None:

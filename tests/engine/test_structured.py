@@ -37,31 +37,30 @@ from workers.pixtral.text.processor import Processor
 
 pytestmark = pytest.mark.xdist_group("reader")
 
-TEXT = {"type": "string", "maxLength": 10}
+TEXT = {"type": "string", "maxLength": 4}
 SCHEMA = checked(
     {  # each kind that there is, and an end to each: of 300 tokens an answer is whole whatever is drawn
         "type": "object",
         "properties": {
             "kind": {"enum": ["invoice", "letter", 3, None]},
-            "number": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,4}$"},
+            "number": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,2}$"},
             "date": {"type": ["string", "null"], "format": "date"},
-            "pages": {"type": "integer", "minimum": 0, "maximum": 99},
-            "paid": {"type": "boolean"},
-            "seller": {"$ref": "#/$defs/party"},
-            "lines": {
+            "size": {"type": "integer", "minimum": 0, "maximum": 99},
+            "by": {"$ref": "#/$defs/party"},
+            "rows": {
                 "type": "array",
                 "maxItems": 2,
                 "items": {
                     "type": "object",
-                    "properties": {"what": TEXT, "count": {"enum": [1, 2]}},
-                    "required": ["what"],
+                    "properties": {"of": TEXT, "count": {"enum": [1, 2]}},
+                    "required": ["of"],
                 },
             },
             "rest": {
                 "anyOf": [{"type": "null"}, {"type": "array", "prefixItems": [{"type": "boolean"}], "items": False}]
             },
         },
-        "required": ["kind", "number", "date", "pages", "paid", "seller", "lines", "rest"],
+        "required": ["kind", "number", "date", "size", "by", "rows", "rest"],
         "$defs": {"party": {"type": "object", "properties": {"name": TEXT}, "required": ["name"]}},
     },
     "x",
@@ -116,7 +115,7 @@ def texts(generations):
 
 @pytest.fixture(scope="module")
 def pages():
-    return draw_samples(4, (64, 32), seed=40)
+    return draw_samples(3, (64, 32), seed=40)
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +133,10 @@ def mixed(reader, pages):
 def test_every_answer_of_the_reader_parses_and_fits(mixed):
     asked, read = mixed
     answers = [one for (_, prompt), one in zip(asked, read, strict=True) if prompt.schema]
-    assert len(answers) == 12 and {one.finish_reason for one in answers} == {"stop"}
+    assert len(answers) == 9 and {one.finish_reason for one in answers} == {"stop"}
     for one in answers:
         assert fitted(one.text, SCHEMA) == one.text and "\n" not in one.text
-    assert len(set(texts(answers))) > 8, "the model chooses nothing"
+    assert len(set(texts(answers))) > 6, "the model chooses nothing"
 
 
 def test_rows_without_a_schema_read_as_if_there_were_none(reader, pages, mixed):
@@ -156,14 +155,13 @@ def test_an_answer_is_the_same_alone_and_in_company(reader, mixed):
         assert reader.read([asked[index]])[0].tokens == read[index].tokens
 
 
-@pytest.mark.parametrize("other", [{"blocks": 26}, {"lookahead": True}, {"lookahead": True, "blocks": 26}])
+@pytest.mark.parametrize("other", [{"blocks": 22}, {"lookahead": True, "blocks": 22}], ids=["preempted", "ahead"])
 def test_an_answer_survives_preemption_and_a_host_that_plans_ahead(reader, mixed, other):
     """With `lookahead`, as on a GPU, the next step is planned before the last one's tokens are read."""
     asked, read = mixed[0][:5], mixed[1][:5]
     again = reader.read(asked, **other)
     assert texts(again) == texts(read)
-    if "blocks" in other:
-        assert any(one.preemptions for one, (_, prompt) in zip(again, asked, strict=True) if prompt.schema)
+    assert any(one.preemptions for one, (_, prompt) in zip(again, asked, strict=True) if prompt.schema)
 
 
 @pytest.fixture(scope="module", params=["bytes", "tekken"])
@@ -180,17 +178,17 @@ def random_rig(request, tmp_path_factory):
 
 def test_random_weights_give_json_that_fits_always(random_rig):
     (page,) = draw_samples(1, (64, 32), seed=50)
-    drawn = [held(temperature=t, seed=seed) for seed, t in enumerate([0.0, 0.7, 1.0, 2.0])]
+    drawn = [held(temperature=t, seed=seed) for seed, t in enumerate([0.0, 1.0, 2.0])]
     read = random_rig.read([(page, prompt) for prompt in drawn])
     assert {one.finish_reason for one in read} == {"stop"}
     for one in read:
         assert fitted(one.text, SCHEMA) == one.text
-    assert len({one.text for one in read}) == 4
+    assert len({one.text for one in read}) == 3
 
 
-def test_an_answer_that_meets_its_limit_is_the_beginning_of_one_that_fits(reader, pages):
-    short = replace(ASKED, max_tokens=20)
-    (cut,), (whole,) = reader.read([(pages[0], short)]), reader.read([(pages[0], ASKED)])
+def test_an_answer_that_meets_its_limit_is_the_beginning_of_one_that_fits(reader, mixed):
+    (page, prompt), whole = mixed[0][1], mixed[1][1]
+    (cut,) = reader.read([(page, replace(prompt, max_tokens=20))])
     assert (cut.finish_reason, whole.finish_reason) == ("length", "stop")
     assert whole.text.startswith(cut.text) and len(cut.text) < len(whole.text)
 
