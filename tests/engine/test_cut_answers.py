@@ -30,7 +30,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def pages():
-    return [page for page in draw_samples(40, (192, 64), seed=21) if len(page.layout.text) > 30][:12]
+    return [page for page in draw_samples(20, (192, 64), seed=21) if len(page.layout.text) > 30][:6]
 
 
 def ask(engine, pages, prompt, begun=None):
@@ -60,7 +60,7 @@ def test_an_answer_that_was_cut_goes_on_from_its_own_tokens_to_the_same_text(eng
     ]
     for one, other in zip(ended, whole, strict=True):  # bfloat16: prefill of what was written, in other shapes
         assert one.prompt_tokens == other.prompt_tokens
-        assert one.confidence == pytest.approx(other.confidence, abs=0.01)
+        assert one.confidence == pytest.approx(other.confidence, abs=0.002)
         assert all(one.text[a:b] == text for a, b, _, text in one.details.get("doubts", []))
 
 

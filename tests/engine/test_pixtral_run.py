@@ -11,6 +11,8 @@ import pytest
 from benchmarks.checkpoint import make_checkpoint
 from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
+pytestmark = pytest.mark.xdist_group("reader")  # one process, of which runs with a model are forked, imports torch
+
 # How a page lies is not looked at: that would load other models in each run.
 VARIABLES = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64", "PAGEPACK_TURN_PAGES": "false"}
 TEXTS = "SELECT page_number, prompt, text, finish_reason FROM page_text ORDER BY 1, 2"

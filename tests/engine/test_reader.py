@@ -88,10 +88,10 @@ def test_unseen_pages_are_read_and_every_answer_stops_by_itself(pages, packed):
     assert [g.text for page, g in zip(pages, packed, strict=True) if page.kind == "blank"] == [""] * 4
 
 
-@pytest.mark.parametrize("neighbours", [1, 2, 7, 31])
+@pytest.mark.parametrize("neighbours", [1, 7, 31])
 def test_text_is_the_same_with_any_number_of_neighbours(model, processor, pages, packed, neighbours):
     """All at once is what `packed` is; here every page stands in packs of `neighbours`, in another order."""
-    order = np.random.default_rng(neighbours).permutation(len(pages))[: 8 if neighbours < 7 else 32].tolist()
+    order = np.random.default_rng(neighbours).permutation(len(pages))[: {1: 6, 7: 14, 31: 32}[neighbours]].tolist()
     found = {}
     for first in range(0, len(order), neighbours):
         part = order[first : first + neighbours]
@@ -139,7 +139,7 @@ def test_a_page_of_a_kind_it_never_saw_gives_some_text_and_an_end(model, process
     pixels = {
         "noise": rng.integers(0, 256, (64, 192, 3), dtype=np.uint8),
         "black": np.zeros((32, 96, 3), np.uint8),
-        "large": np.kron(rng.integers(0, 2, (80, 96, 1)), np.full((4, 4, 3), 255)).astype(np.uint8),
+        "large": np.kron(rng.integers(0, 2, (56, 64, 1)), np.full((4, 4, 3), 255)).astype(np.uint8),
         "stripes": np.tile(np.array([[[0] * 3], [[255] * 3]], np.uint8), (24, 64, 1)),
     }[kind]
     limits = Limits(4, 512, 1024, 2048)
@@ -152,7 +152,7 @@ def test_a_page_of_a_kind_it_never_saw_gives_some_text_and_an_end(model, process
         lookahead=False,
     )
     try:
-        request = processor.encode_page(kind, pixels, OCR.text, Sampling(max_tokens=256))
+        request = processor.encode_page(kind, pixels, OCR.text, Sampling(max_tokens=100))
         generation = engine.submit(request).result(60)
     finally:
         engine.close()
@@ -233,7 +233,7 @@ def test_training_takes_the_products_arithmetic():
 
 def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch, tmp_path):
     """Cut in the middle of a group of steps; weights after the next step show that the optimizers' state came back."""
-    monkeypatch.setattr(train, "BATCH", 4)
+    monkeypatch.setattr(train, "BATCH", 2)
     monkeypatch.setattr(train, "GROUP", 3)
     straight, resumed = (train.Trainer(3, torch.device("cpu"), False, 1) for _ in range(2))
     straight.stage = 1

@@ -123,7 +123,7 @@ def test_a_checkpoint_that_is_no_folder_is_told_so(tmp_path: Path) -> None:
 
 
 def test_drawn_pages_are_the_same_each_time_and_fit_one_image() -> None:
-    first, second = drawn_pages(7), drawn_pages(7)
+    first, second = drawn_pages(6), drawn_pages(6)
     assert all((one.pixels == other.pixels).all() for one, other in zip(first, second, strict=True))
     assert all(side % 16 == 0 and side <= 1024 for page in first for side in page.pixels.shape[:2])
     assert all((page.pixels < 128).any() for page in first) and pages_of.__doc__
