@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,15 +19,15 @@ from pipeline.errors import (
     exit_code,
 )
 from pipeline.settings import Settings
-from tests.running import ROOT, environment, pagepack, rows, write_pdf
+from tests.running import ROOT, call, environment, pagepack, rows, start_worker, write_pdf
 
 
-def worker(role: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    told = environment("UnstartableEngine", PAGEPACK_HOME=str(home), **variables)
-    command = [sys.executable, "-P", "-m", "workers", role]
-    return subprocess.run(
-        command, env=told, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, cwd=ROOT
-    )
+def worker(role: str, home: Path, **variables: str) -> tuple[int | None, str]:
+    """To its end: its exit code and words."""
+    log = home / "worker.log"
+    log.unlink(missing_ok=True)
+    code = start_worker(role, environment("UnstartableEngine", PAGEPACK_HOME=str(home), **variables), log).wait(200)
+    return code, log.read_text()
 
 
 def test_each_error_knows_its_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,10 +44,10 @@ def test_each_error_knows_its_code(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_worker_whose_engine_raises_ends_with_a_code_of_its_own(settings: Settings, broker: str) -> None:
-    ended = worker("read", settings.home, PAGEPACK_BROKER_URL=broker)
-    assert ended.returncode == 70, ended.stderr
-    assert "Traceback" in ended.stderr and "KeyError: 'no such kernel': this is a fault of the program" in ended.stderr
-    assert worker("read", settings.home, PAGEPACK_LEASE_SECONDS="0").returncode == 2
+    code, said = worker("read", settings.home, PAGEPACK_BROKER_URL=broker)
+    assert code == 70, said
+    assert "Traceback" in said and "KeyError: 'no such kernel': this is a fault of the program" in said
+    assert worker("read", settings.home, PAGEPACK_LEASE_SECONDS="0")[0] == 2
 
 
 def test_a_run_whose_reader_cannot_start_says_whose_fault_it_is(tmp_path: Path) -> None:
@@ -62,13 +60,13 @@ def test_a_run_whose_reader_cannot_start_says_whose_fault_it_is(tmp_path: Path) 
 def test_a_worker_without_the_package_of_its_runtime_ends_before_it_takes_a_page(tmp_path: Path) -> None:
     home = tmp_path / "home"
     folder = write_pdf(tmp_path / "docs" / "a.pdf", 1).parent
-    assert pagepack("submit", folder, "--home", home).returncode == 0
+    assert call("submit", folder, "--home", home).returncode == 0
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
     absent = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PAGEPACK_INTERNAL_ENGINE": ""}
     said = "pagepack: openvino is not installed; pip install 'pagepack[openvino]', or leave --ocr-runtime openvino out"
     ended = pagepack("worker", "--home", home, "--ocr-runtime", "openvino", fresh=True, **absent)
     assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
-    ended = pagepack("worker", "--home", home, fresh=True, PAGEPACK_OCR_RUNTIME="openvino", **absent)
+    ended = call("run", folder, "--home", home, PAGEPACK_OCR_RUNTIME="openvino", **absent)
     assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
     assert rows(home, "SELECT count(*) FROM attempts") == [(0,)]
 
