@@ -27,7 +27,7 @@ from workers.pixtral.text.grammar import _Walk
 
 pytestmark = pytest.mark.xdist_group("reader")
 
-LINE = {"type": "string", "maxLength": 24}
+LINE = {"type": "string", "maxLength": 12}
 
 
 def _object(**properties):
@@ -35,7 +35,7 @@ def _object(**properties):
 
 
 SCHEMAS = (
-    _object(text={"type": "string", "maxLength": 60}),
+    _object(text={"type": "string", "maxLength": 30}),
     _object(lines={"type": "array", "items": LINE, "maxItems": 3}),
     _object(number={"type": "integer"}, kind={"enum": ["letter", "ledger"]}, paid={"type": "boolean"}, rest=LINE),
     _object(of={"type": "object", "properties": {"a": LINE, "b": {"const": "quite a long word"}}, "required": ["b"]}),
