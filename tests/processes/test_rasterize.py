@@ -167,6 +167,8 @@ def test_exif_orientation_stands_the_picture_upright(
 ) -> None:
     from pipeline.documents.images.dots import TURNS
 
+    if size[0] > 1024 and suffix != "jpeg":
+        size = (1500, 1000)  # JPEGs alone are decoded smaller than they are
     undo = {
         Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
         Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
@@ -346,19 +348,19 @@ def test_a_page_that_hangs_costs_that_page(tmp_path: Path) -> None:
     assert isinstance(found[2], RasterizedPage) and found[2].text_layer == "before and after\n"
 
 
-def test_two_thousand_pages_and_the_limit(rasterizer: Rasterizer, tmp_path: Path) -> None:
-    path = hostile.pages_of(tmp_path / "a.pdf", *[(20, 20)] * 2000, texts=False)
+def test_many_pages_and_the_limit(rasterizer: Rasterizer, tmp_path: Path) -> None:
+    path = hostile.pages_of(tmp_path / "a.pdf", *[(20, 20)] * 500, texts=False)
     with rasterizer.open(path, "pdf") as document:
-        assert document.page_count == 2000
-        assert [result.page_index for result in document.pages(1990)] == list(range(1990, 2000))
-    with Rasterizer(Settings(max_pages=1999)) as strict:
+        assert document.page_count == 500
+        assert [result.page_index for result in document.pages(495)] == list(range(495, 500))
+    with Rasterizer(Settings(max_pages=499)) as strict:
         assert rejection(strict, path).cause == "too-large"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
 def test_a_child_killed_once_loses_no_page(tmp_path: Path, how: signal.Signals) -> None:
     path = hostile.pages_of(tmp_path / "a.pdf", *[(595, 842)] * 12)
-    with Rasterizer(Settings()) as rasterizer, rasterizer.open(path, "pdf") as document:
+    with Rasterizer(Settings(max_side_px=256)) as rasterizer, rasterizer.open(path, "pdf") as document:
         found: list[Result] = []
         for result in document.pages():
             found.append(result)
