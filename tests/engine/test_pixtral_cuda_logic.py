@@ -52,14 +52,12 @@ def check_engine(folder: Path) -> None:
     from mistral_common.protocol.instruct.messages import UserMessage
     from PIL import Image
 
-    from benchmarks.bench_narrow_cache import rounded_cache
     from benchmarks.checkpoint import make_checkpoint
     from tests.engine import test_pixtral_isolation as isolation
     from tests.engine import test_pixtral_tiles as tiles
     from workers.pixtral.cpu.attention import attend_packed, attend_past
-    from workers.pixtral.cuda import attention, graph, kernels
+    from workers.pixtral.cuda import attention, graph
     from workers.pixtral.cuda.graph import CudaBackend
-    from workers.pixtral.model import kv_cache
     from workers.pixtral.model.load import load_model
     from workers.pixtral.plan.sequence import Sampling
     from workers.pixtral.text.processor import Processor
@@ -90,25 +88,6 @@ def check_engine(folder: Path) -> None:
     for ours, theirs in zip(results, expected, strict=True):  # float32, through other kernels
         assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
 
-    # A cache in e4m3, against the CPU path with what it stores rounded so. The interpreter's own rounding is wrong
-    # where it carries (see above), so rows are stored by torch; all that reads them is the GPU's.
-    def store(self, key, value, stored, slots):
-        written = slots >= 0
-        for rows, eight, scales in zip((key, value), stored[:2], stored[2:], strict=True):
-            eight[slots[written]], scales[slots[written]] = kv_cache.narrow(rows[written])
-
-    def narrow(model, limits, blocks, block_size, _tile):
-        return CudaBackend(model, limits, blocks, block_size, use_graph=False, narrow_cache=True)
-
-    with rounded_cache(on=True):
-        expected, _, _ = isolation.read(model, processor, work[:2], chunk=7, budget=14, **settings)
-    stored_by_kernel, kernels.PagedKernels.store = kernels.PagedKernels.store, store
-    results, _, _ = isolation.read(model, processor, work[:2], make_backend=narrow, chunk=7, budget=14, **settings)
-    kernels.PagedKernels.store = stored_by_kernel
-    assert [r.tokens for r in results] == [r.tokens for r in expected]
-    for ours, theirs in zip(results, expected, strict=True):
-        assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
-
     # A page of several images needs wider block tables than the one beside it, which goes on in its own afterwards.
     chunks = [ImageChunk(image=Image.fromarray(isolation.page(number))) for number in (4, 1, 2)]
     several = processor.encode([UserMessage(content=[*chunks, TextChunk(text="x")])], Sampling(max_tokens=2))
@@ -121,14 +100,16 @@ def check_engine(folder: Path) -> None:
     results, executor, _ = tiles.read(model, asked, **narrow, tile_tokens=64, make_backend=interpreted)
     assert [r.tokens for r in results] == [r.tokens for r in expected]
     assert [tables.blocks for tables in executor.backend.tables] == [4, 12] and len(several.tokens) > 32
+    assert all(tables.recorded for tables in executor.backend.tables)
 
     check_drafts(model, processor)
 
 
 def check_drafts(model, processor) -> None:
-    """Pages with a right draft, a wrong one and half of each, planned as on a GPU: before the last tokens are read."""
+    """Pages with a right draft, a wrong one, half of each and none, planned as on a GPU: before tokens are read."""
     from dataclasses import replace
 
+    from benchmarks.bench_narrow_cache import rounded_cache
     from tests.engine import test_pixtral_isolation as isolation
     from workers.pixtral.cuda.graph import CudaBackend
     from workers.pixtral.engine import PackedEngine
@@ -145,8 +126,8 @@ def check_drafts(model, processor) -> None:
             Watched.rows = max(Watched.rows, 0 if step.chunks else launched.computed_rows)
             return launched
 
-    def read(requests, blocks, narrow_cache=False):
-        limits = Limits(3, 20, 40, 80)
+    def read(requests, blocks, chunk, budget, narrow_cache=False):
+        limits = Limits(3, chunk, budget, 80)
         backend = CudaBackend(model, limits, blocks, 8, use_graph=False, narrow_cache=narrow_cache, drafts=True)
         assert backend.buckets[-1] > 3 and backend.run_rows == 8  # two query heads a group
         scheduler = Scheduler(replace(limits, drafts=backend.drafts), BlockPool(blocks, 8), 0)
@@ -160,34 +141,28 @@ def check_drafts(model, processor) -> None:
         scheduler.pool.check([])
         return generations, scheduler.preemptions
 
-    def check(results, expected):
-        assert [one.tokens for one in results] == [one.tokens for one in expected]
-        for ours, theirs in zip(results, expected, strict=True):
-            assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
-
-    def half(answer):
-        return (*answer[:3], 7, 7, *answer[5:])
+    def half(tokens):
+        return *tokens[:3], 7, 7, *tokens[5:]
 
     sampling, work = Sampling(max_tokens=7), [(4, 0), (1, 0), (4, 1)]
-    expected, _, _ = isolation.read(model, processor, work, max_sequences=3, max_context=80, sampling=sampling)
-    drafts = expected[0].tokens, (7,) * 7, half(expected[2].tokens)
-    drafted = [
+    asked = [
         processor.encode_page(f"p{page}", isolation.page(page), isolation.QUESTIONS[question], sampling)
         for page, question in work
     ]
-    drafted = [replace(one, draft=draft) for one, draft in zip(drafted, drafts, strict=True)]
-    results, preemptions = read(drafted, 4)
-    check(results, expected)
-    assert Watched.rows > 3 and preemptions
-    assert results[0].accepted > 3 and results[1].drafted > results[1].accepted == 0, results
-
-    plain = [replace(one, draft=()) for one in drafted[::2]]  # what the narrow cache changes, it changes for all rows
-    expected, _ = read(plain, 40, narrow_cache=True)
-    drafts = expected[0].tokens, half(expected[1].tokens)
-    drafted = [replace(one, draft=draft) for one, draft in zip(plain, drafts, strict=True)]
-    results, _ = read(drafted, 40, narrow_cache=True)
-    check(results, expected)
-    assert Watched.rows > 3 and results[0].accepted > 3 and results[1].drafted > results[1].accepted > 0, results
+    settings = {"max_sequences": 3, "max_context": 80, "sampling": sampling}
+    for narrow_cache, blocks, chunk, budget in ((False, 4, 20, 40), (True, 40, 7, 14)):
+        with rounded_cache(on=narrow_cache):  # the CPU path, with what it stores rounded as e4m3 is
+            expected, _, _ = isolation.read(model, processor, work, chunk=chunk, budget=budget, **settings)
+        right, _, other = (one.tokens for one in expected)
+        drafts = (half(right), (7,) * 7, ()) if narrow_cache else (right, (7,) * 7, half(other))
+        drafted = [replace(one, draft=draft) for one, draft in zip(asked, drafts, strict=True)]
+        results, preemptions = read(drafted, blocks, chunk, budget, narrow_cache)
+        assert [one.tokens for one in results] == [one.tokens for one in expected]
+        assert Watched.rows > 3 and bool(preemptions) == (blocks == 4), (Watched.rows, preemptions)
+        assert results[0].accepted > (0 if narrow_cache else 3), results
+        assert results[1].drafted > results[1].accepted == 0, results
+        for ours, theirs in zip(results, expected, strict=True):
+            assert abs(ours.confidence.mean - theirs.confidence.mean) < 1e-4
 
 
 if __name__ == "__main__":
