@@ -50,17 +50,18 @@ def test_its_answers_are_another_models() -> None:
     assert chosen.model == f"{fingerprint()}/openvino-{precision_here()}"
 
 
-@pytest.mark.parametrize(("precision", "most"), [("f32", 0.005), ("bf16", 0.5)])
-def test_recognizer_gives_what_onnxruntime_does_but_for_rounding(precision: str, most: float) -> None:
+def test_recognizer_gives_what_onnxruntime_does_but_for_rounding() -> None:
     models = choose_models()
     reader = load(models)
-    line = draw((20, 40, "Receipt 206 of 41 boxes"))[30:56]
-    scaled = reader.text_rec.resize_norm_img(line, 832 / 48)[None]
+    line = draw((20, 40, "Receipt 206 of 41 boxes"))[30:56, :224]
+    scaled = reader.text_rec.resize_norm_img(line, 416 / 48)[None]
     exact = reader.text_rec.session.session(scaled)
-    found = OpenVinoSession(models.recognizer, precision, num_threads=1)(scaled)
     decode = reader.text_rec.postprocess_op
-    assert found.shape == exact.shape and decode(found)[0][0][0] == decode(exact)[0][0][0] == "Receipt 206 of 41 boxes"
-    assert np.abs(found - exact).max() < most
+    assert decode(exact)[0][0][0] == "Receipt 206 of 41 boxes"
+    for precision, most in (("f32", 0.005), ("bf16", 0.5)):
+        found = OpenVinoSession(models.recognizer, precision, num_threads=1)(scaled)
+        assert found.shape == exact.shape and decode(found)[0][0][0] == "Receipt 206 of 41 boxes"
+        assert np.abs(found - exact).max() < most
 
 
 def test_fast_models_and_the_small_ones_behind_them_read_with_it(tmp_path: Path) -> None:

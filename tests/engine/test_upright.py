@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("rapidocr")
 
 Pixels = NDArray[np.uint8]
 LINES = ["The harbour office holds", "forty-one boxes of letters,", "unread since 1913."]
-SHEETS = {"letter": LINES, "title": ["Annual Report"], "number": ["Page 17"]}
+SHEETS = {"title": ["Annual Report"], "number": ["Page 17"]}
 BLANK = np.full((64, 96, 3), 255, np.uint8)
 
 
@@ -62,6 +62,10 @@ def test_lines_askew_are_set_level_whichever_way_the_page_lies(models: Models, t
     assert lie.turn == -turns % 4 and lie.skew == pytest.approx(4, abs=0.5)
     level = set_upright(askew, lie)
     assert all(side % 16 == 0 for side in level.shape[:2]) and find_lie(models, level) == Lie()
+
+
+def test_lines_that_are_hardly_askew_are_left_so(models: Models) -> None:
+    assert find_lie(models, sheet(LINES, degrees=0.6)) == Lie()
 
 
 WORDS = {
