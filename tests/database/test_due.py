@@ -16,12 +16,12 @@ from pipeline.store.leases import expire, renew_tasks
 from tests.conftest import LIMITS, NEVER, Archive
 
 DATABASES = ("sqlite", "postgresql")
-ROWS = 8_000
+ROWS = 20_000
 
 
 @pytest.fixture
 def large(archive: Archive) -> Archive:
-    """8,000 tasks that mostly wait and were enqueued just now; few are due, few messages lost. The documents alike."""
+    """20,000 tasks that mostly wait and were enqueued just now; few are due, few messages lost. The documents alike."""
     archive.file("/in/a.pdf", ["x"])
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
     columns = "batch_id, state, owner, token, lease_until, attempts, crashes, next_attempt_at, enqueued_at"
