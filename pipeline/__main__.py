@@ -40,6 +40,7 @@ def main() -> None:
 
 def _end(code: int) -> NoReturn:
     """As the interpreter ends, but it takes no heap apart: that is a fifth of a second of a run, for nothing."""
+    signal.signal(signal.SIGINT, _leave)
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -9,7 +9,10 @@ COMMITTED: rows are locked in the order of their ids, and guarded by tokens and 
 
 from __future__ import annotations
 
+import atexit
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,12 +27,23 @@ from pipeline.database.postgresql import translated
 from pipeline.database.sqlite import sqlite_error
 from pipeline.database.sqlite_file import Unchanged
 
+_opened_by: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A command closes what it opened: whoever is last at a SQLite file folds its log into it and takes that away."""
+    for engine, process in list(_opened_by.items()):
+        if process == os.getpid():
+            engine.dispose()
+
 
 class Database:
     """One engine for a process. `read()` and `write()` open a transaction each."""
 
     def __init__(self, engine: Engine, name: str, unchanged: Unchanged | None = None) -> None:
         self.engine = engine
+        _opened_by[engine] = os.getpid()
         self.name = name  # as messages name it, without a password
         self._unchanged = unchanged
         self.dialect = engine.dialect.name

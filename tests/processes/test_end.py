@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.running import environment
+from tests.running import environment, pagepack, write_pdf
 
 _PROGRAM = """
 import atexit, sys, threading
@@ -34,3 +35,20 @@ def test_threads_and_callbacks_end_and_no_heap_is_taken_apart() -> None:
         assert ended.returncode == code, ended.stderr
         assert ended.stderr.splitlines()[-2:] == ["a thread ended", "at exit"]
         assert ("version" in ended.stdout) == (code == 0)
+
+
+def test_nothing_is_left_beside_the_database(tmp_path: Path) -> None:
+    """What a command wrote and did not fold into the file is lost to who copies that."""
+    home = tmp_path / "home"
+    write_pdf(tmp_path / "in/a.pdf", 2)
+    (tmp_path / "in/broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    for words, code in (
+        (("run", tmp_path / "in"), 1),
+        (("retry",), 0),
+        (("pause",), 0),
+        (("resume",), 0),
+        (("submit", tmp_path / "in/a.pdf", "--prompt", "describe"), 0),
+    ):
+        done = pagepack(*words, "--home", home)
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        assert [file.name for file in home.glob("pagepack.db*")] == ["pagepack.db"], words
