@@ -192,6 +192,7 @@ class DatabasePool:
             return
         if not isinstance(engine.pool, sa.QueuePool) or engine.pool.checkedout() or engine.pool.checkedin() != 1:
             self._engines.pop(name).dispose()
+            self._sessions[name].execute(_END_KEPT)  # one that is still in use keeps its locks
             return
         with engine.connect() as connection:
             connection.exec_driver_sql("DISCARD PLANS")
@@ -233,8 +234,8 @@ class DatabasePool:
 
 _TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
 _KEPT = "pagepack_kept"
-_END_SESSIONS = f"""
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> '{_KEPT}'"""
+_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+_END_KEPT = f"{_END} AND application_name = '{_KEPT}'"
+_END_SESSIONS = f"{_END} AND application_name <> '{_KEPT}' AND pid <> pg_backend_pid()"
 _RESTART_SEQUENCES = """
 SELECT setval(c.oid, 1, false) FROM pg_class c WHERE c.relkind = 'S' AND c.relnamespace = 'public'::regnamespace"""
