@@ -114,8 +114,8 @@ def test_a_reader_that_dies_at_every_page_is_started_less_and_less_often(
     """A broken GPU shall not condemn a backlog as fast as it can."""
     call("submit", folder_of(tmp_path / "in", 1, pages=4), "--home", home)
     broken = worker("--role", "both", engine="BrokenEngine")
-    again = "the read worker died (exit code 139); starting it again in"
-    assert heard(broken, again) == [f"{again} {seconds} s" for seconds in (2, 4)]
+    again = "the read worker died (exit code 139); starting it again"
+    assert heard(broken, again) == [f"{again} in {seconds} s" for seconds in (2, 4)]
     died = "SELECT count(DISTINCT worker) FROM task_attempts WHERE error = 'its worker died'"
     assert rows(home, died) >= [(2,)]
 
@@ -135,8 +135,8 @@ def test_an_ingest_worker_that_cannot_start_is_started_less_and_less_often(
     wait_until(lambda: rows(home, "SELECT role FROM worker_processes ORDER BY 1") == [("ingest",), ("read",)])
     (first,) = (one for one in psutil.Process(broken.pid).children() if one.name() == "pagepack:ingest")
     first.kill()
-    again = "the ingest worker died (exit code 3); starting it again in"
-    assert heard(broken, again) == [f"{again} {seconds} s" for seconds in (4, 8)]
+    again = "the ingest worker died (exit code 3); starting it again"
+    assert heard(broken, again) == [f"{again} in {seconds} s" for seconds in (4, 8)]
 
 
 def test_ingest_holds_back_while_enough_pages_wait(tmp_path: Path, home: Path, worker: Starter) -> None:
