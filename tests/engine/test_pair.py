@@ -366,24 +366,33 @@ STEP = r"over two devices a step of 4,096 tokens of prompts and \d+ sequences do
 WAY_OUT = r"free some on both, .*: --quantize int8 or int4"
 
 
-def test_a_worst_step_that_does_not_fit_ends_with_what_and_the_way_out(tmp_path):
+HERE_FULL = r"\(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\)"
+THERE_FULL = r"\(.*can't allocate memory.*\)"
+IN_EITHER = pytest.mark.parametrize(
+    ("fault", "what"),
+    [(pair_processes.no_memory, HERE_FULL), (pair_processes.no_memory_there, THERE_FULL)],
+    ids=["here", "there"],
+)
+
+
+@IN_EITHER
+def test_a_worst_step_that_does_not_fit_ends_with_what_and_the_way_out(fault, what, tmp_path):
     """Without a wait for ever, and with the code of a wrong setting, so that nobody starts it again and again."""
-    first = FirstProcess(tmp_path, pair_processes.measure_with, CHECKPOINT, pair_processes.no_memory)
+    first = FirstProcess(tmp_path, pair_processes.measure_with, CHECKPOINT, fault)
     second = first.hear()
     code, said = first.end()
     assert code == 2, said
     (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
-    what = r"\(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\)"
     assert re.fullmatch(rf"CRITICAL {STEP} {what}; {WAY_OUT}", told), told
     assert "Traceback" not in said and is_gone(second)
 
 
-def test_out_of_memory_of_the_second_while_pages_are_read_is_an_end_that_is_started_again(tmp_path):
-    first = FirstProcess(tmp_path, pair_processes.read_with, CHECKPOINT, pair_processes.no_memory_there)
+@IN_EITHER
+def test_out_of_memory_while_pages_are_read_is_an_end_that_is_started_again(fault, what, tmp_path):
+    first = FirstProcess(tmp_path, pair_processes.read_with, CHECKPOINT, fault)
     second = first.hear()
     code, said = first.end()
     assert code == 4, said
     (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
-    what = r"\(.*can't allocate memory.*\)"
     assert re.fullmatch(rf"CRITICAL {STEP} {what}, and both processes end; if it happens again, {WAY_OUT}", told), told
     assert is_gone(second)
