@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -202,12 +202,19 @@ def processes_of(home: Path) -> list[psutil.Process]:
         try:
             words = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
             if b"tests.warm_start" in words:  # what was forked from it has its words; a worker's log lies in the home
-                words += b"\0".join(os.fsencode(os.readlink(one)) for one in os.scandir(folder / "fd"))
+                words += b"\0".join(open_files(folder / "fd"))
             if sought in words and int(folder.name) != os.getpid():
                 found.append(psutil.Process(int(folder.name)))
         except (OSError, psutil.NoSuchProcess):
             continue
     return found
+
+
+def open_files(descriptors: Path) -> Iterator[bytes]:
+    """The paths behind /proc/PID/fd. One that is closed meanwhile is left out, and hides no other."""
+    for one in os.scandir(descriptors):
+        with suppress(OSError):
+            yield os.fsencode(os.readlink(one))
 
 
 def reconciles(home: Path) -> None:
