@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,15 @@ class Bucket:
     def keys(self, prefix: str = "") -> list[str]:
         found = self.fs.call_s3("list_objects_v2", Bucket=self.name, Prefix=prefix)
         return [one["Key"] for one in found.get("Contents", [])]
+
+    @contextmanager
+    def opened_anew(self) -> Iterator[None]:
+        """What is opened inside goes by the environment there, and nothing after it uses that, though a test fails."""
+        type(self.fs).clear_instance_cache()
+        try:
+            yield
+        finally:
+            type(self.fs).clear_instance_cache()
 
 
 @functools.cache

@@ -109,21 +109,18 @@ def test_a_wrong_url_is_named_with_the_way_out(bucket: Bucket) -> None:
 
 
 def test_absent_credentials_and_silent_endpoints_are_named(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
+    with bucket.opened_anew(), monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        type(bucket.fs).clear_instance_cache()
         began = time.monotonic()
         error = failure("s3://user:secret@some-bucket/x")
         assert isinstance(error, StorageGone) and error.retryable and "127.0.0.1:9" in str(error)
         assert time.monotonic() - began < 60
-    with monkeypatch.context() as patch:
+    with bucket.opened_anew(), monkeypatch.context() as patch:
         patch.delenv("AWS_ACCESS_KEY_ID")
         patch.delenv("AWS_SECRET_ACCESS_KEY")
         patch.setenv("HOME", "/nonexistent")
-        type(bucket.fs).clear_instance_cache()
         error = failure(f"{bucket.url}/x")
         assert isinstance(error, UsageError) and "AWS_ACCESS_KEY_ID" in str(error)
-    type(bucket.fs).clear_instance_cache()
 
 
 def test_wrong_credentials_are_named(bucket: Bucket) -> None:

@@ -206,14 +206,12 @@ def test_storage_that_goes_away_fails_no_document(
     bucket: Bucket, archive: Archive, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen(archive.db, write_pdf(tmp_path / "a.pdf", 2), settings)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    type(bucket.fs).clear_instance_cache()
     away = settings.model_copy(update={"images_url": f"{bucket.url}/images"})
-    with pytest.raises(StorageGone, match="does not answer"):
-        Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1)
+    with bucket.opened_anew(), monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(StorageGone, match="does not answer"):
+            Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1)
     assert archive.rows("SELECT state, attempts, crashes FROM documents") == [("pending", 0, 0)]
-    type(bucket.fs).clear_instance_cache()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.variables["AWS_ENDPOINT_URL"])
     Ingester(archive.db, away, "ingest/1", lambda: False).ingest(1)
     for (image_hash,) in archive.rows("SELECT image_hash FROM pages"):
         open_images(away).pixels(image_hash)
