@@ -26,7 +26,7 @@ from schemas.prompts import CATALOGUE, OCR
 from tests.conftest import Archive, answer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, LocatorAssertions, Page
+    from playwright.sync_api import Dialog, Locator, LocatorAssertions, Page
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -52,7 +52,7 @@ class Site:
         self.page.on("request", lambda request: self._look_at(request.url))
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("dialog", self._refuse)
 
     def open(self, path: str) -> Page:
         """As somebody who comes for the first time, in the window that is there: a new one takes a second."""
@@ -72,6 +72,10 @@ class Site:
     def look_as(self, width_px: int, scheme: Literal["light", "dark"]) -> None:
         self.page.set_viewport_size({"width": width_px, "height": 900})
         self.page.emulate_media(color_scheme=scheme)
+
+    def _refuse(self, dialog: Dialog) -> None:
+        self.complaints.append(dialog.message)
+        dialog.dismiss()  # until then the page answers nothing, and no time limit ends that
 
     def _look_at(self, url: str) -> None:
         if not url.startswith(self.address):
