@@ -185,27 +185,27 @@ def test_killed_in_the_middle_it_goes_on_and_reads_no_finished_page_again(
     reconciles(home)
 
 
-def test_a_killed_part_is_started_again(folder: Path, home: Path) -> None:
+def test_a_killed_part_is_started_again(folder: Path, home: Path, tmp_path: Path) -> None:
     """Who draws, while some pages are not drawn, then who brings the messages; who reads is killed by a page below."""
     write_pdf(folder / "a.pdf", 60)
-    run = start("run", folder, "--home", home, engine="SlowEngine", PAGEPACK_MAX_WAITING_PAGES="5")
-    wait_until(lambda: (home / "pagepack.db").exists())
+    gate = tmp_path / "gate"
+    variables = {"PAGEPACK_MAX_WAITING_PAGES": "5", "PAGEPACK_INTERNAL_GATE": str(gate)}
+    run = start("run", folder, "--home", home, engine="HeldEngine", **variables)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 3)
     assert run.stderr is not None
+
+    def parts(name: str) -> list[psutil.Process]:  # one that was started again just now has its name later
+        with suppress(psutil.NoSuchProcess):
+            return [one for one in processes_of(home) if name in " ".join([one.name(), *one.cmdline()])]
+        return []
+
     for victim, said in (("pagepack:ingest", "the ingest worker died"), ("valkey-server", "the embedded broker died")):
-        more = done_pages(home) + 3
-        wait_until(lambda: done_pages(home) >= more)  # noqa: B023
-        victims: list[psutil.Process] = []
-
-        def are_found() -> bool:  # one that was started again just now has its name later
-            with suppress(psutil.NoSuchProcess):
-                victims[:] = [one for one in processes_of(home) if victim in " ".join([one.name(), *one.cmdline()])]  # noqa: B023
-            return bool(victims)  # noqa: B023
-
-        wait_until(are_found)
-        for process in victims:
+        wait_until(lambda: run.poll() is not None or bool(parts("pagepack:ingest") and parts(victim)))  # noqa: B023
+        for process in parts(victim):
             process.kill()
         assert any(said in line for line in run.stderr), "before the next one is killed"
         assert rows(home, "SELECT count(*) < 60 FROM pages") == [(1,)], "something is left to draw"
+    gate.touch()
     output, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     assert "60 pages: 60 done" in output
