@@ -24,7 +24,9 @@ def address_in(process: subprocess.Popen[str]) -> str:
 
 def test_a_run_is_looked_at_meanwhile_and_takes_its_page_away(tmp_path: Path) -> None:
     write_pdf(tmp_path / "in" / "a.pdf", 40)
-    run = start("run", tmp_path / "in", "--home", tmp_path / "home", "--serve", engine="SlowEngine")
+    gate = tmp_path / "gate"  # the run goes on until it was looked at
+    held = {"engine": "HeldEngine", "PAGEPACK_INTERNAL_GATE": str(gate)}
+    run = start("run", tmp_path / "in", "--home", tmp_path / "home", "--serve", **held)
     address = address_in(run)
 
     def shows_it() -> bool:  # the page is there before the run has opened its batch
@@ -34,6 +36,7 @@ def test_a_run_is_looked_at_meanwhile_and_takes_its_page_away(tmp_path: Path) ->
 
     wait_until(shows_it)
     run.send_signal(signal.SIGINT)
+    gate.touch()
     assert run.wait(timeout=600) == 130
     try:
         httpx2.get(address, timeout=5)
