@@ -375,24 +375,25 @@ IN_EITHER = pytest.mark.parametrize(
 )
 
 
+def ends_with(code: int, words: str, first: FirstProcess) -> str:
+    """Both processes end, the first with this code and one line in these words; all that it said."""
+    second = first.hear()
+    ended, said = first.end()
+    assert ended == code, said
+    (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
+    assert re.fullmatch(rf"CRITICAL {STEP} {words}", told), told
+    assert is_gone(second)
+    return said
+
+
 @IN_EITHER
 def test_a_worst_step_that_does_not_fit_ends_with_what_and_the_way_out(fault, what, tmp_path):
     """Without a wait for ever, and with the code of a wrong setting, so that nobody starts it again and again."""
-    first = FirstProcess(tmp_path, pair_processes.measure_with, CHECKPOINT, fault)
-    second = first.hear()
-    code, said = first.end()
-    assert code == 2, said
-    (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
-    assert re.fullmatch(rf"CRITICAL {STEP} {what}; {WAY_OUT}", told), told
-    assert "Traceback" not in said and is_gone(second)
+    said = ends_with(2, f"{what}; {WAY_OUT}", FirstProcess(tmp_path, pair_processes.measure_with, CHECKPOINT, fault))
+    assert "Traceback" not in said
 
 
 @IN_EITHER
 def test_out_of_memory_while_pages_are_read_is_an_end_that_is_started_again(fault, what, tmp_path):
-    first = FirstProcess(tmp_path, pair_processes.read_with, CHECKPOINT, fault)
-    second = first.hear()
-    code, said = first.end()
-    assert code == 4, said
-    (told,) = [line for line in said.splitlines() if line.startswith("CRITICAL ")]
-    assert re.fullmatch(rf"CRITICAL {STEP} {what}, and both processes end; if it happens again, {WAY_OUT}", told), told
-    assert is_gone(second)
+    again = f"{what}, and both processes end; if it happens again, {WAY_OUT}"
+    ends_with(4, again, FirstProcess(tmp_path, pair_processes.read_with, CHECKPOINT, fault))
