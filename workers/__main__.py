@@ -1,6 +1,7 @@
 """Start-up of a worker process: `python -m workers ROLE`.
 
-    describe   print which engine the settings choose, as one line of JSON, and end
+    describe   print which engine the settings choose to read here, as one line of JSON, and end
+    name       the same of a reader elsewhere, whose devices are not this machine's
     doctor     print what each engine finds on this machine, as one line of JSON, and end
     converse   answer conversations that come on standard input, and end with it
     time       read the pages on standard input, print how long each took as one line of JSON, and end
@@ -46,8 +47,8 @@ def main(role: str) -> int:
         owner = os.environ.get("PAGEPACK_INTERNAL_OWNER") or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         set_up_logs(settings, lambda: f"{owner}{os.getpid()}" if role == "ingest" else owner)
         set_up_traces()
-        if role == "describe":
-            print(json.dumps(choose_engine(settings).as_json()))
+        if role in ("describe", "name"):
+            print(json.dumps(choose_engine(settings, reads_here=role == "describe").as_json()))
             return 0
         if role == "doctor":
             from workers.doctor import check_engines

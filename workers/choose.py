@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from pipeline.settings import Settings
 from workers.engines import Engine
 
 if TYPE_CHECKING:
+    import torch
+
     from workers.engines.rapidocr_models import ModelFiles
 
 
@@ -29,8 +32,11 @@ class Choice:
         return asdict(self)
 
 
-def choose_engine(settings: Settings) -> Choice:
-    """By the settings and the GPUs that were asked for; loads no model. Raises UsageError: it cannot run here."""
+def choose_engine(settings: Settings, *, reads_here: bool = True) -> Choice:
+    """By the settings and the GPUs that were asked for; loads no model. Raises UsageError: it cannot run here.
+
+    Without `reads_here` it is for a reader elsewhere, whose devices are its own: this machine's need not have fp8.
+    """
     if stand_in := _stand_in():
         return Choice(stand_in.name, stand_in.model, "a stand-in for tests and benchmarks", None)
     engine = settings.engine
@@ -96,28 +102,49 @@ def choose_engine(settings: Settings) -> Choice:
 
         half_of(read_config(settings.model), settings.model)
     kind = _kind(settings.model, settings.quantize, settings.kv_cache)
-    narrow_cache = settings.kv_cache != "model" and _narrow_cache(settings.model, settings.kv_cache, kind, half=is_pair)
+    if reads_here and kind not in (None, "int8"):  # which every device multiplies
+        _check_kind(kind, devices)
+    narrow_cache = settings.kv_cache == "fp8"
+    if settings.kv_cache == "auto" or (narrow_cache and reads_here):
+        narrow_cache = _narrow_cache(settings.model, settings.kv_cache, kind, devices)
     return Choice("pixtral", pixtral.fingerprint(settings.model, kind, narrow_cache=narrow_cache), reason, None)
 
 
-def _narrow_cache(folder: Path, kv_cache: str, kind: str | None, *, half: bool) -> bool:
-    import torch
+def _check_kind(kind: str, devices: str | None) -> None:
+    asked = _torch_devices(devices)
+    from workers.pixtral.model.quantize import check_kind
 
+    for device in asked:
+        check_kind(kind, device)
+
+
+def _narrow_cache(folder: Path, kv_cache: str, kind: str | None, devices: str | None) -> bool:
+    asked = _torch_devices(devices)[: 1 if kv_cache == "auto" else None]
     from workers.pixtral import start
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return start.choose_cache(kv_cache, folder, device, kind, half=half)
+    half = "+" in (devices or "")
+    return all(start.choose_cache(kv_cache, folder, device, kind, half=half) for device in asked)
+
+
+def _torch_devices(devices: str | None) -> list[torch.device]:
+    """Those that this process would read on; CUDA shows it no others than were asked for."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError("the pixtral engine needs torch: pip install 'pagepack[pixtral]'") from error
+    if not torch.cuda.is_available() or devices == "cpu":
+        return [torch.device("cpu")]
+    asked = len(re.split("[,+]", devices)) if devices else 1
+    return [torch.device("cuda", number) for number in range(asked)]
 
 
 def _kind(folder: Path, quantize: str, kv_cache: str) -> str | None:
     """What the weights are quantized to; torch is asked only where the memory decides."""
     if quantize != "auto":
         return None if quantize == "off" else quantize
-    import torch
-
+    device = _torch_devices(None)[0]
     from workers.engines import pixtral
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return pixtral.settled(quantize, folder, device, kv_cache)
 
 

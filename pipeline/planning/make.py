@@ -66,7 +66,7 @@ def who_is_asked(
     """What a run with these settings would ask, and whom; for a GPU that is not here, Pixtral."""
     if is_gpu and settings.model is None and settings.engine in ("auto", "pixtral"):
         return asked_of(settings, prompts, "pixtral", None, pages)
-    choice = describe_engine(settings)
+    choice = describe_engine(settings, reads_here=False)
     check_prompts(choice, prompts)
     if settings.text_layer == "hint":
         check_takes_hint(choice.engine)

@@ -23,16 +23,19 @@ class EngineChoice:
     only_prompts: list[str] | None
 
 
-def describe_engine(settings: Settings, devices: Sequence[str] = (), spare: Forked | None = None) -> EngineChoice:
+def describe_engine(
+    settings: Settings, devices: Sequence[str] = (), spare: Forked | None = None, *, reads_here: bool = True
+) -> EngineChoice:
     """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
 
-    `devices` are GPUs that it shall read on; all of them must be there. `spare` as of `ask_worker`.
+    `devices` are GPUs that it shall read on; all of them must be there. `spare` as of `ask_worker`. Without
+    `reads_here` a worker elsewhere reads, and nothing is asked of this machine's devices.
 
     Raises:
         UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.
     """
     try:
-        done = ask_worker(settings, "describe", devices, spare)
+        done = ask_worker(settings, "describe" if reads_here else "name", devices, spare)
     except OSError as error:
         raise Unavailable(f"no process can be started to ask which engine reads here: {error}") from error
     if done.returncode != 0:
@@ -64,6 +67,6 @@ def asked_model(settings: Settings, prompts: Sequence[Prompt]) -> tuple[str, str
     is_of_default = settings.ocr_language is None and not settings.fast and settings.ocr_runtime == "onnxruntime"
     if says_nothing and is_of_default:
         return "any", ""
-    choice = describe_engine(settings)
+    choice = describe_engine(settings, reads_here=False)
     check_prompts(choice, prompts)
     return choice.engine, choice.model

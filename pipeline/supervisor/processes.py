@@ -42,10 +42,10 @@ _RESTARTS = "pagepack_worker_restarts_total"
 def ask_worker(
     settings: Settings, verb: str, devices: Sequence[str] = (), spare: Forked | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What the worker package answers to `describe` or `doctor`, in a process of its own. Raises OSError: none starts.
+    """What the worker package answers to `describe`, `name` or `doctor`, in a process of its own.
 
-    This one stays without onnxruntime and torch. With `devices` it answers as a worker on these GPUs. `spare` is the
-    process, forked ahead; what it says on either stream is one text.
+    Raises OSError: none starts. This one stays without onnxruntime and torch. With `devices` it answers as a worker on
+    these GPUs. `spare` is the process, forked ahead; what it says on either stream is one text.
     """
     environment = child_environment(settings) | (device_variables(devices) if devices else {})
     if spare is not None:

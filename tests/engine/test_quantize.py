@@ -181,7 +181,8 @@ def test_the_small_reader_reads_in_eight_bits_alone_as_in_company() -> None:
 
 def test_answers_of_quantized_weights_are_another_models(tiny: Path) -> None:
     plain = fingerprint(tiny)
-    names = {quantize: choose_engine(Settings(model=tiny, quantize=quantize)).model for quantize in ("off", *KINDS)}  # type: ignore[arg-type]
+    asked = {kind: Settings(model=tiny, quantize=kind) for kind in ("off", *KINDS)}  # type: ignore[arg-type]
+    names = {kind: choose_engine(settings, reads_here=False).model for kind, settings in asked.items()}
     assert names == {"off": plain, **{kind: f"{plain}-{kind}" for kind in KINDS}}
     engine = PixtralEngine(tiny, "cpu", quantize="int4")
     engine.close()
