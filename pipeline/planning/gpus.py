@@ -146,13 +146,24 @@ def fit_on(gpu: Gpu, shape: Shape, quantize: str, kv_cache: str) -> Fit:
             is_narrow = may_narrow and (kv_cache == "fp8" or wide < MOST_SEQUENCES)
             return Fit(bits, narrow if is_narrow else wide, is_narrow)
     narrowest = BITS.get(quantize, 4)
-    ways = ["name a larger device", "another --model"]
-    ways += ["--quantize int4"] * (narrowest > 4) + ["PAGEPACK_KV_CACHE=fp8"] * (gpu.has_fp8 and not may_narrow)
+    ways = ["name a larger device", "another --model", *_ways_to_fit(gpu, shape, narrowest, may_narrow=may_narrow)]
     raise UsageError(
         f"--device {gpu.name}: {shape.name} takes {shape.weight_bytes(narrowest) / 1e9:.1f} GB with weights of "
         f"{narrowest} bits, and the cache of a page and a step beside them, which {gpu.memory_gib:g} GB do not hold; "
         f"{', or '.join(ways)}"
     )
+
+
+def _ways_to_fit(gpu: Gpu, shape: Shape, bits: int, *, may_narrow: bool) -> list[str]:
+    """Settings with which it does fit, where weights of so many bits do not: one of them, else both."""
+    memory, narrower, cache = gpu.memory_gib * 2**30, "--quantize int4", "PAGEPACK_KV_CACHE=fp8"
+
+    def fitting(ways: list[tuple[str, int, bool]]) -> list[str]:
+        return [way for way, bits, narrow in ways if pages_at_once(shape, memory, bits, narrow_cache=narrow)]
+
+    can_narrow = gpu.has_fp8 and not may_narrow
+    single = [(narrower, 4, may_narrow)] * (bits > 4) + [(cache, bits, True)] * can_narrow
+    return fitting(single) or fitting([(f"{narrower} with {cache}", 4, True)] * (bits > 4 and can_narrow))
 
 
 def fit_words(gpu: Gpu, shape: Shape, fit: Fit, quantize: str) -> str:

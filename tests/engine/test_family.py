@@ -12,6 +12,7 @@ from mistral_common.protocol.instruct.messages import UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchmarks.checkpoint import random_tensors, tiny_tokenizer, write_checkpoint
 from benchmarks.family import FAMILY, FP8, made_small
@@ -206,7 +207,18 @@ def test_kinds_that_are_not_read_are_refused_before_anything_is_loaded(tmp_path)
     (folder / "tekken.json").rename(folder / "tokenizer.model.v7m1")
     with pytest.raises(UsageError, match=r"tokenizer\.model\.v7m1 in place of tekken\.json: .* --engine endpoint"):
         choose_engine(settings)
+    (folder / "tokenizer.model.v7m1").rename(folder / "tekken.json")
+    file = folder / "consolidated.safetensors"
+    tensors, name = load_file(file), "layers.1.feed_forward.w2.weight"
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, file)
+    small = "give a checkpoint in bf16, with --quantize int8 where the card is small, or .* --engine endpoint"
+    with pytest.raises(UsageError, match=rf"consolidated\.safetensors: {name} is stored as I8, .*; {small}"):
+        choose_engine(settings)
     params = json.loads((folder / "params.json").read_text())
+    for key, asked in {"qformat_weight": "nvfp4", "quant_method": "gptq"}.items():
+        (folder / "params.json").write_text(json.dumps(params | {"quantization": {key: asked}}))
+        with pytest.raises(UsageError, match=rf'asks for quantization\.{key} \("{asked}"\).*; {small}'):
+            choose_engine(settings)
     (folder / "params.json").write_text(json.dumps(params | {"logit_softcap": 30.0}))
     with pytest.raises(UsageError, match=r"params\.json asks for logit_softcap \(30\.0\).* --engine endpoint"):
         choose_engine(settings)

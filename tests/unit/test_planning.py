@@ -132,8 +132,23 @@ def test_cards_of_24_16_and_12_gb_read_pixtral_12b_with_the_weights_that_fit() -
     older = {name: bound(GPUS[name], Shape(), work, "auto", "auto").fit for name in ("rtx3090", "rtx3060")}
     assert {name: one.bits for name, one in older.items()} == {"rtx3090": 8, "rtx3060": 4}
     assert not any(one.narrow_cache for one in older.values())
-    with pytest.raises(UsageError, match=r"12 GB do not hold; .* or --quantize int4, or PAGEPACK_KV_CACHE=fp8"):
-        bound(GPUS["rtx4070"], Shape(), work, "int8")
+
+
+def test_only_settings_that_would_make_it_fit_are_offered() -> None:
+    """Of weights of 8 bits 14.5 GB; of 4, 9.7."""
+    for device, shape, quantize, kv_cache, offered in (
+        ("rtx4070", Shape(), "int8", "model", ["--quantize int4"]),
+        ("rtx4080", Shape(), "int8", "model", ["--quantize int4", "PAGEPACK_KV_CACHE=fp8"]),
+        ("rtx3060", Shape(), "int8", "model", ["--quantize int4"]),
+        ("rtx4070", Shape(), "int8", "fp8", ["--quantize int4"]),
+        ("rtx4070", Shape(n_layers=45), "int8", "model", ["--quantize int4 with PAGEPACK_KV_CACHE=fp8"]),
+        ("rtx4070", Shape(n_layers=45), "auto", "model", ["PAGEPACK_KV_CACHE=fp8"]),
+        ("rtx4070", Shape(n_layers=80), "int8", "model", []),
+    ):
+        with pytest.raises(UsageError) as caught:
+            fit_on(GPUS[device], shape, quantize, kv_cache)
+        said = str(caught.value).partition("do not hold; ")[2]
+        assert said == ", or ".join(["name a larger device", "another --model", *offered]), (device, quantize)
 
 
 def test_a_second_question_about_a_page_spares_its_images() -> None:

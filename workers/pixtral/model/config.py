@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UsageError
-from workers.pixtral.model.fingerprint import WAY_OUT, lacks, read_params
+from workers.pixtral.model.fingerprint import QUANTIZED_WAY_OUT, WAY_OUT, lacks, read_header, read_params, weight_files
 
 PATCH_MERGE = "patch_merge"
 
@@ -19,13 +19,15 @@ WITHOUT_EFFECT = {"max_seq_len", "max_position_embeddings", "max_batch_size", "m
 # Keys that may be given with this value: it is what the engine computes.
 AS_COMPUTED = {"activation": "silu", "causal": True}
 FP8 = "fp8_e4m3"  # of `quantization.qformat_weight`
+STORED = ("F64", "F32", "BF16", "F16")  # types of tensors that are read, as safetensors has them
+STORED_FP8 = "F8_E4M3"  # only of weights, where params.json says so
 # Keys by which other architectures of the makers are known, and what they ask for.
-_MLA = "latent attention (MLA)"
+_MLA, _QUANTIZED = "latent attention (MLA)", "quantization_config"
 OTHER_KINDS = {
     "kv_lora_rank": _MLA,
     "q_lora_rank": _MLA,
     "qk_nope_head_dim": _MLA,
-    "quantization_config": "weights quantised by another tool, such as NVFP4",
+    _QUANTIZED: "weights quantised by another tool, such as NVFP4",
 }
 
 
@@ -133,27 +135,37 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def check_folder(folder: Path) -> None:
-    """Whether this engine knows such checkpoints, for a command that starts: by params.json and the files' names.
+    """Whether this engine knows such checkpoints, for a command that starts: by params.json and the files' headers.
 
     Raises:
-        UsageError: as `read_config`, or its tokenizer is of another kind.
+        UsageError: as `read_config`, or its tokenizer or a weight is of another kind.
     """
-    read_config(folder)
+    config = read_config(folder)
     if not (folder / "tekken.json").is_file() and any(folder.glob("tokenizer.model*")):
         raise UsageError(lacks(folder, "tekken.json"))
+    for path in weight_files(folder):
+        for name, entry in read_header(path).items():
+            check_type(path, name, entry["dtype"], may_be_fp8=config.quantization is not None)
+
+
+def check_type(path: Path, name: str, dtype: str, *, may_be_fp8: bool) -> None:
+    """Raises UsageError: the tensor is stored in a type that is not read, as another tool quantizes."""
+    if dtype not in STORED and not (may_be_fp8 and dtype == STORED_FP8):
+        raise UsageError(f"{path}: {name} is stored as {dtype}, which is not read; {QUANTIZED_WAY_OUT}")
 
 
 def config_of(params: dict[str, Any], path: Path = Path("params.json")) -> ModelConfig:
     """The same from the content of a params.json; `path` is for messages."""
     for key, kind in OTHER_KINDS.items():
         if params.get(key):
-            raise UsageError(f"{path} asks for {key} ({_short(params[key])}): {kind} is not computed here; {WAY_OUT}")
+            way_out = QUANTIZED_WAY_OUT if key == _QUANTIZED else WAY_OUT
+            raise UsageError(f"{path} asks for {key} ({_short(params[key])}): {kind} is not computed here; {way_out}")
     quantization = params.get("quantization")
     if isinstance(quantization, dict) and quantization.get("qformat_weight") != FP8:
         key = "qformat_weight" if "qformat_weight" in quantization else next(iter(quantization), "")
         raise UsageError(
             f"{path} asks for quantization.{key} ({_short(quantization.get(key))}); weights in {FP8} and unquantised "
-            f"ones are read; {WAY_OUT}"
+            f"ones are read; {QUANTIZED_WAY_OUT}"
         )
     if not isinstance(params.get("vision_encoder"), dict):
         raise UsageError(f"{path} has no vision_encoder: a text model cannot read pages; give a Pixtral checkpoint")

@@ -22,10 +22,9 @@ from pipeline.errors import UsageError
 WHOLE_BYTES = 256 * 2**20
 PIECES, PIECE_BYTES = 16, 4096
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
-WAY_OUT = (
-    "give a checkpoint that docs/models.md names, or have a server read with this one: --engine endpoint "
-    "--endpoint-url URL"
-)
+_SERVER = "or have a server read with this one: --engine endpoint --endpoint-url URL"
+WAY_OUT = f"give a checkpoint that docs/models.md names, {_SERVER}"
+QUANTIZED_WAY_OUT = f"give a checkpoint in bf16, with --quantize int8 where the card is small, {_SERVER}"
 
 
 def weight_files(folder: Path) -> list[Path]:

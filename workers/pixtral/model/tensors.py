@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.errors import UsageError
-from workers.pixtral.model.fingerprint import read_header
+from workers.pixtral.model.config import STORED, STORED_FP8, check_type
+from workers.pixtral.model.fingerprint import QUANTIZED_WAY_OUT, read_header
 from workers.pixtral.model.vision import Pixtral
 
-STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_FP8 = "F8_E4M3"
+TYPES = dict(zip(STORED, (torch.float64, torch.float32, torch.bfloat16, torch.float16), strict=True))
 _SCALE, _UNUSED_SCALE = ".qscale_weight", ".qscale_act"
 
 
@@ -67,11 +67,11 @@ def locate(model: Pixtral, files: list[Path]) -> Homes:
                 raise UsageError(f"{path} holds {name} again, which {found[weight].name} has; remove one of the files")
             if weight == name:
                 _check_weight(path, name, entry, expected[name], is_fp8)
-                in_fp8 += [name] if entry["dtype"] == _FP8 else []
+                in_fp8 += [name] if entry["dtype"] == STORED_FP8 else []
             elif math.prod(entry["shape"]) != 1 or entry["dtype"] not in STORED:
                 raise UsageError(
                     f"{path}: {name} has shape {tuple(entry['shape'])} and type {entry['dtype']}; one number for each "
-                    "weight is read; give a checkpoint in bf16"
+                    f"weight is read; {QUANTIZED_WAY_OUT}"
                 )
             found[weight] = path
     missing = [name for name in expected if name not in homes.weights]
@@ -102,8 +102,7 @@ def _check_weight(path: Path, name: str, entry: dict[str, Any], shape: tuple[int
         raise UsageError(
             f"{path}: {name} has shape {tuple(entry['shape'])}, params.json asks for {shape}; are they of one model?"
         )
-    if entry["dtype"] not in STORED and not (is_fp8 and entry["dtype"] == _FP8):
-        raise UsageError(f"{path}: {name} is stored as {entry['dtype']}; give a checkpoint in bf16")
+    check_type(path, name, entry["dtype"], may_be_fp8=is_fp8)
 
 
 def stored_dtype(files: list[Path]) -> torch.dtype:
@@ -112,7 +111,7 @@ def stored_dtype(files: list[Path]) -> torch.dtype:
     for path in files:
         for name, entry in read_header(path).items():
             if entry["dtype"] in STORED and not name.endswith((_SCALE, _UNUSED_SCALE)):
-                sizes[STORED[entry["dtype"]]] += math.prod(entry["shape"])
+                sizes[TYPES[entry["dtype"]]] += math.prod(entry["shape"])
     return sizes.most_common(1)[0][0] if sizes else torch.bfloat16
 
 
