@@ -2,20 +2,20 @@
 
 FlashAttention is stood in for by SDPA, and there is no graph; what is held here is that the numbers handed to the
 kernels, and the kernels' arithmetic, give the tokens that the CPU path gives. Runs in a process of its own, since
-Triton reads TRITON_INTERPRET when it is imported.
+Triton reads TRITON_INTERPRET when it is imported; forked from one that has torch, but not Triton (`warm_start.py`).
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.running import HANGS_AFTER_SECONDS, environment, start_into
+
 needs_triton = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="Triton's interpreter is tested on Linux only"
 )
@@ -23,15 +23,11 @@ needs_triton = pytest.mark.skipif(
 
 @needs_triton
 def test_interpreted_kernels_agree_with_the_cpu_path(tmp_path):
-    environment = os.environ | {
-        "TRITON_INTERPRET": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-    }
-    run = subprocess.run(
-        [sys.executable, str(Path(__file__)), str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+    said = tmp_path / "said"
+    run = start_into(
+        said, said, ["--model", tmp_path], environment("InstantEngine"), "tests.engine.test_pixtral_cuda_logic"
+    )
+    assert run.wait(HANGS_AFTER_SECONDS) == 0, said.read_text()[-6000:]
 
 
 def test_varlen_keywords_follow_the_installed_signature():
@@ -166,8 +162,9 @@ def check_drafts(model, processor) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    assert "triton" not in sys.modules
+    os.environ["TRITON_INTERPRET"] = "1"
     from tests.engine import interpreted_kernels
 
     interpreted_kernels.check_all()
-    check_engine(Path(sys.argv[1]))
+    check_engine(Path(sys.argv[-1]))
