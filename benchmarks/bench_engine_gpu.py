@@ -1,15 +1,16 @@
 """The engine on a GPU: first whether it is right, then how fast, against what the chip allows.
 
-    python -m benchmarks.bench_engine_gpu [--preset 12b] [--pages 170] [--out FOLDER]
+    python -m benchmarks.bench_engine_gpu [--preset 12b] [--pages 170] [--quantize fp8] [--kv-cache fp8] [--out FOLDER]
 
 First `gpu_gates`, and nothing is timed unless all hold: fused kernels, paged decode and varlen attention with a past
-against float64; teacher-forced logits of tiny and mini checkpoints, alone, in a pack, chunked, preempted and without
-the graph; no launch that makes the host wait; drafts (`gpu_draft_gates`): rows of one page to the bit as each alone,
-and the same text. Then random weights of the preset are drawn on the device, pages of 768 × 1024 px handed over all at
-once, with output lengths drawn from 200 to 1,200 tokens and end of sequence ignored; then the same pages again with
-their answers as drafts, of whose characters a share is wrong (`spoiled` below). The bound (`bound` below) is products
-at the chip's measured rate, then bytes at its measured bandwidth. Needs neither tokenizer nor network, nor
-mistral-inference, mistral-common, xformers. The last line is JSON. Not yet run: no GPU was at hand.
+against float64; teacher-forced logits and tokens of tiny and mini checkpoints, alone, in a pack, chunked, preempted,
+without the graph and with narrow weights; no launch that makes the host wait; drafts (`gpu_draft_gates`): rows of one
+page to the bit as each alone, and the same text. Then random weights of the preset are drawn on the device, pages of
+768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end of sequence ignored;
+then the same pages again with their answers as drafts, of whose characters a share is wrong (`spoiled` below). The
+bound (`bound` below) is products at the chip's measured rate for their width, then bytes at its measured bandwidth.
+Needs neither tokenizer nor network, nor mistral-inference, mistral-common, xformers. The last line is JSON. Not yet
+run: no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +30,31 @@ import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
 from benchmarks.gpu_draft_gates import check_drafts, check_runs
-from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, page_request, run
+from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, narrow, page_request, run
 from pipeline.planning.card_room import BLOCK_SIZE
+from pipeline.planning.gpus import BITS
 from workers.pixtral import start
 from workers.pixtral.cuda.attention import uses_flash
 from workers.pixtral.describe import describe_path
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
-from workers.pixtral.model.load import weight_bytes
+from workers.pixtral.model.quantize import MAKERS, check_kind
+from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.scheduler import Step
 from workers.pixtral.plan.sequence import Request
 from workers.pixtral.worst_step import CudaMemory, measured_sizes
 
 
 class Ceilings:
-    """What this chip does: a large copy, a large product."""
+    """What this chip does: a large copy, a large product, and one whose weight is of a `kind`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, kind: str | None = None) -> None:
         a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
-        self.flops = 2 * 8192**3 / self._seconds(lambda: a @ b)
+        self.flops = self.layer_flops = 2 * 8192**3 / self._seconds(lambda: a @ b)
+        if kind is not None:
+            product = MAKERS[kind](b, torch.bfloat16)
+            prepared = product.prepare(a)
+            self.layer_flops = 2 * 8192**3 / self._seconds(lambda: product.multiply(prepared))
         source = torch.randn(2**31, device=device, dtype=torch.bfloat16)
         target = torch.empty_like(source)
         self.bytes = 2 * source.nbytes / self._seconds(lambda: target.copy_(source))
@@ -66,10 +74,19 @@ class Ceilings:
         return float(np.median(times))
 
 
-def bound(preset: str, requests: Sequence[Request], running: int, ceilings: Ceilings) -> dict[str, float]:
+def bound(
+    preset: str,
+    requests: Sequence[Request],
+    running: int,
+    ceilings: Ceilings,
+    kind: str | None = None,
+    *,
+    narrow_cache: bool = False,
+) -> dict[str, float]:
     """Least seconds a page: products of vision and prefill at the chip's rate, then decode's bytes at its bandwidth.
 
-    Each decode step reads the layers and the head once for `running` sequences, and each one's own cache.
+    Each decode step reads the layers and the head once for `running` sequences, and each one's own cache. Of weights of
+    a `kind` the layers' products go at that kind's rate, and are so many bits a number; attention stays as it is.
     """
     args, vision = PRESETS[preset], PRESETS[preset]["vision_encoder"]
     layer = (
@@ -84,12 +101,13 @@ def bound(preset: str, requests: Sequence[Request], running: int, ceilings: Ceil
     tokens = len(requests[0].tokens)
     attention = 4 * patches**2 * vision["hidden_size"] * vision["num_hidden_layers"]
     attention += 2 * tokens**2 * args["n_heads"] * args["head_dim"] * args["n_layers"]
-    flops = 2 * (patches * (encoder + adapter) + tokens * layer * args["n_layers"]) + attention
+    flops = 2 * patches * (encoder + adapter) + attention
     output = float(np.mean([request.sampling.max_tokens for request in requests]))
-    weights = 2 * (layer * args["n_layers"] + args["dim"] * args["vocab_size"])
-    token = 4 * args["n_layers"] * args["n_kv_heads"] * args["head_dim"]
+    weights = layer * args["n_layers"] * BITS.get(kind or "", 16) / 8 + 2 * args["dim"] * args["vocab_size"]
+    token = 2 * args["n_layers"] * args["n_kv_heads"] * (args["head_dim"] + 4 if narrow_cache else 2 * args["head_dim"])
     step = weights / running + token * (tokens + output / 2)
-    prefill, decode = flops / ceilings.flops, output * step / ceilings.bytes
+    prefill = flops / ceilings.flops + 2 * tokens * layer * args["n_layers"] / ceilings.layer_flops
+    decode = output * step / ceilings.bytes
     return {"prefill_seconds": prefill, "decode_seconds": decode, "pages_per_second": 1 / (prefill + decode)}
 
 
@@ -171,15 +189,25 @@ def time_drafts(
     return found
 
 
-def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]:
+def random_kind(preset: str, device: torch.device, kind: str | None) -> Pixtral:
+    """The preset in bfloat16, with its decoder's layers of a kind."""
+    model = random_model(preset, str(device), torch.bfloat16)
+    return model if kind is None else narrow(model, kind)
+
+
+def time_engine(
+    device: torch.device, preset: str, pages: int, kind: str | None, *, narrow_cache: bool
+) -> dict[str, Any]:
     """All pages at once; steady pages/s are those finished while others still wait."""
-    ceilings = Ceilings(device)
+    ceilings = Ceilings(device, kind)
     torch.cuda.empty_cache()
     granted = start.available_bytes(device)
-    model = random_model(preset, str(device), torch.bfloat16)
-    fit = start.size(model.config, weight_bytes(model), granted, torch.bfloat16, device)
-    fit = measured_sizes(model, fit, granted, CudaMemory(device), start.make_backend)
-    backend = start.make_backend(model, fit.limits, fit.num_blocks, BLOCK_SIZE, fit.prefill_tile)
+    model = random_kind(preset, device, kind)
+    torch.cuda.empty_cache()  # what narrow weights were made of
+    make = partial(start.make_backend, narrow_cache=narrow_cache)
+    fit = start.fit_of(model, granted, device, narrow_cache=narrow_cache)
+    fit = measured_sizes(model, fit, granted, CudaMemory(device), make, narrow_cache=narrow_cache)
+    backend = make(model, fit.limits, fit.num_blocks, BLOCK_SIZE, fit.prefill_tile)
     executor = Executor(backend, fit.limits)
     engine = make_engine(model, replace(fit.limits, drafts=backend.drafts), fit.num_blocks, executor)
     lengths = np.random.default_rng(0).integers(200, 1201, pages)
@@ -204,7 +232,7 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
     phases, stats = timed.phases(), engine.stats()
     executor.launch = timed.launch_inside  # type: ignore[method-assign]
     busy = sum(value for name, value in phases.items() if name.endswith("device_seconds"))
-    limit = bound(preset, requests, fit.limits.max_sequences, ceilings)
+    limit = bound(preset, requests, fit.limits.max_sequences, ceilings, kind, narrow_cache=narrow_cache)
     drafts = time_drafts(engine, requests, [future.result().tokens for future in futures], wall)
     steady_rate = (len(in_steady) - 1) / (in_steady[-1] - in_steady[0]) if len(in_steady) > 10 else 0.0
     engine.close()
@@ -213,7 +241,8 @@ def time_engine(device: torch.device, preset: str, pages: int) -> dict[str, Any]
         "peak_bytes": torch.cuda.max_memory_reserved(), "seconds": wall,
         "pages_per_second": pages / wall, "steady_pages_per_second": steady_rate,
         "output_tokens_per_second": float(lengths.sum()) / wall, "device_busy": busy / wall,
-        "teraflops_measured": ceilings.flops / 1e12, "terabytes_per_second_measured": ceilings.bytes / 1e12,
+        "teraflops_measured": ceilings.flops / 1e12, "layer_teraflops_measured": ceilings.layer_flops / 1e12,
+        "terabytes_per_second_measured": ceilings.bytes / 1e12,
         "bound": limit, "of_bound": pages / wall / limit["pages_per_second"],
         "steady_of_bound": steady_rate / limit["pages_per_second"], "phases": phases,
         "preemptions": stats["preemptions"], "packing_efficiency": stats["packing_efficiency"], "drafts": drafts,
@@ -224,15 +253,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--preset", choices=PRESETS, default="12b")
     parser.add_argument("--pages", type=int, default=170)
+    parser.add_argument("--quantize", choices=["off", *MAKERS], default="off")
+    parser.add_argument("--kv-cache", choices=["model", "fp8"], default="model")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device; benchmarks.bench_engine runs on a CPU")
     device = torch.device("cuda")
+    kind, narrow_cache = None if args.quantize == "off" else args.quantize, args.kv_cache == "fp8"
+    if kind is not None:
+        check_kind(kind, device)
     assert uses_flash(device, torch.bfloat16), describe_path(device, torch.bfloat16)
     result: dict[str, Any] = {
         "benchmark": "engine_gpu",
         "preset": args.preset,
+        "quantize": args.quantize,
+        "kv_cache": args.kv_cache,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(),
         "path": describe_path(device, torch.bfloat16),
@@ -243,9 +279,17 @@ def main() -> None:
         ("rows_of_drafts", lambda: check_runs(device)),
         ("engine_tiny", lambda: check_engine(random_model("tiny", str(device), torch.bfloat16))),
         ("engine_mini", lambda: check_engine(random_model("mini", str(device), torch.bfloat16))),
+        *(
+            (
+                f"engine_{preset}_{each}",
+                lambda preset=preset, each=each: check_engine(random_kind(preset, device, each)),
+            )
+            for each in ([kind] if kind is not None else [])
+            for preset in ("tiny", "mini")
+        ),
         ("drafts_tiny", lambda: check_drafts(random_model("tiny", str(device), torch.bfloat16))),
         ("drafts_mini", lambda: check_drafts(random_model("mini", str(device), torch.bfloat16))),
-        ("timing", lambda: time_engine(device, args.preset, args.pages)),
+        ("timing", lambda: time_engine(device, args.preset, args.pages, kind, narrow_cache=narrow_cache)),
     ):
         started = time.perf_counter()
         result[name] = check()

@@ -4,12 +4,14 @@ Each check raises AssertionError where an error is above what it states, so that
 Logits are teacher-forced: the engine reads pages in its own way (in a pack, chunked, preempted, with its graph), and a
 plain forward in float64 reads the same page with the tokens that the engine wrote. A page that sees its neighbour, a
 wrong slot or a wrong mask show there as errors near 1; a near tie that bfloat16 decides otherwise does not show at all.
+And each token must be the likeliest in float64, but for such near ties: so a text in a pack is the text alone, as far
+as the arithmetic can tell the two apart. Narrow weights are held against the same numbers made wide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,10 @@ from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model import decoder, vision
 from workers.pixtral.model.kv_cache import Stored
+from workers.pixtral.model.layers import Attention, Product
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.model.packed import attend_packed
+from workers.pixtral.model.quantize import halves, kind_of, quantize
 from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.batch import Layout, cumulative, slots_of
 from workers.pixtral.plan.cache_blocks import BlockPool
@@ -36,6 +40,11 @@ KERNEL_ERROR = 1e-2  # relative, the size of bfloat16's own rounding
 # Relative, of a page's logits. On a CPU: float32 2e-6; bfloat16 0.03 (tiny) and 0.08 (mini, whose attention is sharp);
 # with pages that see each other 0.49 (tiny) and 0.84 (mini).
 LOGITS_ERROR = {torch.bfloat16: 0.2, torch.float32: 1e-4}
+# What the rows' own rounding to 8 bits adds (int4 rounds none).
+NARROW_ERROR = {"int8": 0.2, "fp8": 0.4, "int4": 0.2}
+# A token that is not the likeliest in float64 may lie behind it by so many times what a logit of its row is off (root
+# mean square): the likeliest of 131,072 such errors is 4.5 times that, in two logits.
+NEAR_TIE = 9.0
 GRIDS = ((4, 6), (20, 13), (2, 2), (33, 30), (4, 6), (48, 40))  # pages of the engine's checks, in patches
 
 
@@ -156,13 +165,39 @@ class WatchedExecutor(Executor):
         return super()._sample(layout, hidden)
 
 
+def narrow(model: Pixtral, kind: str) -> Pixtral:
+    """The model with its decoder's layers quantized, as loading would have it."""
+    for _, half in halves(model):
+        quantize(half, kind, model.dtype)
+    return model
+
+
+@torch.no_grad()
 def exact_model(model: Pixtral) -> Pixtral:
-    """The same weights in float64."""
+    """The same weights in float64; narrow ones as wide as they multiply."""
     exact = empty_model(model.config)
     lay_out(exact, model.device, torch.float64)
-    for ours, theirs in zip(exact.parameters(), model.parameters(), strict=True):
-        ours.data.copy_(theirs)
+    wide = dict(model.named_parameters())
+    for name, half in halves(model):
+        fused = (
+            {"product_q": ("wq",), "product_kv": ("wk", "wv"), "wo": ("wo",)}
+            if isinstance(half, Attention)
+            else {"product_w1_w3": ("w1", "w3"), "w2": ("w2",)}
+        )
+        for place, linears in fused.items():
+            product = getattr(half, place)
+            if isinstance(product, Product):
+                parts = _multiplied(product, model).chunk(len(linears))
+                wide |= {f"{name}.{linear}.weight": part for linear, part in zip(linears, parts, strict=True)}
+    for name, ours in exact.named_parameters():
+        ours.data.copy_(wide[name])
     return exact.eval().requires_grad_(False)
+
+
+def _multiplied(product: Product, model: Pixtral) -> Tensor:
+    """The numbers of a narrow weight, (outs, ins): each product with a row of zeros and a single 1."""
+    ones = torch.eye(product.ins, device=model.device, dtype=model.dtype)
+    return product(ones).t()
 
 
 @torch.inference_mode()
@@ -179,12 +214,34 @@ def exact_logits(exact: Pixtral, request: Request, tokens: Sequence[int]) -> Ten
     return decoder.logits(exact, last[len(request.tokens) - 1 :])
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One page as the engine read it: its tokens, and the logits of each (N, vocabulary), ours and in float64."""
+
+    tokens: tuple[int, ...]
+    ours: Tensor
+    exact: Tensor
+
+    @property
+    def error(self) -> float:
+        return relative(self.ours, self.exact)
+
+    @property
+    def behind(self) -> float:
+        """By how much the furthest token lies behind the likeliest, in errors of its row's logits."""
+        chosen = torch.tensor(self.tokens, device=self.exact.device)[:, None]
+        gaps = self.exact.amax(1) - self.exact.gather(1, chosen)[:, 0]
+        errors = (self.ours.double() - self.exact).square().mean(1).sqrt()
+        return float((gaps / errors.clamp_min(1e-12)).max())
+
+
 def check_engine(
     model: Pixtral, modes: dict[str, tuple[Limits, int, dict[str, Any]]] | None = None, max_tokens: int = 40
 ) -> dict[str, float]:
     """For each way of running: the worst relative error of a page's logits, and the share of text equal to it alone.
 
-    `modes` are limits, blocks and what is set of the backend. Raises AssertionError over LOGITS_ERROR.
+    `modes` are limits, blocks and what is set of the backend. Raises AssertionError over LOGITS_ERROR, and where a
+    token is none that float64 might choose.
     """
     requests = [page_request(i, *grid, max_tokens=max_tokens) for i, grid in enumerate(GRIDS)]
     limits = Limits(8, 512, 2048, 4096)
@@ -197,30 +254,45 @@ def check_engine(
         }
         if torch.cuda.get_device_capability(model.device) >= (8, 9):
             modes["narrow cache"] = limits, 400, {"narrow_cache": True}
-    exact = exact_model(model)
+    exact, kind = exact_model(model), kind_of(model)
     alone: list[tuple[int, ...]] = []
-    worst = 0.0
+    found = {"alone, logits": 0.0, "alone, behind the likeliest": 0.0}
     for request in requests:
-        tokens, error = read(model, exact, [request], limits, 400, {})
-        alone += tokens
-        worst = max(worst, error)
-    found = {"alone, logits": worst}
+        (page,) = read_pages(model, exact, [request], limits, 400, {})
+        alone.append(page.tokens)
+        found["alone, logits"] = _worse(found["alone, logits"], page.error)
+        found["alone, behind the likeliest"] = _worse(found["alone, behind the likeliest"], page.behind)
     for name, (mode_limits, blocks, more) in modes.items():
-        texts, found[f"{name}, logits"] = read(model, exact, requests, mode_limits, blocks, more)
+        pages = read_pages(model, exact, requests, mode_limits, blocks, more)
+        found[f"{name}, logits"] = float(np.max([page.error for page in pages]))
+        found[f"{name}, behind the likeliest"] = float(np.max([page.behind for page in pages]))
         shares = []
-        for expected, got in zip(alone, texts, strict=True):
-            differ = (i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
+        for expected, page in zip(alone, pages, strict=True):
+            differ = (i for i, (a, b) in enumerate(zip(expected, page.tokens, strict=True)) if a != b)
             shares.append(next(differ, len(expected)) / len(expected))
         found[f"{name}, same text"] = float(np.mean(shares))
-    allowed = LOGITS_ERROR[model.dtype]
+    allowed = LOGITS_ERROR[model.dtype] if kind is None else NARROW_ERROR[kind]
     assert all(error < allowed for name, error in found.items() if name.endswith("logits")), (allowed, found)
+    behind = {name: gap for name, gap in found.items() if name.endswith("likeliest")}
+    assert all(gap < NEAR_TIE for gap in behind.values()), f"tokens that float64 would not choose: {behind}"
     return found
+
+
+def _worse(one: float, other: float) -> float:
+    return float(np.max([one, other]))  # NaN stays NaN
 
 
 def read(
     model: Pixtral, exact: Pixtral, requests: list[Request], limits: Limits, blocks: int, more: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], float]:
     """Tokens of each request, and the worst error of any one's logits."""
+    pages = read_pages(model, exact, requests, limits, blocks, more)
+    return [page.tokens for page in pages], float(np.max([page.error for page in pages]))
+
+
+def read_pages(
+    model: Pixtral, exact: Pixtral, requests: list[Request], limits: Limits, blocks: int, more: dict[str, Any]
+) -> list[Reading]:
     options = dict(more)
     narrow_cache, drafts = options.pop("narrow_cache", False), options.pop("drafts", False)
     backend = start.make_backend(model, limits, blocks, BLOCK_SIZE, None, narrow_cache=narrow_cache)
@@ -231,9 +303,9 @@ def read(
     texts = run(engine, requests)
     engine.close()
     engine.scheduler.pool.check([])
-    errors = []
+    pages = []
     for request, tokens in zip(requests, texts, strict=True):
         first = len(request.tokens) - 1
         ours = torch.stack([executor.logits[id(request), first + i] for i in range(len(tokens))])
-        errors.append(relative(ours, exact_logits(exact, request, tokens)))
-    return texts, float(np.max(errors))  # NaN stays NaN
+        pages.append(Reading(tokens, ours, exact_logits(exact, request, tokens)))
+    return pages

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from workers.pixtral.cpu.attention import attend_packed, attend_past
 from workers.pixtral.cpu.tiles import TiledRunner
 from workers.pixtral.cuda import attention
 from workers.pixtral.executor import Executor
+from workers.pixtral.model.quantize import Fp8
 from workers.pixtral.plan.scheduler import Limits
 from workers.pixtral.plan.sequence import Sequence
 
@@ -54,6 +56,48 @@ def test_pages_that_see_each_other_do_not_pass(tiny, monkeypatch):
     monkeypatch.setattr(TiledRunner, "packed_attention", leaking)
     with pytest.raises(AssertionError, match="packed, logits"):
         gpu_gates.check_engine(tiny, MODES, max_tokens=6)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_narrow_weights_are_held_against_what_they_multiply_as(kind):
+    """On a CPU fp8 multiplies as on a GPU; a weight that is not what its scale says does not pass."""
+    model = gpu_gates.narrow(random_model("tiny", "cpu", torch.float32), kind)
+    found = gpu_gates.check_engine(model, MODES, max_tokens=6)
+    assert 1e-4 < found["packed, logits"] < gpu_gates.NARROW_ERROR[kind] and found["preempted, same text"] == 1.0
+
+
+def test_rows_that_share_a_scale_do_not_pass(monkeypatch):
+    model, right = gpu_gates.narrow(random_model("tiny", "cpu", torch.float32), "fp8"), Fp8.prepare
+
+    def prepare(self, rows):
+        narrow, scale = right(self, rows)
+        return narrow, scale[:1].expand_as(scale).contiguous()
+
+    monkeypatch.setattr(Fp8, "prepare", prepare)
+    with pytest.raises(AssertionError, match="packed, logits"):
+        gpu_gates.check_engine(model, MODES, max_tokens=6)
+
+
+def test_a_token_that_is_another_pages_does_not_pass(tiny, monkeypatch):
+    """The logits are right, and each token is written behind another page."""
+    right = gpu_gates.WatchedExecutor._sample
+    monkeypatch.setattr(
+        gpu_gates.WatchedExecutor, "_sample", lambda self, layout, hidden: right(self, layout, hidden).roll(1, dims=1)
+    )
+    with pytest.raises(AssertionError, match=r"float64 would not choose: .*packed"):
+        gpu_gates.check_engine(tiny, {"packed": (Limits(8, 512, 2048, 4096), 60, {})}, max_tokens=1)
+
+
+def test_the_bound_goes_by_the_width_of_weights_and_cache():
+    """An H200 that multiplies narrow weights at twice the rate: the arithmetic of one page of Pixtral 12B."""
+    ceilings = SimpleNamespace(flops=788e12, layer_flops=788e12, bytes=4.3e12)
+    requests = [gpu_gates.page_request(0, 64, 48, max_tokens=700)]
+    wide = bench_engine_gpu.bound("12b", requests, 128, ceilings)
+    ceilings.layer_flops *= 2
+    narrow = bench_engine_gpu.bound("12b", requests, 256, ceilings, "fp8", narrow_cache=True)
+    assert wide["pages_per_second"] == pytest.approx(4.5, abs=0.1)  # as by hand
+    assert narrow["decode_seconds"] == pytest.approx(wide["decode_seconds"] / 2, rel=0.12)
+    assert narrow["prefill_seconds"] == pytest.approx(wide["prefill_seconds"] * 0.55, rel=0.1)
 
 
 def test_drafts_that_change_no_text_pass_and_others_do_not(tiny, monkeypatch):
