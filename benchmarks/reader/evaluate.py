@@ -63,7 +63,9 @@ def draw_samples(
 
 
 def rasterized(layouts: Sequence[Layout], max_side_px: int) -> list[NDArray[np.uint8]]:
-    """Each layout as a PDF file through the product's rasterizer."""
+    """Each layout as a PDF file through the product's rasterizer, whose process starts only where there is one."""
+    if not layouts:
+        return []
     from pipeline.blobs.png import load
     from pipeline.documents.rasterize import Rasterizer
     from pipeline.documents.render_process import RasterizedPage
