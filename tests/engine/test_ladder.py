@@ -14,15 +14,17 @@ import pytest
 from pipeline.errors import Unavailable
 from schemas.prompts import Prompt
 from tests.chain_checkpoint import chain_checkpoint
-from workers.engines import Answer, pixtral_ladder
+from workers.engines import Answer, Begun, pixtral_ladder
 from workers.engines.pixtral import PixtralEngine
 from workers.engines.pixtral_ladder import LADDER, Climb
 
 READ = Prompt("read", "read")  # short, that the images weigh something beside it
 WIDE = np.full((64, 192, 3), 255, np.uint8)
 LARGE = np.full((256, 512, 3), 255, np.uint8)
-TEXT = "A heading\n| beta |\n"
-CHAIN = (("A ", "heading\n"), ("| beta |", "\n"))  # a short line: more lines than a page has room for are soon written
+SMALL = np.full((32, 32, 3), 255, np.uint8)  # too few rows for a model that ends where there are many
+TEXT = "Ahb\n"
+CHAIN = (("A", "h"), ("b", "\n"))  # a short line: more lines than a page has room for are soon written
+LOOP = Begun(draft="Ah" + "b\n" * 120)  # where it is known beforehand, a loop takes a few steps and not 200
 
 
 def engine_of(folder, **ends) -> PixtralEngine:
@@ -33,22 +35,41 @@ def read(engine, pixels=WIDE, prompt=READ, image_hash="page"):
     return engine.submit(image_hash, pixels, [prompt])[0].result(120)
 
 
+def read_at_once(folder, pages, begun=None, **ends):
+    """Side by side, for a loop of each costs no more steps than one."""
+    engine = engine_of(folder, **ends)
+    try:
+        futures = [engine.submit(name, pixels, [READ], begun=[begun])[0] for name, pixels in pages]
+        answers = [future.result(120) for future in futures]
+        assert engine.stats()["running"] == 0
+    finally:
+        engine.close()
+    return answers
+
+
+@pytest.fixture(scope="module")
+def turned_and_hopeless(tmp_path_factory):
+    """A page that ends where it is turned, and one beside it that never does."""
+    pages = [("page", WIDE), ("small", SMALL)]
+    return read_at_once(tmp_path_factory.mktemp("turned"), pages, LOOP, ends="turned", closeness=0.5)
+
+
 @pytest.mark.parametrize(
-    ("ends", "pixels", "expected"),
+    ("ends", "expected"),
     [
-        ({"ends": "chance", "closeness": 0.95}, WIDE, ["repetition", "good"]),
-        ({"ends": "turned", "closeness": 0.5}, WIDE, ["repetition"] * 4 + ["good"]),
-        ({"ends": "tiles", "closeness": -2.0}, LARGE, ["repetition"] * 6 + ["good"]),
+        ("chance", ["repetition", "good"]),
+        ("turned", ["repetition"] * 4 + ["good"]),
+        ("tiles", ["repetition"] * 6 + ["good"]),
     ],
     ids=["a temperature", "turned", "smaller tiles"],
 )
-def test_the_rung_that_helps_is_the_answer_and_every_try_is_kept(tmp_path, ends, pixels, expected):
-    engine = engine_of(tmp_path, **ends)
-    try:
-        answer = read(engine, pixels)
-        again = read(engine, pixels) if len(expected) == 2 else answer  # the rest would say the same at a greater cost
-    finally:
-        engine.close()
+def test_the_rung_that_helps_is_the_answer_and_every_try_is_kept(request, tmp_path, ends, expected):
+    if ends == "turned":
+        answer = again = request.getfixturevalue("turned_and_hopeless")[0]
+    elif ends == "tiles":
+        (answer,) = (again,) = read_at_once(tmp_path, [("page", LARGE)], LOOP, ends=ends, closeness=-2.0)
+    else:
+        answer, again = read_at_once(tmp_path, [("page", WIDE)] * 2, ends=ends, closeness=0.95)
     assert [one.verdict for one in answer.tries] == expected
     assert answer.finish_reason == "stop" and answer.text.startswith(TEXT)
     assert [one.is_chosen for one in answer.tries] == [False] * (len(expected) - 1) + [True]
@@ -68,13 +89,8 @@ def test_the_rung_that_helps_is_the_answer_and_every_try_is_kept(tmp_path, ends,
     assert [replace(one, seconds=0) for one in again.tries] == [replace(one, seconds=0) for one in answer.tries]
 
 
-def test_where_nothing_helps_the_surest_text_stays_and_says_repetition(tmp_path):
-    engine = engine_of(tmp_path)
-    try:
-        answer = read(engine)
-        assert engine.stats()["running"] == 0
-    finally:
-        engine.close()
+def test_where_nothing_helps_the_surest_text_stays_and_says_repetition(turned_and_hopeless):
+    answer = turned_and_hopeless[1]
     assert (answer.finish_reason, answer.text) == ("repetition", TEXT)
     assert [one.verdict for one in answer.tries] == ["repetition"] * 6, "the page is too small for smaller tiles"
     assert sum(one.is_chosen for one in answer.tries) == 1 and answer.details["loop"]["copies"] > 7
@@ -96,7 +112,7 @@ def test_time_that_is_over_ends_the_climb_with_what_there_is(tmp_path, monkeypat
     late_at_the_second = SimpleNamespace(monotonic=lambda: math.inf if engine.stats()["finished"] >= 2 else 0.0)
     monkeypatch.setattr(pixtral_ladder, "time", late_at_the_second)
     try:
-        answer = engine.submit("page", WIDE, [READ], deadline=time.monotonic() + 600)[0].result(120)
+        answer = engine.submit("page", WIDE, [READ], time.monotonic() + 600, [LOOP])[0].result(120)
     finally:
         engine.close()
     assert answer.finish_reason == "repetition" and 2 <= len(answer.tries) <= 3
