@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.checkpoint import make_checkpoint, real_tokenizer
+from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors, real_tokenizer, write_checkpoint
 from benchmarks.reader.evaluate import CHECKPOINT, draw_samples
 from pipeline.errors import PageFailed
 from pipeline.settings import Settings
@@ -40,28 +40,29 @@ pytestmark = pytest.mark.xdist_group("reader")
 TEXT = {"type": "string", "maxLength": 4}
 SCHEMA = checked(
     {  # each kind that there is, and an end to each: of 300 tokens an answer is whole whatever is drawn
+        # Keys are short, for each of their letters is a step.
         "type": "object",
         "properties": {
-            "kind": {"enum": ["invoice", "letter", 3, None]},
-            "number": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,2}$"},
-            "date": {"type": ["string", "null"], "format": "date"},
-            "size": {"type": "integer", "minimum": 0, "maximum": 99},
+            "is": {"enum": ["invoice", "letter", 3, None]},
+            "no": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,2}$"},
+            "on": {"type": ["string", "null"], "format": "date"},
+            "px": {"type": "integer", "minimum": 0, "maximum": 99},
             "by": {"$ref": "#/$defs/party"},
-            "rows": {
+            "of": {
                 "type": "array",
                 "maxItems": 2,
                 "items": {
                     "type": "object",
-                    "properties": {"of": TEXT, "count": {"enum": [1, 2]}},
-                    "required": ["of"],
+                    "properties": {"a": TEXT, "n": {"enum": [1, 2]}},
+                    "required": ["a"],
                 },
             },
-            "rest": {
+            "or": {
                 "anyOf": [{"type": "null"}, {"type": "array", "prefixItems": [{"type": "boolean"}], "items": False}]
             },
         },
-        "required": ["kind", "number", "date", "size", "by", "rows", "rest"],
-        "$defs": {"party": {"type": "object", "properties": {"name": TEXT}, "required": ["name"]}},
+        "required": ["is", "no", "on", "px", "by", "of", "or"],
+        "$defs": {"party": {"type": "object", "properties": {"a": TEXT}, "required": ["a"]}},
     },
     "x",
 )
@@ -149,13 +150,13 @@ def test_rows_without_a_schema_read_as_if_there_were_none(reader, pages, mixed):
 
 
 def test_an_answer_is_the_same_alone_and_in_company(reader, mixed):
+    """A drawn one; the beginning of a greedy one is read alone where it meets its limit."""
     asked, read = mixed
-    for index in (1, 14):
-        assert asked[index][1].schema
-        assert reader.read([asked[index]])[0].tokens == read[index].tokens
+    assert asked[14][1].schema
+    assert reader.read([asked[14]])[0].tokens == read[14].tokens
 
 
-@pytest.mark.parametrize("other", [{"blocks": 22}, {"lookahead": True, "blocks": 22}], ids=["preempted", "ahead"])
+@pytest.mark.parametrize("other", [{"blocks": 18}, {"lookahead": True, "blocks": 18}], ids=["preempted", "ahead"])
 def test_an_answer_survives_preemption_and_a_host_that_plans_ahead(reader, mixed, other):
     """With `lookahead`, as on a GPU, the next step is planned before the last one's tokens are read."""
     asked, read = mixed[0][:5], mixed[1][:5]
@@ -166,14 +167,19 @@ def test_an_answer_survives_preemption_and_a_host_that_plans_ahead(reader, mixed
 
 @pytest.fixture(scope="module", params=["bytes", "tekken"])
 def random_rig(request, tmp_path_factory):
-    """Random weights, with single bytes as tokens, and with the 131,072 of Pixtral."""
+    """Random weights, with single bytes as tokens, and with the first 8,192 of Pixtral's, which are longer.
+
+    All 131,072 have no other way through the code, and 16 times as much to sort, to mask and to draw from.
+    """
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "bytes":
         return Rig(make_checkpoint(folder, "tiny", seed=5), chunk=64)
-    from benchmarks.checkpoint import PRESETS, random_tensors, write_checkpoint
-
-    params = PRESETS["tiny"] | {"vocab_size": 131_072}
-    return Rig(write_checkpoint(folder, params, random_tensors(params, 5), real_tokenizer()), chunk=64)
+    whole = json.loads(real_tokenizer().read_text(encoding="utf-8"))
+    special = whole["config"]["default_num_special_tokens"]
+    config = whole["config"] | {"default_vocab_size": 8_192, "num_vocab_tokens": 8_192 - special}
+    params = PRESETS["tiny"] | {"vocab_size": 8_192}
+    first = whole | {"config": config, "vocab": whole["vocab"][: 8_192 - special]}
+    return Rig(write_checkpoint(folder, params, random_tensors(params, 5), first), chunk=64)
 
 
 def test_random_weights_give_json_that_fits_always(random_rig):
@@ -256,7 +262,7 @@ def test_the_engine_answers_a_page_with_and_without_a_schema(pages):
         assert engine.supports(ASKED)
         plain, held = engine.submit(pages[0].image_hash, pages[0].pixels, [OCR, ASKED])
         answer = held.result(60)
-        assert json.loads(answer.text)["kind"] in ("invoice", "letter", 3, None)
+        assert json.loads(answer.text)["is"] in ("invoice", "letter", 3, None)
         assert answer.finish_reason == "stop" and answer.output_tokens > 20 and plain.result(60).text
         # Checked schemas do not come here; one that a newer pagepack stored might.
         unheld = Prompt("odd", "x", schema='{"type": "object", "properties": {"a": {"not": {}}}}')
