@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.bench_drafts import with_errors
@@ -27,7 +27,7 @@ from workers.pixtral.text.grammar import _Walk
 
 pytestmark = pytest.mark.xdist_group("reader")
 
-LINE = {"type": "string", "maxLength": 12}
+LINE = {"type": "string", "maxLength": 8}
 
 
 def _object(**properties):
@@ -35,9 +35,14 @@ def _object(**properties):
 
 
 SCHEMAS = (
-    _object(text={"type": "string", "maxLength": 30}),
+    _object(text={"type": "string", "maxLength": 16}),
     _object(lines={"type": "array", "items": LINE, "maxItems": 3}),
-    _object(number={"type": "integer"}, kind={"enum": ["letter", "ledger"]}, paid={"type": "boolean"}, rest=LINE),
+    _object(
+        number={"type": "integer", "minimum": 0, "maximum": 9999},
+        kind={"enum": ["letter", "ledger"]},
+        paid={"type": "boolean"},
+        rest=LINE,
+    ),
     _object(of={"type": "object", "properties": {"a": LINE, "b": {"const": "quite a long word"}}, "required": ["b"]}),
 )
 SAMPLING = ({}, {"temperature": 0.9, "top_p": 0.95, "seed": 5}, {"max_tokens": 17}, {"stop": ("ar",)})
@@ -55,13 +60,14 @@ def pages():
 
 @pytest.fixture(scope="module")
 def plain(model, processor, pages):
-    """What is said of each page under each schema and way to sample, without drafts: all in one company."""
+    """What is said of each page under each schema, and of one page in each other way to sample, without drafts."""
     with Reader(model, processor, tile=0, blocks=400) as reader:
         requests = {
             (page, schema, how): asked(reader, pages[page], SCHEMAS[schema], **SAMPLING[how])
             for page in range(len(pages))
             for schema in range(len(SCHEMAS))
             for how in range(len(SAMPLING))
+            if how == 0 or page == (schema + how) % len(pages)
         }
         return dict(zip(requests, reader.read(list(requests.values()))[0], strict=True))
 
@@ -82,13 +88,14 @@ def a_draft(rng, page, whole):
     )
 
 
-@examples(10)
+@examples(5)
+@example(seed=52)  # four pages in so small a cache that one of them is preempted, eight times in all
 @given(seed=st.integers(0, 2**32))
 def test_an_answer_is_the_same_whatever_its_draft_and_its_company(model, processor, pages, plain, seed):
     """Also where the cache is so small that pages are preempted, and where a draft has what the schema forbids."""
     rng = random.Random(seed)
-    tile, blocks = rng.choice([2, 5, 16]), rng.choice([28, 40, 400])
-    keys = rng.choices(list(plain), k=rng.choice([1, 3, 9]))
+    tile, blocks = rng.choice([2, 5, 16]), rng.choice([16, 40, 400])
+    keys = rng.choices(list(plain), k=rng.choice([1, 4]))
     with Reader(model, processor, tile, blocks) as reader:
         requests = [
             asked(reader, pages[page], SCHEMAS[schema], a_draft(rng, pages[page], plain[page, schema, 0].text), **how)
