@@ -87,7 +87,7 @@ def read(
     executor = RecordingExecutor(make_backend(model, limits, blocks, block_size, tile), limits)
     scheduler = Scheduler(limits, BlockPool(blocks, block_size), expected_output_tokens=0)  # no caution: preempt
     engine = PackedEngine(executor, scheduler, processor.decode, processor.eos_id, lookahead=False)
-    wanted = sampling or Sampling(max_tokens=12)
+    wanted = sampling or Sampling(max_tokens=8)
     try:
         requests = [processor.encode_page(f"p{p}", page(p), QUESTIONS[q], wanted) for p, q in work]
         with engine._wake:  # so that all wait before the first step
@@ -126,14 +126,14 @@ def test_pages_differ_so_that_a_leak_would_show(alone):
     assert len({result.tokens for result, _ in alone.values()}) > 0.8 * len(alone)
 
 
-work_lists = st.lists(
-    st.tuples(st.integers(0, len(GRIDS) - 1), st.integers(0, len(QUESTIONS) - 1)), min_size=1, max_size=14
-)
+def work_lists(longest):
+    pairs = st.tuples(st.integers(0, len(GRIDS) - 1), st.integers(0, len(QUESTIONS) - 1))
+    return st.lists(pairs, min_size=1, max_size=longest)
 
 
 @examples(15)
 @given(
-    work=work_lists,
+    work=work_lists(14),
     max_sequences=st.just(16),
     budget=st.sampled_from([64, 128, 1024]),
     blocks=st.sampled_from([26, 40, 4096]),
@@ -153,7 +153,7 @@ def test_text_is_bitwise_the_same_in_any_pack_and_order(model, processor, alone,
 
 @examples(10)
 @given(
-    work=work_lists,
+    work=work_lists(7),
     chunk=st.sampled_from([5, 16, 33]),
     block_size=st.sampled_from([1, 4, 16]),
     max_sequences=st.sampled_from([1, 3, 16]),
