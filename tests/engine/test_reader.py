@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.reader import train
 from benchmarks.reader.draw import UNSEEN, generator, lay_out, pdf_bytes, plain
-from benchmarks.reader.evaluate import CHECKPOINT, draw_samples, error_rate
+from benchmarks.reader.evaluate import CHECKPOINT, KINDS, draw_samples, error_rate
 from benchmarks.reader.lesson import prompt_ids
 from pipeline.errors import UsageError
 from schemas.prompts import DESCRIBE, OCR
@@ -43,8 +43,10 @@ CANVASES = ((192, 64), (128, 48), (192, 32), (64, 32))
 
 @pytest.fixture(scope="module")
 def pages():
-    """32 unseen pages of four sizes, all kinds."""
-    return [sample for number, canvas in enumerate(CANVASES) for sample in draw_samples(8, canvas, seed=10 + number)]
+    """32 unseen pages of four sizes, all kinds; PDF pages of the first size alone, for each takes a process."""
+    kinds = [KINDS, *[[kind for kind in KINDS if kind != "pdf"]] * 3]
+    drawn = enumerate(zip(CANVASES, kinds, strict=True))
+    return [sample for number, (canvas, of) in drawn for sample in draw_samples(8, canvas, seed=10 + number, kinds=of)]
 
 
 def read(
