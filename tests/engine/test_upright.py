@@ -242,12 +242,14 @@ def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_print_of_a_large_page_is_looked_at_closer(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the small picture no line of it is found. All is a quarter of the size that it would have."""
-    monkeypatch.setattr(upright, "_LOOK_PIXELS", upright._LOOK_PIXELS // 4)
-    monkeypatch.setattr(upright, "_CLOSE_PIXELS", upright._CLOSE_PIXELS // 4)
-    page = pymupdf.open().new_page(width=500, height=400)
-    for number in range(57):
-        page.insert_text((20, 20 + 6.5 * number), " ".join(LINES * 3)[number % 5 :][:60], fontsize=5.4)
+    """In the small picture no line of it is found. All is a sixteenth of the size that it would have, or less."""
+    monkeypatch.setattr(upright, "_LOOK_PIXELS", upright._LOOK_PIXELS // 24)
+    monkeypatch.setattr(upright, "_CLOSE_PIXELS", upright._CLOSE_PIXELS // 16)
+    page = pymupdf.open().new_page(width=250, height=200)
+    for number in range(26):
+        page.insert_text((20, 20 + 6.5 * number), " ".join(LINES * 3)[number % 5 :][:27], fontsize=5.4)
     pixmap = page.get_pixmap(matrix=pymupdf.Matrix(2.5, 2.5), alpha=False)
     pixels = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
-    assert find_lie(models, np.rot90(pixels, 2)) == Lie(Turn.HALF)
+    turned = np.rot90(pixels, 2)
+    assert not upright._look(models, turned, upright._LOOK_PIXELS).is_sound
+    assert find_lie(models, turned) == Lie(Turn.HALF)
