@@ -30,8 +30,8 @@ from workers.engines.tesseract import find_tesseract
 pytestmark = pytest.mark.xdist_group("rapidocr")  # one test process pays for what they share
 
 Pixels = NDArray[np.uint8]
-LEFT = ["The harbour office holds", "forty-one boxes of letters,", "ledgers and old drawings,", "unread since 1913."]
-RIGHT = ["Damp had reached the lowest", "shelf, and many of the sheets", "could not be separated from", "one another."]
+LEFT = ["forty-one boxes of letters,", "ledgers and old drawings,", "unread since 1913."]
+RIGHT = ["shelf, and many of the sheets", "could not be separated from", "one another."]
 CELLS = [["Item", "Count", "Price"], ["Paper", "12", "48.00"], ["Black ink", "3", "91.50"]]
 
 
@@ -88,12 +88,12 @@ def test_two_columns_are_read_one_after_the_other(engine: RapidOcrEngine, of_two
     assert (answer.prompt_tokens, answer.output_tokens) == (0, 0)
 
 
-FEW_LINES_TEXT = " ".join(LEFT[1:])
+FEW_LINES_TEXT = " ".join(LEFT)
 
 
 def few_lines() -> Pixels:
     """240 × 128 px."""
-    return draw(*[(20.0, 30.0 + 16 * i, text) for i, text in enumerate(LEFT[1:])])[:128, :240]
+    return draw(*[(20.0, 30.0 + 16 * i, text) for i, text in enumerate(LEFT)])[:128, :240]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_sideways_table_on_an_upright_page_does_not_turn_it_and_is_read(engine: 
     page[:300, 300:380] = np.rot90(table[:80, :300])
     answer = read(engine, page)
     assert answer.angle == 0 and "turned_degrees" not in answer.details
-    assert LEFT[2] in answer.text
+    assert LEFT[1] in answer.text
     assert all(f"| {' | '.join(row)} |" in answer.text for row in CELLS)  # the short cells too: as high as wide
 
 
@@ -302,7 +302,7 @@ def test_deadline_of_a_running_page_is_seen_between_model_calls(engine: RapidOcr
 
 def test_what_was_read_before_the_deadline_is_kept(engine: RapidOcrEngine) -> None:
     calls = iter(range(1000))
-    page = read_lines(engine._models, two_columns(), is_late=lambda: next(calls) >= 8)
+    page = read_lines(engine._models, two_columns(), is_late=lambda: next(calls) >= 7)
     assert page.is_late and [line.text for line in page.lines][:2] == [COLUMNS_TEXT.partition("\n")[0], LEFT[0]]
     assert len(page.lines) + len(page.not_reached) == 1 + len(LEFT) + len(RIGHT)
 
