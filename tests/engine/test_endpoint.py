@@ -274,7 +274,7 @@ PRICES = UNTURNED | {"PAGEPACK_ENDPOINT_INPUT_PRICE": "2", "PAGEPACK_ENDPOINT_OU
 
 
 def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_path: Path) -> None:
-    document, home = write_pdf(tmp_path / "a.pdf", 12), tmp_path / "home"
+    document, home = write_pdf(tmp_path / "a.pdf", 7), tmp_path / "home"
     with ModelServer(ok("read")) as server:
         words = ["--home", home, "--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
         first = pagepack(
@@ -285,10 +285,10 @@ def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_p
         assert "the batch has cost 0.02, by the prices that were set" in first.stdout
         assert rows(home, "SELECT count(*), round(sum(cost), 6) FROM page_text") == [(5, 0.02)]
         (failures,) = rows(home, "SELECT count(*), count(DISTINCT reason), min(cause), min(reason) FROM failures")
-        assert failures[:3] == (7, 1, "budget") and "0.02 of the 0.0205" in failures[3]
+        assert failures[:3] == (2, 1, "budget") and "0.02 of the 0.0205" in failures[3]
         again = call("retry", "--home", home, "--cause", "budget")
-        assert "7 pages wait again" in again.stdout and "--max-cost 0.0205" in again.stdout, again.stdout
-    assert rows(home, "SELECT state, count(*) FROM page_tasks GROUP BY 1") == [("done", 5), ("pending", 7)]
+        assert "2 pages wait again" in again.stdout and "--max-cost 0.0205" in again.stdout, again.stdout
+    assert rows(home, "SELECT state, count(*) FROM page_tasks GROUP BY 1") == [("done", 5), ("pending", 2)]
     assert rows(home, "SELECT round(sum(cost), 6) FROM attempts") == [(0.02,)]
 
 
@@ -369,7 +369,7 @@ def test_a_page_that_is_cancelled_leaves_its_request_and_closing_ends_the_rest()
 
 
 def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_not(tmp_path: Path) -> None:
-    document, home = write_pdf(tmp_path / "a.pdf", 12), tmp_path / "home"
+    document, home = write_pdf(tmp_path / "a.pdf", 5), tmp_path / "home"
     with ModelServer(status(401, f"{KEY} is not known here")) as server:
         words = ["--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
         variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KEY": KEY, "PAGEPACK_LOG_LEVEL": "DEBUG"}
@@ -385,7 +385,7 @@ def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_
     assert "engine endpoint" in second.stderr
     found = rows(home, "SELECT DISTINCT engine, text, prompt_tokens, output_tokens FROM page_text")
     assert found == [("endpoint", "what it says", 1000, 200)]
-    assert rows(home, "SELECT count(*) FROM page_text") == [(12,)] and len(asked) < 12 + 12, len(asked)
+    assert rows(home, "SELECT count(*) FROM page_text") == [(5,)] and len(asked) < 5 + 5, len(asked)
     reconciles(home)
     left = [path for path in home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert left == [] and KEY not in first.stderr + second.stderr + second.stdout
