@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 _MOST_PRICE, _MOST_SPEED = 1e6, 1e6
+_TOLD_HOURS = 0.1  # of what is not computed; below, the time says it
 
 
 @cli.command()
@@ -131,6 +132,8 @@ def lines(plan: Plan) -> Iterator[str]:
     yield _row("time", f"{_time(plan)}{plan.reading.how}")
     if plan.cost is not None:
         yield _row("cost", f"{_span(plan.cost, _money)} {plan.cost_by}")
+    elif plan.cost_by:
+        yield _row("cost", f"not known: {plan.cost_by}")
     yield conclusion(plan)
 
 
@@ -151,8 +154,8 @@ def conclusion(plan: Plan) -> str:
     )
     if plan.reading.seconds is not None:
         said += f", about {duration(plan.reading.seconds.expected)}"
-        if plan.reading.basis == "computed" and plan.hours is not None:
-            said += f", {_hours(plan.hours.expected)} GPU-hours"
+        if plan.hours is not None and (plan.reading.basis == "computed" or plan.hours.expected >= _TOLD_HOURS):
+            said += f", {_hours(plan.hours.expected)} {'GPU-hours' if plan.reading.is_gpu else 'machine-hours'}"
     if plan.cost is not None:
         said += f", for about {_money(plan.cost.expected)}"
     return said
@@ -267,12 +270,14 @@ def as_json_of(plan: Plan) -> dict[str, Any]:
         "image_bytes": _figure(plan.image_bytes),
         "database_bytes": _figure(plan.database_bytes),
         "seconds": _figure(seconds, 1),
-        "gpu_hours": _figure(plan.hours, 4) if plan.reading.basis in ("computed", "given") else None,
+        "gpu_hours": _figure(plan.hours, 4) if plan.reading.is_gpu else None,
+        "machine_hours": None if plan.reading.is_gpu else _figure(plan.hours, 4),
         "speed_basis": plan.reading.basis,
         "speed_by": plan.reading.how,
         "kv_cache": plan.reading.fit.cache if plan.reading.fit else None,
         "pages_at_once": plan.reading.fit.pages if plan.reading.fit else None,
         "cost": _figure(plan.cost, 4),
+        "cost_by": plan.cost_by or None,
     }
 
 

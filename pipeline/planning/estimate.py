@@ -48,6 +48,7 @@ class Reading:
     how: str  # a sentence for people
     seconds: Range | None = None
     busy_seconds: Range | None = None
+    is_gpu: bool = False  # else a machine's CPUs, or what is not known
     fit: Fit | None = None  # of the checkpoint, on a named GPU
 
 
@@ -122,7 +123,8 @@ def estimate(
     draw_seconds = facts.mean(lambda page: page.seconds, is_new=True).times(drawn).times(1 / num_cores())
     plan.reading = _reading(plan, works, asked, known, device, draw_seconds, time_pages)
     busy = plan.reading.busy_seconds
-    plan.hours = None if busy is None else busy.times(1 / 3600)
+    is_anothers = asked.engine == "endpoint" and price_per_hour is None  # who has a server of his own names its price
+    plan.hours = None if busy is None or is_anothers else busy.times(1 / 3600)
     _price(plan, settings, asked, price_per_hour)
     return plan
 
@@ -236,7 +238,8 @@ def _reading(
     answers = plan.to_read.times(len(asked.prompts))
     if device.pages_per_second is not None:
         whole = plan.to_read.times(1 / device.pages_per_second)
-        return Reading("given", f"at {device.pages_per_second:g} pages/s, as given", whole, whole.times(device.count))
+        how = f"at {device.pages_per_second:g} pages/s, as given"
+        return Reading("given", how, whole, whole.times(device.count), is_gpu=asked.engine == "pixtral")
     if not plan.to_read.high:
         return Reading("measured", "no page is left to read", draw_seconds, draw_seconds)
     if device.gpu is not None:
@@ -245,7 +248,8 @@ def _reading(
         each = Range(1 / 1.2, 1.0, 1.2).times(1 / speed.pages_per_second)
         whole = each.times(answers).plus(Range.exact(_START_SECONDS))
         how = f"{speed.pages_per_second:.3g} pages/s, as this home's last {speed.pages:,} pages by {asked.engine}"
-        return Reading("measured", how, whole.times(1 / device.count), whole)
+        busy = whole.times(max(speed.gpus, 1))
+        return Reading("measured", how, whole.times(1 / device.count), busy, is_gpu=speed.gpus > 0)
     timed = time_pages([page for page, _ in works if page.image is not None])
     if timed is not None:
         each, start_seconds = timed
@@ -280,13 +284,13 @@ def _on_gpu(
         f"computed, not measured: {shape.name} on {gpu.title}{fit_words(gpu, shape, fit, device.quantize)}, "
         f"at {REACHED.low:.0%} to {REACHED.high:.0%} of what its arithmetic allows"
     )
-    return Reading("computed", how, busy.times(1 / device.count), busy, fit)
+    return Reading("computed", how, busy.times(1 / device.count), busy, is_gpu=True, fit=fit)
 
 
 def _price(plan: Plan, settings: Settings, asked: Asked, price_per_hour: float | None) -> None:
-    if price_per_hour is not None and plan.hours is not None:
-        plan.cost = plan.hours.times(price_per_hour)
-        plan.cost_by = f"at {price_per_hour:g} an hour"
+    if price_per_hour is not None:
+        plan.cost = None if plan.hours is None else plan.hours.times(price_per_hour)
+        plan.cost_by = f"at {price_per_hour:g} an hour" + (", and nothing says how many" if plan.hours is None else "")
         return
     prices = Prices.of(settings)
     if asked.engine != "endpoint" or not prices.are_known():

@@ -10,6 +10,7 @@ from pipeline.database.looking import Looking, as_moment
 from pipeline.database.open_to_look import open_to_look
 from pipeline.documents.files import HOLDERS, Found
 from pipeline.planning.asked import Asked
+from pipeline.planning.readers import gpus_of
 from pipeline.settings import Settings
 from pipeline.store.wished_model import wished_model
 from pipeline.urls import IN_PATH
@@ -64,6 +65,7 @@ class Speed:
 
     pages_per_second: float
     pages: int  # that it was measured by
+    gpus: int = 0  # of that worker; 0 is a CPU
 
 
 def look_if_there(settings: Settings) -> Looking | None:
@@ -179,7 +181,8 @@ class Known:
         if pages < _LEAST_ATTEMPTS:
             return None
         busy = sum(map(covered_seconds, by_worker.values()))
-        return Speed(pages / busy, pages) if busy > 0 else None
+        gpus = gpus_of(next(iter(by_worker))) if self.asked.engine == "pixtral" else 0  # as the latest
+        return Speed(pages / busy, pages, gpus) if busy > 0 else None
 
     def share_read(self) -> float:
         """Of the pages that are done, those that an engine had to read; all, where none is."""
