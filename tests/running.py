@@ -10,9 +10,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,9 +33,8 @@ HANGS_AFTER_SECONDS = 600.0
 
 def environment(engine: str, **variables: str) -> dict[str, str]:
     """The tests' engines are found by name; leases are short, so that a test need not wait a minute."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PAGEPACK_", *_LEFT_BEHIND))}
     return (
-        kept
+        variables_around()
         | {
             "PAGEPACK_INTERNAL_ENGINE": f"tests.stand_ins:{engine}",
             "PYTHONPATH": str(ROOT),
@@ -42,6 +42,11 @@ def environment(engine: str, **variables: str) -> dict[str, str]:
         }
         | variables
     )
+
+
+def variables_around() -> dict[str, str]:
+    """Those of this process but for pagepack's, with which one is forked as `warm_start.py` says."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PAGEPACK_", *_LEFT_BEHIND))}
 
 
 def pagepack(
@@ -174,15 +179,38 @@ def write_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
 
 
 def rows(home: Path, statement: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(home / "pagepack.db", timeout=30) as connection:
-        return connection.execute(statement).fetchall()
+    kept: dict[Path, sqlite3.Connection] | None = getattr(_WAITING, "connections", None)
+    if kept is None:
+        with closing(_connection(home)) as connection:
+            return connection.execute(statement).fetchall()
+    if home not in kept:
+        kept[home] = _connection(home)
+    try:
+        return kept[home].execute(statement).fetchall()
+    except sqlite3.Error:
+        kept.pop(home).close()
+        raise
+
+
+def _connection(home: Path) -> sqlite3.Connection:
+    return sqlite3.connect(home / "pagepack.db", timeout=30, isolation_level=None)
+
+
+_WAITING = threading.local()
+"""Connections of a thread that waits: to read the schema takes 4 ms, twenty times a second."""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = HANGS_AFTER_SECONDS) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
+    around, _WAITING.connections = getattr(_WAITING, "connections", None), {}
+    try:
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.05)
+    finally:
+        for connection in _WAITING.connections.values():
+            connection.close()
+        _WAITING.connections = around
 
 
 def done_pages(home: Path) -> int:

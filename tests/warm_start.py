@@ -40,6 +40,8 @@ _COMMAND = [sys.executable, "-P", "-m", "tests.warm_start"]
 # What a reader with a model imports: two seconds of processor time.
 _OF_MODELS = ("workers.engines.pixtral", "workers.pixtral.start", "mistral_common.tokens.tokenizers.mistral", "cv2")
 
+_OF_STORAGE = ("s3fs",)  # 0.3 s in each process that opens a bucket
+
 
 class Started(subprocess.Popen[str]):
     """A process that is no child of this one, as `subprocess.Popen` shows a child."""
@@ -100,7 +102,7 @@ class WarmStart:
         LD_LIBRARY_PATH is read when a process starts, but what changes it here is OpenCV, for itself, when a test
         imports it: no command of the tests after that one would be forked.
         """
-        self._may_differ = ("PAGEPACK_", "PYTEST_", "AWS_", "TMPDIR", "LD_LIBRARY_PATH", *may_differ)
+        self._may_differ = ("PAGEPACK_", "PYTEST_", "AWS_", "OTEL_", "TMPDIR", "LD_LIBRARY_PATH", *may_differ)
         self._process: subprocess.Popen[bytes] | None = None
         self._around: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -207,6 +209,8 @@ def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None
         order: dict[str, Any] = json.loads(line)
         if "--model" in order["words"]:
             _import_once(*_OF_MODELS)
+        if "AWS_ENDPOINT_URL" in order["environment"]:
+            _import_once(*_OF_STORAGE)
         pid = os.fork()
         if pid == 0:
             if "told" in order:

@@ -20,7 +20,7 @@ from pipeline.store.batches import open_batch
 from pipeline.store.due import take_due_documents, take_due_pages
 from pipeline.store.progress import what_is_open
 from schemas.prompts import OCR
-from tests.running import ROOT, start_worker, wait_until
+from tests.running import ROOT, start_worker, variables_around, wait_until
 
 
 @dataclass
@@ -49,8 +49,7 @@ def workers(
     settings: Settings, url: str, *roles: str, engine: str = "InstantEngine", **variables: str
 ) -> Iterator[dict[str, Worker]]:
     """One process a role, stopped at the end; PAGEPACK_… and other variables as given."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
-    environment = kept | {
+    environment = variables_around() | {
         "PYTHONPATH": str(ROOT),
         "PAGEPACK_HOME": str(settings.home),
         "PAGEPACK_BROKER_URL": url,
