@@ -22,6 +22,7 @@ from types import FrameType
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.network import Loopback, Namespaces, best_network
 from tests.chaos.world import Broken, World
+from tests.postgres import PostgresServer
 
 
 @dataclass
@@ -103,12 +104,18 @@ def _databases(fault: Fault) -> list[str]:
 
 
 def run(
-    label: str, fault: Fault, database: str, seeds: range, network: Loopback | Namespaces, is_brief: bool
+    label: str,
+    fault: Fault,
+    database: str,
+    seeds: range,
+    network: Loopback | Namespaces,
+    is_brief: bool,
+    lent: PostgresServer | None = None,
 ) -> Result:
     """All seeds of a fault, and its line of the table."""
     result = Result(fault)
     for seed in seeds:
-        trial(fault, World(seed, database, new_folder(), network, is_brief), result)
+        trial(fault, World(seed, database, new_folder(), network, is_brief, lent), result)
     verdict = "holds" if not result.failed else f"{result.failed} of {len(seeds)} FAILED"
     print(
         f"{label:>4}  {fault.title:<40} {database:<10} {len(seeds):>3} seeds {result.pages:>6} pages "

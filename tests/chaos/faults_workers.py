@@ -18,8 +18,10 @@ IN_FLIGHT = 5  # pages that a reader has in hand when it dies: four are read, on
 
 def kill_at_random(world: World) -> None:
     """Readers, and now and then a whole host; no page may be condemned, for none is to blame. In brief, one of each."""
-    kills, files = (2, 3) if world.is_brief else (5, 6)
+    kills, files = (2, 1) if world.is_brief else (5, 6)
     world.variables["PAGEPACK_MAX_CRASHES"] = str(kills + 1)
+    if world.is_brief:
+        world.variables["PAGEPACK_INTERNAL_PAGE_SECONDS"] = "0.8"  # two readers have work for five seconds
     world.open()
     world.start_hosts()
     world.draw(files, 50)

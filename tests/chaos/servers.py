@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -152,7 +153,20 @@ class PostgreSQL:
 
     dialect = "postgresql"
 
-    def __init__(self, network: Loopback | Namespaces, tablespace: Path | None = None, **options: str) -> None:
+    def __init__(
+        self,
+        network: Loopback | Namespaces,
+        tablespace: Path | None = None,
+        lent: PostgresServer | None = None,
+        **options: str,
+    ) -> None:
+        """A database of a server that is lent stays there; its owner ends the server."""
+        self._is_own = lent is None
+        if lent is not None:
+            self.server, name = lent, f"chaos_{uuid.uuid4().hex}"
+            lent.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+            self._open(lent.tcp_url(name), name, sa.QueuePool)
+            return
         port = network.port()
         given = {"listen_addresses": network.address, "port": str(port), "shared_buffers": "32MB"} | options
         self.server = PostgresServer(**given)
@@ -168,10 +182,13 @@ class PostgreSQL:
             where = " TABLESPACE small"
         self.server.execute(f"CREATE DATABASE pagepack{where}")
         user = sa.make_url(self.server.url()).username
-        self.url = f"postgresql://{user}:{PASSWORD}@{network.address}:{port}/pagepack"
-        self.variables = {"PAGEPACK_DATABASE_URL": self.url}
-        local = sa.make_url(self.server.url("pagepack")).set(drivername="postgresql+psycopg")
-        self._engine = sa.create_engine(local, poolclass=sa.NullPool)
+        self._open(f"postgresql://{user}:{PASSWORD}@{network.address}:{port}/pagepack", "pagepack", sa.NullPool)
+
+    def _open(self, url: str, name: str, pool: type[sa.Pool]) -> None:
+        self.url = url
+        self.variables = {"PAGEPACK_DATABASE_URL": url}
+        local = sa.make_url(self.server.url(name)).set(drivername="postgresql+psycopg")
+        self._engine = sa.create_engine(local, poolclass=pool)
 
     def start(self) -> None:
         with self._network.entered("hub"):
@@ -184,8 +201,9 @@ class PostgreSQL:
 
     def close(self) -> None:
         self._engine.dispose()
-        self.server.stop()
-        shutil.rmtree(self.server.folder, ignore_errors=True)
+        if self._is_own:
+            self.server.stop()
+            shutil.rmtree(self.server.folder, ignore_errors=True)
 
 
 @contextmanager

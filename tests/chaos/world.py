@@ -20,6 +20,8 @@ from tests.chaos import history
 from tests.chaos.documents import draw_pdf
 from tests.chaos.network import Loopback, Namespaces
 from tests.chaos.servers import PostgreSQL, SqliteFile, Valkey
+from tests.postgres import PostgresServer
+from tests.running import pagepack, processes_of, start_into, variables_around
 
 ROOT = Path(__file__).parents[2]
 _PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
@@ -43,7 +45,7 @@ class Host:
 
     name: str
     flags: tuple[str, ...]
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     log: Path
 
     def children(self, role: str) -> list[psutil.Process]:
@@ -70,6 +72,7 @@ class World:
     folder: Path
     network: Loopback | Namespaces
     is_brief: bool = False  # what is large only to meet more of the same may be small
+    lent: PostgresServer | None = None  # a server that outlives the trial
     random: random.Random = field(init=False)
     hosts: dict[str, Host] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)  # path → pages
@@ -97,11 +100,16 @@ class World:
             with suppress(ProcessLookupError):
                 os.killpg(host.process.pid, signal.SIGKILL)
             host.process.wait()
-        for process in psutil.process_iter():
+        for process in processes_of(self.folder):
             with suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get("PAGEPACK_INTERNAL_WORLD") == str(self.folder):
-                    process.kill()
+                process.kill()
         self._stack.close()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether processes are forked, as `tests/warm_start.py` says: not where Python is prepared when it starts."""
+        is_plain = not self.has_clocks and "PAGEPACK_INTERNAL_KILL" not in self.variables
+        return self.is_brief and is_plain and not self.network.can_cut
 
     def open(self, *, aof: bool = False, broker: Valkey | None = None, **options: Any) -> None:
         """Broker and database, with the history's triggers; options are those of `PostgreSQL`."""
@@ -113,7 +121,7 @@ class World:
         if self.kind == "sqlite":
             self.database = SqliteFile(self.homes / "h0")
         else:
-            self.database = PostgreSQL(self.network, **options)
+            self.database = PostgreSQL(self.network, lent=self.lent, **options)
         self._stack.callback(self.database.close)
         self.pagepack("db", "upgrade")
         history.install(self.database)
@@ -128,17 +136,16 @@ class World:
     def environment(self, host: str, engine: str, root: Path = ROOT, **variables: Any) -> dict[str, str]:
         if self.has_clocks:
             variables["PAGEPACK_INTERNAL_CLOCK"] = str(self.folder / f"clock-{host}")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PAGEPACK_")}
+        path = str(root) if self.is_forked else f"{root / 'tests' / 'chaos' / 'site'}:{root}"
         return (
-            kept
+            variables_around()
             | SHORT
             | {
                 "PAGEPACK_HOME": str(self.homes / host),
                 "PAGEPACK_BROKER_URL": self.broker_url,
                 "PAGEPACK_INTERNAL_ENGINE": f"tests.chaos.engines:{engine}",
                 "PAGEPACK_INTERNAL_LOG": str(self.log),
-                "PAGEPACK_INTERNAL_WORLD": str(self.folder),
-                "PYTHONPATH": f"{root / 'tests' / 'chaos' / 'site'}:{root}",
+                "PYTHONPATH": path,
             }
             | self.database.variables
             | self.variables
@@ -170,15 +177,19 @@ class World:
             (self.folder / "images").mkdir(exist_ok=True)
             (home / "images").symlink_to(self.folder / "images")
         log = self.folder / f"{name}.log"
-        with self.network.entered(name), log.open("ab") as stream:
-            process = subprocess.Popen(
-                [*_PAGEPACK, "worker", *flags],
-                env=self.environment(name, engine, **variables),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
+        environment = self.environment(name, engine, **variables)
+        if self.is_forked:
+            process = start_into(log, log, ["worker", *flags], environment)
+        else:
+            with self.network.entered(name), log.open("ab") as stream:
+                process = subprocess.Popen(
+                    [*_PAGEPACK, "worker", *flags],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    start_new_session=True,
+                )
         self.hosts[name] = Host(name, flags, process, log)
         return self.hosts[name]
 
@@ -201,10 +212,15 @@ class World:
 
     def pagepack(self, *words: str | Path, codes: Collection[int] = (0,), **variables: Any) -> str:
         """A command on the first host; what it printed. Raises Broken where it ends with none of these codes."""
-        started = self.begin_pagepack(*words, **variables)
-        output, errors = started.communicate(timeout=500)
-        if started.returncode not in codes:
-            raise Broken(f"pagepack {words[0]} ended with {started.returncode}: {errors[-500:]}")
+        if self.is_forked:
+            done = pagepack(*words, **self.environment("h0", "NotingEngine", **variables))
+            code, output, errors = done.returncode, done.stdout, done.stderr
+        else:
+            started = self.begin_pagepack(*words, **variables)
+            output, errors = started.communicate(timeout=500)
+            code = started.returncode
+        if code not in codes:
+            raise Broken(f"pagepack {words[0]} ended with {code}: {errors[-500:]}")
         return output
 
     def begin_pagepack(self, *words: str | Path, **variables: Any) -> subprocess.Popen[str]:

@@ -8,28 +8,38 @@ left to `make chaos`, and so is a flushed broker: a killed one has lost its mess
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
+import signal
+from collections.abc import Iterator
 from operator import attrgetter
 
 import pytest
 
+from tests.chaos.__main__ import chosen, main, run
+from tests.chaos.network import Loopback
 from tests.chaos.points import POINTS
-from tests.chaos.world import ROOT
+from tests.postgres import PostgresServer
 
-COMMAND = [sys.executable, "-m", "tests.chaos", "--brief", "--network", "loopback"]
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of this process, which `main` and a trial's watchdog set."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("label", "database"), [("1", "postgresql")])
-def test_a_fault_loses_nothing(label: str, database: str) -> None:
-    command = [*COMMAND, "--only", label, "--database", database]
-    trial = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, text=True)
-    try:
-        output, _ = trial.communicate(timeout=800)
-    finally:
-        trial.terminate()  # it cleans up
-        trial.wait()
-    assert trial.returncode == 0, output
+def test_a_fault_loses_nothing(postgres: PostgresServer, label: str, database: str) -> None:
+    """In this process, with hosts that are forked, on the server of all tests: nothing of that is broken here."""
+    ((label, fault, kind),) = chosen(label, database)
+    network = Loopback()
+    result = run(label, fault, kind, range(1, 2), network, is_brief=True, lent=postgres)
+    assert result.failed == 0 and result.pages == 50, "what broke is printed"
+
+
+def test_a_fault_that_is_not_there_is_said() -> None:
+    assert main(["--only", "99", "--network", "loopback"]) == 2
 
 
 def test_what_is_killed_at_is_there() -> None:
