@@ -20,6 +20,8 @@ from schemas.messages import INGEST_QUEUE, READ_QUEUE
 from tests.running import ROOT, call, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
 
 Starter = Callable[..., "subprocess.Popen[str]"]
+SMALL = {"PAGEPACK_MAX_SIDE_PX": "128", "PAGEPACK_INGEST_PROCESSES": "1"}
+"""Pages are told apart at this size, and cost a tenth to draw and to read."""
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def worker(home: Path) -> Iterator[Starter]:
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str, engine: str = "InstantEngine", **variables: str) -> subprocess.Popen[str]:
-        started.append(start("worker", "--home", home, *arguments, engine=engine, **variables))
+        started.append(start("worker", "--home", home, *arguments, engine=engine, **SMALL | variables))
         return started[-1]
 
     yield begin
@@ -96,15 +98,19 @@ def test_what_is_submitted_is_read_by_a_worker_that_was_started_later_and_submit
 def test_a_killed_reader_is_started_again_and_its_pages_are_read_once(
     tmp_path: Path, home: Path, worker: Starter
 ) -> None:
-    folder = folder_of(tmp_path / "docs", 1, pages=30)
-    call("submit", folder, "--home", home)
-    worker(engine="SlowEngine")
-    wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
+    """It has read six pages and holds what it has in hand; its successor begins with six of its own."""
+    gate, died = tmp_path / "gate", "SELECT count(*) FROM task_attempts WHERE error = 'its worker died'"
+    call("submit", folder_of(tmp_path / "docs", 1, pages=13), "--home", home)
+    worker(engine="HeldEngine", PAGEPACK_INTERNAL_GATE=str(gate))
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'done'") == [(6,)])
+    wait_until(lambda: rows(home, "SELECT count(*) >= 4 FROM page_tasks WHERE state = 'leased'") == [(1,)])
     readers = [p for p in processes_of(home) if p.name() == "pagepack:read"]
     assert len(readers) == 1
     readers[0].kill()
+    gate.touch()
     wait_until(lambda: rows(home, "SELECT state FROM batch_summary") == [("finished",)])
-    assert rows(home, "SELECT pages_done, pages_failed FROM batch_summary") == [(30, 0)]
+    assert rows(home, "SELECT pages_done, pages_failed FROM batch_summary") == [(13, 0)]
+    assert rows(home, died) >= [(4,)]
     reconciles(home)
 
 
@@ -142,7 +148,7 @@ def test_an_ingest_worker_that_cannot_start_is_started_less_and_less_often(
 def test_ingest_holds_back_while_enough_pages_wait(tmp_path: Path, home: Path, worker: Starter) -> None:
     """20 may wait; of each of the two batches a transaction of 16 more, and what was in hand when it was seen."""
     for name in ("one", "two"):
-        call("submit", folder_of(tmp_path / name, 6, pages=40), "--home", home, "--batch", name)
+        call("submit", folder_of(tmp_path / name, 3, pages=30), "--home", home, "--batch", name)
     worker(engine="HangingEngine", PAGEPACK_MAX_WAITING_PAGES="20", PAGEPACK_INGEST_PROCESSES="1")
     pages = "SELECT count(*) FROM pages"
     wait_until(lambda: rows(home, pages)[0][0] >= 20)
@@ -194,30 +200,52 @@ ANSWERED_MEANWHILE = """
     WHERE b.name = 'big' AND a.created_at > come AND a.id < last_answer"""
 
 
-def test_a_small_batch_does_not_wait_behind_a_huge_one(tmp_path: Path, home: Path, worker: Starter) -> None:
-    big, small = folder_of(tmp_path / "big", 1, pages=120), folder_of(tmp_path / "small", 1, pages=4)
+def test_a_small_batch_does_not_wait_behind_a_huge_one_which_is_paused_resumed_and_cancelled(
+    tmp_path: Path, home: Path, worker: Starter
+) -> None:
+    big, small = folder_of(tmp_path / "big", 1, pages=80), folder_of(tmp_path / "small", 1, pages=4)
+    of_big = "SELECT {} FROM batch_summary WHERE name = 'big'"
     call("submit", big, "--home", home, "--batch", "big")
-    worker(engine="SlowerEngine")
+    slow = worker(engine="SlowerEngine")
     wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
     pagepack("submit", small, "--home", home, "--batch", "small", "--wait", engine="SlowerEngine")
-    assert rows(home, "SELECT state FROM batch_summary WHERE name = 'big'") == [("running",)]
+    assert rows(home, of_big.format("state")) == [("running",)]
     [(meanwhile,)] = rows(home, ANSWERED_MEANWHILE)
-    assert meanwhile < 60
+    assert meanwhile < 40
+
+    assert call("pause", "big", "--home", home).returncode == 0
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
+    done = rows(home, of_big.format("pages_done"))
+    assert call("pause", "big", "--home", home).returncode == 0, "it may be repeated"
+    assert rows(home, of_big.format("state")) == [("paused",)]
+    assert rows(home, of_big.format("pages_done")) == done != [(80,)]
+    assert call("resume", "big", "--home", home).returncode == 0
+    wait_until(lambda: rows(home, of_big.format("pages_done")) > done)
+    assert call("cancel", "big", "--home", home).returncode == 0
+    assert rows(home, of_big.format("state")) == [("cancelled",)]
+    assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
+    slow.terminate()
+    slow.wait(600)
+    worker()
+    again = pagepack("submit", big, "--home", home, "--batch", "big", "--wait")
+    assert again.returncode == 0, again.stderr
+    assert rows(home, of_big.format("state, pages_done, pages_failed")) == [("finished", 80, 0)]
+    reconciles(home)
 
 
 def test_a_higher_priority_goes_first(tmp_path: Path, home: Path, worker: Starter) -> None:
     """Pages of both wait before any is read; those of the urgent one, submitted last, are read first."""
-    big, small = folder_of(tmp_path / "big", 1, pages=40), folder_of(tmp_path / "small", 1, pages=40)
+    big, small = folder_of(tmp_path / "big", 1, pages=24), folder_of(tmp_path / "small", 1, pages=24)
     call("submit", big, "--home", home, "--batch", "big")
     call("submit", small, "--home", home, "--batch", "small", "--priority", "5")
     ingest = worker("--role", "ingest")
-    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks") == [(80,)])
+    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks") == [(48,)])
     ingest.terminate()
     assert ingest.wait(600) == 0
     worker("--role", "read", engine="SlowEngine")
     wait_until(lambda: rows(home, "SELECT state FROM batch_summary WHERE name = 'small'") == [("finished",)])
     [(meanwhile,)] = rows(home, ANSWERED_MEANWHILE)
-    assert meanwhile < 20
+    assert meanwhile < 12
 
 
 def test_anyone_asks_for_a_document_in_a_message_and_is_told_of_each(
@@ -280,28 +308,3 @@ def test_there_is_a_process_slot_for_each_device() -> None:
     for role, devices in (("read", "0,0"), ("read", "zero"), ("ingest", "0")):
         with pytest.raises(UsageError, match="--devices"):
             process_slots(role, devices)
-
-
-def test_a_batch_is_paused_resumed_and_cancelled(tmp_path: Path, home: Path, worker: Starter) -> None:
-    folder = folder_of(tmp_path / "docs", 1, pages=48)
-    call("submit", folder, "--home", home, "--batch", "b")
-    slow = worker(engine="SlowerEngine")
-    wait_until(lambda: rows(home, "SELECT count(*) > 4 FROM page_tasks WHERE state = 'done'") == [(1,)])
-    assert call("pause", "b", "--home", home).returncode == 0
-    wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
-    done = rows(home, "SELECT pages_done FROM batch_summary")
-    assert call("pause", "b", "--home", home).returncode == 0, "it may be repeated"
-    assert rows(home, "SELECT state FROM batch_summary") == [("paused",)]
-    assert rows(home, "SELECT pages_done FROM batch_summary") == done != [(48,)]
-    assert call("resume", "--home", home).returncode == 0
-    wait_until(lambda: rows(home, "SELECT pages_done FROM batch_summary") > done)
-    assert call("cancel", "b", "--home", home).returncode == 0
-    assert rows(home, "SELECT state FROM batch_summary") == [("cancelled",)]
-    assert rows(home, "SELECT DISTINCT cause FROM failures") == [("cancelled",)]
-    slow.terminate()
-    slow.wait(600)
-    worker()
-    again = pagepack("submit", folder, "--home", home, "--batch", "b", "--wait")
-    assert again.returncode == 0, again.stderr
-    assert rows(home, "SELECT state, pages_done, pages_failed FROM batch_summary") == [("finished", 48, 0)]
-    reconciles(home)
