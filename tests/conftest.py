@@ -9,6 +9,7 @@ import gc
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -272,6 +273,33 @@ def postgres() -> Iterator[PostgresServer]:
     """One server for all tests; `pagepack_template` in it is at head."""
     with PostgresServer(**FAST, listen_addresses="127.0.0.1", port="0") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _server_to_stop() -> Iterator[PostgresServer]:
+    with PostgresServer(**FAST | {"synchronous_commit": "on"}) as server:
+        server.execute("CREATE DATABASE template")
+        open_database(Settings(database_url=server.url("template")), create=True).dispose()
+        yield server
+
+
+@pytest.fixture
+def server_to_stop(_server_to_stop: PostgresServer) -> PostgresServer:
+    """One that a test may stop, and whose commits outlive that. Its tests are marked `STOPS`: one process has it."""
+    if not (_server_to_stop.folder / "data" / "postmaster.pid").exists():
+        _server_to_stop.start()
+    return _server_to_stop
+
+
+@pytest.fixture
+def url_to_stop(server_to_stop: PostgresServer) -> str:
+    """A database at head in it, of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    server_to_stop.execute(f"CREATE DATABASE {name} TEMPLATE template STRATEGY FILE_COPY")
+    return server_to_stop.url(name)
+
+
+STOPS = pytest.mark.xdist_group("server to stop")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,9 +21,10 @@ from pipeline.settings import Settings
 from pipeline.store.leases import Limits, give_back_unheld, renew_tasks
 from pipeline.store.pages import NewPage
 from schemas.prompts import OCR, Prompt, hinted, with_hint
-from tests.conftest import LIMITS, Archive, answer
+from tests.conftest import LIMITS, STOPS, Archive, answer
 from tests.database.test_postgresql import fails_with
-from tests.postgres import FAST, PostgresServer
+from tests.postgres import PostgresServer
+from tests.running import wait_until
 from tests.stand_ins import InstantEngine, SilentEngine
 from workers import writer as writer_module
 from workers.engines import Answer
@@ -133,18 +134,15 @@ def test_a_conflict_is_repeated_until_the_text_is_stored(archive: Archive) -> No
     assert archive.rows("SELECT text FROM page_text") == [("x",)]
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
-    with PostgresServer(**FAST | {"synchronous_commit": "on"}) as server:
-        server.execute("CREATE DATABASE pages")
-        yield server
-
-
-def test_a_postgresql_server_that_restarts_again_and_again_loses_no_text(own_server: PostgresServer) -> None:
-    db = open_database(Settings(database_url=own_server.url("pages")), create=True)
+@STOPS
+def test_a_postgresql_server_that_restarts_again_and_again_loses_no_text(
+    server_to_stop: PostgresServer, url_to_stop: str
+) -> None:
+    """Each time after the next few pages were claimed, while others are in hand."""
+    db = open_database(Settings(database_url=url_to_stop))
     archive = Archive(db)
-    pages = archive.ingest(archive.see("/in/a.pdf") or 0, [str(number) for number in range(60)])
-    hands, is_done = Hands(), threading.Event()
+    pages = archive.ingest(archive.see("/in/a.pdf") or 0, [str(number) for number in range(40)])
+    hands = Hands()
     writer = hands.writer(db)
     reads = []
 
@@ -156,21 +154,21 @@ def test_a_postgresql_server_that_restarts_again_and_again_loses_no_text(own_ser
             hands.held.difference_update(task.task_id for task in claim.tasks)
 
     def restart() -> None:
-        while not is_done.wait(0.3):
-            own_server.restart()
+        for count in (3, 12, 21, 30):
+            wait_until(lambda count=count: len(reads) >= count)  # type: ignore[misc]
+            server_to_stop.restart()
 
     restarting = threading.Thread(target=restart)
     restarting.start()
     while waiting := [page for page in pages if page not in reads]:
         assert not any(together(*[lambda page=page: read(page) for page in waiting[:6]]))
-    is_done.set()
     restarting.join()
     assert archive.rows("SELECT DISTINCT state, crashes FROM page_tasks") == [("done", 0)]
     assert sorted(reads) == pages, "a page was read twice"
     good = archive.rows(
         "SELECT task_id, count(*) FROM task_attempts WHERE error IS NULL GROUP BY 1 HAVING count(*) > 1"
     )
-    assert good == [] and archive.scalar("SELECT count(*) FROM page_text") == 60
+    assert good == [] and archive.scalar("SELECT count(*) FROM page_text") == 40
     db.dispose()
 
 
@@ -183,11 +181,14 @@ def test_a_claim_whose_answer_was_lost_is_given_back(archive: Archive) -> None:
     assert renew_tasks(archive.db, "read/1", [claim.tasks[0].task_id], 60)
 
 
-def test_who_waits_for_a_postgresql_server_is_let_go_when_the_worker_stops(own_server: PostgresServer) -> None:
-    db = open_database(Settings(database_url=own_server.url("pages")), create=True)
+@STOPS
+def test_who_waits_for_a_postgresql_server_is_let_go_when_the_worker_stops(
+    server_to_stop: PostgresServer, url_to_stop: str
+) -> None:
+    db = open_database(Settings(database_url=url_to_stop))
     hands = Hands()
     writer = hands.writer(db)
-    own_server.stop()
+    server_to_stop.stop()
     threading.Timer(0.5, lambda: setattr(hands, "is_stopping", True)).start()
     assert [type(result) for result in together(*[lambda: writer.claim(1, False)] * 2)] == [Stopping, Stopping]
     db.dispose()

@@ -14,9 +14,10 @@ import pytest
 
 from pipeline.database.engine import Database
 from pipeline.settings import Settings
-from tests.postgres import FAST, PostgresServer
+from tests.conftest import STOPS
+from tests.postgres import PostgresServer
 from tests.processes.test_watch import Samples, get, scrape
-from tests.running import call, environment, free_port, processes_of, start_host, wait_until
+from tests.running import environment, free_port, processes_of, start_host, wait_until
 
 RESTARTS = "pagepack_worker_restarts_total"
 Host = Callable[..., tuple[Path, int]]
@@ -77,14 +78,13 @@ def test_deaths_are_warnings_and_are_counted_by_role_and_cause(settings: Setting
     assert not any("died" in line for line in said(log, "INFO"))
 
 
-def test_a_database_that_is_lost_is_a_warning_and_its_return_is_not(broker: str, tmp_path: Path, host: Host) -> None:
-    with PostgresServer(**FAST) as server:
-        url = {"PAGEPACK_DATABASE_URL": server.url()}
-        home = tmp_path / "home"
-        assert call("db", "upgrade", **url).returncode == 0
-        log, _ = host(home, PAGEPACK_BROKER_URL=broker, **url)
-        server.stop()
-        wait_until(lambda: any("did not answer" in line for line in said(log, "WARNING")))
-        server.start()
-        wait_until(lambda: "all is back" in said(log, "INFO"))
-        assert not any("did not answer" in line for line in said(log, "INFO"))
+@STOPS
+def test_a_database_that_is_lost_is_a_warning_and_its_return_is_not(
+    server_to_stop: PostgresServer, url_to_stop: str, broker: str, tmp_path: Path, host: Host
+) -> None:
+    log, _ = host(tmp_path / "home", PAGEPACK_BROKER_URL=broker, PAGEPACK_DATABASE_URL=url_to_stop)
+    server_to_stop.stop()
+    wait_until(lambda: any("did not answer" in line for line in said(log, "WARNING")))
+    server_to_stop.start()
+    wait_until(lambda: "all is back" in said(log, "INFO"))
+    assert not any("did not answer" in line for line in said(log, "INFO"))

@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,52 +15,27 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from pipeline.database.open import open_database
 from pipeline.settings import Settings
 from pipeline.store.batch_states import cancel_batch
-from tests.conftest import Archive
-from tests.postgres import FAST, PostgresServer
+from tests.conftest import STOPS, Archive
+from tests.postgres import PostgresServer
 from tests.running import PAGEPACK, call, environment, start_into, wait_until, write_pdf
 
 GONE = r"did not answer: .*; waiting until it answers, Ctrl-C leaves\. Nothing is lost meanwhile"
 BACK = "the database answers again"
 
-of_one_server = pytest.mark.xdist_group("follow")
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[PostgresServer]:
-    """One of these tests' own, which may stop it; `template` in it is at head."""
-    with PostgresServer(**FAST) as server:
-        server.execute("CREATE DATABASE template")
-        open_database(Settings(database_url=server.url("template")), create=True).dispose()
-        yield server
-
 
 @pytest.fixture
-def server(own_server: PostgresServer) -> PostgresServer:
-    """It runs, whatever the test before did."""
-    if not (own_server.folder / "data" / "postmaster.pid").exists():
-        own_server.start()
-    return own_server
-
-
-@pytest.fixture
-def stopped(server: PostgresServer, tmp_path: Path) -> Iterator[Archive]:
-    """An installation on that server, with a document that waits in batch b."""
-    name = f"of_{uuid.uuid4().hex}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE template")
-    db = open_database(Settings(home=tmp_path / "home", database_url=server.url(name)))
+def waiting(url_to_stop: str, tmp_path: Path) -> Iterator[Archive]:
+    """An installation on a server that may stop, with a document that waits in batch b."""
+    db = open_database(Settings(home=tmp_path / "home", database_url=url_to_stop))
     archive = Archive(db)
     archive.see("/in/a.pdf")
     yield archive
     db.dispose()
-
-
-@pytest.fixture
-def url(server: PostgresServer, stopped: Archive) -> str:
-    return server.url(stopped.db.engine.url.database or "")
 
 
 @contextmanager
@@ -92,73 +66,77 @@ def has_a_look_that_lasts(process: subprocess.Popen[bytes]) -> Callable[[], bool
     return lasts
 
 
-def restart(server: PostgresServer, *errors: Path) -> None:
-    """Away until all that follow have said so."""
-    server.stop("fast")
-    for one in errors:
-        wait_until(has(one, GONE))
-    server.start()
-    for one in errors:
-        wait_until(has(one, BACK))
-
-
-@of_one_server
-def test_submit_wait_goes_on_after_a_restart_of_the_database(
-    server: PostgresServer, url: str, broker: str, tmp_path: Path
+@STOPS
+def test_submit_wait_and_status_watch_go_on_after_a_restart_of_the_database(
+    server_to_stop: PostgresServer, waiting: Archive, url_to_stop: str, broker: str, tmp_path: Path
 ) -> None:
+    """One that waits for what it submitted; of another batch one that writes lines, and one that writes objects."""
     write_pdf(tmp_path / "docs" / "a.pdf", 3)
-    home = str(tmp_path / "home")
-    installation = {"PAGEPACK_DATABASE_URL": url, "PAGEPACK_BROKER_URL": broker, "PAGEPACK_HOME": home}
-    with running(tmp_path, "submit", tmp_path / "docs", "--wait", **installation) as (process, out, errors):
-        wait_until(has(errors, "(?m)^batch [0-9a-f-]+"))
-        restart(server, errors)
-        (tmp_path / "worker").mkdir()
-        with running(tmp_path / "worker", "worker", **installation, PAGEPACK_INGEST_PROCESSES="1") as (worker, _, _):
-            assert process.wait(timeout=600) == 0, errors.read_text()
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(timeout=600)
-    assert "3 pages: 3 done" in out.read_text()
-    said = errors.read_text()
-    assert len(re.findall(GONE, said)) == said.count(BACK) == 1, said
-
-
-@of_one_server
-def test_status_watch_goes_on_after_a_restart_of_the_database(
-    server: PostgresServer, stopped: Archive, url: str, tmp_path: Path
-) -> None:
-    """One that writes lines, and one that writes objects."""
-    folders = {tmp_path / "lines": [], tmp_path / "objects": ["--json"]}
+    installation = {
+        "PAGEPACK_DATABASE_URL": url_to_stop,
+        "PAGEPACK_BROKER_URL": broker,
+        "PAGEPACK_HOME": str(tmp_path / "home"),
+        "PAGEPACK_INGEST_PROCESSES": "1",
+    }
+    look = ("status", waiting.batches["b"].public_id, "--watch")
     with ExitStack() as stack:
-        watching = []
-        for folder, options in folders.items():
-            folder.mkdir()
-            words = ("status", "--watch", *options)
-            watching.append(stack.enter_context(running(folder, *words, PAGEPACK_DATABASE_URL=url)))
+
+        def begin(name: str, *words: str | Path) -> tuple[subprocess.Popen[bytes], Path, Path]:
+            (tmp_path / name).mkdir()
+            return stack.enter_context(running(tmp_path / name, *words, **installation))
+
+        watching = [begin("lines", *look), begin("objects", *look, "--json")]
         for _, out, _ in watching:
             wait_until(has(out, "running"))
-        restart(server, *(errors for _, _, errors in watching))
-        cancel_batch(stopped.db, stopped.batches["b"].id)
+        submitting = begin("submitted", "submit", tmp_path / "docs", "--wait")
+        wait_until(has(submitting[2], "(?m)^batch [0-9a-f-]+"))
+        server_to_stop.stop("fast")
+        for _, _, errors in (*watching, submitting):
+            wait_until(has(errors, GONE))
+        server_to_stop.start()
+        for _, _, errors in (*watching, submitting):
+            wait_until(has(errors, BACK))
+        cancel_batch(waiting.db, waiting.batches["b"].id)
         for process, out, errors in watching:
             assert process.wait(timeout=600) == 0, errors.read_text()
             said = errors.read_text()
             assert len(re.findall(GONE, said)) == said.count(BACK) == 1 and said.count("\n") == 2, said
             assert "cancelled" in out.read_text().splitlines()[-1]
+        worker, _, _ = begin("worker", "worker")
+        process, out, errors = submitting
+        assert process.wait(timeout=600) == 0, errors.read_text()
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(timeout=600)
+        assert "3 pages: 3 done" in out.read_text()
+        said = errors.read_text()
+        assert len(re.findall(GONE, said)) == said.count(BACK) == 1, said
 
 
-@of_one_server
-def test_a_password_that_is_refused_is_not_waited_for(server: PostgresServer, stopped: Archive, tmp_path: Path) -> None:
-    """Neither at the start is a server that does not answer: its name is perhaps wrong."""
-    server.execute("CREATE USER looks IN ROLE pg_read_all_data")
-    url = server.url(stopped.db.engine.url.database or "", user="looks")
-    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
+@STOPS
+def test_a_password_that_is_refused_is_not_waited_for_and_who_waits_for_a_server_may_leave(
+    server_to_stop: PostgresServer, waiting: Archive, url_to_stop: str, tmp_path: Path
+) -> None:
+    """Neither is a server waited for that does not answer at the start: its name is perhaps wrong."""
+    server_to_stop.execute("CREATE USER looks IN ROLE pg_read_all_data")
+    of_user = sa.make_url(url_to_stop).set(username="looks").render_as_string(hide_password=False)
+    (tmp_path / "refused").mkdir()
+    with (
+        running(tmp_path / "refused", "status", "--watch", PAGEPACK_DATABASE_URL=of_user) as (process, out, errors),
+        running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url_to_stop) as (leaving, seen, told),
+    ):
         wait_until(has(out, "running"))
-        server.execute("ALTER USER looks NOLOGIN")
-        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'looks'")
+        server_to_stop.execute("ALTER USER looks NOLOGIN")
+        server_to_stop.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'looks'")
         assert process.wait(timeout=600) == 2
-    assert "not permitted to log in" in errors.read_text()
-    server.stop()
-    away = call("status", "--watch", PAGEPACK_DATABASE_URL=url)
-    assert away.returncode == 4 and "did not answer" in away.stderr and "waiting" not in away.stderr
+        assert "not permitted to log in" in errors.read_text()
+        wait_until(has(seen, "running"))
+        server_to_stop.stop()
+        away = call("status", "--watch", PAGEPACK_DATABASE_URL=of_user)
+        assert away.returncode == 4 and "did not answer" in away.stderr and "waiting" not in away.stderr
+        wait_until(has(told, GONE))
+        leaving.send_signal(signal.SIGINT)
+        assert leaving.wait(timeout=600) == 130
+    assert told.read_text().endswith(f"pagepack status {waiting.batches['b'].public_id} --watch\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -181,25 +159,14 @@ def test_who_leaves_is_told_how_to_follow_again(archive: Archive, tmp_path: Path
     assert f"the batch goes on without you; follow it again: {follow}\n" in errors.read_text()
 
 
-@of_one_server
-def test_who_waits_for_a_server_may_leave(server: PostgresServer, stopped: Archive, url: str, tmp_path: Path) -> None:
-    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
-        wait_until(has(out, "running"))
-        server.stop()
-        wait_until(has(errors, GONE))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=600) == 130
-    assert errors.read_text().endswith(f"pagepack status {stopped.batches['b'].public_id} --watch\n")
-
-
-@of_one_server
+@STOPS
 def test_who_waits_for_a_server_that_hangs_may_leave(
-    server: PostgresServer, stopped: Archive, url: str, tmp_path: Path
+    server_to_stop: PostgresServer, waiting: Archive, url_to_stop: str, tmp_path: Path
 ) -> None:
     """It has the question and says nothing, as behind a firewall that forgot the connection; it hangs to the end."""
-    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url) as (process, out, errors):
+    with running(tmp_path, "status", "--watch", PAGEPACK_DATABASE_URL=url_to_stop) as (process, out, errors):
         wait_until(has(out, "running"))
-        main = psutil.Process(server.pid)
+        main = psutil.Process(server_to_stop.pid)
         hanging = [main, *main.children(recursive=True)]
         for one in hanging:
             one.suspend()
@@ -210,7 +177,7 @@ def test_who_waits_for_a_server_that_hangs_may_leave(
         finally:
             for one in hanging:
                 one.resume()
-    follow = f"pagepack status {stopped.batches['b'].public_id} --watch"
+    follow = f"pagepack status {waiting.batches['b'].public_id} --watch"
     assert errors.read_text() == f"the batch goes on without you; follow it again: {follow}\n"
 
 
