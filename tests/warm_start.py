@@ -35,6 +35,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.telemetry import metrics
+
 ROOT = Path(__file__).parent.parent
 _COMMAND = [sys.executable, "-P", "-m", "tests.warm_start"]
 # What a reader with a model imports: two seconds of processor time.
@@ -102,7 +104,8 @@ class WarmStart:
         LD_LIBRARY_PATH is read when a process starts, but what changes it here is OpenCV, for itself, when a test
         imports it: no command of the tests after that one would be forked.
         """
-        self._may_differ = ("PAGEPACK_", "PYTEST_", "AWS_", "OTEL_", "TMPDIR", "LD_LIBRARY_PATH", *may_differ)
+        always = ("PAGEPACK_", "PYTEST_", "AWS_", "OTEL_", "PROMETHEUS_", "TMPDIR", "LD_LIBRARY_PATH")
+        self._may_differ = (*always, *may_differ)
         self._process: subprocess.Popen[bytes] | None = None
         self._around: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -274,6 +277,7 @@ def _become(order: Mapping[str, Any]) -> None:
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     tempfile.tempdir = None  # as the variables say now
+    metrics.look_again()
     gc.unfreeze()
     module = order.get("module", "pipeline")
     sys.argv = [module, *order["words"]]
