@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ ROWS = 20_000
 
 
 @pytest.fixture
-def large(archive: Archive) -> Archive:
+def large(archive: Archive) -> Iterator[Archive]:
     """20,000 tasks that mostly wait and were enqueued just now; few are due, few messages lost. The documents alike."""
     archive.file("/in/a.pdf", ["x"])
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})"
@@ -55,7 +56,9 @@ def large(archive: Archive) -> Archive:
             f"INSERT INTO {table} ({ids}{keys}, {columns}) {numbers} SELECT {number}{values}, {filled} FROM n"
         )
     archive.execute("ANALYZE")
-    return archive
+    yield archive
+    if archive.db.dialect == "postgresql":  # else they are deleted row by row
+        archive.execute("TRUNCATE documents, pages, page_tasks CASCADE")
 
 
 def plans(db: Database, work: Any) -> str:
@@ -84,7 +87,7 @@ def scans(plan: str) -> list[str]:
     return [line for line in whole if "page_tasks" in line or "documents" in line or " pages" in line]
 
 
-def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> None:
+def test_what_is_due_or_leased_is_found_by_its_index_and_a_claim_reads_its_own_rows_only(large: Archive) -> None:
     pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
     assert "ix_page_tasks_due" in pages and "ix_page_tasks_enqueued" in pages and scans(pages) == [], pages
     documents = plans(large.db, lambda: take_due_documents(large.db, 1, limit=64, lost_after=30.0))
@@ -92,18 +95,25 @@ def test_due_pages_and_documents_are_found_by_their_indexes(large: Archive) -> N
     wanted = plans(large.db, lambda: is_ingest_wanted(large.db, 1, 2.0))
     assert "ix_documents_enqueued" in wanted and scans(wanted) == [], wanted
 
+    large.execute("UPDATE page_tasks SET lease_until = 1 WHERE state = 'leased' AND page_id < 5000")
+    swept = plans(large.db, lambda: expire(large.db, LIMITS))
+    assert "ix_page_tasks_leased" in swept and scans(swept) == [], swept
+    held = list(range(1, 60))
+    assert scans(plans(large.db, lambda: renew_tasks(large.db, "w", held, 60))) == []
 
-@pytest.mark.only("postgresql")
-def test_nothing_that_is_done_is_passed_on_the_way_to_what_is_due(large: Archive) -> None:
-    waits = "owner = NULL, lease_until = NULL, enqueued_at = NULL"
-    large.execute(f"UPDATE page_tasks SET state = CASE WHEN page_id < 5000 THEN 'done' ELSE 'pending' END, {waits}")
-    large.execute("ANALYZE")
-    pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
-    (looked,) = [line for line in pages.splitlines() if " page_tasks_1 " in line]
-    assert "ix_page_tasks_due" in looked, pages
+    waiting = [row[0] for row in large.rows("SELECT page_id FROM page_tasks WHERE state = 'pending' LIMIT 64")]
+    before = large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'")
+    claimed = plans(large.db, lambda: claim_pages(large.db, waiting, "w", ["m1"], 60, alone=waiting, answers_of="m1"))
+    assert scans(claimed) == [], claimed
+    assert large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'") == before - 64
 
 
-def test_room_is_counted_by_an_index_where_most_was_read(large: Archive) -> None:
+def test_nothing_that_is_done_is_passed_on_the_way_to_what_is_due_and_room_is_counted_by_an_index(
+    large: Archive,
+) -> None:
+    """SQLite's planner knows no numbers of rows, so that only PostgreSQL's could take another way to what is due."""
+    if large.db.dialect == "postgresql":
+        assert_that_nothing_done_is_passed(large)
     large.execute("UPDATE page_tasks SET state = 'done', owner = NULL WHERE page_id % 1000 > 3")
     large.execute("UPDATE documents SET state = 'ready', owner = NULL WHERE id % 1000 > 3")
     large.execute("ANALYZE")
@@ -112,20 +122,13 @@ def test_room_is_counted_by_an_index_where_most_was_read(large: Archive) -> None
         assert [line for line in scans(counted) if " pages" not in line] == [], counted  # of so few, PostgreSQL may
 
 
-def test_leases_are_found_by_their_index(large: Archive) -> None:
-    large.execute("UPDATE page_tasks SET lease_until = 1 WHERE state = 'leased' AND page_id < 5000")
-    swept = plans(large.db, lambda: expire(large.db, LIMITS))
-    assert "ix_page_tasks_leased" in swept and scans(swept) == [], swept
-    held = list(range(1, 60))
-    assert scans(plans(large.db, lambda: renew_tasks(large.db, "w", held, 60))) == []
-
-
-def test_a_claim_reads_its_own_rows_only(large: Archive) -> None:
-    waiting = [row[0] for row in large.rows("SELECT page_id FROM page_tasks WHERE state = 'pending' LIMIT 64")]
-    before = large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'")
-    claimed = plans(large.db, lambda: claim_pages(large.db, waiting, "w", ["m1"], 60, alone=waiting, answers_of="m1"))
-    assert scans(claimed) == [], claimed
-    assert large.scalar("SELECT count(*) FROM page_tasks WHERE state = 'pending'") == before - 64
+def assert_that_nothing_done_is_passed(large: Archive) -> None:
+    waits = "owner = NULL, lease_until = NULL, enqueued_at = NULL"
+    large.execute(f"UPDATE page_tasks SET state = CASE WHEN page_id < 5000 THEN 'done' ELSE 'pending' END, {waits}")
+    large.execute("ANALYZE")
+    pages = plans(large.db, lambda: take_due_pages(large.db, 1, limit=100, lost_after=30.0))
+    (looked,) = [line for line in pages.splitlines() if " page_tasks_1 " in line]
+    assert "ix_page_tasks_due" in looked, pages
 
 
 def test_take_due_gives_what_is_due_once_and_lost_messages_after_a_while(archive: Archive) -> None:
