@@ -22,6 +22,7 @@ from tests.running import call, done_pages, pagepack, processes_of, reconciles, 
 from tests.s3 import Bucket, bucket, s3_endpoint
 
 pytestmark = pytest.mark.xdist_group("storage")  # one test process pays for what they share
+SMALL = {"PAGEPACK_MAX_SIDE_PX": "128", "PAGEPACK_INGEST_PROCESSES": "1"}  # each one makes a client of its own
 
 __all__ = ["bucket", "s3_endpoint"]
 
@@ -42,7 +43,7 @@ def test_a_prefix_is_submitted_here_and_read_by_a_worker(bucket: Bucket, docs: s
     variables = bucket.variables | {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
     submitted = call("submit", docs, "--home", home, **variables)
     assert submitted.returncode == 0, submitted.stderr
-    worker = start("worker", "--home", home, engine="InstantEngine", **variables)
+    worker = start("worker", "--home", home, engine="InstantEngine", **SMALL, **variables)
     try:
         wait_until(lambda: rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 5)])
     finally:
@@ -54,7 +55,7 @@ def test_a_prefix_becomes_rows_with_images_in_the_bucket(bucket: Bucket, docs: s
     bucket.put("docs/notes.txt", b"no page")
     bucket.put("docs/cut.pdf", b"%PDF-1.7\nnothing follows")
     bucket.put("docs/.hidden.pdf", b"%PDF-")
-    variables = bucket.variables | {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
+    variables = bucket.variables | SMALL | {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images"}
     result = pagepack("run", docs, "--home", home, **variables)
     assert result.returncode == 1, result.stderr
     assert "4 files seen: 2 done, 0 failed, 2 rejected" in result.stdout
@@ -111,17 +112,19 @@ def test_storage_that_cannot_be_used_stops_the_run_before_its_work(bucket: Bucke
 
 
 def test_killed_in_the_middle_it_goes_on_from_the_bucket(bucket: Bucket, tmp_path: Path, home: Path) -> None:
-    bucket.put("docs/a.pdf", write_pdf(tmp_path / "a.pdf", 30).read_bytes())
-    variables = bucket.variables | {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images", "TMPDIR": str(tmp_path / "tmp")}
+    bucket.put("docs/a.pdf", write_pdf(tmp_path / "a.pdf", 12).read_bytes())
+    gate, storage = tmp_path / "gate", {"PAGEPACK_IMAGES_URL": f"{bucket.url}/images", "TMPDIR": str(tmp_path / "tmp")}
+    variables = bucket.variables | SMALL | storage | {"PAGEPACK_INTERNAL_GATE": str(gate)}
     (tmp_path / "tmp").mkdir()
-    first = start("run", f"{bucket.url}/docs", "--home", home, engine="SlowEngine", **variables)
-    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 5)
+    first = start("run", f"{bucket.url}/docs", "--home", home, engine="HeldEngine", **variables)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) == 6)  # and holds more of them
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     wait_until(lambda: processes_of(home) == [])
-    second = pagepack("run", f"{bucket.url}/docs", "--home", home, engine="SlowEngine", **variables)
+    gate.touch()
+    second = pagepack("run", f"{bucket.url}/docs", "--home", home, engine="HeldEngine", **variables)
     assert second.returncode == 0, second.stderr
-    assert len(rows(home, "SELECT * FROM page_text")) == 30
+    assert len(rows(home, "SELECT * FROM page_text")) == 12
     reconciles(home)
     left = {path.name for path in home.iterdir()}
     assert left <= {"pagepack.db", "pagepack.db-wal", "pagepack.db-shm", "lock", "logs", "run"}, left
