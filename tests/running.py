@@ -165,15 +165,15 @@ def start_worker(role: str, given: dict[str, str], log: Path) -> subprocess.Pope
     return start_into(log, log, [role], given, "workers")
 
 
-def write_pdf(path: Path, pages: int, dark: int | None = None) -> Path:
-    """A PDF whose pages all differ; page index `dark` is black."""
+def write_pdf(path: Path, pages: int, dark: int | None = None, height_pt: float = 40) -> Path:
+    """A PDF whose pages all differ; page index `dark` is black. Strips, as they are drawn with 1,024 pixels a line."""
     path.parent.mkdir(exist_ok=True)
     with pymupdf.open() as document:
         for index in range(pages):
-            page = document.new_page(width=200, height=200)
+            page = document.new_page(width=200, height=height_pt)
             if index == dark:
                 page.draw_rect(page.rect, fill=(0, 0, 0))
-            page.insert_text((20, 60), f"{path.stem} {index}")
+            page.insert_text((20, 24), f"{path.stem} {index}")
         document.save(path)
     return path
 

@@ -102,7 +102,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
     folder, disk = tmp_path / "docs", tmp_path / "disk"
     folder.mkdir()
     disk.mkdir()
-    write_pdf(folder / "a.pdf", 60)
+    write_pdf(folder / "a.pdf", 60, height_pt=200)
     run = " ".join([*PAGEPACK, "run", str(folder), "--home", str(disk / "home")])
     count = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(f'SELECT count(*) FROM {sys.argv[2]}'))"
     script = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -30,12 +31,12 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three documents of 6 pages, one of them twice and one in an archive; what is no document, in three ways."""
     root = tmp_path_factory.mktemp("plan") / "in"
-    write_pdf(root / "a.pdf", 3)
+    write_pdf(root / "a.pdf", 3, height_pt=200)
     shutil.copy(root / "a.pdf", root / "the same.pdf")
     with pymupdf.open() as document:
         document.new_page(width=200, height=200)  # blank
         document.save(root / "blank.pdf")
-    inside = write_pdf(root / "inside.pdf", 2)
+    inside = write_pdf(root / "inside.pdf", 2, height_pt=200)
     with zipfile.ZipFile(root / "b.zip", "w") as archive:
         archive.write(inside, "c/inside.pdf")
         archive.writestr("c/notes.xyz", b"\0\1\2\3")
@@ -93,7 +94,15 @@ def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_
     assert after["pages"] == after["pages_already_read"] == exactly(6) and after["pages_to_read"] == exactly(0)
 
 
-def test_a_glance_tells_what_the_home_knows(db: Database, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def very_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("many")
+    for number in range(2_000):
+        os.mknod(root / f"{number}.jpg")
+    return root
+
+
+def test_a_glance_tells_what_the_home_knows(db: Database, very_many: Path, tmp_path: Path) -> None:
     """Pages of known files exactly, those of new ones by their kind; it does not look at all of very many."""
     archive, root = Archive(db), tmp_path / "in"
     batch = archive.batch()
@@ -105,8 +114,8 @@ def test_a_glance_tells_what_the_home_knows(db: Database, tmp_path: Path) -> Non
     settings = Settings(home=tmp_path / "home")
     asked = asked_of(settings.model_copy(update={"text_layer": "keep"}), [OCR], "rapidocr", "m1", [])
 
-    def glance() -> str:
-        found = brief(db, settings, [root], ALL_FILES, asked, 1)
+    def glance(*others: Path) -> str:
+        found = brief(db, settings, [root, *others], ALL_FILES, asked, 1)
         assert found is not None
         return brief_line(found)
 
@@ -117,9 +126,7 @@ def test_a_glance_tells_what_the_home_knows(db: Database, tmp_path: Path) -> Non
     assert glance() == "4 files, about 7 pages"
     (root / "letter.docx").write_bytes(b"1")
     assert glance().startswith("5 files; `pagepack plan` with the same paths says")
-    for number in range(2_000):
-        (root / f"{number}.jpg").touch()
-    assert glance().startswith("more than ")
+    assert glance(very_many).startswith("more than ")
     assert brief(db, settings, [tmp_path / "none"], ALL_FILES, asked, 1) is None, "the run says it"
     assert brief(db, settings, ["s3://bucket/in"], ALL_FILES, asked, 1) is None
 

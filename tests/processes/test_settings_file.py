@@ -18,7 +18,7 @@ def test_a_run_and_its_workers_follow_the_file_of_the_working_folder(tmp_path: P
     run = start("run", "docs", engine="InstantEngine", folder=tmp_path)
     _, said = run.communicate()
     assert run.returncode == 0, said
-    assert sizes(tmp_path / "archive") == [(64, 64)]
+    assert sizes(tmp_path / "archive") == [(64, 16)]
     assert not (tmp_path / "pagepack-data").exists()
 
 
@@ -37,4 +37,4 @@ def test_a_worker_in_another_folder_follows_the_file_of_the_home(tmp_path: Path)
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.communicate()
-    assert sizes(home) == [(64, 64)]
+    assert sizes(home) == [(64, 16)]
