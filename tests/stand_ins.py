@@ -192,10 +192,10 @@ class HangingEngine(InstantEngine):
         return [Future() for _ in prompts]
 
 
-class SlowOcrOnlyEngine(SlowestEngine):
-    """As RapidOCR, and slower."""
+class HeldOcrOnlyEngine(HeldEngine):
+    """As RapidOCR, and held."""
 
-    name = model = "slow-ocr-only"
+    name = model = "held-ocr-only"
 
     def supports(self, prompt: Prompt) -> bool:
         return prompt.name == "ocr"

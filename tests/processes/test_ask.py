@@ -23,9 +23,9 @@ def home(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def going_on(home: Path, *arguments: str | Path, engine: str) -> Iterator[subprocess.Popen[str]]:
+def going_on(home: Path, *arguments: str | Path, engine: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A run or worker, until the block ends; its readers are ready."""
-    process = start(*arguments, "--home", home, engine=engine)
+    process = start(*arguments, "--home", home, engine=engine, **variables)
     try:
         wait_until(lambda: process.poll() is not None or readers(home) != [])
         assert process.poll() is None, process.communicate()
@@ -46,7 +46,8 @@ def readers(home: Path) -> list[str]:
 
 def test_a_run_in_the_same_home_answers_with_its_own_readers(tmp_path: Path, home: Path) -> None:
     long, asked = write_pdf(tmp_path / "long.pdf", LONG), write_pdf(tmp_path / "asked.pdf", 2)
-    with going_on(home, "run", long, engine="SlowestEngine") as run:
+    few = {"PAGEPACK_MAX_WAITING_PAGES": "4"}  # most of them are never drawn
+    with going_on(home, "run", long, engine="SlowestEngine", **few) as run:
         own = readers(home)
         answered = pagepack("ask", "Which?", asked, "--home", home, engine="BrokenEngine")  # its own would crash
         assert answered.returncode == 0, answered.stderr
@@ -74,14 +75,15 @@ def test_a_worker_of_the_same_home_answers_and_devices_start_readers_of_ones_own
 
 
 def test_beside_a_run_that_answers_no_questions_it_has_readers_of_its_own(tmp_path: Path, home: Path) -> None:
-    long = write_pdf(tmp_path / "long.pdf", LONG)
-    with going_on(home, "run", long, engine="SlowOcrOnlyEngine") as run:
+    long, gate = write_pdf(tmp_path / "long.pdf", 10), tmp_path / "gate"
+    with going_on(home, "run", long, engine="HeldOcrOnlyEngine", PAGEPACK_INTERNAL_GATE=str(gate)) as run:
         own = readers(home)
         answered = pagepack("ask", "Which?", long, "--pages", "2", "--home", home, engine="InstantEngine")
         assert answered.returncode == 0, answered.stderr
         assert answered.stdout.count("ask: Which? of ") == 1
         assert run.poll() is None and readers(home) == own
         before = done_pages(home)
+        gate.touch()
         wait_until(lambda: done_pages(home) > before)
     assert not {worker for (worker,) in rows(home, READERS)} & set(own)
     assert list(home.glob("beside-*")) == [] and processes_of(home) == []

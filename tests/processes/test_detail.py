@@ -124,14 +124,14 @@ def test_a_look_finds_the_print_of_a_scan(
 
 
 def test_scan_in_a_pdf_is_looked_at_whatever_text_lies_on_it(rasterizer: Rasterizer, tmp_path: Path) -> None:
-    scan = scanned(written(595, 842, 7, share=0.4), 300, tmp_path / "scan.tif")
-    page = pymupdf.open().new_page(width=595, height=842)
+    scan = scanned(written(420, 595, 7, share=0.6), 300, tmp_path / "scan.tif")
+    page = pymupdf.open().new_page(width=420, height=595)
     page.insert_image(page.rect, filename=str(scan))
     for name, stamp in (("plain", ""), ("stamped", "EXHIBIT 17")):
-        page.insert_text((400, 820), stamp, fontsize=24)
+        page.insert_text((225, 573), stamp, fontsize=24)
         found = drawn(rasterizer, saved(page, tmp_path / f"{name}.pdf"))
         assert found.print_px == pytest.approx(TARGET_PX, rel=0.2)
-        assert found.height_px == pytest.approx(842 * TARGET_PX / 7, rel=0.2)
+        assert found.height_px == pytest.approx(595 * TARGET_PX / 7, rel=0.2)
 
 
 def test_print_too_small_in_the_scan_is_told(rasterizer: Rasterizer, tmp_path: Path) -> None:
@@ -156,11 +156,10 @@ def test_a_receipt_keeps_the_pixels_that_its_print_needs(rasterizer: Rasterizer,
     assert receipt.height_px == pytest.approx(5361 * TARGET_PX / (6 * 200 / 72), rel=0.2) and receipt.width_px > 440
 
 
-@pytest.mark.parametrize("size_pt", [8, 10])
-def test_scanned_paper_is_blank_and_a_page_number_is_not(rasterizer: Rasterizer, tmp_path: Path, size_pt: int) -> None:
+def test_scanned_paper_is_blank_and_a_page_number_is_not(rasterizer: Rasterizer, tmp_path: Path) -> None:
     page = pymupdf.open().new_page(width=595, height=842)
     assert drawn(rasterizer, scanned(page, 200, tmp_path / "blank.tif")).is_blank
-    page.insert_text((297, 810), "7", fontsize=size_pt)
+    page.insert_text((297, 810), "7", fontsize=8)
     assert not drawn(rasterizer, scanned(page, 200, tmp_path / "7.tif")).is_blank
     assert not drawn(rasterizer, saved(page, tmp_path / "7.pdf")).is_blank
 

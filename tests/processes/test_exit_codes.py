@@ -64,7 +64,7 @@ def test_a_worker_without_the_package_of_its_runtime_ends_before_it_takes_a_page
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
     absent = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PAGEPACK_INTERNAL_ENGINE": ""}
     said = "pagepack: openvino is not installed; pip install 'pagepack[openvino]', or leave --ocr-runtime openvino out"
-    ended = pagepack("worker", "--home", home, "--ocr-runtime", "openvino", fresh=True, **absent)
+    ended = call("worker", "--home", home, "--ocr-runtime", "openvino", **absent)
     assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
     ended = call("run", folder, "--home", home, PAGEPACK_OCR_RUNTIME="openvino", **absent)
     assert (ended.returncode, ended.stderr) == (2, f"{said}\n")

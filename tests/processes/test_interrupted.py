@@ -55,52 +55,54 @@ def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         return pagepack(*map(os.fsdecode, words))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_it(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_batch_whose_run_is_gone_is_interrupted_and_the_command_goes_on_with_it(tmp_path: Path) -> None:
+    """Stopped at Ctrl-C, and killed when it goes on."""
     folder, home = tmp_path / "it's \x1b[31m here", tmp_path / "my home"
-    write_pdf(folder / "a.pdf", 32)
+    write_pdf(folder / "a.pdf", 10)
     (tmp_path / "title.txt").write_text("What is the title?")
     command = ("run", os.path.relpath(folder), "--home", home, "--prompt", "ocr", "--prompt-file")
-    run = start(*command, os.path.relpath(tmp_path / "title.txt"), "--pages", "1-30", engine="SlowestEngine")
-    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 2)
-    words, fields = status(home)
-    assert ", running)" in words and "interrupted" not in words and "start one" not in words
-    assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", False, "run")
-    run.send_signal(number)
-    _, errors = run.communicate(timeout=600)
-    assert run.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
-    text = call("status", "--home", home).stdout
-    words, fields = status(home)
-    assert ", interrupted)" in words and "rate" not in words and "left" not in words and "start one" not in words
-    assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", True, "nobody")
-    assert " interrupted " in call("batches", "--home", home).stdout, "and so says the list"
-    assert (fields["pages_per_second"], fields["seconds_left"]) == (0, None)
-    assert "workers none is there that reads it" in words
-    assert fields["command"] == the_command(text) and "\x1b" not in text
+    held = {"PAGEPACK_INTERNAL_GATE": str(tmp_path / "never"), "PAGEPACK_GRACE_SECONDS": "1"}
+    for number, begun in ((signal.SIGINT, 4), (signal.SIGKILL, 8)):
+        run = start(*command, os.path.relpath(tmp_path / "title.txt"), "--pages", "1-8", engine="HeldEngine", **held)
+        wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= begun)  # noqa: B023
+        words, fields = status(home)
+        assert ", running)" in words and "interrupted" not in words and "start one" not in words
+        assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", False, "run")
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=600)
+        assert run.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+        text = call("status", "--home", home).stdout
+        words, fields = status(home)
+        assert ", interrupted)" in words and "rate" not in words and "left" not in words and "start one" not in words
+        assert (fields["state"], fields["interrupted"], fields["worked_on_by"]) == ("running", True, "nobody")
+        assert " interrupted " in call("batches", "--home", home).stdout, "and so says the list"
+        assert (fields["pages_per_second"], fields["seconds_left"]) == (0, None)
+        assert "workers none is there that reads it" in words
+        assert fields["command"] == the_command(text) and "\x1b" not in text
     done = pasted(the_command(text), Path("/"))
-    assert done.returncode == 0 and "30 done, 0 failed" in done.stdout, done.stderr
-    assert rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 30)], "the same batch"
+    assert done.returncode == 0 and "8 done, 0 failed" in done.stdout, done.stderr
+    assert rows(home, "SELECT state, pages_done FROM batch_summary") == [("finished", 8)], "the same batch"
     words, fields = status(home)
     assert ", finished)" in words and GO_ON.strip() not in words and fields["interrupted"] is False
     assert fields["workers"] == [], "those of the run that was killed are gone"
     reconciles(home)
 
 
-@pytest.mark.parametrize("words", [["--home", "relative"], []])
 def test_the_command_goes_on_in_the_same_archive_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It once named a home as it was given, or not at all: pasted elsewhere it began another archive there."""
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
     write_pdf(tmp_path / "a.pdf", 1)
     monkeypatch.chdir(tmp_path)
-    assert pagepack("run", "a.pdf", "broken.pdf", *words).returncode == 1
-    home = tmp_path / (words[1] if words else "pagepack-data")
-    command = json.loads(call("retry", "--json", *words).stdout)["command"]
-    assert command == f"pagepack run --home {home} {tmp_path / 'a.pdf'} {tmp_path / 'broken.pdf'}"
-    assert json.loads(call("status", "--json", *words).stdout)["command"] == command
+    assert pagepack("run", "a.pdf", "broken.pdf", "--home", "relative").returncode == 1
+    for name, words in (("relative", ["--home", "relative"]), ("pagepack-data", [])):
+        home = tmp_path / name
+        command = json.loads(call("retry", "--json", *words).stdout)["command"]
+        assert command == f"pagepack run --home {home} {tmp_path / 'a.pdf'} {tmp_path / 'broken.pdf'}"
+        assert json.loads(call("status", "--json", *words).stdout)["command"] == command
+        if words:
+            home.rename(tmp_path / "pagepack-data")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = pasted(command, elsewhere)
@@ -145,8 +147,9 @@ def test_a_batch_that_another_run_leaves_alone_is_interrupted_too_and_a_worker_g
     """The home is in use, but nobody there works on it."""
     home = tmp_path / "home"
     for folder in ("in", "others"):
-        write_pdf(tmp_path / folder / f"{folder}.pdf", 24)
-        run = start("run", tmp_path / folder, "--home", home, "--batch", folder, engine="SlowestEngine")
+        write_pdf(tmp_path / folder / f"{folder}.pdf", 2)
+        words = ("run", tmp_path / folder, "--home", home, "--batch", folder)
+        run = start(*words, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="1")
         begun = f"""SELECT count(*) FROM page_tasks JOIN batches b ON b.id = batch_id
           WHERE page_tasks.state = 'leased' AND b.name = '{folder}'"""
         wait_until(lambda: count_or_none(home, begun) > 0)  # noqa: B023
@@ -158,7 +161,7 @@ def test_a_batch_that_another_run_leaves_alone_is_interrupted_too_and_a_worker_g
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=600)
     assert status(home)[1]["interrupted"] is True
-    worker = start("worker", "--home", home, engine="SlowestEngine")
+    worker = start("worker", "--home", home, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="1")
     try:
         wait_until(lambda: bool(status(home)[1]["worked_on_by"] == "workers"))
         assert status(home)[1]["interrupted"] is False
@@ -195,7 +198,7 @@ def test_a_shell_reads_a_quoted_word_as_it_was(name: str) -> None:
     assert read.stdout == os.fsencode(name)
 
 
-def test_retry_counts_files_and_pages_once_and_names_the_command(tmp_path: Path) -> None:
+def test_a_failed_page_is_retried_on_request_only_which_counts_it_once_and_names_the_command(tmp_path: Path) -> None:
     """Two prompts, a document at two paths, one file that is no document and one that is broken."""
     folder, home = tmp_path / "two words", tmp_path / "home"
     write_pdf(folder / "a.pdf", 3, dark=1)
@@ -207,6 +210,11 @@ def test_retry_counts_files_and_pages_once_and_names_the_command(tmp_path: Path)
     assert pagepack("run", folder, "--home", home, *words, engine="FailingEngine").returncode == 1
     failures = "SELECT count(*), count(page_number) FROM failures"
     assert rows(home, failures) == [(6, 4)], "two prompts at two paths make four rows of one page"
+    of_pages = "SELECT DISTINCT page_number, cause, reason, attempts FROM failures WHERE page_number > 0"
+    assert rows(home, of_pages) == [(2, "engine", "this page is dark", 1)]
+    assert pagepack("run", folder, "--home", home, *words).returncode == 1
+    assert rows(home, failures) == [(6, 4)], "not by itself"
+    assert "nothing waits again" in call("retry", "--home", home, "--where", "page_number = 7").stdout
     told = call("retry", "--home", home, "--cause", "engine").stdout
     begin, _, command = told.partition("; go on with: ")
     assert begin == "1 page waits again"

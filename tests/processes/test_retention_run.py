@@ -42,14 +42,17 @@ def test_a_second_prompt_is_answered_from_images_that_are_kept_for_days(tmp_path
 def test_what_a_crash_left_is_swept_at_the_end_of_the_batch(tmp_path: Path) -> None:
     folder, home = tmp_path / "docs", tmp_path / "home"
     folder.mkdir()
-    write_pdf(folder / "a.pdf", 20)
-    first = start("run", folder, "--home", home, engine="SlowEngine")  # with keep: as if each reader died after storing
+    write_pdf(folder / "a.pdf", 8)
+    gate = tmp_path / "gate"
+    held = {"engine": "HeldEngine", "PAGEPACK_INTERNAL_GATE": str(gate)}
+    first = start("run", folder, "--home", home, **held)  # with keep: as if each reader died after storing
     wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) >= 5)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     wait_until(lambda: processes_of(home) == [])
     assert len(list((home / "images").rglob("*.png"))) >= 5
-    second = pagepack("run", folder, "--home", home, engine="SlowEngine", PAGEPACK_KEEP_IMAGES="until-read")
+    gate.touch()
+    second = pagepack("run", folder, "--home", home, **held, PAGEPACK_KEEP_IMAGES="until-read")
     assert second.returncode == 0, second.stderr
     assert list((home / "images").rglob("*.png")) == []
     assert rows(home, "SELECT count(*) FROM pages WHERE image_freed_at IS NULL") == [(0,)]

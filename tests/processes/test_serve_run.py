@@ -23,7 +23,7 @@ def address_in(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_run_is_looked_at_meanwhile_and_takes_its_page_away(tmp_path: Path) -> None:
-    write_pdf(tmp_path / "in" / "a.pdf", 40)
+    write_pdf(tmp_path / "in" / "a.pdf", 8)
     gate = tmp_path / "gate"  # the run goes on until it was looked at
     held = {"engine": "HeldEngine", "PAGEPACK_INTERNAL_GATE": str(gate)}
     run = start("run", tmp_path / "in", "--home", tmp_path / "home", "--serve", **held)
@@ -47,7 +47,7 @@ def test_a_run_is_looked_at_meanwhile_and_takes_its_page_away(tmp_path: Path) ->
 
 def test_a_server_ends_at_ctrl_c_with_code_0(tmp_path: Path, migrated: Path) -> None:
     shutil.copy(migrated, tmp_path / "pagepack.db")
-    server = start("serve", "--home", tmp_path, "--port", "0", engine="InstantEngine")
+    server = start("serve", "--home", tmp_path, "--port", "0", engine="InstantEngine", forked=True)
     assert httpx2.get(f"{address_in(server)}api/health", timeout=60).json()["status"] == "ok"
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=600) == 0

@@ -16,12 +16,15 @@ NOWHERE = "postgresql://me:s3cret@127.0.0.1:9/pages"
 def test_run_ask_and_submit_say_at_the_start_where_answers_go(tmp_path: Path) -> None:
     home, file = tmp_path / "home", write_pdf(tmp_path / "a.pdf", 1)
     said = f"answers go to {home / 'pagepack.db'}"
-    run = pagepack("run", file, "--home", home)
+    stray = tmp_path / "notes.txt"  # where there is nothing to read, nothing that reads is started
+    stray.write_text("no page")
+    run = pagepack("run", stray, "--home", home)
     assert said in run.stderr.splitlines() and said not in run.stdout, run.stderr
-    asked = pagepack("ask", "Which?", file, "--home", home)
+    asked = pagepack("ask", "Which?", stray, "--home", home)
     assert asked.returncode == 0 and said in asked.stderr.splitlines(), asked.stderr
     submitted = call("submit", file, "--home", home)
-    assert submitted.stderr == f"{said}\n1 file, 1 page\n" and len(submitted.stdout.split()) == 1
+    rest = "1 file; `pagepack plan` with the same paths says how many pages, and how long\n"
+    assert submitted.stderr == f"{said}\n{rest}" and len(submitted.stdout.split()) == 1
 
 
 def test_a_server_is_named_without_its_password(tmp_path: Path, postgres: PostgresServer) -> None:
