@@ -9,6 +9,7 @@ wheel. Triton keeps what it compiled in its own cache folder, so a second run co
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import tempfile
@@ -21,9 +22,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -225,57 +224,10 @@ def launches(
     return found
 
 
-class _Bytes(TorchDispatchMode):
-    """The most that tensors without memory would take at once, beside those that are there when it begins."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        kept = [value for module in model.modules() for value in vars(module).values()]
-        tensors = [*model.parameters(), *(value for value in kept if isinstance(value, torch.Tensor))]
-        self.kept = {tensor.untyped_storage()._cdata for tensor in tensors}
-        self.noted: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.held = self.most = 0  # `held` counts what died since it was last looked for
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
-                storage = leaf.untyped_storage()
-                if storage._cdata not in self.kept and storage._cdata not in self.noted:
-                    self.noted[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-                    self.held += storage.nbytes()
-        if self.held > self.most:
-            self.noted = {key: noted for key, noted in self.noted.items() if not noted[0].expired()}
-            self.held = sum(size for _, size in self.noted.values())
-            self.most = max(self.most, self.held)
-        return out
-
-
-def worst_bytes(params: dict[str, Any], limits: Limits, kind: str | None = None, *, narrow_cache: bool = False) -> int:
-    """Of the steps that size a GPU's cache: every tensor that a checkpoint's real shape makes, its cache left out.
-
-    Towers have three layers each: what one layer takes is given back before the next. Nothing is drawn by temperature.
-    """
-    model = _shaped(params, 3, 3, kind)
-    blocks = -(-(limits.max_context + limits.tile_tokens) // 64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JITFunction, "run", lambda self, *args, grid, warmup, **options: None)
-        for module in (graph, attention, executor, kv_cache, sampling, vision):
-            patch.setattr(module, "to_device", lambda array, device: torch.from_numpy(array).to(device))
-        vision._statistics.cache_clear()
-        vision._cached_positions.cache_clear()
-        with _Bytes(model) as counted:
-            backend = graph.CudaBackend(
-                model, limits, blocks, 64, use_graph=False, narrow_cache=narrow_cache, drafts=True
-            )  # fmt: skip
-            engine = executor.Executor(backend, limits)
-            for step in worst_step.worst_steps(model.config, limits, 64, Sampling(), backend.buckets[-1]):
-                engine.launch(step)
-            return counted.most - backend.cache.nbytes
-
-
-def _shaped(params: dict[str, Any], layers: int, tower_layers: int, kind: str | None) -> vision.Pixtral:
-    params = params | {"n_layers": layers}
+@cache
+def shaped(written: str, layers: int, tower_layers: int, kind: str | None) -> vision.Pixtral:
+    """Of parameters as a checkpoint's file has them; a step leaves it as it is."""
+    params = json.loads(written) | {"n_layers": layers}
     params["vision_encoder"] = params["vision_encoder"] | {"num_hidden_layers": tower_layers}
     model = empty_model(config_of(params))
     lay_out(model, META, torch.bfloat16)
@@ -289,7 +241,7 @@ def _shaped(params: dict[str, Any], layers: int, tower_layers: int, kind: str | 
 
 
 def _run_steps(kind: str | None, narrow_cache: bool, drafts: bool) -> None:
-    model = _shaped(PRESETS["12b"], 2, 1, kind)
+    model = shaped(json.dumps(PRESETS["12b"]), 2, 1, kind)
     limits = Limits(16, 2048, 8192, 8556, tile_tokens=16384, step_keys=24940)
     backend = graph.CudaBackend(model, limits, 1000, 64, use_graph=False, narrow_cache=narrow_cache, drafts=drafts)
     engine = executor.Executor(backend, limits)

@@ -14,11 +14,14 @@ pytest.importorskip("triton")
 from benchmarks.family import FAMILY
 from pipeline.planning import card_room
 from pipeline.planning.step_room import KEPT_BYTES, gpu_step_bytes
-from tests.engine import gpu_programs
+from tests.engine import gpu_bytes
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import empty_model, weight_bytes_as
 from workers.pixtral.plan import sizes
 from workers.pixtral.plan.scheduler import Limits
+
+# One test process imports torch's compiler and Triton for both modules.
+pytestmark = pytest.mark.xdist_group("test_gpu_programs")
 
 KINDS = [(None, False), ("int8", False), ("fp8", True), ("int4", True)]
 STEPS = list(zip(card_room.STEPS, (256, 32, 8, 4), strict=True))
@@ -33,7 +36,7 @@ def test_no_worst_step_takes_more_than_its_sum(name, step, most, kind, narrow_ca
         most, *step, card_room.LONGEST_TOKENS, tile_tokens=longest - card_room.LONGEST_TOKENS, step_keys=longest
     )  # fmt: skip
     config = config_of(FAMILY[name])
-    taken = gpu_programs.worst_bytes(FAMILY[name], limits, kind, narrow_cache=narrow_cache)
+    taken = gpu_bytes.worst_bytes(FAMILY[name], limits, kind, narrow_cache=narrow_cache)
     told = gpu_step_bytes(sizes.shape_of(config), limits, longest, kind, narrow_cache=narrow_cache)
     told -= KEPT_BYTES  # which are for what libraries take
     assert 0.5 * told < taken < told, (taken, told)
@@ -71,7 +74,7 @@ def test_small_cards_hold_pixtral_12b_by_bytes_that_were_counted(gibibytes, kind
         model.config, weights, granted, 2, on_gpu=True, kind=kind, narrow_cache=narrow_cache
     )  # fmt: skip
     cache = fit.num_blocks * card_room.BLOCK_SIZE * sizes.token_bytes(model.config, 2, narrow=narrow_cache)
-    taken = gpu_programs.worst_bytes(params, fit.limits, kind, narrow_cache=narrow_cache)
+    taken = gpu_bytes.worst_bytes(params, fit.limits, kind, narrow_cache=narrow_cache)
     assert weights + cache + taken + KEPT_BYTES <= granted
     assert fit.limits.max_context == card_room.LONGEST_TOKENS
 
