@@ -15,6 +15,7 @@ from pipeline.planning.readers import gpus_of, has_gpu
 from tests.running import call, pagepack, write_pdf
 
 REAL = {"PAGEPACK_INTERNAL_ENGINE": ""}
+SHORT = {"PAGEPACK_MAX_ANSWER_TOKENS": "16", "PAGEPACK_MAX_SIDE_PX": "128"}
 READER = ("--engine", "pixtral", "--model", str(CHECKPOINT))
 NUMBER = "5f" * 16  # of a worker's incarnation
 
@@ -35,14 +36,14 @@ def test_a_given_speed_says_gpu_hours_and_their_cost(tmp_path: Path) -> None:
     assert found["seconds"]["expected"] == 3600 and found["gpu_hours"]["expected"] == 2, "an hour on each"
     assert found["machine_hours"] is None and found["cost"]["expected"] == 6
     assert told.endswith("36 pages to read, about 1 h 0 min, 2 GPU-hours, for about 6.00\n"), told
-    found, told = plan(*asked, "--engine", "rapidocr", "--price-per-hour", "3")
+    found, told = plan(*asked, "--engine", "rapidocr", "--text-layer", "keep", "--price-per-hour", "3")
     assert found["gpu_hours"] is None and found["machine_hours"]["expected"] == 1 and found["cost"]["expected"] == 3
     assert ", 1 machine-hours, for about 3.00" in told
 
 
 def test_a_measured_speed_says_hours_of_who_has_read(tmp_path: Path) -> None:
     home, price = tmp_path / "home", ("--price-per-hour", "3.6")
-    done = pagepack("run", write_pdf(tmp_path / "in" / "a.pdf", 24), "--home", home, *READER, **REAL)
+    done = pagepack("run", write_pdf(tmp_path / "in" / "a.pdf", 24), "--home", home, *READER, **REAL, **SHORT)
     assert done.returncode == 0, done.stderr
     asked = (write_pdf(tmp_path / "next" / "b.pdf", 30), "--home", home, *READER, *price)
     found, _ = plan(*asked)
