@@ -27,7 +27,7 @@ from typing import Any
 
 from pipeline.delivery.embedded_broker import server_binary
 from tests.compose_file import ROOT, load_compose, load_dockerfile
-from tests.warm_start import WarmStart
+from tests.running import WARM, environment
 
 PORTS = {"postgres": "5432", "redis": "6379"}  # where the images of others listen
 
@@ -45,22 +45,28 @@ exec '{binary}' --port {port} --bind 127.0.0.1 --dir '{data}' "$@"
 """
 
 
-_PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
-_WARM = WarmStart("HOME", "PATH", "TMPDIR", "PORT", "PG", "TRITON_")
+_PYTHON = [sys.executable, "-P", "-m"]
 
 
 class ColdStarts:
-    """The migrations, a worker and one other command start cold; what comes after is forked from their imports."""
+    """Workers with a model, the first migration and the first other command start cold; all else is forked.
+
+    From the test process's `WARM`, which imported among its variables, not among a container's. So is Flower.
+    """
 
     def __init__(self) -> None:
         self._done: set[str] = set()
 
-    def has_been(self, words: list[str]) -> bool:
-        """Whether it is one of pagepack's commands, and one of its kind was asked for before."""
-        head, commands = words[: len(_PAGEPACK)], words[len(_PAGEPACK) :][:1]
-        if head != _PAGEPACK or not commands:
+    def may_be_forked(self, words: list[str]) -> bool:
+        """Whether it is one of pagepack's commands whose kind was asked for before, or Flower."""
+        head, program, command = words[: len(_PYTHON)], words[len(_PYTHON) :][:1], words[len(_PYTHON) + 1 :][:1]
+        if head != _PYTHON or not command:
             return False
-        kind = commands[0] if commands[0] in ("db", "worker") else "other"
+        if program == ["celery"]:
+            return True
+        if command == ["worker"]:
+            return "--model" not in words
+        kind = "db" if command == ["db"] else "other"
         before = kind in self._done
         self._done.add(kind)
         return before
@@ -142,18 +148,19 @@ class Stack:
         self.order.append(name)
 
     def spawn(
-        self, words: list[str], environment: dict[str, str], log: Path, user: str | None = None
+        self, words: list[str], variables: dict[str, str], log: Path, user: str | None = None
     ) -> subprocess.Popen[Any]:
         """A process that is not waited for, and its log."""
         log.touch()
-        if self._cold.has_been(words):
-            warm = _WARM.start(words[len(_PAGEPACK) :], environment, log=log, folder=self._folder)
+        if self._cold.may_be_forked(words):
+            module, *rest = words[len(_PYTHON) :]
+            warm = WARM.start(rest, variables, module, log, folder=self._folder, among=environment(""))
             if warm is not None:
                 return warm
         with log.open("ab") as stream:
             return subprocess.Popen(
                 words,
-                env=environment,
+                env=variables,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -162,14 +169,14 @@ class Stack:
                 user=user,
             )
 
-    def run(self, name: str, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
         """`docker compose run --rm -e VARIABLE… NAME COMMAND…`; without one, the service's own."""
-        words, environment = self.command(name, list(command) or None), self.environment(name) | variables
-        if self._cold.has_been(words):
-            done = _WARM.run(words[len(_PAGEPACK) :], environment, 600, self._folder)
+        words, variables = self.command(name, list(command) or None), self.environment(name) | more
+        if self._cold.may_be_forked(words) and words[len(_PYTHON)] == "pipeline":
+            done = WARM.run(words[len(_PYTHON) + 1 :], variables, 600, self._folder, among=environment(""))
             if done is not None:
                 return done
-        return subprocess.run(words, env=environment, cwd=self._folder, capture_output=True, text=True, timeout=600)
+        return subprocess.run(words, env=variables, cwd=self._folder, capture_output=True, text=True, timeout=600)
 
     def stop(self, name: str) -> int:
         """As Docker: the stop signal, then a kill after the grace period; the exit code."""

@@ -25,7 +25,7 @@ from tests.warm_start import WarmStart
 
 PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
 ROOT = Path(__file__).parent.parent
-_WARM = WarmStart()
+WARM = WarmStart("MINE")  # of docs/consumer.py
 _LEFT_BEHIND = ("TORCHINDUCTOR_CACHE_DIR",)  # torch puts it into the variables of a process that tests of it ran in
 HANGS_AFTER_SECONDS = 600.0
 """What takes longer hangs; a busy machine needs minutes where an idle one needs seconds."""
@@ -55,7 +55,7 @@ def pagepack(
     """A command to its end, in a process of its own; unless `fresh`, as `warm_start.py` says."""
     words, given = [*map(str, arguments)], environment(engine, **variables)
     if not fresh:
-        done = _WARM.run(words, given, HANGS_AFTER_SECONDS)
+        done = WARM.run(words, given, HANGS_AFTER_SECONDS)
         if done is not None:
             return done
     return subprocess.run(
@@ -125,7 +125,7 @@ def start(
     """
     words, given = [*map(str, arguments)], environment(engine, **variables)
     if (forked or words[0] in ("run", "ask", "submit", "worker")) and not fresh:
-        started = _WARM.start(words, given, folder=folder)
+        started = WARM.start(words, given, folder=folder)
         if started is not None:
             return started
     return subprocess.Popen(
@@ -145,7 +145,7 @@ def start_into(
     """A command, or a module's, that writes into two files, which may be one; forked as `warm_start.py` says."""
     told = [*map(str, words)]
     with out.open("ab") as standard, errors.open("ab") as error:
-        return _WARM.start(told, given, module, out, errors) or subprocess.Popen(
+        return WARM.start(told, given, module, out, errors) or subprocess.Popen(
             [sys.executable, "-P", "-m", module, *told],
             env=given,
             stdin=subprocess.DEVNULL,

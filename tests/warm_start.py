@@ -112,13 +112,21 @@ class WarmStart:
         atexit.register(self.stop)
 
     def run(
-        self, words: Sequence[str], environment: Mapping[str, str], seconds: float, folder: Path | None = None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        seconds: float,
+        folder: Path | None = None,
+        among: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str] | None:
-        """As `subprocess.run`; None where it is not to be had: another order runs, or Python's own variables differ."""
+        """As `subprocess.run`; None where it is not to be had: another order runs, or Python's own variables differ.
+
+        `among` are variables to be imported among, where those of the command do not matter.
+        """
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            if not self._is_there(environment):
+            if not self._is_there(environment if among is None else among):
                 return None
             with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as errors:
                 streams = [out.name, errors.name]
@@ -137,6 +145,7 @@ class WarmStart:
         log: Path | None = None,
         errors: Path | None = None,
         folder: Path | None = None,
+        among: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str] | None:
         """As `subprocess.Popen` with a session of its own, and pipes where no log is given; None as of `run`.
 
@@ -145,7 +154,7 @@ class WarmStart:
         if sys.platform != "linux" or not self._lock.acquire(blocking=False):
             return None
         try:
-            if not self._is_there(environment):
+            if not self._is_there(environment if among is None else among):
                 return None
             pipes = [os.pipe() for _ in range(3 if log is None else 1)]
             *streams, told = (f"/proc/{os.getpid()}/fd/{write_end}" for _, write_end in pipes)

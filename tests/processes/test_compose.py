@@ -273,13 +273,10 @@ def cold() -> ColdStarts:
 
 @pytest.fixture(scope="module")
 def stack(cold: ColdStarts) -> Iterator[Stack]:
-    from benchmarks.checkpoint import make_checkpoint  # four seconds, which collecting the tests need not take
-
     folder = Path(tempfile.mkdtemp(prefix="pagepack-compose-"))
     folder.chmod(0o755)  # the server of PostgreSQL is another user
-    make_checkpoint(folder / "model", "tiny")
     try:
-        with Stack(folder, {**PASSWORDS, "MODEL": str(folder / "model")}, cold) as stack:
+        with Stack(folder, {**PASSWORDS, "MODEL": str(ROOT / "benchmarks" / "reader" / "checkpoint")}, cold) as stack:
             for name in BROKEN:
                 shutil.copy(ROOT / "samples" / name, stack.documents)
             photograph(stack.documents / "street.jpg", "SUMMER CONCERT")
@@ -394,7 +391,7 @@ def test_a_stopped_worker_finishes_its_page_and_leaves_nothing_behind(stack: Sta
 
 
 def test_the_gpu_profile_reads_with_the_model_folder(stack: Stack) -> None:
-    """On the CPU, with a tiny random checkpoint: its text is noise, its mounts and all flags but one are the file's."""
+    """On the CPU, with the small reader, whose answer to this is noise: mounts and all flags but one are the file's."""
     assert "--devices" in stack.services["read-gpu"]["command"]
     stack.up("ingest", "read-gpu")
     if "read" in stack.running:
@@ -404,7 +401,7 @@ def test_the_gpu_profile_reads_with_the_model_folder(stack: Stack) -> None:
         document.new_page(width=200, height=40).insert_text((20, 25), "one page")  # a fifth of the patches
         document.save(page)
     (stack.documents / "title.txt").write_text("What is its title?")
-    short = ("--prompt-file", "/documents/title.txt", "--max-tokens", "16")  # noise has no end of its own
+    short = ("--prompt-file", "/documents/title.txt", "--max-tokens", "16")  # noise need have no end of its own
     done = stack.run("pagepack", "submit", "/documents/page.pdf", *short, "--wait")
     assert done.returncode == 0, done.stderr
     assert rows(stack, f"SELECT engine FROM page_text WHERE source_path = '{page}'") == [("pixtral",)]

@@ -126,22 +126,25 @@ def place(installation: tuple[Path, str], tmp_path: Path) -> Iterator[Place]:
 def test_a_consumer_asks_by_message_and_is_told_of_each_document_and_of_each_that_failed(
     place: Place, tmp_path: Path
 ) -> None:
-    place.consume()
-    place.ask(write_pdf(tmp_path / "long.pdf", 3), write_pdf(tmp_path / "short.pdf", 1))
-    wait_until(lambda: len(place.letters()) == 2)
-    here = f"source_path LIKE '{tmp_path}/%'"
-    pages = dict(rows(place.home, f"SELECT document_id, count(*) FROM page_text WHERE {here} GROUP BY 1"))
-    assert place.letters() == [(document, 3 * pages[document], "done") for document in sorted(pages)]
-    states = f"SELECT name, files.state FROM files JOIN batch_summary USING (batch_id) WHERE {here}"
-    assert rows(place.home, states) == [("letters", "done")] * 2
-    wait_until(lambda: place.notices(are_sent=True) == 2)
-
     damaged = tmp_path / "damaged.pdf"
     damaged.write_bytes(b"%PDF-1.7 cut short")
-    place.ask(damaged, tmp_path / "nothing here.pdf")
-    wait_until(lambda: sorted(state for *_, state in place.letters()) == ["done", "done", "rejected"])
+    place.consume()
+    sound = write_pdf(tmp_path / "long.pdf", 3), write_pdf(tmp_path / "short.pdf", 1)
+    place.ask(*sound, damaged, tmp_path / "nothing here.pdf")
+    wait_until(lambda: len(place.letters()) == 3)
+    here = f"source_path LIKE '{tmp_path}/%'"
+    pages = dict(rows(place.home, f"SELECT document_id, count(*) FROM page_text WHERE {here} GROUP BY 1"))
+    assert len(pages) == 2
+    (rejected,) = {document for document, *_ in place.letters()} - pages.keys()
+    told = [(document, 3 * count, "done") for document, count in pages.items()]
+    assert place.letters() == sorted([*told, (rejected, 0, "rejected")])
     wait_until(lambda: len(rows(place.home, f"SELECT cause FROM failures WHERE {here}")) == 2)
     assert sorted(rows(place.home, f"SELECT cause FROM failures WHERE {here}")) == [("damaged",), ("missing",)]
+    states = (
+        f"SELECT name, files.state FROM files JOIN batch_summary USING (batch_id) WHERE {here} AND files.state = 'done'"
+    )
+    assert rows(place.home, states) == [("letters", "done")] * 2
+    wait_until(lambda: place.notices(are_sent=True) == 3)
 
 
 def test_who_was_away_or_is_told_twice_has_each_document_once(place: Place, tmp_path: Path) -> None:
