@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import encrypted, nested_forms, pages_of, png_claiming
-from tests.running import PAGEPACK, environment, pagepack, reconciles, rows, write_pdf
+from tests.humility import humble
+from tests.running import HANGS_AFTER_SECONDS, PAGEPACK, call, environment, pagepack, reconciles, rows, write_pdf
 
 
 def test_each_bad_file_gets_its_cause_and_the_good_ones_are_read(tmp_path: Path) -> None:
@@ -80,16 +81,15 @@ def test_an_unreadable_file_and_a_read_only_home_are_named(tmp_path: Path) -> No
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     # Root reads what it likes, unless it gives up that privilege.
-    humble = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
-    def run_humbly(home: Path) -> subprocess.CompletedProcess[str]:
-        command = [*humble, *PAGEPACK, "run", str(folder), "--home", str(home)]
-        return subprocess.run(command, env=environment("InstantEngine"), capture_output=True, text=True, timeout=600)
-
-    refused = run_humbly(locked / "home")
+    with humble():  # nothing is started
+        refused = call("run", folder, "--home", locked / "home")
     assert refused.returncode == 2 and "cannot be written" in refused.stderr
     open_home = tmp_path / "open"
-    result = run_humbly(open_home)
+    command = [*drop, *PAGEPACK, "run", str(folder), "--home", str(open_home)]
+    told = environment("InstantEngine")
+    result = subprocess.run(command, env=told, capture_output=True, text=True, timeout=HANGS_AFTER_SECONDS)
     assert result.returncode == 1, result.stderr
     assert rows(open_home, "SELECT cause FROM failures") == [("unreadable",)]
     assert rows(open_home, "SELECT count(*) FROM page_text") == [(1,)]
@@ -133,7 +133,9 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_wheel_works_in_another_folder_without_the_source(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     source, target = tmp_path / "source", tmp_path / "site"
-    shutil.copytree(root, source, ignore=shutil.ignore_patterns(".venv", ".git", "pagepack-data", ".*_cache"))
+    shutil.copytree(
+        root, source, ignore=shutil.ignore_patterns(".venv", ".git", "pagepack-data", ".*_cache", "__pycache__")
+    )
     # As pip does with --no-build-isolation, in half of its time: what builds it is here already.
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, tmp_path / "wheel"], cwd=source, check=True, capture_output=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
 DATABASES = ("sqlite",)
+pytestmark = pytest.mark.xdist_group("mcp")
 
 Call = tuple[str, dict[str, Any]]
 

@@ -13,6 +13,8 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tests.dejavu import ENGLISH
 from workers.pixtral.text.repetition import LINES, Loop, Watch, lines_of_page
 
+pytestmark = pytest.mark.xdist_group("repetition")  # one test process reads the vocabulary, for a second
+
 WORDS = " ".join(" ".join(ENGLISH).split()).split()
 
 

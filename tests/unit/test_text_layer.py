@@ -310,19 +310,21 @@ def test_words_broken_at_a_line_s_end_are_whole(text: str, whole: str) -> None:
 
 
 def doubled(page: Any, order: str, dx: float, dy: float, shadow: float) -> None:
-    """`LINES` twice, so far apart, each letter, word, line or the whole at once."""
+    """`LINES` twice, so far apart, each letter, word, line or the whole at once; in one stream."""
+    shape = page.new_shape()
     pieces = {"page": [LINES[:3]], "line": [[line] for line in LINES[:3]]}.get(order)
     grey, black = (shadow,) * 3, (0.0,) * 3
     for row, lines in enumerate(pieces or [[line] for line in LINES[:3]]):
         for colour, x, y in ((grey, 60 + dx, 70 + dy), (black, 60.0, 70.0)):
             if pieces:
                 for number, line in enumerate(lines):
-                    page.insert_text((x, y + 19 * (row + number)), line, fontsize=11, color=colour)
+                    shape.insert_text((x, y + 19 * (row + number)), line, fontsize=11, color=colour)
         at = 60.0
         for piece in [] if pieces else (lines[0] if order == "letter" else [f"{word} " for word in lines[0].split()]):
             for colour, x, y in ((grey, at + dx, 70 + dy), (black, at, 70.0)):
-                page.insert_text((x, y + 19 * row), piece, fontsize=11, color=colour)
+                shape.insert_text((x, y + 19 * row), piece, fontsize=11, color=colour)
             at += pymupdf.get_text_length(piece, fontsize=11)
+    shape.commit()
 
 
 @pytest.mark.parametrize("order", ["letter", "word", "line", "page"])
