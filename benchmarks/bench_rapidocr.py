@@ -8,7 +8,7 @@ the same loop with what we found fastest for it (no orientation classifier, one 
 Where they are installed, the engine also reads with OpenVINO, and Tesseract reads the same pixels, one process a core.
 Pages per second count from the first submit to the last answer; models are loaded and warm before. The answers'
 character error rate stands beside, since speed at the cost of text is no speed. `--quality` compares settings.
-Ends in one line of JSON; the goal is a ratio of 0.9 or more to the faster loop.
+Ends in one line of JSON; the goal is a ratio of 1.0 or more to the faster loop.
 """
 
 from __future__ import annotations
