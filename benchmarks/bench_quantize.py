@@ -6,8 +6,8 @@ The small reader reads pages that training never drew with each kind in turn, `r
 that of one forward over the prompt, the page and what is printed on it (teacher forcing), where a character
 follows: mean Kullback-Leibler divergence from the checkpoint's own type, and how often the likeliest token
 is another one. `--a4` pages of the `mini` preset, 64 tokens each, show the time at the width where products weigh;
-0 leaves them out. Processor time is that of all threads, which neighbours disturb less; that of fp8, which a run refuses
-on a CPU, says nothing of a GPU. The last line is JSON.
+0 leaves them out. Processor time is that of all threads, which neighbours disturb less; that of fp8, which a run
+refuses on a CPU, says nothing of a GPU. The last line is JSON.
 """
 
 from __future__ import annotations
