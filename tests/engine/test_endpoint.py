@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,23 +274,40 @@ UNTURNED = {"PAGEPACK_TURN_PAGES": "false"}  # spares a whole run the models tha
 PRICES = UNTURNED | {"PAGEPACK_ENDPOINT_INPUT_PRICE": "2", "PAGEPACK_ENDPOINT_OUTPUT_PRICE": "10"}  # 0.004 an answer
 
 
-def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(tmp_path: Path) -> None:
-    document, home = write_pdf(tmp_path / "a.pdf", 7), tmp_path / "home"
-    with ModelServer(ok("read")) as server:
-        words = ["--home", home, "--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
-        first = pagepack(
-            *("run", document, *words, "--batch", "b", "--max-cost", "0.0205"), PAGEPACK_INTERNAL_ENGINE="", **PRICES
-        )
-        assert first.returncode == 1, first.stderr
-        assert len(server.exchanges) == 5
-        assert "the batch has cost 0.02, by the prices that were set" in first.stdout
-        assert rows(home, "SELECT count(*), round(sum(cost), 6) FROM page_text") == [(5, 0.02)]
-        (failures,) = rows(home, "SELECT count(*), count(DISTINCT reason), min(cause), min(reason) FROM failures")
-        assert failures[:3] == (2, 1, "budget") and "0.02 of the 0.0205" in failures[3]
-        again = call("retry", "--home", home, "--cause", "budget")
-        assert "2 pages wait again" in again.stdout and "--max-cost 0.0205" in again.stdout, again.stdout
-    assert rows(home, "SELECT state, count(*) FROM page_tasks GROUP BY 1") == [("done", 5), ("pending", 2)]
-    assert rows(home, "SELECT round(sum(cost), 6) FROM attempts") == [(0.02,)]
+@pytest.fixture(scope="module")
+def refused_then_paid(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One batch of seven pages: a run whose key is refused, one whose budget is for five of them, and a retry."""
+    folder = tmp_path_factory.mktemp("refused")
+    document, home = write_pdf(folder / "a.pdf", 7), folder / "home"
+    found = SimpleNamespace(home=home)
+    with ModelServer(status(401, f"{KEY} is not known here")) as server:
+        words = ["--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
+        words += ["--batch", "b", "--max-cost", "0.0205"]
+        variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KEY": KEY, "PAGEPACK_LOG_LEVEL": "DEBUG"}
+        found.refused = pagepack("run", document, "--home", home, *words, **variables, **PRICES)
+        found.states = rows(home, "SELECT DISTINCT state FROM page_tasks")
+        found.asked_in_vain = sum(exchange.method == "POST" for exchange in server.exchanges)
+        server.behaviours = [ok("what it says")]
+        found.paid = pagepack("run", document, "--home", home, *words, **variables, **PRICES)
+        found.asked = sum(exchange.method == "POST" for exchange in server.exchanges) - found.asked_in_vain
+    reconciles(home)
+    found.failures = rows(home, "SELECT count(*), count(DISTINCT reason), min(cause), min(reason) FROM failures")
+    found.retried = call("retry", "--home", home, "--cause", "budget")
+    return found
+
+
+def test_a_budget_ends_the_reading_and_what_is_left_waits_for_a_larger_one(refused_then_paid: SimpleNamespace) -> None:
+    found = refused_then_paid
+    assert found.paid.returncode == 1, found.paid.stderr
+    assert found.asked == 5
+    assert "the batch has cost 0.02, by the prices that were set" in found.paid.stdout
+    assert rows(found.home, "SELECT count(*), round(sum(cost), 6) FROM page_text") == [(5, 0.02)]
+    (failures,) = found.failures
+    assert failures[:3] == (2, 1, "budget") and "0.02 of the 0.0205" in failures[3]
+    said = found.retried.stdout
+    assert "2 pages wait again" in said and "--max-cost 0.0205" in said, said
+    assert rows(found.home, "SELECT state, count(*) FROM page_tasks GROUP BY 1") == [("done", 5), ("pending", 2)]
+    assert rows(found.home, "SELECT round(sum(cost), 6) FROM attempts") == [(0.02,)]
 
 
 def test_a_budget_without_prices_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -368,27 +386,18 @@ def test_a_page_that_is_cancelled_leaves_its_request_and_closing_ends_the_rest()
         assert isinstance(late.exception(), Unavailable)
 
 
-def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_not(tmp_path: Path) -> None:
-    document, home = write_pdf(tmp_path / "a.pdf", 5), tmp_path / "home"
-    with ModelServer(status(401, f"{KEY} is not known here")) as server:
-        words = ["--engine", "endpoint", "--endpoint-url", server.url, "--endpoint-model", "small"]
-        variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_ENDPOINT_KEY": KEY, "PAGEPACK_LOG_LEVEL": "DEBUG"}
-        variables |= UNTURNED
-        first = pagepack("run", document, "--home", home, *words, **variables)
-        assert first.returncode == 4, first.stderr
-        assert "refuses every request (401" in first.stderr and "PAGEPACK_ENDPOINT_KEY" in first.stderr
-        assert rows(home, "SELECT DISTINCT state FROM page_tasks") == [("pending",)]
-        server.behaviours = [ok("what it says")]
-        second = pagepack("run", document, "--home", home, *words, **variables)
-        asked = [exchange for exchange in server.exchanges if exchange.method == "POST"]
-    assert second.returncode == 0, second.stderr
-    assert "engine endpoint" in second.stderr
-    found = rows(home, "SELECT DISTINCT engine, text, prompt_tokens, output_tokens FROM page_text")
-    assert found == [("endpoint", "what it says", 1000, 200)]
-    assert rows(home, "SELECT count(*) FROM page_text") == [(5,)] and len(asked) < 5 + 5, len(asked)
-    reconciles(home)
+def test_a_key_that_is_refused_stops_the_run_and_its_pages_wait_for_one_that_is_not(
+    refused_then_paid: SimpleNamespace,
+) -> None:
+    found, home = refused_then_paid, refused_then_paid.home
+    assert found.refused.returncode == 4, found.refused.stderr
+    assert "refuses every request (401" in found.refused.stderr and "PAGEPACK_ENDPOINT_KEY" in found.refused.stderr
+    assert found.states == [("pending",)] and found.asked_in_vain < 7
+    assert "engine endpoint" in found.paid.stderr
+    answers = rows(home, "SELECT DISTINCT engine, text, prompt_tokens, output_tokens FROM page_text")
+    assert answers == [("endpoint", "what it says", 1000, 200)]
     left = [path for path in home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
-    assert left == [] and KEY not in first.stderr + second.stderr + second.stdout
+    assert left == [] and KEY not in found.refused.stderr + found.paid.stderr + found.paid.stdout
 
 
 OCR_PAGE = {
