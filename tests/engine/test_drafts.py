@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.bench_drafts import with_errors
@@ -99,7 +99,8 @@ def a_draft(rng, truth):
     return " ".join(rng.sample(truth.split(), len(truth.split())))
 
 
-@examples(8)
+@examples(5)
+@example(seed=64)  # nine pages in so small a cache that they are preempted, eleven times in all
 @given(seed=st.integers(0, 2**32))
 def test_a_page_says_the_same_whatever_its_draft_and_its_company(model, processor, pages, plain, seed):
     """Also where the cache is so small that pages are preempted, and with pages that bring none."""
