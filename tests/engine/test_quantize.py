@@ -168,14 +168,14 @@ def test_loading_never_holds_more_than_the_narrow_model_and_half_a_layer(
 
 
 def test_the_small_reader_reads_in_eight_bits_alone_as_in_company() -> None:
-    samples = draw_samples(12, (192, 64), kinds=("words", "numbers", "table"))
+    samples = draw_samples(12, (128, 48), kinds=("words", "numbers", "table"))
     engine = PixtralEngine(CHECKPOINT, "cpu", quantize="int8")
     try:
         together = [page[0].text for page in ask(engine, samples, [OCR])]
-        alone = [ask(engine, [sample], [OCR])[0][0].text for sample in samples[:3]]
+        alone = [ask(engine, [sample], [OCR])[0][0].text for sample in samples[:2]]
     finally:
         engine.close()
-    assert alone == together[:3]
+    assert alone == together[:2]
     assert error_rate([(one.layout.text, text) for one, text in zip(samples, together, strict=True)]) < 0.05
 
 
