@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.checkpoint import PRESETS, make_checkpoint, random_tensors
@@ -131,7 +131,8 @@ def work_lists(longest):
     return st.lists(pairs, min_size=1, max_size=longest)
 
 
-@examples(15)
+@examples(12)
+@example(work=[(number % 10, number % 2) for number in range(14)], max_sequences=16, budget=64, blocks=26)  # preempts
 @given(
     work=work_lists(14),
     max_sequences=st.just(16),
@@ -151,7 +152,8 @@ def test_text_is_bitwise_the_same_in_any_pack_and_order(model, processor, alone,
     assert len(states) == len(work)
 
 
-@examples(10)
+@examples(9)
+@example(work=[(0, 0), (7, 0), (9, 1), (0, 1)], chunk=16, block_size=4, max_sequences=3)  # two pages of one size
 @given(
     work=work_lists(7),
     chunk=st.sampled_from([5, 16, 33]),
