@@ -53,6 +53,7 @@ def test_a_run_in_the_same_home_answers_with_its_own_readers(tmp_path: Path, hom
         assert answered.returncode == 0, answered.stderr
         assert answered.stdout.count("ask: Which? of ") == 2
         assert "asking what reads here already: instant (instant/1)" in answered.stderr
+        assert f"answers go to {home / 'pagepack.db'}" in answered.stderr.splitlines()
         assert run.poll() is None and done_pages(home) < LONG
         assert {worker for (worker,) in rows(home, READERS)} == set(own)
         again = pagepack("ask", "Which?", asked, "--home", home, engine="BrokenEngine")

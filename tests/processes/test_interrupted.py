@@ -15,10 +15,15 @@ import pytest
 
 from pipeline.cli.where import looking_words
 from pipeline.database.home import HomeInUse, HomeLock, is_in_use
+from pipeline.database.open import open_database
 from pipeline.errors import PageFailed
+from pipeline.ingest.selection import ALL_FILES
+from pipeline.ingest.submission import submit
 from pipeline.query.go_on import shell_quoted
 from pipeline.settings import Settings
+from pipeline.store.attendance import attend
 from pipeline.store.worker_registry import enlist
+from schemas.prompts import OCR
 from tests.conftest import Archive
 from tests.running import (
     call,
@@ -145,17 +150,20 @@ def test_a_batch_that_another_run_leaves_alone_is_interrupted_too_and_a_worker_g
     tmp_path: Path,
 ) -> None:
     """The home is in use, but nobody there works on it."""
-    home = tmp_path / "home"
-    for folder in ("in", "others"):
-        write_pdf(tmp_path / folder / f"{folder}.pdf", 2)
-        words = ("run", tmp_path / folder, "--home", home, "--batch", folder)
-        run = start(*words, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="1")
-        begun = f"""SELECT count(*) FROM page_tasks JOIN batches b ON b.id = batch_id
-          WHERE page_tasks.state = 'leased' AND b.name = '{folder}'"""
-        wait_until(lambda: count_or_none(home, begun) > 0)  # noqa: B023
-        if folder == "in":
-            run.kill()
-            run.communicate()
+    home, folder, others = tmp_path / "home", tmp_path / "in", tmp_path / "others"
+    write_pdf(folder / "in.pdf", 2)
+    of_run = ("instant", "instant/1", False, ALL_FILES, ["pagepack", "run", str(folder), "--batch", "in"])
+    # As a run that was killed when it had registered its files: it still says that it works on them.
+    batch = submit(Settings(home=home), [folder], [OCR], "in", [], 0, None, lambda _: None, lambda: False, *of_run)
+    db = open_database(Settings(home=home))
+    attend(db, batch.id, "killed", 3600.0)
+    db.dispose()
+    write_pdf(others / "others.pdf", 2)
+    words = ("run", others, "--home", home, "--batch", "others")
+    run = start(*words, engine="HangingEngine", PAGEPACK_GRACE_SECONDS="1")
+    begun = """SELECT count(*) FROM page_tasks JOIN batches b ON b.id = batch_id
+      WHERE page_tasks.state = 'leased' AND b.name = 'others'"""
+    wait_until(lambda: count_or_none(home, begun) > 0)
     said = {name: json.loads(call("status", name, "--json", "--home", home).stdout) for name in ("in", "others")}
     assert [said[name]["interrupted"] for name in ("in", "others")] == [True, False]
     run.send_signal(signal.SIGINT)
