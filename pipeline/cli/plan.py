@@ -57,8 +57,8 @@ def plan(
     """Say what `run` would take: pages, tokens, room, time and cost, each with its range. Reads and stores nothing.
 
     Takes what `run` takes. New files are opened and drawn as a run does, all of them or a sample. How fast pages are
-    read is known from --pages-per-second, from this home's own batches, from a GPU's arithmetic (--device), or, on a
-    CPU, by reading twelve pages. docs/plan.md.
+    read is known from --pages-per-second, from this home's own batches, from a GPU's arithmetic (--device), or,
+    with an OCR engine, by reading twelve pages. docs/plan.md.
     """
     from pipeline.ingest.submission import parse_pages
     from pipeline.planning.make import make_plan

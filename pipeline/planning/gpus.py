@@ -28,6 +28,10 @@ from pipeline.planning.shapes import Shape
 
 REACHED = Range(0.35, 0.65, 0.8)  # of the bound
 _OPERATIONS, _BYTES = 0.8, 0.9  # of the data sheet
+# An operation of an answer's token takes so much longer than one of a prompt's: 8 times with the small reader on two
+# cores of a CPU, 24 pages of 192 × 64 px at once (8 and 65 GFLOP/s of processor time); 9 in the sum above.
+DECODE_COSTS = 8
+PAGE_COSTS = 6e9  # operations of a page beside its tokens, as of tiny pages and models: 0.1 s on those cores, busy
 BITS = {"int8": 8, "fp8": 8, "int4": 4}  # of the setting PAGEPACK_QUANTIZE
 
 
@@ -196,18 +200,39 @@ def _check_fp8(gpu: Gpu, quantize: str, kv_cache: str) -> None:
 
 def _page_seconds(gpu: Gpu, shape: Shape, work: PageWork, fit: Fit) -> float:
     operations, bandwidth = gpu.teraflops * 1e12 * _OPERATIONS, gpu.terabytes_per_second * 1e12 * _BYTES
+    context = _context(work)
+    sequences = max(1, min(fit.pages, int(fit.pages * TYPICAL_TOKENS / max(context, 1.0))))
+    step_operations = sequences * _token_operations(shape, context)
+    read = sequences * context * shape.token_bytes(narrow_cache=fit.narrow_cache)
+    step_bytes = shape.decoder_bytes(fit.bits) + 2 * shape.head_params + read
+    step = max(step_operations / operations, step_bytes / bandwidth)
+    return _prompt_operations(shape, work) / operations + work.output_tokens * step / sequences
+
+
+def work_of(shape: Shape, work: PageWork) -> float:
+    """What a page costs beside another one on the same device, GPU or CPU, among many that are read at once."""
+    answer = work.output_tokens * _token_operations(shape, _context(work))
+    return PAGE_COSTS + _prompt_operations(shape, work) + DECODE_COSTS * answer
+
+
+def _context(work: PageWork) -> float:
+    return work.prompt_tokens + work.output_tokens / 2  # on average over the answer
+
+
+def _prompt_operations(shape: Shape, work: PageWork) -> float:
+    """Of the tower of vision and prefill."""
     patches = [] if work.is_cached else [tokens * shape.merged**2 for tokens in work.images]
     vision = math.fsum(
         2 * shape.vision_params * count + 4 * shape.vision_layers * shape.vision_dim * count**2 for count in patches
     )
-    width = shape.n_layers * shape.n_heads * shape.head_dim
     cached = sum(work.images) if work.is_cached else 0
     prefill = 2 * shape.decoder_params * (work.prompt_tokens - cached)
-    prefill += 2 * width * (work.prompt_tokens**2 - cached**2)
-    context = work.prompt_tokens + work.output_tokens / 2  # on average over the answer
-    sequences = max(1, min(fit.pages, int(fit.pages * TYPICAL_TOKENS / max(context, 1.0))))
-    step_operations = sequences * (2 * (shape.decoder_params + shape.head_params) + 4 * width * context)
-    read = sequences * context * shape.token_bytes(narrow_cache=fit.narrow_cache)
-    step_bytes = shape.decoder_bytes(fit.bits) + 2 * shape.head_params + read
-    step = max(step_operations / operations, step_bytes / bandwidth)
-    return (vision + prefill) / operations + work.output_tokens * step / sequences
+    return vision + prefill + 2 * _width(shape) * (work.prompt_tokens**2 - cached**2)
+
+
+def _token_operations(shape: Shape, context: float) -> float:
+    return 2 * (shape.decoder_params + shape.head_params) + 4 * _width(shape) * context
+
+
+def _width(shape: Shape) -> int:
+    return shape.n_layers * shape.n_heads * shape.head_dim

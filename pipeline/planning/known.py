@@ -66,6 +66,7 @@ class Speed:
     pages_per_second: float
     pages: int  # that it was measured by
     gpus: int = 0  # of that worker; 0 is a CPU
+    tokens: Sequence[tuple[int, int]] = ()  # of prompt and answer, where the engine has them
 
 
 def look_if_there(settings: Settings) -> Looking | None:
@@ -168,13 +169,15 @@ class Known:
             by_model += "AND a.model = :model "
             asked["model"] = self.asked.model
         statement = (
-            "SELECT t.worker, t.started_at, t.ended_at FROM "
+            "SELECT t.worker, t.started_at, t.ended_at, t.prompt_tokens, t.output_tokens FROM "
             f"(SELECT * FROM task_attempts ORDER BY id DESC LIMIT {_LOOKED_AT}) t {by_model}"
             "WHERE t.error IS NULL AND t.seconds IS NOT NULL AND t.started_at IS NOT NULL AND "
             f"(t.engine = :engine OR :engine = 'any') ORDER BY t.id DESC LIMIT {_ATTEMPTS}"
         )
         by_worker: dict[str, list[tuple[float, float]]] = {}
-        for worker, started, ended in self._look(statement, **asked):
+        tokens: list[tuple[int, int]] = []
+        for worker, started, ended, prompt, output in self._look(statement, **asked):
+            tokens += [(prompt, output)] if prompt and output is not None else []
             span = as_moment(started).timestamp(), as_moment(ended).timestamp()
             by_worker.setdefault(worker, []).append(span)
         pages = sum(map(len, by_worker.values()))
@@ -182,7 +185,7 @@ class Known:
             return None
         busy = sum(map(covered_seconds, by_worker.values()))
         gpus = gpus_of(next(iter(by_worker))) if self.asked.engine == "pixtral" else 0  # as the latest
-        return Speed(pages / busy, pages, gpus) if busy > 0 else None
+        return Speed(pages / busy, pages, gpus, tokens) if busy > 0 else None
 
     def share_read(self) -> float:
         """Of the pages that are done, those that an engine had to read; all, where none is."""

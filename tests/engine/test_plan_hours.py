@@ -22,9 +22,9 @@ NUMBER = "5f" * 16  # of a worker's incarnation
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 
-def plan(*arguments: str | Path) -> tuple[dict[str, Any], str]:
+def plan(*arguments: str | Path, **variables: str) -> tuple[dict[str, Any], str]:
     """As JSON, and the text's lines."""
-    made, told = (call("plan", *arguments, *more, **REAL) for more in (("--json",), ()))
+    made, told = (call("plan", *arguments, *more, **REAL, **variables) for more in (("--json",), ()))
     assert made.returncode == told.returncode == 0, made.stderr
     found: dict[str, Any] = json.loads(made.stdout)
     return found, told.stdout
@@ -47,6 +47,10 @@ def test_a_measured_speed_says_hours_of_who_has_read(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     asked = (write_pdf(tmp_path / "next" / "b.pdf", 30), "--home", home, *READER, *price)
     found, _ = plan(*asked)
+    alike, _ = plan(*asked, **SHORT)
+    assert found["seconds"]["low"] > alike["seconds"]["high"], "whole pages have eight times the tokens"
+    told = "times their work for each of these, by its tokens"
+    assert told in found["speed_by"] and told not in alike["speed_by"]
     hours, cost = found["machine_hours"]["expected"], found["cost"]["expected"]
     assert found["speed_basis"] == "measured" and found["gpu_hours"] is None
     assert hours == pytest.approx(found["seconds"]["expected"] / 3600, abs=1e-4) and cost > 0
@@ -57,6 +61,12 @@ def test_a_measured_speed_says_hours_of_who_has_read(tmp_path: Path) -> None:
         assert on_gpu["machine_hours"] is None and on_gpu["seconds"] == found["seconds"]
         assert on_gpu["gpu_hours"]["expected"] == pytest.approx(gpus * hours, abs=2e-4)
         assert on_gpu["cost"]["expected"] == pytest.approx(gpus * cost, rel=0.01)
+
+
+def test_without_a_speed_a_checkpoint_on_a_cpu_is_told_to_read_some_pages_first(tmp_path: Path) -> None:
+    found, told = plan(write_pdf(tmp_path / "a.pdf", 1), "--home", tmp_path / "home", *READER)
+    assert found["speed_basis"] == "unknown" and found["seconds"] is None
+    assert "how fast pages are read: read some of them first (`pagepack run`), or give --pages-per-second" in told
 
 
 def test_a_price_that_nothing_can_be_made_of_is_told(tmp_path: Path) -> None:
