@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import Any
 
 import pytest
@@ -13,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.runtime.jit import JITFunction
 
-from tests.engine.gpu_programs import META, shaped
+from tests.engine.gpu_programs import shaped
+from tests.engine.meta_results import made_sooner
 from workers.pixtral import executor, worst_step
 from workers.pixtral.cuda import attention, graph
 from workers.pixtral.model import kv_cache, sampling, vision
@@ -21,41 +21,8 @@ from workers.pixtral.plan.scheduler import Limits
 from workers.pixtral.plan.sequence import Sampling
 
 
-@cache
-def _only_makes_or_changes(func: Any) -> bool:
-    """One tensor of its own, no part of another; or its first argument, in place."""
-    schema = func._schema
-    if len(schema.returns) != 1 or str(schema.returns[0].type) != "Tensor":
-        return False
-    if schema.is_mutable:
-        is_in_place = schema.name.endswith("_") and schema.name != "aten::resize_"
-        return is_in_place and not any(value.is_out for value in schema.arguments)
-    return not any(value.alias_info for value in (*schema.returns, *schema.arguments))
-
-
-_MADE: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
-
-
-def _alike(func: Any, args: Any, kwargs: Any) -> Any:
-    """The same for calls whose results have the same shape; None where a result is told otherwise."""
-    if kwargs or not _only_makes_or_changes(func):
-        return None
-    told: list[Any] = []
-    for arg in args:
-        if isinstance(arg, torch.Tensor) and arg.device == META:
-            told.append((arg.shape, arg.stride(), arg.dtype))
-        elif any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(arg)):
-            return None
-        else:
-            told.append(str(arg))
-    return func, *told
-
-
 class _Bytes(TorchDispatchMode):
-    """The most that tensors without memory would take at once, beside those that are there when it begins.
-
-    torch works out a result's shape in Python, at length: where it did once, the next is made without.
-    """
+    """The most that tensors without memory would take at once, beside those that are there when it begins."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -66,14 +33,7 @@ class _Bytes(TorchDispatchMode):
         self.held = self.most = 0  # `held` counts what died since it was last looked for
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        alike = _alike(func, args, kwargs)
-        if made := _MADE.get(alike):
-            in_place = func._schema.is_mutable
-            out = args[0] if in_place else torch.empty_strided(made[0], made[1], dtype=made[2], device=META)
-        else:
-            out = func(*args, **(kwargs or {}))
-            if alike and type(out) is torch.Tensor and out.device == META:
-                _MADE[alike] = out.shape, out.stride(), out.dtype
+        out = made_sooner(func, args, kwargs)
         for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
                 storage = leaf.untyped_storage()

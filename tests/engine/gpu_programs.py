@@ -30,6 +30,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.checkpoint import PRESETS
 from benchmarks.gpu_gates import page_request
+from tests.engine.meta_results import META, made_sooner
 from workers.pixtral import executor, worst_step
 from workers.pixtral.cuda import attention, graph
 from workers.pixtral.model import kv_cache, quantize, sampling, vision
@@ -39,7 +40,6 @@ from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler
 from workers.pixtral.plan.sequence import Sampling, Sequence
 
-META = torch.device("meta")
 COPIES = ("aten::to", "aten::_to_copy", "aten::copy_")
 READ_BACK = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -102,6 +102,11 @@ class _Pointer:
         return 2**40
 
 
+@cache
+def _schema(func: Any) -> str:
+    return str(func._schema)
+
+
 class _Operators(TorchDispatchMode):
     """Notes every operator, and those that make the host wait for a GPU.
 
@@ -114,8 +119,8 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
-        self.found.operators.add(str(func._schema))
-        out = func(*args, **(kwargs or {}))
+        self.found.operators.add(_schema(func))
+        out = made_sooner(func, args, kwargs)
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         places = {tensor.device.type for tensor in (*tensors, out) if isinstance(tensor, torch.Tensor)}
         crosses = name in COPIES and places == {"cpu", "meta"} and not self.copies_aside
