@@ -70,7 +70,8 @@ def pagepack(
 def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str) -> subprocess.CompletedProcess[str]:
     """As `pagepack`, but in this process, which spares a second of imports: for commands that only look or write rows.
 
-    Not for what starts processes, or where streams, signals or the end of a process are the point.
+    Not for what starts processes, or where streams, signals or the end of a process are the point. A worker that says
+    what it finds, and ends, is forked as `warm_start.py` says, where that process is there already.
     """
     from pipeline.cli import main
     from pipeline.supervisor import forked
@@ -88,6 +89,7 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
                 mock.patch.dict(os.environ, environment(engine, **variables), clear=True),
                 mock.patch.object(sys, "argv", ["pagepack", *words[len(PAGEPACK) :]]),
                 mock.patch.object(forked, "fork_ahead", lambda count: nullcontext([])),  # not with a test's open files
+                mock.patch.object(subprocess, "run", _worker_asked(subprocess.run)),
                 redirect_stdout(sys.stdout),  # put back: the command puts its own there
                 redirect_stderr(told),
             ):
@@ -108,6 +110,20 @@ def call(*arguments: str | Path, engine: str = "InstantEngine", **variables: str
             said.append(file.read().decode().replace("\r\n", "\n"))  # as `pagepack` reads it
         told.detach()
     return subprocess.CompletedProcess(words, code, *said)
+
+
+def _worker_asked(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`subprocess.run`, by which a command asks `python -m workers ROLE`: 0.5 s of imports, or 2 with torch."""
+    from pipeline.supervisor.processes import WORKERS
+
+    def run_or_fork(command: Sequence[str], **how: Any) -> Any:
+        if tuple(command[:-1]) == WORKERS and how.get("stdin") == subprocess.DEVNULL and WARM.is_there():
+            done = WARM.run(command[-1:], how["env"], HANGS_AFTER_SECONDS, module="workers")
+            if done is not None:
+                return done
+        return run(command, **how)
+
+    return run_or_fork
 
 
 def start(
@@ -153,6 +169,22 @@ def start_into(
             stderr=error,
             start_new_session=True,
         )
+
+
+def start_module(
+    module: str, words: Sequence[str | Path], given: dict[str, str], takes_words: bool = False
+) -> subprocess.Popen[str]:
+    """A module's process with pipes, to its standard input too if it `takes_words`; forked as `warm_start.py` says."""
+    told = [*map(str, words)]
+    return WARM.start(told, given, module, takes_words=takes_words) or subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *told],
+        env=given,
+        stdin=subprocess.PIPE if takes_words else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def start_host(home: Path, given: dict[str, str], log: Path) -> subprocess.Popen[Any]:

@@ -10,7 +10,8 @@ One that the test does not wait for has a process between it and this one, which
     test process ──order──> this process ──fork──> waits for its end ──fork──> python -m pipeline …
                  <──its number, then its exit code, in a pipe of its own──
 
-An order with `--model` is for the packed engine: before the first of them this process imports torch, too.
+An order with `--model`, or for a worker or module that loads the model of its variables at once, is for the packed
+engine: before the first of them this process imports torch, too.
 
 The forked process is one of its own: its words, variables, streams and end are those of a fresh one, and so is all that
 it starts. Not for what Python reads from its environment when it starts, nor where signals or streams are the point.
@@ -41,6 +42,7 @@ ROOT = Path(__file__).parent.parent
 _COMMAND = [sys.executable, "-P", "-m", "tests.warm_start"]
 # What a reader with a model imports: two seconds of processor time.
 _OF_MODELS = ("workers.engines.pixtral", "workers.pixtral.start", "mistral_common.tokens.tokenizers.mistral", "cv2")
+_ASK_MODELS = (["doctor"], ["verify"], ["converse"])
 
 _OF_STORAGE = ("s3fs",)  # 0.3 s in each process that opens a bucket
 
@@ -48,11 +50,12 @@ _OF_STORAGE = ("s3fs",)  # 0.3 s in each process that opens a bucket
 class Started(subprocess.Popen[str]):
     """A process that is no child of this one, as `subprocess.Popen` shows a child."""
 
-    def __init__(self, words: Sequence[str], streams: Sequence[int], told: int) -> None:
+    def __init__(self, words: Sequence[str], streams: Sequence[int], told: int, to_it: int | None = None) -> None:
         self._child_created = False  # there is none to wait for
         self._told = os.fdopen(told, "rb", buffering=0)
         self._said: tuple[str, str] | None = None
-        self.args, self.stdin, self.returncode = words, None, None  # type: ignore[assignment]
+        self.args, self.returncode = words, None
+        self.stdin = None if to_it is None else os.fdopen(to_it, "w", encoding="utf-8")
         self.stdout, self.stderr = (os.fdopen(one, encoding="utf-8") for one in streams) if streams else (None, None)
         self.pid = int(self._told.readline())
 
@@ -118,6 +121,7 @@ class WarmStart:
         seconds: float,
         folder: Path | None = None,
         among: Mapping[str, str] | None = None,
+        module: str = "pipeline",
     ) -> subprocess.CompletedProcess[str] | None:
         """As `subprocess.run`; None where it is not to be had: another order runs, or Python's own variables differ.
 
@@ -126,12 +130,12 @@ class WarmStart:
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            if not self._is_there(environment if among is None else among):
+            if not self._serves(environment if among is None else among):
                 return None
             with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as errors:
                 streams = [out.name, errors.name]
-                order = {"words": words, "environment": environment, "streams": streams, "folder": _name(folder)}
-                code = self._order(order, seconds)
+                order = {"module": module, "words": words, "environment": environment, "streams": streams}
+                code = self._order(order | {"folder": _name(folder)}, seconds)
                 said = [file.read().decode().replace("\r\n", "\n") for file in (out, errors)]
             return subprocess.CompletedProcess(words, code, *said)
         finally:
@@ -146,30 +150,37 @@ class WarmStart:
         errors: Path | None = None,
         folder: Path | None = None,
         among: Mapping[str, str] | None = None,
+        takes_words: bool = False,
     ) -> subprocess.Popen[str] | None:
         """As `subprocess.Popen` with a session of its own, and pipes where no log is given; None as of `run`.
 
-        Where `errors` is given, the log has no errors.
+        Where `errors` is given, the log has no errors. With `takes_words` its standard input is a pipe.
         """
         if sys.platform != "linux" or not self._lock.acquire(blocking=False):
             return None
         try:
-            if not self._is_there(environment if among is None else among):
+            if not self._serves(environment if among is None else among):
                 return None
             pipes = [os.pipe() for _ in range(3 if log is None else 1)]
             *streams, told = (f"/proc/{os.getpid()}/fd/{write_end}" for _, write_end in pipes)
             streams = streams or [str(log), str(errors or log)]
             order = {"module": module, "words": words, "environment": environment, "streams": streams, "told": told}
-            self._send(order | {"folder": _name(folder)})
+            its_end, to_it = os.pipe() if takes_words else (None, None)
+            stdin = os.devnull if its_end is None else f"/proc/{os.getpid()}/fd/{its_end}"
+            self._send(order | {"folder": _name(folder), "stdin": stdin})
             *read_ends, of_told = (read_end for read_end, _ in pipes)
-            started = Started(words, read_ends, of_told)  # it has them open when it says its number
-            for _, write_end in pipes:
-                os.close(write_end)
+            started = Started(words, read_ends, of_told, to_it)  # it has them open when it says its number
+            for end in (*(write_end for _, write_end in pipes), *([] if its_end is None else [its_end])):
+                os.close(end)
             return started
         finally:
             self._lock.release()
 
-    def _is_there(self, environment: Mapping[str, str]) -> bool:
+    def is_there(self) -> bool:
+        """Whether it was started: an order costs a start no more."""
+        return self._process is not None
+
+    def _serves(self, environment: Mapping[str, str]) -> bool:
         """Start it where it is not; False where it was imported among other variables."""
         around = {name: value for name, value in environment.items() if not name.startswith(self._may_differ)}
         if self._process is None:
@@ -219,7 +230,7 @@ def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None
     for line in orders:
         _reap()
         order: dict[str, Any] = json.loads(line)
-        if "--model" in order["words"]:
+        if "--model" in order["words"] or _asks_a_model(order):
             _import_once(*_OF_MODELS)
         if "AWS_ENDPOINT_URL" in order["environment"]:
             _import_once(*_OF_STORAGE)
@@ -237,6 +248,13 @@ def _take_orders(orders: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None
         answers.flush()
     _reap()
     return None
+
+
+def _asks_a_model(order: Mapping[str, Any]) -> bool:
+    """Whether it loads the model that its variables name."""
+    module = order.get("module", "pipeline")
+    loads_it = module.startswith(("benchmarks.", "tests.engine.")) or order["words"][:1] in _ASK_MODELS
+    return "PAGEPACK_MODEL" in order["environment"] and loads_it
 
 
 def _import_once(*names: str) -> None:
@@ -274,9 +292,9 @@ def _fork_and_tell(order: dict[str, Any], *inherited: IO[bytes]) -> None:
 
 def _become(order: Mapping[str, Any]) -> None:
     """The command, whose end is this process's."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    words = os.open(order.get("stdin", os.devnull), os.O_RDONLY)
     out, errors = (os.open(name, os.O_WRONLY | os.O_APPEND) for name in order["streams"])
-    for number, opened in enumerate((nothing, out, errors)):
+    for number, opened in enumerate((words, out, errors)):
         os.dup2(opened, number)
         os.close(opened)
     if "told" in order:

@@ -19,6 +19,8 @@ from workers.doctor import check_engines
 from workers.engines.pixtral import PixtralEngine
 from workers.pixtral import start
 
+pytestmark = pytest.mark.xdist_group("reader")  # one process, of which runs with a model are forked, imports torch
+
 CHECKPOINT = Path(__file__).parents[2] / "benchmarks" / "reader" / "checkpoint"
 DOWNLOAD = "hf download mistralai/Pixtral-12B-2409 params.json consolidated.safetensors tekken.json --local-dir DIR"
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +26,24 @@ from pipeline.evaluation.mm_mt_bench import (
     read_dataset,
     score_of,
 )
+from pipeline.supervisor import conversing
+from pipeline.supervisor.processes import WORKERS
 from schemas.prompts import DESCRIBE, OCR
 from tests.model_server import Exchange, ModelServer, completion, status
-from tests.running import call, rows
+from tests.running import call, rows, start_module
 
 pytestmark = pytest.mark.xdist_group("reader")
+
+
+@pytest.fixture(autouse=True)
+def forked_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's process is forked as `warm_start.py` says: half a second of imports, or two with torch."""
+
+    def start(command: Sequence[str], env: dict[str, str], **_: Any) -> subprocess.Popen[str]:
+        assert tuple(command[:-1]) == WORKERS
+        return start_module("workers", command[-1:], env, takes_words=True)
+
+    monkeypatch.setattr(conversing, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
 
 
 BLANK = picture(np.full((32, 32, 3), 255, np.uint8))

@@ -25,6 +25,7 @@ def schema(tmp_path: Path) -> Path:
     return tmp_path / "invoice.json"
 
 
+@pytest.mark.xdist_group("reader")  # one process, of which runs with a model are forked, imports torch
 def test_pages_are_filled_in_and_a_question_is_answered_under_a_schema(tmp_path: Path, schema: Path) -> None:
     document, model = write_pdf(tmp_path / "in" / "a.pdf", 2), make_checkpoint(tmp_path / "tiny", "tiny")
     common = ["--schema", schema, "--model", model, "--home", tmp_path / "home"]
