@@ -278,8 +278,6 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def _server_to_stop() -> Iterator[PostgresServer]:
     with PostgresServer(**FAST | {"synchronous_commit": "on"}) as server:
-        server.execute("CREATE DATABASE template")
-        open_database(Settings(database_url=server.url("template")), create=True).dispose()
         yield server
 
 
@@ -295,7 +293,7 @@ def server_to_stop(_server_to_stop: PostgresServer) -> PostgresServer:
 def url_to_stop(server_to_stop: PostgresServer) -> str:
     """A database at head in it, of the test's own."""
     name = f"test_{uuid.uuid4().hex}"
-    server_to_stop.execute(f"CREATE DATABASE {name} TEMPLATE template STRATEGY FILE_COPY")
+    server_to_stop.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     return server_to_stop.url(name)
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from pipeline.delivery.embedded_broker import server_binary
 from tests.chaos.network import Loopback, Namespaces
-from tests.postgres import PASSWORD, PostgresServer
+from tests.postgres import PASSWORD, TEMPLATE, PostgresServer
 from tests.s3 import KEYS, SERVER
 
 _SECRET = "the-broker-s-secret"
@@ -164,7 +164,7 @@ class PostgreSQL:
         self._is_own = lent is None
         if lent is not None:
             self.server, name = lent, f"chaos_{uuid.uuid4().hex}"
-            lent.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+            lent.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
             self._open(lent.tcp_url(name), name, sa.QueuePool)
             return
         port = network.port()

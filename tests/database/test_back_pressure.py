@@ -45,15 +45,15 @@ class CountingFileSystem(MemoryFileSystem):  # type: ignore[misc]
 @pytest.fixture
 def small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(ingest, "_SECONDS_HELD_BACK", 0.0)
-    return settings.model_copy(update={"max_waiting_pages": LIMIT})
+    return settings.model_copy(update={"max_waiting_pages": LIMIT, "max_side_px": 128})
 
 
 @pytest.fixture
 def far(archive: Archive, small: Settings, tmp_path: Path) -> int:
-    """A document of 96 pages behind a URL, registered."""
+    """A document of 48 pages behind a URL, registered."""
     fsspec.register_implementation("counting", CountingFileSystem, clobber=True)
     far = fsspec.filesystem("counting")
-    far.pipe_file("/bucket/a.pdf", write_pdf(tmp_path / "in" / "a.pdf", 96).read_bytes())
+    far.pipe_file("/bucket/a.pdf", write_pdf(tmp_path / "in" / "a.pdf", 48).read_bytes())
     url = "counting://bucket/a.pdf"
     for _ in register(archive.db, archive.batch(), [url], small, forget_gone=False, is_stopping=lambda: False):
         pass
@@ -94,7 +94,7 @@ def test_a_long_document_is_fetched_once_however_slowly_it_is_read(archive: Arch
         finished.set()
         reading.join(60)
     assert CountingFileSystem.num_fetched == 1
-    assert archive.scalar("SELECT count(*) FROM pages") == 96
+    assert archive.scalar("SELECT count(*) FROM pages") == 48
 
 
 def test_a_document_in_hand_makes_place_for_another_batch(archive: Archive, in_hand: Callable[[], bool]) -> None:
