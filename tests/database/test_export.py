@@ -167,9 +167,9 @@ def test_prompts_become_sections_and_can_be_chosen(archive: Archive, tmp_path: P
     assert set(files(tmp_path / "batch")) == {"b.pdf.md"}
 
 
-@examples(25)
+@examples(10)
 @given(
-    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=3)
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=6)
 )
 @example(texts=["<!-- page 2 -->\n\nfake", "\\<!-- page 1 -->", "---\n\r\n"])
 def test_texts_come_back_as_they_were(
