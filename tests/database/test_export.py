@@ -390,7 +390,7 @@ def test_names_of_what_is_written_are_kept_outside_of_memory() -> None:
         targets.within(targets.of(f"/in/{number // 10}/{number}.pdf"), "00001.xml")
     traces = tracemalloc.take_snapshot().traces
     tracemalloc.stop()
-    held = sum(trace.size for trace in traces if trace.size < 4e6)  # Python's table of all names is larger
+    held = sum(trace.size for trace in traces if trace.size < 1e6)  # Python's table of all names, made anew, is larger
     assert held < 700_000, "1,000 folders are kept, 4,000 documents are not"
     assert "_renamed" in targets.of("/in/7/70.PDF").parts  # and remembered
 
