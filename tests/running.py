@@ -26,7 +26,8 @@ from tests.warm_start import WarmStart
 PAGEPACK = [sys.executable, "-P", "-m", "pipeline"]
 ROOT = Path(__file__).parent.parent
 WARM = WarmStart("MINE")  # of docs/consumer.py
-_LEFT_BEHIND = ("TORCHINDUCTOR_CACHE_DIR",)  # torch puts it into the variables of a process that tests of it ran in
+# What tests in this process put into its variables: torch, and a model over two devices.
+_LEFT_BEHIND = ("TORCHINDUCTOR_CACHE_DIR", "GLOO_SOCKET_IFNAME")
 HANGS_AFTER_SECONDS = 600.0
 """What takes longer hangs; a busy machine needs minutes where an idle one needs seconds."""
 
