@@ -98,5 +98,5 @@ def check_drafts(model: Pixtral, max_tokens: int = 40) -> dict[str, float]:
     found = {}
     texts, found["drafted, logits"] = gpu_gates.read(model, exact, drafted, limits, 400, {"drafts": True})
     found["drafted, same text"] = float(np.mean([a == b for a, b in zip(texts, plain, strict=True)]))
-    assert found["drafted, logits"] < gpu_gates.LOGITS_ERROR[model.dtype], found
+    assert found["drafted, logits"] < gpu_gates.allowed_error(model), found
     return found

@@ -13,6 +13,8 @@ import torch
 
 from benchmarks import bench_engine_gpu, gpu_draft_gates, gpu_gates
 from benchmarks.checkpoint import random_model
+from pipeline.planning.gpus import find_gpu, fit_on
+from pipeline.planning.shapes import Shape
 from workers.pixtral import start
 from workers.pixtral.cpu.attention import attend_packed, attend_past
 from workers.pixtral.cpu.tiles import TiledRunner
@@ -89,15 +91,29 @@ def test_a_token_that_is_another_pages_does_not_pass(tiny, monkeypatch):
 
 
 def test_the_bound_goes_by_the_width_of_weights_and_cache():
-    """An H200 that multiplies narrow weights at twice the rate: the arithmetic of one page of Pixtral 12B."""
+    """An H200 that multiplies narrow weights at twice the rate: the sums of RESULTS.md for a page of Pixtral 12B."""
+    wide_fit, weights_fit, both_fit = (
+        fit_on(find_gpu("h200"), Shape(), *how) for how in (("off", "model"), ("fp8", "model"), ("fp8", "fp8"))
+    )
+    assert (wide_fit.pages, weights_fit.pages, both_fit.pages) == (184, 200, 256)
     ceilings = SimpleNamespace(flops=788e12, layer_flops=788e12, bytes=4.3e12)
     requests = [gpu_gates.page_request(0, 64, 48, max_tokens=700)]
-    wide = bench_engine_gpu.bound("12b", requests, 128, ceilings)
+    wide = bench_engine_gpu.bound("12b", requests, wide_fit.pages, ceilings)
+    no_faster = bench_engine_gpu.bound("12b", requests, weights_fit.pages, ceilings, "fp8")
     ceilings.layer_flops *= 2
-    narrow = bench_engine_gpu.bound("12b", requests, 256, ceilings, "fp8", narrow_cache=True)
-    assert wide["pages_per_second"] == pytest.approx(4.5, abs=0.1)  # as by hand
-    assert narrow["decode_seconds"] == pytest.approx(wide["decode_seconds"] / 2, rel=0.12)
+    weights = bench_engine_gpu.bound("12b", requests, weights_fit.pages, ceilings, "fp8")
+    narrow = bench_engine_gpu.bound("12b", requests, both_fit.pages, ceilings, "fp8", narrow_cache=True)
+    found = [each["pages_per_second"] for each in (wide, no_faster, weights, narrow)]
+    assert found == pytest.approx([4.72, 4.97, 6.36, 9.15], abs=0.01)
+    assert narrow["decode_seconds"] == pytest.approx(wide["decode_seconds"] / 2, rel=0.02)
     assert narrow["prefill_seconds"] == pytest.approx(wide["prefill_seconds"] * 0.55, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_drafts_pass_with_narrow_weights_too(kind):
+    model = gpu_gates.narrow(random_model("tiny", "cpu", torch.float32), kind)
+    found = gpu_draft_gates.check_drafts(model, max_tokens=8)
+    assert 1e-4 < found["drafted, logits"] < gpu_gates.NARROW_ERROR[kind]
 
 
 def test_drafts_that_change_no_text_pass_and_others_do_not(tiny, monkeypatch):
