@@ -208,14 +208,16 @@ def _multiplied(product: Product, model: Pixtral) -> Tensor:
 @torch.inference_mode()
 def exact_logits(exact: Pixtral, request: Request, tokens: Sequence[int]) -> Tensor:
     """Logits of each of `tokens`, were they what the model wrote: one page, one plain causal forward in float64."""
-    ids = torch.tensor([*request.tokens, *tokens[:-1]], device=exact.device)
+    ids, written = (torch.tensor(part, device=exact.device) for part in (request.tokens, tokens[:-1]))
     images = [torch.from_numpy(np.ascontiguousarray(image.pixels)).to(exact.device) for image in request.images]
-    hidden = decoder.embed(exact, ids, vision.encode_images(exact, images))
+    prompt = decoder.embed(exact, ids, vision.encode_images(exact, images))
+    # Random weights may write the token of images: of an answer it stands for no image, as in the engine.
+    hidden = torch.cat((prompt, decoder.embed(exact, written.long())))
 
     def attend(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend_packed(query, key, value, [len(ids)], causal=True).flatten(1)
+        return attend_packed(query, key, value, [len(hidden)], causal=True).flatten(1)
 
-    last = decoder.run_layers(exact, hidden, torch.arange(len(ids), device=exact.device), attend)
+    last = decoder.run_layers(exact, hidden, torch.arange(len(hidden), device=exact.device), attend)
     return decoder.logits(exact, last[len(request.tokens) - 1 :])
 
 

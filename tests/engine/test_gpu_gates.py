@@ -49,6 +49,18 @@ def test_an_engine_that_is_right_passes(tiny):
     assert found["packed, same text"] == found["preempted, same text"] == 1.0
 
 
+def test_an_answer_may_hold_the_token_of_images():
+    """Random weights write it by chance; made five times as long, its row of the head wins about half of the time."""
+    model = random_model("tiny", "cpu", torch.float32)
+    image_token = model.config.vision_encoder.image_token_id
+    model.output.weight.data[image_token] *= 5
+    requests = [gpu_gates.page_request(i, *grid, max_tokens=6) for i, grid in enumerate(gpu_gates.GRIDS)]
+    exact = gpu_gates.exact_model(model)
+    pages = gpu_gates.read_pages(model, exact, requests, Limits(8, 512, 2048, 4096), 60, {})
+    assert any(image_token in page.tokens[:-1] for page in pages)
+    assert max(page.error for page in pages) < gpu_gates.LOGITS_ERROR[torch.float32]
+
+
 def test_pages_that_see_each_other_do_not_pass(tiny, monkeypatch):
     """As in mistral-inference: the images of a pack attend to all of it."""
 
