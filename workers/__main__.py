@@ -1,7 +1,7 @@
 """Start-up of a worker process: `python -m workers ROLE`.
 
     describe   print which engine the settings choose to read here, as one line of JSON, and end
-    name       the same of a reader elsewhere, whose devices are not this machine's
+    name       the same of a reader elsewhere: this machine's devices are asked only where a setting is auto
     doctor     print what each engine finds on this machine, as one line of JSON, and end
     converse   answer conversations that come on standard input, and end with it
     time       read the pages on standard input, print how long each took as one line of JSON, and end

@@ -35,7 +35,8 @@ class Choice:
 def choose_engine(settings: Settings, *, reads_here: bool = True) -> Choice:
     """By the settings and the GPUs that were asked for; loads no model. Raises UsageError: it cannot run here.
 
-    Without `reads_here` it is for a reader elsewhere, whose devices are its own: this machine's need not have fp8.
+    Without `reads_here` it is for a reader elsewhere, whose devices are its own: this machine's need not have fp8, and
+    are asked only where a setting is auto.
     """
     if stand_in := _stand_in():
         return Choice(stand_in.name, stand_in.model, "a stand-in for tests and benchmarks", None)
@@ -89,7 +90,7 @@ def choose_engine(settings: Settings, *, reads_here: bool = True) -> Choice:
     if settings.model is None:
         raise UsageError("the engine pixtral needs a model folder: --model DIR or PAGEPACK_MODEL")
     from workers.engines import pixtral
-    from workers.pixtral.model.config import check_folder
+    from workers.pixtral.model.config import check_folder, check_heads
 
     check_folder(settings.model)
     if devices:
@@ -103,27 +104,38 @@ def choose_engine(settings: Settings, *, reads_here: bool = True) -> Choice:
         half_of(read_config(settings.model), settings.model)
     kind = _kind(settings.model, settings.quantize, settings.kv_cache)
     if reads_here and kind not in (None, "int8"):  # which every device multiplies
-        _check_kind(kind, devices)
+        _check_kind(kind, devices, is_chosen=settings.quantize == "auto")
     narrow_cache = settings.kv_cache == "fp8"
     if settings.kv_cache == "auto" or (narrow_cache and reads_here):
         narrow_cache = _narrow_cache(settings.model, settings.kv_cache, kind, devices)
+    elif narrow_cache:
+        check_heads(settings.model)
     return Choice("pixtral", pixtral.fingerprint(settings.model, kind, narrow_cache=narrow_cache), reason, None)
 
 
-def _check_kind(kind: str, devices: str | None) -> None:
+def _check_kind(kind: str, devices: str | None, *, is_chosen: bool) -> None:
     asked = _torch_devices(devices)
     from workers.pixtral.model.quantize import check_kind
 
     for device in asked:
-        check_kind(kind, device)
+        try:
+            check_kind(kind, device)
+        except UsageError as error:
+            if is_chosen:
+                raise UsageError(f"--quantize auto came to {kind} by the first GPU of several: {error}") from error
+            raise
 
 
 def _narrow_cache(folder: Path, kv_cache: str, kind: str | None, devices: str | None) -> bool:
-    asked = _torch_devices(devices)[: 1 if kv_cache == "auto" else None]
+    """auto goes by the first of the devices, fp8 is refused where one of them has none."""
+    first, *others = _torch_devices(devices)
     from workers.pixtral import start
 
     half = "+" in (devices or "")
-    return all(start.choose_cache(kv_cache, folder, device, kind, half=half) for device in asked)
+    if kv_cache != "auto":
+        for device in others:
+            start.choose_cache(kv_cache, folder, device, kind, half=half)
+    return start.choose_cache(kv_cache, folder, first, kind, half=half)
 
 
 def _torch_devices(devices: str | None) -> list[torch.device]:
@@ -132,7 +144,7 @@ def _torch_devices(devices: str | None) -> list[torch.device]:
         import torch
     except ImportError as error:
         raise UsageError("the pixtral engine needs torch: pip install 'pagepack[pixtral]'") from error
-    if not torch.cuda.is_available() or devices == "cpu":
+    if not torch.cuda.is_available():
         return [torch.device("cpu")]
     asked = len(re.split("[,+]", devices)) if devices else 1
     return [torch.device("cuda", number) for number in range(asked)]

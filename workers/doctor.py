@@ -21,7 +21,7 @@ def check_engines(settings: Settings) -> list[dict[str, str]]:
     """One check an engine and one for the choice, as plain values."""
     checks = [_rapidocr(), _openvino(), _tesseract(), *_pixtral(settings.model), *_endpoint(settings)]
     try:
-        choice = choose_engine(settings)
+        choice = choose_engine(settings, reads_here=False)  # each device is looked at below
         checks.append(_check("engine", "ok", f"{choice.engine} ({choice.model}): {choice.reason}"))
         if choice.engine == "pixtral" and settings.model is not None and "attention" in {one["name"] for one in checks}:
             checks += [

@@ -250,41 +250,41 @@ def _reading(
     if device.gpu is not None:
         return _on_gpu(plan, works, asked, known, device)
     if speed := known.speed():
-        more = _more_work(works, asked, known, device.shape, speed)
+        more = _more_work(works, asked, device.shape, speed)
         each = Range(1 / 1.2, 1.0, 1.2).times(more).times(1 / speed.pages_per_second)
         whole = each.times(answers).plus(Range.exact(_START_SECONDS))
+        readers = max(1, device.count // max(speed.gpus, 1))
         how = f"{speed.pages_per_second:.3g} pages/s, as this home's last {speed.pages:,} pages by {asked.engine}"
         if not 1 / _ALIKE < more.expected < _ALIKE:
             how += f", and {more.expected:.2g} times their work for each of these, by its tokens"
         busy = whole.times(max(speed.gpus, 1))
-        return Reading("measured", how, whole.times(1 / device.count), busy, is_gpu=speed.gpus > 0)
+        return Reading("measured", how, whole.times(1 / readers), busy, is_gpu=speed.gpus > 0)
     timed = time_pages([page for page, _ in works if page.image is not None])
     if timed is not None:
         each, start_seconds = timed
         whole = each.times(plan.to_read).plus(draw_seconds).plus(Range.exact(start_seconds))
         how = f"{each.expected:.2g} s a page, as some of them took {asked.engine} here"
         return Reading("measured", how, whole, whole)
-    way_out = "read some of them first (`pagepack run`), or give --pages-per-second"
+    way_out = "read twenty or more of them first (`pagepack run`), or give --pages-per-second"
     if asked.engine == "pixtral":
         way_out += "; --device NAME says it of a GPU"
     return Reading("unknown", f"nothing here says how fast pages are read: {way_out}")
 
 
-def _more_work(
-    works: Sequence[tuple[PageFacts, float]], asked: Asked, known: Known, shape: Shape, speed: Speed
-) -> Range:
-    """A page's work beside that of those that the speed was measured by; 1 where the engine has no tokens of ours."""
+def _more_work(works: Sequence[tuple[PageFacts, float]], asked: Asked, shape: Shape, speed: Speed) -> Range:
+    """A page's work beside that of those that the speed was measured by; 1 where the engine has no tokens of ours.
+
+    Answers are taken as long as those pages'.
+    """
     if asked.engine != "pixtral" or not speed.tokens or not works:
         return Range.exact(1.0)
     question = sum(map(question_tokens, asked.prompts)) / len(asked.prompts)
     before = sum(
         work_of(shape, PageWork([max(prompt - question, 0)], prompt, output)) for prompt, output in speed.tokens
     )
-    now = Range.exact(0.0)
-    for one in asked.prompts:
-        answer, _ = _answer_tokens(one, works, known)
-        now = now.plus(Range(*(_mean_work(works, shape, one, tokens) for tokens in answer)))
-    more = now.times(len(speed.tokens) / before / len(asked.prompts))
+    answer = sum(output for _, output in speed.tokens) / len(speed.tokens)
+    now = sum(_mean_work(works, shape, one, answer) for one in asked.prompts)
+    more = Range.exact(now * len(speed.tokens) / before / len(asked.prompts))
     return more if 1 / _ALIKE < more.expected < _ALIKE else more.times(_SCALED)
 
 

@@ -29,7 +29,7 @@ def describe_engine(
     """Ask the worker package, in a process of its own: this one stays without onnxruntime and torch.
 
     `devices` are GPUs that it shall read on; all of them must be there. `spare` as of `ask_worker`. Without
-    `reads_here` a worker elsewhere reads, and nothing is asked of this machine's devices.
+    `reads_here` a worker elsewhere reads, and this machine's devices are asked only where a setting is auto.
 
     Raises:
         UsageError: the engine cannot run here; the message says why. ProgramFault: it failed to say so.

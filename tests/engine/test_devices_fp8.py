@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.checkpoint import make_checkpoint
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from tests.running import call, environment, pagepack, rows, start_worker, write_pdf
@@ -51,12 +52,23 @@ def test_a_reader_by_itself_is_refused_before_its_broker_is_asked(tmp_path: Path
 def test_who_submits_or_plans_needs_no_such_device(tmp_path: Path, asked: dict[str, str], ending: str) -> None:
     """Another host reads, whose GPU has fp8; its answers bear the same model's name."""
     document, home = write_pdf(tmp_path / "in" / "a.pdf", 1), tmp_path / "home"
-    done = call("submit", document, "--home", home, *READER, **REAL, **asked)
+    checkpoint = make_checkpoint(tmp_path / "tiny", "tiny")
+    reader = ("--engine", "pixtral", "--model", str(checkpoint))
+    done = call("submit", document, "--home", home, *reader, **REAL, **asked)
     assert done.returncode == 0, done.stderr
-    assert rows(home, "SELECT model FROM batches") == [(fingerprint(CHECKPOINT) + ending,)]
-    planned = call("plan", document, "--home", home, *READER, "--json", **REAL, **asked)
+    assert rows(home, "SELECT model FROM batches") == [(fingerprint(checkpoint) + ending,)]
+    planned = call("plan", document, "--home", home, *reader, "--json", **REAL, **asked)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["pages"]["expected"] == 1
+
+
+def test_heads_that_no_device_keeps_in_fp8_are_refused_by_who_submits(tmp_path: Path) -> None:
+    """The small reader's have 48 numbers: its batch would wait for ever."""
+    document, home = write_pdf(tmp_path / "in" / "a.pdf", 1), tmp_path / "home"
+    done = call("submit", document, "--home", home, *READER, **REAL, PAGEPACK_KV_CACHE="fp8")
+    said = f"PAGEPACK_KV_CACHE=fp8 needs heads whose size is a power of two, and those of {CHECKPOINT} are not"
+    assert done.returncode == 2 and said in done.stderr
+    assert not (home / "pagepack.db").exists()
 
 
 def test_every_gpu_that_was_asked_for_must_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,12 +22,12 @@ from pipeline.planning.card_room import BLOCK_SIZE, GRANTED, MOST_SEQUENCES, WOR
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
 from workers.pixtral.cpu.products import lay_out_layers
 from workers.pixtral.cpu.tiles import prepared_bytes
-from workers.pixtral.cuda.attention import suits_kernels, uses_flash
+from workers.pixtral.cuda.attention import uses_flash
 from workers.pixtral.describe import describe_path
 from workers.pixtral.device_errors import is_out_of_memory
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Backend, Executor
-from workers.pixtral.model.config import ModelConfig, read_config
+from workers.pixtral.model.config import ModelConfig, read_config, suits_kernels
 from workers.pixtral.model.fingerprint import weight_files
 from workers.pixtral.model.instructions import computes
 from workers.pixtral.model.load import DTYPES, empty_model, empty_model_of, load_model, weight_bytes_as

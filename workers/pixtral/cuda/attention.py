@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.pixtral.model.config import ModelConfig
 from workers.pixtral.model.decoder import Runner
 from workers.pixtral.model.kv_cache import PagedCache, Stored
 from workers.pixtral.model.packed import PackedAttention
@@ -44,15 +43,6 @@ def has_varlen() -> bool:
 def uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this module serves the device and type."""
     return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and has_varlen()
-
-
-def suits_kernels(config: ModelConfig) -> bool:
-    """Whether the decode kernel takes the model's heads: Triton's tiles have powers of two as sides.
-
-    The family's have 128 numbers and at most 8 heads a group; the small reader's have 48, and take the path of float32.
-    """
-    size, group = config.head_dim, config.n_heads // config.n_kv_heads
-    return size >= 16 and size & (size - 1) == 0 and group <= 16
 
 
 def packed_attention(lengths: Sequence[int], device: torch.device) -> PackedAttention:

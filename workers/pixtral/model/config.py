@@ -148,10 +148,27 @@ def check_folder(folder: Path) -> None:
             check_type(path, name, entry["dtype"], may_be_fp8=config.quantization is not None)
 
 
+def suits_kernels(config: ModelConfig) -> bool:
+    """Whether the decode kernel takes the model's heads: Triton's tiles have powers of two as sides.
+
+    The family's have 128 numbers and at most 8 heads a group; the small reader's have 48, and take the path of float32.
+    """
+    size, group = config.head_dim, config.n_heads // config.n_kv_heads
+    return size >= 16 and size & (size - 1) == 0 and group <= 16
+
+
+def check_heads(folder: Path) -> None:
+    """Raises UsageError: no device keeps this checkpoint's keys and values in fp8."""
+    if not suits_kernels(read_config(folder)):
+        fact = f"needs heads whose size is a power of two, and those of {folder} are not"
+        raise UsageError(f"PAGEPACK_KV_CACHE=fp8 {fact}; leave it out, or take auto")
+
+
 def check_type(path: Path, name: str, dtype: str, *, may_be_fp8: bool) -> None:
     """Raises UsageError: the tensor is stored in a type that is not read, as another tool quantizes."""
     if dtype not in STORED and not (may_be_fp8 and dtype == STORED_FP8):
-        raise UsageError(f"{path}: {name} is stored as {dtype}, which is not read; {QUANTIZED_WAY_OUT}")
+        without = " without `quantization` in params.json" if dtype == STORED_FP8 else ""
+        raise UsageError(f"{path}: {name} is stored as {dtype}{without}, which is not read; {QUANTIZED_WAY_OUT}")
 
 
 def config_of(params: dict[str, Any], path: Path = Path("params.json")) -> ModelConfig:
