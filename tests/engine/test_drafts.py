@@ -114,6 +114,7 @@ def test_a_page_says_the_same_whatever_its_draft_and_its_company(model, processo
         read, _ = reader.read(requests)
         assert [said(one) for one in read] == [plain[how][page] for how, page in picked]
         assert all(one.accepted <= one.drafted for one in read)
+        assert seed != 64 or sum(one.preemptions for one in read) > 0
 
 
 def test_a_draft_with_errors_saves_steps_and_garbage_costs_none(model, processor, pages):
