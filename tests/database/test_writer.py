@@ -153,16 +153,24 @@ def test_a_postgresql_server_that_restarts_again_and_again_loses_no_text(
             writer.complete(claim, {task.task_id: answer(f"text of {page}") for task in claim.tasks})
             hands.held.difference_update(task.task_id for task in claim.tasks)
 
+    is_over = threading.Event()
+
     def restart() -> None:
         for count in (3, 12, 21, 30):
-            wait_until(lambda count=count: len(reads) >= count)  # type: ignore[misc]
-            server_to_stop.restart()
+            wait_until(lambda count=count: is_over.is_set() or len(reads) >= count)  # type: ignore[misc]
+            if not is_over.is_set():
+                server_to_stop.restart()
 
-    restarting = threading.Thread(target=restart)
+    restarting = threading.Thread(target=restart, daemon=True)
     restarting.start()
-    while waiting := [page for page in pages if page not in reads]:
-        assert not any(together(*[lambda page=page: read(page) for page in waiting[:6]]))
-    restarting.join()
+    try:
+        while waiting := [page for page in pages if page not in reads]:
+            assert not any(together(*[lambda page=page: read(page) for page in waiting[:6]]))
+    except BaseException:
+        is_over.set()  # else it would restart the server of the tests after this one
+        raise
+    finally:
+        restarting.join()
     assert archive.rows("SELECT DISTINCT state, crashes FROM page_tasks") == [("done", 0)]
     assert sorted(reads) == pages, "a page was read twice"
     good = archive.rows(

@@ -39,8 +39,9 @@ pytestmark = pytest.mark.xdist_group("reader")
 def forked_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's process is forked as `warm_start.py` says: half a second of imports, or two with torch."""
 
-    def start(command: Sequence[str], env: dict[str, str], **_: Any) -> subprocess.Popen[str]:
+    def start(command: Sequence[str], env: dict[str, str], **streams: Any) -> subprocess.Popen[str]:
         assert tuple(command[:-1]) == WORKERS
+        assert streams == dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
         return start_module("workers", command[-1:], env, takes_words=True)
 
     monkeypatch.setattr(conversing, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))

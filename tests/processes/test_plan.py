@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -98,7 +97,7 @@ def test_a_run_does_what_was_planned_and_then_nothing_is_left(folder: Path, tmp_
 def very_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("many")
     for number in range(2_000):
-        os.mknod(root / f"{number}.jpg")
+        (root / f"{number}.jpg").open("x").close()
     return root
 
 
