@@ -102,8 +102,19 @@ class World:
             host.process.wait()
         for process in processes_of(self.folder):
             with suppress(psutil.Error):
-                process.kill()
+                if self._is_own(process):
+                    process.kill()
         self._stack.close()
+
+    def _is_own(self, process: psutil.Process) -> bool:
+        """Of those that name the folder. Others may: somebody's `tail -f` of a log, a shell that was begun in it."""
+        words = process.cmdline()
+        if "tests.warm_start" in words:  # forked: it has a file of the folder open
+            return True
+        of_broker = words[words.index("--dir") + 1] if "--dir" in words[:-1] else ""
+        return any(
+            path.startswith(f"{self.folder}/") for path in (process.environ().get("PAGEPACK_HOME", ""), of_broker)
+        )
 
     @property
     def is_forked(self) -> bool:

@@ -22,11 +22,13 @@ from tests.postgres import PostgresServer
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Those of this process, which `main` and a trial's watchdog set."""
+    """Those of this process, which `main` and a trial's watchdog set, and the timer of the test's own time limit."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    left = signal.getitimer(signal.ITIMER_REAL)[0]
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    signal.setitimer(signal.ITIMER_REAL, left)
 
 
 @pytest.mark.parametrize(("label", "database"), [("1", "postgresql")])
