@@ -39,6 +39,7 @@ SHARED = "TESTS_POSTGRES"
 TEMPLATE = "pagepack_template"
 _MEMORY, _ROOM = Path("/dev/shm"), 4 << 30  # bytes free; six servers take a tenth of that
 _FOLDER = "pagepack-pg-"  # short, as a socket's path must be
+_OLD_SECONDS = 6 * 3600.0  # of a folder that no run holds; one is made and held within a second
 _GIVEN = "\n# given\n"  # stands before what we add to postgresql.conf
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "wal_level": "minimal"}
@@ -138,6 +139,7 @@ class PostgresServer:
             stdout=subprocess.PIPE if binary == "initdb" else subprocess.DEVNULL,  # the server would keep a pipe open
             stderr=subprocess.STDOUT,
             cwd="/",
+            env=os.environ | {"PGCTLTIMEOUT": "600"},  # a busy machine needs minutes where an idle one needs seconds
             text=True,
             **self._as,
         )
@@ -153,9 +155,8 @@ def shared_folder() -> Iterator[Path]:
     is_roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM
     where = _MEMORY if is_roomy else Path(tempfile.gettempdir())
     for left in where.glob(f"{_FOLDER}*"):
-        with suppress(OSError), (left / "run").open() as run:  # an error, too, where its run goes on
-            fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            _remove_left(left)
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=where))
     folder.chmod(0o711)  # the servers' user looks into folders of its own alone
     with (folder / "begins").open("w") as run:
@@ -163,6 +164,24 @@ def shared_folder() -> Iterator[Path]:
         (folder / "begins").rename(folder / "run")
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Raises OSError where its run goes on. The file that says so goes last: who is killed meanwhile leaves it."""
+    if not (folder / "run").exists():  # killed as it began, or older than this order
+        if time.time() - folder.stat().st_mtime > _OLD_SECONDS:
+            shutil.rmtree(folder)
+        return
+    with (folder / "run").open() as run:
+        fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "run":
+                path.unlink()
+        if os.listdir(folder) == ["run"]:  # a server that was left behind may write for a minute yet
+            (folder / "run").unlink()
+            folder.rmdir()
 
 
 def _made_once(shared: Path) -> Path:
@@ -175,6 +194,7 @@ def _made_once(shared: Path) -> Path:
                 server.execute(f"CREATE DATABASE {TEMPLATE}")
                 open_database(Settings(database_url=server.url(TEMPLATE)), create=True).dispose()
                 server.stop("fast")
+                assert not (server._data / "postmaster.pid").exists(), "it was not shut down, so cannot be copied"
                 configuration = server._data / "postgresql.conf"
                 configuration.write_text(configuration.read_text().partition(_GIVEN)[0])
                 server._data.rename(made)
