@@ -58,8 +58,11 @@ class FirstProcess:
 
     def end(self) -> tuple[int, str]:
         """Its exit code and what it said, when it has ended."""
-        _, said = self.process.communicate(timeout=600)
-        return self.process.returncode, said
+        try:
+            _, said = self.process.communicate(timeout=600)
+            return self.process.returncode, said
+        finally:
+            self.process.kill()
 
 
 class ForkedSecond(subprocess.Popen[bytes]):

@@ -11,7 +11,7 @@ import torch
 from benchmarks.checkpoint import make_checkpoint
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from tests.running import call, environment, pagepack, rows, start_worker, write_pdf
+from tests.running import HANGS_AFTER_SECONDS, call, environment, pagepack, rows, start_worker, write_pdf
 from workers.choose import choose_engine
 from workers.pixtral.model.fingerprint import fingerprint
 
@@ -45,7 +45,10 @@ def test_a_reader_by_itself_is_refused_before_its_broker_is_asked(tmp_path: Path
         "PAGEPACK_BROKER_URL": "redis://[::1]:1",
     }
     reader = start_worker("read", given, log := tmp_path / "read.log")
-    assert reader.wait() == 2 and OF_WEIGHTS in log.read_text()
+    try:
+        assert reader.wait(HANGS_AFTER_SECONDS) == 2 and OF_WEIGHTS in log.read_text()
+    finally:
+        reader.kill()
 
 
 @pytest.mark.parametrize(("asked", "ending"), [(BOTH[0][0], "-fp8"), (BOTH[1][0], "-kvfp8")])

@@ -6,6 +6,7 @@ import inspect
 import multiprocessing
 import re
 import signal
+from contextlib import suppress
 from dataclasses import replace
 
 import psutil
@@ -270,8 +271,12 @@ def test_two_gpus_that_are_not_there_end_a_run_with_2(tmp_path):
 
 def seconds_of(home):
     """Processes with half of a model, of the readers of a home."""
-    children = [child for one in processes_of(home) for child in one.children(recursive=True)]
-    found = {one.pid: one for one in (*processes_of(home), *children) if "second" in one.cmdline()[-1:]}
+    found = {}
+    for reader in processes_of(home):
+        with suppress(psutil.NoSuchProcess):  # it ends just now
+            for one in (reader, *reader.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    found |= {one.pid: one} if "second" in one.cmdline()[-1:] else {}
     return list(found.values())
 
 
@@ -281,14 +286,15 @@ def test_a_killed_second_process_ends_the_first_and_every_page_is_read_once(tmp_
     document = write_pdf(tmp_path / "a.pdf", 3)
     home, question = tmp_path / "home", tmp_path / "question.txt"
     question.write_text("What is it?")
-    prompt = ["--prompt-file", str(question), "--max-tokens", "16"]
+    prompt = ["--prompt-file", str(question), "--max-tokens", "64"]
     arguments = ["run", str(document), "--model", str(model), "--devices", "cpu+cpu", *prompt, "--home", str(home)]
     variables = {"PAGEPACK_INTERNAL_ENGINE": "", "PAGEPACK_MAX_SIDE_PX": "64", "PAGEPACK_LEASE_SECONDS": "600"}
     variables["PAGEPACK_TURN_PAGES"] = "false"  # how a page lies is not looked at: that would load other models
     begun = start(*arguments, engine="", **variables)
     log = home / "logs" / "read-cpu+cpu.log"
-    wait_until(lambda: log.exists() and " two processes: " in log.read_text())  # both are loaded
+    wait_until(lambda: len(seconds_of(home)) == 1)
     (second,) = seconds_of(home)
+    wait_until(lambda: log.exists() and " two processes: " in log.read_text())  # both are loaded
     second.send_signal(signal.SIGSTOP)
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") > [(0,)])
     second.send_signal(signal.SIGKILL)

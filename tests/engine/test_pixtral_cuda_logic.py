@@ -27,7 +27,10 @@ def test_interpreted_kernels_agree_with_the_cpu_path(tmp_path):
     run = start_into(
         said, said, ["--model", tmp_path], environment("InstantEngine"), "tests.engine.test_pixtral_cuda_logic"
     )
-    assert run.wait(HANGS_AFTER_SECONDS) == 0, said.read_text()[-6000:]
+    try:
+        assert run.wait(HANGS_AFTER_SECONDS) == 0, said.read_text()[-6000:]
+    finally:
+        run.kill()
 
 
 def test_varlen_keywords_follow_the_installed_signature():

@@ -19,8 +19,11 @@ pytestmark = [
 def ended(module, *words):
     """A module's process with the packed engine: its exit code and what it said."""
     process = start_module(module, words, environment("", PAGEPACK_MODEL="drawn"))
-    out, errors = process.communicate(timeout=HANGS_AFTER_SECONDS)
-    return process.returncode, out, errors
+    try:
+        out, errors = process.communicate(timeout=HANGS_AFTER_SECONDS)
+        return process.returncode, out, errors
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(("step", "granted"), [("", "0.22"), ("512,512,4", "0.165")])

@@ -203,7 +203,7 @@ ANSWERED_MEANWHILE = """
 def test_a_small_batch_does_not_wait_behind_a_huge_one_which_is_paused_resumed_and_cancelled(
     tmp_path: Path, home: Path, worker: Starter
 ) -> None:
-    big, small = folder_of(tmp_path / "big", 1, pages=80), folder_of(tmp_path / "small", 1, pages=4)
+    big, small = folder_of(tmp_path / "big", 1, pages=160), folder_of(tmp_path / "small", 1, pages=4)
     of_big = "SELECT {} FROM batch_summary WHERE name = 'big'"
     call("submit", big, "--home", home, "--batch", "big")
     slow = worker(engine="SlowerEngine")
@@ -211,14 +211,14 @@ def test_a_small_batch_does_not_wait_behind_a_huge_one_which_is_paused_resumed_a
     pagepack("submit", small, "--home", home, "--batch", "small", "--wait", engine="SlowerEngine")
     assert rows(home, of_big.format("state")) == [("running",)]
     [(meanwhile,)] = rows(home, ANSWERED_MEANWHILE)
-    assert meanwhile < 40
+    assert meanwhile < 80
 
     assert call("pause", "big", "--home", home).returncode == 0
     wait_until(lambda: rows(home, "SELECT count(*) FROM page_tasks WHERE state = 'leased'") == [(0,)])
     done = rows(home, of_big.format("pages_done"))
     assert call("pause", "big", "--home", home).returncode == 0, "it may be repeated"
     assert rows(home, of_big.format("state")) == [("paused",)]
-    assert rows(home, of_big.format("pages_done")) == done != [(80,)]
+    assert rows(home, of_big.format("pages_done")) == done != [(160,)]
     assert call("resume", "big", "--home", home).returncode == 0
     wait_until(lambda: rows(home, of_big.format("pages_done")) > done)
     assert call("cancel", "big", "--home", home).returncode == 0
@@ -229,7 +229,7 @@ def test_a_small_batch_does_not_wait_behind_a_huge_one_which_is_paused_resumed_a
     worker()
     again = pagepack("submit", big, "--home", home, "--batch", "big", "--wait")
     assert again.returncode == 0, again.stderr
-    assert rows(home, of_big.format("state, pages_done, pages_failed")) == [("finished", 80, 0)]
+    assert rows(home, of_big.format("state, pages_done, pages_failed")) == [("finished", 160, 0)]
     reconciles(home)
 
 
@@ -245,7 +245,7 @@ def test_a_higher_priority_goes_first(tmp_path: Path, home: Path, worker: Starte
     worker("--role", "read", engine="SlowEngine")
     wait_until(lambda: rows(home, "SELECT state FROM batch_summary WHERE name = 'small'") == [("finished",)])
     [(meanwhile,)] = rows(home, ANSWERED_MEANWHILE)
-    assert meanwhile < 12
+    assert meanwhile < 20
 
 
 def test_anyone_asks_for_a_document_in_a_message_and_is_told_of_each(
