@@ -253,7 +253,7 @@ def done_pages(home: Path) -> int:
         return 0
 
 
-def processes_of(home: Path) -> list[psutil.Process]:
+def processes_of(home: Path | str) -> list[psutil.Process]:
     """Every process that has this home in its command line or environment: workers, their children, the broker.
 
     From /proc, which takes 3 ms; psutil, which makes objects of all, takes 8.
