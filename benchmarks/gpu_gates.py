@@ -7,6 +7,8 @@ wrong slot or a wrong mask show there as errors near 1; a near tie that bfloat16
 And each token must be the likeliest in float64, but for such near ties: so a text in a pack is the text alone, as far
 as the arithmetic can tell the two apart. Narrow weights are held against the numbers that they multiply as, to within
 bfloat16's rounding.
+
+Over 300 lines: what is checked, and the plain forward that it is held against, are read together.
 """
 
 from __future__ import annotations
