@@ -2,20 +2,14 @@
 
     python -m benchmarks.bench_engine_gpu [--preset 12b] [--pages 800] [--quantize fp8] [--kv-cache fp8] [--out FOLDER]
 
-First `gpu_gates`, and nothing is timed unless all hold: fused kernels, paged decode and varlen attention with a past
-against float64; teacher-forced logits and tokens of tiny and mini checkpoints, alone, in a pack, chunked, preempted,
-without the graph and, where the GPU has fp8, with the narrow cache; no launch that makes the host wait; drafts
-(`gpu_draft_gates`): rows of one page to the bit as each alone, and the same text. With `--quantize` the checkpoints
-pass the engine's and the drafts' gates again with weights of that kind. Then random weights of the preset are drawn on
-the device, pages of 768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end
+First the gates, and nothing is timed unless all hold: `gpu_kernel_gates`, `gpu_gates` and `gpu_draft_gates`, the latter
+two again with narrow weights where `--quantize` asks for them. Then random weights of the preset are drawn on the
+device, and pages of 768 × 1024 px handed over all at once, with output lengths drawn from 200 to 1,200 tokens and end
 of sequence ignored; then the same pages three times more with their answers as drafts, of whose characters a share is
 wrong (`spoiled` below). Steady figures need pages that wait, so more than run at once: by the engine's sum 184 to 256
-of Pixtral 12B on an H200. The bound (`bound` below) is products at the chip's measured rate for their width, then bytes
-at its measured bandwidth. For int8 and int4 that rate is the engine's own product's, which a better kernel might
-exceed: there it is no bound. Needs neither tokenizer nor network, nor mistral-inference, mistral-common, xformers. The
+of Pixtral 12B on an H200. For int8 and int4 the `bound` below is none: it goes by the engine's own product, which a
+better kernel might exceed. Needs neither tokenizer nor network, nor mistral-inference, mistral-common, xformers. The
 last line is JSON. Not yet run: no GPU was at hand.
-
-Over 300 lines: one run on a lent card, from its ceilings to its last line.
 """
 
 from __future__ import annotations
@@ -35,7 +29,8 @@ import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
 from benchmarks.gpu_draft_gates import check_drafts, check_runs
-from benchmarks.gpu_gates import check_engine, check_kernels, check_varlen, make_engine, narrow, page_request, run
+from benchmarks.gpu_gates import check_engine, make_engine, narrow, page_request, run
+from benchmarks.gpu_kernel_gates import check_kernels, check_varlen
 from pipeline.planning.card_room import BLOCK_SIZE
 from pipeline.planning.gpus import BITS
 from workers.pixtral import start

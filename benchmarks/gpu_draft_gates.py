@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks import gpu_gates
+from benchmarks import gpu_gates, gpu_kernel_gates
 from workers.pixtral.cpu.attention import attend_one
 from workers.pixtral.model import kv_cache
 from workers.pixtral.model.kv_cache import PagedCache
@@ -71,8 +71,8 @@ def check_runs(
     for row, keys in enumerate(lengths[:-1]):
         places = torch.from_numpy(slots_of(blocks[of_rows[row]].tolist(), 0, keys, 64)).to(device)
         key, value = (x.double().cpu() for x in cache.layer(0).rows(places, torch.float64))
-        error = gpu_gates.relative(alone[row].cpu(), attend_one(query[row].double().cpu(), key, value))
-        assert error < gpu_gates.KERNEL_ERROR, (row, keys, error)
+        error = gpu_kernel_gates.relative(alone[row].cpu(), attend_one(query[row].double().cpu(), key, value))
+        assert error < gpu_kernel_gates.KERNEL_ERROR, (row, keys, error)
     assert not alone[-1].any(), "a row of length 0 must be zeros"
     assert torch.equal(alone, together), f"{(alone != together).sum()} of {alone.numel()} numbers differ"
 

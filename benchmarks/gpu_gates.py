@@ -7,8 +7,6 @@ wrong slot or a wrong mask show there as errors near 1; a near tie that bfloat16
 And each token must be the likeliest in float64, but for such near ties: so a text in a pack is the text alone, as far
 as the arithmetic can tell the two apart. Narrow weights are held against the numbers that they multiply as, to within
 bfloat16's rounding.
-
-Over 300 lines: what is checked, and the plain forward that it is held against, are read together.
 """
 
 from __future__ import annotations
@@ -21,25 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_kernel_gates import relative
 from pipeline.planning.card_room import BLOCK_SIZE
 from workers.pixtral import start
-from workers.pixtral.cpu.attention import attend_one, attend_past
-from workers.pixtral.cuda import attention
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
 from workers.pixtral.model import decoder, vision
-from workers.pixtral.model.kv_cache import Stored
 from workers.pixtral.model.layers import Attention, Product
 from workers.pixtral.model.load import empty_model, lay_out
 from workers.pixtral.model.packed import attend_packed
 from workers.pixtral.model.quantize import halves, kind_of, quantize
 from workers.pixtral.model.vision import Pixtral
-from workers.pixtral.plan.batch import Layout, cumulative, slots_of
+from workers.pixtral.plan.batch import Layout
 from workers.pixtral.plan.cache_blocks import BlockPool
 from workers.pixtral.plan.scheduler import Limits, Scheduler, Step
 from workers.pixtral.plan.sequence import Image, Request, Sampling
 
-KERNEL_ERROR = 1e-2  # relative, the size of bfloat16's own rounding
 # Relative, of a page's logits. On a CPU: float32 2e-6; bfloat16 0.03 (tiny) and 0.08 (mini, whose attention is sharp);
 # with pages that see each other 0.49 (tiny) and 0.84 (mini).
 LOGITS_ERROR = {torch.bfloat16: 0.2, torch.float32: 1e-4}
@@ -69,77 +64,6 @@ def run(engine: PackedEngine, requests: Sequence[Request]) -> list[tuple[int, ..
 def make_engine(model: Pixtral, limits: Limits, blocks: int, executor: Executor) -> PackedEngine:
     scheduler = Scheduler(limits, BlockPool(blocks, BLOCK_SIZE), 64)
     return PackedEngine(executor, scheduler, lambda tokens: "", -1, lookahead=model.device.type == "cuda")
-
-
-def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """‖ours − reference‖ / ‖reference‖; NaN fails every comparison."""
-    return float((ours.double() - reference.double()).norm() / reference.double().norm())
-
-
-def check_kernels(device: torch.device) -> dict[str, float]:
-    """bf16 kernels against float64 on the host; each must lie under KERNEL_ERROR."""
-    from workers.pixtral.cuda.fused import FusedOperations
-    from workers.pixtral.cuda.kernels import PagedKernels
-    from workers.pixtral.model.layers import Operations, RMSNorm
-
-    fused, plain, errors = FusedOperations(), Operations(), {}
-    torch.manual_seed(0)
-    rows, update = (torch.randn(777, 5120, device=device, dtype=torch.bfloat16) for _ in range(2))
-    norm = RMSNorm(5120, 1e-5).to(device, torch.bfloat16)
-    reference = RMSNorm(5120, 1e-5).double()
-    with torch.no_grad():
-        expected = plain.rms_norm(rows.cpu().double() + update.cpu().double(), reference)
-        errors["add_rms_norm"] = relative(fused.add_rms_norm(rows.clone(), update, norm)[1].cpu(), expected)
-    both = torch.randn(777, 2 * 14336, device=device, dtype=torch.bfloat16)
-    errors["gate"] = relative(fused.gate(both).cpu(), plain.gate(both.cpu().double()))
-    qkv = torch.randn(777, 48, 128, device=device, dtype=torch.bfloat16)
-    angles = torch.rand(777, 64, device=device) * 1000
-    rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)
-    with torch.inference_mode():
-        expected = plain.rotate(qkv[:, :32].cpu().double(), rotation.cpu().double())
-        errors["rotate"] = relative(fused.rotate(qkv[:, :32], rotation).cpu(), expected)
-    keys, values = (torch.randn(400 * 64, 8, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
-    lengths = [1, 64, 65, 1023, 1024, 1025, 3500, 0]
-    tables = torch.zeros(len(lengths), 136, dtype=torch.int32)
-    blocks = iter(torch.randperm(400).tolist())
-    for row, length in enumerate(lengths):
-        for place in range(-(-length // 64)):
-            tables[row, place] = next(blocks)
-    query = torch.randn(len(lengths), 32, 128, device=device, dtype=torch.bfloat16)
-    out = torch.full_like(query, torch.nan)
-    kernels = PagedKernels(len(lengths), 32, 8, 128, 136 * 64, 64, device)
-    kernels.decode(
-        query, Stored(keys, values), tables.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), out
-    )
-    worst = 0.0
-    for row, length in enumerate(lengths):
-        if length:
-            places = torch.from_numpy(slots_of(tables[row].tolist(), 0, length, 64))
-            expected = attend_one(*(x.double() for x in (query[row].cpu(), keys.cpu()[places], values.cpu()[places])))
-            worst = max(worst, relative(out[row].cpu(), expected))
-    errors["paged decode"] = worst
-    assert not out[-1].any(), "a row of length 0 must be zeros"
-    assert all(error < KERNEL_ERROR for error in errors.values()), errors
-    return errors
-
-
-def check_varlen(device: torch.device, heads: int = 32, kv_heads: int = 8) -> dict[str, float]:
-    """FlashAttention over packs against float64: whole sequences, and chunks that see their past."""
-    torch.manual_seed(0)
-    chunks = [(100, 100), (1, 77), (64, 1000), (300, 2300), (128, 128)]  # queries, keys
-    queries, keys = [q for q, _ in chunks], [k for _, k in chunks]
-    query = torch.randn(sum(queries), heads, 128, device=device, dtype=torch.bfloat16)
-    key, value = (torch.randn(sum(keys), kv_heads, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
-    cu_q, cu_k = (torch.tensor(cumulative(lengths), dtype=torch.int32, device=device) for lengths in (queries, keys))
-    out = attention.attend_varlen(query, key, value, cu_q, cu_k, max(queries), max(keys), causal=True)
-    q, k, v = (x.cpu().double() for x in (query, key, value))
-    spans = list(zip(cumulative(queries), cumulative(keys), chunks, strict=False))
-    past = [attend_past(q[a : a + n], k[b : b + m], v[b : b + m]) for a, b, (n, m) in spans]
-    errors = {"varlen with a past": relative(out.cpu(), torch.cat(past))}
-    inside = attention.attend_varlen(value, key, value, cu_k, cu_k, max(keys), max(keys), causal=False)
-    errors["varlen inside images"] = relative(inside.cpu(), attend_packed(v, k, v, keys, causal=False))
-    assert all(error < KERNEL_ERROR for error in errors.values()), errors
-    return errors
 
 
 class WatchedExecutor(Executor):

@@ -18,12 +18,13 @@ from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.planning.brief import Brief
-    from pipeline.planning.estimate import Device, Plan
+    from pipeline.planning.estimate import Plan
     from pipeline.planning.ranges import Range
+    from pipeline.planning.reading_time import Device
     from pipeline.settings import Settings
 
 _MOST_PRICE, _MOST_SPEED = 1e6, 1e6
-_TOLD_HOURS = 0.1  # of what is not computed; below, the time says it
+_TOLD_HOURS = 0.1  # at least, else the time says enough; computed ones are always told, for GPUs are paid by them
 
 
 @cli.command()
@@ -84,8 +85,8 @@ def _say(text: str) -> None:
 
 
 def _device(settings: Settings, name: str | None, pages_per_second: str | None, count: int) -> Device:
-    from pipeline.planning.estimate import Device
     from pipeline.planning.gpus import find_gpu
+    from pipeline.planning.reading_time import Device
     from pipeline.planning.shapes import Shape, read_shape
 
     speed = _number("--pages-per-second", pages_per_second, _MOST_SPEED)

@@ -9,10 +9,11 @@ from pathlib import Path
 from pipeline.ingest.selection import Selection
 from pipeline.ingest.submission import check_takes_hint
 from pipeline.planning.asked import Asked, asked_of
-from pipeline.planning.estimate import Device, Plan, estimate
+from pipeline.planning.estimate import Plan, estimate
 from pipeline.planning.known import Known, look_if_there
 from pipeline.planning.look import PageFacts
 from pipeline.planning.ranges import Range, mean, systematic
+from pipeline.planning.reading_time import Device
 from pipeline.planning.survey import survey
 from pipeline.settings import Settings
 from pipeline.supervisor.engine_choice import check_prompts, describe_engine

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import bench_engine_gpu, gpu_draft_gates, gpu_gates
+from benchmarks import bench_engine_gpu, gpu_draft_gates, gpu_gates, gpu_kernel_gates
 from benchmarks.checkpoint import random_model
 from pipeline.planning.gpus import find_gpu, fit_on
 from pipeline.planning.shapes import Shape
@@ -166,11 +166,11 @@ def _varlen(seen):
 
 def test_varlen_attention_is_held_to_look_back_from_the_bottom_right(monkeypatch):
     monkeypatch.setattr(attention, "attend_varlen", _varlen(lambda q, k: k))
-    errors = gpu_gates.check_varlen(torch.device("cpu"), heads=2, kv_heads=1)
+    errors = gpu_kernel_gates.check_varlen(torch.device("cpu"), heads=2, kv_heads=1)
     assert errors.keys() == {"varlen with a past", "varlen inside images"}
     monkeypatch.setattr(attention, "attend_varlen", _varlen(lambda q, k: (k[0], k[0] + q[1] - q[0])))
     with pytest.raises(AssertionError, match="varlen with a past"):
-        gpu_gates.check_varlen(torch.device("cpu"), heads=2, kv_heads=1)
+        gpu_kernel_gates.check_varlen(torch.device("cpu"), heads=2, kv_heads=1)
 
 
 class Absent:
