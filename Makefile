@@ -33,7 +33,7 @@ test: .venv/all
 	$(PYTEST) -n 6 --dist loadgroup --no-loadscope-reorder
 
 test-fast: .venv/all
-	$(PYTEST) -n 3 tests/unit tests/database -k "not postgresql" -m "not hypothesis"
+	$(PYTEST) -n 4 tests/unit tests/database -k "not postgresql" -m "not hypothesis"
 
 fuzz: .venv/all
 	$(PYTEST) -n 2 -m hypothesis --hypothesis-profile fuzz --timeout 0

@@ -239,21 +239,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.parent.name == "engine" and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     yield
-    if getattr(config.option, "loadgroup", False):
-        _tell_groups(items)
-
-
-def _tell_groups(items: list[pytest.Item]) -> None:
-    """pytest-xdist 3.8 adds a test's group to `_nodeid`, which pytest 9.2 reads no more: no test is in any group then.
-
-    https://github.com/pytest-dev/pytest-xdist/issues/1386; until it is mended.
-    """
-    for item in items:
-        told = getattr(item, "_nodeid", item.nodeid)
-        if told != item.nodeid:
-            item._id = type(item._id).parse(told)  # type: ignore[attr-defined]
-        group = item.get_closest_marker("xdist_group")
-        assert group is None or item.nodeid.endswith(f"@{group.args[0]}"), f"no group is told of {item.nodeid}"
+    if getattr(config.option, "loadgroup", False):  # pytest-xdist's own hook has told the groups, or pytest is another
+        for item in items:
+            group = item.get_closest_marker("xdist_group")
+            assert group is None or item.nodeid.endswith(f"@{group.args[0]}"), f"no group is told of {item.nodeid}"
 
 
 @pytest.fixture(scope="session")

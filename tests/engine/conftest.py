@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-
-
-@pytest.fixture(scope="session", autouse=True)
-def on_one_host():
-    """`assert_close` asks of numbers whether they lie on many hosts, and imports torch's tensors that do: 0.7 s."""
-    if "torch" in sys.modules:
-        from torch.testing import _comparison
-
-        _comparison._HAS_DTENSOR = False
 
 
 @pytest.fixture(scope="module")

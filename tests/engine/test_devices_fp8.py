@@ -22,9 +22,10 @@ OF_WEIGHTS = "--quantize fp8 needs an Ada or Hopper GPU, and this is a CPU; --qu
 OF_CACHE = "PAGEPACK_KV_CACHE=fp8 needs an Ada or Hopper GPU, and this is a CPU; leave it out, or take auto"
 BOTH = [({"PAGEPACK_QUANTIZE": "fp8"}, OF_WEIGHTS), ({"PAGEPACK_KV_CACHE": "fp8"}, OF_CACHE)]
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and may have fp8")
 
 
+@on_a_cpu
 @pytest.mark.parametrize(("asked", "said"), BOTH)
 @pytest.mark.parametrize("command", ["run", "ask", "worker"])
 def test_whoever_reads_here_is_refused_in_one_line(
@@ -37,6 +38,7 @@ def test_whoever_reads_here_is_refused_in_one_line(
     assert not (home / "pagepack.db").exists() and not (home / "logs").exists(), "nothing is registered or started"
 
 
+@on_a_cpu
 def test_a_reader_by_itself_is_refused_before_its_broker_is_asked(tmp_path: Path) -> None:
     given = environment("InstantEngine", **REAL, PAGEPACK_QUANTIZE="fp8", PAGEPACK_ENGINE="pixtral")
     given |= {

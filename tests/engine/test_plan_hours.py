@@ -19,7 +19,7 @@ SHORT = {"PAGEPACK_MAX_ANSWER_TOKENS": "16", "PAGEPACK_MAX_SIDE_PX": "128"}
 READER = ("--engine", "pixtral", "--model", str(CHECKPOINT))
 NUMBER = "5f" * 16  # of a worker's incarnation
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and reads")
 
 
 def plan(*arguments: str | Path, **variables: str) -> tuple[dict[str, Any], str]:
@@ -41,6 +41,7 @@ def test_a_given_speed_says_gpu_hours_and_their_cost(tmp_path: Path) -> None:
     assert ", 1 machine-hours, for about 3.00" in told
 
 
+@on_a_cpu
 def test_a_measured_speed_says_hours_of_who_has_read(tmp_path: Path) -> None:
     home, price = tmp_path / "home", ("--price-per-hour", "3.6")
     done = pagepack("run", write_pdf(tmp_path / "in" / "a.pdf", 24), "--home", home, *READER, **REAL, **SHORT)
