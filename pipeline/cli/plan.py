@@ -156,7 +156,7 @@ def conclusion(plan: Plan) -> str:
     if plan.reading.seconds is not None:
         said += f", about {duration(plan.reading.seconds.expected)}"
         if plan.hours is not None and (plan.reading.basis == "computed" or plan.hours.expected >= _TOLD_HOURS):
-            said += f", {_hours(plan.hours.expected)} {'GPU-hours' if plan.reading.is_gpu else 'machine-hours'}"
+            said += f", {_hours(plan.hours.expected, is_gpu=plan.reading.is_gpu)}"
     if plan.cost is not None:
         said += f", for about {_money(plan.cost.expected)}"
     return said
@@ -176,6 +176,10 @@ def brief_line(found: Brief) -> str:
         said += f", {found.done:,} of them read already"
     if found.seconds is not None and found.seconds >= 1:
         said += f", about {duration(found.seconds)} to go"
+        if found.hours is not None and found.hours >= _TOLD_HOURS:
+            said += f", {_hours(found.hours, is_gpu=found.is_gpu)}"
+    if found.cost is not None:
+        said += f", for about {_money(found.cost)}"
     return said
 
 
@@ -213,8 +217,8 @@ def _money(number: float) -> str:
     return f"{number:,.2f}" if number < 1_000 else _round(number)
 
 
-def _hours(number: float) -> str:
-    return f"{number:.3g}" if number < 1_000 else _round(number)
+def _hours(number: float, *, is_gpu: bool) -> str:
+    return f"{f'{number:.3g}' if number < 1_000 else _round(number)} {'GPU-hours' if is_gpu else 'machine-hours'}"
 
 
 def _span(value: Range, shown: Any = None) -> str:

@@ -1,4 +1,4 @@
-"""One line before a run begins: files, pages and time, as far as they are known without opening a file.
+"""One line before a run begins: files, pages, time and cost, as far as they are known without opening a file.
 
 It must cost next to nothing, for the run waits for it: two thousand files or a tenth of a second of listing (processor
 time), then some lookups in the database. What it does not know it leaves to `pagepack plan`.
@@ -16,10 +16,11 @@ from pathlib import Path
 from pipeline.database.looking import Looking
 from pipeline.documents.discover import discover
 from pipeline.documents.files import Kind
+from pipeline.endpoints.prices import Prices
 from pipeline.errors import PagepackError
 from pipeline.ingest.selection import Selection
 from pipeline.planning.asked import Asked
-from pipeline.planning.known import Known, settled
+from pipeline.planning.known import Known, Speed, settled
 from pipeline.settings import Settings
 from pipeline.urls import is_url
 
@@ -38,6 +39,9 @@ class Brief:
     is_exact: bool = True
     done: int = 0
     seconds: float | None = None
+    hours: float | None = None  # of one GPU or machine, all together; None of an endpoint's
+    is_gpu: bool = False
+    cost: float | None = None  # by the prices that are set for an endpoint
 
 
 def brief(
@@ -87,9 +91,21 @@ def _brief(
     found.is_exact = not new and found.is_all
     found.pages = None if guessed is None or not found.is_all else pages + guessed
     if guessed is not None and found.is_all and (speed := known.speed()) is not None:
-        reading = open_pages + guessed * known.share_read()
-        found.seconds = reading / speed.pages_per_second / max(num_readers, 1)
+        answers = (open_pages + guessed * known.share_read()) * len(known.asked.prompts)
+        busy_seconds = answers / speed.pages_per_second
+        found.seconds = busy_seconds / max(num_readers, 1)
+        if known.asked.engine == "endpoint":
+            found.cost = _cost(speed, Prices.of(settings), answers)
+        else:
+            found.hours, found.is_gpu = busy_seconds * max(speed.gpus, 1) / 3600, speed.gpus > 0
     return found
+
+
+def _cost(speed: Speed, prices: Prices, answers: float) -> float | None:
+    """Where each takes as many tokens as those before."""
+    count = max(len(speed.tokens), 1)
+    prompt, output = (sum(each[end] for each in speed.tokens) * answers / count for end in (0, 1))
+    return prices.cost(round(prompt), round(output), round(answers))
 
 
 def _pages_of(suffixes: Sequence[str], known: Known) -> float | None:

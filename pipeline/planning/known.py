@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.database.looking import Looking, as_moment
 from pipeline.database.open_to_look import open_to_look
@@ -57,6 +57,12 @@ class StoredPage:
     text: str | None
     verdict: str | None
     is_blank: bool | None
+
+
+class AnsweredPage(NamedTuple):
+    width_px: int
+    height_px: int
+    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +155,18 @@ class Known:
             found.setdefault(image_hash, set()).add(version)
         return {image_hash for image_hash, answered in found.items() if versions <= answered}
 
-    def output_tokens(self, prompt: Prompt) -> list[int]:
-        """Of the latest answers to a prompt of this name."""
-        statement = (
-            "SELECT a.output_tokens FROM answer_versions a JOIN prompt_versions v ON v.version = a.prompt_version "
+    def answers(self, prompt: Prompt) -> list[AnsweredPage]:
+        """The latest to a prompt of this name."""
+        latest = (
+            "SELECT a.id, a.output_tokens FROM answer_versions a "
+            "JOIN prompt_versions v ON v.version = a.prompt_version "
             f"WHERE v.name = :name AND a.output_tokens > 0 ORDER BY a.id DESC LIMIT {_ANSWERS}"
         )
-        return [row[0] for row in self._look(statement, name=prompt.name)]
+        statement = (
+            f"SELECT p.width_px, p.height_px, a.output_tokens FROM ({latest}) AS a "
+            "JOIN page_tasks t ON t.answer_id = a.id JOIN pages p ON p.id = t.page_id"
+        )
+        return [AnsweredPage(*row) for row in self._look(statement, name=prompt.name)]
 
     def speed(self) -> Speed | None:
         """At which one worker has read with this engine, and this model where one is named; None: too few pages were.

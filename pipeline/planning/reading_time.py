@@ -10,15 +10,13 @@ from pipeline.planning.asked import Asked
 from pipeline.planning.gpus import REACHED, Fit, Gpu, PageWork, bound, fit_on, fit_words, work_of
 from pipeline.planning.known import Known, Speed
 from pipeline.planning.look import PageFacts
-from pipeline.planning.page_tokens import answer_tokens
+from pipeline.planning.page_tokens import ALIKE, SCALED, answer_lengths, answer_tokens
 from pipeline.planning.ranges import Range
 from pipeline.planning.shapes import Shape
 from pipeline.planning.tokens import image_tokens, question_tokens
 from schemas.prompts import Prompt
 
 _START_SECONDS = 5.0  # of a run, until its engine has the first page
-_ALIKE = 1.25  # times the work: pages like those before
-_SCALED = Range(0.65, 1.0, 1.5)  # where they are not: what a page costs beside its tokens is not known well
 
 Basis = Literal["computed", "measured", "given", "unknown"]
 
@@ -74,12 +72,12 @@ def reading_time(
     if device.gpu is not None:
         return _on_gpu(to_read, works, asked, known, device)
     if speed := known.speed():
-        more = _more_work(works, asked, device.shape, speed)
+        more = _more_work(works, asked, known, device.shape, speed)
         each = Range(1 / 1.2, 1.0, 1.2).times(more).times(1 / speed.pages_per_second)
         whole = each.times(answers).plus(Range.exact(_START_SECONDS))
         readers = max(1, device.count // max(speed.gpus, 1))
         how = f"{speed.pages_per_second:.3g} pages/s, as this home's last {speed.pages:,} pages by {asked.engine}"
-        if not 1 / _ALIKE < more.expected < _ALIKE:
+        if not 1 / ALIKE < more.expected < ALIKE:
             how += f", and {more.expected:.2g} times their work for each of these, by its tokens"
         busy = whole.times(max(speed.gpus, 1))
         return Reading("measured", how, whole.times(1 / readers), busy, is_gpu=speed.gpus > 0)
@@ -95,26 +93,30 @@ def reading_time(
     return Reading("unknown", f"nothing here says how fast pages are read: {way_out}")
 
 
-def _more_work(works: Sequence[tuple[PageFacts, float]], asked: Asked, shape: Shape, speed: Speed) -> Range:
-    """A page's work beside that of those that the speed was measured by; 1 where the engine has no tokens of ours.
-
-    Answers are taken as long as those pages'.
-    """
+def _more_work(
+    works: Sequence[tuple[PageFacts, float]], asked: Asked, known: Known, shape: Shape, speed: Speed
+) -> Range:
+    """A page's work beside that of those that the speed was measured by; 1 where the engine has no tokens of ours."""
     if asked.engine != "pixtral" or not speed.tokens or not works:
         return Range.exact(1.0)
     question = sum(map(question_tokens, asked.prompts)) / len(asked.prompts)
     before = sum(
         work_of(shape, PageWork([max(prompt - question, 0)], prompt, output)) for prompt, output in speed.tokens
     )
-    answer = sum(output for _, output in speed.tokens) / len(speed.tokens)
-    now = sum(_mean_work(works, shape, one, answer) for one in asked.prompts)
+    usual = sum(output for _, output in speed.tokens) / len(speed.tokens)
+    now = 0.0
+    for prompt in asked.prompts:
+        lengths = answer_lengths(prompt, works, known, shape)
+        now += _mean_work(works, shape, prompt, [usual] * len(works) if lengths is None else lengths.expected)
     more = Range.exact(now * len(speed.tokens) / before / len(asked.prompts))
-    return more if 1 / _ALIKE < more.expected < _ALIKE else more.times(_SCALED)
+    return more if 1 / ALIKE < more.expected < ALIKE else more.times(SCALED)
 
 
-def _mean_work(works: Sequence[tuple[PageFacts, float]], shape: Shape, prompt: Prompt, tokens: float) -> float:
+def _mean_work(
+    works: Sequence[tuple[PageFacts, float]], shape: Shape, prompt: Prompt, lengths: Sequence[float]
+) -> float:
     question, total_work = question_tokens(prompt), 0.0
-    for page, weight in works:
+    for (page, weight), tokens in zip(works, lengths, strict=True):
         images = image_tokens(page.width_px, page.height_px, shape)
         total_work += weight * work_of(shape, PageWork(images, sum(images) + question, tokens))
     return total_work / sum(weight for _, weight in works)
@@ -128,7 +130,7 @@ def _on_gpu(
     gpu, shape, each = device.gpu, device.shape, Range.exact(0.0)
     fit = fit_on(gpu, shape, device.quantize, device.kv_cache)
     for number, prompt in enumerate(asked.prompts):  # after the first one the page's image is in the cache
-        answer, _ = answer_tokens(prompt, works, known)
+        answer, _ = answer_tokens(prompt, works, known, shape)
         bounds = []
         for tokens in answer:
             seconds = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,22 @@ import pytest
 from pipeline.cli.plan import brief_line
 from pipeline.database.engine import Database
 from pipeline.ingest.selection import ALL_FILES
-from pipeline.planning.asked import asked_of
+from pipeline.planning.asked import Asked, asked_of
 from pipeline.planning.brief import brief
+from pipeline.planning.known import Known
+from pipeline.planning.look import PageFacts
+from pipeline.planning.page_tokens import answer_lengths, answer_tokens
+from pipeline.planning.shapes import Shape
 from pipeline.settings import Settings
+from pipeline.store.pages import NewPage
 from pipeline.store.sources import SeenFile, record_files
-from schemas.prompts import OCR
-from tests.conftest import Archive, sha
+from schemas.prompts import DESCRIBE, OCR
+from tests.conftest import Archive, answer, sha
 from tests.running import call, pagepack, rows, write_pdf
 
 DATABASES = ("sqlite", "postgresql")
 SAMPLES = Path(__file__).parents[2] / "samples"
+AT, HOUR = datetime(2026, 11, 30, tzinfo=UTC), timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +135,61 @@ def test_a_glance_tells_what_the_home_knows(db: Database, very_many: Path, tmp_p
     assert glance(very_many).startswith("more than ")
     assert brief(db, settings, [tmp_path / "none"], ALL_FILES, asked, 1) is None, "the run says it"
     assert brief(db, settings, ["s3://bucket/in"], ALL_FILES, asked, 1) is None
+
+
+def test_answers_are_as_long_as_those_to_pages_of_the_same_size(db: Database) -> None:
+    """Print is longer on larger pages, as far as no page of their size was read; a description is not."""
+    archive = Archive(db)
+    archive.batch(prompts=(OCR, DESCRIBE))
+    known = Known(db, Asked([OCR, DESCRIBE], "pixtral", None, "keep", "read"))
+    works = [(PageFacts(1.0, 192, 64), 1.0), (PageFacts(1.0, 256, 128), 3.0)]  # 52 and 136 tokens
+
+    def read(name: str, width_px: int, height_px: int, tokens: dict[str, int]) -> None:
+        document = archive.see(name)
+        assert document is not None
+        pages = [NewPage(index, sha(f"{name}{index}"), width_px, height_px) for index in range(20)]
+        for page in archive.ingest(document, pages):
+            archive.read(page, lambda prompt: answer("so", output_tokens=tokens[prompt.name]))
+
+    assert answer_lengths(OCR, works, known, Shape()) is None
+    read("small", 192, 64, {"ocr": 39, "describe": 10})
+    print_, described = (answer_lengths(one, works, known, Shape()) for one in (OCR, DESCRIBE))
+    assert print_ is not None and list(print_.expected) == [39, 102] and not print_.are_alike
+    assert described is not None and list(described.expected) == [10, 10] and described.are_alike
+    told, by = answer_tokens(OCR, works, known, Shape())
+    assert told.expected == pytest.approx((39 + 3 * 102) / 4) and told.low < 60 < 125 < told.high
+    assert by == "by 20 answers of this home to pages of other sizes"
+    read("large", 256, 128, {"ocr": 80, "describe": 10})
+    print_ = answer_lengths(OCR, works, known, Shape())
+    assert print_ is not None and list(print_.expected) == [39, 80] and print_.are_alike
+
+
+def test_a_glance_tells_what_an_endpoint_will_cost_and_how_long_a_machine_is_busy(db: Database, tmp_path: Path) -> None:
+    archive, root = Archive(db), tmp_path / "in"
+    archive.batch(prompts=(OCR, DESCRIBE))
+    document = archive.see("read before")
+    assert document is not None
+    for page in archive.ingest(document, list("abcdefghijkl")):
+        read = {"engine": "endpoint", "prompt_tokens": 1_000, "output_tokens": 500, "seconds": 1.0}
+        archive.read(page, lambda _, read=read: answer("so", **read))
+    archive.execute("UPDATE task_attempts SET started_at = :start, ended_at = :end", start=AT, end=AT + HOUR)
+    for number in range(300):
+        (root / f"{number}.png").parent.mkdir(exist_ok=True)
+        (root / f"{number}.png").write_bytes(b"1")
+    prices = {"endpoint_input_price": 2.0, "endpoint_output_price": 4.0}
+    settings = Settings(home=tmp_path / "home", engine="endpoint", endpoint_url="http://127.0.0.1:9/v1", **prices)
+
+    def glance(settings: Settings, engine: str) -> str:
+        asked = asked_of(settings, [OCR, DESCRIBE], engine, None, [])
+        found = brief(db, settings, [root], ALL_FILES, asked, 2)
+        assert found is not None
+        return brief_line(found)
+
+    # 24 answers took an hour: 600 take 25, which two readers share. Each costs 1,000 · 2 + 500 · 4 millionths.
+    assert glance(settings, "endpoint") == "300 files, about 300 pages, about 12 h 30 min to go, for about 2.40"
+    archive.execute("UPDATE task_attempts SET engine = 'rapidocr'")
+    told = glance(Settings(home=tmp_path / "home"), "rapidocr")
+    assert told == "300 files, about 300 pages, about 12 h 30 min to go, 25 machine-hours"
 
 
 def test_a_sample_says_how_sure_it_is(tmp_path: Path) -> None:
