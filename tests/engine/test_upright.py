@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -22,7 +23,7 @@ from tests.stand_ins import InstantEngine
 from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models, upright, whole_page
 from workers.engines.orientation import Turn
 from workers.engines.rapidocr import load
-from workers.engines.regions import Models
+from workers.engines.regions import Models, Reading
 from workers.engines.upright import Lie, Upright, find_lie, set_upright
 from workers.engines.whole_page import turn_of_whole_page
 
@@ -100,6 +101,43 @@ def test_a_turned_page_in_a_script_that_is_not_read_is_put_right(models: Models)
 def test_without_the_model_of_whole_pages_such_a_page_stays_as_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_page, "_model", lambda: None)
     assert turn_of_whole_page(np.rot90(foreign("greek"), 1)) is None
+
+
+LONG = [f"{number} {' '.join(LINES)} {' '.join(LINES)}" for number in range(12, 20)]
+
+
+def wide_sheet(lines: Sequence[str]) -> Pixels:
+    page = pymupdf.open().new_page(width=500, height=30 + 22 * len(lines))
+    for number, line in enumerate(lines):
+        page.insert_text((20, 30 + 22 * number), line[:96], fontsize=10)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.5, 1.5), alpha=False)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+
+
+class Counting(Models):
+    """Keeps what is read, and how long it was for its height."""
+
+    def __init__(self, models: Models) -> None:
+        super().__init__(models._reader)
+        self.read_lines: list[tuple[str, float]] = []
+
+    def read(self, image: Pixels) -> Reading:
+        reading = super().read(image)
+        self.read_lines.append((reading.text, image.shape[1] / image.shape[0]))
+        return reading
+
+
+def test_a_look_reads_the_beginnings_of_three_lines(models: Models) -> None:
+    """Of a page that lies right; of one on its head those lines both ways, and no more where they are clear."""
+    page, counting = wide_sheet(LONG), Counting(models)
+    assert find_lie(counting, page) == Lie()
+    assert len(counting.read_lines) == 3
+    for text, heights in counting.read_lines:
+        assert re.match(r"1\d ?The", text), "page contents end in dots and numbers, which say little"
+        assert heights == pytest.approx(upright._MOST_HEIGHTS, rel=0.05)
+    counting.read_lines.clear()
+    assert find_lie(counting, np.rot90(page, 2)) == Lie(Turn.HALF)
+    assert len(counting.read_lines) == 6 + 3, "on its head nothing makes sense, so all are tried that may be"
 
 
 def test_a_blank_page_lies_right(models: Models) -> None:

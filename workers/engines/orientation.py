@@ -8,6 +8,7 @@ A classifier of whole pages errs on pages of few words; it is asked where no way
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +17,7 @@ from pipeline.layout.lines import CJK
 from workers.engines.regions import Reading, Region, letters
 
 _NUM_TRIED = 6
+_ENOUGH, _PLENTY = 3, 0.95  # so many lines with so much sense say it as well
 # Above this a page lies right, and nothing else is tried. Small print that lies right has 0.9 and more.
 _SOUND = 0.9
 # A page is turned only where that makes sense of it, and clearly more than what it makes as it lies.
@@ -42,9 +44,12 @@ class Orientation:
     """The lines make sound sense so, and not only more than in another way."""
 
 
-def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], Reading]) -> Orientation:
+def find_orientation(
+    regions: Sequence[Region], read: Callable[[Region, Turn], Reading], most_heights: float = math.inf
+) -> Orientation:
     """`read` reads a region after it was turned, at the cost of one call of the recognizer; it remembers.
 
+    It may read no more of a line than a piece that is `most_heights` times as long as high.
     A sideways table on an upright page does not turn it: the lines that are longer in sum decide.
     """
     along = [region for region in regions if region.runs_along]
@@ -53,7 +58,7 @@ def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], R
         along = across = list(regions)
     lies_turned = _length_px(along) > _length_px(across)
     axes = [(across, (Turn.NONE, Turn.HALF)), (along, (Turn.LEFT, Turn.RIGHT))]
-    turn, sense = _most_sense(axes[::-1] if lies_turned else axes, read)
+    turn, sense = _most_sense(axes[::-1] if lies_turned else axes, read, most_heights)
     if turn is None:
         return Orientation(Turn.NONE, is_in_doubt=lies_turned)
     is_sound = sense >= _SOUND
@@ -63,7 +68,9 @@ def find_orientation(regions: Sequence[Region], read: Callable[[Region, Turn], R
 
 
 def _most_sense(
-    axes: Sequence[tuple[list[Region], tuple[Turn, Turn]]], read: Callable[[Region, Turn], Reading]
+    axes: Sequence[tuple[list[Region], tuple[Turn, Turn]]],
+    read: Callable[[Region, Turn], Reading],
+    most_heights: float,
 ) -> tuple[Turn | None, float]:
     """The turn that makes sense of the lines of an axis, the likelier of which comes first, and how much; None where
     none does."""
@@ -73,7 +80,7 @@ def _most_sense(
         if _length_px(lines) < _WITNESSES * _length_px(likely):
             continue
         for turn in turns:
-            senses[turn] = _sense(lines, read, turn)
+            senses[turn] = _sense(lines, read, turn, most_heights)
             if turn == first and senses[turn] >= _SOUND:
                 return turn, senses[turn]
         if max(senses.values()) >= _SOUND:
@@ -104,12 +111,19 @@ def _length_px(regions: Sequence[Region]) -> float:
     return sum(region.length_px for region in regions)
 
 
-def _sense(regions: Sequence[Region], read: Callable[[Region, Turn], Reading], turn: Turn) -> float:
-    """How much sense the longest lines make, 0 to 1: confidence, less where few letters came out of much line."""
+def _sense(
+    regions: Sequence[Region], read: Callable[[Region, Turn], Reading], turn: Turn, most_heights: float
+) -> float:
+    """How much sense the longest lines make, 0 to 1: confidence, less where few letters came out of much line.
+
+    Where the first `_ENOUGH` make plenty of it, the others are not read.
+    """
     tried = sorted(regions, key=lambda region: -region.length_px)[:_NUM_TRIED]
     weight = sense = 0.0
-    for region in tried:
-        length, (text, confidence) = region.length_in_heights, read(region, turn)
+    for number, region in enumerate(tried):
+        if number >= _ENOUGH and sense >= _PLENTY * weight:
+            break
+        length, (text, confidence) = min(region.length_in_heights, most_heights), read(region, turn)
         if turn and len(regions) == 1 and len(text) < 2:
             return 0.0  # one letter alone looks like another one that is turned
         weight += length
