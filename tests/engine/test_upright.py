@@ -140,6 +140,19 @@ def test_a_look_reads_the_beginnings_of_three_lines(models: Models) -> None:
     assert len(counting.read_lines) == 6 + 3, "on its head nothing makes sense, so all are tried that may be"
 
 
+COLUMNS = ["港湾事務所の文書館には手紙帳簿図面の箱が四十一箱あり", "その多くは百年以上も誰にも読まれずに棚に置かれている"]
+
+
+def test_long_columns_of_vertical_writing_do_not_turn_the_page(models: Models) -> None:
+    """They are longer than what is read of them to tell how they stand."""
+    page = pymupdf.open().new_page(width=200, height=440)
+    for number, column in enumerate(COLUMNS):
+        for place, sign in enumerate(column):
+            page.insert_text((140 - 40 * number, 36 + 15 * place), sign, fontname="japan", fontsize=14)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.7, 1.7), alpha=False)
+    assert find_lie(models, np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)) == Lie()
+
+
 def test_a_blank_page_lies_right(models: Models) -> None:
     assert find_lie(models, np.full((224, 320, 3), 255, np.uint8)) == Lie()
 

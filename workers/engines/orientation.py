@@ -35,6 +35,9 @@ class Turn(IntEnum):
     RIGHT = 3
 
 
+Read = Callable[[Region, Turn], Reading]
+
+
 @dataclass(frozen=True, slots=True)
 class Orientation:
     turn: Turn
@@ -45,12 +48,12 @@ class Orientation:
 
 
 def find_orientation(
-    regions: Sequence[Region], read: Callable[[Region, Turn], Reading], most_heights: float = math.inf
+    regions: Sequence[Region], read: Read, begin: Read | None = None, most_heights: float = math.inf
 ) -> Orientation:
-    """`read` reads a region after it was turned, at the cost of one call of the recognizer; it remembers.
+    """`read` reads a region after it was turned, at the cost of one call of the recognizer.
 
-    It may read no more of a line than a piece that is `most_heights` times as long as high.
-    A sideways table on an upright page does not turn it: the lines that are longer in sum decide.
+    Of lines that are only to say how they stand, `begin` reads no more than their beginnings, `most_heights` times as
+    long as high. A sideways table on an upright page does not turn it: the lines that are longer in sum decide.
     """
     along = [region for region in regions if region.runs_along]
     across = [region for region in regions if region.runs_across]
@@ -58,7 +61,7 @@ def find_orientation(
         along = across = list(regions)
     lies_turned = _length_px(along) > _length_px(across)
     axes = [(across, (Turn.NONE, Turn.HALF)), (along, (Turn.LEFT, Turn.RIGHT))]
-    turn, sense = _most_sense(axes[::-1] if lies_turned else axes, read, most_heights)
+    turn, sense = _most_sense(axes[::-1] if lies_turned else axes, begin or read, most_heights)
     if turn is None:
         return Orientation(Turn.NONE, is_in_doubt=lies_turned)
     is_sound = sense >= _SOUND
@@ -68,9 +71,7 @@ def find_orientation(
 
 
 def _most_sense(
-    axes: Sequence[tuple[list[Region], tuple[Turn, Turn]]],
-    read: Callable[[Region, Turn], Reading],
-    most_heights: float,
+    axes: Sequence[tuple[list[Region], tuple[Turn, Turn]]], read: Read, most_heights: float
 ) -> tuple[Turn | None, float]:
     """The turn that makes sense of the lines of an axis, the likelier of which comes first, and how much; None where
     none does."""
@@ -94,10 +95,10 @@ def _most_sense(
     return (best if senses[best] >= max(_SENSE, other + needed) else None), senses[best]
 
 
-def _is_vertical_writing(along: Sequence[Region], read: Callable[[Region, Turn], Reading]) -> bool:
+def _is_vertical_writing(along: Sequence[Region], read: Read) -> bool:
     """Chinese or Japanese whose signs stand upright below each other: the recognizer reads such a line on its side, as
     it was taught to. Signs one by one tell it from a turned page: there they lie with their heads to the right, which
-    it was not taught."""
+    it was not taught. The line is read whole, for its signs are found by their number."""
     region = max(along, key=lambda region: region.length_px)
     text = read(region, Turn.LEFT).text
     if 2 * len(CJK.findall(text)) < len(text) or len(text) < 2:
@@ -111,9 +112,7 @@ def _length_px(regions: Sequence[Region]) -> float:
     return sum(region.length_px for region in regions)
 
 
-def _sense(
-    regions: Sequence[Region], read: Callable[[Region, Turn], Reading], turn: Turn, most_heights: float
-) -> float:
+def _sense(regions: Sequence[Region], read: Read, turn: Turn, most_heights: float) -> float:
     """How much sense the longest lines make, 0 to 1: confidence, less where few letters came out of much line.
 
     Where the first `_ENOUGH` make plenty of it, the others are not read.

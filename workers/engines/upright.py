@@ -95,7 +95,8 @@ def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> _Look:
     regions = find_regions(models, small)
     if not regions:
         return _Look([], small.shape, Turn.NONE, find_ink(small) is None)
-    orientation = find_orientation(regions, _Readings(models, pixels, scale), _MOST_HEIGHTS)
+    lines = _Lines(models, pixels, scale)
+    orientation = find_orientation(regions, lines.read, lines.begin, _MOST_HEIGHTS)
     return _Look(regions, small.shape, orientation.turn, orientation.is_sound)
 
 
@@ -116,20 +117,23 @@ def _slope(lines: Sequence[Line]) -> float:
     return middle if agreed >= _AGREED * passed[-1] and abs(middle) <= _MOST_SKEW else 0.0
 
 
-class _Readings:
-    """Beginnings of lines that were found in a smaller picture, read in the large one, each once."""
+class _Lines:
+    """Those that were found in a smaller picture, read in the large one."""
 
     def __init__(self, models: Models, pixels: NDArray[np.uint8], scale: float) -> None:
         self._models, self._pixels, self._scale = models, pixels, scale
-        self._known: dict[tuple[Region, Turn], Reading] = {}
 
-    def __call__(self, region: Region, turn: Turn) -> Reading:
+    def read(self, region: Region, turn: Turn) -> Reading:
+        return self._models.read(self._turned(region, turn))
+
+    def begin(self, region: Region, turn: Turn) -> Reading:
+        line = self._turned(region, turn)
+        return self._models.read(line[:, : round(_MOST_HEIGHTS * len(line))])
+
+    def _turned(self, region: Region, turn: Turn) -> NDArray[np.uint8]:
         import numpy as np
 
-        if (known := self._known.get((region, turn))) is None:
-            line = np.rot90(self._cut(region), turn)
-            known = self._known[region, turn] = self._models.read(line[:, : round(_MOST_HEIGHTS * len(line))])
-        return known
+        return np.rot90(self._cut(region), turn)
 
     def _cut(self, region: Region) -> NDArray[np.uint8]:
         """As the line stands on the page, in BGR."""
