@@ -140,7 +140,10 @@ def test_a_look_reads_the_beginnings_of_three_lines(models: Models) -> None:
     assert len(counting.read_lines) == 6 + 3, "on its head nothing makes sense, so all are tried that may be"
 
 
-COLUMNS = ["港湾事務所の文書館には手紙帳簿図面の箱が四十一箱あり", "その多くは百年以上も誰にも読まれずに棚に置かれている"]
+COLUMNS = [
+    "港湾事務所の文書館には手紙帳簿図面の箱が四十一箱あり",
+    "その多くは百年以上も誰にも読まれずに棚に置かれている",
+]
 
 
 def test_long_columns_of_vertical_writing_do_not_turn_the_page(models: Models) -> None:
