@@ -147,7 +147,7 @@ def _model(folder: Path, quantize: str, kv_cache: str) -> list[dict[str, str]]:
             fact = f"{folder} fits {name}, {fit.limits.max_sequences} pages at once: {fit.arithmetic}"
             checks.append(_check("model", "ok", fact))
         except PagepackError as error:
-            checks.append(_check("model", "broken", f"{folder} cannot be read with on {name}: {error}"))
+            checks.append(_check("model", "broken", f"{folder} does not read on {name}: {error}"))
     if len(able) > 1 and quantize == "off" and "broken" in [check["state"] for check in checks]:
         checks += _model_over_two(folder, kv_cache, able)
     return checks

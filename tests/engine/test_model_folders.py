@@ -73,6 +73,13 @@ def test_a_checkpoint_that_does_not_fit_is_told_with_the_sum(monkeypatch: pytest
     assert "too little memory for one page (0.0 GB granted - " in check["fact"] and "free some" in check["fact"]
 
 
+def test_a_checkpoint_that_does_not_fit_is_told_before_its_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the kernel ends a process that took too much, before it can say so."""
+    monkeypatch.setattr(start, "load_model", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(UsageError, match=r"too little memory for one page \(0\.0 GB granted - .*free some"):
+        PixtralEngine(CHECKPOINT, device="cpu", memory_bytes=10_000_000)
+
+
 @pytest.mark.parametrize(
     ("name", "kept"),
     [

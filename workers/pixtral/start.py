@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.planning.card_room import BLOCK_SIZE, GRANTED, MOST_SEQUENCES, WORTH_IT
+from workers.pixtral import host_memory
 from workers.pixtral.cpu.backend import CpuBackend, keep_freed_memory
 from workers.pixtral.cpu.products import lay_out_layers
 from workers.pixtral.cpu.tiles import prepared_bytes
@@ -84,8 +84,8 @@ def build_engine(
     chosen = DTYPES[dtype] if dtype else choose_dtype(folder, device, granted, kind)
     if kind is not None:
         check_kind(kind, device)
-        empty = empty_model_of(folder).to(chosen)
-        fit_of(empty, granted, device, kind, narrow_cache=narrow_cache)  # said before minutes of loading
+    empty = empty_model_of(folder).to(chosen)
+    fit_of(empty, granted, device, kind, narrow_cache=narrow_cache)  # said before minutes of loading
     model = load_model(folder, device, chosen, kind)
     return Built(start_engine(model, processor, granted, drafts=drafts, narrow_cache=narrow_cache), processor)
 
@@ -274,19 +274,14 @@ def available_bytes(device: torch.device) -> int:
     """What to grant where nothing is said: 92 % of a GPU's free memory; half of what the host has free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * GRANTED)
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return host_memory.free_bytes() // 2
 
 
 def whole_bytes(device: torch.device) -> int:
     """What to grant of a device that nobody else uses: 92 % of a GPU's memory, half of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory * GRANTED)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return host_memory.whole_bytes() // 2
 
 
 def choose_dtype(folder: Path, device: torch.device, granted: int, kind: str | None = None) -> torch.dtype:
