@@ -103,7 +103,10 @@ def fill(archive: Archive, settings: Settings) -> tuple[str, str]:
     document = archive.see(HOSTILE)
     assert document is not None
     pages = [draw(settings, *WORDS), draw(settings, "gulls"), draw(settings, "nothing")]
-    ids = archive.ingest(document, [NewPage(at, one.image_hash, 400, 560) for at, one in enumerate(pages)])
+    own = ["the tide came in", None, None]  # a version beside what was read
+    ids = archive.ingest(
+        document, [NewPage(at, one.image_hash, 400, 560, text_layer=own[at]) for at, one in enumerate(pages)]
+    )
     lines = [
         [40, 40 + 40 * at, 300, 60 + 40 * at, confidence, text.removeprefix("# ")]
         for at, (text, confidence) in enumerate(zip(WORDS, (0.99, 0.98, 0.41), strict=True))
