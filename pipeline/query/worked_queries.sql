@@ -94,9 +94,11 @@ GROUP BY 1, 2
 ORDER BY pages DESC, width_mm;
 
 -- ## Files by kind: By content, of the latest batch that met each.
-SELECT kind, count(DISTINCT source_path) AS files, sum(size_bytes) AS bytes
-FROM files
-WHERE gone_at IS NULL AND kind IS NOT NULL
+SELECT kind, count(*) AS files, sum(size_bytes) AS bytes
+FROM (SELECT source_path, kind, size_bytes, gone_at,
+             row_number() OVER (PARTITION BY source_path ORDER BY seen_at DESC, batch_id DESC) AS nth
+      FROM files) latest
+WHERE nth = 1 AND gone_at IS NULL AND kind IS NOT NULL
 GROUP BY kind
 ORDER BY files DESC, kind;
 
@@ -127,10 +129,10 @@ JOIN failures x ON x.batch_id = f.batch_id AND x.source_path = f.source_path AND
 WHERE f.batch_id = (SELECT max(batch_id) FROM batch_summary)
 ORDER BY f.source_path;
 
--- ## Pages that took several tries: And what the tries that gave no answer said.
+-- ## Pages that took several tries: Of one batch, and what the tries that gave no answer said.
 SELECT source_path, page_number, prompt, count(*) AS tries, max(error) AS an_error
 FROM attempts
-GROUP BY source_path, page_number, prompt
+GROUP BY source_path, page_number, prompt, prompt_version, batch_id
 HAVING count(*) > 1
 ORDER BY tries DESC, source_path, page_number;
 
