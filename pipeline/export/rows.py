@@ -19,7 +19,7 @@ from pipeline.database.engine import Database
 from pipeline.database.looking import as_moment
 from pipeline.errors import NothingToDo
 from pipeline.query.batch_status import BatchRow
-from pipeline.store.conditions import is_asked_by
+from pipeline.store.conditions import is_asked_about, is_asked_by
 from schemas.states import DocumentState
 from schemas.tables import (
     Answer,
@@ -179,26 +179,47 @@ def not_taken_in(source: ExportedSource) -> ExportedPage | None:
 def _prompts(
     document_id: int, batch: BatchRow | None, prompt: str | None, versions: Collection[str] | None
 ) -> sa.Select[Any]:
-    """Names of the prompts that a document was asked with, by the batch or by any."""
+    """Names of the prompts that a document was asked with by the batch; else by any, and of its current answers: those
+    of a file that no batch sees any more, as an attachment left out again, are shown on."""
     asked = (
         select(PromptVersion.name)
         .join(BatchPrompt, BatchPrompt.prompt_version == PromptVersion.version)
         .join(BatchSource, BatchSource.batch_id == BatchPrompt.batch_id)
         .where(BatchSource.document_id == document_id)
     )
+    shown = (
+        select(CurrentAnswer.prompt)
+        .join(Page, Page.id == CurrentAnswer.page_id)
+        .join(Answer, Answer.id == CurrentAnswer.answer_id)
+        .where(Page.document_id == document_id)
+    )
     if batch is not None:
         asked = asked.where(BatchSource.batch_id == batch.id)
     if prompt is not None:
-        asked = asked.where(PromptVersion.name == prompt)
+        asked, shown = asked.where(PromptVersion.name == prompt), shown.where(CurrentAnswer.prompt == prompt)
     if versions is not None:
         asked = asked.where(PromptVersion.version.in_(versions))
-    return asked.distinct().order_by(PromptVersion.name)
+        shown = shown.where(Answer.prompt_version.in_(versions))
+    names = (asked if batch is not None else asked.union(shown)).subquery()
+    return select(names.c.name).distinct().order_by(names.c.name)
+
+
+def _batches_that_ask(document_id: int, prompt: str, versions: Collection[str] | None) -> sa.Select[Any]:
+    asking = (
+        select(Batch.id)
+        .join(BatchSource, BatchSource.batch_id == Batch.id)
+        .join(BatchPrompt, BatchPrompt.batch_id == Batch.id)
+        .join(PromptVersion, PromptVersion.version == BatchPrompt.prompt_version)
+        .where(BatchSource.document_id == document_id, PromptVersion.name == prompt)
+    )
+    return asking if versions is None else asking.where(PromptVersion.version.in_(versions))
 
 
 def pages_query(
     document_id: int, prompt: str, batch: BatchRow | None, versions: Collection[str] | None
 ) -> sa.Select[Any]:
-    """Each page with its current answer, or why it has none: its own failure, or that of the latest task."""
+    """Each page that was asked about, with its current answer, or why it has none: its own failure, or that of the
+    latest task."""
     one = sa.orm.aliased(Answer)
     task = (
         select(func.max(PageTask.id))
@@ -206,8 +227,10 @@ def pages_query(
         .where(PageTask.page_id == Page.id, PromptVersion.name == prompt)
         .correlate(Page)
     )
-    asked: sa.ColumnElement[bool] = sa.true()
-    if batch is not None:
+    if batch is None:
+        batches = _batches_that_ask(document_id, prompt, versions).where(is_asked_about())
+        asked = sa.or_(Answer.id.is_not(None), PageTask.id.is_not(None), batches.correlate(Page).exists())
+    else:
         task = task.join(Batch, Batch.model == PageTask.model).where(Batch.id == batch.id)
         asked = is_asked_by(batch.id)
     shown: sa.ColumnElement[Any] = CurrentAnswer.answer_id.expression

@@ -20,7 +20,9 @@ from pipeline.errors import DiskFull, NothingToDo, PageFailed, UsageError
 from pipeline.export.export import Format, export
 from pipeline.export.paths import Targets, safe_name, shared_folder
 from pipeline.query.batch_status import find_batch
+from pipeline.store.batches import open_batch
 from pipeline.store.pages import NewPage
+from pipeline.store.sources import begin_walk, forget_unseen
 from schemas.prompts import DESCRIBE, OCR
 from tests.conftest import Archive, examples, sha
 
@@ -120,6 +122,52 @@ def test_no_page_and_no_file_is_silently_absent(archive: Archive, tmp_path: Path
         (None, "rejected", "encrypted"),
         (None, "rejected", "unsupported"),
     ]
+
+
+def test_pages_that_nobody_asked_about_do_not_wait(archive: Archive, tmp_path: Path) -> None:
+    """Some of a document's pages, by one batch and one prompt: the others are none of an export, whatever it takes."""
+    asked = {"engine": "rapidocr", "text_layer": "keep"}
+    archive.batches["b"] = open_batch(
+        archive.db, key="b", name="b", prompts=[OCR, DESCRIBE], model="m1", pages=[(1, 2)], **asked
+    )
+    document_id = archive.see("/in/a.pdf")
+    assert document_id is not None
+    second, third = archive.ingest(document_id, ["one", "two", "three", "four"])
+    archive.read(second, "second")
+    archive.batches["other"] = open_batch(
+        archive.db, key="other", name="other", prompts=[OCR], model="m2", pages=[(2, 3)], **asked
+    )
+    archive.see("/in/a.pdf", batch="other")
+
+    def exported(prompt: str) -> list[tuple[int, str]]:
+        export(archive.db, tmp_path / "x.jsonl", "jsonl", prompt=prompt)
+        rows = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+        return [(row["page_number"], row["state"]) for row in rows]
+
+    assert exported("ocr") == [(2, "done"), (3, "waiting"), (4, "waiting")]
+    assert exported("describe") == [(2, "done"), (3, "waiting")]
+    for form in ("markdown", "hocr", "alto", "page-xml"):
+        assert export(archive.db, tmp_path / form, form, prompt="ocr").pages_waiting == 2
+    archive.read(third, PageFailed("no answer"))
+    assert exported("describe") == [(2, "done"), (3, "failed")]
+
+
+def test_what_no_batch_sees_any_more_is_exported_as_it_is_shown(archive: Archive, tmp_path: Path) -> None:
+    """An attachment, after a run without `--attachments`: `page_text` has its text, and so has an export of all."""
+    archive.file("/in/a.pdf", ["of the host"])
+    archive.file("/in/a.pdf!/annex.pdf", ["of the annex"])
+    began = begin_walk(archive.db, archive.batches["b"])
+    archive.see("/in/a.pdf")
+    forget_unseen(archive.db, archive.batches["b"], began)
+    assert archive.scalar("SELECT count(*) FROM files") == 1 and archive.scalar("SELECT count(*) FROM page_text") == 2
+    assert export(archive.db, tmp_path / "all", "markdown").pages == 2
+    written = files(tmp_path / "all")
+    assert [pages_of(written[name]) for name in ("a.pdf.md", "a.pdf!/annex.pdf.md")] == [
+        {1: "of the host"},
+        {1: "of the annex"},
+    ]
+    assert export(archive.db, tmp_path / "hocr", "hocr").pages == 2
+    assert export(archive.db, tmp_path / "batch", "markdown", find_batch(archive.db, "b")).pages == 1
 
 
 @pytest.mark.parametrize("prompt", [None, "ocr"])
