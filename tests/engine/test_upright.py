@@ -98,6 +98,14 @@ def test_a_turned_page_in_a_script_that_is_not_read_is_put_right(models: Models)
     assert find_lie(models, np.rot90(foreign("russian"), 2)) == Lie(Turn.HALF, 0.0)
 
 
+def test_small_print_in_such_a_script_is_known_as_a_whole_too(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look finds no line of it; the second finds lines that make no sense."""
+    page = np.rot90(foreign("russian"), 2)
+    monkeypatch.setattr(upright, "_LOOK_PIXELS", page.shape[0] * page.shape[1] // 10)
+    assert not upright._look(models, page, upright._LOOK_PIXELS).regions
+    assert find_lie(models, page) == Lie(Turn.HALF, 0.0)
+
+
 def test_without_the_model_of_whole_pages_such_a_page_stays_as_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_page, "_model", lambda: None)
     assert turn_of_whole_page(np.rot90(foreign("greek"), 1)) is None
