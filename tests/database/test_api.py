@@ -274,6 +274,7 @@ def test_an_upload_that_is_too_large_or_no_form_leaves_nothing(
         (b"--x--\r\n", kind, "no file was sent"),
         (head + b"%PDF-", kind, "ends in the middle"),
         (head.replace(b'file"', b'document"', 1) + b"\r\n--x--\r\n", kind, "fields called file"),
+        (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\na.pdf\r\n--x--\r\n', kind, "and no file;"),
         (
             b'--x\r\nContent-Disposition: form-data; name="color"\r\n\r\nred\r\n' + head + b"\r\n--x--\r\n",
             kind,

@@ -124,6 +124,8 @@ def _refused_size(error: TooLarge) -> HTTPException:
 def _wishes(fields: dict[str, list[str]]) -> tuple[list[Prompt], str | None]:
     """What a form asks beside its files: prompts, and the batch's name. Raises UsageError."""
     unknown = set(fields) - {"batch", "prompt"}
+    if "file" in unknown:
+        raise UsageError("a field called file holds words and no file; send the file itself: curl -F file=@letter.pdf")
     if unknown:
         raise UsageError(f"no field is called {min(unknown)[:80]!r}; there are file, batch and prompt")
     name = next(iter(fields.get("batch", [])), "") or None
