@@ -28,6 +28,7 @@ from pipeline.store.leases import Limits, give_back, has_answered, holds_pages
 from pipeline.store.worker_registry import dismiss, is_enlisted
 from pipeline.supervisor.forked import Forked
 from pipeline.supervisor.process_slots import ProcessSlot, device_variables
+from pipeline.telemetry.events import nothing_yet
 from pipeline.telemetry.metrics import begin_at_zero, count
 
 WORKERS = (sys.executable, "-P", "-m", "workers")
@@ -216,6 +217,7 @@ class Children:
         owner = f"{socket.gethostname()}:{slot.name}-{uuid.uuid4().hex}/"
         log = self._logs / f"{slot.name}.log" if self._logs is not None else None
         begin_at_zero(_RESTARTS, role=slot.role, cause="died")
+        nothing_yet(slot.role)
         environment = child_environment(self._settings) | self._variables
         environment |= {
             "PAGEPACK_BROKER_URL": broker_url,

@@ -20,8 +20,17 @@ from pipeline.store.leases import Limits
 from pipeline.store.pages import NewPage
 from pipeline.store.results import Outcome, is_final
 from pipeline.telemetry.logs import is_logged, log_event
-from pipeline.telemetry.metrics import count, is_counting
+from pipeline.telemetry.metrics import begin_at_zero, count, is_counting
 from pipeline.telemetry.stage_timing import waited
+
+
+def nothing_yet(role: str) -> None:
+    """Before a worker's first page. Where a counter is not there, an alert that asks whether it stands still is silent:
+    of readers that begin and can read nothing of what waits, nobody would hear."""
+    for outcome in ("done", "reused", "failed") if role == "read" else ():
+        begin_at_zero("pagepack_pages_total", outcome=outcome)
+    begin_at_zero("pagepack_retries_total")
+    begin_at_zero("pagepack_leases_lost_total")
 
 
 def claimed(claim: PageClaim | DocumentClaim) -> None:

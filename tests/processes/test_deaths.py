@@ -58,6 +58,9 @@ def test_deaths_are_warnings_and_are_counted_by_role_and_cause(settings: Setting
     log, port = host(settings.home)
     before = scrape(port)
     assert before[RESTARTS, "died,read"] == before[RESTARTS, "died,ingest"] == 0, "what begins with 1 has not risen"
+    # Where nothing was read yet, "no page was read" must be a figure: without one its alert is silent.
+    assert {before["pagepack_pages_total", outcome] for outcome in ("done", "reused", "failed")} == {0}
+    assert before["pagepack_retries_total", ""] == before["pagepack_leases_lost_total", ""] == 0
 
     (of_pool,) = worker(settings.home, "ingest").children()  # Celery itself starts another; its words are heard
     of_pool.kill()
