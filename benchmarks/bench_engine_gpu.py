@@ -29,17 +29,20 @@ import torch
 
 from benchmarks.checkpoint import PRESETS, random_model
 from benchmarks.gpu_draft_gates import check_drafts, check_runs
-from benchmarks.gpu_gates import check_engine, make_engine, narrow, page_request, run
+from benchmarks.gpu_gates import check_engine, make_engine, page_request, run
 from benchmarks.gpu_kernel_gates import check_kernels, check_varlen
+from pipeline.errors import UsageError
 from pipeline.planning.card_room import BLOCK_SIZE
 from pipeline.planning.gpus import BITS
+from workers.devices import check_capability
 from workers.pixtral import start
 from workers.pixtral.cuda.attention import uses_flash
 from workers.pixtral.describe import describe_path
 from workers.pixtral.engine import PackedEngine
 from workers.pixtral.executor import Executor, Launched
+from workers.pixtral.model.config import config_of
+from workers.pixtral.model.load import empty_model
 from workers.pixtral.model.quantize import MAKERS, check_kind
-from workers.pixtral.model.vision import Pixtral
 from workers.pixtral.plan.scheduler import Step
 from workers.pixtral.plan.sequence import Request
 from workers.pixtral.worst_step import CudaMemory, measured_sizes
@@ -189,12 +192,6 @@ def time_drafts(
     return found
 
 
-def random_kind(preset: str, device: torch.device, kind: str | None) -> Pixtral:
-    """The preset in bfloat16, with its decoder's layers of a kind."""
-    model = random_model(preset, str(device), torch.bfloat16)
-    return model if kind is None else narrow(model, kind)
-
-
 def time_engine(
     device: torch.device, preset: str, pages: int, kind: str | None, *, narrow_cache: bool
 ) -> dict[str, Any]:
@@ -202,7 +199,7 @@ def time_engine(
     ceilings = Ceilings(device, kind)
     torch.cuda.empty_cache()
     granted = start.available_bytes(device)
-    model = random_kind(preset, device, kind)
+    model = random_model(preset, str(device), torch.bfloat16, kind=kind)
     torch.cuda.empty_cache()  # what narrow weights were made of
     make = partial(start.make_backend, narrow_cache=narrow_cache)
     fit = start.fit_of(model, granted, device, narrow_cache=narrow_cache)
@@ -249,6 +246,15 @@ def time_engine(
     }  # fmt: skip
 
 
+def check_serves(device: torch.device, preset: str, kind: str | None, *, narrow_cache: bool) -> None:
+    """Before minutes of gates. Raises UsageError: the device is too old, or too small for the preset."""
+    check_capability(device)
+    if kind is not None:
+        check_kind(kind, device)
+    empty = empty_model(config_of(PRESETS[preset])).to(torch.bfloat16)
+    start.fit_of(empty, start.available_bytes(device), device, kind, narrow_cache=narrow_cache)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--preset", choices=PRESETS, default="12b")
@@ -261,10 +267,14 @@ def main() -> None:
         raise SystemExit("this benchmark needs a CUDA device; benchmarks.bench_engine runs on a CPU")
     device = torch.device("cuda")
     kind, narrow_cache = None if args.quantize == "off" else args.quantize, args.kv_cache == "fp8"
-    if kind is not None:
-        check_kind(kind, device)
     if narrow_cache and torch.cuda.get_device_capability(device) < (8, 9):
         raise SystemExit(f"--kv-cache fp8 needs an Ada or Hopper GPU, and {torch.cuda.get_device_name()} is older")
+    try:
+        check_serves(device, args.preset, kind, narrow_cache=narrow_cache)
+    except UsageError as error:
+        raise SystemExit(str(error)) from error
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     assert uses_flash(device, torch.bfloat16), describe_path(device, torch.bfloat16)
     result: dict[str, Any] = {
         "benchmark": "engine_gpu",
@@ -282,7 +292,9 @@ def main() -> None:
         *(
             (
                 f"{name}_{preset}" + (f"_{each}" if each else ""),
-                lambda gate=gate, preset=preset, each=each: gate(random_kind(preset, device, each)),
+                lambda gate=gate, preset=preset, each=each: gate(
+                    random_model(preset, str(device), torch.bfloat16, kind=each)
+                ),
             )
             for each in dict.fromkeys((None, kind))
             for name, gate in (("engine", check_engine), ("drafts", check_drafts))

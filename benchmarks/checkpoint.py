@@ -24,10 +24,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.pixtral.model.config import config_of
 from workers.pixtral.model.load import DTYPES, empty_model, initialise, lay_out
+from workers.pixtral.model.quantize import halves, quantize
 from workers.pixtral.model.vision import Pixtral
 
 GAINS = {"wq": 2.0, "wk": 2.0, "output": 3.0, "tok_embeddings": 1.0, "patch_conv": 1.0}
@@ -83,16 +84,26 @@ def trainable_model(params: dict[str, Any], seed: int = 0) -> Pixtral:
     return initialise(empty_model(config_of(params)), lambda name, shape: draw_weight(name, shape, seed))
 
 
-def random_model(preset: str, device: str, dtype: torch.dtype, seed: int = 0) -> Pixtral:
-    """The preset drawn on the device, laid out as `load_model` would: no file, no copy on the host."""
-    model = empty_model(config_of(PRESETS[preset]))
-    lay_out(model, torch.device(device), dtype)
+def random_model(preset: str, device: str, dtype: torch.dtype, seed: int = 0, kind: str | None = None) -> Pixtral:
+    """The preset drawn on the device, laid out as `load_model` would: no file, no copy on the host.
+
+    With a `kind` of narrow weights no more than half a layer is ever there in full.
+    """
+    model, place = empty_model(config_of(PRESETS[preset])), torch.device(device)
     generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
-        else:
-            parameter.data.normal_(0.0, deviation(name, tuple(parameter.shape)), generator=generator)
+
+    def draw(module: nn.Module, prefix: str = "") -> None:
+        lay_out(module, place, dtype)
+        for name, parameter in module.named_parameters(prefix):
+            if parameter.ndim == 1:
+                parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+            else:
+                parameter.data.normal_(0.0, deviation(name, tuple(parameter.shape)), generator=generator)
+
+    for prefix, half in halves(model) if kind else ():
+        draw(half, prefix)
+        quantize(half, kind, dtype)
+    draw(model)
     return model.eval().requires_grad_(False)
 
 

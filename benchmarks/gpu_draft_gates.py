@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks import gpu_gates, gpu_kernel_gates
+from pipeline.planning.step_room import FEWER_ROWS
 from workers.pixtral.cpu.attention import attend_one
 from workers.pixtral.model import kv_cache
 from workers.pixtral.model.kv_cache import PagedCache
@@ -80,11 +81,12 @@ def check_runs(
 def check_drafts(model: Pixtral, max_tokens: int = 40) -> dict[str, float]:
     """Drafts that are right, that have every fifth token wrong, and that are another page's: the same answers.
 
-    A page alone is computed in rows that there are anyway, so its tokens must be the same; with all pages at once
-    products may have more rows, and in bfloat16 near-equal tokens may swap: there the logits are held.
+    A page alone is computed in rows that there are anyway, so its tokens must be the same: with 128 sequences, for
+    whose step 31 drafted rows take no larger graph. With all pages at once products may have more rows, and in bfloat16
+    near-equal tokens may swap: there the logits are held.
     """
     requests = [gpu_gates.page_request(i, *grid, max_tokens=max_tokens) for i, grid in enumerate(gpu_gates.GRIDS)]
-    limits, exact = Limits(8, 512, 2048, 4096), gpu_gates.exact_model(model)
+    limits, exact = Limits(FEWER_ROWS, 512, 2048, 4096), gpu_gates.exact_model(model)
     plain, _ = gpu_gates.read(model, exact, requests, limits, 400, {})
     drafted = []
     for number, request in enumerate(requests):

@@ -84,11 +84,11 @@ class WatchedExecutor(Executor):
 
     def _sample(self, layout: Layout, hidden: Tensor) -> Tensor:
         if layout.sample_rows:
-            logits = self.backend.logits(hidden).clone()
+            logits = self.backend.logits(hidden)
             for row, (sequence, position) in enumerate(
                 zip(layout.sample_sequences, layout.sample_positions, strict=True)
             ):
-                self.logits[id(sequence.request), position] = logits[row]
+                self.logits[id(sequence.request), position] = logits[row].clone()  # not all rows of the graph
         return super()._sample(layout, hidden)
 
 

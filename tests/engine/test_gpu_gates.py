@@ -11,16 +11,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import bench_engine_gpu, gpu_draft_gates, gpu_gates, gpu_kernel_gates
+from benchmarks import bench_engine_gpu, checkpoint, gpu_draft_gates, gpu_gates, gpu_kernel_gates
 from benchmarks.checkpoint import random_model
+from pipeline.errors import UsageError
 from pipeline.planning.gpus import find_gpu, fit_on
 from pipeline.planning.shapes import Shape
+from pipeline.planning.step_room import FEWER_ROWS, buckets, run_rows
 from workers.pixtral import start
 from workers.pixtral.cpu.attention import attend_packed, attend_past
 from workers.pixtral.cpu.tiles import TiledRunner
 from workers.pixtral.cuda import attention
 from workers.pixtral.executor import Executor
-from workers.pixtral.model.quantize import Fp8
+from workers.pixtral.model.quantize import Fp8, has_products, kind_of
+from workers.pixtral.plan.draft_rows import Grouped, Wish
+from workers.pixtral.plan.drafts import MOST_AHEAD
 from workers.pixtral.plan.scheduler import Limits
 from workers.pixtral.plan.sequence import Sequence
 
@@ -134,6 +138,55 @@ def test_drafts_that_change_no_text_pass_and_others_do_not(tiny, monkeypatch):
     monkeypatch.setattr(Sequence, "was_wrong", lambda self, position, draft: False)
     with pytest.raises(AssertionError, match="draft 1 changed a page"):
         gpu_draft_gates.check_drafts(tiny, max_tokens=8)
+
+
+def test_a_draft_of_a_page_alone_takes_no_larger_graph(tiny, monkeypatch):
+    """Else its products have other rows than without, and in bfloat16 a near tie would fail the gate."""
+    asked = []
+
+    def read(model, exact, requests, limits, blocks, more):
+        asked.append(limits.max_sequences)
+        return [(0,) * 8 for _ in requests], 0.0
+
+    monkeypatch.setattr(gpu_gates, "read", read)
+    gpu_draft_gates.check_drafts(tiny, max_tokens=8)
+    (sequences,) = set(asked)
+    for run in (run_rows(4, 2), run_rows(8, 2)):  # of tiny, of mini
+        graphs = buckets(sequences, run, FEWER_ROWS)
+        (drafted,) = Grouped(graphs, run, sequences, 0.01).shares([Wish(MOST_AHEAD, 0.9, 500)], 0, 0)
+        assert drafted > 8
+        assert next(rows for rows in graphs if rows >= 1 + drafted) == graphs[0], (graphs, drafted)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
+def test_narrow_weights_are_drawn_half_a_layer_at_a_time(kind, monkeypatch):
+    """12.7 billion numbers in bfloat16 fit no card of 24 GB, and their int4 does."""
+    wide = []
+
+    def quantize(half, kind, dtype):
+        wide.append([name for name, each in checkpoint.halves(model) if not has_products(each) and is_there(each)])
+        return narrowed(half, kind, dtype)
+
+    def is_there(half):
+        return any(parameter.device.type != "meta" for parameter in half.parameters())
+
+    narrowed, made = checkpoint.quantize, checkpoint.empty_model
+    model = made(checkpoint.config_of(checkpoint.PRESETS["tiny"]))
+    monkeypatch.setattr(checkpoint, "empty_model", lambda config: model)
+    monkeypatch.setattr(checkpoint, "quantize", quantize)
+    drawn = random_model("tiny", "cpu", torch.float32, kind=kind)
+    assert drawn is model and kind_of(drawn) == kind
+    assert wide == [[name] for name, _ in checkpoint.halves(drawn)] and len(wide) == 4
+    assert not any(parameter.is_meta for parameter in drawn.parameters())
+
+
+def test_a_card_that_is_too_small_is_told_before_the_gates(monkeypatch):
+    monkeypatch.setattr(start, "available_bytes", lambda device: 22_000_000_000)  # what an RTX 4090 grants
+    monkeypatch.setattr(bench_engine_gpu, "check_capability", lambda device: None)
+    device = torch.device("cuda")
+    bench_engine_gpu.check_serves(device, "12b", "int4", narrow_cache=False)
+    with pytest.raises(UsageError, match=r"too little memory for one page \(22\.0 GB granted - 25\.4 GB weights"):
+        bench_engine_gpu.check_serves(device, "12b", None, narrow_cache=False)
 
 
 def test_pages_with_drafts_are_timed(tiny):
