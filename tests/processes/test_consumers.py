@@ -145,6 +145,10 @@ def test_a_consumer_asks_by_message_and_is_told_of_each_document_and_of_each_tha
     )
     assert rows(place.home, states) == [("letters", "done")] * 2
     wait_until(lambda: place.notices(are_sent=True) == 3)
+    (batch,) = rows(place.home, f"SELECT DISTINCT batch_id FROM files WHERE {here}")[0]
+    (missed,) = re.findall(r"```sql\n(.*?)\n```", (ROOT / "docs" / "consumers.md").read_text(), re.DOTALL)
+    found = {document for (document,) in rows(place.home, missed.replace("0195…", batch))}
+    assert {document for document, *_ in place.letters()} <= found and None not in found
 
 
 def test_who_was_away_or_is_told_twice_has_each_document_once(place: Place, tmp_path: Path) -> None:
