@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -85,13 +86,14 @@ class HomeLock:
             raise HomeInUse(
                 f"{self._home} is in use by {holder}; wait until it ends, or use another --home at the same time"
             )
-        self._file.truncate(0)
-        self._file.write(f"`{self._command}` with process id {os.getpid()}")
-        self._file.flush()
+        with suppress(OSError):  # a full disk has no room for the name; what frees some needs the lock
+            os.ftruncate(self._file.fileno(), 0)
+            os.write(self._file.fileno(), f"`{self._command}` with process id {os.getpid()}".encode())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.truncate(0)
+        with suppress(OSError):
+            os.ftruncate(self._file.fileno(), 0)
         self._file.close()

@@ -31,7 +31,7 @@ def run_sql(
 
     Raises:
         UsageError: not a statement that reads, what the database says of it, past `limit_seconds` (also from `rows`).
-        Unavailable: the server does not answer (also from `rows`).
+        Unavailable: the server, or the disk of the file, does not answer (also from `rows`).
     """
     if isinstance(where, Settings) and where.database_url is not None:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from pipeline.database.sqlite_file import Unchanged, connect_readonly, is_immutable
+from pipeline.database.sqlite_file import Unchanged, connect_readonly, file_error, is_immutable
 from pipeline.errors import UsageError
 from pipeline.query.sql_result import (
     HINT,
@@ -26,6 +26,7 @@ from pipeline.query.sql_result import (
 
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
+_IO_ERROR = "SQLITE_IOERR"  # the machine's, and no fault of the statement
 _STEPS_BETWEEN_LOOKS = 10_000  # virtual machine steps between two looks at the clock: about 0.1 ms
 
 
@@ -127,6 +128,10 @@ def _translated(error: BaseException, clock: _Clock, path: Path) -> BaseExceptio
         return too_slow(clock.limit_seconds)
     if isinstance(error, sqlite3.DatabaseError) and ("not a database" in str(error) or "malformed" in str(error)):
         return UsageError(f"{path} is not a whole SQLite database ({error}); restore it or choose another --home")
+    if isinstance(error, sqlite3.OperationalError) and str(getattr(error, "sqlite_errorname", "")).startswith(
+        _IO_ERROR
+    ):
+        return file_error(str(path), error) or error
     if isinstance(error, sqlite3.Error | sqlite3.Warning | ValueError | UnicodeError | OverflowError | MemoryError):
         return database_says("SQLite", str(error))
     return error

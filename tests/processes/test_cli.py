@@ -83,6 +83,19 @@ def test_a_full_disk_under_the_output_is_one_line(home: Path, tmp_path: Path) ->
     assert (result.returncode, result.stderr) == (4, told)
 
 
+def test_a_full_disk_under_the_home_is_one_line(archive: Archive, settings: Settings) -> None:
+    """The file beside the database, which SQLite makes to open it, finds no room: here by a limit, to which 8 KiB are
+    left."""
+    archive.file("/in/a.pdf", ["tides"])
+    archive.db.dispose()
+    home = settings.home
+    assert not (home / "pagepack.db-shm").exists()
+    told = f"pagepack: no room left on the disk of {home / 'pagepack.db'}; what was stored stays: free some and run the"
+    for command in ("status", "search tides", "sql 'SELECT 1'", "forget /in/a.pdf"):
+        result = shell(f"ulimit -f 8; pagepack {command}", home, PYTHONDONTWRITEBYTECODE="1")
+        assert (result.returncode, result.stderr) == (4, f"{told} same command again\n"), command
+
+
 EXPORT = "export --format jsonl --out -"
 
 

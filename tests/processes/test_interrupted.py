@@ -196,6 +196,13 @@ def test_looking_for_the_lock_does_not_take_it_from_a_run(tmp_path: Path) -> Non
     assert not is_in_use(tmp_path)
 
 
+def test_a_home_is_taken_where_its_disk_has_no_room_for_a_name(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with HomeLock(tmp_path):
+        assert is_in_use(tmp_path)
+    assert not is_in_use(tmp_path)
+
+
 @pytest.mark.parametrize(
     "name", ["plain", "two words", "it's", "a\nb", "\x1b[31mred", "\udcff\udc80.pdf", "back\\slash\t'", "年度"]
 )
