@@ -193,6 +193,17 @@ def test_a_line_and_its_box_know_each_other(site: Site) -> None:
     expect(page.locator("a.line[data-line='0']")).to_be_focused()
 
 
+def test_without_scripts_a_page_is_whole_and_has_no_button_that_does_nothing(site: Site) -> None:
+    browser = site.page.context.browser
+    assert browser is not None
+    with browser.new_context(java_script_enabled=False) as without, without.new_page() as page:
+        page.goto(f"{site.address}/documents/{site.document}/pages/1?prompt=ocr&{site.token}")
+        assert page.locator(".zoomed img").is_visible() and page.locator("a.line").count() == len(WORDS)
+        assert page.locator(".tools button").count() == 4
+        assert not any(button.is_visible() for button in page.locator(".tools button").all())
+    assert site.open(f"/documents/{site.document}/pages/1?prompt=ocr").locator(".tools button").first.is_visible()
+
+
 def test_keys_turn_pages_and_zoom_unless_they_are_off(site: Site) -> None:
     page = site.open(f"/documents/{site.document}/pages/1?prompt=ocr")
     wide = "document.getElementById('zoomed').offsetWidth"
