@@ -34,6 +34,9 @@ class UnsentNotice:
     document_id: str
 
 
+_TOLD = (BatchState.RUNNING, BatchState.PAUSED)  # of a paused one end the pages that were in hand
+
+
 def note_ended(connection: Connection, documents: Collection[int]) -> None:
     """Add notices for those of these documents that are done, after some of their tasks ended in this transaction."""
     ended = _told_documents(connection.dialect.name)
@@ -46,7 +49,7 @@ def _told_documents(dialect: str) -> sa.Select[int]:
     asked = (
         select(BatchSource.document_id)
         .join(Batch, Batch.id == BatchSource.batch_id)
-        .where(Batch.state == BatchState.RUNNING, Batch.notify.is_not(None))
+        .where(Batch.state.in_(_TOLD), Batch.notify.is_not(None))
         .where(is_given(dialect, BatchSource.document_id, "documents"))
     )
     # Locked, so that of two workers that end a document's last two pages at once, the later one sees both ended.
@@ -64,7 +67,7 @@ def note_all_ended(connection: Connection, batch_id: int, sources: tuple[int, in
 @functools.cache
 def _add_ended(dialect: str) -> Any:
     is_one = BatchSource.document_id.in_(bindparam("documents", expanding=True))
-    return _notices(dialect, is_one, Batch.state == BatchState.RUNNING)
+    return _notices(dialect, is_one, Batch.state.in_(_TOLD))
 
 
 @functools.cache

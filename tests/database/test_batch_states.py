@@ -545,6 +545,20 @@ def test_a_document_is_told_of_once_a_batch_and_again_after_a_retry(archive: Arc
     assert archive.scalar("SELECT count(*) FROM notices WHERE batch_id = :id", id=told) == 1
 
 
+def test_a_document_that_ends_while_its_batch_is_paused_is_told_of_though_that_is_cancelled_then(
+    archive: Archive,
+) -> None:
+    told = notified(archive)
+    in_hand, waiting = (archive.see(path, batch="told") or 0 for path in ("/in/hand", "/in/waits"))
+    (page,) = archive.ingest(in_hand, ["x"])
+    archive.ingest(waiting, ["y"])
+    claim = archive.claim(page)
+    assert claim and pause_batch(archive.db, told) and unsent(archive) == []
+    complete_page(archive.db, claim, "read/1", {task.task_id: answer("x") for task in claim.tasks}, LIMITS)
+    assert unsent(archive) == [in_hand]
+    assert cancel_batch(archive.db, told) and unsent(archive) == [in_hand]
+
+
 def test_the_end_of_a_batch_tells_of_what_was_done_before(archive: Archive) -> None:
     archive.file("/in/a.pdf", ["x"])
     notified(archive)
