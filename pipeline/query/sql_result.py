@@ -38,11 +38,16 @@ _UNKNOWN = (  # as SQLite and PostgreSQL say it; the name may stand behind its t
 
 
 def database_says(database: str, words: str) -> UsageError:
-    """What a database says of a statement; beside a view or column that it does not know stands the nearest one."""
+    """What a database says of a statement; beside a view or column that it does not know stands the nearest one, or
+    which views have the column."""
     near = ""
     for pattern, known in _UNKNOWN:
         if found := pattern.search(words):
-            near = did_you_mean(found[1] or found[2], known)
+            name = found[1] or found[2]
+            near = did_you_mean(name, known)
+            if known is not COLUMNS and name in known:
+                having = [view for view, columns in COLUMNS.items() if name in columns]
+                near = f"; {', '.join(having)} {'have' if having[1:] else 'has'} it;"
     return UsageError(f"{database} says: {words}{near}{'' if near else ';'} {HINT}")
 
 

@@ -450,6 +450,16 @@ def test_an_unknown_name_has_the_nearest_beside_it(
         rows(settings, statement)
 
 
+def test_a_column_of_another_view_is_told_with_its_views(archive: Archive, settings: Settings) -> None:
+    archive.file("/in/a.pdf", ["text"])
+    for statement, views in (
+        ("SELECT data FROM page_text", "page_data has it"),
+        ("SELECT p.cause FROM page_text p", "failures, current_failures have it"),
+    ):
+        with pytest.raises(UsageError, match=rf"says: .*; {views}; `pagepack sql` reads only"):
+            rows(settings, statement)
+
+
 @pytest.mark.only("postgresql")
 def test_values_of_a_server_look_as_those_of_a_file(archive: Archive, settings: Settings) -> None:
     archive.file("/in/a.pdf", ["some text"])
