@@ -103,8 +103,9 @@ def _is_vertical_writing(along: Sequence[Region], read: Read) -> bool:
     text = read(region, Turn.LEFT).text
     if 2 * len(CJK.findall(text)) < len(text) or len(text) < 2:
         return False
-    signs = region.pieces(len(text))[: 2 * _NUM_TRIED]
-    are_read = [read(sign, Turn.NONE).text == char for sign, char in zip(signs, text, strict=False)]
+    signs = list(zip(region.pieces(len(text)), text, strict=False))
+    middle = signs[max(0, len(signs) // 2 - _NUM_TRIED) :][: 2 * _NUM_TRIED]  # a box is too long at its ends
+    are_read = [read(sign, Turn.NONE).text == char for sign, char in middle]
     return 2 * sum(are_read) > len(are_read)
 
 
