@@ -29,6 +29,7 @@ from pipeline.telemetry.traces import stop_traces
 from schemas.messages import INGEST_TASK
 from schemas.prompts import CATALOGUE
 from workers.choose import make_engine
+from workers.pixtral.model.fingerprint import check_unchanged
 from workers.reader import Reader
 from workers.tasks import add_ingest_tasks, add_read_task
 
@@ -38,6 +39,8 @@ def read(settings: Settings, broker_url: str, owner: str) -> None:
     own = os.environ.get("PAGEPACK_INTERNAL_QUEUES", "")
     app = make_app(broker_url, events=settings.celery_events, own=own)
     engine = make_engine(settings)
+    if engine.name == "pixtral" and settings.model and (wanted := os.environ.get("PAGEPACK_INTERNAL_MODEL")):
+        check_unchanged(settings.model, engine.model, wanted)
     db = open_database(settings, by_key=True)
     role = os.environ.get("PAGEPACK_INTERNAL_ROLE", "read")  # or "run", of one that serves its own run alone
     if engine.name == "endpoint":

@@ -161,6 +161,7 @@ class Run:
                 logs=self._logs,
                 spare=self._spare,
                 beside=self._beside,
+                model=choice.model,
             )
             seeing = threading.Thread(target=self._see, args=(db, batch), name="discover", daemon=True)
             seeing.start()

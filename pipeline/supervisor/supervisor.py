@@ -57,8 +57,9 @@ class Supervisor:
         logs: Path | None = None,
         spare: list[Forked] | None = None,
         beside: bool = False,
+        model: str = "",
     ) -> None:
-        """`warn` is told of what died, was lost or refused; without it `say` is.
+        """`warn` is told of what died, was lost or refused; without it `say` is. `model` is what the batch waits for.
 
         `beside`: another supervisor has the home, with its broker; this one makes a broker that goes with it.
         """
@@ -82,6 +83,7 @@ class Supervisor:
             "PAGEPACK_INTERNAL_ALARM": self._alarm_queue,
             "PAGEPACK_INTERNAL_QUEUES": self._own,
             "PAGEPACK_INTERNAL_ROLE": "run" if self._is_run else "read",
+            "PAGEPACK_INTERNAL_MODEL": model,
         }
         self.children = Children(
             db, settings, slots, warn, gives_up=self._is_run, logs=logs, variables=variables, spare=spare

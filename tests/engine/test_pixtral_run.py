@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from benchmarks.checkpoint import make_checkpoint
-from tests.running import call, done_pages, pagepack, processes_of, reconciles, rows, start, wait_until, write_pdf
+from tests.running import (
+    HANGS_AFTER_SECONDS,
+    call,
+    done_pages,
+    pagepack,
+    processes_of,
+    reconciles,
+    rows,
+    start,
+    wait_until,
+    write_pdf,
+)
+from workers.pixtral.model.fingerprint import fingerprint
 
 pytestmark = pytest.mark.xdist_group("reader")  # one process, of which runs with a model are forked, imports torch
 
@@ -48,6 +61,26 @@ def test_a_killed_run_reads_every_page_once_and_gives_the_text_of_an_undisturbed
     assert rows(home, TEXTS) == rows(tmp_path / "whole", TEXTS)
     assert all(tokens > 0 for (tokens,) in rows(home, "SELECT prompt_tokens FROM page_text"))
     reconciles(home)
+
+
+def test_a_run_whose_checkpoint_was_replaced_ends_in_place_of_waiting(model: Path, tmp_path: Path) -> None:
+    """Its reader is started anew, and is another model's: no page waits for that one."""
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    document = write_pdf(tmp_path / "a.pdf", 40)
+    (tmp_path / "long.txt").write_text("---\nmax_tokens: 160\n---\nWhat is it?")
+    other, home = make_checkpoint(tmp_path / "other", "tiny", seed=1), tmp_path / "home"
+    words = ["run", document, "--model", folder, "--prompt-file", tmp_path / "long.txt", "--home", home]
+    run = start(*map(str, words), engine="", **VARIABLES)
+    wait_until(lambda: (home / "pagepack.db").exists() and done_pages(home) > 0)
+    shutil.copy(other / "consolidated.safetensors", folder)
+    (reader,) = [one for one in processes_of(home) if one.name() == "pagepack:read"]
+    reader.kill()
+    _, errors = run.communicate(timeout=HANGS_AFTER_SECONDS)
+    assert run.returncode == 2, errors
+    before, after = (fingerprint(each).partition("-")[2] for each in (model, folder))
+    assert f"the checkpoint {folder} changed while it was in use" in errors and before in errors and after in errors
+    again = pagepack(*words, **VARIABLES)
+    assert again.returncode == 0, again.stderr
 
 
 def test_a_model_folder_that_does_not_fit_is_refused_before_any_page_is_taken(model: Path, tmp_path: Path) -> None:

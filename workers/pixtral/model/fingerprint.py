@@ -136,6 +136,16 @@ def fingerprint(folder: Path, kind: str | None = None, *, narrow_cache: bool = F
     return "-".join(["pixtral", digest.hexdigest()[:16], *filter(None, narrow)])
 
 
+def check_unchanged(folder: Path, loaded: str, wanted: str) -> None:
+    """Raises UsageError: the fingerprints are of two checkpoints, however narrow their weights and cache are."""
+    one, other = ("-".join(each.split("-")[:2]) for each in (loaded, wanted))
+    if one != other:
+        raise UsageError(
+            f"the checkpoint {folder} changed while it was in use: the pages of this run wait for {wanted}, and it is "
+            f"{loaded} now; let whoever writes to the folder end, and give the same command again"
+        )
+
+
 def _hash_tensor(digest: Any, file: BinaryIO, first: int, last: int, *, whole: bool) -> None:
     if whole or last - first <= PIECES * PIECE_BYTES:
         file.seek(first)
