@@ -20,7 +20,7 @@ from celery import Celery
 
 app = Celery("mine", broker=os.environ["PAGEPACK_BROKER_URL"])
 app.conf.task_ignore_result = True
-app.conf.task_acks_late = True  # a kill in the middle: told again
+app.conf.task_acks_late = True  # a kill in the middle: told again, by Redis after an hour
 RETRIED = {
     "autoretry_for": (Exception,),
     "retry_backoff": True,
