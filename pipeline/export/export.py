@@ -29,7 +29,7 @@ from pipeline.export.page_xml import page_xml
 from pipeline.export.paths import Targets, shared_folder
 from pipeline.export.pdf import PdfWriter, has_pages
 from pipeline.export.placed import PlacedPage
-from pipeline.export.rows import ExportedPage, first_and_last_path, mean_confidence, not_taken_in
+from pipeline.export.rows import ExportedPage, first_and_last_path, not_taken_in, read_by
 from pipeline.export.selection import Selected, Selection
 from pipeline.export.table import Kind, TableFormat, write_table
 from pipeline.export.where import Where
@@ -211,8 +211,8 @@ def _export_folder(
                 continue
             with complete_file(target) as file:
                 if form == "markdown":
-                    confidence_of = partial(mean_confidence, chosen.db, source, batch=chosen.batch)
-                    pieces = markdown(source, chosen.pages(selected), confidence_of, partial(_count, summary))
+                    by = partial(read_by, chosen.db, source, batch=chosen.batch)
+                    pieces = markdown(source, chosen.pages(selected), by, partial(_count, summary))
                 else:
                     pieces = hocr(source, _placed(chosen, selected, summary))
                 for piece in pieces:

@@ -6,19 +6,19 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from pipeline.export.rows import ExportedPage, ExportedSource
+from pipeline.export.rows import ExportedPage, ExportedSource, ReadBy
 
 
 def markdown(
     source: ExportedSource,
     pages: Iterable[ExportedPage],
-    confidence_of: Callable[[str], float | None],
+    read_by: Callable[[str], ReadBy],
     seen: Callable[[ExportedPage], None] = lambda page: None,
 ) -> Iterator[str]:
     """Front matter, then for each page a marker and its text, prompt after prompt.
 
-    `confidence_of` a prompt is that of the whole document. A text that itself holds such a marker at the start of a
-    line gets a backslash before it.
+    What was `read_by` whom under a prompt is that of the whole document. A text that itself holds such a marker at the
+    start of a line gets a backslash before it.
     """
     groups = itertools.groupby(pages, key=lambda page: page.prompt)
     ahead = next(groups, None)
@@ -26,8 +26,8 @@ def markdown(
     head: dict[str, str | int | float | None]
     head = {"source_path": source.source_path, "document_id": source.document_id, "pages": source.page_count}
     if first is not None:
-        head |= {"prompt": first.prompt, "engine": first.engine, "model": first.model}
-        head["confidence"] = confidence_of(str(first.prompt))
+        by = read_by(str(first.prompt))
+        head |= {"prompt": first.prompt, "engine": by.engine, "model": by.model, "confidence": by.confidence}
     yield "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n"
     if source.cause is not None:
         yield f"\n> **Not read** ({source.cause}): {_one_line(source.reason)}\n"

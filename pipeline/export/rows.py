@@ -156,14 +156,33 @@ def prompts_of(db: Database, source: ExportedSource, batch: BatchRow | None, pro
         return list(connection.scalars(_prompts(source.key, batch, prompt, None)))
 
 
-def mean_confidence(db: Database, source: ExportedSource, prompt: str, batch: BatchRow | None) -> float | None:
-    """Of the pages that `exported_pages` gives; None where no engine says one."""
+@dataclass(frozen=True, slots=True)
+class ReadBy:
+    """What gave most of the pages of a document that are not blank, and how sure all were on average."""
+
+    engine: str | None = None
+    model: str | None = None
+    confidence: float | None = None  # of the pages whose engine says one
+
+
+def read_by(db: Database, source: ExportedSource, prompt: str, batch: BatchRow | None) -> ReadBy:
+    """Of the pages that `exported_pages` gives."""
     if source.key is None:
-        return None
+        return ReadBy()
     pages = pages_query(source.key, prompt, batch, None).order_by(None).subquery()
+    of_each = (
+        select(pages.c.engine, pages.c.model, func.sum(pages.c.confidence), func.count(pages.c.confidence))
+        .where(pages.c.engine.is_not(None))
+        .group_by(pages.c.engine, pages.c.model)
+        .order_by(pages.c.engine == "blank", func.count().desc(), func.min(pages.c.page_number))
+    )
     with db.read() as connection:
-        mean = connection.scalar(select(func.avg(pages.c.confidence)))
-    return None if mean is None else round(float(mean), 3)
+        rows = connection.execute(of_each).all()
+    if not rows:
+        return ReadBy()
+    engine, model, *_ = rows[0]
+    total, count = (sum(row[column] or 0 for row in rows) for column in (2, 3))
+    return ReadBy(engine, model, round(float(total) / count, 3) if count else None)
 
 
 def not_taken_in(source: ExportedSource) -> ExportedPage | None:

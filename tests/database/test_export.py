@@ -170,6 +170,19 @@ def test_what_no_batch_sees_any_more_is_exported_as_it_is_shown(archive: Archive
     assert export(archive.db, tmp_path / "batch", "markdown", find_batch(archive.db, "b")).pages == 1
 
 
+def test_front_matter_names_what_read_most_of_the_pages(archive: Archive, tmp_path: Path) -> None:
+    """Not the first page's: of a scan whose cover is empty, that is nobody; nor where it was not read."""
+    blank = [NewPage(number, sha("white"), 16, 16, is_blank=True) for number in range(2)]
+    unread, read = archive.ingest(archive.see("/in/a.pdf") or 0, [*blank, NewPage(2, sha("b")), NewPage(3, sha("c"))])
+    archive.read(unread, PageFailed("no answer"))
+    archive.read(read, "text")
+    archive.ingest(archive.see("/in/blank.pdf") or 0, blank[:1])
+    archive.see("/in/waiting.pdf")
+    export(archive.db, tmp_path, "markdown")
+    heads = {name: re.findall("^(?:engine|model): (.*)", text, re.M) for name, text in files(tmp_path).items()}
+    assert heads == {"a.pdf.md": ['"rapidocr"', '"m1"'], "blank.pdf.md": ['"blank"', '"blank/1"'], "waiting.pdf.md": []}
+
+
 @pytest.mark.parametrize("prompt", [None, "ocr"])
 def test_files_that_were_not_taken_in_are_rows(archive: Archive, tmp_path: Path, prompt: str | None) -> None:
     archive.file("/in/a.pdf", ["text"])
