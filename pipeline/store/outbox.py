@@ -18,7 +18,7 @@ from pipeline.database.dialect import insert_for, insert_of, is_given
 from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.conditions import is_asked_about, is_open
-from schemas.columns import utc_now
+from schemas.columns import server_now, utc_now
 from schemas.states import BatchState
 from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Notice, Page, PageTask
 from schemas.worker_tables import BrokerMark
@@ -143,8 +143,10 @@ def take_notices(db: Database, limit: int, without: Collection[str] = ()) -> lis
 
 @retried
 def mark_notices_sent(db: Database, ids: Collection[int]) -> None:
+    """By the database's clock, for leaders' clocks differ, and the order tells which have left their queue."""
+    at_once = select(server_now()).scalar_subquery()  # one moment for all: among themselves they go by their ids
     with db.write() as connection:
-        connection.execute(update(Notice).where(Notice.id.in_(ids), Notice.sent_at.is_(None)).values(sent_at=utc_now()))
+        connection.execute(update(Notice).where(Notice.id.in_(ids), Notice.sent_at.is_(None)).values(sent_at=at_once))
 
 
 _LIES = (Notice.sent_at.is_not(None), Notice.taken_at.is_(None))

@@ -15,13 +15,14 @@ import sqlalchemy as sa
 
 from pipeline.database.engine import Database
 from pipeline.errors import DocumentRejected, PageFailed, Unavailable
+from pipeline.store import outbox
 from pipeline.store.batch_end import finish_batch, finish_batches
 from pipeline.store.batch_states import cancel_batch, pause_batch, resume_batch
 from pipeline.store.batches import open_batch
 from pipeline.store.claims import claim_document
 from pipeline.store.due import take_due_documents, take_due_pages
 from pipeline.store.leases import expire
-from pipeline.store.outbox import mark_notices_sent, take_notices
+from pipeline.store.outbox import lying_notices, mark_notices_sent, take_notices
 from pipeline.store.page_tasks import ensure_tasks
 from pipeline.store.pages import NewPage, add_pages, finish_document, reject_document, render_again, set_page_count
 from pipeline.store.sources import SeenFile, begin_walk, forget_files, forget_unseen, record_files
@@ -557,6 +558,21 @@ def test_a_document_that_ends_while_its_batch_is_paused_is_told_of_though_that_i
     complete_page(archive.db, claim, "read/1", {task.task_id: answer("x") for task in claim.tasks}, LIMITS)
     assert unsent(archive) == [in_hand]
     assert cancel_batch(archive.db, told) and unsent(archive) == [in_hand]
+
+
+def test_notices_lie_in_the_order_of_sending_whatever_the_leaders_clocks_say(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notified(archive)
+    for path in ("/in/a.pdf", "/in/b.pdf", "/in/c.pdf"):
+        (page,) = archive.ingest(archive.see(path, batch="told") or 0, [path])
+        archive.read(page, "x")
+    first, *others = [notice.id for notice in take_notices(archive.db, 10)]
+    with monkeypatch.context() as an_hour_ahead:
+        an_hour_ahead.setattr(outbox, "utc_now", lambda: utc_now() + timedelta(hours=1))
+        mark_notices_sent(archive.db, [first])
+    mark_notices_sent(archive.db, others)  # another host leads now
+    assert [notice for notice, _ in lying_notices(archive.db)] == [first, *others]
 
 
 def test_the_end_of_a_batch_tells_of_what_was_done_before(archive: Archive) -> None:
