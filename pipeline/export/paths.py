@@ -49,7 +49,7 @@ class Targets:
     def __init__(self, out: Path, root: str, ending: str = ".md") -> None:
         self.out = out.resolve()
         self._ending = ending
-        self._root = root
+        self.root = root
         self._names = sqlite3.connect("", isolation_level=None)
         for statement in _NAMES:
             self._names.execute(statement)
@@ -57,7 +57,7 @@ class Targets:
 
     def of(self, source_path: str) -> Path:
         """The file for this source, or the folder for its pages; made safe, and made different from every other one."""
-        parts = [safe_name(part) for part in source_path.removeprefix(self._root).split("/") if part] or ["%2E"]
+        parts = [safe_name(part) for part in source_path.removeprefix(self.root).split("/") if part] or ["%2E"]
         if not parts[-1].lower().endswith(self._ending):  # a.pdf stays a.pdf
             parts[-1] += self._ending
         try:

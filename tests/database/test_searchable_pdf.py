@@ -322,12 +322,15 @@ def test_no_file_that_was_read_is_overwritten(archive: Archive, settings: Settin
     document.new_page(width=400, height=400)
     document.save(tmp_path / "a.pdf")
     before = (tmp_path / "a.pdf").read_bytes()
-    put(archive, tmp_path / "a.pdf", "pdf", [ReadPage([[10, 10, 90, 30, 0.9, "tide"]], (400, 400), (400, 400), 72)])
+    Image.new("L", (400, 400), 255).save(tmp_path / "a.jpg")
+    for name, kind in (("a.pdf", "pdf"), ("a.jpg", "jpeg")):
+        put(archive, tmp_path / name, kind, [ReadPage([[10, 10, 90, 30, 0.9, "tide"]], (400, 400), (400, 400), 72)])
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for out in (tmp_path, tmp_path / "link"):
         with pytest.raises(UsageError, match="was read, and would be overwritten"):
             export(archive.db, out, "pdf", settings=settings)
     assert (tmp_path / "a.pdf").read_bytes() == before
+    assert not (tmp_path / "a.jpg.pdf").exists(), "of the file that comes before it"
 
 
 def test_the_font_draws_nothing_and_is_as_wide_as_its_glyphs_numbers_say() -> None:
