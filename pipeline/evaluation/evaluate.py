@@ -15,7 +15,7 @@ from pipeline.evaluation.answers import PageAnswer, answers_of
 from pipeline.evaluation.doubt import doubt, worst_tenth_share
 from pipeline.evaluation.measures import Measured, measure, normal, plain_text
 from pipeline.evaluation.truths import Truth
-from pipeline.query.word_diff import Piece, diff
+from pipeline.query.word_diff import Change, Piece, diff
 from pipeline.store.answer_sets import AnswerSet
 from pipeline.urls import local_path
 from schemas.blank_pages import MODEL as BLANK
@@ -239,5 +239,6 @@ def judged(
 
 
 def _changes(truth: str, read: str) -> list[Piece]:
-    """Of what is measured: without Markdown's signs, which are a matter of writing."""
-    return diff(normal(plain_text(truth)), normal(plain_text(read)))
+    """Of what is measured: without Markdown's signs, which are a matter of writing. None where it is equal."""
+    pieces = diff(normal(plain_text(truth)), normal(plain_text(read)))
+    return pieces if any(piece.change in (Change.DELETED, Change.INSERTED) for piece in pieces) else []
