@@ -86,6 +86,7 @@ def build_engine(
         check_kind(kind, device)
     empty = empty_model_of(folder).to(chosen)
     fit_of(empty, granted, device, kind, narrow_cache=narrow_cache)  # said before minutes of loading
+    check_kernels(empty.config, device, chosen)
     model = load_model(folder, device, chosen, kind)
     return Built(start_engine(model, processor, granted, drafts=drafts, narrow_cache=narrow_cache), processor)
 
@@ -147,7 +148,7 @@ def make_backend(
     drafts: bool = True,
 ) -> Backend:
     """The backend for the model's device and type, with room for `drafts`; a CPU has the model's layers laid out."""
-    if uses_flash(model.device, model.dtype) and suits_kernels(model.config):
+    if takes_kernels(model.config, model.device, model.dtype):
         from workers.pixtral.cuda.graph import CudaBackend  # needs Triton, which comes with CUDA's torch
 
         return CudaBackend(model, limits, num_blocks, block_size, narrow_cache=narrow_cache, drafts=drafts)
@@ -155,6 +156,19 @@ def make_backend(
     if not model.is_half:  # whose products are summed with the other half's
         lay_out_layers(model)
     return CpuBackend(model, limits, num_blocks, block_size, prefill_tile)
+
+
+def takes_kernels(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether it is the kernels of `cuda/` that compute."""
+    return uses_flash(device, dtype) and suits_kernels(config)
+
+
+def check_kernels(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises UsageError: they would compute, and cannot be compiled here."""
+    if takes_kernels(config, device, dtype):
+        from workers.pixtral.cuda.first_kernel import check_triton
+
+        check_triton(device)
 
 
 def fit_of(
@@ -250,7 +264,11 @@ def look_at(
     if kind is not None:
         check_kind(kind, device)
     dtype = choose_dtype(folder, device, granted, kind)
-    return fit_of(model.to(dtype), granted, device, kind, narrow_cache=narrow_cache)
+    fit = fit_of(model.to(dtype), granted, device, kind, narrow_cache=narrow_cache)
+    for one in (device, other):
+        if one is not None:
+            check_kernels(model.config, one, dtype)
+    return fit
 
 
 def size(

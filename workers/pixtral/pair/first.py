@@ -80,6 +80,7 @@ def build_pair(
         chosen = DTYPES[dtype] if dtype else start.choose_dtype(folder, devices[0], granted)
         empty = empty_model_of(folder, half=True).to(chosen)
         start.fit_of(empty, granted, devices[0], narrow_cache=narrow_cache)  # said before minutes of loading
+        start.check_kernels(empty.config, devices[0], chosen)
         model = second.load(folder, devices[0], chosen)
         own, theirs = weight_bytes(model) / 1e9, second.weight_bytes / 1e9
         logger.info("two processes: %.3g GB of weights on %s, %.3g on %s", own, devices[0], theirs, devices[1])
