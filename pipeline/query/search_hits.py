@@ -86,14 +86,23 @@ class Among:
 
 
 def _in_folder(look: Look, folder: str) -> tuple[str, dict[str, Any]]:
-    """A whole path is looked up; the end of one, `letters/1913`, is looked for in each path."""
+    """A whole path is looked up; the end of one, `letters/1913`, is looked for in each path. Members of an archive lie
+    below its path with a `!`."""
     name = folder.rstrip("/")
     if not folder.strip():
         raise UsageError("the folder to search in is empty; is a shell variable unset?")
     if folder.startswith("/") or "://" in folder:
-        return "s.path > :folder AND s.path < :after", {"folder": f"{name}/", "after": f"{name}0"}  # 0 comes after /
+        below = {
+            "folder": f"{name}/",
+            "after": f"{name}0",
+            "archive": f"{name}!/",
+            "behind": f"{name}!0",
+        }  # 0 follows /
+        return "(s.path > :folder AND s.path < :after OR s.path > :archive AND s.path < :behind)", below
     place = "strpos" if look.dialect == "postgresql" else "instr"
-    test, values = f"{place}(s.path, CAST(:folder AS text)) > 0", {"folder": f"/{name.removeprefix('./')}/"}
+    end = f"/{name.removeprefix('./')}"
+    test = " OR ".join(f"{place}(s.path, CAST(:{name} AS text)) > 0" for name in ("folder", "archive"))
+    test, values = f"({test})", {"folder": f"{end}/", "archive": f"{end}!/"}
     if look.dialect == "postgresql":  # the planner expects a third of all files
         files = look.values(f"SELECT s.id FROM sources s WHERE {test} LIMIT {_FILES + 1}", **values)
         if len(files) <= _FILES:

@@ -7,7 +7,10 @@ one set, the latest counts.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+import functools
+import glob
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,10 +108,19 @@ def count_untaken(db: Looking, chosen: ChosenPages) -> int:
 
 
 def fits(path: str, pattern: str) -> bool:
-    """`*.pdf` is any such file, `letters/` or `letters` all below such a folder, `2019/a*` what lies in one.
+    """`*.pdf` is any such file, `letters/` or `letters` all below such a folder or archive, `2019/a*` what lies in one.
 
-    A star stands for any characters, slashes too; a pattern begins at the path's beginning or after a slash.
+    A star stands for any characters, slashes too; a pattern begins at the path's beginning or after a slash. A name
+    with brackets fits itself, too.
     """
+    return any(match(path) for match in _matches(pattern))
+
+
+@functools.lru_cache(maxsize=8)
+def _matches(pattern: str) -> list[Callable[[str], object]]:
     whole = pattern.removeprefix("./").rstrip("/")
-    tries = (whole, f"{whole}/*")
-    return any(fnmatch.fnmatchcase(path, f"{start}{one}") for one in tries for start in ("", "*/"))
+    tries = {f"{start}{name}{end}" for name in (whole, glob.escape(whole)) for start in _STARTS for end in _ENDS}
+    return [re.compile(fnmatch.translate(one)).match for one in tries]
+
+
+_STARTS, _ENDS = ("", "*/"), ("", "/*", "!/*")  # the members of an archive lie below `a.zip!/`

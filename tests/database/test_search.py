@@ -93,6 +93,15 @@ def filtered(archive: Archive) -> Archive:
     return archive
 
 
+def test_the_members_of_an_archive_are_found_by_its_path(archive: Archive) -> None:
+    for path in ("/in/a.zip!/x/b.pdf", "/in/a.zip!/c.tar!/d.pdf", "/in/a.zipped/e.pdf", "/in/a.pdf"):
+        archive.file(path, ["tide"])
+    for folder in ("/in/a.zip", "/in/a.zip/", "a.zip", "in/a.zip", "/in/a.zip!"):
+        assert sorted(found(archive, "tide", folder=folder)) == ["a.zip!/c.tar!/d1", "a.zip!/x/b1"], folder
+    assert found(archive, "tide", folder="c.tar") == ["a.zip!/c.tar!/d1"]
+    assert found(archive, "tide", folder="/in/a") == [] == found(archive, "tide", folder="a.pdf")
+
+
 @pytest.mark.parametrize("few", [0, 20_000])
 def test_filters_choose_whichever_way_pages_are_found(
     filtered: Archive, few: int, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,14 @@ def test_both_texts_can_be_read_out_of_all_pieces_of_short_ones() -> None:
         ("/in/letters/a.pdf", "*.png", False),
         ("s3://bucket/in/a.pdf", "s3://bucket/", True),
         ("in/a.pdf", "./in", True),
+        ("/in/scan [1].pdf", "scan [1].pdf", True),
+        ("/in/scan 1.pdf", "scan [1].pdf", True),
+        ("/in/scan 2.pdf", "scan [1].pdf", False),
+        ("/in/old [copy]/a.pdf", "old [copy]/", True),
+        ("/in/letters.zip!/1913/a.tif", "letters.zip", True),
+        ("/in/letters.zip!/1913/a.tif", "in/letters.zip/", True),
+        ("/in/letters.zip!/1913/a.tif", "letters", False),
+        ("/in/letters.zip!/1913/a.tif", "*.zip", True),
     ],
 )
 def test_a_pattern_fits_a_path_from_its_beginning_or_after_a_slash(path: str, pattern: str, is_fit: bool) -> None:
