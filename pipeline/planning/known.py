@@ -156,7 +156,7 @@ class Known:
         return {image_hash for image_hash, answered in found.items() if versions <= answered}
 
     def answers(self, prompt: Prompt) -> list[AnsweredPage]:
-        """The latest to a prompt of this name."""
+        """The latest to a prompt of this name, but to pages that cannot be drawn any more: they have no size."""
         latest = (
             "SELECT a.id, a.output_tokens FROM answer_versions a "
             "JOIN prompt_versions v ON v.version = a.prompt_version "
@@ -164,7 +164,7 @@ class Known:
         )
         statement = (
             f"SELECT p.width_px, p.height_px, a.output_tokens FROM ({latest}) AS a "
-            "JOIN page_tasks t ON t.answer_id = a.id JOIN pages p ON p.id = t.page_id"
+            "JOIN page_tasks t ON t.answer_id = a.id JOIN pages p ON p.id = t.page_id WHERE p.width_px IS NOT NULL"
         )
         return [AnsweredPage(*row) for row in self._look(statement, name=prompt.name)]
 

@@ -162,6 +162,10 @@ def test_answers_are_as_long_as_those_to_pages_of_the_same_size(db: Database) ->
     read("large", 256, 128, {"ocr": 80, "describe": 10})
     print_ = answer_lengths(OCR, works, known, Shape())
     assert print_ is not None and list(print_.expected) == [39, 80] and print_.are_alike
+    undrawn = "image_hash = NULL, width_px = NULL, height_px = NULL, cause = 'unreadable'"
+    archive.execute(f"UPDATE pages SET {undrawn} WHERE id = (SELECT min(id) FROM pages)")
+    print_ = answer_lengths(OCR, works, known, Shape())
+    assert print_ is not None and print_.expected[1] == 80, "a freed image that cannot be drawn again has no size"
 
 
 def test_a_glance_tells_what_an_endpoint_will_cost_and_how_long_a_machine_is_busy(db: Database, tmp_path: Path) -> None:
