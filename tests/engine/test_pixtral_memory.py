@@ -41,3 +41,9 @@ def test_memory_that_is_gone_when_the_cache_is_made_is_said_in_one_line():
     assert code == 0, errors[-4000:]
     told = r"a cache of [\d,]+ blocks does not fit the memory of cpu any more .*free.*\n"
     assert re.fullmatch(told, out), out + errors[-4000:]
+
+
+def test_a_tokenizer_that_finds_no_memory_is_not_called_damaged():
+    code, out, errors = ended("tests.engine.start_without_memory", "tokenizer")
+    assert code == 0, errors[-4000:]
+    assert re.fullmatch(r"too little memory to load \S+/tekken\.json; free some\n", out), out + errors[-4000:]

@@ -79,6 +79,8 @@ class Processor:
             raise UsageError(lacks(folder, "tekken.json"))
         try:
             self.tokenizer = MistralTokenizer.from_file(str(path))
+        except MemoryError as error:
+            raise UsageError(f"too little memory to load {path}; free some") from error
         except Exception as error:
             raise UsageError(f"{path} is damaged or no tokenizer of mistral-common: {error}") from error
         instruct = self.tokenizer.instruct_tokenizer
