@@ -250,6 +250,8 @@ def export(
     )
     if chunks:
         said = f"{counted(summary.chunks, 'chunk')} of {counted(summary.pages, 'page')} written to {out}"
+    if summary.files_waiting:
+        said += f"; not all pages of {counted(summary.files_waiting, 'file')} are drawn yet"
     if summary.files_failed:
         said += f"; {counted(summary.files_failed, 'file')} could not be written"
     if summary.files_without_pages:

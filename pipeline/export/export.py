@@ -59,6 +59,7 @@ class ExportSummary:
     pages_failed: int = 0
     pages_waiting: int = 0
     files_rejected: int = 0  # each a row; all but unsupported kinds get a Markdown file that says so
+    files_waiting: int = 0  # whose pages are not all drawn: each a row, and a line in its Markdown
     files_failed: int = 0  # that had to be opened again, for a PDF, and could not
     files_without_pages: int = 0  # of a kind of which no PDF is made: an office document, a mail
     pages_unplaced: int = 0  # whose engine does not say where the text stands
@@ -162,7 +163,8 @@ def _kinds_of_a_page() -> dict[str, Kind]:
 def _counted(chosen: Selection, versions: Collection[str] | None, summary: ExportSummary) -> Iterator[ExportedPage]:
     for selected in chosen.sources():
         if (row := not_taken_in(selected.source)) is not None and selected.kept is None:
-            summary.files_rejected += 1
+            summary.files_waiting += row.state == "waiting"
+            summary.files_rejected += row.state != "waiting"
             yield row
         for page in chosen.pages(selected, versions):
             _count(summary, page)
@@ -200,6 +202,7 @@ def _export_folder(
         for selected in chosen.sources():
             source = selected.source
             summary.files_rejected += source.cause is not None
+            summary.files_waiting += source.waits
             if source.cause == "unsupported" or source.page_count == 0:  # an archive, whose members follow
                 continue
             if form != "markdown" and source.cause is not None:

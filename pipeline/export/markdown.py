@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from pipeline.export.rows import ExportedPage, ExportedSource, ReadBy
+from pipeline.export.rows import NOT_DRAWN, ExportedPage, ExportedSource, ReadBy
 
 
 def markdown(
@@ -31,6 +31,8 @@ def markdown(
     yield "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n"
     if source.cause is not None:
         yield f"\n> **Not read** ({source.cause}): {_one_line(source.reason)}\n"
+    if source.waits:
+        yield f"\n> **Not read** (waiting): {NOT_DRAWN}\n"
     if ahead is None or first is None:
         return
     rest: Iterator[tuple[str, Iterable[ExportedPage]]] = itertools.chain(

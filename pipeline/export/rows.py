@@ -34,6 +34,7 @@ from schemas.tables import (
     Source,
 )
 
+NOT_DRAWN = "not all of its pages are drawn yet"
 _SOURCES_AT_ONCE = 500
 
 
@@ -50,12 +51,17 @@ class ExportedSource:
     state: str | None  # of the document
     kind: str | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Some or all of its pages are not drawn yet, and have no rows."""
+        return self.cause is None and self.state in (DocumentState.PENDING, DocumentState.LEASED)
+
 
 @dataclass(frozen=True, slots=True)
 class ExportedPage:
     """One page and prompt: a row of `page_text`, or a page without an answer, whose text is null and cause is not.
 
-    Of a file that was not taken in there is one row more, without page number and prompt.
+    Of a file that was not taken in, or not drawn to its end, there is one row more, without page number and prompt.
     """
 
     source_path: str
@@ -186,13 +192,16 @@ def read_by(db: Database, source: ExportedSource, prompt: str, batch: BatchRow |
 
 
 def not_taken_in(source: ExportedSource) -> ExportedPage | None:
-    """The row of a file that was rejected, or failed as a whole; its cause is the file's."""
-    if source.cause is None:
+    """The row of a file that was rejected, or failed as a whole; its cause is the file's. Also of one that waits."""
+    if source.cause is None and not source.waits:
         return None
-    state = "failed" if source.state == DocumentState.FAILED else "rejected"
+    state = "waiting" if source.waits else "failed" if source.state == DocumentState.FAILED else "rejected"
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(ExportedPage))
     told = {"source_path": source.source_path, "document_id": source.document_id, "state": state}
-    return ExportedPage(**nothing | told | {"cause": source.cause, "reason": source.reason})
+    why = (
+        {"cause": "waiting", "reason": NOT_DRAWN} if source.waits else {"cause": source.cause, "reason": source.reason}
+    )
+    return ExportedPage(**nothing | told | why)
 
 
 def _prompts(

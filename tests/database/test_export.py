@@ -170,6 +170,22 @@ def test_what_no_batch_sees_any_more_is_exported_as_it_is_shown(archive: Archive
     assert export(archive.db, tmp_path / "batch", "markdown", find_batch(archive.db, "b")).pages == 1
 
 
+def test_a_file_whose_pages_are_not_drawn_yet_is_told(archive: Archive, tmp_path: Path) -> None:
+    """As after a stop, or after `retry` of a page that could not be drawn: it has no rows of pages for them."""
+    archive.file("/in/a.pdf", ["text"])
+    archive.see("/in/b.pdf")
+    summary = export(archive.db, tmp_path / "x.jsonl", "jsonl")
+    assert (summary.files_waiting, summary.files_rejected, summary.pages) == (1, 0, 1)
+    rows = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert [(row["source_path"], row["page_number"], row["state"], row["cause"], row["reason"]) for row in rows] == [
+        ("/in/a.pdf", 1, "done", None, None),
+        ("/in/b.pdf", None, "waiting", "waiting", "not all of its pages are drawn yet"),
+    ]
+    summary = export(archive.db, tmp_path / "out", "markdown")
+    assert (summary.files_waiting, summary.files_rejected) == (1, 0)
+    assert "> **Not read** (waiting): not all of its pages are drawn yet" in files(tmp_path / "out")["b.pdf.md"]
+
+
 def test_front_matter_names_what_read_most_of_the_pages(archive: Archive, tmp_path: Path) -> None:
     """Not the first page's: of a scan whose cover is empty, that is nobody; nor where it was not read."""
     blank = [NewPage(number, sha("white"), 16, 16, is_blank=True) for number in range(2)]
