@@ -15,7 +15,7 @@ from pipeline.database.postgresql import Vectors
 from pipeline.errors import PageFailed
 from pipeline.store.cut_answers import put_tries
 from pipeline.store.search_terms import search_row, search_vector
-from schemas.columns import utc_now
+from schemas.columns import server_now, utc_now
 from schemas.states import TaskState
 from schemas.tables import Answer, CurrentAnswer, PageTask, TaskAttempt
 from schemas.text import storable_json
@@ -157,7 +157,7 @@ _DONE: dict[str, Any] = {
     "lease_until": None,
     "cause": None,
     "reason": None,
-    "finished_at": bindparam("now"),
+    "finished_at": server_now(),
 }
 _SETTLED = GivenRows(PageTask.id, PageTask.answer_id, PageTask.attempts)
 _SETTLE_ALL = (
@@ -197,16 +197,15 @@ def settle(connection: Connection, settled: Sequence[Settled]) -> None:
     tasks' rows."""
     if not settled:
         return
-    now = utc_now()
     shown, added = (_rows(settled, shows) for shows in (True, False))
     if connection.dialect.name == "postgresql":
         tasks = [{"id": one.task_id, "answer_id": one.answer_id, "attempts": one.attempts} for one in settled]
-        connection.execute(_SETTLE_ALL, _SETTLED.arrays(tasks) | {"now": now})
+        connection.execute(_SETTLE_ALL, _SETTLED.arrays(tasks))
         for statement, rows in ((_SHOW_ALL, shown), (_ADD_ALL, added)):
             if rows:
                 connection.execute(statement, _SHOWN.arrays(rows))
     else:
-        done = [{"task_id": one.task_id, "answer": one.answer_id, "more": one.attempts, "now": now} for one in settled]
+        done = [{"task_id": one.task_id, "answer": one.answer_id, "more": one.attempts} for one in settled]
         connection.execute(_SETTLE, done)
         for statement, rows in ((_SHOW, shown), (_ADD, added)):
             if rows:

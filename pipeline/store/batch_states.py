@@ -19,7 +19,7 @@ from pipeline.store.conditions import Leased, is_asked_about, is_in, is_open
 from pipeline.store.outbox import forget_notices
 from pipeline.store.page_tasks import CANCELLED, CANCELLED_REASON, enqueue_again, fail_tasks, in_parts
 from pipeline.store.redraw import drawn_before
-from schemas.columns import server_now, utc_now
+from schemas.columns import server_now
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, BatchPrompt, BatchSource, Document, Page, PageTask, TaskAttempt
 
@@ -133,11 +133,16 @@ def _take(connection: Connection, table: Leased, rows: Sequence[Any], is_cancell
     freed = {"owner": None, "lease_until": None, "enqueued_at": None}
     if drawn := drawn_before(connection, [row.id for row in gone]) if gone and table is Document else set():
         connection.execute(
-            at_row.values(**freed, state=DocumentState.READY, finished_at=utc_now()), [{"row": one} for one in drawn]
+            at_row.values(**freed, state=DocumentState.READY, finished_at=server_now()), [{"row": one} for one in drawn]
         )
         gone = [row for row in gone if row.id not in drawn]
     if gone:
-        failed = {"state": TaskState.FAILED, "cause": CANCELLED, "reason": CANCELLED_REASON, "finished_at": utc_now()}
+        failed = {
+            "state": TaskState.FAILED,
+            "cause": CANCELLED,
+            "reason": CANCELLED_REASON,
+            "finished_at": server_now(),
+        }
         connection.execute(at_row.values(**failed, **freed), [{"row": row.id} for row in gone])
     held = [row for row in gone if row.owner is not None]
     if held and table is PageTask:

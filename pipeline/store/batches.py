@@ -15,7 +15,7 @@ from pipeline.database.engine import Database
 from pipeline.database.retry import retried
 from pipeline.store.page_tasks import CANCELLED, WAITS_AGAIN, enqueue_again, superseded
 from pipeline.store.wished_model import wished_model
-from schemas.columns import server_now, utc_now, uuid7
+from schemas.columns import server_now, uuid7
 from schemas.prompts import Prompt
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, BatchPages, BatchPrompt, Document, PageTask, PromptVersion
@@ -95,7 +95,7 @@ def open_batch(
             enqueue_again(connection, row.id)
         versions = {prompt.version for prompt in prompts}
         own = {"batch": row.id, "wished": asked["model"], "versions": list(versions)}
-        connection.execute(_supersede(), own | {"now": utc_now()})
+        connection.execute(_supersede(), own)
         if row.state != BatchState.CANCELLED:
             for statement in _take_up():
                 connection.execute(statement, own)

@@ -19,7 +19,6 @@ from pipeline.database.retry import retried
 from pipeline.store.conditions import Leased, is_in, locked_ids
 from pipeline.store.page_tasks import superseded
 from schemas.base import Key
-from schemas.columns import utc_now
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, Document, PageTask
 
@@ -59,7 +58,7 @@ def take_due_pages(db: Database, batch_id: int, *, limit: int, lost_after: float
 @retried
 def _drop(db: Database, ids: sa.Select[tuple[int]], is_old: sa.ColumnElement[bool]) -> None:
     with db.write() as connection:
-        connection.execute(superseded(PageTask.id.in_(ids), is_old), {"now": utc_now()})
+        connection.execute(superseded(PageTask.id.in_(ids), is_old))
 
 
 @retried

@@ -33,7 +33,7 @@ from pipeline.store.claims import DocumentClaim, PageClaim, is_held
 from pipeline.store.conditions import Leased, is_in, locked_ids
 from pipeline.store.outbox import note_ended
 from pipeline.store.redraw import drawn_before, fail_undrawn
-from schemas.columns import utc_now
+from schemas.columns import server_now
 from schemas.states import DocumentState, TaskState
 from schemas.tables import Document, Page, PageTask, TaskAttempt
 
@@ -222,12 +222,12 @@ def _return_leases(
             whys = {row.id: _crash_reason(row.crashes + 1) for row in failed}
             gone = [{"row": row_id, "why": why} for row_id, why in whys.items() if row_id not in drawn]
             if gone:
-                ended = {"state": TaskState.FAILED, "cause": "crash", "finished_at": utc_now()}
+                ended = {"state": TaskState.FAILED, "cause": "crash", "finished_at": server_now()}
                 connection.execute(at_row.values(**ended, reason=bindparam("why")), gone)
             for document_id in sorted(drawn):
                 fail_undrawn(connection, document_id, "crash", whys[document_id])
                 connection.execute(
-                    at_row.values(state=DocumentState.READY, crashes=0, finished_at=utc_now()), {"row": document_id}
+                    at_row.values(state=DocumentState.READY, crashes=0, finished_at=server_now()), {"row": document_id}
                 )
         if table is PageTask:
             connection.execute(sa.insert(TaskAttempt), [without_answer(row, reason) for row in rows])

@@ -20,7 +20,7 @@ from pipeline.store.conditions import is_asked_by, is_batch_running
 from pipeline.store.layer_text import lines_of, text_of
 from pipeline.store.wished_model import reads_blank_pages
 from schemas import blank_pages
-from schemas.columns import utc_now
+from schemas.columns import server_now
 from schemas.states import BatchState, TaskState
 from schemas.tables import Batch, BatchPrompt, CurrentAnswer, Document, Page, PageTask, PromptVersion, TextLayer
 from schemas.text_layers import Verdict
@@ -35,10 +35,10 @@ CANCELLED_REASON = "the batch was cancelled"
 
 
 def superseded(*which: sa.ColumnElement[bool]) -> sa.Update:
-    """Nobody asks for these waiting tasks any more, since `now`."""
+    """Nobody asks for these waiting tasks any more."""
     ended = {"state": TaskState.FAILED, "cause": SUPERSEDED, "reason": "asked otherwise", "enqueued_at": None}
     waiting = update(PageTask).where(PageTask.state == TaskState.PENDING, *which)
-    return waiting.values(**ended, finished_at=bindparam("now"))
+    return waiting.values(**ended, finished_at=server_now())
 
 
 PAGES_A_TRANSACTION = 100  # a fraction of a second, even where the text of each is put in order to be its answer
@@ -173,14 +173,14 @@ def fail_tasks(
     """
     model = connection.execute(select(Batch.model).where(Batch.id == batch_id)).scalar_one()
     pages = {"documents": documents, "first_page": first_page, "last_page": last_page}
-    failed = pages | {"batch": batch_id, "wished": model, "now": utc_now()}
+    failed = pages | {"batch": batch_id, "wished": model}
     connection.execute(_make_failed(connection.dialect.name), failed)
 
 
 @functools.cache
 def _make_failed(dialect: str) -> Any:
     ended = (sa.literal(value) for value in (str(TaskState.FAILED), CANCELLED, CANCELLED_REASON))
-    rows = _wanted(*ended, bindparam("now", type_=Page.created_at.type))
+    rows = _wanted(*ended, server_now())
     columns = [*_OF_A_NEW_TASK, "cause", "reason", "finished_at"]
     return insert_of(dialect)(PageTask).from_select(columns, rows).on_conflict_do_nothing()
 

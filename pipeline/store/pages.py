@@ -24,7 +24,7 @@ from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
 from pipeline.store.page_tasks import ensure_tasks, fail_tasks
 from pipeline.store.results import after_failure, held_tasks
-from schemas.columns import utc_now
+from schemas.columns import server_now, utc_now
 from schemas.states import BatchState, DocumentState, TaskState
 from schemas.tables import Batch, BatchSource, Document, Page, PageTask, TaskAttempt
 from schemas.text_layers import Verdict
@@ -139,7 +139,7 @@ def _fail_waiting(connection: Connection, page_id: int, error: PagepackError) ->
     connection.execute(
         update(PageTask)
         .where(PageTask.page_id == page_id, PageTask.state == TaskState.PENDING)
-        .values(state=TaskState.FAILED, cause=error.cause, reason=str(error), finished_at=utc_now())
+        .values(state=TaskState.FAILED, cause=error.cause, reason=str(error), finished_at=server_now())
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, select, update
 
-from schemas.columns import utc_now
+from schemas.columns import server_now
 from schemas.states import DocumentState, TaskState
 from schemas.tables import Document, Page, PageTask
 
@@ -36,7 +36,7 @@ def fail_undrawn(connection: Connection, document_id: int, cause: str, reason: s
         "cause": cause,
         "reason": reason,
         "enqueued_at": None,
-        "finished_at": utc_now(),
+        "finished_at": server_now(),
     }
     connection.execute(update(PageTask).where(PageTask.id.in_(select(locked.c.id))).values(failed))
 

@@ -33,7 +33,7 @@ from pipeline.store.answers import (
 from pipeline.store.claims import PageClaim, TaskClaim
 from pipeline.store.leases import Limits
 from pipeline.store.outbox import note_ended
-from schemas.columns import utc_now
+from schemas.columns import server_now
 from schemas.states import TaskState
 from schemas.tables import Batch, PageTask
 
@@ -165,7 +165,7 @@ def after_failure(db: Database, attempts: int, error: Exception, limits: Limits)
     if is_final(error, attempts, limits):
         cause = error.cause if isinstance(error, PagepackError) else "engine"
         reason = str(error) or type(error).__name__
-        return values | {"state": TaskState.FAILED, "cause": cause, "reason": reason, "finished_at": utc_now()}
+        return values | {"state": TaskState.FAILED, "cause": cause, "reason": reason, "finished_at": server_now()}
     wait = _BACKOFF_SECONDS * 2 ** (attempts - 1)
     if isinstance(error, Unavailable):
         wait = max(wait, error.retry_after_seconds)
