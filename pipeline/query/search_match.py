@@ -36,13 +36,20 @@ def to_fts5(query: Query) -> str:
     if isinstance(query, Phrase):
         return fts5_phrase(index_terms(query))
     if isinstance(query, Near):
-        phrases = (fts5_phrase(index_terms(phrase, whole=True)) for phrase in query.phrases)
-        return f"NEAR({' '.join(phrases)}, {query.words})"
+        phrases = (_quoted(index_terms(phrase, whole=True)) for phrase in query.phrases)
+        return f"{_PLACED}NEAR({' '.join(phrases)}, {query.words})"
     return f"({f' {query.operator} '.join(map(to_fts5, query.parts))})"
+
+
+_PLACED = "terms : "  # the column of words in their order; those aside stand beside each other by chance
 
 
 def fts5_phrase(phrase: Phrase) -> str:
     """Of terms of the index."""
+    return f"{_PLACED if len(phrase.terms) > 1 else ''}{_quoted(phrase)}"
+
+
+def _quoted(phrase: Phrase) -> str:
     return f'"{" ".join(phrase.terms)}"' + (" *" if phrase.is_prefix else "")
 
 
