@@ -106,6 +106,40 @@ def test_small_print_in_such_a_script_is_known_as_a_whole_too(models: Models, mo
     assert find_lie(models, page) == Lie(Turn.HALF, 0.0)
 
 
+HEBREW = "במשרד הנמל נשמרים ארבעים ואחד ארגזים של מכתבים, ספרים ושרטוטים שאיש לא קרא. באביב הגיעו המים אל המדפים. "
+
+
+def hebrew(paragraphs: Sequence[str], size: int = 12) -> Pixels:
+    """In a face with serifs."""
+    page = pymupdf.open().new_page(width=420, height=560)
+    text = "".join(f'<p dir="rtl">{paragraph}</p>' for paragraph in paragraphs)
+    page.insert_htmlbox((30, 30, 390, 530), text, css=f"* {{font-family: serif; font-size: {size}px}}")
+    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(1.9, 1.9), alpha=False)
+    return np.frombuffer(pixmap.samples, np.uint8).reshape(pixmap.h, pixmap.w, 3)
+
+
+def test_hebrew_is_not_set_on_its_head(models: Models) -> None:
+    """All that looks at it is surer of it so: it reads as capitals then, and the model of whole pages agrees."""
+    page = hebrew([HEBREW * 3])
+    assert turn_of_whole_page(page) == Turn.HALF, "it would not be this test's page else"
+    assert find_lie(models, page) == Lie()
+
+
+def test_where_numbers_make_sense_hebrew_stays_as_it_lies(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not sound sense; whatever the model of whole pages says."""
+    monkeypatch.setattr(upright, "turn_of_whole_page", lambda _: Turn.HALF)
+    words = ["תיק", "מספר", "משנת", "דפים", "תאריך", "קופסה"]
+    numbers = [(f"{1900 + n * 7}-{n * 131:04}", f"{n + 1}.{1 + n % 12}.19{10 + n}") for n in range(14)]
+    lines = [
+        f"{words[n % 6]} {number} {words[(n + 2) % 6]} {date} {' '.join(words[:3])} {n * 977 + 12345}"
+        for n, (number, date) in enumerate(numbers)
+    ]
+    page = hebrew(lines, 16)
+    look = upright._look(models, page, upright._LOOK_PIXELS)
+    assert not look.is_sound, "it would not be this test's page else"
+    assert find_lie(models, page) == Lie()
+
+
 def test_without_the_model_of_whole_pages_such_a_page_stays_as_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_page, "_model", lambda: None)
     assert turn_of_whole_page(np.rot90(foreign("greek"), 1)) is None

@@ -45,6 +45,8 @@ class Orientation:
     """Most lines run along the page, and no way to turn it makes sense of them."""
     is_sound: bool = False
     """The lines make sound sense so, and not only more than in another way."""
+    makes_sense: bool = False
+    """They make as much sense so as a page must that is turned."""
 
 
 def find_orientation(
@@ -67,7 +69,7 @@ def find_orientation(
     is_sound = sense >= _SOUND
     if turn == Turn.LEFT and _is_vertical_writing(along, read):
         return Orientation(Turn.NONE, is_sound=is_sound)
-    return Orientation(turn, is_sound=is_sound)
+    return Orientation(turn, is_sound=is_sound, makes_sense=sense >= _SENSE)
 
 
 def _most_sense(

@@ -39,6 +39,7 @@ log = logging.getLogger("pagepack.worker")
 _LOOK_PIXELS = 400_000  # A4 at 750 px: print of 8 pt is 7 px high, enough to find its lines
 _CLOSE_PIXELS = 2_400_000  # where that says too little: lines of small print run into each other
 _MOST_HEIGHTS = 8.0  # of a line's beginning: some words say which way up they stand as well as all of them
+_TRIED, _LETTERS, _CAPITALS = 4, 10, 0.9  # of the letters that are read in so many lines, this part
 _CELL_PX = 16
 _LEAST_SKEW = 1.0  # degrees; models read what is askew by less as well
 _MOST_SKEW = 15.0
@@ -62,16 +63,19 @@ class Lie(NamedTuple):
 def find_lie(models: Models, pixels: NDArray[np.uint8]) -> Lie:
     """Of a page in RGB. 0.3 s of processor time, and up to 2 s where that misses small print, as of newspapers."""
     told: Turn | None = None
+    is_sound = False
     for most_pixels in (_LOOK_PIXELS, _CLOSE_PIXELS):
         look = _look(models, pixels, most_pixels)
         if look.is_sound:
-            told = look.turn
+            told, is_sound = look.turn, True
         elif told is None and look.regions:
             told = turn_of_whole_page(pixels)
         are_few = 0 < len(look.regions) < _LEAST_LINES  # as a headline, or a stamp, over small print that it missed
         if (told is not None and not are_few) or pixels.shape[0] * pixels.shape[1] <= most_pixels:
             break
     turn = look.turn if told is None else told
+    if turn == Turn.HALF and not is_sound and (look.reads_as_it_lies or _reads_as_capitals(look, turn)):
+        turn = Turn.NONE  # Hebrew
     skew = -_slope([_turned(region.quad, turn, look.shape) for region in look.regions])
     return Lie(turn, skew if abs(skew) >= _LEAST_SKEW else 0.0)
 
@@ -84,6 +88,9 @@ class _Look(NamedTuple):
     turn: Turn
     is_sound: bool
     """They make sound sense so. Blank paper does."""
+    reads_as_it_lies: bool = False
+    """They make much sense so, without a turn."""
+    lines: _Lines | None = None
 
 
 def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> _Look:
@@ -101,7 +108,16 @@ def _look(models: Models, pixels: NDArray[np.uint8], most_pixels: int) -> _Look:
         return _Look([], small.shape, Turn.NONE, find_ink(small) is None)
     lines = _Lines(models, pixels, scale)
     orientation = find_orientation(regions, lines.read, lines.begin, _MOST_HEIGHTS)
-    return _Look(regions, small.shape, orientation.turn, orientation.is_sound)
+    reads_as_it_lies = orientation.turn == Turn.NONE and orientation.makes_sense
+    return _Look(regions, small.shape, orientation.turn, orientation.is_sound, reads_as_it_lies, lines)
+
+
+def _reads_as_capitals(look: _Look, turn: Turn) -> bool:
+    """As Hebrew on its head does, which the model of whole pages then holds for upright."""
+    longest = sorted(look.regions, key=lambda region: -region.length_px)[:_TRIED]
+    texts = [look.lines.begin(region, turn).text for region in longest] if look.lines is not None else []
+    letters = [char for text in texts for char in text if char.isascii() and char.isalpha()]
+    return len(letters) >= _LETTERS and sum(map(str.isupper, letters)) >= _CAPITALS * len(letters)
 
 
 def _slope(lines: Sequence[Line]) -> float:
