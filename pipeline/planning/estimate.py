@@ -171,5 +171,6 @@ def _price(plan: Plan, settings: Settings, asked: Asked, price_per_hour: float |
     for end in range(3):
         prompt = plan.prompt_tokens[end] if plan.prompt_tokens is not None else 0.0
         output = plan.output_tokens[end] if plan.output_tokens is not None else 0.0
-        costs.append(prices.cost(round(prompt), round(output), round(plan.to_read[end])) or 0.0)
+        asked_pages = round(plan.to_read[end] * len(asked.prompts))  # each answer is charged for
+        costs.append(prices.cost(round(prompt), round(output), asked_pages) or 0.0)
     plan.cost, plan.cost_by = Range(*costs), "by the prices that are set for the endpoint"

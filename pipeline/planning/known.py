@@ -164,7 +164,8 @@ class Known:
         )
         statement = (
             f"SELECT p.width_px, p.height_px, a.output_tokens FROM ({latest}) AS a "
-            "JOIN page_tasks t ON t.answer_id = a.id JOIN pages p ON p.id = t.page_id WHERE p.width_px IS NOT NULL"
+            "JOIN page_tasks t ON t.answer_id = a.id JOIN pages p ON p.id = t.page_id WHERE p.width_px IS NOT NULL "
+            "GROUP BY a.id, a.output_tokens, p.width_px, p.height_px"  # one image may be ten thousand pages
         )
         return [AnsweredPage(*row) for row in self._look(statement, name=prompt.name)]
 

@@ -77,6 +77,13 @@ def test_a_price_that_nothing_can_be_made_of_is_told(tmp_path: Path) -> None:
     assert "cost        not known: at 3 an hour, and nothing says how many\n" in told
 
 
+def test_each_answer_of_an_endpoint_costs_its_page(tmp_path: Path) -> None:
+    asked = ("--engine", "endpoint", "--endpoint-url", "http://127.0.0.1:9/v1", "--endpoint-model", "m")
+    pages = (write_pdf(tmp_path / "a.pdf", 5), "--home", tmp_path / "home", "--prompt", "ocr", "--prompt", "describe")
+    found, _ = plan(*pages, *asked, PAGEPACK_ENDPOINT_PAGE_PRICE="100")
+    assert found["cost"]["expected"] == 5 * 2 * 100 / 1_000
+
+
 def test_a_worker_without_a_named_device_reads_on_its_hosts_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from pipeline.settings import Settings
 from pipeline.store.pages import NewPage
 from pipeline.store.sources import SeenFile, record_files
 from schemas.prompts import DESCRIBE, OCR
-from tests.conftest import Archive, answer, sha
+from tests.conftest import Archive, answer, reuse_answers, sha
 from tests.running import call, pagepack, rows, write_pdf
 
 DATABASES = ("sqlite", "postgresql")
@@ -159,6 +159,16 @@ def test_answers_are_as_long_as_those_to_pages_of_the_same_size(db: Database) ->
     told, by = answer_tokens(OCR, works, known, Shape())
     assert told.expected == pytest.approx((39 + 3 * 102) / 4) and told.low < 60 < 125 < told.high
     assert by == "by 20 answers of this home to pages of other sizes"
+    again = archive.see("small, copied")
+    assert again is not None
+    pages = [NewPage(index, sha("small0"), 192, 64) for index in range(7)]  # of one image
+    known_answers = "SELECT prompt_version, id FROM answer_versions WHERE image_hash = :h"
+    answers = dict(map(tuple, archive.rows(known_answers, h=sha("small0"))))
+    for page in archive.ingest(again, pages):
+        claim = archive.claim(page)
+        assert claim is not None
+        reuse_answers(db, claim, {task.task_id: answers[task.prompt.version] for task in claim.tasks})
+    assert len(known.answers(OCR)) == 20
     read("large", 256, 128, {"ocr": 80, "describe": 10})
     print_ = answer_lengths(OCR, works, known, Shape())
     assert print_ is not None and list(print_.expected) == [39, 80] and print_.are_alike
