@@ -29,9 +29,9 @@ from pipeline.documents.identify import identify
 from pipeline.documents.rasterize import Rasterizer
 from pipeline.documents.render_process import RasterizedPage
 from pipeline.settings import load_settings
+from workers.engines.page_lie import find_lie
 from workers.engines.rapidocr import load
 from workers.engines.regions import Models
-from workers.engines.upright import find_lie
 
 _UNREAD = "other script"
 

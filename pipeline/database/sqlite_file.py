@@ -71,10 +71,8 @@ def connect_readonly(path: Path, timeout_seconds: float, immutable: bool) -> sql
 
 def file_error(name: str, error: sqlite3.Error) -> PagepackError | None:
     text = str(error)
-    is_without_room = (
-        getattr(error, "sqlite_errorname", None) == "SQLITE_IOERR_SHMSIZE"
-    )  # for the file beside, to open it
-    if "disk is full" in text or "No space left" in text or is_without_room:
+    name_of_error = getattr(error, "sqlite_errorname", None)  # SHMSIZE: no room for the file beside, to open it
+    if "disk is full" in text or "No space left" in text or name_of_error == "SQLITE_IOERR_SHMSIZE":
         return DiskFull(
             f"no room left on the disk of {name}; what was stored stays: free some and run the same command again"
         )

@@ -12,6 +12,8 @@ room in the queue goes to the highest priority first, and among equals to whoeve
 
 Messages for pages that a certain model shall read go into a queue of its readers: those of another model would take
 them in vain, as fast as they are sent. Where there are several models, all read one more queue: of what any may read.
+
+Longer than most modules: the parts of a tick stand in the order in which they run.
 """
 
 from __future__ import annotations

@@ -191,12 +191,10 @@ def _export_folder(
 ) -> None:
     if targets.out.exists() and not targets.out.is_dir():
         raise UsageError(f"cannot write into --out {targets.out}: {form} goes into a folder, and this is none")
-    if (
-        form == "pdf" and targets.root and targets.out == Path(targets.root).resolve()
-    ):  # before anything is written into it
+    if form == "pdf" and targets.root and targets.out == Path(targets.root).resolve():
         for selected in chosen.sources():
             if selected.source.kind == "pdf":
-                spare(chosen.db, Path(selected.source.source_path))
+                spare(chosen.db, Path(selected.source.source_path))  # before anything is written
     with ExitStack() as held:
         writer = held.enter_context(PdfWriter(chosen.db, _needed(settings))) if form == "pdf" else None
         for selected in chosen.sources():

@@ -17,8 +17,7 @@ from pipeline.urls import IN_PATH
 from schemas.prompts import Prompt
 from schemas.states import DocumentState
 
-_ATTEMPTS = 2_000  # the latest: what the machine and the model do now
-_ANSWERS = 2_000
+_ATTEMPTS = _ANSWERS = 2_000  # the latest: what the machine and the model do now
 _LOOKED_AT = 20_000  # of all engines and models
 _LEAST_ATTEMPTS = 20  # fewer say little of how fast pages are read
 

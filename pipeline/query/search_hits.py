@@ -92,12 +92,8 @@ def _in_folder(look: Look, folder: str) -> tuple[str, dict[str, Any]]:
     if not folder.strip():
         raise UsageError("the folder to search in is empty; is a shell variable unset?")
     if folder.startswith("/") or "://" in folder:
-        below = {
-            "folder": f"{name}/",
-            "after": f"{name}0",
-            "archive": f"{name}!/",
-            "behind": f"{name}!0",
-        }  # 0 follows /
+        # 0 follows / among characters
+        below = {"folder": f"{name}/", "after": f"{name}0", "archive": f"{name}!/", "behind": f"{name}!0"}
         return "(s.path > :folder AND s.path < :after OR s.path > :archive AND s.path < :behind)", below
     place = "strpos" if look.dialect == "postgresql" else "instr"
     end = f"/{name.removeprefix('./')}"

@@ -128,9 +128,8 @@ def _translated(error: BaseException, clock: _Clock, path: Path) -> BaseExceptio
         return too_slow(clock.limit_seconds)
     if isinstance(error, sqlite3.DatabaseError) and ("not a database" in str(error) or "malformed" in str(error)):
         return UsageError(f"{path} is not a whole SQLite database ({error}); restore it or choose another --home")
-    if isinstance(error, sqlite3.OperationalError) and str(getattr(error, "sqlite_errorname", "")).startswith(
-        _IO_ERROR
-    ):
+    name = str(getattr(error, "sqlite_errorname", ""))
+    if isinstance(error, sqlite3.OperationalError) and name.startswith(_IO_ERROR):
         return file_error(str(path), error) or error
     if isinstance(error, sqlite3.Error | sqlite3.Warning | ValueError | UnicodeError | OverflowError | MemoryError):
         return database_says("SQLite", str(error))

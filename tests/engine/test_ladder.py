@@ -148,7 +148,8 @@ def test_a_page_that_was_set_upright_and_then_turned_for_a_try_says_the_sum():
 
     from workers.engines import Answer
     from workers.engines.orientation import Turn
-    from workers.engines.upright import Lie, _Turned
+    from workers.engines.page_lie import Lie
+    from workers.engines.upright import _Turned
 
     inner: Future[Answer] = Future()
     outer = _Turned(inner, Lie(Turn.HALF), "m")

@@ -20,11 +20,12 @@ from pipeline.settings import Settings
 from pipeline.store.endpoint_jobs import JobBook
 from schemas.prompts import DESCRIBE, OCR, Prompt
 from tests.stand_ins import InstantEngine
-from workers.engines import Answer, Begun, Converses, Engine, rapidocr_models, upright, whole_page
+from workers.engines import Answer, Begun, Converses, Engine, page_lie, rapidocr_models, whole_page
 from workers.engines.orientation import Turn
+from workers.engines.page_lie import Lie, find_lie
 from workers.engines.rapidocr import load
 from workers.engines.regions import Models, Reading
-from workers.engines.upright import Lie, Upright, find_lie, set_upright
+from workers.engines.upright import Upright, set_upright
 from workers.engines.whole_page import turn_of_whole_page
 
 pytestmark = pytest.mark.xdist_group("rapidocr")
@@ -101,8 +102,8 @@ def test_a_turned_page_in_a_script_that_is_not_read_is_put_right(models: Models)
 def test_small_print_in_such_a_script_is_known_as_a_whole_too(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first look finds no line of it; the second finds lines that make no sense."""
     page = np.rot90(foreign("russian"), 2)
-    monkeypatch.setattr(upright, "_LOOK_PIXELS", page.shape[0] * page.shape[1] // 10)
-    assert not upright._look(models, page, upright._LOOK_PIXELS).regions
+    monkeypatch.setattr(page_lie, "_LOOK_PIXELS", page.shape[0] * page.shape[1] // 10)
+    assert not page_lie._look(models, page, page_lie._LOOK_PIXELS).regions
     assert find_lie(models, page) == Lie(Turn.HALF, 0.0)
 
 
@@ -127,7 +128,7 @@ def test_hebrew_is_not_set_on_its_head(models: Models) -> None:
 
 def test_where_numbers_make_sense_hebrew_stays_as_it_lies(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not sound sense; whatever the model of whole pages says."""
-    monkeypatch.setattr(upright, "turn_of_whole_page", lambda _: Turn.HALF)
+    monkeypatch.setattr(page_lie, "turn_of_whole_page", lambda _: Turn.HALF)
     words = ["תיק", "מספר", "משנת", "דפים", "תאריך", "קופסה"]
     numbers = [(f"{1900 + n * 7}-{n * 131:04}", f"{n + 1}.{1 + n % 12}.19{10 + n}") for n in range(14)]
     lines = [
@@ -135,7 +136,7 @@ def test_where_numbers_make_sense_hebrew_stays_as_it_lies(models: Models, monkey
         for n, (number, date) in enumerate(numbers)
     ]
     page = hebrew(lines, 16)
-    look = upright._look(models, page, upright._LOOK_PIXELS)
+    look = page_lie._look(models, page, page_lie._LOOK_PIXELS)
     assert not look.is_sound, "it would not be this test's page else"
     assert find_lie(models, page) == Lie()
 
@@ -176,7 +177,7 @@ def test_a_look_reads_the_beginnings_of_three_lines(models: Models) -> None:
     assert len(counting.read_lines) == 3
     for text, heights in counting.read_lines:
         assert re.match(r"1\d ?The", text), "page contents end in dots and numbers, which say little"
-        assert heights == pytest.approx(upright._MOST_HEIGHTS, rel=0.05)
+        assert heights == pytest.approx(page_lie._MOST_HEIGHTS, rel=0.05)
     counting.read_lines.clear()
     assert find_lie(counting, np.rot90(page, 2)) == Lie(Turn.HALF)
     assert len(counting.read_lines) == 6 + 3, "on its head nothing makes sense, so all are tried that may be"
@@ -201,7 +202,7 @@ def test_long_columns_of_vertical_writing_do_not_turn_the_page(
 ) -> None:
     """They are longer than what is read of them to tell how they stand; a box in a small picture is too long."""
     page = columns(num_signs, size_pt)
-    monkeypatch.setattr(upright, "_LOOK_PIXELS", page.shape[0] * page.shape[1] // shrunk)
+    monkeypatch.setattr(page_lie, "_LOOK_PIXELS", page.shape[0] * page.shape[1] // shrunk)
     assert find_lie(models, page) == Lie()
 
 
@@ -357,21 +358,21 @@ def small_print(stamp: str = "", headline: str = "") -> Pixels:
 @pytest.fixture
 def small_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """All is a sixteenth of the size that it would have, or less."""
-    monkeypatch.setattr(upright, "_LOOK_PIXELS", upright._LOOK_PIXELS // 24)
-    monkeypatch.setattr(upright, "_CLOSE_PIXELS", upright._CLOSE_PIXELS // 16)
+    monkeypatch.setattr(page_lie, "_LOOK_PIXELS", page_lie._LOOK_PIXELS // 24)
+    monkeypatch.setattr(page_lie, "_CLOSE_PIXELS", page_lie._CLOSE_PIXELS // 16)
 
 
 def test_small_print_of_a_large_page_is_looked_at_closer(models: Models, small_looks: None) -> None:
     """In the small picture no line of it is found."""
     turned = np.rot90(small_print(), 2)
-    assert not upright._look(models, turned, upright._LOOK_PIXELS).is_sound
+    assert not page_lie._look(models, turned, page_lie._LOOK_PIXELS).is_sound
     assert find_lie(models, turned) == Lie(Turn.HALF)
 
 
 def test_a_stamp_on_small_print_does_not_say_how_the_page_lies(models: Models, small_looks: None) -> None:
     """Nor does a headline say that it is level: in the small picture nothing else is found."""
     page = small_print(stamp="RECEIVED")
-    first = upright._look(models, page, upright._LOOK_PIXELS)
+    first = page_lie._look(models, page, page_lie._LOOK_PIXELS)
     assert (first.turn, first.is_sound) == (Turn.HALF, True)
     assert find_lie(models, page) == Lie()
     image = Image.fromarray(small_print(headline="Annual Report"))
