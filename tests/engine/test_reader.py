@@ -174,7 +174,8 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, name):
 
 def test_killed_and_resumed_every_page_has_its_text_once(tmp_path):
     """`pagepack run` as a user starts it, killed in the middle with `kill -9`, and started again."""
-    layouts = [plain(lay_out(generator(UNSEEN, 20, index), (192, 64), kind="words")) for index in range(16)]
+    pages = range(48)  # more than are read in the time for which a busy machine lets this process wait
+    layouts = [plain(lay_out(generator(UNSEEN, 20, index), (192, 64), kind="words")) for index in pages]
     folder, home = tmp_path / "in", tmp_path / "home"
     folder.mkdir()
     with pymupdf.open() as document:
